@@ -1,0 +1,46 @@
+"""The real handwritten digits (scikit-learn's `load_digits`), split once and for all.
+
+The embedded generator learns from `training_digits` alone; `evaluation_digits` are for evaluation and are never trained on.
+"""
+
+from functools import cache
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+IMAGE_SIZE = 32
+"""Height and width in pixels, bicubic from the data set's 8."""
+
+NUM_TEST = 540
+
+
+@cache
+def split_positions() -> tuple[np.ndarray, np.ndarray]:
+    """Return the data set's row numbers of the training split [1257] and the test split [540], disjoint."""
+    labels = load_digits().target
+    train, test = train_test_split(np.arange(len(labels)), test_size=NUM_TEST, stratify=labels, random_state=0)
+    return train, test
+
+
+def training_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [1257, 32, 32, 3], white ink on black, and labels int64 [1257]."""
+    return _digits_at(split_positions()[0])
+
+
+def evaluation_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [540, 32, 32, 3], white ink on black, and labels int64 [540]."""
+    return _digits_at(split_positions()[1])
+
+
+def _digits_at(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    data = load_digits()
+    images = np.stack([_enlarge(data.images[position]) for position in positions])
+    return images, data.target[positions].astype(np.int64)
+
+
+def _enlarge(ink: np.ndarray) -> np.ndarray:
+    """Return uint8 [32, 32, 3] for ink [8, 8] in 0..16."""
+    grey = Image.fromarray(np.round(ink * (255 / 16)).astype(np.uint8))
+    return np.asarray(grey.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC).convert("RGB"))
