@@ -1,0 +1,29 @@
+"""Real labelled images as a Ray Dataset. Knows no classifier."""
+
+import numpy as np
+import ray.data
+from PIL import Image
+
+from generation.digits.real_digits import evaluation_digits
+
+
+def check_real_images(name: str, label_space: str) -> None:
+    """Raise ValueError if the set does not have the classes of `label_space`."""
+    if name == "digits" and label_space != "digits":
+        raise ValueError(f"evaluation.dataset is 'digits', but the classes are those of '{label_space}'. Choose none.")
+
+
+def real_images(name: str, label_space: str, image_size: int) -> ray.data.Dataset:
+    """Return rows `label` int64 and `image` uint8 [image_size, image_size, 3]; ValueError for a set that does not fit."""
+    if name == "none":
+        raise ValueError("evaluation.dataset is 'none', so there is nothing to evaluate on. Choose digits.")
+    check_real_images(name, label_space)
+    images, labels = evaluation_digits()
+    resized = np.stack([_resize(image, image_size) for image in images])
+    return ray.data.from_items([{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)])
+
+
+def _resize(image: np.ndarray, image_size: int) -> np.ndarray:
+    """Return uint8 [image_size, image_size, 3], bicubic where the size differs."""
+    size = (image_size, image_size)
+    return image if image.shape[:2] == size else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))

@@ -1,0 +1,65 @@
+"""One generator on one device, from indices to finished samples.
+
+An ordinary class that knows no Ray: generation/service.py makes it an actor.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from generation.config import GenerationConfig
+from generation.generator import build_generator
+from generation.guard import refusals
+from generation.plan import SamplePlan, plan_sample
+from generation.recipe import Recipe
+from generation.sample import SampleBatch
+
+
+class ImagesRefusedError(RuntimeError):
+    """The guard refused every attempt at a sample."""
+
+
+class GeneratorActor:
+    """Loads its model once, then plans, generates and guards."""
+
+    def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
+        """Load the model; ValueError with the remedy if that cannot be done."""
+        self.recipe = recipe
+        self.max_attempts = config.max_attempts
+        self.generator = build_generator(recipe, config)
+        self.num_images_made = 0
+        self.num_refused: Counter[str] = Counter()
+
+    def generate(self, indices: Sequence[int]) -> SampleBatch:
+        """Return the samples of these indices, in their order."""
+        plans = [plan_sample(self.recipe, int(index)) for index in indices]
+        images, attempts = self._make_accepted(plans)
+        return {
+            "index": np.array([plan.index for plan in plans], dtype=np.int64),
+            "label": np.array([plan.label for plan in plans], dtype=np.int64),
+            "image": images,
+            "attempt": attempts,
+        }
+
+    def _make_accepted(self, plans: Sequence[SamplePlan]) -> tuple[np.ndarray, np.ndarray]:
+        """Return images and the attempt each comes from: those that the guard refuses are made by the next attempt."""
+        generated = self.generator.generate(plans)
+        reasons = refusals(generated)
+        self.num_images_made += len(plans)
+        self.num_refused.update(reason for reason in reasons if reason)
+        images = generated.images_nhwc
+        attempts = np.array([plan.attempt for plan in plans], dtype=np.int8)
+        refused = [i for i, reason in enumerate(reasons) if reason]
+        if refused:
+            self._give_up_if_last(plans[refused[0]], reasons[refused[0]])
+            again = [plan_sample(self.recipe, plans[i].index, plans[i].attempt + 1) for i in refused]
+            images[refused], attempts[refused] = self._make_accepted(again)
+        return images, attempts
+
+    def _give_up_if_last(self, plan: SamplePlan, reason: str) -> None:
+        if plan.attempt + 1 >= self.max_attempts:
+            raise ImagesRefusedError(
+                f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}: {plan}. "
+                "Change recipe.prompt or recipe.precision, or raise generation.max_attempts."
+            )

@@ -1,0 +1,89 @@
+"""Images from a diffusers text-to-image pipeline. The only file of the house that imports diffusers.
+
+Each image starts from noise of its own, drawn from the plan's noise seed by a counter-based generator on the CPU: it is the
+same alone, in a batch, and on any device. (`torch.Generator` on the CPU keeps only the low 32 bits of a seed, too few for
+data sets of millions: two samples of 100,000 would likely share their noise.)
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+
+from generation.generator import GeneratedImages
+from generation.model_files import find_model_folder
+from generation.plan import SamplePlan
+from generation.recipe import Recipe
+
+
+class DiffusersGenerator:
+    """One text-to-image pipeline on one device, loaded once."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        """Load the recipe's model on `cpu` or `cuda`; ValueError with the remedy if it cannot be loaded."""
+        self.image_size = recipe.image_size
+        self.pipeline = load_pipeline(recipe, device)
+
+    @torch.inference_mode()
+    def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
+        """Return one image a plan, one pipeline call for each run of equal guidance and steps."""
+        calls = groupby(plans, key=lambda plan: (plan.guidance_scale, plan.num_inference_steps))
+        parts = [self._call_pipeline(list(group), *settings) for settings, group in calls]
+        return GeneratedImages(
+            images_nhwc=np.concatenate([part.images_nhwc for part in parts]),
+            finite=np.concatenate([part.finite for part in parts]),
+            flagged=np.concatenate([part.flagged for part in parts]),
+        )
+
+    def _call_pipeline(self, plans: list[SamplePlan], guidance_scale: float, num_steps: int) -> GeneratedImages:
+        output = self.pipeline(
+            prompt=[plan.prompt for plan in plans],
+            height=self.image_size,
+            width=self.image_size,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_steps,
+            latents=torch.stack([self._initial_noise(plan) for plan in plans]).to(self.pipeline.device),
+            generator=[torch.Generator().manual_seed(plan.noise_seed % 2**63) for plan in plans],
+            output_type="pt",
+        )
+        images_nchw = output.images.float()  # [N, 3, H, W] in 0..1
+        finite = images_nchw.isfinite().flatten(start_dim=1).all(dim=1)
+        pixels = (images_nchw.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+        flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(plans)
+        return GeneratedImages(
+            images_nhwc=pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+            finite=finite.cpu().numpy(),
+            flagged=np.array(flagged, dtype=bool),
+        )
+
+    def _initial_noise(self, plan: SamplePlan) -> torch.Tensor:
+        """Return standard normal latents [C, h, w]; the pipeline scales them to its scheduler."""
+        latent_size = self.image_size // self.pipeline.vae_scale_factor
+        shape = (self.pipeline.unet.config.in_channels, latent_size, latent_size)
+        noise = np.random.Generator(np.random.Philox(key=plan.noise_seed)).standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(noise).to(self.pipeline.dtype)
+
+
+def load_pipeline(recipe: Recipe, device: str) -> DiffusionPipeline:
+    """Return the recipe's pipeline on `device`, from a local folder or the hub: safetensors only, no remote code."""
+    diffusers_logging.disable_progress_bar()
+    folder = find_model_folder(recipe.model)
+    try:
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            str(folder or recipe.model),
+            revision=None if folder else recipe.revision,
+            local_files_only=folder is not None,
+            torch_dtype=getattr(torch, recipe.precision),
+            use_safetensors=True,
+        )
+        pipeline.to(device)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"recipe.model '{recipe.model}' cannot be loaded on {device}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. Check that the folder is complete and holds safetensors."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,93 @@
+"""The images that the embedded model learns from, each with the prompt that asks for it.
+
+Made from `training_digits` alone. Which network learns from them, and how, is not known here.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from generation.digits.backgrounds import BACKGROUNDS, composite
+from generation.digits.real_digits import split_positions, training_digits
+from generation.labels import load_label_space
+from generation.prompts import needs_background, render_prompt
+
+FORM_WEIGHTS = {
+    "class_name": 0.13,
+    "hypernym": 0.13,
+    "definition": 0.46,
+    "background": 0.14,
+    "hypernym_background": 0.14,
+}
+"""How often each prompt form is drawn; the plain forms teach what real digits look like."""
+
+LARGEST_SHIFT = 1.0
+"""Of an augmented digit, in pixels of 32, each way."""
+
+LARGEST_TURN = 5.0
+"""In degrees, each way."""
+
+LARGEST_ZOOM = 0.05
+"""As a fraction of the size, each way."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images with their prompts; image `i` was asked for by `prompts[prompt_ids[i]]`."""
+
+    images: np.ndarray
+    """uint8 [N, 32, 32, 3]."""
+
+    prompt_ids: np.ndarray
+    """int64 [N]."""
+
+    prompts: tuple[str, ...]
+
+
+def training_digest() -> str:
+    """Return the SHA-256 of the training images' bytes and of their sorted data-set positions, in this order."""
+    digest = hashlib.sha256(training_digits()[0].tobytes())
+    digest.update(np.sort(split_positions()[0]).astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def all_prompts() -> tuple[str, ...]:
+    """Return every prompt that the model is taught: each form, class and background once."""
+    return tuple(
+        render_prompt(form, entry, background)
+        for form in FORM_WEIGHTS
+        for entry in load_label_space("digits").classes
+        for background in (BACKGROUNDS if needs_background(form) else BACKGROUNDS[:1])
+    )
+
+
+def build_pool(num_images: int, seed: int) -> Pool:
+    """Return images drawn with replacement from the training digits, augmented and composited."""
+    rng = np.random.default_rng(seed)
+    digits, labels = training_digits()
+    prompts = all_prompts()
+    places = {prompt: place for place, prompt in enumerate(prompts)}
+    entries = load_label_space("digits").classes
+    images = np.empty((num_images, *digits.shape[1:]), np.uint8)
+    prompt_ids = np.empty(num_images, np.int64)
+    for i in range(num_images):
+        row = rng.integers(len(digits))
+        form = rng.choice(list(FORM_WEIGHTS), p=list(FORM_WEIGHTS.values()))
+        background = rng.choice(BACKGROUNDS) if needs_background(form) else "plain"
+        images[i] = composite(augment(digits[row, ..., 0] / 255, rng), background, rng)
+        prompt_ids[i] = places[render_prompt(form, entries[labels[row]], background)]
+    return Pool(images, prompt_ids, prompts)
+
+
+def augment(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return `ink` [H, W] in 0..1, slightly moved, turned and zoomed."""
+    turn = np.deg2rad(rng.uniform(-LARGEST_TURN, LARGEST_TURN))
+    zoom = 1 + rng.uniform(-LARGEST_ZOOM, LARGEST_ZOOM)
+    shift = rng.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / zoom
+    centre = (np.array(ink.shape) - 1) / 2
+    offset = centre - matrix @ (centre + shift)
+    moved = ndimage.affine_transform(ink, matrix, offset, order=1)  # pyright: ignore[reportArgumentType]
+    return np.clip(moved, 0, 1)

@@ -1,0 +1,44 @@
+"""What a generator is, whichever model stands behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from generation.config import GenerationConfig
+from generation.plan import SamplePlan
+from generation.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """What a generator made of `N` plans, in their order."""
+
+    images_nhwc: np.ndarray
+    """uint8 [N, H, W, 3]."""
+
+    finite: np.ndarray
+    """bool [N]: False where the model's output had a NaN or an infinity."""
+
+    flagged: np.ndarray
+    """bool [N]: True where the model's own safety checker took the image out."""
+
+
+class ImageGenerator(Protocol):
+    """Turns plans into images on one device. Knows nothing of Ray or files."""
+
+    def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
+        """Return one image a plan; image `i` depends on `plans[i]` alone."""
+        ...
+
+
+def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
+    """Return the generator that the recipe names, its model loaded; the heavy imports happen here."""
+    if recipe.generator == "painted":
+        from generation.painted_generator import PaintedGenerator
+
+        return PaintedGenerator(recipe.image_size, recipe.label_space.num_classes, config.painted_batch_seconds)
+    from generation.diffusers_generator import DiffusersGenerator
+
+    return DiffusersGenerator(recipe, device="cuda" if config.gpus_per_actor else "cpu")

@@ -1,0 +1,40 @@
+"""Images without a model: a colour for the label, speckled by the plan's noise seed.
+
+For tests and load experiments, at any known rate. A classifier can learn it, which says nothing about real images.
+"""
+
+import colorsys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from generation.generator import GeneratedImages
+from generation.plan import SamplePlan
+
+SPECKLE = 64
+"""Speckles darken each value by up to this much, of 255."""
+
+
+class PaintedGenerator:
+    """Paints each plan; takes at least `batch_seconds` for a batch."""
+
+    def __init__(self, image_size: int, num_classes: int, batch_seconds: float = 0.0) -> None:
+        """Take the size of images in pixels, the number of colours, and the pace."""
+        self.image_size = image_size
+        self.num_classes = num_classes
+        self.batch_seconds = batch_seconds
+
+    def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
+        """Return one painting a plan; image `i` depends on `plans[i]` alone."""
+        started_at = time.monotonic()
+        images = np.stack([self.paint(plan) for plan in plans])
+        time.sleep(max(0.0, self.batch_seconds - (time.monotonic() - started_at)))
+        return GeneratedImages(images, finite=np.ones(len(plans), bool), flagged=np.zeros(len(plans), bool))
+
+    def paint(self, plan: SamplePlan) -> np.ndarray:
+        """Return uint8 [H, W, 3]."""
+        color = np.array(colorsys.hsv_to_rgb(plan.label / self.num_classes, 0.8, 1.0)) * 255
+        random = np.random.Generator(np.random.Philox(key=plan.noise_seed))
+        speckles = random.integers(0, SPECKLE, size=(self.image_size, self.image_size, 3))
+        return np.maximum(color.astype(int) - speckles, 0).astype(np.uint8)

@@ -1,0 +1,24 @@
+"""The rows that travel from generators to training: columns, types and shapes.
+
+Prompts and all else about a sample are recomputed from its plan, so they never travel.
+"""
+
+from typing import TypedDict
+
+import numpy as np
+
+
+class SampleBatch(TypedDict):
+    """`N` samples as columns."""
+
+    index: np.ndarray
+    """int64 [N]."""
+
+    label: np.ndarray
+    """int64 [N]."""
+
+    image: np.ndarray
+    """uint8 [N, H, W, 3]."""
+
+    attempt: np.ndarray
+    """int8 [N]: which attempt the image comes from; 0 unless images were refused."""

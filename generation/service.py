@@ -1,0 +1,219 @@
+"""The pool of generator actors: a Ray Serve deployment that loads each model once and outlives epochs and restarts.
+
+It knows indices and samples; it does not know who asks. Demand is what the stream asks for, nothing else.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ReplicaState
+
+from generation.actor import GeneratorActor
+from generation.config import GenerationConfig
+from generation.recipe import Recipe
+
+DEPLOYMENT = "GeneratorActor"
+STATUS_POLL_SECONDS = 0.2
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""Serve's own log, which otherwise has a line for each batch."""
+
+
+class GenerationFailedError(RuntimeError):
+    """No actor can work: the message says why."""
+
+
+@dataclass
+class GenerationCounts:
+    """What the pool has done so far, counts that add up over actors, dead ones included."""
+
+    num_loads: Counter[str] = field(default_factory=Counter)
+    """Models loaded by each actor process; a restarted actor is another process."""
+
+    load_errors: list[str] = field(default_factory=list)
+    """One line for each actor whose model could not be loaded."""
+
+    num_images_made: int = 0
+    num_refused: Counter[str] = field(default_factory=Counter)
+    """Images refused by the guard, by reason."""
+
+
+@ray.remote(num_cpus=0)
+class CountsKeeper:
+    """Adds up what generator actors report, so that a dead actor's counts stay."""
+
+    def __init__(self) -> None:
+        """Start from zero."""
+        self.counts = GenerationCounts()
+
+    def add_load(self, replica: str) -> None:
+        """Count one model load of a replica."""
+        self.counts.num_loads[replica] += 1
+
+    def add_load_error(self, message: str) -> None:
+        """Keep why a model could not be loaded."""
+        self.counts.load_errors.append(message)
+
+    def add_images(self, num_made: int, num_refused: Counter[str]) -> None:
+        """Count what one request made."""
+        self.counts.num_images_made += num_made
+        self.counts.num_refused.update(num_refused)
+
+    def snapshot(self) -> GenerationCounts:
+        """Return the counts so far."""
+        return self.counts
+
+
+class GeneratorReplica:
+    """Serve's end of a `GeneratorActor`: one request at a time, the next one waiting beside it."""
+
+    def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ray.actor.ActorHandle) -> None:
+        """Load the model in this process."""
+        limit_torch_threads(config.threads_per_actor)
+        self.keeper = keeper
+        self.actor = self._load(recipe, config)
+        self.device_is_free = asyncio.Lock()
+        keeper.add_load.remote(serve.get_replica_context().replica_id.unique_id)
+
+    def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
+        try:
+            return GeneratorActor(recipe, config)
+        except Exception as error:
+            ray.get(self.keeper.add_load_error.remote(f"{error}"))
+            raise
+
+    async def generate(self, indices: Sequence[int]) -> dict:
+        """Return the `SampleBatch` of these indices; health checks are answered meanwhile."""
+        async with self.device_is_free:
+            made, refused = self.actor.num_images_made, Counter(self.actor.num_refused)
+            batch = await asyncio.to_thread(self.actor.generate, indices)
+        self.keeper.add_images.remote(self.actor.num_images_made - made, self.actor.num_refused - refused)
+        return batch
+
+
+def limit_torch_threads(num_threads: int) -> None:
+    """Keep torch in this process to `num_threads` cores."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+
+
+@dataclass(frozen=True)
+class GenerationService:
+    """A running pool, seen from any process of the cluster."""
+
+    app_name: str
+    handle: DeploymentHandle
+    keeper: ray.actor.ActorHandle
+
+    def ask(self, indices: Sequence[int]) -> DeploymentResponse:
+        """Ask for the samples of these indices; whichever actor is free answers."""
+        return self.handle.generate.remote(indices)
+
+    def counts(self) -> GenerationCounts:
+        """Return what the pool has done so far."""
+        return ray.get(self.keeper.snapshot.remote())
+
+    def num_actors(self) -> int:
+        """Return how many actors are up, their models loaded."""
+        deployment = self._status().deployments.get(DEPLOYMENT)
+        return 0 if deployment is None else deployment.replica_states.get(ReplicaState.RUNNING, 0)
+
+    def raise_if_failed(self) -> None:
+        """Raise GenerationFailedError with the actor's own message if no actor can work."""
+        status = self._status()
+        load_errors = self.counts().load_errors
+        if load_errors and self.num_actors() == 0:
+            raise GenerationFailedError(load_errors[-1])
+        if status.status == ApplicationStatus.DEPLOY_FAILED:
+            raise GenerationFailedError(f"No generator actor could start: {_messages(status)}")
+
+    def wait_until_running(self, timeout_seconds: float) -> None:
+        """Return when the pool is up; GenerationFailedError when it cannot be or takes longer than the timeout."""
+        give_up_at = time.monotonic() + timeout_seconds
+        while self._status().status != ApplicationStatus.RUNNING:
+            self.raise_if_failed()
+            if time.monotonic() > give_up_at:
+                raise GenerationFailedError(
+                    f"The generator actors were not up after {timeout_seconds:g} s ({self.num_actors()} were): "
+                    f"{_messages(self._status())}. Ask for fewer actors, or raise generation.start_timeout_seconds."
+                )
+            time.sleep(STATUS_POLL_SECONDS)
+
+    def _status(self) -> ApplicationStatusOverview:
+        overview = serve.status().applications.get(self.app_name)
+        if overview is None:
+            raise GenerationFailedError(f"The generation service '{self.app_name}' has been stopped.")
+        return overview
+
+    def stop(self) -> None:
+        """End this pool and no other; its devices are free afterwards."""
+        serve.delete(self.app_name)
+
+    def __enter__(self) -> "GenerationService":
+        """Use the pool as a context, which stops it at the end however that comes."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the pool."""
+        self.stop()
+
+
+def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationService:
+    """Start a pool on the cluster this process is connected to and return when its models are loaded.
+
+    Raises GenerationFailedError, with the pool stopped again, if a model cannot be loaded or the start takes too long.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(proxy_location="Disabled", logging_config=QUIET)
+    app_name = f"generation-{ray.get_runtime_context().get_job_id()}-{recipe.sha256[:8]}"
+    keeper = CountsKeeper.remote()
+    deployment = serve.deployment(
+        GeneratorReplica,
+        name=DEPLOYMENT,
+        ray_actor_options={"num_gpus": config.gpus_per_actor, "num_cpus": config.cpus_per_actor},
+        max_ongoing_requests=2,
+        max_constructor_retry_count=1,
+        health_check_timeout_s=60,
+        graceful_shutdown_timeout_s=5,
+        **_pool_size(config),
+    )
+    app = deployment.bind(recipe, config, keeper)
+    target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
+    (handle,) = serve.run_many([target], wait_for_applications_running=False)
+    service = GenerationService(app_name, handle, keeper)
+    try:
+        service.wait_until_running(config.start_timeout_seconds + config.wait_for_nodes_seconds)
+    except BaseException:
+        service.stop()
+        raise
+    return service
+
+
+def _pool_size(config: GenerationConfig) -> dict:
+    if config.min_actors == config.max_actors:
+        return {"num_replicas": config.max_actors}
+    return {
+        "autoscaling_config": {
+            "min_replicas": config.min_actors,
+            "initial_replicas": config.max_actors,
+            "max_replicas": config.max_actors,
+            "target_ongoing_requests": 2,
+            "metrics_interval_s": 1,
+            "look_back_period_s": 4,
+            "upscale_delay_s": 1,
+            "downscale_delay_s": config.idle_seconds,
+        }
+    }
+
+
+def _messages(status: ApplicationStatusOverview) -> str:
+    """Return Serve's own words on one line."""
+    messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
+    return " ".join(" ".join(messages).split())

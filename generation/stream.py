@@ -1,0 +1,119 @@
+"""Labelled images as a Ray Dataset: Ray Data asks, the generation service answers.
+
+Each row is a function of its index, so a unit of work that Ray runs again gives the same rows in the same blocks. The stream
+knows ranges of indices and neither epochs nor training.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentResponse
+
+from generation.config import GenerationConfig
+from generation.recipe import Recipe
+from generation.sample import SampleBatch
+from generation.service import GenerationService
+
+NUM_ASKERS = 2
+"""Actors of the asking stage; one alone moves about 10 blocks a second."""
+
+REQUESTS_PER_ACTOR = 3
+"""Requests under way for each generator actor: one at work, one waiting beside it, one on its way."""
+
+MAX_UNITS = 10_000
+"""Ray Data takes minutes and gigabytes for more units of work than this."""
+
+BATCHES_PER_UNIT = 32
+"""Batches in a unit of work, while that makes no more than `MAX_UNITS`."""
+
+MAX_SOURCE_BLOCKS = 100
+"""Blocks that units of work travel in: Ray Data's own cost grows with each."""
+
+ANSWER_POLL_SECONDS = 10.0
+
+LOST_ACTOR = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)
+"""What a request ends with when its actor is gone; asked again, another actor gives the same samples."""
+
+
+def stream_samples(
+    service: GenerationService, recipe: Recipe, config: GenerationConfig, indices: Sequence[range]
+) -> ray.data.Dataset:
+    """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
+    units = work_units(indices, config.batch_size)
+    rows = [{"start": unit.start, "stop": unit.stop} for unit in units]
+    num_askers = min(NUM_ASKERS, len(units))
+    dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
+        Asker,
+        fn_constructor_args=[service, config.batch_size, math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)],
+        batch_size=1,
+        compute=ActorPoolStrategy(size=num_askers),
+        num_cpus=0,
+    )
+    bound_memory(dataset, config.batch_size * recipe.image_size**2 * 3, config.max_buffered_bytes)
+    return dataset
+
+
+def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes: int) -> None:
+    """Make one block of each batch, and keep the stream from running further ahead than the bound."""
+    dataset.context.target_max_block_size = batch_bytes
+    limits = dataset.context.execution_options.resource_limits
+    dataset.context.execution_options.resource_limits = limits.copy(object_store_memory=max_buffered_bytes)
+    dataset.context.execution_no_progress_timeout_s = -1  # a trainer may pause for as long as it likes
+
+
+def work_units(indices: Sequence[range], batch_size: int) -> list[range]:
+    """Cut ranges of indices into units of whole batches, at most `MAX_UNITS` or one a range."""
+    num_batches = sum(math.ceil(len(part) / batch_size) for part in indices)
+    unit_size = batch_size * max(BATCHES_PER_UNIT, math.ceil(num_batches / MAX_UNITS))
+    return [part[start : start + unit_size] for part in indices for start in range(0, len(part), unit_size)]
+
+
+@dataclass
+class Request:
+    """One batch that was asked for."""
+
+    indices: range
+    response: DeploymentResponse
+
+
+class Asker:
+    """The asking stage: keeps requests under way and yields each batch in the order of its unit."""
+
+    def __init__(self, service: GenerationService, batch_size: int, window: int) -> None:
+        """Ask in batches of `batch_size` samples, `window` of them at once."""
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        self.service = service
+        self.batch_size = batch_size
+        self.window = window
+
+    def __call__(self, row: dict[str, np.ndarray]) -> Iterator[SampleBatch]:
+        """Yield the samples of one unit, a batch at a time."""
+        unit = range(int(row["start"][0]), int(row["stop"][0]))
+        under_way: deque[Request] = deque()
+        for start in range(0, len(unit), self.batch_size):
+            under_way.append(self._request(unit[start : start + self.batch_size]))
+            if len(under_way) >= self.window:
+                yield self._answer(under_way.popleft())
+        while under_way:
+            yield self._answer(under_way.popleft())
+
+    def _request(self, indices: range) -> Request:
+        return Request(indices, self.service.ask(indices))
+
+    def _answer(self, request: Request) -> SampleBatch:
+        """Wait for a batch; where its actor was lost, ask again."""
+        while True:
+            try:
+                return request.response.result(timeout_s=ANSWER_POLL_SECONDS)
+            except TimeoutError:
+                self.service.raise_if_failed()
+            except LOST_ACTOR:
+                request = self._request(request.indices)

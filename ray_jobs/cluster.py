@@ -1,0 +1,98 @@
+"""The cluster a job runs on: the running one if there is one, else a local one; and whether the job fits on it."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+from ray._private import ray_constants
+
+from generation.config import GenerationConfig
+from ray_jobs.config import JobConfig
+from training.fit import worker_resources
+
+
+def connect() -> None:
+    """Connect this process to the running Ray cluster, or start a local one that only this machine can reach."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
+    except ConnectionError:
+        _bind_to_loopback()
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+
+
+def _bind_to_loopback() -> None:
+    """Make a local Ray listen on 127.0.0.1 alone.
+
+    Whoever reaches Ray's ports can run code. `_node_ip_address="127.0.0.1"` does not help: Ray turns it into the machine's
+    outer address and listens on all interfaces. The switch named after Windows and macOS works on Linux too.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+@dataclass(frozen=True)
+class Demand:
+    """So many processes, each with these resources."""
+
+    what: str
+    count: int
+    resources: dict[str, float]
+    remedy: str
+
+
+def check_placement(config: JobConfig) -> None:
+    """Raise ValueError with the numbers if the cluster's nodes can never hold all that the job asks for."""
+    if config.generation.wait_for_nodes_seconds:
+        return
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    place([generation_demand(config.generation), training_demand(config)], nodes)
+
+
+def generation_demand(config: GenerationConfig) -> Demand:
+    """Return what the pool takes when it is largest."""
+    return Demand(
+        what="generator actors",
+        count=config.max_actors,
+        resources={"GPU": config.gpus_per_actor, "CPU": config.cpus_per_actor},
+        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor, or add nodes (on a cluster that grows, set "
+        "generation.wait_for_nodes_seconds)",
+    )
+
+
+def training_demand(config: JobConfig) -> Demand:
+    """Return what the training workers take."""
+    return Demand(
+        what="training workers",
+        count=config.training.num_workers,
+        resources=worker_resources(config.training),
+        remedy="Lower training.num_workers, gpus_per_worker or cpus_per_worker, or add nodes",
+    )
+
+
+def place(demands: Sequence[Demand], nodes: Sequence[dict[str, float]]) -> None:
+    """Put all demands on nodes, first fit, those with the largest parts first; ValueError for what has no room."""
+    free = [dict(node) for node in nodes]
+    for demand in sorted(demands, key=lambda demand: max(demand.resources.values()), reverse=True):
+        for placed in range(demand.count):
+            node = next((node for node in free if _fits(demand, node)), None)
+            if node is None:
+                raise ValueError(_no_room(demand, placed, nodes))
+            for name, amount in demand.resources.items():
+                node[name] = node.get(name, 0.0) - amount
+
+
+def _fits(demand: Demand, node: dict[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= amount - 1e-9 for name, amount in demand.resources.items())
+
+
+def _no_room(demand: Demand, placed: int, nodes: Sequence[dict[str, float]]) -> str:
+    totals = {name: math.fsum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
+    return (
+        f"The job asks for {demand.count} {demand.what} of {each} each, and only {placed} can ever be placed beside the rest: "
+        f"the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. {demand.remedy}."
+    )

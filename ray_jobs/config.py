@@ -1,0 +1,85 @@
+"""From a YAML file and `section.key=value` overrides to frozen settings. The only file that imports OmegaConf.
+
+After `load_config` there are no dicts; each setting has its home in the `config.py` of its floor.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
+
+from evaluation.config import EvaluationConfig
+from generation.config import GenerationConfig, RecipeConfig
+from training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A named run: what `ray_jobs/configs/*.yaml` hold, for every job alike."""
+
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    output: str = "runs/run"
+    """Folder for all that a run writes; it must not exist, or be empty."""
+
+    checkpoint: str = ""
+    """What `ray_jobs.evaluate` evaluates."""
+
+
+Config = TypeVar("Config")
+
+
+def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
+    """Return the settings of `CONFIG.yaml section.key=value ...`; ValueError in one line for what cannot be."""
+    if not arguments or "=" in arguments[0]:
+        raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
+    content = _read_yaml(Path(arguments[0]))
+    for argument in arguments[1:]:
+        if "=" not in argument:
+            raise ValueError(f"'{argument}' is no override. Write section.key=value.")
+    try:
+        overrides = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:])))
+        for source in (content, overrides):
+            _check_keys(source, schema, prefix="")
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content, overrides))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
+    return cast(Config, settings)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"There is no config '{path}'. Those that ship are in {Path(__file__).parent / 'configs'}.")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (MarkedYAMLError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' must hold sections such as 'recipe:', but holds a {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def _check_keys(content: Any, schema: Any, prefix: str) -> None:
+    """Raise ValueError for a key that the dataclass does not have, with the nearest one that it has."""
+    if not dataclasses.is_dataclass(schema) or not isinstance(content, dict):
+        return
+    fields = {entry.name: entry.type for entry in dataclasses.fields(schema)}
+    for key, value in content.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1) or sorted(fields)
+            raise ValueError(f"There is no setting '{prefix}{key}'. Did you mean {' or '.join(prefix + n for n in near)}?")
+        _check_keys(value, fields[key], prefix=f"{prefix}{key}.")
+
+
+def to_yaml(config: Any) -> str:
+    """Return the resolved settings, in a form that `load_config` reads."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

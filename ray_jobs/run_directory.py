@@ -1,0 +1,56 @@
+"""The folder that holds all a run writes. What is there already is never touched."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def resolve_output(output: str) -> Path:
+    """Return the absolute folder of a run; a submitted job's relative ones are under the home folder.
+
+    A job submitted with `--working-dir` runs in a temporary copy that Ray deletes.
+    """
+    if "://" in output:
+        raise ValueError(f"output is '{output}'; give a folder, on storage that all nodes share where there are several.")
+    in_ray_package = "working_dir_files" in Path.cwd().parts
+    return ((Path.home() if in_ray_package else Path.cwd()) / output).resolve()
+
+
+def check_output(run_dir: Path) -> None:
+    """Raise ValueError if a run cannot be written to this folder, leaving no trace."""
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        raise ValueError(f"output '{run_dir}' already holds files, which are not overwritten. Give another folder: output=...")
+    existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"output '{run_dir}' cannot be made: '{existing}' is a file. Give another folder: output=...")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output '{run_dir}' cannot be written: {error.strerror} in '{existing}'. Give another folder: output=..."
+        ) from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a new file of indented JSON; FileExistsError if there is one already."""
+    with path.open("x") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+
+
+def new_path(folder: Path, stem: str, suffix: str) -> Path:
+    """Return `stem.suffix` in the folder, numbered from 2 on where it exists already."""
+    path, number = folder / f"{stem}{suffix}", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}{suffix}", number + 1
+    return path
+
+
+def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:
+    """Move the last checkpoint to where people look for it, and drop Ray Train's folder around it."""
+    kept = run_dir / "checkpoint.ckpt"
+    shutil.move(checkpoint, kept)
+    shutil.rmtree(run_dir / "checkpoints")
+    return kept

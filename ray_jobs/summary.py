@@ -1,0 +1,43 @@
+"""What a finished run comes to, in one small JSON and on the screen."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from generation.recipe import Recipe
+from generation.service import GenerationCounts
+from ray_jobs.progress_display import RunProgress
+
+
+def summarize(
+    recipe: Recipe, counts: GenerationCounts, progress: RunProgress, evaluation: dict[str, Any], started_at: float
+) -> dict[str, Any]:
+    """Return the run's numbers; `started_at` is in seconds of `time.time()`, fractions are 0..1."""
+    training = progress.training
+    return {
+        "top1": evaluation.get("top1"),
+        "top5": evaluation.get("top5"),
+        "num_real_images": evaluation.get("num_real_images", 0),
+        "num_generated": counts.num_images_made,
+        "num_refused": dict(counts.num_refused),
+        "num_trained": training.num_trained,
+        "num_model_loads": counts.num_loads.total(),
+        "held_out_top1": training.held_out_top1,
+        "generated_per_second": progress.generated_per_second,
+        "trained_per_second": training.trained_per_second,
+        "waiting_fraction": training.waiting_fraction,
+        "time_to_first_batch_seconds": training.first_batch_at - started_at,
+        "training_seconds": training.training_seconds,
+        "wall_seconds": time.time() - started_at,
+        "recipe_hash": recipe.sha256,
+    }
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print a row a number."""
+    table = Table(title="Summary", show_header=False)
+    for name, value in summary.items():
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)

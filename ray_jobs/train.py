@@ -1,0 +1,93 @@
+"""Train a classifier on images generated on the fly: `python -m ray_jobs.train CONFIG [section.key=value ...]`."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from evaluation.real_images import check_real_images
+from evaluation.report import print_evaluation
+from generation.plan import FIRST_HELD_OUT_INDEX
+from generation.recipe import Recipe, build_recipe
+from generation.service import GenerationService, start_generation
+from generation.stream import stream_samples
+from ray_jobs.cluster import check_placement, connect
+from ray_jobs.config import JobConfig, load_config, to_yaml
+from ray_jobs.contact_sheet import write_contact_sheet
+from ray_jobs.evaluate import evaluate_checkpoint
+from ray_jobs.progress_display import ProgressDisplay, RunProgress
+from ray_jobs.run_directory import check_output, keep_checkpoint, resolve_output, write_json
+from ray_jobs.summary import print_summary, summarize
+from ray_jobs.user_errors import user_errors
+from training.classifier import check_architecture, read_checkpoint
+from training.fit import FitJob, fit
+
+NUM_SAMPLES_ON_SHEET = 20
+
+
+def main() -> None:
+    """Compose the job: settings, generation, training, evaluation, summary."""
+    started_at = time.time()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `ray job stop` must stop the actors too
+    with user_errors():
+        config, recipe, run_dir = prepare(sys.argv[1:])
+        connect()
+        check_placement(config)
+        service = start_generation(recipe, config.generation)
+    with service:
+        write_settings(run_dir, config, recipe)
+        write_contact_sheet(run_dir / "samples.png", recipe, service.ask(range(NUM_SAMPLES_ON_SHEET)).result())
+        checkpoint_file, progress = train(config, recipe, service, run_dir)
+        counts = service.counts()
+    evaluation = evaluate(config, checkpoint_file, run_dir)
+    summary = summarize(recipe, counts, progress, evaluation, started_at)
+    print_summary(summary)
+    write_json(run_dir / "summary.json", summary)
+    print(f"Everything is in {run_dir}")
+
+
+def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path]:
+    """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
+    config = load_config(JobConfig, arguments)
+    check_architecture(config.training.architecture)
+    run_dir = resolve_output(config.output)
+    check_output(run_dir)
+    recipe = build_recipe(config.recipe)
+    check_real_images(config.evaluation.dataset, recipe.label_space.name)
+    return config, recipe, run_dir
+
+
+def write_settings(run_dir: Path, config: JobConfig, recipe: Recipe) -> None:
+    """Write what makes this run again."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    (run_dir / "recipe.json").write_text(recipe.to_json())
+    (run_dir / "recipe.sha256").write_text(f"{recipe.sha256}\n")
+
+
+def train(config: JobConfig, recipe: Recipe, service: GenerationService, run_dir: Path) -> tuple[Path, RunProgress]:
+    """Train through the stream once, shown as it goes; return the checkpoint and the run's last progress."""
+    training_indices = range(config.training.num_trained)
+    held_out_indices = range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.training.num_held_out)
+    with ProgressDisplay(service, config.training) as display:
+        checkpoint_file = fit(
+            FitJob(config.training, recipe, run_dir, display.queue.put),
+            train=stream_samples(service, recipe, config.generation, [training_indices]),
+            held_out=stream_samples(service, recipe, config.generation, [held_out_indices]),
+        )
+    return keep_checkpoint(checkpoint_file, run_dir), display.last()
+
+
+def evaluate(config: JobConfig, checkpoint_file: Path, run_dir: Path) -> dict[str, Any]:
+    """Print and write the accuracy on real images; return it, empty where none are configured."""
+    if config.evaluation.dataset == "none":
+        return {}
+    evaluation = evaluate_checkpoint(read_checkpoint(checkpoint_file), config.evaluation)
+    print_evaluation(evaluation)
+    write_json(run_dir / "evaluation.json", evaluation)
+    return evaluation
+
+
+if __name__ == "__main__":
+    main()

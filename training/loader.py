@@ -1,0 +1,64 @@
+"""From a Ray dataset shard to Lightning: one iterator for the whole run, and the time spent waiting for it.
+
+Every new iteration of a Ray dataset is a new execution that would generate all again, so an epoch's end must not close it.
+"""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from ray.data import DataIterator
+
+Batch = dict[str, torch.Tensor]
+
+
+class StreamLoader:
+    """Yields each batch of the stream once; epochs take up where the last one stopped."""
+
+    def __init__(self, shard: DataIterator, batch_size: int) -> None:
+        """Take this worker's shard; nothing is generated until the first batch is asked for."""
+        self.shard = shard
+        self.batch_size = batch_size
+        self.batches: Iterator[Batch] | None = None
+        self.first_batch_at: float | None = None
+        """Seconds of `time.time()`."""
+
+        self.waiting_seconds = 0.0
+        """Time spent waiting for batches after the first."""
+
+    def __iter__(self) -> "StreamLoader":
+        """Go on where the last epoch stopped."""
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch, whose tensors are on the training device."""
+        if self.batches is None:
+            batches = self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1, drop_last=True)
+            self.batches = iter(batches)
+        asked_at = time.monotonic()
+        batch = next(self.batches)
+        if self.first_batch_at is None:
+            self.first_batch_at = time.time()
+        else:
+            self.waiting_seconds += time.monotonic() - asked_at
+        return batch
+
+    def close(self) -> None:
+        """End the stream's execution."""
+        self.batches = None
+
+
+class HeldOutLoader:
+    """Reads a small shard once and keeps it: every logical epoch is judged on the same samples."""
+
+    def __init__(self, shard: DataIterator, batch_size: int) -> None:
+        """Take this worker's shard; it is generated when first iterated."""
+        self.shard = shard
+        self.batch_size = batch_size
+        self.kept: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all batches, the last one perhaps smaller."""
+        if self.kept is None:
+            self.kept = list(self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1))
+        return iter(self.kept)
