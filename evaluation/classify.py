@@ -1,6 +1,6 @@
 """A classifier's guesses on real images, by actors that each load it once."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -23,8 +23,9 @@ def count_hits(images: Dataset, checkpoint: dict[str, Any], config: EvaluationCo
     )
     num_classes = checkpoint["classifier"]["num_classes"]
     counts = HitCounts.none(num_classes)
-    for batch in guesses.iter_batches(batch_size=None):
-        counts += HitCounts.of(batch["label"], batch["prediction"], num_classes)
+    for batch in guesses.iter_batches(batch_size=None, batch_format="numpy"):
+        columns = cast(dict[str, np.ndarray], batch)
+        counts += HitCounts.of(columns["label"], columns["prediction"], num_classes)
     return counts
 
 

@@ -51,7 +51,7 @@ class HitCounts:
 
     @property
     def top1_by_class(self) -> np.ndarray:
-        """Share of each class's images whose first guess is right, float [num_classes]; NaN for a class without images."""
+        """Share of each class's images whose first guess is right, float [num_classes]; NaN where there is no image."""
         with np.errstate(invalid="ignore"):
             return self.num_top1 / self.num_images
 

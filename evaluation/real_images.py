@@ -6,6 +6,9 @@ from PIL import Image
 
 from generation.digits.real_digits import evaluation_digits
 
+NUM_BLOCKS = 8
+"""Parts that a small set travels in."""
+
 
 def check_real_images(name: str, label_space: str) -> None:
     """Raise ValueError if the set does not have the classes of `label_space`."""
@@ -14,16 +17,19 @@ def check_real_images(name: str, label_space: str) -> None:
 
 
 def real_images(name: str, label_space: str, image_size: int) -> ray.data.Dataset:
-    """Return rows `label` int64 and `image` uint8 [image_size, image_size, 3]; ValueError for a set that does not fit."""
+    """Return rows `label` int64 and `image` uint8 [image_size, image_size, 3]; ValueError for a wrong set."""
     if name == "none":
         raise ValueError("evaluation.dataset is 'none', so there is nothing to evaluate on. Choose digits.")
     check_real_images(name, label_space)
     images, labels = evaluation_digits()
     resized = np.stack([_resize(image, image_size) for image in images])
-    return ray.data.from_items([{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)])
+    rows = [{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)]
+    return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
 
 
 def _resize(image: np.ndarray, image_size: int) -> np.ndarray:
     """Return uint8 [image_size, image_size, 3], bicubic where the size differs."""
     size = (image_size, image_size)
-    return image if image.shape[:2] == size else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return (
+        image if image.shape[:2] == size else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    )

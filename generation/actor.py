@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from generation.config import GenerationConfig
-from generation.generator import build_generator
+from generation.generator import ImageGenerator
 from generation.guard import refusals
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
@@ -63,3 +63,14 @@ class GeneratorActor:
                 f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}: {plan}. "
                 "Change recipe.prompt or recipe.precision, or raise generation.max_attempts."
             )
+
+
+def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
+    """Return the generator that the recipe names, its model loaded; the heavy imports happen here."""
+    if recipe.generator == "painted":
+        from generation.painted_generator import PaintedGenerator
+
+        return PaintedGenerator(recipe.image_size, recipe.label_space.num_classes, config.painted_batch_seconds)
+    from generation.diffusers_generator import DiffusersGenerator
+
+    return DiffusersGenerator(recipe, device="cuda" if config.gpus_per_actor else "cpu")

@@ -1,16 +1,17 @@
 """Images from a diffusers text-to-image pipeline. The only file of the house that imports diffusers.
 
-Each image starts from noise of its own, drawn from the plan's noise seed by a counter-based generator on the CPU: it is the
-same alone, in a batch, and on any device. (`torch.Generator` on the CPU keeps only the low 32 bits of a seed, too few for
-data sets of millions: two samples of 100,000 would likely share their noise.)
+Each image starts from noise of its own, drawn from the plan's noise seed by a counter-based generator on the CPU: it is
+the same alone, in a batch, and on any device. (`torch.Generator` on the CPU keeps only the low 32 bits of a seed: of
+100,000 samples two would likely share their noise.)
 """
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
 from diffusers.utils import logging as diffusers_logging
 
 from generation.generator import GeneratedImages
@@ -67,7 +68,7 @@ class DiffusersGenerator:
         return torch.from_numpy(noise).to(self.pipeline.dtype)
 
 
-def load_pipeline(recipe: Recipe, device: str) -> DiffusionPipeline:
+def load_pipeline(recipe: Recipe, device: str) -> Any:
     """Return the recipe's pipeline on `device`, from a local folder or the hub: safetensors only, no remote code."""
     diffusers_logging.disable_progress_bar()
     folder = find_model_folder(recipe.model)

@@ -6,9 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from generation.config import GenerationConfig
 from generation.plan import SamplePlan
-from generation.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,3 @@ class ImageGenerator(Protocol):
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
         """Return one image a plan; image `i` depends on `plans[i]` alone."""
         ...
-
-
-def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
-    """Return the generator that the recipe names, its model loaded; the heavy imports happen here."""
-    if recipe.generator == "painted":
-        from generation.painted_generator import PaintedGenerator
-
-        return PaintedGenerator(recipe.image_size, recipe.label_space.num_classes, config.painted_batch_seconds)
-    from generation.diffusers_generator import DiffusersGenerator
-
-    return DiffusersGenerator(recipe, device="cuda" if config.gpus_per_actor else "cpu")

@@ -66,5 +66,5 @@ def _hub_commit(model: str, revision: str) -> str:
         except OSError:
             raise ValueError(
                 f"recipe.model is '{model}': there is no such folder, and the Hugging Face hub did not give it "
-                f"({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id or the network."
+                f"({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id, the network."
             ) from hub_error

@@ -1,7 +1,7 @@
 """From a sample's index to what it shows.
 
-A plan is a pure function of `(recipe, index)`. It knows no actor, no epoch and no clock, so sample 7 has the same label,
-prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart.
+A plan is a pure function of `(recipe, index)`. It knows no actor, no epoch and no clock, so sample 7 has the same
+label, prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart.
 """
 
 from dataclasses import dataclass

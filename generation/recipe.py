@@ -40,7 +40,7 @@ class Recipe:
 
 
 def build_recipe(config: RecipeConfig) -> Recipe:
-    """Return the recipe that the settings mean, its model found and pinned; ValueError with the remedy if there is none."""
+    """Return the recipe that the settings mean, its model found and pinned; ValueError if there is no such model."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     settings["label_space"] = load_label_space(config.label_space)
     if config.generator == "painted":

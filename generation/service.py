@@ -9,15 +9,18 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import ray
 from ray import serve
+from ray.actor import ActorHandle
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ReplicaState
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from generation.actor import GeneratorActor
 from generation.config import GenerationConfig
 from generation.recipe import Recipe
+from generation.sample import SampleBatch
 
 DEPLOYMENT = "GeneratorActor"
 STATUS_POLL_SECONDS = 0.2
@@ -73,7 +76,7 @@ class CountsKeeper:
 class GeneratorReplica:
     """Serve's end of a `GeneratorActor`: one request at a time, the next one waiting beside it."""
 
-    def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ray.actor.ActorHandle) -> None:
+    def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         """Load the model in this process."""
         limit_torch_threads(config.threads_per_actor)
         self.keeper = keeper
@@ -88,8 +91,8 @@ class GeneratorReplica:
             ray.get(self.keeper.add_load_error.remote(f"{error}"))
             raise
 
-    async def generate(self, indices: Sequence[int]) -> dict:
-        """Return the `SampleBatch` of these indices; health checks are answered meanwhile."""
+    async def generate(self, indices: Sequence[int]) -> SampleBatch:
+        """Return the samples of these indices; health checks are answered meanwhile."""
         async with self.device_is_free:
             made, refused = self.actor.num_images_made, Counter(self.actor.num_refused)
             batch = await asyncio.to_thread(self.actor.generate, indices)
@@ -110,20 +113,20 @@ class GenerationService:
 
     app_name: str
     handle: DeploymentHandle
-    keeper: ray.actor.ActorHandle
+    keeper: ActorHandle
 
     def ask(self, indices: Sequence[int]) -> DeploymentResponse:
         """Ask for the samples of these indices; whichever actor is free answers."""
-        return self.handle.generate.remote(indices)
+        return cast(DeploymentResponse, self.handle.generate.remote(indices))
 
     def counts(self) -> GenerationCounts:
         """Return what the pool has done so far."""
-        return ray.get(self.keeper.snapshot.remote())
+        return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
 
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
         deployment = self._status().deployments.get(DEPLOYMENT)
-        return 0 if deployment is None else deployment.replica_states.get(ReplicaState.RUNNING, 0)
+        return 0 if deployment is None else cast(dict[str, int], deployment.replica_states).get("RUNNING", 0)
 
     def raise_if_failed(self) -> None:
         """Raise GenerationFailedError with the actor's own message if no actor can work."""
@@ -173,9 +176,8 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config=QUIET)
     app_name = f"generation-{ray.get_runtime_context().get_job_id()}-{recipe.sha256[:8]}"
-    keeper = CountsKeeper.remote()
+    keeper = cast(ActorHandle, CountsKeeper.remote())
     deployment = serve.deployment(
-        GeneratorReplica,
         name=DEPLOYMENT,
         ray_actor_options={"num_gpus": config.gpus_per_actor, "num_cpus": config.cpus_per_actor},
         max_ongoing_requests=2,
@@ -184,7 +186,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         graceful_shutdown_timeout_s=5,
         **_pool_size(config),
     )
-    app = deployment.bind(recipe, config, keeper)
+    app = deployment(GeneratorReplica).bind(recipe, config, keeper)
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
     (handle,) = serve.run_many([target], wait_for_applications_running=False)
     service = GenerationService(app_name, handle, keeper)

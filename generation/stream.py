@@ -1,7 +1,7 @@
 """Labelled images as a Ray Dataset: Ray Data asks, the generation service answers.
 
-Each row is a function of its index, so a unit of work that Ray runs again gives the same rows in the same blocks. The stream
-knows ranges of indices and neither epochs nor training.
+Each row is a function of its index, so a unit of work that Ray runs again gives the same rows in the same blocks. The
+stream knows ranges of indices and neither epochs nor training.
 """
 
 import logging
@@ -52,7 +52,11 @@ def stream_samples(
     num_askers = min(NUM_ASKERS, len(units))
     dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
         Asker,
-        fn_constructor_args=[service, config.batch_size, math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)],
+        fn_constructor_args=[
+            service,
+            config.batch_size,
+            math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers),
+        ],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,

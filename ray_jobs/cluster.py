@@ -1,11 +1,13 @@
 """The cluster a job runs on: the running one if there is one, else a local one; and whether the job fits on it."""
 
+import logging
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
+import ray.data
 from ray._private import ray_constants
 
 from generation.config import GenerationConfig
@@ -15,19 +17,20 @@ from training.fit import worker_resources
 
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one that only this machine can reach."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
-        ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError:
         _bind_to_loopback()
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _bind_to_loopback() -> None:
     """Make a local Ray listen on 127.0.0.1 alone.
 
-    Whoever reaches Ray's ports can run code. `_node_ip_address="127.0.0.1"` does not help: Ray turns it into the machine's
-    outer address and listens on all interfaces. The switch named after Windows and macOS works on Linux too.
+    Whoever reaches Ray's ports can run code. `_node_ip_address="127.0.0.1"` does not help: Ray turns it into the
+    machine's outer address and listens on all interfaces. The switch named after Windows and macOS works on Linux.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -58,8 +61,8 @@ def generation_demand(config: GenerationConfig) -> Demand:
         what="generator actors",
         count=config.max_actors,
         resources={"GPU": config.gpus_per_actor, "CPU": config.cpus_per_actor},
-        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor, or add nodes (on a cluster that grows, set "
-        "generation.wait_for_nodes_seconds)",
+        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor, or add nodes; where the cluster adds them "
+        "itself, set generation.wait_for_nodes_seconds",
     )
 
 
@@ -93,6 +96,6 @@ def _no_room(demand: Demand, placed: int, nodes: Sequence[dict[str, float]]) -> 
     totals = {name: math.fsum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
     return (
-        f"The job asks for {demand.count} {demand.what} of {each} each, and only {placed} can ever be placed beside the rest: "
-        f"the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. {demand.remedy}."
+        f"The job asks for {demand.count} {demand.what} of {each} each, and only {placed} can ever be placed beside "
+        f"the rest: the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. {demand.remedy}."
     )

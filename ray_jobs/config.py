@@ -76,7 +76,9 @@ def _check_keys(content: Any, schema: Any, prefix: str) -> None:
     for key, value in content.items():
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1) or sorted(fields)
-            raise ValueError(f"There is no setting '{prefix}{key}'. Did you mean {' or '.join(prefix + n for n in near)}?")
+            raise ValueError(
+                f"There is no setting '{prefix}{key}'. Did you mean {' or '.join(prefix + n for n in near)}?"
+            )
         _check_keys(value, fields[key], prefix=f"{prefix}{key}.")
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a classifier on real images: `python -m ray_jobs.evaluate CONFIG checkpoint=FILE [section.key=value ...]`."""
+"""Evaluate a classifier on real images: `python -m ray_jobs.evaluate CONFIG checkpoint=FILE [section.key=value]`."""
 
 import json
 import sys

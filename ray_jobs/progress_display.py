@@ -1,4 +1,4 @@
-"""One line about the run for the person watching: rewritten in place on a terminal, a plain line now and then elsewhere."""
+"""One line about the run for the person watching: rewritten in place on a terminal, printed now and then elsewhere."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ class RunProgress:
     training: TrainingProgress
     num_actors: int
     generated_per_second: float
-    """Images the actors made a second, since the first batch came to training."""
+    """Images the actors made a second, since the stream's first ones."""
 
 
 class ProgressDisplay:
@@ -37,7 +37,8 @@ class ProgressDisplay:
         self.config = config
         self.queue = Queue(actor_options={"num_cpus": 0})
         self._latest: RunProgress | None = None
-        self._num_made_at_first_batch: int | None = None
+        self._num_made_before = service.counts().num_images_made
+        self._generating_since: float | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -63,10 +64,10 @@ class ProgressDisplay:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             printed_at, printed_epoch = 0.0, 0
             while not self._closing.is_set() or not self.queue.empty():
-                progress = self._next()
+                progress, generated_per_second = self._next(), self._generated_per_second()
                 if progress is None:
                     continue
-                self._latest = self._with_generation(progress)
+                self._latest = RunProgress(progress, self.service.num_actors(), generated_per_second)
                 line = progress_line(self._latest, self.config)
                 live.update(line)
                 is_new_epoch = progress.epoch != printed_epoch
@@ -80,16 +81,11 @@ class ProgressDisplay:
         except Empty:
             return None
 
-    def _with_generation(self, progress: TrainingProgress) -> RunProgress:
-        num_made = self.service.counts().num_images_made
-        if self._num_made_at_first_batch is None:
-            self._num_made_at_first_batch = num_made
-        num_since = num_made - self._num_made_at_first_batch
-        return RunProgress(
-            training=progress,
-            num_actors=self.service.num_actors(),
-            generated_per_second=num_since / max(progress.training_seconds, 1e-9),
-        )
+    def _generated_per_second(self) -> float:
+        num_made = self.service.counts().num_images_made - self._num_made_before
+        if num_made and self._generating_since is None:
+            self._generating_since = time.monotonic() - POLL_SECONDS
+        return num_made / (time.monotonic() - self._generating_since) if self._generating_since else 0.0
 
 
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:

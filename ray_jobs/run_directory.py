@@ -13,7 +13,9 @@ def resolve_output(output: str) -> Path:
     A job submitted with `--working-dir` runs in a temporary copy that Ray deletes.
     """
     if "://" in output:
-        raise ValueError(f"output is '{output}'; give a folder, on storage that all nodes share where there are several.")
+        raise ValueError(
+            f"output is '{output}'; give a folder, on storage that all nodes share where there are several."
+        )
     in_ray_package = "working_dir_files" in Path.cwd().parts
     return ((Path.home() if in_ray_package else Path.cwd()) / output).resolve()
 
@@ -21,7 +23,9 @@ def resolve_output(output: str) -> Path:
 def check_output(run_dir: Path) -> None:
     """Raise ValueError if a run cannot be written to this folder, leaving no trace."""
     if run_dir.is_dir() and any(run_dir.iterdir()):
-        raise ValueError(f"output '{run_dir}' already holds files, which are not overwritten. Give another folder: output=...")
+        raise ValueError(
+            f"output '{run_dir}' already holds files, which are not overwritten. Give another folder: output=..."
+        )
     existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
     if not existing.is_dir():
         raise ValueError(f"output '{run_dir}' cannot be made: '{existing}' is a file. Give another folder: output=...")

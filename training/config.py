@@ -33,7 +33,7 @@ class TrainingConfig:
     weight_decay: float = 1e-4
 
     augmentation: Literal["none", "crop_flip", "affine"] = "crop_flip"
-    """`crop_flip` as usual for ImageNet; `affine` small shifts, scales and turns, for digits, which must not be flipped."""
+    """`crop_flip` as usual for ImageNet; `affine` small shifts, scales and turns, for digits, which do not flip."""
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """As Lightning's Trainer spells it."""
@@ -72,8 +72,8 @@ class TrainingConfig:
             )
         if self.steps_per_epoch < 1:
             raise ValueError(
-                f"training.num_images {self.num_images} is too few for {self.num_epochs} epochs of at least one batch of "
-                f"{self.global_batch_size}. Give {self.num_epochs * self.global_batch_size} or more."
+                f"training.num_images {self.num_images} is too few for {self.num_epochs} epochs of at least one "
+                f"batch of {self.global_batch_size}. Give {self.num_epochs * self.global_batch_size} or more."
             )
 
     @property

@@ -6,13 +6,13 @@ Knows samples and neither generators nor prompts; the stream is whatever dataset
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import ray.train
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from ray.data import Dataset
+from ray.data import DataIterator, Dataset
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 from ray.train.torch import TorchTrainer
 
@@ -78,14 +78,19 @@ def train_on_worker(settings: dict[str, FitJob]) -> None:
     job = settings["job"]
     torch.set_num_threads(job.config.threads_per_worker)
     lightning.seed_everything(job.config.seed)
-    loader = StreamLoader(ray.train.get_dataset_shard("train"), job.config.batch_size_per_worker)
-    held_out = HeldOutLoader(ray.train.get_dataset_shard("held_out"), job.config.batch_size_per_worker)
+    loader = StreamLoader(shard("train"), job.config.batch_size_per_worker)
+    held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
     classifier = Classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
     trainer = build_trainer(job, loader)
     trainer.fit(classifier, train_dataloaders=loader, val_dataloaders=held_out)
     loader.close()
     if trainer.global_step != job.config.num_steps:
         raise RuntimeError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
+
+
+def shard(name: str) -> DataIterator:
+    """Return this worker's share of a dataset that `fit` was handed."""
+    return cast(DataIterator, ray.train.get_dataset_shard(name))
 
 
 def build_trainer(job: FitJob, loader: StreamLoader) -> lightning.Trainer:

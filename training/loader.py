@@ -1,6 +1,6 @@
 """From a Ray dataset shard to Lightning: one iterator for the whole run, and the time spent waiting for it.
 
-Every new iteration of a Ray dataset is a new execution that would generate all again, so an epoch's end must not close it.
+Every new iteration of a Ray dataset is a new execution that generates all again: an epoch's end must not close it.
 """
 
 import time

@@ -47,14 +47,18 @@ class TrainingProgress:
 class ProgressCallback(lightning.Callback):
     """Says how the run goes after a step, at most once in `interval_seconds`, and at each epoch's end."""
 
-    def __init__(self, loader: StreamLoader, report: Callable[[TrainingProgress], Any], interval_seconds: float) -> None:
+    def __init__(
+        self, loader: StreamLoader, report: Callable[[TrainingProgress], Any], interval_seconds: float
+    ) -> None:
         """Take the loader that knows the waiting time, and what to call."""
         self.loader = loader
         self.report = report
         self.interval_seconds = interval_seconds
         self.reported_at = 0.0
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Report if it is time to."""
         if time.time() - self.reported_at >= self.interval_seconds:
             self._report(trainer, pl_module, epoch=trainer.current_epoch)

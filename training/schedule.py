@@ -4,7 +4,7 @@ import math
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """Return the learning rate at `step` (0 .. num_steps - 1) as a share of its peak: linear warm-up, then cosine to 0."""
+    """Return the learning rate at `step` (from 0) as a share of its peak: linear warm-up, then a cosine to 0."""
     num_warmup_steps = round(warmup_fraction * num_steps)
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps

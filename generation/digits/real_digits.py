@@ -1,6 +1,6 @@
 """The real handwritten digits (scikit-learn's `load_digits`), split once and for all.
 
-The embedded generator learns from `training_digits` alone; `evaluation_digits` are for evaluation and are never trained on.
+The embedded generator learns from `training_digits` alone; `evaluation_digits` are never trained on.
 """
 
 from functools import cache

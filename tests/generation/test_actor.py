@@ -1,0 +1,60 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from generation.actor import GeneratorActor, ImagesRefusedError
+from generation.config import GenerationConfig
+from generation.generator import GeneratedImages
+from generation.painted_generator import PaintedGenerator
+from generation.plan import SamplePlan, plan_sample
+from generation.recipe import Recipe
+from tests.conftest import ON_CPU
+
+
+class BlackUntil:
+    """Paints, but black for chosen indices until their attempt reaches a number."""
+
+    def __init__(self, first_good_attempt: dict[int, int]) -> None:
+        self.first_good_attempt = first_good_attempt
+        self.painter = PaintedGenerator(16, 10)
+
+    def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
+        generated = self.painter.generate(plans)
+        for i, plan in enumerate(plans):
+            if plan.attempt < self.first_good_attempt.get(plan.index, 0):
+                generated.images_nhwc[i] = 0
+        return generated
+
+
+def actor_with(generator: BlackUntil, recipe: Recipe, max_attempts: int) -> GeneratorActor:
+    actor = GeneratorActor(recipe, GenerationConfig(gpus_per_actor=0, max_attempts=max_attempts))
+    actor.generator = generator
+    return actor
+
+
+def test_each_row_is_the_painting_of_its_own_plan(painted: Recipe):
+    batch = GeneratorActor(painted, ON_CPU).generate([12, 3, 40])
+    painter = PaintedGenerator(16, 10)
+    for row, index in enumerate([12, 3, 40]):
+        plan = plan_sample(painted, index)
+        assert (batch["index"][row], batch["label"][row], batch["attempt"][row]) == (index, plan.label, 0)
+        np.testing.assert_array_equal(batch["image"][row], painter.paint(plan))
+    assert [batch[name].dtype for name in ("index", "label", "image", "attempt")] == ["int64", "int64", "uint8", "int8"]
+
+
+def test_a_refused_image_is_made_again_by_the_next_attempt_and_its_neighbours_stay(painted: Recipe):
+    actor = actor_with(BlackUntil({5: 2, 6: 1}), painted, max_attempts=3)
+    batch = actor.generate(range(4, 8))
+    painter = PaintedGenerator(16, 10)
+    assert batch["attempt"].tolist() == [0, 2, 1, 0]
+    for row, (index, attempt) in enumerate([(4, 0), (5, 2), (6, 1), (7, 0)]):
+        np.testing.assert_array_equal(batch["image"][row], painter.paint(plan_sample(painted, index, attempt)))
+    assert actor.num_refused == {"black": 3}
+    assert actor.num_images_made == 4 + 2 + 1
+
+
+def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):
+    actor = actor_with(BlackUntil({5: 3}), painted, max_attempts=3)
+    with pytest.raises(ImagesRefusedError, match=r"All 3 attempts at sample 5 .* black: SamplePlan\(index=5"):
+        actor.generate(range(4, 8))

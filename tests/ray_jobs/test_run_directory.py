@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.run_directory import check_output, new_path, resolve_output, write_json
+
+
+def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"already holds files.*output="):
+        check_output(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_new_folder_and_an_empty_one_are_fine_and_checking_leaves_no_trace(tmp_path: Path):
+    check_output(tmp_path)
+    check_output(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file' is a file"):
+        check_output(tmp_path / "file" / "run")
+
+
+def test_a_place_that_cannot_be_written_is_named():
+    with pytest.raises(ValueError, match=r"cannot be written: .* in '/proc'"):
+        check_output(Path("/proc/figment/run"))
+
+
+def test_a_submitted_job_does_not_write_into_the_package_that_ray_deletes(tmp_path: Path, monkeypatch):
+    package = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    package.mkdir(parents=True)
+    monkeypatch.chdir(package)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve_output("runs/digits") == tmp_path / "home" / "runs" / "digits"
+    assert resolve_output("/data/run") == Path("/data/run")
+
+
+def test_a_bucket_is_not_taken_for_a_folder():
+    with pytest.raises(ValueError, match="s3://bucket/run"):
+        resolve_output("s3://bucket/run")
+
+
+def test_a_second_report_gets_a_number_and_nothing_is_overwritten(tmp_path: Path):
+    names = []
+    for _ in range(3):
+        path = new_path(tmp_path, "evaluation", ".json")
+        write_json(path, {})
+        names.append(path.name)
+    assert names == ["evaluation.json", "evaluation-2.json", "evaluation-3.json"]
+    with pytest.raises(FileExistsError):
+        write_json(tmp_path / "evaluation.json", {})

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.classifier import Classifier, NonFiniteLossError, check_architecture, load_classifier, read_checkpoint
+from training.config import TrainingConfig
+
+RESNET18 = TrainingConfig(architecture="resnet18", num_images=64, num_epochs=1, global_batch_size=8, gpus_per_worker=0)
+
+
+def batch(value: int = 0) -> dict[str, torch.Tensor]:
+    images = torch.full((2, 32, 32, 3), value, dtype=torch.uint8)
+    return {"index": torch.tensor([41, 42]), "label": torch.tensor([0, 1]), "image": images}
+
+
+def test_a_nan_loss_stops_with_the_step_and_the_samples():
+    classifier = Classifier(RESNET18, num_classes=2, image_size=32)
+    with torch.no_grad():
+        next(classifier.network.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 0, on samples \[41, 42\]"):
+        classifier.training_step(batch(), 0)
+
+
+def test_an_architecture_that_is_no_resnet_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'resnet51'; choose one of: .*resnet50"):
+        check_architecture("resnet51")
+
+
+def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):
+    classifier = Classifier(RESNET18, num_classes=2, image_size=32).eval()
+    checkpoint = {"state_dict": classifier.state_dict(), "recipe": {}}
+    classifier.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "checkpoint.ckpt")
+    again = load_classifier(read_checkpoint(tmp_path / "checkpoint.ckpt"))
+    assert again.config == RESNET18
+    torch.testing.assert_close(again(batch(100)["image"]), classifier(batch(100)["image"]), rtol=0, atol=0)
+
+
+def test_a_missing_a_damaged_and_a_foreign_checkpoint_are_told_apart(tmp_path: Path):
+    with pytest.raises(ValueError, match="there is no such file"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_checkpoint(tmp_path / "cut.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match=r"not written by ray_jobs\.train"):
+        read_checkpoint(tmp_path / "foreign.ckpt")

@@ -1,0 +1,39 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from training.loader import HeldOutLoader, StreamLoader
+
+
+class CountingShard:
+    """Stands for Ray's iterator: hands out numbered batches and counts how often it was opened."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self.num_opened = 0
+
+    def iter_torch_batches(self, **_: object) -> Iterator[dict[str, torch.Tensor]]:
+        self.num_opened += 1
+        return ({"index": torch.tensor([i])} for i in range(self.num_batches))
+
+
+def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
+    shard = CountingShard(6)
+    loader = StreamLoader(shard, 1)  # pyright: ignore[reportArgumentType]
+    epochs = []
+    for _ in range(3):
+        batches = iter(loader)
+        epochs.append([next(batches)["index"].item() for _ in range(2)])
+    assert epochs == [[0, 1], [2, 3], [4, 5]]
+    assert shard.num_opened == 1
+    with pytest.raises(StopIteration):
+        next(iter(loader))
+
+
+def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():
+    shard = CountingShard(3)
+    loader = HeldOutLoader(shard, 1)  # pyright: ignore[reportArgumentType]
+    epochs = [[batch["index"].item() for batch in loader] for _ in range(3)]
+    assert epochs == [[0, 1, 2]] * 3
+    assert shard.num_opened == 1
