@@ -77,7 +77,7 @@ def load_pipeline(recipe: Recipe, device: str) -> Any:
             str(folder or recipe.model),
             revision=None if folder else recipe.revision,
             local_files_only=folder is not None,
-            torch_dtype=getattr(torch, recipe.precision),
+            dtype=getattr(torch, recipe.precision),
             use_safetensors=True,
         )
         pipeline.to(device)

@@ -5,6 +5,8 @@ It knows indices and samples; it does not know who asks. Demand is what the stre
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -37,7 +39,7 @@ class GenerationCounts:
     """What the pool has done so far, counts that add up over actors, dead ones included."""
 
     num_loads: Counter[str] = field(default_factory=Counter)
-    """Models loaded by each actor process; a restarted actor is another process."""
+    """Models loaded by each actor's process, as `host:pid`; an actor started anew is another process."""
 
     load_errors: list[str] = field(default_factory=list)
     """One line for each actor whose model could not be loaded."""
@@ -55,9 +57,9 @@ class CountsKeeper:
         """Start from zero."""
         self.counts = GenerationCounts()
 
-    def add_load(self, replica: str) -> None:
-        """Count one model load of a replica."""
-        self.counts.num_loads[replica] += 1
+    def add_load(self, process: str) -> None:
+        """Count one model load of a process."""
+        self.counts.num_loads[process] += 1
 
     def add_load_error(self, message: str) -> None:
         """Keep why a model could not be loaded."""
@@ -82,7 +84,7 @@ class GeneratorReplica:
         self.keeper = keeper
         self.actor = self._load(recipe, config)
         self.device_is_free = asyncio.Lock()
-        keeper.add_load.remote(serve.get_replica_context().replica_id.unique_id)
+        keeper.add_load.remote(f"{socket.gethostname()}:{os.getpid()}")
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         try:

@@ -17,6 +17,8 @@ from training.fit import worker_resources
 
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one that only this machine can reach."""
+    if ray.is_initialized():
+        return
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:

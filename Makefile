@@ -1,0 +1,34 @@
+# Each target sets up what it needs: an environment in .venv, from the exact versions of requirements.lock.
+PYTHON := .venv/bin/python
+READY := .venv/ready
+
+.PHONY: demo test check bench lock clean
+
+demo: $(READY)  ## Train on generated digits, test on real ones; about 3 minutes on two cores
+	@output=runs/digits; number=2; \
+	while [ -e "$$output" ]; do output=runs/digits-$$number; number=$$((number + 1)); done; \
+	$(PYTHON) -m ray_jobs.train ray_jobs/configs/digits.yaml output="$$output"
+
+test: check  ## All checks and all tests
+	$(PYTHON) -m pytest -m "ray or slow"
+
+check: $(READY)  ## Lint, types, import contracts and the fast tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+	$(PYTHON) -m pytest -m "not ray and not slow"
+
+bench: $(READY)  ## How much of the generators' rate reaches training
+	$(PYTHON) -m ray_jobs.benchmark ray_jobs/configs/benchmark.yaml
+
+$(READY): pyproject.toml requirements.lock
+	python3 -m venv .venv
+	$(PYTHON) -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
+	@touch $@
+
+lock: $(READY)  ## Write the versions that are installed to requirements.lock
+	$(PYTHON) -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > requirements.lock
+
+clean:  ## Remove the environment and caches; runs stay
+	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache figment.egg-info

@@ -1,0 +1,59 @@
+"""Images a second of one generator on one device: `python -m benchmarks.generator CONFIG [section.key=value ...]`.
+
+Needs no Ray. Prints a row for each batch size, and what planning alone takes.
+"""
+
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from generation.actor import GeneratorActor
+from generation.plan import plan_sample
+from generation.recipe import Recipe, build_recipe
+from ray_jobs.config import JobConfig, load_config
+
+BATCH_SIZES = (1, 8, 32, 64, 128)
+MIN_SECONDS = 5.0
+"""Each row is measured for at least this long, after one batch that is not counted."""
+
+
+def main() -> None:
+    """Measure the config's generator at several batch sizes."""
+    config = load_config(JobConfig, sys.argv[1:])
+    torch.set_num_threads(config.generation.threads_per_actor)
+    recipe = build_recipe(config.recipe)
+    actor = GeneratorActor(recipe, config.generation)
+    table = Table(title=f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads")
+    table.add_column("batch size", justify="right")
+    table.add_column("images/s", justify="right")
+    for batch_size in BATCH_SIZES:
+        table.add_row(str(batch_size), f"{images_per_second(actor, batch_size):.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"planning alone: {plans_per_second(recipe):,.0f} plans/s")
+
+
+def images_per_second(actor: GeneratorActor, batch_size: int) -> float:
+    """Return the rate over `MIN_SECONDS` or more; every batch is of other samples."""
+    actor.generate(range(batch_size))
+    start, started_at = batch_size, time.monotonic()
+    while time.monotonic() - started_at < MIN_SECONDS:
+        actor.generate(range(start, start + batch_size))
+        start += batch_size
+    return (start - batch_size) / (time.monotonic() - started_at)
+
+
+def plans_per_second(recipe: Recipe) -> float:
+    """Return how many samples a second can be planned."""
+    index, started_at = 0, time.monotonic()
+    while time.monotonic() - started_at < 1.0:
+        plan_sample(recipe, index)
+        index += 1
+    return index / (time.monotonic() - started_at)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""How much of the generators' rate reaches training: `python -m ray_jobs.benchmark ray_jobs/configs/benchmark.yaml`.
+
+Painted generators have a known rate. One Ray Train worker takes what comes and does nothing with it. The stream stands
+beside the plain alternative, generators inside a Ray Data actor pool.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import ray.data
+import ray.train
+from ray.data import ActorPoolStrategy, Dataset
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+from rich.console import Console
+from rich.table import Table
+
+from generation.actor import GeneratorActor
+from generation.config import GenerationConfig
+from generation.recipe import Recipe, build_recipe
+from generation.sample import SampleBatch
+from generation.service import start_generation
+from generation.stream import stream_samples
+from ray_jobs.cluster import check_placement, connect
+from ray_jobs.config import JobConfig, load_config
+from ray_jobs.user_errors import user_errors
+from training.fit import shard, worker_resources
+from training.loader import StreamLoader
+
+WARM_UP_FRACTION = 0.1
+"""Share of the samples after which the steady rate is measured: what had piled up by the first batch is gone then."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What reached the training worker."""
+
+    num_samples: int
+    num_distinct: int
+    rate_after_first_batch: float
+    """Images a second."""
+
+    steady_rate: float
+    """Images a second after the warm-up."""
+
+    driver_growth_bytes: int
+    """Most that the driver's resident memory rose above its size at the first tenth of the run."""
+
+
+def main() -> None:
+    """Compose the job: both ways to generate, one after the other, and a table."""
+    with user_errors():
+        config = load_config(JobConfig, sys.argv[1:])
+        if config.recipe.generator != "painted" or not config.generation.painted_batch_seconds:
+            raise ValueError("A benchmark needs a known rate. Set recipe.generator=painted and painted_batch_seconds.")
+        recipe = build_recipe(config.recipe)
+        connect()
+        check_placement(config)
+    indices = range(config.training.num_trained)
+    with start_generation(recipe, config.generation) as service:
+        stream = deliver(lambda: stream_samples(service, recipe, config.generation, [indices]), config)
+    pool = deliver(lambda: actor_pool_samples(recipe, config.generation, len(indices)), config)
+    print_deliveries({"stream (Ray Serve)": stream, "actor pool (Ray Data)": pool}, config)
+
+
+def actor_pool_samples(recipe: Recipe, config: GenerationConfig, num_samples: int) -> Dataset:
+    """Return the same rows from generators inside a Ray Data actor pool."""
+    return (
+        ray.data.range(num_samples, override_num_blocks=100, concurrency=1)
+        .repartition(target_num_rows_per_block=config.batch_size)
+        .map_batches(
+            PooledGenerator,
+            fn_constructor_args=[recipe, config],
+            batch_size=config.batch_size,
+            compute=ActorPoolStrategy(size=config.max_actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor,
+        )
+    )
+
+
+class PooledGenerator:
+    """A `GeneratorActor` as Ray Data calls it."""
+
+    def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
+        """Load the model."""
+        self.actor = GeneratorActor(recipe, config)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> SampleBatch:
+        """Return the samples of the batch's indices."""
+        return self.actor.generate(batch["id"].tolist())
+
+
+def deliver(build_dataset: Callable[[], Dataset], config: JobConfig) -> Delivery:
+    """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
+    answer = Queue(actor_options={"num_cpus": 0})
+    with tempfile.TemporaryDirectory() as scratch, DriverMemory() as memory:
+        TorchTrainer(
+            take_all,
+            train_loop_config={"batch_size": config.training.global_batch_size, "answer": answer},
+            datasets={"train": build_dataset()},
+            scaling_config=ray.train.ScalingConfig(resources_per_worker=worker_resources(config.training)),
+            run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
+        ).fit()
+    return Delivery(**answer.get(), driver_growth_bytes=memory.growth_bytes())
+
+
+def take_all(settings: dict[str, Any]) -> None:
+    """Take every batch, and report how many samples came and how fast."""
+    loader = StreamLoader(shard("train"), settings["batch_size"])
+    came_at, indices = [], []
+    for batch in loader:
+        came_at.append(time.monotonic())
+        indices += batch["index"].tolist()
+    warm = int(len(came_at) * WARM_UP_FRACTION)
+    settings["answer"].put(
+        {
+            "num_samples": len(indices),
+            "num_distinct": len(set(indices)),
+            "rate_after_first_batch": (len(came_at) - 1) * settings["batch_size"] / (came_at[-1] - came_at[0]),
+            "steady_rate": (len(came_at) - 1 - warm) * settings["batch_size"] / (came_at[-1] - came_at[warm]),
+        }
+    )
+
+
+class DriverMemory:
+    """A context: while it is open, a thread notes this process's resident memory every second."""
+
+    def __init__(self) -> None:
+        """Note nothing yet."""
+        self.sizes_bytes: list[int] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "DriverMemory":
+        """Start noting."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._closing.set()
+        self._thread.join()
+
+    def growth_bytes(self) -> int:
+        """Return by how much the largest size exceeds the one at a tenth of the time."""
+        return max(self.sizes_bytes) - self.sizes_bytes[len(self.sizes_bytes) // 10]
+
+    def _watch(self) -> None:
+        while not self._closing.wait(timeout=1.0):
+            self.sizes_bytes.append(psutil.Process().memory_info().rss)
+
+
+def print_deliveries(deliveries: dict[str, Delivery], config: JobConfig) -> None:
+    """Print both ways side by side, rates as shares of what the generators can make."""
+    generation = config.generation
+    nominal = generation.max_actors * generation.batch_size / generation.painted_batch_seconds
+    table = Table(title=f"Delivered to training; nominal rate {nominal:g} images/s")
+    columns = ("", "samples", "distinct", "since first batch", "steady", "steady/nominal", "driver memory growth")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for name, delivery in deliveries.items():
+        table.add_row(
+            name,
+            f"{delivery.num_samples:,}",
+            f"{delivery.num_distinct:,}",
+            f"{delivery.rate_after_first_batch / nominal:.3f}",
+            f"{delivery.steady_rate:.1f}/s",
+            f"{delivery.steady_rate / nominal:.3f}",
+            f"{delivery.driver_growth_bytes / 1e6:.1f} MB",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

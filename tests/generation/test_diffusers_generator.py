@@ -1,0 +1,109 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from generation.actor import GeneratorActor
+from generation.diffusers_generator import DiffusersGenerator
+from generation.model_files import PROJECT_ROOT
+from generation.plan import plan_sample
+from generation.recipe import Recipe
+from tests.conftest import ON_CPU
+
+MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
+
+MAX_LEVELS_APART = 2
+"""Of 255: convolutions of another batch size add up in another order."""
+
+
+@pytest.fixture(scope="module")
+def generator(digits: Recipe) -> DiffusersGenerator:
+    return DiffusersGenerator(digits, "cpu")
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> int:
+    """Return the largest difference of two uint8 images."""
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_an_image_is_the_same_alone_in_a_batch_and_on_another_actor(digits: Recipe, generator: DiffusersGenerator):
+    plans = [plan_sample(digits, index) for index in range(20, 28)]
+    together = generator.generate(plans).images_nhwc
+    alone = generator.generate(plans[3:4]).images_nhwc[0]
+    backwards = generator.generate(plans[::-1]).images_nhwc[::-1]
+    elsewhere = GeneratorActor(digits, ON_CPU).generate([5, 23])["image"][1]
+    assert together.shape == (8, 32, 32, 3)
+    assert apart(alone, together[3]) <= MAX_LEVELS_APART
+    assert apart(elsewhere, together[3]) <= MAX_LEVELS_APART
+    assert apart(backwards, together) <= MAX_LEVELS_APART
+    assert min(apart(together[i], together[j]) for i in range(8) for j in range(i)) > 50
+
+
+def test_the_same_batch_is_the_same_to_the_bit(digits: Recipe, generator: DiffusersGenerator):
+    plans = [plan_sample(digits, index) for index in range(8)]
+    first, second = generator.generate(plans).images_nhwc, generator.generate(plans).images_nhwc
+    np.testing.assert_array_equal(first, second)
+
+
+def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: DiffusersGenerator):
+    plain = plan_sample(digits, 4)
+    guided = dataclasses.replace(plain, guidance_scale=5.0)
+    mixed = generator.generate([plain, guided, plain]).images_nhwc
+    assert apart(mixed[0], mixed[2]) <= MAX_LEVELS_APART
+    assert apart(mixed[0], mixed[1]) > 20
+    assert apart(mixed[1], generator.generate([guided]).images_nhwc[0]) <= MAX_LEVELS_APART
+
+
+def test_a_nan_in_the_models_output_is_told_and_does_not_spread(digits: Recipe, generator: DiffusersGenerator):
+    plans = [plan_sample(digits, index) for index in range(3)]
+    noise = generator._initial_noise
+    spoiled = {plans[1].noise_seed}
+
+    def with_nan(plan):
+        latents = noise(plan)
+        return latents * float("nan") if plan.noise_seed in spoiled else latents
+
+    generator._initial_noise = with_nan
+    try:
+        generated = generator.generate(plans)
+    finally:
+        del generator._initial_noise
+    assert generated.finite.tolist() == [True, False, True]
+    assert generated.images_nhwc[1].max() == 0
+
+
+def test_torchs_cpu_generator_forgets_the_high_bits_so_noise_is_not_drawn_from_it():
+    low, high = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1 + 2**32)
+    assert torch.equal(torch.randn(4, generator=low), torch.randn(4, generator=high))
+
+
+def test_noise_of_seeds_that_differ_in_high_bits_alone_differs(digits: Recipe, generator: DiffusersGenerator):
+    plan = plan_sample(digits, 0)
+    other = dataclasses.replace(plan, noise_seed=plan.noise_seed ^ (1 << 40))
+    assert not torch.equal(generator._initial_noise(plan), generator._initial_noise(other))
+
+
+def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path, digits: Recipe):
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ValueError, match=r"cannot be loaded on cpu.*Check") as caught:
+        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, digits: Recipe):
+    shutil.copytree(MODEL, tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), "cpu")
+
+
+def test_the_embedded_model_is_a_stable_diffusion_pipeline_of_at_most_4_mb():
+    assert json.loads((MODEL / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+    assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) <= 4_000_000

@@ -1,0 +1,102 @@
+"""The service and the stream on a real local cluster."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from generation.config import GenerationConfig
+from generation.model_files import PROJECT_ROOT
+from generation.painted_generator import PaintedGenerator
+from generation.plan import plan_sample
+from generation.recipe import Recipe
+from generation.service import GenerationFailedError, GenerationService, start_generation
+from generation.stream import stream_samples
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=16)
+
+
+def rows_of(dataset, kill_after: int | None = None, process_id: int | None = None) -> dict[str, np.ndarray]:
+    """Return all rows sorted by index; kill a process after so many rows."""
+    batches, num_rows = [], 0
+    for batch in dataset.iter_batches(batch_size=16, prefetch_batches=0):
+        batches.append(batch)
+        num_rows += len(batch["index"])
+        if process_id is not None and kill_after is not None and num_rows >= kill_after:
+            os.kill(process_id, signal.SIGKILL)
+            process_id = None
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    order = np.argsort(columns["index"])
+    return {name: column[order] for name, column in columns.items()}
+
+
+def processes(service: GenerationService) -> list[int]:
+    """Return the process ids of actors that loaded a model, dead ones included."""
+    return [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
+
+
+def wait_for_loads(service: GenerationService, num_loads: int) -> None:
+    """Return when so many actors have said that they loaded their model: their word may come after they are up."""
+    give_up_at = time.monotonic() + 60
+    while len(service.counts().num_loads) < num_loads and time.monotonic() < give_up_at:
+        time.sleep(0.2)
+
+
+def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe):
+    with start_generation(painted, TWO_ACTORS) as service:
+        rows = rows_of(stream_samples(service, painted, TWO_ACTORS, [range(0, 300), range(1000, 1010)]))
+    indices = [*range(300), *range(1000, 1010)]
+    assert rows["index"].tolist() == indices
+    assert rows["label"].tolist() == [plan_sample(painted, index).label for index in indices]
+    painter = PaintedGenerator(16, 10)
+    for row, index in enumerate(indices):
+        np.testing.assert_array_equal(rows["image"][row], painter.paint(plan_sample(painted, index)))
+
+
+def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
+    indices = range(640)
+    with start_generation(digits, TWO_ACTORS) as service:
+        undisturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]))
+        wait_for_loads(service, 2)
+        victim = processes(service)[0]
+        disturbed = rows_of(
+            stream_samples(service, digits, TWO_ACTORS, [indices]), kill_after=64, process_id=victim
+        )
+        wait_for_loads(service, 3)
+        loads = service.counts().num_loads
+    assert not Path(f"/proc/{victim}").exists()
+    assert set(loads.values()) == {1}
+    assert len(loads) == 3  # two, and one in the dead one's place
+    assert disturbed["index"].tolist() == list(indices)
+    for name in ("label", "attempt", "image"):
+        np.testing.assert_array_equal(disturbed[name], undisturbed[name])
+
+
+def test_a_model_that_cannot_be_loaded_in_the_actor_is_said_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
+    shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
+    (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    broken = dataclasses.replace(digits, model=str(tmp_path / "model"))
+    started_at = time.monotonic()
+    with pytest.raises(GenerationFailedError, match=r"^recipe\.model '.*model' cannot be loaded on cpu") as caught:
+        start_generation(broken, TWO_ACTORS)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started_at < 60
+
+
+def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
+    too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
+    with pytest.raises(GenerationFailedError, match=r"not up after 3 s .*start_timeout_seconds"):
+        start_generation(painted, too_large)
+
+
+def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
+    black = dataclasses.replace(painted, image_size=0)
+    with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
+        rows_of(stream_samples(service, black, TWO_ACTORS, [range(4)]))

@@ -1,0 +1,143 @@
+"""Whole jobs on a real local cluster, as a user calls them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs import benchmark, evaluate, train
+
+PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
+SMALL = ["training.num_images=128", "training.num_epochs=2", "training.num_held_out=20", "recipe.image_size=32"]
+
+SUMMARY_KEYS = {
+    "top1",
+    "num_real_images",
+    "num_generated",
+    "num_trained",
+    "generated_per_second",
+    "trained_per_second",
+    "waiting_fraction",
+    "time_to_first_batch_seconds",
+    "wall_seconds",
+    "recipe_hash",
+}
+
+
+def call(job, monkeypatch, *arguments: str) -> None:
+    """Run a job's main as if called from the command line, in this process and on its cluster."""
+    monkeypatch.setattr(sys, "argv", [job.__name__, PAINTED, *arguments])
+    job.main()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tmp_path: Path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    call(train, monkeypatch, *SMALL, f"output={run_dir}")
+    assert {path.name for path in run_dir.iterdir()} == {
+        "config.yaml",
+        "recipe.json",
+        "recipe.sha256",
+        "samples.png",
+        "metrics.csv",
+        "tensorboard",
+        "checkpoint.ckpt",
+        "evaluation.json",
+        "summary.json",
+    }
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary.keys() >= SUMMARY_KEYS
+    assert (summary["num_trained"], summary["num_real_images"]) == (128, 540)
+    assert summary["num_generated"] == 128 + 20 + 20  # trained on, held out, on the contact sheet
+    assert 0 <= summary["waiting_fraction"] <= 1
+    assert summary["recipe_hash"] == (run_dir / "recipe.sha256").read_text().strip()
+    assert "128/128 trained" in capsys.readouterr().out
+
+    call(evaluate, monkeypatch, f"checkpoint={run_dir / 'checkpoint.ckpt'}")
+    again = json.loads((run_dir / "evaluation-2.json").read_text())
+    assert again == json.loads((run_dir / "evaluation.json").read_text())
+    assert again["top1"] == summary["top1"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_benchmark_delivers_every_sample_once_by_both_ways(monkeypatch, capsys):
+    call(
+        benchmark,
+        monkeypatch,
+        "training.num_images=640",
+        "training.num_epochs=1",
+        "generation.batch_size=8",
+        "generation.painted_batch_seconds=0.02",
+    )
+    rows = [line for line in capsys.readouterr().out.splitlines() if "Ray Serve" in line or "Ray Data" in line]
+    assert len(rows) == 2
+    assert all([cell.strip() for cell in row.split("│")[2:4]] == ["640", "640"] for row in rows)
+
+
+def damaged_model(tmp_path: Path) -> str:
+    """Return a copy of the embedded model whose UNet is cut short."""
+    model = tmp_path / "model"
+    shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", model)
+    (model / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    return str(model)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such folder"),
+        (["recipe.generator=diffusers", "recipe.model={damaged}"], "cannot be loaded"),
+        (["generation.gpus_per_actor=1"], "0 GPU on 1 nodes"),
+        (["training.gpus_per_worker=1"], "0 GPU on 1 nodes"),
+        (["generation.max_actors=4000"], "can ever be placed"),
+        (["training.architecture=resnet51"], "'resnet51'"),
+        (["output={taken}"], "already holds files"),
+        (["output=/proc/figment"], "cannot be written"),
+        (["recipe.sede=1"], "Did you mean recipe.seed"),
+    ],
+)
+def test_what_cannot_run_ends_with_status_2_and_one_line(arguments, message, tmp_path: Path, monkeypatch, capsys):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    known = {"{damaged}": damaged_model(tmp_path), "{taken}": str(taken)}
+    for name, path in known.items():
+        arguments = [argument.replace(name, path) for argument in arguments]
+    with pytest.raises(SystemExit) as ended:
+        call(train, monkeypatch, f"output={tmp_path / 'run'}", *arguments)
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "run").exists()
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("checkpoint", ["", "checkpoint=nowhere.ckpt"])
+def test_evaluation_without_a_checkpoint_says_what_to_give(checkpoint: str, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call(evaluate, monkeypatch, *([checkpoint] if checkpoint else []))
+    assert ended.value.code == 2
+    assert "checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_line_gives_status_2():
+    ended = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.train", PAINTED, "recipe.image_size=30"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "Try 24" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,80 @@
+"""Training on a real local cluster."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from ray.util.queue import Queue
+
+from generation.config import GenerationConfig
+from generation.plan import FIRST_HELD_OUT_INDEX
+from generation.recipe import Recipe
+from generation.service import start_generation
+from generation.stream import stream_samples
+from training.classifier import NonFiniteLossError, load_classifier, read_checkpoint
+from training.config import TrainingConfig
+from training.fit import FitJob, fit
+from training.progress import TrainingProgress
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=16)
+
+
+def three_epochs(num_workers: int, peak_learning_rate: float = 0.05) -> TrainingConfig:
+    """Return 3 logical epochs of 5 steps of 32 images of 16 px."""
+    return TrainingConfig(
+        architecture="resnet18",
+        num_images=500,
+        num_epochs=3,
+        num_held_out=40,
+        global_batch_size=32,
+        peak_learning_rate=peak_learning_rate,
+        augmentation="affine",
+        gpus_per_worker=0,
+        cpus_per_worker=0.5,
+        num_workers=num_workers,
+    )
+
+
+def run_fit(recipe: Recipe, config: TrainingConfig, run_dir: Path):
+    """Return the checkpoint, all progress said, and the pool's counts."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    with start_generation(recipe, TWO_ACTORS) as service:
+        held_out = range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out)
+        checkpoint = fit(
+            FitJob(config, recipe, run_dir, queue.put),
+            train=stream_samples(service, recipe, TWO_ACTORS, [range(config.num_trained)]),
+            held_out=stream_samples(service, recipe, TWO_ACTORS, [held_out]),
+        )
+        counts = service.counts()
+    said: list[TrainingProgress] = queue.get_nowait_batch(queue.qsize())
+    queue.shutdown()
+    return checkpoint, said, counts
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_three_logical_epochs_generate_each_image_once_and_load_each_model_once(
+    painted: Recipe, tmp_path: Path, num_workers: int
+):
+    config = three_epochs(num_workers)
+    checkpoint_file, said, counts = run_fit(painted, config, tmp_path)
+    assert counts.num_images_made == 480 + 40  # 15 steps of 32, and the held-out samples once
+    assert len(counts.num_loads) == 2
+    assert set(counts.num_loads.values()) == {1}
+    assert (said[-1].num_trained, said[-1].epoch) == (480, 3)
+    checkpoint = read_checkpoint(checkpoint_file)
+    assert checkpoint["global_step"] == 15
+    assert checkpoint["recipe"]["sha256"] == painted.sha256
+    assert json.loads(checkpoint["recipe"]["json"]) == json.loads(painted.to_json())
+    assert load_classifier(checkpoint).config == config
+    with (tmp_path / "metrics.csv").open() as file:
+        held_out = [row["held_out/top1"] for row in csv.DictReader(file) if row["held_out/top1"]]
+    assert len(held_out) == 3
+    assert any((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_diverging_run_stops_with_the_step_and_the_samples(painted: Recipe, tmp_path: Path):
+    with pytest.raises(NonFiniteLossError, match=r"step \d+, on samples \[\d+, \d+"):
+        run_fit(painted, three_epochs(1, peak_learning_rate=1e20), tmp_path)
