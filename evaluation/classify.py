@@ -9,7 +9,6 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from evaluation.config import EvaluationConfig
 from evaluation.metrics import HitCounts
-from training.classifier import load_classifier
 
 
 def count_hits(images: Dataset, checkpoint: dict[str, Any], config: EvaluationConfig) -> HitCounts:
@@ -33,7 +32,9 @@ class Guess:
     """Maps images to the five most likely labels."""
 
     def __init__(self, checkpoint: ray.ObjectRef, config: EvaluationConfig) -> None:
-        """Load the classifier."""
+        """Load the classifier; Lightning is imported here alone, since the driver does without it."""
+        from training.classifier import load_classifier
+
         torch.set_num_threads(config.threads_per_actor)
         self.device = "cuda" if config.gpus_per_actor else "cpu"
         self.classifier = load_classifier(ray.get(checkpoint)).to(self.device)

@@ -31,8 +31,8 @@ from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect
 from ray_jobs.config import JobConfig, load_config
 from ray_jobs.user_errors import user_errors
-from training.fit import shard, worker_resources
-from training.loader import StreamLoader
+from training.fit import worker_resources
+from training.loader import StreamLoader, shard
 
 WARM_UP_FRACTION = 0.1
 """Share of the samples after which the steady rate is measured: what had piled up by the first batch is gone then."""

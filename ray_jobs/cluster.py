@@ -63,8 +63,8 @@ def generation_demand(config: GenerationConfig) -> Demand:
         what="generator actors",
         count=config.max_actors,
         resources={"GPU": config.gpus_per_actor, "CPU": config.cpus_per_actor},
-        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor, or add nodes; where the cluster adds them "
-        "itself, set generation.wait_for_nodes_seconds",
+        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor, or add nodes; where the cluster adds "
+        "them itself, set generation.wait_for_nodes_seconds",
     )
 
 
@@ -99,5 +99,6 @@ def _no_room(demand: Demand, placed: int, nodes: Sequence[dict[str, float]]) -> 
     each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
     return (
         f"The job asks for {demand.count} {demand.what} of {each} each, and only {placed} can ever be placed beside "
-        f"the rest: the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. {demand.remedy}."
+        f"the rest: the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. "
+        f"{demand.remedy}."
     )

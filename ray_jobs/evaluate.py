@@ -13,7 +13,7 @@ from ray_jobs.cluster import connect
 from ray_jobs.config import JobConfig, load_config
 from ray_jobs.run_directory import new_path, write_json
 from ray_jobs.user_errors import user_errors
-from training.classifier import read_checkpoint
+from training.checkpoint import read_checkpoint
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from ray_jobs.progress_display import ProgressDisplay, RunProgress
 from ray_jobs.run_directory import check_output, keep_checkpoint, resolve_output, write_json
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import user_errors
-from training.classifier import check_architecture, read_checkpoint
-from training.fit import FitJob, fit
+from training.checkpoint import read_checkpoint
+from training.fit import fit
+from training.job import FitJob
 
 NUM_SAMPLES_ON_SHEET = 20
 
@@ -50,7 +51,6 @@ def main() -> None:
 def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path]:
     """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
     config = load_config(JobConfig, arguments)
-    check_architecture(config.training.architecture)
     run_dir = resolve_output(config.output)
     check_output(run_dir)
     recipe = build_recipe(config.recipe)

@@ -1,8 +1,6 @@
 """The classifier: a torchvision ResNet and how it learns. Knows batches, not where they come from."""
 
 import dataclasses
-import re
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -23,12 +21,12 @@ class Classifier(lightning.LightningModule):
     """Cross-entropy on augmented images; batches are `SampleBatch` as tensors."""
 
     def __init__(self, config: TrainingConfig, num_classes: int, image_size: int) -> None:
-        """Build the network with random weights; ValueError for an architecture that torchvision does not have."""
+        """Build the network with random weights."""
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         self.image_size = image_size
-        self.network = build_network(config.architecture, num_classes)
+        self.network = torchvision.models.get_model(config.architecture, num_classes=num_classes)
         self.augment = build_augmentation(config.augmentation, image_size)
         self.normalize = normalize()
         self.loss = torch.nn.CrossEntropyLoss()
@@ -77,35 +75,9 @@ class Classifier(lightning.LightningModule):
         }
 
 
-def build_network(architecture: str, num_classes: int) -> torch.nn.Module:
-    """Return a torchvision ResNet with random weights."""
-    check_architecture(architecture)
-    return torchvision.models.get_model(architecture, num_classes=num_classes)
-
-
-def check_architecture(architecture: str) -> None:
-    """Raise ValueError for a name that is no ResNet of torchvision's."""
-    known = [name for name in torchvision.models.list_models() if re.fullmatch(r"(wide_)?resne(x)?t\d+.*", name)]
-    if architecture not in known:
-        raise ValueError(f"training.architecture is '{architecture}'; choose one of: {', '.join(known)}.")
-
-
 def load_classifier(checkpoint: dict[str, Any]) -> Classifier:
     """Return the classifier of a checkpoint that `torch.load` has read, in evaluation mode."""
     saved = checkpoint["classifier"]
     classifier = Classifier(TrainingConfig(**saved["config"]), saved["num_classes"], saved["image_size"])
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval()
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content; ValueError with the remedy for a file that is none of ours."""
-    if not path.is_file():
-        raise ValueError(f"checkpoint is '{path}', and there is no such file. Give a run's checkpoint.ckpt.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"checkpoint '{path}' cannot be read ({type(error).__name__}). Is it whole?") from error
-    if not isinstance(checkpoint, dict) or not {"classifier", "recipe", "state_dict"} <= checkpoint.keys():
-        raise ValueError(f"checkpoint '{path}' was not written by ray_jobs.train. Give a run's checkpoint.ckpt.")
-    return checkpoint

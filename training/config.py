@@ -8,8 +8,19 @@ from typing import Literal
 class TrainingConfig:
     """How a classifier is trained on a stream of samples."""
 
-    architecture: str = "resnet50"
-    """A torchvision ResNet by name: resnet18, resnet34, resnet50, resnet101, resnet152, ..."""
+    architecture: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+    ] = "resnet50"
+    """As torchvision names it."""
 
     num_images: int = 1_300_000
     """Images to generate and train on, each once."""

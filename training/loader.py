@@ -5,11 +5,18 @@ Every new iteration of a Ray dataset is a new execution that generates all again
 
 import time
 from collections.abc import Iterator
+from typing import cast
 
+import ray.train
 import torch
 from ray.data import DataIterator
 
 Batch = dict[str, torch.Tensor]
+
+
+def shard(name: str) -> DataIterator:
+    """Return this worker's share of a dataset that `fit` was handed."""
+    return cast(DataIterator, ray.train.get_dataset_shard(name))
 
 
 class StreamLoader:

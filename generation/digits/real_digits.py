@@ -4,6 +4,7 @@ The embedded generator learns from `training_digits` alone; `evaluation_digits` 
 """
 
 from functools import cache
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -19,9 +20,9 @@ NUM_TEST = 540
 @cache
 def split_positions() -> tuple[np.ndarray, np.ndarray]:
     """Return the data set's row numbers of the training split [1257] and the test split [540], disjoint."""
-    labels = load_digits().target
+    labels = _data_set()["target"]
     train, test = train_test_split(np.arange(len(labels)), test_size=NUM_TEST, stratify=labels, random_state=0)
-    return train, test
+    return np.asarray(train), np.asarray(test)
 
 
 def training_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -35,9 +36,14 @@ def evaluation_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digits_at(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    data = load_digits()
-    images = np.stack([_enlarge(data.images[position]) for position in positions])
-    return images, data.target[positions].astype(np.int64)
+    data = _data_set()
+    images = np.stack([_enlarge(data["images"][position]) for position in positions])
+    return images, data["target"][positions].astype(np.int64)
+
+
+@cache
+def _data_set() -> dict[str, np.ndarray]:
+    return cast(dict[str, np.ndarray], load_digits())
 
 
 def _enlarge(ink: np.ndarray) -> np.ndarray:

@@ -66,9 +66,7 @@ def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
         undisturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]))
         wait_for_loads(service, 2)
         victim = processes(service)[0]
-        disturbed = rows_of(
-            stream_samples(service, digits, TWO_ACTORS, [indices]), kill_after=64, process_id=victim
-        )
+        disturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]), kill_after=64, process_id=victim)
         wait_for_loads(service, 3)
         loads = service.counts().num_loads
     assert not Path(f"/proc/{victim}").exists()

@@ -12,9 +12,11 @@ from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe
 from generation.service import start_generation
 from generation.stream import stream_samples
-from training.classifier import NonFiniteLossError, load_classifier, read_checkpoint
+from training.checkpoint import read_checkpoint
+from training.classifier import NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
-from training.fit import FitJob, fit
+from training.fit import fit
+from training.job import FitJob
 from training.progress import TrainingProgress
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

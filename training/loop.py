@@ -1,0 +1,59 @@
+"""Lightning's loop over one worker's shard of the stream. Knows samples, and neither generators nor the cluster."""
+
+import lightning
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
+
+from training.callbacks import ProgressCallback, RecipeCallback
+from training.classifier import Classifier
+from training.job import FitJob
+from training.loader import HeldOutLoader, StreamLoader, shard
+
+PROGRESS_SECONDS = 1.0
+"""How often a run says how it goes."""
+
+LOG_EVERY_STEPS = 10
+"""A row in the metrics files every so many steps."""
+
+
+def run(job: FitJob) -> None:
+    """Run Lightning's loop over this worker's shard of the stream."""
+    torch.set_num_threads(job.config.threads_per_worker)
+    lightning.seed_everything(job.config.seed)
+    loader = StreamLoader(shard("train"), job.config.batch_size_per_worker)
+    held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
+    classifier = Classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
+    trainer = build_trainer(job, loader)
+    trainer.fit(classifier, train_dataloaders=loader, val_dataloaders=held_out)
+    loader.close()
+    if trainer.global_step != job.config.num_steps:
+        raise RuntimeError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
+
+
+def build_trainer(job: FitJob, loader: StreamLoader) -> lightning.Trainer:
+    """Return a Trainer whose epochs are logical: parts of one stream, each a fixed number of steps."""
+    trainer = lightning.Trainer(
+        max_epochs=job.config.num_epochs,
+        limit_train_batches=job.config.steps_per_epoch,
+        num_sanity_val_steps=0,
+        accelerator="gpu" if job.config.gpus_per_worker else "cpu",
+        devices="auto",
+        strategy=RayDDPStrategy(),
+        plugins=[RayLightningEnvironment()],
+        precision=job.config.precision,
+        logger=[
+            CSVLogger(job.run_dir, name=None, version=""),
+            TensorBoardLogger(job.run_dir, name="tensorboard", version=""),
+        ],
+        log_every_n_steps=LOG_EVERY_STEPS,
+        callbacks=[
+            RecipeCallback(job.recipe),
+            ProgressCallback(loader, job.report, PROGRESS_SECONDS),
+            RayTrainReportCallback(),
+        ],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return prepare_trainer(trainer)
