@@ -42,7 +42,7 @@ class Guess:
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return `label` int64 [N] and `prediction` int64 [N, 5 or fewer], the best guess first."""
-        logits = self.classifier(torch.from_numpy(batch["image"]).to(self.device))
+        logits = self.classifier(torch.tensor(batch["image"]).to(self.device))
         if not logits.isfinite().all():
             raise ValueError("The classifier's output has NaN or infinite values; this checkpoint cannot be evaluated.")
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices

@@ -7,24 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
-import ray.data
 from ray._private import ray_constants
 
 from generation.config import GenerationConfig
 from ray_jobs.config import JobConfig
 from training.fit import worker_resources
 
+LOCAL_STARTUP_CONCURRENCY = "8"
+"""Processes that a local Ray may start at once; on two cores it would warn that a job has more actors than it likes."""
+
 
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one that only this machine can reach."""
     if ray.is_initialized():
         return
-    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError:
         _bind_to_loopback()
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", LOCAL_STARTUP_CONCURRENCY)
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 
 
@@ -37,6 +39,12 @@ def _bind_to_loopback() -> None:
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def session_logs() -> str:
+    """Return the folder where this node's actors and workers write what they print."""
+    context = ray.get_runtime_context()
+    return f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,11 @@ class ProgressDisplay:
         return num_made / (time.monotonic() - self._generating_since) if self._generating_since else 0.0
 
 
+def announce(started_at: float, text: str) -> None:
+    """Print a stage of the job with the seconds since `started_at`, of `time.time()`."""
+    print(f"{time.time() - started_at:6.1f} s  {text}", flush=True)
+
+
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
     """Return the run in one line."""
     training = progress.training

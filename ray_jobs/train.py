@@ -2,9 +2,10 @@
 
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from evaluation.real_images import check_real_images
 from evaluation.report import print_evaluation
@@ -12,11 +13,11 @@ from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe, build_recipe
 from generation.service import GenerationService, start_generation
 from generation.stream import stream_samples
-from ray_jobs.cluster import check_placement, connect
+from ray_jobs.cluster import check_placement, connect, session_logs
 from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import evaluate_checkpoint
-from ray_jobs.progress_display import ProgressDisplay, RunProgress
+from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, keep_checkpoint, resolve_output, write_json
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import user_errors
@@ -29,16 +30,20 @@ NUM_SAMPLES_ON_SHEET = 20
 
 def main() -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
-    started_at = time.time()
+    started_at = psutil.Process().create_time()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `ray job stop` must stop the actors too
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
+        announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_trained:,} images to train on")
         connect()
         check_placement(config)
+        announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
         service = start_generation(recipe, config.generation)
+        announce(started_at, f"{service.num_actors()} generator actors up")
     with service:
         write_settings(run_dir, config, recipe)
         write_contact_sheet(run_dir / "samples.png", recipe, service.ask(range(NUM_SAMPLES_ON_SHEET)).result())
+        announce(started_at, f"samples in {run_dir / 'samples.png'}; training starts")
         checkpoint_file, progress = train(config, recipe, service, run_dir)
         counts = service.counts()
     evaluation = evaluate(config, checkpoint_file, run_dir)

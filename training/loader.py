@@ -59,13 +59,13 @@ class HeldOutLoader:
     """Reads a small shard once and keeps it: every logical epoch is judged on the same samples."""
 
     def __init__(self, shard: DataIterator, batch_size: int) -> None:
-        """Take this worker's shard; it is generated when first iterated."""
+        """Take this worker's shard; it is generated when its first batch is asked for."""
         self.shard = shard
         self.batch_size = batch_size
         self.kept: list[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches, the last one perhaps smaller."""
+        """Yield all batches, the last perhaps smaller; an iterator that is only opened, as Lightning does, costs none."""
         if self.kept is None:
             self.kept = list(self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1))
-        return iter(self.kept)
+        yield from self.kept

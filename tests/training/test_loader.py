@@ -34,6 +34,8 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
 def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():
     shard = CountingShard(3)
     loader = HeldOutLoader(shard, 1)  # pyright: ignore[reportArgumentType]
+    iter(loader)  # as Lightning does at set-up
+    assert shard.num_opened == 0
     epochs = [[batch["index"].item() for batch in loader] for _ in range(3)]
     assert epochs == [[0, 1, 2]] * 3
     assert shard.num_opened == 1
