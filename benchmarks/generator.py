@@ -6,7 +6,6 @@ Needs no Ray. Prints a row for each batch size, and what planning alone takes.
 import sys
 import time
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +22,6 @@ MIN_SECONDS = 5.0
 def main() -> None:
     """Measure the config's generator at several batch sizes."""
     config = load_config(JobConfig, sys.argv[1:])
-    torch.set_num_threads(config.generation.threads_per_actor)
     recipe = build_recipe(config.recipe)
     actor = GeneratorActor(recipe, config.generation)
     table = Table(title=f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads")

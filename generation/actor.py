@@ -71,6 +71,9 @@ def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
         from generation.painted_generator import PaintedGenerator
 
         return PaintedGenerator(recipe.image_size, recipe.label_space.num_classes, config.painted_batch_seconds)
+    import torch
+
     from generation.diffusers_generator import DiffusersGenerator
 
+    torch.set_num_threads(config.threads_per_actor)
     return DiffusersGenerator(recipe, device="cuda" if config.gpus_per_actor else "cpu")

@@ -80,7 +80,6 @@ class GeneratorReplica:
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         """Load the model in this process."""
-        limit_torch_threads(config.threads_per_actor)
         self.keeper = keeper
         self.actor = self._load(recipe, config)
         self.device_is_free = asyncio.Lock()
@@ -100,13 +99,6 @@ class GeneratorReplica:
             batch = await asyncio.to_thread(self.actor.generate, indices)
         self.keeper.add_images.remote(self.actor.num_images_made - made, self.actor.num_refused - refused)
         return batch
-
-
-def limit_torch_threads(num_threads: int) -> None:
-    """Keep torch in this process to `num_threads` cores."""
-    import torch
-
-    torch.set_num_threads(num_threads)
 
 
 @dataclass(frozen=True)
