@@ -22,11 +22,15 @@ from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import GenerationService
 
-NUM_ASKERS = 2
-"""Actors of the asking stage; one alone moves about 10 blocks a second."""
+MIN_ASKERS, MAX_ASKERS = 2, 16
+"""Actors of the asking stage, as many as generators within these bounds.
 
-REQUESTS_PER_ACTOR = 3
-"""Requests under way for each generator actor: one at work, one waiting beside it, one on its way."""
+One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy:
+with 4 generators 4 askers delivered 0.997 of the nominal rate, 2 askers 0.980.
+"""
+
+REQUESTS_PER_ACTOR = 4
+"""Requests under way for each generator actor: one at work, one waiting beside it, two on their way."""
 
 MAX_UNITS = 10_000
 """Ray Data takes minutes and gigabytes for more units of work than this."""
@@ -49,7 +53,7 @@ def stream_samples(
     """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
     units = work_units(indices, config.batch_size)
     rows = [{"start": unit.start, "stop": unit.stop} for unit in units]
-    num_askers = min(NUM_ASKERS, len(units))
+    num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
     dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
         Asker,
         fn_constructor_args=[

@@ -69,7 +69,7 @@ class TrainingConfig:
         for name in ("num_images", "num_epochs", "global_batch_size", "num_workers", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 1 or more.")
-        for name in ("num_held_out", "gpus_per_worker", "cpus_per_worker", "weight_decay", "momentum"):
+        for name in ("gpus_per_worker", "cpus_per_worker", "weight_decay", "momentum"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 0 or more.")
         if self.peak_learning_rate <= 0:
@@ -80,6 +80,11 @@ class TrainingConfig:
             raise ValueError(
                 f"training.global_batch_size {self.global_batch_size} cannot be shared by {self.num_workers} workers. "
                 f"Try {max(1, self.global_batch_size // self.num_workers) * self.num_workers}."
+            )
+        if self.num_held_out < self.num_workers:
+            raise ValueError(
+                f"training.num_held_out is {self.num_held_out}; give at least one for each of the {self.num_workers} "
+                "workers."
             )
         if self.steps_per_epoch < 1:
             raise ValueError(

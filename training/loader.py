@@ -65,7 +65,7 @@ class HeldOutLoader:
         self.kept: list[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches, the last perhaps smaller; an iterator that is only opened, as Lightning does, costs none."""
+        """Yield all batches, the last perhaps smaller; only the first `next` generates them, not opening it."""
         if self.kept is None:
             self.kept = list(self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1))
         yield from self.kept

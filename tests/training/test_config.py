@@ -17,6 +17,7 @@ def test_logical_epochs_are_whole_steps_of_the_global_batch():
         ({"peak_learning_rate": 0.0}, "peak_learning_rate is 0.0"),
         ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
+        ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; give at least one for each of the 2"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_value(settings: dict, message: str):
