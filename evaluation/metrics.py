@@ -49,12 +49,6 @@ class HitCounts:
         """Share of all images with the right class among the first five guesses, 0..1."""
         return self._fraction(self.num_top5)
 
-    @property
-    def top1_by_class(self) -> np.ndarray:
-        """Share of each class's images whose first guess is right, float [num_classes]; NaN where there is no image."""
-        with np.errstate(invalid="ignore"):
-            return self.num_top1 / self.num_images
-
     def _fraction(self, hits: np.ndarray) -> float:
         if not self.num_images.sum():
             raise ValueError("There are no images to evaluate.")

@@ -10,17 +10,18 @@ NUM_BLOCKS = 8
 """Parts that a small set travels in."""
 
 
-def check_real_images(name: str, label_space: str) -> None:
-    """Raise ValueError if the set does not have the classes of `label_space`."""
+def check_real_images(name: str, label_space: str, must_have_images: bool = False) -> None:
+    """Raise ValueError if the set does not have the classes of `label_space`, or no images where it must."""
+    if name == "none" and must_have_images:
+        raise ValueError("evaluation.dataset is 'none', so there is nothing to evaluate on. Choose digits.")
     if name == "digits" and label_space != "digits":
         raise ValueError(f"evaluation.dataset is 'digits', but the classes are those of '{label_space}'. Choose none.")
 
 
-def real_images(name: str, label_space: str, image_size: int) -> ray.data.Dataset:
-    """Return rows `label` int64 and `image` uint8 [image_size, image_size, 3]; ValueError for a wrong set."""
-    if name == "none":
-        raise ValueError("evaluation.dataset is 'none', so there is nothing to evaluate on. Choose digits.")
-    check_real_images(name, label_space)
+def real_images(name: str, image_size: int) -> ray.data.Dataset:
+    """Return rows `label` int64 and `image` uint8 [image_size, image_size, 3]; ValueError for an unknown name."""
+    if name != "digits":
+        raise ValueError(f"evaluation.dataset is '{name}', which names no real images. Choose digits.")
     images, labels = evaluation_digits()
     resized = np.stack([_resize(image, image_size) for image in images])
     rows = [{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)]

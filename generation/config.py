@@ -1,5 +1,6 @@
 """Settings of generation: what the images show, and the pool of actors that makes them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from generation.prompts import needs_background
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """What decides the images. `generation.plan.build_recipe` turns it into a recipe with a hash."""
+    """What decides the images. `generation.recipe.build_recipe` turns it into a recipe with a hash."""
 
     seed: int = 0
     """Another seed gives another data set."""
@@ -56,10 +57,10 @@ class RecipeConfig:
             )
         if self.num_inference_steps < 1:
             raise ValueError(f"recipe.num_inference_steps is {self.num_inference_steps}; give 1 or more.")
-        if self.guidance_scale < 1:
+        if not 1 <= self.guidance_scale < math.inf:
             raise ValueError(f"recipe.guidance_scale is {self.guidance_scale}; give 1 (no guidance) or more.")
-        if self.seed < 0:
-            raise ValueError(f"recipe.seed is {self.seed}; give 0 or more.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
 
 
 @dataclass(frozen=True)
@@ -122,5 +123,10 @@ class GenerationConfig:
             "idle_seconds",
             "painted_batch_seconds",
         ):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"generation.{name} is {getattr(self, name)}; give 0 or more.")
+
+    @property
+    def longest_start_seconds(self) -> float:
+        """How long the pool may be without an actor that is up."""
+        return self.start_timeout_seconds + self.wait_for_nodes_seconds

@@ -1,4 +1,4 @@
-"""Images from a diffusers text-to-image pipeline. The only file of the house that imports diffusers.
+"""Images from a diffusers text-to-image pipeline. Only this file and the scripts of digits/ import diffusers.
 
 Each image starts from noise of its own, drawn from the plan's noise seed by a counter-based generator on the CPU: it is
 the same alone, in a batch, and on any device. (`torch.Generator` on the CPU keeps only the low 32 bits of a seed: of

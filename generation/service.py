@@ -9,13 +9,14 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import ray
 from ray import serve
 from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
@@ -42,7 +43,7 @@ class GenerationCounts:
     """Models loaded by each actor's process, as `host:pid`; an actor started anew is another process."""
 
     load_errors: list[str] = field(default_factory=list)
-    """One line for each actor whose model could not be loaded."""
+    """One line for each actor whose model could not be loaded, since the last that was."""
 
     num_images_made: int = 0
     num_refused: Counter[str] = field(default_factory=Counter)
@@ -60,6 +61,7 @@ class CountsKeeper:
     def add_load(self, process: str) -> None:
         """Count one model load of a process."""
         self.counts.num_loads[process] += 1
+        self.counts.load_errors.clear()
 
     def add_load_error(self, message: str) -> None:
         """Keep why a model could not be loaded."""
@@ -99,6 +101,13 @@ class GeneratorReplica:
             batch = await asyncio.to_thread(self.actor.generate, indices)
         self.keeper.add_images.remote(self.actor.num_images_made - made, self.actor.num_refused - refused)
         return batch
+
+    async def check_health(self) -> None:
+        """Stop the pool if its driver is gone without a word: the keeper of counts ends with the driver's job."""
+        try:
+            await cast(Awaitable[GenerationCounts], self.keeper.snapshot.remote())
+        except ActorDiedError:
+            serve.delete(serve.get_replica_context().app_name, _blocking=False)
 
 
 @dataclass(frozen=True)
@@ -182,12 +191,12 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     )
     app = deployment(GeneratorReplica).bind(recipe, config, keeper)
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
-    (handle,) = serve.run_many([target], wait_for_applications_running=False)
-    service = GenerationService(app_name, handle, keeper)
     try:
-        service.wait_until_running(config.start_timeout_seconds + config.wait_for_nodes_seconds)
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        service = GenerationService(app_name, handle, keeper)
+        service.wait_until_running(config.longest_start_seconds)
     except BaseException:
-        service.stop()
+        serve.delete(app_name)
         raise
     return service
 

@@ -6,6 +6,7 @@ stream knows ranges of indices and neither epochs nor training.
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
-from ray.exceptions import ActorDiedError, ActorUnavailableError
-from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, ObjectLostError
+from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from generation.config import GenerationConfig
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
-from generation.service import GenerationService
+from generation.service import GenerationFailedError, GenerationService
 
 MIN_ASKERS, MAX_ASKERS = 2, 16
 """Actors of the asking stage, as many as generators within these bounds.
@@ -42,9 +43,16 @@ MAX_SOURCE_BLOCKS = 100
 """Blocks that units of work travel in: Ray Data's own cost grows with each."""
 
 ANSWER_POLL_SECONDS = 10.0
+RETRY_SECONDS = 0.5
 
-LOST_ACTOR = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, DeploymentUnavailableError)
-"""What a request ends with when its actor is gone; asked again, another actor gives the same samples."""
+LOST_ANSWER = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, NodeDiedError, ObjectLostError)
+"""What a request ends with when its actor, or the node that holds its answer, is gone.
+
+Asked again, another actor gives the same samples.
+"""
+
+MAX_LOSSES = 5
+"""A batch that was lost this often is taken to kill its actors."""
 
 
 def stream_samples(
@@ -56,11 +64,7 @@ def stream_samples(
     num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
     dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
         Asker,
-        fn_constructor_args=[
-            service,
-            config.batch_size,
-            math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers),
-        ],
+        fn_constructor_args=[service, config, math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
@@ -69,8 +73,23 @@ def stream_samples(
     return dataset
 
 
+def fetch_samples(service: GenerationService, config: GenerationConfig, indices: range) -> SampleBatch:
+    """Return a few samples at once, asked for as the stream asks, without a dataset."""
+    unit = {"start": np.array([indices.start]), "stop": np.array([indices.stop])}
+    batches = list(Asker(service, config, window=1)(unit))
+    return {
+        "index": np.concatenate([batch["index"] for batch in batches]),
+        "label": np.concatenate([batch["label"] for batch in batches]),
+        "image": np.concatenate([batch["image"] for batch in batches]),
+        "attempt": np.concatenate([batch["attempt"] for batch in batches]),
+    }
+
+
 def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes: int) -> None:
-    """Make one block of each batch, and keep the stream from running further ahead than the bound."""
+    """Make one block of each batch, and keep the stream from running further ahead than the bound.
+
+    Ray Train runs a dataset under options of its own unless it is handed these: see `training.fit`.
+    """
     dataset.context.target_max_block_size = batch_bytes
     limits = dataset.context.execution_options.resource_limits
     dataset.context.execution_options.resource_limits = limits.copy(object_store_memory=max_buffered_bytes)
@@ -95,11 +114,12 @@ class Request:
 class Asker:
     """The asking stage: keeps requests under way and yields each batch in the order of its unit."""
 
-    def __init__(self, service: GenerationService, batch_size: int, window: int) -> None:
-        """Ask in batches of `batch_size` samples, `window` of them at once."""
+    def __init__(self, service: GenerationService, config: GenerationConfig, window: int) -> None:
+        """Ask in batches of the configured size, `window` of them at once."""
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self.service = service
-        self.batch_size = batch_size
+        self.batch_size = config.batch_size
+        self.longest_wait_seconds = config.longest_start_seconds
         self.window = window
 
     def __call__(self, row: dict[str, np.ndarray]) -> Iterator[SampleBatch]:
@@ -117,11 +137,27 @@ class Asker:
         return Request(indices, self.service.ask(indices))
 
     def _answer(self, request: Request) -> SampleBatch:
-        """Wait for a batch; where its actor was lost, ask again."""
+        """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
+        num_losses, any_actor_seen_at = 0, time.monotonic()
         while True:
             try:
                 return request.response.result(timeout_s=ANSWER_POLL_SECONDS)
             except TimeoutError:
                 self.service.raise_if_failed()
-            except LOST_ACTOR:
+                if self.service.num_actors():
+                    any_actor_seen_at = time.monotonic()
+                elif time.monotonic() - any_actor_seen_at > self.longest_wait_seconds:
+                    raise GenerationFailedError(
+                        f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
+                    ) from None
+            except LOST_ANSWER as error:
+                self.service.raise_if_failed()
+                num_losses += 1
+                if num_losses >= MAX_LOSSES:
+                    raise GenerationFailedError(
+                        f"The batch of samples {request.indices.start} to {request.indices.stop - 1} was lost "
+                        f"{num_losses} times, the last with {type(error).__name__}: it seems to kill its actors. "
+                        "Is generation.batch_size too large for their memory?"
+                    ) from error
+                time.sleep(RETRY_SECONDS)
                 request = self._request(request.indices)

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +27,15 @@ from generation.recipe import Recipe, build_recipe
 from generation.sample import SampleBatch
 from generation.service import start_generation
 from generation.stream import stream_samples
-from ray_jobs.cluster import check_placement, connect
+from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config
 from ray_jobs.user_errors import user_errors
-from training.fit import worker_resources
+from training.config import TrainingConfig
+from training.fit import own_execution_options, worker_resources
 from training.loader import StreamLoader, shard
+
+TARGET_FRACTION = 0.98
+"""Of the nominal rate, which the stream must deliver."""
 
 WARM_UP_FRACTION = 0.1
 """Share of the samples after which the steady rate is measured: what had piled up by the first batch is gone then."""
@@ -53,21 +56,37 @@ class Delivery:
     driver_growth_bytes: int
     """Most that the driver's resident memory rose above its size at the first tenth of the run."""
 
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Both rates."""
+        return self.rate_after_first_batch, self.steady_rate
+
 
 def main() -> None:
-    """Compose the job: both ways to generate, one after the other, and a table."""
+    """Compose the job: both ways to generate, one after the other, a table, and a status."""
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
         if config.recipe.generator != "painted" or not config.generation.painted_batch_seconds:
             raise ValueError("A benchmark needs a known rate. Set recipe.generator=painted and painted_batch_seconds.")
         recipe = build_recipe(config.recipe)
         connect()
-        check_placement(config)
+        check_placement([generation_demand(config.generation), training_demand(config.training)])
+        service = start_generation(recipe, config.generation)
     indices = range(config.training.num_trained)
-    with start_generation(recipe, config.generation) as service:
-        stream = deliver(lambda: stream_samples(service, recipe, config.generation, [indices]), config)
-    pool = deliver(lambda: actor_pool_samples(recipe, config.generation, len(indices)), config)
-    print_deliveries({"stream (Ray Serve)": stream, "actor pool (Ray Data)": pool}, config)
+    with service:
+        stream = deliver(stream_samples(service, recipe, config.generation, [indices]), config.training)
+    pool = deliver(actor_pool_samples(recipe, config.generation, len(indices)), config.training)
+    nominal = nominal_rate(config.generation)
+    print_deliveries({"stream (Ray Serve)": stream, "actor pool (Ray Data)": pool}, nominal)
+    if stream.num_distinct != len(indices) or min(stream.rates) < TARGET_FRACTION * nominal:
+        sys.exit(
+            f"The stream missed its target: each sample once, at {TARGET_FRACTION:.0%} of the nominal rate or more."
+        )
+
+
+def nominal_rate(config: GenerationConfig) -> float:
+    """Return what the painted generators can make, in images a second."""
+    return config.max_actors * config.batch_size / config.painted_batch_seconds
 
 
 def actor_pool_samples(recipe: Recipe, config: GenerationConfig, num_samples: int) -> Dataset:
@@ -98,16 +117,17 @@ class PooledGenerator:
         return self.actor.generate(batch["id"].tolist())
 
 
-def deliver(build_dataset: Callable[[], Dataset], config: JobConfig) -> Delivery:
+def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
     """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
     answer = Queue(actor_options={"num_cpus": 0})
     with tempfile.TemporaryDirectory() as scratch, DriverMemory() as memory:
         TorchTrainer(
             take_all,
-            train_loop_config={"batch_size": config.training.global_batch_size, "answer": answer},
-            datasets={"train": build_dataset()},
-            scaling_config=ray.train.ScalingConfig(resources_per_worker=worker_resources(config.training)),
+            train_loop_config={"batch_size": config.global_batch_size, "answer": answer},
+            datasets={"train": dataset},
+            scaling_config=ray.train.ScalingConfig(resources_per_worker=worker_resources(config)),
             run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
+            dataset_config=own_execution_options({"train": dataset}),
         ).fit()
     return Delivery(**answer.get(), driver_growth_bytes=memory.growth_bytes())
 
@@ -158,10 +178,8 @@ class DriverMemory:
             self.sizes_bytes.append(psutil.Process().memory_info().rss)
 
 
-def print_deliveries(deliveries: dict[str, Delivery], config: JobConfig) -> None:
+def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:
     """Print both ways side by side, rates as shares of what the generators can make."""
-    generation = config.generation
-    nominal = generation.max_actors * generation.batch_size / generation.painted_batch_seconds
     table = Table(title=f"Delivered to training; nominal rate {nominal:g} images/s")
     columns = ("", "samples", "distinct", "since first batch", "steady", "steady/nominal", "driver memory growth")
     for column in columns:

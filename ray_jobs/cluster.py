@@ -3,14 +3,17 @@
 import logging
 import math
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
 from ray._private import ray_constants
 
+from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
-from ray_jobs.config import JobConfig
+from training.config import TrainingConfig
 from training.fit import worker_resources
 
 LOCAL_STARTUP_CONCURRENCY = "8"
@@ -18,16 +21,29 @@ LOCAL_STARTUP_CONCURRENCY = "8"
 
 
 def connect() -> None:
-    """Connect this process to the running Ray cluster, or start a local one that only this machine can reach."""
+    """Connect this process to the running Ray cluster, or start a local one.
+
+    From here on SIGTERM, which `ray job stop` sends, ends the process in order: its actors must not outlive it.
+    """
     if ray.is_initialized():
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError:
-        _bind_to_loopback()
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", LOCAL_STARTUP_CONCURRENCY)
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise ValueError(
+                f"RAY_ADDRESS is '{address}', where no Ray cluster answers. Start it, or unset it."
+            ) from error
+        start_local()
+
+
+def start_local() -> None:
+    """Start a Ray of this process's own, which only this machine can reach and which ends with the process."""
+    _bind_to_loopback()
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", LOCAL_STARTUP_CONCURRENCY)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _bind_to_loopback() -> None:
@@ -57,12 +73,11 @@ class Demand:
     remedy: str
 
 
-def check_placement(config: JobConfig) -> None:
-    """Raise ValueError with the numbers if the cluster's nodes can never hold all that the job asks for."""
-    if config.generation.wait_for_nodes_seconds:
-        return
+def check_placement(*stages: Sequence[Demand]) -> None:
+    """Raise ValueError with the numbers if the cluster's nodes can never hold all that a stage of the job asks for."""
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    place([generation_demand(config.generation), training_demand(config)], nodes)
+    for demands in stages:
+        place(demands, nodes)
 
 
 def generation_demand(config: GenerationConfig) -> Demand:
@@ -76,26 +91,44 @@ def generation_demand(config: GenerationConfig) -> Demand:
     )
 
 
-def training_demand(config: JobConfig) -> Demand:
+def training_demand(config: TrainingConfig) -> Demand:
     """Return what the training workers take."""
     return Demand(
         what="training workers",
-        count=config.training.num_workers,
-        resources=worker_resources(config.training),
+        count=config.num_workers,
+        resources=worker_resources(config),
         remedy="Lower training.num_workers, gpus_per_worker or cpus_per_worker, or add nodes",
     )
 
 
+def evaluation_demand(config: EvaluationConfig) -> Demand:
+    """Return what evaluation takes."""
+    return Demand(
+        what="evaluation actors",
+        count=config.num_actors,
+        resources={"GPU": config.gpus_per_actor, "CPU": 1.0},
+        remedy="Lower evaluation.num_actors or gpus_per_actor, or add nodes",
+    )
+
+
 def place(demands: Sequence[Demand], nodes: Sequence[dict[str, float]]) -> None:
-    """Put all demands on nodes, first fit, those with the largest parts first; ValueError for what has no room."""
+    """Put all demands on nodes, the largest first, each where the fewest GPUs are free; ValueError for no room."""
     free = [dict(node) for node in nodes]
-    for demand in sorted(demands, key=lambda demand: max(demand.resources.values()), reverse=True):
+    for demand in sorted(demands, key=_size, reverse=True):
         for placed in range(demand.count):
-            node = next((node for node in free if _fits(demand, node)), None)
+            node = min((node for node in free if _fits(demand, node)), key=_free_gpus, default=None)
             if node is None:
                 raise ValueError(_no_room(demand, placed, nodes))
             for name, amount in demand.resources.items():
                 node[name] = node.get(name, 0.0) - amount
+
+
+def _size(demand: Demand) -> tuple[float, float]:
+    return demand.resources.get("GPU", 0.0), demand.resources.get("CPU", 0.0)
+
+
+def _free_gpus(node: dict[str, float]) -> float:
+    return node.get("GPU", 0.0)
 
 
 def _fits(demand: Demand, node: dict[str, float]) -> bool:

@@ -50,6 +50,8 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         for source in (content, overrides):
             _check_keys(source, schema, prefix="")
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content, overrides))
+    except MarkedYAMLError as error:
+        raise ValueError(f"An override is no YAML: {' '.join(str(error).split())}.") from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error

@@ -22,10 +22,12 @@ PLAIN_LINE_SECONDS = 10.0
 class RunProgress:
     """Generation and training at one moment."""
 
-    training: TrainingProgress
+    training: TrainingProgress | None
+    """None until the first step."""
+
     num_actors: int
     generated_per_second: float
-    """Images the actors made a second, since the stream's first ones."""
+    """Images the actors made a second, in the mean since the stream's first ones."""
 
 
 class ProgressDisplay:
@@ -36,10 +38,11 @@ class ProgressDisplay:
         self.service = service
         self.config = config
         self.queue = Queue(actor_options={"num_cpus": 0})
-        self._latest: RunProgress | None = None
+        self._latest = RunProgress(None, service.num_actors(), 0.0)
         self._num_made_before = service.counts().num_images_made
         self._generating_since: float | None = None
         self._closing = threading.Event()
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "ProgressDisplay":
@@ -47,39 +50,48 @@ class ProgressDisplay:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Show the last state and stop."""
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        """Show the last state and stop; after an error, stop at once."""
         self._closing.set()
-        self._thread.join()
-        self.queue.shutdown(grace_period_s=1)
+        if error_type is None:
+            self._thread.join()
+            self.queue.shutdown(grace_period_s=1)
+            if self._error is not None:
+                raise self._error
 
-    def last(self) -> RunProgress:
-        """Return the last progress there was; RuntimeError if training never said any."""
-        if self._latest is None:
-            raise RuntimeError("Training ended without saying how it went.")
+    def last(self, num_trained: int) -> RunProgress:
+        """Return the last progress; RuntimeError if it is not that of a run through `num_trained` images."""
+        if self._latest.training is None or self._latest.training.num_trained != num_trained:
+            raise RuntimeError(f"Training ended without saying that it was through {num_trained} images.")
         return self._latest
 
     def _watch(self) -> None:
+        try:
+            self._show()
+        except Exception as error:
+            self._error = error
+
+    def _show(self) -> None:
         console = Console()
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             printed_at, printed_epoch = 0.0, 0
             while not self._closing.is_set() or not self.queue.empty():
-                progress, generated_per_second = self._next(), self._generated_per_second()
-                if progress is None:
-                    continue
-                self._latest = RunProgress(progress, self.service.num_actors(), generated_per_second)
+                self._latest = self._observe()
                 line = progress_line(self._latest, self.config)
                 live.update(line)
-                is_new_epoch = progress.epoch != printed_epoch
-                if is_new_epoch or (not console.is_terminal and time.time() - printed_at >= PLAIN_LINE_SECONDS):
-                    printed_at, printed_epoch = time.time(), progress.epoch
+                epoch = self._latest.training.epoch if self._latest.training else 0
+                is_due = not console.is_terminal and time.monotonic() - printed_at >= PLAIN_LINE_SECONDS
+                if epoch != printed_epoch or is_due:
+                    printed_at, printed_epoch = time.monotonic(), epoch
                     console.print(line, soft_wrap=True)
 
-    def _next(self) -> TrainingProgress | None:
+    def _observe(self) -> RunProgress:
+        """Wait up to `POLL_SECONDS` for training to say something, then look at the pool."""
         try:
-            return self.queue.get(timeout=POLL_SECONDS)
+            training = self.queue.get(timeout=POLL_SECONDS)
         except Empty:
-            return None
+            training = self._latest.training
+        return RunProgress(training, self.service.num_actors(), self._generated_per_second())
 
     def _generated_per_second(self) -> float:
         num_made = self.service.counts().num_images_made - self._num_made_before
@@ -96,12 +108,15 @@ def announce(started_at: float, text: str) -> None:
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
     """Return the run in one line."""
     training = progress.training
+    generation = f"generated {progress.generated_per_second:.1f}/s  actors {progress.num_actors}"
+    if training is None:
+        return f"  0%  waiting for the first images  {generation}"
     seconds_left = (config.num_trained - training.num_trained) / max(training.trained_per_second, 1e-9)
     held_out = "-" if training.held_out_top1 is None else f"{training.held_out_top1:.3f}"
     return (
         f"{training.num_trained / config.num_trained:4.0%}  epoch {training.epoch}/{config.num_epochs}  "
         f"{training.num_trained:,}/{config.num_trained:,} trained  "
-        f"generated {progress.generated_per_second:.1f}/s  trained {training.trained_per_second:.1f}/s  "
-        f"waiting {training.waiting_fraction:.0%}  actors {progress.num_actors}  loss {training.loss:.3f}  "
+        f"{generation}  trained {training.trained_per_second:.1f}/s  "
+        f"waiting {training.waiting_fraction:.0%}  loss {training.loss:.3f}  "
         f"held-out top-1 {held_out}  {int(seconds_left) // 60}:{int(seconds_left) % 60:02} left"
     )

@@ -6,36 +6,52 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+REMEDY = "Give another folder: output=..."
 
-def resolve_output(output: str) -> Path:
-    """Return the absolute folder of a run; a submitted job's relative ones are under the home folder.
+
+def resolve(path: str) -> Path:
+    """Return the absolute path; a submitted job's relative ones are under the home folder.
 
     A job submitted with `--working-dir` runs in a temporary copy that Ray deletes.
     """
-    if "://" in output:
+    if "://" in path:
         raise ValueError(
-            f"output is '{output}'; give a folder, on storage that all nodes share where there are several."
+            f"'{path}' is no path: give a folder, on storage that all nodes share where there are several."
         )
     in_ray_package = "working_dir_files" in Path.cwd().parts
-    return ((Path.home() if in_ray_package else Path.cwd()) / output).resolve()
+    return ((Path.home() if in_ray_package else Path.cwd()) / Path(path).expanduser()).resolve()
 
 
 def check_output(run_dir: Path) -> None:
     """Raise ValueError if a run cannot be written to this folder, leaving no trace."""
-    if run_dir.is_dir() and any(run_dir.iterdir()):
-        raise ValueError(
-            f"output '{run_dir}' already holds files, which are not overwritten. Give another folder: output=..."
-        )
-    existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"output '{run_dir}' cannot be made: '{existing}' is a file. Give another folder: output=...")
     try:
-        with tempfile.TemporaryFile(dir=existing):
+        if run_dir.is_dir() and any(run_dir.iterdir()):
+            raise ValueError(f"output '{run_dir}' already holds files, which are not overwritten. {REMEDY}")
+        existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
+        if not existing.is_dir():
+            raise ValueError(f"output '{run_dir}' cannot be made: '{existing}' is a file. {REMEDY}")
+        check_writable(existing)
+    except OSError as error:
+        raise ValueError(f"output '{run_dir}' cannot be used: {error.strerror}. {REMEDY}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ValueError if no file can be written to an existing folder, leaving no trace."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(
-            f"output '{run_dir}' cannot be written: {error.strerror} in '{existing}'. Give another folder: output=..."
-        ) from error
+        raise ValueError(f"'{folder}' cannot be written: {error.strerror}. {REMEDY}") from error
+
+
+def claim(run_dir: Path, config_yaml: str) -> None:
+    """Make the folder and write its config.yaml; ValueError if another run was faster."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with (run_dir / "config.yaml").open("x") as file:
+            file.write(config_yaml)
+    except FileExistsError as error:
+        raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

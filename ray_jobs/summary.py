@@ -1,7 +1,7 @@
 """What a finished run comes to, in one small JSON and on the screen."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -9,13 +9,14 @@ from rich.table import Table
 from generation.recipe import Recipe
 from generation.service import GenerationCounts
 from ray_jobs.progress_display import RunProgress
+from training.progress import TrainingProgress
 
 
 def summarize(
     recipe: Recipe, counts: GenerationCounts, progress: RunProgress, evaluation: dict[str, Any], started_at: float
 ) -> dict[str, Any]:
     """Return the run's numbers; `started_at` is in seconds of `time.time()`, fractions are 0..1."""
-    training = progress.training
+    training = cast(TrainingProgress, progress.training)  # a run that is through has trained
     return {
         "top1": evaluation.get("top1"),
         "top5": evaluation.get("top5"),

@@ -1,6 +1,5 @@
 """Train a classifier on images generated on the fly: `python -m ray_jobs.train CONFIG [section.key=value ...]`."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,20 @@ from evaluation.report import print_evaluation
 from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe, build_recipe
 from generation.service import GenerationService, start_generation
-from generation.stream import stream_samples
-from ray_jobs.cluster import check_placement, connect, session_logs
+from generation.stream import fetch_samples, stream_samples
+from ray_jobs.cluster import (
+    check_placement,
+    connect,
+    evaluation_demand,
+    generation_demand,
+    session_logs,
+    training_demand,
+)
 from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import evaluate_checkpoint
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
-from ray_jobs.run_directory import check_output, keep_checkpoint, resolve_output, write_json
+from ray_jobs.run_directory import check_output, claim, keep_checkpoint, resolve, write_json
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import user_errors
 from training.checkpoint import read_checkpoint
@@ -31,19 +37,21 @@ NUM_SAMPLES_ON_SHEET = 20
 def main() -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
     started_at = psutil.Process().create_time()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `ray job stop` must stop the actors too
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_trained:,} images to train on")
         connect()
-        check_placement(config)
         announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
+        check_resources(config)
         service = start_generation(recipe, config.generation)
-        announce(started_at, f"{service.num_actors()} generator actors up")
     with service:
-        write_settings(run_dir, config, recipe)
-        write_contact_sheet(run_dir / "samples.png", recipe, service.ask(range(NUM_SAMPLES_ON_SHEET)).result())
-        announce(started_at, f"samples in {run_dir / 'samples.png'}; training starts")
+        with user_errors():
+            claim(run_dir, to_yaml(config))
+        announce(started_at, f"{service.num_actors()} generator actors up; writing to {run_dir}")
+        write_recipe(run_dir, recipe)
+        samples = fetch_samples(service, config.generation, range(NUM_SAMPLES_ON_SHEET))
+        write_contact_sheet(run_dir / "samples.png", recipe, samples)
+        announce(started_at, "the first samples are in samples.png; training starts")
         checkpoint_file, progress = train(config, recipe, service, run_dir)
         counts = service.counts()
     evaluation = evaluate(config, checkpoint_file, run_dir)
@@ -56,17 +64,25 @@ def main() -> None:
 def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path]:
     """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
     config = load_config(JobConfig, arguments)
-    run_dir = resolve_output(config.output)
+    run_dir = resolve(config.output)
     check_output(run_dir)
     recipe = build_recipe(config.recipe)
     check_real_images(config.evaluation.dataset, recipe.label_space.name)
     return config, recipe, run_dir
 
 
-def write_settings(run_dir: Path, config: JobConfig, recipe: Recipe) -> None:
-    """Write what makes this run again."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(config))
+def check_resources(config: JobConfig) -> None:
+    """Raise ValueError if a stage of the job can never be placed on the cluster, unless the cluster may grow."""
+    if config.generation.wait_for_nodes_seconds:
+        return
+    check_placement(
+        [generation_demand(config.generation), training_demand(config.training)],
+        [] if config.evaluation.dataset == "none" else [evaluation_demand(config.evaluation)],
+    )
+
+
+def write_recipe(run_dir: Path, recipe: Recipe) -> None:
+    """Write what makes the images again."""
     (run_dir / "recipe.json").write_text(recipe.to_json())
     (run_dir / "recipe.sha256").write_text(f"{recipe.sha256}\n")
 
@@ -81,7 +97,7 @@ def train(config: JobConfig, recipe: Recipe, service: GenerationService, run_dir
             train=stream_samples(service, recipe, config.generation, [training_indices]),
             held_out=stream_samples(service, recipe, config.generation, [held_out_indices]),
         )
-    return keep_checkpoint(checkpoint_file, run_dir), display.last()
+    return keep_checkpoint(checkpoint_file, run_dir), display.last(config.training.num_trained)
 
 
 def evaluate(config: JobConfig, checkpoint_file: Path, run_dir: Path) -> dict[str, Any]:

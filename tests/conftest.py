@@ -22,11 +22,11 @@ def digits() -> Recipe:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local cluster for the session."""
+    """One local cluster for the session, whichever others run on this machine."""
     import ray
 
-    from ray_jobs.cluster import connect
+    from ray_jobs.cluster import start_local
 
-    connect()
+    start_local()
     yield ray
     ray.shutdown()

@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 
 from generation.recipe import Recipe
-from training.loader import StreamLoader
+from training.loader import HeldOutLoader, StreamLoader
 from training.progress import TrainingProgress
 
 
@@ -15,10 +15,15 @@ class ProgressCallback(lightning.Callback):
     """Says how the run goes after a step, at most once in `interval_seconds`, and at each epoch's end."""
 
     def __init__(
-        self, loader: StreamLoader, report: Callable[[TrainingProgress], Any], interval_seconds: float
+        self,
+        loader: StreamLoader,
+        held_out: HeldOutLoader,
+        report: Callable[[TrainingProgress], Any],
+        interval_seconds: float,
     ) -> None:
-        """Take the loader that knows the waiting time, and what to call."""
+        """Take the loaders, which know the waiting time, and what to call."""
         self.loader = loader
+        self.held_out = held_out
         self.report = report
         self.interval_seconds = interval_seconds
         self.reported_at = 0.0
@@ -45,7 +50,7 @@ class ProgressCallback(lightning.Callback):
                 epoch=epoch,
                 first_batch_at=self.loader.first_batch_at,
                 training_seconds=self.reported_at - self.loader.first_batch_at,
-                waiting_seconds=self.loader.waiting_seconds,
+                waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
                 loss=float(trainer.callback_metrics["train/loss"]),
                 held_out_top1=None if top1 is None else float(top1),
             )

@@ -1,5 +1,6 @@
 """Settings of training: the classifier, its optimisation, and the workers it runs on."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,9 +71,11 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 1 or more.")
         for name in ("gpus_per_worker", "cpus_per_worker", "weight_decay", "momentum"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 0 or more.")
-        if self.peak_learning_rate <= 0:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"training.seed is {self.seed}; give 0 to 2**32 - 1.")
+        if not 0 < self.peak_learning_rate < math.inf:
             raise ValueError(f"training.peak_learning_rate is {self.peak_learning_rate}; give more than 0.")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"training.warmup_fraction is {self.warmup_fraction}; give a share from 0 to below 1.")
@@ -80,6 +83,11 @@ class TrainingConfig:
             raise ValueError(
                 f"training.global_batch_size {self.global_batch_size} cannot be shared by {self.num_workers} workers. "
                 f"Try {max(1, self.global_batch_size // self.num_workers) * self.num_workers}."
+            )
+        if self.batch_size_per_worker < 2:
+            raise ValueError(
+                f"training.global_batch_size {self.global_batch_size} gives {self.num_workers} workers 1 image each; "
+                f"batch normalisation needs two. Give {2 * self.num_workers} or more."
             )
         if self.num_held_out < self.num_workers:
             raise ValueError(

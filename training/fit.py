@@ -3,6 +3,9 @@
 Knows samples and neither generators nor prompts; the stream is whatever dataset it is handed.
 """
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray.train
@@ -31,15 +34,42 @@ def fit(job: FitJob, train: Dataset, held_out: Dataset) -> Path:
             name="checkpoints",
             storage_path=str(job.run_dir),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
         ),
+        dataset_config=own_execution_options({"train": train, "held_out": held_out}),
     )
     try:
-        checkpoint = trainer.fit().checkpoint
+        with interrupt_raises():
+            checkpoint = trainer.fit().checkpoint
     except ray.train.WorkerGroupError as error:
         raise next(iter(error.worker_failures.values())) from None
     if checkpoint is None:
         raise RuntimeError("Training ended without a checkpoint.")
     return Path(checkpoint.path) / CHECKPOINT_NAME
+
+
+def own_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:
+    """Return what makes Ray Train keep the options of each dataset, above all its bound on memory.
+
+    Otherwise Train replaces them by the driver's defaults, under which a stream runs ahead without limit.
+    """
+    return ray.train.DataConfig(
+        execution_options={name: dataset.context.execution_options for name, dataset in datasets.items()}
+    )
+
+
+@contextmanager
+def interrupt_raises() -> Iterator[None]:
+    """Make Ctrl-C during Ray Train's `fit` a KeyboardInterrupt: Train would exit with status 0, as if all were well."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == 0:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def worker_resources(config: TrainingConfig) -> dict[str, float]:

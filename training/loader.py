@@ -63,9 +63,13 @@ class HeldOutLoader:
         self.shard = shard
         self.batch_size = batch_size
         self.kept: list[Batch] | None = None
+        self.waiting_seconds = 0.0
+        """Time spent waiting for these samples to be generated."""
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches, the last perhaps smaller; only the first `next` generates them, not opening it."""
         if self.kept is None:
+            asked_at = time.monotonic()
             self.kept = list(self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1))
+            self.waiting_seconds = time.monotonic() - asked_at
         yield from self.kept

@@ -24,14 +24,14 @@ def run(job: FitJob) -> None:
     loader = StreamLoader(shard("train"), job.config.batch_size_per_worker)
     held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
     classifier = Classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
-    trainer = build_trainer(job, loader)
+    trainer = build_trainer(job, loader, held_out)
     trainer.fit(classifier, train_dataloaders=loader, val_dataloaders=held_out)
     loader.close()
     if trainer.global_step != job.config.num_steps:
         raise RuntimeError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
 
 
-def build_trainer(job: FitJob, loader: StreamLoader) -> lightning.Trainer:
+def build_trainer(job: FitJob, loader: StreamLoader, held_out: HeldOutLoader) -> lightning.Trainer:
     """Return a Trainer whose epochs are logical: parts of one stream, each a fixed number of steps."""
     trainer = lightning.Trainer(
         max_epochs=job.config.num_epochs,
@@ -49,7 +49,7 @@ def build_trainer(job: FitJob, loader: StreamLoader) -> lightning.Trainer:
         log_every_n_steps=LOG_EVERY_STEPS,
         callbacks=[
             RecipeCallback(job.recipe),
-            ProgressCallback(loader, job.report, PROGRESS_SECONDS),
+            ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
             RayTrainReportCallback(),
         ],
         enable_checkpointing=False,

@@ -20,7 +20,7 @@ class TrainingProgress:
     """Since the first batch came."""
 
     waiting_seconds: float
-    """How much of `training_seconds` went by waiting for images."""
+    """How much of `training_seconds` the first worker waited for images, held-out ones included."""
 
     loss: float
     held_out_top1: float | None

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from generation.digits.backgrounds import BACKGROUNDS, composite
-from generation.digits.real_digits import split_positions, training_digits
+from generation.digits.real_digits import training_digits, training_positions
 from generation.labels import load_label_space
 from generation.prompts import needs_background, render_prompt
 
@@ -49,7 +49,7 @@ class Pool:
 def training_digest() -> str:
     """Return the SHA-256 of the training images' bytes and of their sorted data-set positions, in this order."""
     digest = hashlib.sha256(training_digits()[0].tobytes())
-    digest.update(np.sort(split_positions()[0]).astype("<i8").tobytes())
+    digest.update(np.sort(training_positions()).astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -25,9 +25,14 @@ def split_positions() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(train), np.asarray(test)
 
 
+def training_positions() -> np.ndarray:
+    """Return the data set's row numbers of the training split, int64 [1257]."""
+    return split_positions()[0]
+
+
 def training_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return images uint8 [1257, 32, 32, 3], white ink on black, and labels int64 [1257]."""
-    return _digits_at(split_positions()[0])
+    return _digits_at(training_positions())
 
 
 def evaluation_digits() -> tuple[np.ndarray, np.ndarray]:

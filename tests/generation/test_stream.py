@@ -5,10 +5,13 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from ray import serve
 
 from generation.config import GenerationConfig
 from generation.model_files import PROJECT_ROOT
@@ -16,22 +19,20 @@ from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import Recipe
 from generation.service import GenerationFailedError, GenerationService, start_generation
-from generation.stream import stream_samples
+from generation.stream import fetch_samples, stream_samples
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=16)
 
 
-def rows_of(dataset, kill_after: int | None = None, process_id: int | None = None) -> dict[str, np.ndarray]:
-    """Return all rows sorted by index; kill a process after so many rows."""
-    batches, num_rows = [], 0
+def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, np.ndarray]:
+    """Return all rows sorted by index; do something once after the first batch."""
+    batches = []
     for batch in dataset.iter_batches(batch_size=16, prefetch_batches=0):
         batches.append(batch)
-        num_rows += len(batch["index"])
-        if process_id is not None and kill_after is not None and num_rows >= kill_after:
-            os.kill(process_id, signal.SIGKILL)
-            process_id = None
+        if meanwhile is not None and len(batches) == 1:
+            meanwhile()
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     order = np.argsort(columns["index"])
     return {name: column[order] for name, column in columns.items()}
@@ -62,13 +63,20 @@ def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe):
 
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
     indices = range(640)
+    made_when_killed = []
+
+    def kill() -> None:
+        made_when_killed.append(service.counts().num_images_made)
+        os.kill(victim, signal.SIGKILL)
+
     with start_generation(digits, TWO_ACTORS) as service:
         undisturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]))
         wait_for_loads(service, 2)
         victim = processes(service)[0]
-        disturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]), kill_after=64, process_id=victim)
+        disturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]), meanwhile=kill)
         wait_for_loads(service, 3)
         loads = service.counts().num_loads
+    assert 640 < made_when_killed[0] < 1280  # in mid-stream
     assert not Path(f"/proc/{victim}").exists()
     assert set(loads.values()) == {1}
     assert len(loads) == 3  # two, and one in the dead one's place
@@ -98,3 +106,19 @@ def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
     black = dataclasses.replace(painted, image_size=0)
     with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
         rows_of(stream_samples(service, black, TWO_ACTORS, [range(4)]))
+
+
+def test_a_pool_whose_driver_is_gone_without_a_word_stops_itself(painted: Recipe):
+    service = start_generation(painted, TWO_ACTORS)
+    ray.kill(service.keeper)  # it belongs to the driver's job and ends with it
+    give_up_at = time.monotonic() + 60
+    while service.app_name in serve.status().applications and time.monotonic() < give_up_at:
+        time.sleep(0.5)
+    assert service.app_name not in serve.status().applications
+
+
+def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted: Recipe):
+    with start_generation(painted, TWO_ACTORS) as service:
+        samples = fetch_samples(service, TWO_ACTORS, range(5, 45))
+    assert samples["index"].tolist() == list(range(5, 45))
+    assert samples["image"].shape == (40, 16, 16, 3)

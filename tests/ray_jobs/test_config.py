@@ -31,6 +31,12 @@ def test_an_override_wins_over_the_file():
         ("recipe.prompt=background", r"needs recipe\.backgrounds"),
         ("generation.min_actors=5", r"min_actors is 5 and max_actors 2"),
         ("training.seed", r"'training\.seed' is no override"),
+        ("recipe.seed=[", r"override is no YAML"),
+        ("recipe.seed=18446744073709551616", r"give 0 to 2\*\*64 - 1"),
+        ("recipe.guidance_scale=nan", r"guidance_scale is nan"),
+        ("training.peak_learning_rate=nan", r"peak_learning_rate is nan"),
+        ("training.seed=-1", r"training\.seed is -1"),
+        ("training.global_batch_size=1", r"batch normalisation needs two"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line_with_the_remedy(argument: str, message: str):

@@ -67,6 +67,7 @@ def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tm
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_benchmark_delivers_every_sample_once_by_both_ways(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "TARGET_FRACTION", 0.0)  # speed is not for tests
     call(
         benchmark,
         monkeypatch,
@@ -95,8 +96,9 @@ def damaged_model(tmp_path: Path) -> str:
     [
         (["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such folder"),
         (["recipe.generator=diffusers", "recipe.model={damaged}"], "cannot be loaded"),
-        (["generation.gpus_per_actor=1"], "0 GPU on 1 nodes"),
-        (["training.gpus_per_worker=1"], "0 GPU on 1 nodes"),
+        (["generation.gpus_per_actor=1000"], "generator actors of 1000 GPU"),
+        (["training.gpus_per_worker=1000"], "training workers of 1000 GPU"),
+        (["evaluation.gpus_per_actor=1000"], "evaluation actors of 1000 GPU"),
         (["generation.max_actors=4000"], "can ever be placed"),
         (["training.architecture=resnet51"], "'resnet51'"),
         (["output={taken}"], "already holds files"),

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.run_directory import check_output, new_path, resolve_output, write_json
+from ray_jobs.run_directory import check_output, claim, new_path, resolve, write_json
 
 
 def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
@@ -25,7 +25,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path):
 
 
 def test_a_place_that_cannot_be_written_is_named():
-    with pytest.raises(ValueError, match=r"cannot be written: .* in '/proc'"):
+    with pytest.raises(ValueError, match=r"'/proc' cannot be written: .*output="):
         check_output(Path("/proc/figment/run"))
 
 
@@ -34,13 +34,30 @@ def test_a_submitted_job_does_not_write_into_the_package_that_ray_deletes(tmp_pa
     package.mkdir(parents=True)
     monkeypatch.chdir(package)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert resolve_output("runs/digits") == tmp_path / "home" / "runs" / "digits"
-    assert resolve_output("/data/run") == Path("/data/run")
+    assert resolve("runs/digits") == tmp_path / "home" / "runs" / "digits"
+    assert resolve("/data/run") == Path("/data/run")
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="File name too long"):
+        check_output(tmp_path / ("x" * 300))
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert resolve("~/runs/x") == Path("/home/someone/runs/x")
+
+
+def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path: Path):
+    claim(tmp_path / "run", "first")
+    with pytest.raises(ValueError, match="taken by another run"):
+        claim(tmp_path / "run", "second")
+    assert (tmp_path / "run" / "config.yaml").read_text() == "first"
 
 
 def test_a_bucket_is_not_taken_for_a_folder():
     with pytest.raises(ValueError, match="s3://bucket/run"):
-        resolve_output("s3://bucket/run")
+        resolve("s3://bucket/run")
 
 
 def test_a_second_report_gets_a_number_and_nothing_is_overwritten(tmp_path: Path):

@@ -1,22 +1,29 @@
 """Training on a real local cluster."""
 
 import csv
+import dataclasses
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import ray.train
+from ray.data import Dataset
+from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from generation.config import GenerationConfig
+from generation.config import GenerationConfig, RecipeConfig
 from generation.plan import FIRST_HELD_OUT_INDEX
-from generation.recipe import Recipe
+from generation.recipe import Recipe, build_recipe
 from generation.service import start_generation
 from generation.stream import stream_samples
 from training.checkpoint import read_checkpoint
 from training.classifier import NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
-from training.fit import fit
+from training.fit import fit, own_execution_options
 from training.job import FitJob
+from training.loader import StreamLoader, shard
 from training.progress import TrainingProgress
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -75,6 +82,51 @@ def test_three_logical_epochs_generate_each_image_once_and_load_each_model_once(
         held_out = [row["held_out/top1"] for row in csv.DictReader(file) if row["held_out/top1"]]
     assert len(held_out) == 3
     assert any((tmp_path / "tensorboard").glob("events*"))
+
+
+def take_slowly(settings: dict) -> None:
+    """Take a training worker's share, resting after the first batch, and send the indices home."""
+    indices = []
+    for batch in StreamLoader(shard("train"), 16):
+        if not indices:
+            time.sleep(settings["rest_seconds"])
+            settings["queue"].put(None)
+        indices += batch["index"].tolist()
+    settings["queue"].put(indices)
+
+
+def start_taking(dataset: Dataset, num_workers: int, rest_seconds: float, scratch: Path) -> Queue:
+    """Let workers take a dataset through Ray Train, under the options that `fit` gives it."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        take_slowly,
+        train_loop_config={"queue": queue, "rest_seconds": rest_seconds},
+        datasets={"train": dataset},
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.1}),
+        run_config=ray.train.RunConfig(name="take", storage_path=str(scratch)),
+        dataset_config=own_execution_options({"train": dataset}),
+    )
+    threading.Thread(target=trainer.fit, daemon=True).start()
+    return queue
+
+
+def test_while_the_trainer_rests_generation_stops_at_its_bound(tmp_path: Path):
+    recipe = build_recipe(RecipeConfig(generator="painted", image_size=64))
+    pool = dataclasses.replace(TWO_ACTORS, max_buffered_bytes=2_000_000)  # 163 images of 12,288 bytes
+    with start_generation(recipe, pool) as service:
+        queue = start_taking(stream_samples(service, recipe, pool, [range(4000)]), 1, rest_seconds=10, scratch=tmp_path)
+        assert queue.get(timeout=120) is None  # the rest is over
+        assert service.counts().num_images_made < 1500
+        assert sorted(queue.get(timeout=120)) == list(range(4000))
+
+
+def test_two_workers_share_the_stream_without_overlap(painted: Recipe, tmp_path: Path):
+    with start_generation(painted, TWO_ACTORS) as service:
+        queue = start_taking(stream_samples(service, painted, TWO_ACTORS, [range(640)]), 2, 0.0, tmp_path)
+        said = [queue.get(timeout=120) for _ in range(4)]
+    shares = [indices for indices in said if indices is not None]
+    assert [len(indices) for indices in shares] == [320, 320]
+    assert sorted(shares[0] + shares[1]) == list(range(640))
 
 
 def test_a_diverging_run_stops_with_the_step_and_the_samples(painted: Recipe, tmp_path: Path):

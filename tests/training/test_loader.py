@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +30,27 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
     assert shard.num_opened == 1
     with pytest.raises(StopIteration):
         next(iter(loader))
+
+
+class SleepingShard(CountingShard):
+    """Takes 50 ms for each batch."""
+
+    def iter_torch_batches(self, **settings: object) -> Iterator[dict[str, torch.Tensor]]:
+        for batch in super().iter_torch_batches(**settings):
+            time.sleep(0.05)
+            yield batch
+
+
+def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
+    loader = StreamLoader(SleepingShard(4), 1)  # pyright: ignore[reportArgumentType]
+    next(loader)
+    assert loader.waiting_seconds == 0.0
+    started_at = time.monotonic()
+    next(loader)
+    next(loader)
+    waited = time.monotonic() - started_at
+    time.sleep(0.1)  # a training step
+    assert 0.1 <= loader.waiting_seconds <= waited
 
 
 def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():
