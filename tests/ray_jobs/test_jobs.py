@@ -97,7 +97,7 @@ def damaged_model(tmp_path: Path) -> str:
         (["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such folder"),
         (["recipe.generator=diffusers", "recipe.model={damaged}"], "cannot be loaded"),
         (["generation.gpus_per_actor=1000"], "generator actors of 1000 GPU"),
-        (["training.gpus_per_worker=1000"], "training workers of 1000 GPU"),
+        (["training.gpus_per_worker=1000"], "training workers of 0.5 CPU and 1000 GPU"),
         (["evaluation.gpus_per_actor=1000"], "evaluation actors of 1000 GPU"),
         (["generation.max_actors=4000"], "can ever be placed"),
         (["training.architecture=resnet51"], "'resnet51'"),
