@@ -4,7 +4,7 @@ READY := .venv/ready
 
 .PHONY: demo test check bench lock clean
 
-demo: $(READY)  ## Train on generated digits, test on real ones; about 3 minutes on two cores
+demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes on two cores
 	@output=runs/digits; number=2; \
 	while [ -e "$$output" ]; do output=runs/digits-$$number; number=$$((number + 1)); done; \
 	$(PYTHON) -m ray_jobs.train ray_jobs/configs/digits.yaml output="$$output"
