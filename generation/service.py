@@ -10,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -84,7 +85,9 @@ class GeneratorReplica:
         """Load the model in this process."""
         self.keeper = keeper
         self.actor = self._load(recipe, config)
-        self.device_is_free = asyncio.Lock()
+        self.device_thread = ThreadPoolExecutor(
+            max_workers=1
+        )  # the next request starts without a turn of the event loop
         keeper.add_load.remote(f"{socket.gethostname()}:{os.getpid()}")
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
@@ -96,11 +99,15 @@ class GeneratorReplica:
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
         """Return the samples of these indices; health checks are answered meanwhile."""
-        async with self.device_is_free:
-            made, refused = self.actor.num_images_made, Counter(self.actor.num_refused)
-            batch = await asyncio.to_thread(self.actor.generate, indices)
-        self.keeper.add_images.remote(self.actor.num_images_made - made, self.actor.num_refused - refused)
+        loop = asyncio.get_running_loop()
+        batch, num_made, num_refused = await loop.run_in_executor(self.device_thread, self._generate, indices)
+        self.keeper.add_images.remote(num_made, num_refused)
         return batch
+
+    def _generate(self, indices: Sequence[int]) -> tuple[SampleBatch, int, Counter[str]]:
+        num_made, num_refused = self.actor.num_images_made, Counter(self.actor.num_refused)
+        batch = self.actor.generate(indices)
+        return batch, self.actor.num_images_made - num_made, self.actor.num_refused - num_refused
 
     async def check_health(self) -> None:
         """Stop the pool if its driver is gone without a word: the keeper of counts ends with the driver's job."""
