@@ -85,9 +85,8 @@ class GeneratorReplica:
         """Load the model in this process."""
         self.keeper = keeper
         self.actor = self._load(recipe, config)
-        self.device_thread = ThreadPoolExecutor(
-            max_workers=1
-        )  # the next request starts without a turn of the event loop
+        # Requests wait in this thread: the next one starts without a turn of the event loop.
+        self.device_thread = ThreadPoolExecutor(max_workers=1)
         keeper.add_load.remote(f"{socket.gethostname()}:{os.getpid()}")
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
