@@ -20,6 +20,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from generation.actor import GeneratorActor
 from generation.config import GenerationConfig
@@ -185,7 +186,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config=QUIET)
     app_name = f"generation-{ray.get_runtime_context().get_job_id()}-{recipe.sha256[:8]}"
-    keeper = cast(ActorHandle, CountsKeeper.remote())
+    keeper = cast(ActorHandle, CountsKeeper.options(scheduling_strategy=beside_driver()).remote())
     deployment = serve.deployment(
         name=DEPLOYMENT,
         ray_actor_options={"num_gpus": config.gpus_per_actor, "num_cpus": config.cpus_per_actor},
@@ -205,6 +206,11 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         serve.delete(app_name)
         raise
     return service
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """Place an actor on this process's own node: another node may be lost, and the job goes on."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _pool_size(config: GenerationConfig) -> dict:

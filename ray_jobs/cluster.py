@@ -5,16 +5,21 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
 from ray._private import ray_constants
+from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
 from training.config import TrainingConfig
 from training.fit import worker_resources
+
+ROOM_GRACE_SECONDS = 10.0
+"""How long a running cluster may take to find room, or to take back what a job that has just ended held."""
 
 LOCAL_STARTUP_CONCURRENCY = "8"
 """Processes that a local Ray may start at once; on two cores it would warn that a job has more actors than it likes."""
@@ -80,6 +85,21 @@ def check_placement(*stages: Sequence[Demand]) -> None:
         place(demands, nodes)
 
 
+@contextmanager
+def room_kept(demand: Demand, wait_seconds: float) -> Iterator[None]:
+    """Keep room for a stage that starts later, before an earlier one takes its share; ValueError if none comes free.
+
+    Ray Train, unlike a generation service, would wait without end for room that other jobs hold.
+    """
+    room = placement_group([dict(demand.resources)] * demand.count)
+    try:
+        if not room.wait(math.ceil(ROOM_GRACE_SECONDS + wait_seconds)):
+            raise ValueError(_taken(demand, ROOM_GRACE_SECONDS + wait_seconds))
+        yield
+    finally:
+        remove_placement_group(room)
+
+
 def generation_demand(config: GenerationConfig) -> Demand:
     """Return what the pool takes when it is largest."""
     return Demand(
@@ -137,9 +157,19 @@ def _fits(demand: Demand, node: dict[str, float]) -> bool:
 
 def _no_room(demand: Demand, placed: int, nodes: Sequence[dict[str, float]]) -> str:
     totals = {name: math.fsum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
     return (
-        f"The job asks for {demand.count} {demand.what} of {each} each, and only {placed} can ever be placed beside "
-        f"the rest: the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. "
+        f"The job asks for {demand.count} {demand.what} of {_each(demand)} each, and only {placed} can ever be placed "
+        f"beside the rest: the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. "
         f"{demand.remedy}."
     )
+
+
+def _taken(demand: Demand, waited_seconds: float) -> str:
+    return (
+        f"{demand.count} {demand.what} of {_each(demand)} each found no room within {waited_seconds:g} s: other jobs "
+        f"hold the cluster's resources. {demand.remedy}, or wait for the other jobs."
+    )
+
+
+def _each(demand: Demand) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)

@@ -9,7 +9,7 @@ from ray.util.queue import Queue
 from rich.console import Console
 from rich.live import Live
 
-from generation.service import GenerationService
+from generation.service import GenerationService, beside_driver
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
@@ -37,7 +37,7 @@ class ProgressDisplay:
         """Watch a pool, and a training run that puts its progress into `self.queue`."""
         self.service = service
         self.config = config
-        self.queue = Queue(actor_options={"num_cpus": 0})
+        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
         self._latest = RunProgress(None, service.num_actors(), 0.0)
         self._num_made_before = service.counts().num_images_made
         self._generating_since: float | None = None

@@ -17,6 +17,7 @@ from ray_jobs.cluster import (
     connect,
     evaluation_demand,
     generation_demand,
+    room_kept,
     session_logs,
     training_demand,
 )
@@ -43,7 +44,8 @@ def main() -> None:
         connect()
         announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
         check_resources(config)
-        service = start_generation(recipe, config.generation)
+        with room_kept(training_demand(config.training), config.generation.wait_for_nodes_seconds):
+            service = start_generation(recipe, config.generation)
     with service:
         with user_errors():
             claim(run_dir, to_yaml(config))

@@ -1,4 +1,4 @@
-"""What Lightning's loop does beside its steps: say how it goes, and sign checkpoints."""
+"""What Lightning's loop does beside its steps: read ahead, say how it goes, sign checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -55,6 +55,18 @@ class ProgressCallback(lightning.Callback):
                 held_out_top1=None if top1 is None else float(top1),
             )
         )
+
+
+class ReadAheadCallback(lightning.Callback):
+    """Has the held-out samples generated while the first epoch trains, once the stream is under way."""
+
+    def __init__(self, held_out: HeldOutLoader) -> None:
+        """Take the loader to start."""
+        self.held_out = held_out
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Start it with the first batch; later calls change nothing."""
+        self.held_out.start()
 
 
 class RecipeCallback(lightning.Callback):

@@ -34,7 +34,9 @@ def fit(job: FitJob, train: Dataset, held_out: Dataset) -> Path:
             name="checkpoints",
             storage_path=str(job.run_dir),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+            ),
         ),
         dataset_config=own_execution_options({"train": train, "held_out": held_out}),
     )

@@ -5,6 +5,7 @@ Every new iteration of a Ray dataset is a new execution that generates all again
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import cast
 
 import ray.train
@@ -59,17 +60,26 @@ class HeldOutLoader:
     """Reads a small shard once and keeps it: every logical epoch is judged on the same samples."""
 
     def __init__(self, shard: DataIterator, batch_size: int) -> None:
-        """Take this worker's shard; it is generated when its first batch is asked for."""
+        """Take this worker's shard; nothing is generated before `start`, or before its first batch is asked for."""
         self.shard = shard
         self.batch_size = batch_size
-        self.kept: list[Batch] | None = None
+        self.reader = ThreadPoolExecutor(max_workers=1)
+        self.kept: Future[list[Batch]] | None = None
         self.waiting_seconds = 0.0
         """Time spent waiting for these samples to be generated."""
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches, the last perhaps smaller; only the first `next` generates them, not opening it."""
+    def start(self) -> None:
+        """Begin to read in the background, once: training need not wait at its first epoch's end."""
         if self.kept is None:
-            asked_at = time.monotonic()
-            self.kept = list(self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1))
-            self.waiting_seconds = time.monotonic() - asked_at
-        yield from self.kept
+            self.kept = self.reader.submit(self._read)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all batches, the last perhaps smaller; only the first `next` waits for them, not opening it."""
+        self.start()
+        asked_at = time.monotonic()
+        batches = cast(Future[list[Batch]], self.kept).result()
+        self.waiting_seconds += time.monotonic() - asked_at
+        yield from batches
+
+    def _read(self) -> list[Batch]:
+        return list(self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1))

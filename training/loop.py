@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
-from training.callbacks import ProgressCallback, RecipeCallback
+from training.callbacks import ProgressCallback, ReadAheadCallback, RecipeCallback
 from training.classifier import Classifier
 from training.job import FitJob
 from training.loader import HeldOutLoader, StreamLoader, shard
@@ -49,6 +49,7 @@ def build_trainer(job: FitJob, loader: StreamLoader, held_out: HeldOutLoader) ->
         log_every_n_steps=LOG_EVERY_STEPS,
         callbacks=[
             RecipeCallback(job.recipe),
+            ReadAheadCallback(held_out),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
             RayTrainReportCallback(),
         ],

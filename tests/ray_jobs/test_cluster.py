@@ -2,7 +2,8 @@ import psutil
 import pytest
 import ray
 
-from ray_jobs.cluster import Demand, connect, place
+from ray_jobs import cluster
+from ray_jobs.cluster import Demand, connect, place, room_kept
 
 GPU_NODE = {"CPU": 8.0, "GPU": 2.0}
 CPU_NODE = {"CPU": 2.0}
@@ -51,6 +52,21 @@ def test_a_local_ray_listens_on_loopback_alone():
     ]
     assert len(listening) >= 3  # its head, its node and its workers
     assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(monkeypatch):
+    monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 2.0)
+    everything = Demand("training workers", 1, {"CPU": ray.cluster_resources()["CPU"]}, "Lower training.num_workers")
+    with (
+        room_kept(everything, wait_seconds=0),
+        pytest.raises(ValueError, match=r"1 training workers of \d+ CPU each found no room within 2 s.*Lower training"),
+        room_kept(everything, wait_seconds=0),
+    ):
+        raise AssertionError("there was room twice")
+    with room_kept(everything, wait_seconds=10):
+        pass
 
 
 def test_an_address_where_no_cluster_answers_is_said_and_no_other_ray_is_started(monkeypatch):

@@ -13,10 +13,15 @@ class CountingShard:
     def __init__(self, num_batches: int) -> None:
         self.num_batches = num_batches
         self.num_opened = 0
+        self.num_handed_out = 0
 
     def iter_torch_batches(self, **_: object) -> Iterator[dict[str, torch.Tensor]]:
         self.num_opened += 1
-        return ({"index": torch.tensor([i])} for i in range(self.num_batches))
+        return (self.batch(i) for i in range(self.num_batches))
+
+    def batch(self, i: int) -> dict[str, torch.Tensor]:
+        self.num_handed_out += 1
+        return {"index": torch.tensor([i])}
 
 
 def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
@@ -61,3 +66,27 @@ def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():
     epochs = [[batch["index"].item() for batch in loader] for _ in range(3)]
     assert epochs == [[0, 1, 2]] * 3
     assert shard.num_opened == 1
+
+
+def test_held_out_samples_are_read_in_the_background_once_started():
+    shard = CountingShard(4)
+    loader = HeldOutLoader(shard, 1)  # pyright: ignore[reportArgumentType]
+    loader.start()
+    give_up_at = time.monotonic() + 60
+    while shard.num_handed_out < 4 and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert shard.num_handed_out == 4  # and no one has asked for them yet
+    loader.start()
+    assert [batch["index"].item() for batch in loader] == [0, 1, 2, 3]
+    assert shard.num_opened == 1
+
+
+def test_an_error_while_reading_ahead_comes_where_the_samples_are_wanted():
+    class BrokenShard:
+        def iter_torch_batches(self, **_: object) -> Iterator[dict[str, torch.Tensor]]:
+            raise RuntimeError("no actor was up")
+
+    loader = HeldOutLoader(BrokenShard(), 1)  # pyright: ignore[reportArgumentType]
+    loader.start()
+    with pytest.raises(RuntimeError, match="no actor was up"):
+        list(loader)
