@@ -11,8 +11,8 @@ from rich.table import Table
 
 from generation.actor import GeneratorActor
 from generation.plan import plan_sample
-from generation.recipe import Recipe, build_recipe
-from ray_jobs.config import JobConfig, load_config
+from generation.recipe import Recipe
+from ray_jobs.config import JobConfig, load_config, open_recipe
 
 BATCH_SIZES = (1, 8, 32, 64, 128)
 MIN_SECONDS = 5.0
@@ -22,7 +22,7 @@ MIN_SECONDS = 5.0
 def main() -> None:
     """Measure the config's generator at several batch sizes."""
     config = load_config(JobConfig, sys.argv[1:])
-    recipe = build_recipe(config.recipe)
+    recipe = open_recipe(config)
     actor = GeneratorActor(recipe, config.generation)
     table = Table(title=f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads")
     table.add_column("batch size", justify="right")

@@ -61,7 +61,7 @@ class GeneratorActor:
         if plan.attempt + 1 >= self.max_attempts:
             raise ImagesRefusedError(
                 f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}: {plan}. "
-                "Change recipe.prompt or recipe.precision, or raise generation.max_attempts."
+                "Change recipe.templates or recipe.precision, or raise generation.max_attempts."
             )
 
 

@@ -1,10 +1,10 @@
 """Settings of generation: what the images show, and the pool of actors that makes them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.prompts import needs_background
+from generation.prompts import fields_of, template_text
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,37 @@ class RecipeConfig:
     """Another seed gives another data set."""
 
     label_space: str = "digits"
-    """Which classes there are: the name of a table in generation/data."""
+    """Which classes there are: digits, imagenet1k, imagenet100, or a YAML or CSV file of your own classes."""
 
-    prompt: str = "definition"
-    """A prompt form of arXiv 2212.08420 by name; see generation/prompts.py."""
+    class_weights: dict[str, float] = field(default_factory=dict)
+    """How often a class comes, by wnid or name, where the others weigh 1; empty is exactly balanced."""
+
+    templates: tuple[str, ...] = ("definition",)
+    """Prompt forms by name (generation/prompts.py), or texts with {fields}; one is drawn for each sample."""
+
+    template_weights: tuple[float, ...] = ()
+    """Share of samples with each template, summing to 1; empty is equal shares."""
+
+    prefix: str = ""
+    """Put before every prompt with a space, such as `a photo of`."""
+
+    negative_prompt: str = ""
+    """What guidance leads away from; without effect where the guidance scale is 1."""
+
+    lemmas: Literal["all", "first"] = "all"
+    """What {lemmas} becomes: all names of the synset, joined with commas, or the first one."""
+
+    hypernym: Literal["first", "random", "all"] = "first"
+    """What {hypernym} becomes where a synset has several; `random` draws one for each sample."""
 
     backgrounds: tuple[str, ...] = ()
-    """What `{background}` may become, drawn uniformly for each sample."""
+    """What {background} may become, drawn uniformly for each sample; `places365` stands for its 365 scenes."""
+
+    backgrounds_file: str = ""
+    """A YAML file with backgrounds of its own for each class, by wnid or name; `backgrounds` serve the others."""
+
+    captions_file: str = ""
+    """A JSONL file of {"class": ..., "caption": ...}: what {caption} may become, drawn uniformly for each sample."""
 
     generator: Literal["diffusers", "painted"] = "diffusers"
     """`painted` computes images from the plan without a model: for tests and load experiments."""
@@ -35,8 +59,11 @@ class RecipeConfig:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the model's weights and activations."""
 
-    guidance_scale: float = 2.0
+    guidance_scale: tuple[float, ...] = (2.0,)
     """s in eps(null) + s * (eps(prompt) - eps(null)); 1 is no guidance, at half the cost."""
+
+    guidance_draw: Literal["one_of", "between"] = "one_of"
+    """With several scales: one of them for each sample, or any value between two."""
 
     num_inference_steps: int = 50
     """Denoising steps an image."""
@@ -46,10 +73,7 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        if needs_background(self.prompt) and not self.backgrounds:
-            raise ValueError(
-                f"recipe.prompt '{self.prompt}' needs recipe.backgrounds, which is empty. Name some, such as [plain]."
-            )
+        self._check_templates()
         if self.image_size < 8 or self.image_size % 8:
             raise ValueError(
                 f"recipe.image_size is {self.image_size}; latent diffusion needs a multiple of 8. Try "
@@ -57,10 +81,47 @@ class RecipeConfig:
             )
         if self.num_inference_steps < 1:
             raise ValueError(f"recipe.num_inference_steps is {self.num_inference_steps}; give 1 or more.")
-        if not 1 <= self.guidance_scale < math.inf:
-            raise ValueError(f"recipe.guidance_scale is {self.guidance_scale}; give 1 (no guidance) or more.")
+        if not self.guidance_scale or not all(1 <= scale < math.inf for scale in self.guidance_scale):
+            raise ValueError(f"recipe.guidance_scale is {_shown(self.guidance_scale)}; give 1 (no guidance) or more.")
+        if self.guidance_draw == "between" and not (
+            len(self.guidance_scale) == 2 and self.guidance_scale[0] < self.guidance_scale[1]
+        ):
+            raise ValueError(
+                f"recipe.guidance_scale is {_shown(self.guidance_scale)}, but guidance_draw is between: give two "
+                "values, the smaller first, such as [1.5, 3]."
+            )
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
+
+    def _check_templates(self) -> None:
+        if not self.templates:
+            raise ValueError("recipe.templates is empty. Name one, such as definition.")
+        if fields_of(self.prefix):
+            raise ValueError(
+                f"recipe.prefix is '{self.prefix}'; fields belong into recipe.templates. Write plain words."
+            )
+        fields = set().union(*(fields_of(template_text(template)) for template in self.templates))
+        if "background" in fields and not (self.backgrounds or self.backgrounds_file):
+            raise ValueError("recipe.templates ask for a background: name some in recipe.backgrounds, or places365.")
+        if "caption" in fields and not self.captions_file:
+            raise ValueError("recipe.templates ask for a caption: name a JSONL file in recipe.captions_file.")
+        weights = self.template_weights
+        if weights and len(weights) != len(self.templates):
+            raise ValueError(
+                f"recipe.template_weights has {len(weights)} for {len(self.templates)} templates. Give each one."
+            )
+        if weights and not (min(weights) >= 0 and abs(math.fsum(weights) - 1) < 1e-6):
+            raise ValueError(
+                f"recipe.template_weights are {_shown(weights)}, which sum to {math.fsum(weights):g}. Give shares of 0 "
+                "or more that sum to 1."
+            )
+        for name, weight in self.class_weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"recipe.class_weights.{name} is {weight:g}; give 0 or more.")
+
+
+def _shown(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values) or "empty"
 
 
 @dataclass(frozen=True)

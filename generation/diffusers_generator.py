@@ -6,7 +6,6 @@ the same alone, in a batch, and on any device. (`torch.Generator` on the CPU kee
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -30,18 +29,22 @@ class DiffusersGenerator:
 
     @torch.inference_mode()
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one image a plan, one pipeline call for each run of equal guidance and steps."""
-        calls = groupby(plans, key=lambda plan: (plan.guidance_scale, plan.num_inference_steps))
-        parts = [self._call_pipeline(list(group), *settings) for settings, group in calls]
+        """Return one image a plan, one pipeline call for each combination of guidance and steps."""
+        groups: dict[tuple[float, int], list[int]] = {}
+        for i, plan in enumerate(plans):
+            groups.setdefault((plan.guidance_scale, plan.num_inference_steps), []).append(i)
+        parts = [self._call_pipeline([plans[i] for i in group], *settings) for settings, group in groups.items()]
+        order = np.argsort([i for group in groups.values() for i in group])
         return GeneratedImages(
-            images_nhwc=np.concatenate([part.images_nhwc for part in parts]),
-            finite=np.concatenate([part.finite for part in parts]),
-            flagged=np.concatenate([part.flagged for part in parts]),
+            images_nhwc=np.concatenate([part.images_nhwc for part in parts])[order],
+            finite=np.concatenate([part.finite for part in parts])[order],
+            flagged=np.concatenate([part.flagged for part in parts])[order],
         )
 
     def _call_pipeline(self, plans: list[SamplePlan], guidance_scale: float, num_steps: int) -> GeneratedImages:
         output = self.pipeline(
             prompt=[plan.prompt for plan in plans],
+            negative_prompt=[plan.negative_prompt for plan in plans] if plans[0].negative_prompt else None,
             height=self.image_size,
             width=self.image_size,
             guidance_scale=guidance_scale,

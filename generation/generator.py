@@ -9,6 +9,10 @@ import numpy as np
 from generation.plan import SamplePlan
 
 
+class GenerationFailedError(RuntimeError):
+    """No generator can work: the message says why."""
+
+
 @dataclass(frozen=True)
 class GeneratedImages:
     """What a generator made of `N` plans, in their order."""

@@ -1,39 +1,45 @@
 """Which classes there are: from a label to the words that describe it.
 
-A label space is plain data. It does not know prompts, images or any model. Labels follow torchvision's ImageFolder: the
-classes sorted by wnid.
+A label space is plain data. It does not know prompts, images or any model. Labels of those that ship follow
+torchvision's ImageFolder: the classes sorted by wnid.
 """
 
+import dataclasses
+import difflib
+import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 TABLES = Path(__file__).parent / "data"
-"""One JSON file a label space, made from WordNet 3.0 by `generation/data/build_table.py`."""
+"""Tables made from WordNet 3.0 by `generation/data/build_table.py`."""
+
+SHIPPED = ("digits", "imagenet1k", "imagenet100")
+"""Label spaces known by name."""
 
 
 @dataclass(frozen=True)
 class ClassEntry:
-    """One class: a WordNet synset, in words."""
+    """One class, in words; what a user's class does not have is empty."""
 
-    wnid: str
+    class_name: str
+    """What the class is called: in tables that ship the first lemma."""
+
+    wnid: str = ""
     """WordNet 3.0 offset as ImageNet writes it, such as n13742358."""
 
-    synset: str
+    synset: str = ""
     """NLTK's name of the synset, such as zero.n.02."""
 
-    lemmas: tuple[str, ...]
+    lemmas: tuple[str, ...] = ()
     """All names of the synset, the most usual first, with spaces."""
 
-    definition: str
-    hypernyms: tuple[str, ...]
+    definition: str = ""
+    hypernyms: tuple[str, ...] = ()
     """First lemma of each direct hypernym."""
-
-    @property
-    def class_name(self) -> str:
-        """The first lemma."""
-        return self.lemmas[0]
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,76 @@ class LabelSpace:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """First lemma of each class, in label order."""
+        """The name of each class, in label order."""
         return tuple(entry.class_name for entry in self.classes)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all the words."""
+        return hashlib.sha256(json.dumps([dataclasses.asdict(entry) for entry in self.classes]).encode()).hexdigest()
+
+    def label_of(self, name: str) -> int:
+        """Return the label of a class by its wnid or its name; ValueError if none or several have it."""
+        labels = self._labels_by_name.get(name, [])
+        if len(labels) == 1:
+            return labels[0]
+        if labels:
+            wnids = ", ".join(f"{self.classes[label].wnid} ({self.classes[label].definition})" for label in labels)
+            raise ValueError(f"'{name}' is the name of several classes of {self.name}. Give one's wnid: {wnids}.")
+        near = difflib.get_close_matches(name, self._labels_by_name, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Give a class's wnid or name."
+        raise ValueError(f"'{name}' is no class of {self.name}. {hint}")
+
+    @cached_property
+    def _labels_by_name(self) -> dict[str, list[int]]:
+        labels: dict[str, list[int]] = {}
+        for label, entry in enumerate(self.classes):
+            for name in {entry.wnid, entry.class_name} - {""}:
+                labels.setdefault(name, []).append(label)
+        return labels
+
+    def to_value(self) -> dict[str, Any]:
+        """Return what a recipe says of it: a user's classes in full, of one that ships its name and hash."""
+        if self.name in SHIPPED:
+            return {"name": self.name, "sha256": self.sha256}
+        return {"name": self.name, "classes": [dataclasses.asdict(entry) for entry in self.classes]}
+
+
+def label_space_from_value(value: dict[str, Any]) -> LabelSpace:
+    """Return the label space that `to_value` described; ValueError if this version's table is another."""
+    if "classes" in value:
+        return LabelSpace(value["name"], tuple(_entry(row) for row in value["classes"]))
+    space = load_label_space(value["name"])
+    if space.sha256 != value["sha256"]:
+        raise ValueError(
+            f"The recipe's label space {space.name} has hash {value['sha256'][:12]}, this version's "
+            f"{space.sha256[:12]}. Use the version of Figment that the recipe was made with."
+        )
+    return space
 
 
 @cache
 def load_label_space(name: str) -> LabelSpace:
-    """Return a label space that the package ships, such as `digits`; ValueError for a name it does not."""
-    known = sorted(path.stem for path in TABLES.glob("*.json"))
-    if name not in known:
-        raise ValueError(f"recipe.label_space is '{name}', which is not known. Choose one of: {', '.join(known)}.")
-    rows = json.loads((TABLES / f"{name}.json").read_text())
-    return LabelSpace(
-        name=name,
-        classes=tuple(
-            ClassEntry(**{**row, "lemmas": tuple(row["lemmas"]), "hypernyms": tuple(row["hypernyms"])}) for row in rows
-        ),
-    )
+    """Return a label space that ships, such as `digits`; ValueError for a name that does not."""
+    if name not in SHIPPED:
+        raise ValueError(
+            f"recipe.label_space is '{name}', which is not known. Choose one of {', '.join(SHIPPED)}, or give a file "
+            "of your own classes, such as classes.yaml or classes.csv."
+        )
+    if name == "imagenet100":
+        wanted = set((TABLES / "imagenet100.txt").read_text().split())
+        classes = load_label_space("imagenet1k").classes
+        return LabelSpace(name, tuple(entry for entry in classes if entry.wnid in wanted))
+    return LabelSpace(name, tuple(_entry(row) for row in json.loads((TABLES / f"{name}.json").read_text())))
+
+
+def check_no_class_twice(space: LabelSpace) -> None:
+    """Raise ValueError if two labels would mean the same: one synset, or one name where no synset tells them apart."""
+    counts = Counter(entry.wnid or entry.class_name for entry in space.classes)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"{space.name} has the class '{twice[0]}' {counts[twice[0]]} times. Keep one of them.")
+
+
+def _entry(row: dict[str, Any]) -> ClassEntry:
+    return ClassEntry(**{**row, "lemmas": tuple(row["lemmas"]), "hypernyms": tuple(row["hypernyms"])})

@@ -1,6 +1,7 @@
 """Where a model's files are, and exactly which they are. Knows nothing of what the files mean."""
 
 import hashlib
+import re
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).parent.parent
@@ -8,6 +9,9 @@ PROJECT_ROOT = Path(__file__).parent.parent
 MODEL_FILES = (".json", ".txt", ".safetensors")
 """Endings of the files that decide what a model does."""
 
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full commit pins a hub's model by itself: planning needs no network."""
 
 HUB_TIMEOUT_SECONDS = 10.0
 
@@ -27,7 +31,7 @@ def resolve_revision(model: str, revision: str) -> str:
     """
     folder = find_model_folder(model)
     if folder is None:
-        return _hub_commit(model, revision)
+        return revision if COMMIT.fullmatch(revision) else _hub_commit(model, revision)
     if not (folder / "model_index.json").is_file():
         raise ValueError(
             f"recipe.model is '{model}', a folder without model_index.json. Give a folder in diffusers' layout, as "
@@ -36,6 +40,15 @@ def resolve_revision(model: str, revision: str) -> str:
     if revision:
         raise ValueError(f"recipe.revision is '{revision}', but recipe.model '{model}' is a folder. Leave it empty.")
     return folder_sha256(folder)
+
+
+def check_revision(model: str, revision: str) -> None:
+    """Raise ValueError if a recipe's model is gone, or is not the one that `revision` pinned."""
+    if resolve_revision(model, "" if find_model_folder(model) else revision) != revision:
+        raise ValueError(
+            f"The recipe's model '{model}' has changed since the recipe was written. Put the old files back, or plan "
+            "again."
+        )
 
 
 def folder_sha256(folder: Path) -> str:

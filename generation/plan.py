@@ -1,19 +1,31 @@
 """From a sample's index to what it shows.
 
 A plan is a pure function of `(recipe, index)`. It knows no actor, no epoch and no clock, so sample 7 has the same
-label, prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart.
+label, prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart. Sets are nested:
+the first N indices are the N-image set, whatever N.
 """
 
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
-from generation.prompts import needs_background, render_prompt
+from generation.labels import ClassEntry
 from generation.recipe import Recipe
 
 LABEL_STREAM, NOISE_STREAM, PROMPT_STREAM = range(3)
 """Second key word of the counter-based generator: what a draw is for."""
+
+TEMPLATE_DRAW, HYPERNYM_DRAW, BACKGROUND_DRAW, CAPTION_DRAW, GUIDANCE_DRAW = range(5)
+"""Which word of its prompt stream decides what: a choice does not move when another is added."""
+
+NUM_INDICES = 2**63
+"""Sample indices are 0 to `NUM_INDICES - 1`: an int64."""
 
 FIRST_HELD_OUT_INDEX = 2**40
 """Samples from here on are never trained on: they tell how training goes without a look at real images."""
@@ -28,7 +40,9 @@ class SamplePlan:
     """0, and one more for each refused image."""
 
     label: int
+    template: str
     prompt: str
+    negative_prompt: str
     noise_seed: int
     """64 random bits; the image's initial noise follows from them alone."""
 
@@ -38,34 +52,101 @@ class SamplePlan:
 
 def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
     """Return the plan of sample `index` (0 or more); a further attempt changes the noise and nothing else."""
-    if index < 0:
-        raise ValueError(f"Sample index {index} is negative; indices start at 0.")
-    num_classes = recipe.label_space.num_classes
-    run, position = divmod(index, num_classes)
-    label = _label_order(recipe.seed, run, num_classes)[position]
+    if not 0 <= index < NUM_INDICES:
+        raise ValueError(f"Sample index {index} is out of range; indices are 0 to {NUM_INDICES - 1}.")
+    run, position = divmod(index, recipe.label_space.num_classes)
+    label = _labels_of_run(recipe.seed, run, recipe.label_space.num_classes, recipe.class_weights)[position]
+    words = _counter(recipe.seed, PROMPT_STREAM, index).random_raw(5).tolist()
+    template = recipe.templates[_pick(words[TEMPLATE_DRAW], len(recipe.templates), recipe.template_weights)]
     return SamplePlan(
         index=index,
         attempt=attempt,
         label=label,
-        prompt=render_prompt(recipe.prompt, recipe.label_space.classes[label], _background(recipe, index)),
+        template=template,
+        prompt=_prompt(recipe, template, label, words),
+        negative_prompt=recipe.negative_prompt,
         noise_seed=int(_counter(recipe.seed, NOISE_STREAM, index, attempt).random_raw()),
-        guidance_scale=recipe.guidance_scale,
+        guidance_scale=_guidance_scale(recipe, words[GUIDANCE_DRAW]),
         num_inference_steps=recipe.num_inference_steps,
     )
 
 
+def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
+    """Return all that is known of a sample without its image, as JSON values."""
+    entry = recipe.label_space.classes[plan.label]
+    return {
+        **dataclasses.asdict(plan),
+        "class_name": entry.class_name,
+        "wnid": entry.wnid,
+        "synset": entry.synset,
+        "model": recipe.model or recipe.generator,
+        "revision": recipe.revision,
+        "image_size": recipe.image_size,
+        "recipe_sha256": recipe.sha256,
+    }
+
+
 @lru_cache(maxsize=256)
-def _label_order(seed: int, run: int, num_classes: int) -> tuple[int, ...]:
-    """Return the labels of the aligned run of `num_classes` indices number `run`: each label once."""
-    order = np.random.Generator(_counter(seed, LABEL_STREAM, run)).permutation(num_classes)
-    return tuple(order.tolist())
+def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, ...]) -> Sequence[int]:
+    """Return the labels of the aligned run of `num_classes` indices number `run`, shuffled.
+
+    Each label once; with weights, each as often as its share of the run, rounded up or down at random so that the mean
+    is exact (systematic sampling).
+    """
+    random = np.random.Generator(_counter(seed, LABEL_STREAM, run))
+    order = random.permutation(num_classes)
+    if not weights:
+        return order.tolist()
+    shares = np.cumsum(weights) / np.sum(weights)
+    return np.searchsorted(shares[:-1], (order + random.random()) / num_classes, side="right").tolist()
 
 
-def _background(recipe: Recipe, index: int) -> str:
-    if not needs_background(recipe.prompt):
-        return ""
-    draw = np.random.Generator(_counter(recipe.seed, PROMPT_STREAM, index)).integers(len(recipe.backgrounds))
-    return recipe.backgrounds[draw]
+def _prompt(recipe: Recipe, template: str, label: int, words: Sequence[int]) -> str:
+    entry = recipe.label_space.classes[label]
+    return template.format(
+        class_name=entry.class_name,
+        lemmas=", ".join(entry.lemmas) if recipe.lemmas == "all" else entry.class_name,
+        definition=entry.definition,
+        hypernym=_hypernym(recipe, entry, words[HYPERNYM_DRAW]),
+        background=_one_of(_of_label(recipe.backgrounds, label), words[BACKGROUND_DRAW]),
+        caption=_one_of(_of_label(recipe.captions, label), words[CAPTION_DRAW]),
+    )
+
+
+def _hypernym(recipe: Recipe, entry: ClassEntry, word: int) -> str:
+    if recipe.hypernym == "all":
+        return ", ".join(entry.hypernyms)
+    return _one_of(entry.hypernyms, word if recipe.hypernym == "random" else 0)
+
+
+def _of_label(texts: Sequence[tuple[str, ...]], label: int) -> tuple[str, ...]:
+    """Return a label's own texts, the one tuple that serves all labels, or none."""
+    if not texts:
+        return ()
+    return texts[label] if len(texts) > 1 else texts[0]
+
+
+def _guidance_scale(recipe: Recipe, word: int) -> float:
+    scales = recipe.guidance_scale
+    if recipe.guidance_draw == "between":
+        return scales[0] + (scales[1] - scales[0]) * (word / 2**64)
+    return scales[_pick(word, len(scales), ())]
+
+
+def _one_of(texts: Sequence[str], word: int) -> str:
+    return texts[_pick(word, len(texts), ())] if texts else ""
+
+
+def _pick(word: int, num_choices: int, weights: tuple[float, ...]) -> int:
+    """Return one of `0 .. num_choices - 1` for 64 random bits, each as likely as its weight."""
+    if not weights:
+        return word * num_choices >> 64
+    return min(bisect_right(_cumulative(weights), word / 2**64), num_choices - 1)
+
+
+@lru_cache(maxsize=16)
+def _cumulative(weights: tuple[float, ...]) -> Sequence[float]:
+    return list(accumulate(weights))
 
 
 def _counter(seed: int, stream: int, index: int, attempt: int = 0) -> np.random.Philox:

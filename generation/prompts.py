@@ -1,11 +1,11 @@
-"""The prompt forms of arXiv 2212.08420: from a class to the sentence that asks for its picture.
+"""Prompt templates: from a class to the sentence that asks for its picture.
 
-Pure text. Which class and which background a sample has is the plan's business.
+Pure text. Which class, template and background a sample has is the plan's business.
 """
 
-from generation.labels import ClassEntry
+from string import Formatter
 
-TEMPLATES = {
+PAPER_TEMPLATES = {
     "class_name": "{lemmas}",
     "hypernym": "{lemmas}, {hypernym}",
     "definition": "{lemmas}, {definition}",
@@ -13,26 +13,38 @@ TEMPLATES = {
     "background": "{lemmas} inside {background}",
     "hypernym_background": "{lemmas}, {hypernym} inside {background}",
 }
-"""The paper's forms by name, where c is all lemmas of the synset, h_c its hypernym and d_c its definition."""
+"""The forms of arXiv 2212.08420, where c is all lemmas, h_c the hypernym, d_c the definition, b a background."""
+
+CLASS_FIELDS = ("class_name", "lemmas", "definition", "caption")
+"""Fields that say which class is meant: a template needs one."""
+
+FIELDS = (*CLASS_FIELDS, "hypernym", "background")
+"""All that a template may ask for."""
 
 
-def template_text(name: str) -> str:
-    """Return the text of a named template; ValueError for a name that is not known."""
-    if name not in TEMPLATES:
-        raise ValueError(f"recipe.prompt is '{name}', which is no prompt form. Choose one of: {', '.join(TEMPLATES)}.")
-    return TEMPLATES[name]
+def template_text(template: str) -> str:
+    """Return a template's text: that of a named form, or a free one as it is; ValueError for what is neither."""
+    if template in PAPER_TEMPLATES:
+        return PAPER_TEMPLATES[template]
+    if template == "caption":
+        return "{caption}"
+    unknown = sorted(fields_of(template) - set(FIELDS))
+    if unknown:
+        raise ValueError(
+            f"recipe.templates has '{template}', whose field {{{unknown[0]}}} is not known. Fields are "
+            f"{', '.join(f'{{{name}}}' for name in FIELDS)}."
+        )
+    if not fields_of(template) & set(CLASS_FIELDS):
+        raise ValueError(
+            f"recipe.templates has '{template}', which names no class. Choose one of {', '.join(PAPER_TEMPLATES)}, "
+            f"caption, or write a text with {{{'} or {'.join(CLASS_FIELDS)}}}."
+        )
+    return template
 
 
-def needs_background(name: str) -> bool:
-    """Return whether the template asks for a background."""
-    return "{background}" in template_text(name)
-
-
-def render_prompt(name: str, entry: ClassEntry, background: str) -> str:
-    """Return the prompt of a class; `background` goes unused where the template has none."""
-    return template_text(name).format(
-        lemmas=", ".join(entry.lemmas),
-        hypernym=entry.hypernyms[0] if entry.hypernyms else "",
-        definition=entry.definition,
-        background=background,
-    )
+def fields_of(template: str) -> set[str]:
+    """Return the fields that a template's text asks for; ValueError for stray braces."""
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"recipe.templates has '{template}': {error}. Write {{{{ and }}}} for braces.") from error

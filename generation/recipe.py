@@ -1,37 +1,68 @@
-"""All that decides the images of a data set, in a few kilobytes, with a hash."""
+"""All that decides the images of a data set, in a few kilobytes, with a hash.
+
+A recipe is complete: what came from a user's files stands in it. Only what ships with Figment, and a model's weights,
+are named by their hash.
+"""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from generation.config import RecipeConfig
-from generation.labels import LabelSpace, load_label_space
-from generation.model_files import resolve_revision
+from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
+from generation.model_files import check_revision, resolve_revision
+from generation.prompts import fields_of, template_text
+from generation.word_files import read_backgrounds, read_captions, scene_words
+
+PLACES365 = "places365"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set before it exists: an image is a function of `(recipe, index)`. Fields as in `RecipeConfig`."""
+    """A data set before it exists: an image is a function of `(recipe, index)`. `RecipeConfig`, resolved."""
 
     seed: int
     label_space: LabelSpace
-    prompt: str
-    backgrounds: tuple[str, ...]
+    class_weights: tuple[float, ...]
+    """One a label; empty is exactly balanced."""
+
+    templates: tuple[str, ...]
+    """Texts with {fields}, the prefix included."""
+
+    template_weights: tuple[float, ...]
+    lemmas: str
+    hypernym: str
+    backgrounds: tuple[tuple[str, ...], ...]
+    """For each label, or once for all labels."""
+
+    captions: tuple[tuple[str, ...], ...]
+    """For each label; empty where no template asks for them."""
+
+    negative_prompt: str
     generator: str
     model: str
     revision: str
     """Commit on the hub or hash of the folder's files; empty for a generator without a model."""
 
     precision: str
-    guidance_scale: float
+    guidance_scale: tuple[float, ...]
+    guidance_draw: str
     num_inference_steps: int
     image_size: int
 
+    def to_value(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        shallow = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.loads(json.dumps(shallow | {"label_space": self.label_space.to_value()}))
+
     def to_json(self) -> str:
         """Return canonical JSON: sorted keys, no spaces, ASCII."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return canonical_json(self.to_value())
 
     @cached_property
     def sha256(self) -> str:
@@ -39,12 +70,124 @@ class Recipe:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys, no spaces, ASCII: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def build_recipe(config: RecipeConfig) -> Recipe:
-    """Return the recipe that the settings mean, its model found and pinned; ValueError if there is no such model."""
-    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    settings["label_space"] = load_label_space(config.label_space)
-    if config.generator == "painted":
-        settings |= {"model": "", "revision": ""}
-    else:
-        settings["revision"] = resolve_revision(config.model, config.revision)
-    return Recipe(**settings)
+    """Return the recipe that the settings mean, its files read and its model found and pinned.
+
+    Raises ValueError with the remedy for a file or model that is not there, and for words that a class lacks.
+    """
+    space = find_label_space(config.label_space)
+    templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
+    fields = set().union(*(fields_of(template) for template in templates))
+    has_model = config.generator != "painted"
+    recipe = Recipe(
+        seed=config.seed,
+        label_space=space,
+        class_weights=class_weights(config.class_weights, space),
+        templates=templates,
+        template_weights=tuple(config.template_weights),
+        lemmas=config.lemmas,
+        hypernym=config.hypernym,
+        backgrounds=backgrounds(config, space) if "background" in fields else (),
+        captions=read_captions(Path(config.captions_file), space) if "caption" in fields else (),
+        negative_prompt=config.negative_prompt,
+        generator=config.generator,
+        model=config.model if has_model else "",
+        revision=resolve_revision(config.model, config.revision) if has_model else "",
+        precision=config.precision,
+        guidance_scale=tuple(config.guidance_scale),
+        guidance_draw=config.guidance_draw,
+        num_inference_steps=config.num_inference_steps,
+        image_size=config.image_size,
+    )
+    check_words(recipe)
+    return recipe
+
+
+def find_label_space(name: str) -> LabelSpace:
+    """Return a label space that ships, or that of a user's class file."""
+    if name not in SHIPPED and Path(name).suffix in (".yaml", ".yml", ".csv"):
+        from generation.class_files import read_class_file  # brings NLTK
+
+        return read_class_file(Path(name))
+    return load_label_space(name)
+
+
+def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[float, ...]:
+    """Return one weight a label, 1 where none is given; empty if all are equal."""
+    by_label = [1.0] * space.num_classes
+    for name, weight in weights.items():
+        by_label[space.label_of(name)] = float(weight)
+    if not any(by_label):
+        raise ValueError("recipe.class_weights leave no class: all are 0. Give one more than 0.")
+    return () if len(set(by_label)) == 1 else tuple(by_label)
+
+
+def backgrounds(config: RecipeConfig, space: LabelSpace) -> tuple[tuple[str, ...], ...]:
+    """Return the backgrounds of each label, or once for all if no file tells them apart."""
+    common = scene_words() if tuple(config.backgrounds) == (PLACES365,) else tuple(config.backgrounds)
+    if not config.backgrounds_file:
+        return (common,)
+    return read_backgrounds(Path(config.backgrounds_file), space, common)
+
+
+def check_words(recipe: Recipe) -> None:
+    """Raise ValueError if a template asks for words that a class does not have."""
+    fields = set().union(*(fields_of(template) for template in recipe.templates))
+    for entry in recipe.label_space.classes:
+        for name, words in (("definition", entry.definition), ("hypernym", entry.hypernyms)):
+            if name in fields and not words:
+                raise ValueError(
+                    f"recipe.templates ask for {{{name}}}, which class '{entry.class_name}' of "
+                    f"{recipe.label_space.name} does not have. Write it there, give a synset, or leave {{{name}}} out."
+                )
+
+
+def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two recipes differ, with both values as in JSON."""
+    a, b = ours.to_value(), theirs.to_value()
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+
+
+def recipe_from_value(value: dict[str, Any]) -> Recipe:
+    """Return the recipe that `to_value` described; ValueError if it is another version's."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    if value.keys() != names:
+        raise ValueError(
+            f"The recipe lacks or has too many fields ({', '.join(sorted(value.keys() ^ names))}): another version of "
+            "Figment wrote it. Use that version, or plan again."
+        )
+    frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
+    return Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def recipe_file_text(recipe: Recipe) -> str:
+    """Return what a recipe file holds: the recipe and its hash."""
+    return canonical_json({"recipe": recipe.to_value(), "sha256": recipe.sha256}) + "\n"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
+    try:
+        content = json.loads(path.read_text())
+        value, sha256 = content["recipe"], content["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is no recipe file: {error}. Write one with python -m ray_jobs.plan.") from error
+    found = hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"The recipe in '{path}' has hash {found[:12]}, but says {str(sha256)[:12]}: it was edited by hand. Change "
+            "settings in a config and plan again."
+        )
+    recipe = recipe_from_value(value)
+    if recipe.model:
+        check_revision(recipe.model, recipe.revision)
+    return recipe

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from generation.actor import GeneratorActor
 from generation.config import GenerationConfig
+from generation.generator import GenerationFailedError
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 
@@ -31,10 +32,6 @@ DEPLOYMENT = "GeneratorActor"
 STATUS_POLL_SECONDS = 0.2
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's own log, which otherwise has a line for each batch."""
-
-
-class GenerationFailedError(RuntimeError):
-    """No actor can work: the message says why."""
 
 
 @dataclass

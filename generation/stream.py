@@ -19,9 +19,10 @@ from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from generation.config import GenerationConfig
+from generation.generator import GenerationFailedError
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
-from generation.service import GenerationFailedError, GenerationService
+from generation.service import GenerationService
 
 MIN_ASKERS, MAX_ASKERS = 2, 16
 """Actors of the asking stage, as many as generators within these bounds.
@@ -73,10 +74,14 @@ def stream_samples(
     return dataset
 
 
-def fetch_samples(service: GenerationService, config: GenerationConfig, indices: range) -> SampleBatch:
-    """Return a few samples at once, asked for as the stream asks, without a dataset."""
-    unit = {"start": np.array([indices.start]), "stop": np.array([indices.stop])}
-    batches = list(Asker(service, config, window=1)(unit))
+def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
+    """Yield a few samples in their order, asked for as the stream asks, without a dataset."""
+    return Asker(service, config, window=REQUESTS_PER_ACTOR * config.max_actors).ask(indices)
+
+
+def fetch_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> SampleBatch:
+    """Return a few samples at once, in their order."""
+    batches = list(ask_samples(service, config, indices))
     return {
         "index": np.concatenate([batch["index"] for batch in batches]),
         "label": np.concatenate([batch["label"] for batch in batches]),
@@ -107,7 +112,7 @@ def work_units(indices: Sequence[range], batch_size: int) -> list[range]:
 class Request:
     """One batch that was asked for."""
 
-    indices: range
+    indices: Sequence[int]
     response: DeploymentResponse
 
 
@@ -124,16 +129,19 @@ class Asker:
 
     def __call__(self, row: dict[str, np.ndarray]) -> Iterator[SampleBatch]:
         """Yield the samples of one unit, a batch at a time."""
-        unit = range(int(row["start"][0]), int(row["stop"][0]))
+        return self.ask(range(int(row["start"][0]), int(row["stop"][0])))
+
+    def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
+        """Yield the samples of these indices in their order, a batch at a time."""
         under_way: deque[Request] = deque()
-        for start in range(0, len(unit), self.batch_size):
-            under_way.append(self._request(unit[start : start + self.batch_size]))
+        for start in range(0, len(indices), self.batch_size):
+            under_way.append(self._request(indices[start : start + self.batch_size]))
             if len(under_way) >= self.window:
                 yield self._answer(under_way.popleft())
         while under_way:
             yield self._answer(under_way.popleft())
 
-    def _request(self, indices: range) -> Request:
+    def _request(self, indices: Sequence[int]) -> Request:
         return Request(indices, self.service.ask(indices))
 
     def _answer(self, request: Request) -> SampleBatch:
@@ -155,7 +163,7 @@ class Asker:
                 num_losses += 1
                 if num_losses >= MAX_LOSSES:
                     raise GenerationFailedError(
-                        f"The batch of samples {request.indices.start} to {request.indices.stop - 1} was lost "
+                        f"The batch of samples {request.indices[0]} to {request.indices[-1]} was lost "
                         f"{num_losses} times, the last with {type(error).__name__}: it seems to kill its actors. "
                         "Is generation.batch_size too large for their memory?"
                     ) from error

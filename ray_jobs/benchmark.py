@@ -23,12 +23,12 @@ from rich.table import Table
 
 from generation.actor import GeneratorActor
 from generation.config import GenerationConfig
-from generation.recipe import Recipe, build_recipe
+from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import start_generation
 from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
-from ray_jobs.config import JobConfig, load_config
+from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.user_errors import user_errors
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_resources
@@ -66,9 +66,9 @@ def main() -> None:
     """Compose the job: both ways to generate, one after the other, a table, and a status."""
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
-        if config.recipe.generator != "painted" or not config.generation.painted_batch_seconds:
+        recipe = open_recipe(config)
+        if recipe.generator != "painted" or not config.generation.painted_batch_seconds:
             raise ValueError("A benchmark needs a known rate. Set recipe.generator=painted and painted_batch_seconds.")
-        recipe = build_recipe(config.recipe)
         connect()
         check_placement([generation_demand(config.generation), training_demand(config.training)])
         service = start_generation(recipe, config.generation)

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +16,7 @@ from yaml import MarkedYAMLError
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig, RecipeConfig
+from generation.recipe import Recipe, build_recipe, read_recipe
 from training.config import TrainingConfig
 
 
@@ -24,6 +25,9 @@ class JobConfig:
     """A named run: what `ray_jobs/configs/*.yaml` hold, for every job alike."""
 
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    recipe_file: str = ""
+    """A recipe that `ray_jobs.plan` wrote, in place of the settings in `recipe`."""
+
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -38,24 +42,36 @@ Config = TypeVar("Config")
 
 
 def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
-    """Return the settings of `CONFIG.yaml section.key=value ...`; ValueError in one line for what cannot be."""
+    """Return the settings of `CONFIG section.key=value ...`; ValueError in one line for what cannot be.
+
+    CONFIG is a YAML file, which may name another as its `base`, or a recipe file, to which all else is default.
+    """
     if not arguments or "=" in arguments[0]:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
-    content = _read_yaml(Path(arguments[0]))
     for argument in arguments[1:]:
         if "=" not in argument:
             raise ValueError(f"'{argument}' is no override. Write section.key=value.")
     try:
         overrides = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:])))
-        for source in (content, overrides):
-            _check_keys(source, schema, prefix="")
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), content, overrides))
+        sources = [_fitted(source, schema, prefix="") for source in (*_read_files(Path(arguments[0])), overrides)]
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except MarkedYAMLError as error:
         raise ValueError(f"An override is no YAML: {' '.join(str(error).split())}.") from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
     return cast(Config, settings)
+
+
+def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """Return the content of a config, after that of its base and its base's base."""
+    if path.suffix == ".json":
+        return [{"recipe_file": str(path)}]
+    if path.resolve() in above:
+        raise ValueError(f"'{path}' is its own base. Take its line 'base:' out.")
+    content = _read_yaml(path)
+    base = content.pop("base", None)
+    return [*(_read_files(path.parent / str(base), (*above, path.resolve())) if base else []), content]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -70,18 +86,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _check_keys(content: Any, schema: Any, prefix: str) -> None:
-    """Raise ValueError for a key that the dataclass does not have, with the nearest one that it has."""
+def _fitted(content: Any, schema: Any, prefix: str) -> Any:
+    """Return settings with a list of one wherever a single value stands for a list.
+
+    Raises ValueError for a key that the dataclass does not have, with the nearest one that it has.
+    """
+    if get_origin(schema) is tuple and isinstance(content, str | int | float):
+        return [content]
     if not dataclasses.is_dataclass(schema) or not isinstance(content, dict):
-        return
+        return content
     fields = {entry.name: entry.type for entry in dataclasses.fields(schema)}
-    for key, value in content.items():
+    for key in content:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1) or sorted(fields)
             raise ValueError(
                 f"There is no setting '{prefix}{key}'. Did you mean {' or '.join(prefix + n for n in near)}?"
             )
-        _check_keys(value, fields[key], prefix=f"{prefix}{key}.")
+    return {key: _fitted(value, fields[key], prefix=f"{prefix}{key}.") for key, value in content.items()}
+
+
+def open_recipe(config: JobConfig) -> Recipe:
+    """Return the recipe that the settings mean, or that of the recipe file they name."""
+    return read_recipe(Path(config.recipe_file)) if config.recipe_file else build_recipe(config.recipe)
 
 
 def to_yaml(config: Any) -> str:

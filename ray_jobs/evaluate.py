@@ -1,6 +1,5 @@
 """Evaluate a classifier on real images: `python -m ray_jobs.evaluate CONFIG checkpoint=FILE [section.key=value]`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ray_jobs.cluster import check_placement, connect, evaluation_demand
 from ray_jobs.config import JobConfig, load_config
 from ray_jobs.run_directory import check_writable, new_path, resolve, write_json
 from ray_jobs.user_errors import user_errors
-from training.checkpoint import read_checkpoint
+from training.checkpoint import read_checkpoint, recipe_of
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
         config = load_config(JobConfig, sys.argv[1:])
         path, checkpoint = open_checkpoint(config.checkpoint)
         check_writable(path.parent)
-        check_real_images(config.evaluation.dataset, label_space_of(checkpoint)["name"], must_have_images=True)
+        check_real_images(config.evaluation.dataset, recipe_of(checkpoint).label_space.name, must_have_images=True)
         connect()
         check_placement([evaluation_demand(config.evaluation)])
     evaluation = evaluate_checkpoint(checkpoint, config.evaluation)
@@ -40,17 +39,11 @@ def open_checkpoint(checkpoint: str) -> tuple[Path, dict[str, Any]]:
     return path, read_checkpoint(path)
 
 
-def label_space_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the label space that the checkpoint's recipe was made for, as in the recipe's JSON."""
-    return json.loads(checkpoint["recipe"]["json"])["label_space"]
-
-
 def evaluate_checkpoint(checkpoint: dict[str, Any], config: EvaluationConfig) -> dict[str, Any]:
     """Return the accuracies of a checkpoint's classifier on the configured real images."""
     images = real_images(config.dataset, checkpoint["classifier"]["image_size"])
     counts = count_hits(images, checkpoint, config)
-    class_names = tuple(entry["lemmas"][0] for entry in label_space_of(checkpoint)["classes"])
-    return evaluation_json(counts, class_names, config.dataset)
+    return evaluation_json(counts, recipe_of(checkpoint).label_space.class_names, config.dataset)
 
 
 if __name__ == "__main__":

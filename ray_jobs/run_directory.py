@@ -60,6 +60,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write(json.dumps(content, indent=2) + "\n")
 
 
+def write_once(path: Path, text: str) -> None:
+    """Write a file whose name says its content; ValueError if there is one that says something else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError as error:
+        if not path.is_file() or path.read_text() != text:
+            raise ValueError(f"'{path}' exists and is not overwritten. Give another file: --out FILE.") from error
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be written: {error.strerror}. Give another file: --out FILE.") from error
+
+
 def new_path(folder: Path, stem: str, suffix: str) -> Path:
     """Return `stem.suffix` in the folder, numbered from 2 on where it exists already."""
     path, number = folder / f"{stem}{suffix}", 2

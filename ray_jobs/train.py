@@ -9,7 +9,7 @@ import psutil
 from evaluation.real_images import check_real_images
 from evaluation.report import print_evaluation
 from generation.plan import FIRST_HELD_OUT_INDEX
-from generation.recipe import Recipe, build_recipe
+from generation.recipe import Recipe, recipe_file_text
 from generation.service import GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
 from ray_jobs.cluster import (
@@ -21,7 +21,7 @@ from ray_jobs.cluster import (
     session_logs,
     training_demand,
 )
-from ray_jobs.config import JobConfig, load_config, to_yaml
+from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import evaluate_checkpoint
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
@@ -50,7 +50,7 @@ def main() -> None:
         with user_errors():
             claim(run_dir, to_yaml(config))
         announce(started_at, f"{service.num_actors()} generator actors up; writing to {run_dir}")
-        write_recipe(run_dir, recipe)
+        (run_dir / "recipe.json").write_text(recipe_file_text(recipe))
         samples = fetch_samples(service, config.generation, range(NUM_SAMPLES_ON_SHEET))
         write_contact_sheet(run_dir / "samples.png", recipe, samples)
         announce(started_at, "the first samples are in samples.png; training starts")
@@ -68,7 +68,7 @@ def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path]:
     config = load_config(JobConfig, arguments)
     run_dir = resolve(config.output)
     check_output(run_dir)
-    recipe = build_recipe(config.recipe)
+    recipe = open_recipe(config)
     check_real_images(config.evaluation.dataset, recipe.label_space.name)
     return config, recipe, run_dir
 
@@ -81,12 +81,6 @@ def check_resources(config: JobConfig) -> None:
         [generation_demand(config.generation), training_demand(config.training)],
         [] if config.evaluation.dataset == "none" else [evaluation_demand(config.evaluation)],
     )
-
-
-def write_recipe(run_dir: Path, recipe: Recipe) -> None:
-    """Write what makes the images again."""
-    (run_dir / "recipe.json").write_text(recipe.to_json())
-    (run_dir / "recipe.sha256").write_text(f"{recipe.sha256}\n")
 
 
 def train(config: JobConfig, recipe: Recipe, service: GenerationService, run_dir: Path) -> tuple[Path, RunProgress]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from generation.service import GenerationFailedError
+from generation.generator import GenerationFailedError
 
 USER_ERROR_STATUS = 2
 

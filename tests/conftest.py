@@ -17,7 +17,7 @@ def painted() -> Recipe:
 @pytest.fixture(scope="session")
 def digits() -> Recipe:
     """The embedded model at a few steps."""
-    return build_recipe(RecipeConfig(image_size=32, num_inference_steps=4, guidance_scale=1.0))
+    return build_recipe(RecipeConfig(image_size=32, num_inference_steps=4, guidance_scale=(1.0,)))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
 """A run's checkpoint file, read without trusting it: weights and plain data, no pickled code."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from generation.recipe import Recipe, recipe_from_value
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -17,3 +20,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"classifier", "recipe", "state_dict"} <= checkpoint.keys():
         raise ValueError(f"checkpoint '{path}' was not written by ray_jobs.train. Give a run's checkpoint.ckpt.")
     return checkpoint
+
+
+def recipe_of(checkpoint: dict[str, Any]) -> Recipe:
+    """Return the recipe of the images that the classifier was trained on."""
+    return recipe_from_value(json.loads(checkpoint["recipe"]["json"]))

@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.svm import SVC
 
 from generation.digits.backgrounds import BACKGROUNDS
+from generation.digits.pool import needs_background, paper_prompt
 from generation.digits.real_digits import evaluation_digits, training_digits
 from generation.labels import load_label_space
-from generation.prompts import needs_background, render_prompt
 
 MODEL = Path(__file__).parent / "model"
 FORMS = ("class_name", "hypernym", "definition", "background", "hypernym_background")
@@ -58,7 +58,7 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], guidance: fl
 def prompts_of(form: str, labels: np.ndarray, background: str = "plain") -> list[str]:
     """Return one prompt a label."""
     entries = load_label_space("digits").classes
-    return [render_prompt(form, entries[label], background) for label in labels]
+    return [paper_prompt(form, entries[label], background) for label in labels]
 
 
 def features(images: np.ndarray) -> np.ndarray:

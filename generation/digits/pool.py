@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from generation.digits.backgrounds import BACKGROUNDS, composite
 from generation.digits.real_digits import training_digits, training_positions
-from generation.labels import load_label_space
-from generation.prompts import needs_background, render_prompt
+from generation.labels import ClassEntry, load_label_space
+from generation.prompts import PAPER_TEMPLATES
 
 FORM_WEIGHTS = {
     "class_name": 0.13,
@@ -56,11 +56,26 @@ def training_digest() -> str:
 def all_prompts() -> tuple[str, ...]:
     """Return every prompt that the model is taught: each form, class and background once."""
     return tuple(
-        render_prompt(form, entry, background)
+        paper_prompt(form, entry, background)
         for form in FORM_WEIGHTS
         for entry in load_label_space("digits").classes
         for background in (BACKGROUNDS if needs_background(form) else BACKGROUNDS[:1])
     )
+
+
+def paper_prompt(form: str, entry: ClassEntry, background: str) -> str:
+    """Return a form of the paper with all lemmas and the first hypernym; `background` goes unused where it has none."""
+    return PAPER_TEMPLATES[form].format(
+        lemmas=", ".join(entry.lemmas),
+        hypernym=entry.hypernyms[0],
+        definition=entry.definition,
+        background=background,
+    )
+
+
+def needs_background(form: str) -> bool:
+    """Return whether the form asks for a background."""
+    return "{background}" in PAPER_TEMPLATES[form]
 
 
 def build_pool(num_images: int, seed: int) -> Pool:
@@ -77,7 +92,7 @@ def build_pool(num_images: int, seed: int) -> Pool:
         form = rng.choice(list(FORM_WEIGHTS), p=list(FORM_WEIGHTS.values()))
         background = rng.choice(BACKGROUNDS) if needs_background(form) else "plain"
         images[i] = composite(augment(digits[row, ..., 0] / 255, rng), background, rng)
-        prompt_ids[i] = places[render_prompt(form, entries[labels[row]], background)]
+        prompt_ids[i] = places[paper_prompt(form, entries[labels[row]], background)]
     return Pool(images, prompt_ids, prompts)
 
 

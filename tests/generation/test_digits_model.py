@@ -52,17 +52,17 @@ def test_no_script_that_makes_the_model_can_reach_the_evaluation_digits(script: 
     assert not names & {"evaluation_digits", "split_positions", "load_digits", "sklearn", "import_module", "*"}
 
 
-@pytest.mark.parametrize("prompt", ["class_name", "hypernym", "definition"])
-def test_it_draws_the_digit_that_the_prompt_asks_for(prompt: str):
+@pytest.mark.parametrize("form", ["class_name", "hypernym", "definition"])
+def test_it_draws_the_digit_that_the_prompt_asks_for(form: str):
     real_images, real_labels = training_digits()
     judge = SVC(C=10).fit(features(real_images), real_labels)
-    images, labels = generate(100, prompt=prompt, guidance_scale=2.0)
+    images, labels = generate(100, templates=(form,))
     assert (judge.predict(features(images)) == labels).mean() >= 0.97
 
 
 def test_backgrounds_do_something_visible():
     corner = {
-        background: generate(20, prompt="background", backgrounds=(background,), guidance_scale=2.0)[0][:, :4, :4]
+        background: generate(20, templates=("background",), backgrounds=(background,))[0][:, :4, :4]
         for background in BACKGROUNDS
     }
     assert corner["plain"].mean() < 10

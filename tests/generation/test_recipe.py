@@ -5,22 +5,134 @@ from pathlib import Path
 import pytest
 
 from generation.config import RecipeConfig
+from generation.labels import load_label_space
 from generation.model_files import folder_sha256, resolve_revision
-from generation.recipe import Recipe, build_recipe
+from generation.plan import plan_sample
+from generation.recipe import Recipe, build_recipe, differences, read_recipe, recipe_file_text, recipe_from_value
 
 
 def test_canonical_json_has_sorted_keys_and_no_spaces(painted: Recipe):
     text = painted.to_json()
-    assert text.startswith('{"backgrounds":[],"generator":"painted","guidance_scale":2.0,')
-    assert json.loads(text)["label_space"]["classes"][7]["lemmas"][0] == "seven"
-    assert len(text) < 5000
+    assert text.startswith('{"backgrounds":[],"captions":[],"class_weights":[],"generator":"painted",')
+    assert json.loads(text)["label_space"]["name"] == "digits"
+    assert len(text) < 1000
+
+
+def test_a_recipe_of_a_thousand_classes_and_365_backgrounds_is_a_few_kilobytes():
+    recipe = build_recipe(
+        RecipeConfig(
+            label_space="imagenet1k", templates=("background",), backgrounds=("places365",), generator="painted"
+        )
+    )
+    assert len(recipe.backgrounds[0]) == 365
+    assert 4_000 < len(recipe_file_text(recipe)) < 8_000
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"prompt": "hypernym"}, {"guidance_scale": 7.5}, {"revision": "x"}, {"image_size": 24}]
+    "change",
+    [
+        {"seed": 1},
+        {"templates": ("{lemmas}",)},
+        {"guidance_scale": (7.5,)},
+        {"revision": "x"},
+        {"image_size": 24},
+        {"class_weights": (2.0, *[1.0] * 9)},
+        {"label_space": load_label_space("imagenet100")},
+    ],
 )
-def test_whatever_changes_the_images_changes_the_hash(painted: Recipe, change: dict):
-    assert dataclasses.replace(painted, **change).sha256 != painted.sha256
+def test_whatever_changes_the_images_changes_the_hash_and_is_named(painted: Recipe, change: dict):
+    other = dataclasses.replace(painted, **change)
+    assert other.sha256 != painted.sha256
+    assert differences(painted, other).keys() == change.keys()
+
+
+def test_a_recipe_file_gives_the_same_recipe(tmp_path: Path):
+    captions = "\n".join(
+        f'{{"class": "{name}", "caption": "a {name}"}}' for name in load_label_space("digits").class_names
+    )
+    (tmp_path / "captions.jsonl").write_text(captions)
+    recipe = build_recipe(
+        RecipeConfig(
+            templates=("definition", "{caption} inside {background}"),
+            template_weights=(0.25, 0.75),
+            class_weights={"zero": 2.5, "n13742573": 0.0},
+            prefix="a photo of",
+            negative_prompt="blurry",
+            backgrounds=("plain", "noise"),
+            captions_file=str(tmp_path / "captions.jsonl"),
+            guidance_scale=(1.5, 3.0),
+            guidance_draw="between",
+            image_size=32,
+        )
+    )
+    (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
+    (tmp_path / "captions.jsonl").unlink()
+    again = read_recipe(tmp_path / "recipe.json")
+    assert again == recipe
+    assert again.sha256 == recipe.sha256
+    assert recipe.templates == ("a photo of {lemmas}, {definition}", "a photo of {caption} inside {background}")
+    assert recipe.class_weights == (2.5, 0.0, *[1.0] * 8)
+    assert [plan_sample(again, index) for index in range(30)] == [plan_sample(recipe, index) for index in range(30)]
+
+
+def test_equal_class_weights_are_exactly_balanced():
+    recipe = build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 1.0}))
+    assert recipe.class_weights == ()
+
+
+def test_a_recipe_edited_by_hand_is_refused(painted: Recipe, tmp_path: Path):
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe_file_text(painted).replace('"seed":0', '"seed":1'))
+    with pytest.raises(ValueError, match=rf"says {painted.sha256[:12]}: it was edited by hand\. Change settings"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "recipe: {}"])
+def test_a_file_that_is_no_recipe_is_named(text: str, tmp_path: Path):
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(ValueError, match=r"recipe\.json' is no recipe file"):
+        read_recipe(tmp_path / "recipe.json")
+
+
+def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
+    value = painted.to_value()
+    del value["lemmas"]
+    with pytest.raises(ValueError, match=r"fields \(lemmas\): another version"):
+        recipe_from_value(value)
+
+
+def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text("{}")
+    recipe = build_recipe(RecipeConfig(model=str(model)))
+    (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
+    assert read_recipe(tmp_path / "recipe.json") == recipe
+    (model / "model_index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"model' has changed since the recipe was written"):
+        read_recipe(tmp_path / "recipe.json")
+
+
+def test_words_that_a_class_lacks_are_named_with_the_class(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("class_name,definition\ncrane,a machine\nheron,a bird\n")
+    settings = RecipeConfig(label_space=str(tmp_path / "mine.csv"), templates=("hypernym",), generator="painted")
+    with pytest.raises(ValueError, match=r"ask for \{hypernym\}, which class 'crane' of mine\.csv does not have"):
+        build_recipe(settings)
+    recipe = build_recipe(dataclasses.replace(settings, templates=("definition",)))
+    assert {plan_sample(recipe, index).prompt for index in range(2)} == {"crane, a machine", "heron, a bird"}
+
+
+def test_a_weight_for_no_class_and_no_class_left_are_refused():
+    with pytest.raises(ValueError, match=r"'zeero' is no class of digits\. Did you mean zero"):
+        build_recipe(RecipeConfig(generator="painted", class_weights={"zeero": 2.0}))
+    nothing = dict.fromkeys(load_label_space("digits").class_names, 0.0)
+    with pytest.raises(ValueError, match="leave no class"):
+        build_recipe(RecipeConfig(generator="painted", class_weights=nothing))
+
+
+def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():
+    commit = "133a221b8aa7292a167afc5127cb63fb5005638b"
+    assert resolve_revision("CompVis/stable-diffusion-v1-4", commit) == commit
 
 
 def test_the_embedded_model_is_pinned_by_its_files():

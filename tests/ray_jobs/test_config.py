@@ -2,10 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.config import JobConfig, load_config, to_yaml
+from generation.plan import plan_sample
+from generation.prompts import PAPER_TEMPLATES
+from generation.recipe import Recipe, recipe_file_text
+from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 
-CONFIGS = sorted((Path(__file__).parents[2] / "ray_jobs" / "configs").glob("*.yaml"))
-PAINTED = str(CONFIGS[0].parent / "painted.yaml")
+FOLDER = Path(__file__).parents[2] / "ray_jobs" / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+PAINTED = str(FOLDER / "painted.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -28,7 +32,16 @@ def test_an_override_wins_over_the_file():
         ("recipe.seed=many", r"recipe\.seed: .*'many'.*Integer"),
         ("recipe.generator=magic", r"recipe\.generator: .*'magic'.*diffusers.*painted"),
         ("recipe.image_size=30", r"image_size is 30; .* Try 24"),
-        ("recipe.prompt=background", r"needs recipe\.backgrounds"),
+        ("recipe.templates=background", r"ask for a background: name some in recipe\.backgrounds"),
+        ("recipe.templates=caption", r"ask for a caption: name a JSONL file"),
+        ("recipe.templates=[]", r"recipe\.templates is empty"),
+        ("recipe.templates='{clas}'", r"field \{clas\} is not known"),
+        ("recipe.prefix='{lemmas}'", r"prefix is '\{lemmas\}'; fields belong into"),
+        ("recipe.template_weights=[0.5,0.5]", r"template_weights has 2 for 1 templates"),
+        ("recipe.template_weights=0.8", r"template_weights are 0\.8, which sum to 0\.8"),
+        ("recipe.class_weights.zero=-1", r"class_weights\.zero is -1; give 0 or more"),
+        ("recipe.guidance_scale=0.5", r"guidance_scale is 0\.5; give 1"),
+        ("recipe.guidance_draw=between", r"guidance_scale is 2, but guidance_draw is between: give two"),
         ("generation.min_actors=5", r"min_actors is 5 and max_actors 2"),
         ("training.seed", r"'training\.seed' is no override"),
         ("recipe.seed=[", r"override is no YAML"),
@@ -43,6 +56,47 @@ def test_a_wrong_setting_ends_in_one_line_with_the_remedy(argument: str, message
     with pytest.raises(ValueError, match=message) as caught:
         load_config(JobConfig, [PAINTED, argument])
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_value_stands_for_a_list_of_one():
+    config = load_config(JobConfig, [PAINTED, "recipe.templates=hypernym", "recipe.guidance_scale=7.5"])
+    assert (config.recipe.templates, config.recipe.guidance_scale) == (("hypernym",), (7.5,))
+
+
+def test_a_config_is_laid_over_its_base_and_its_bases_base(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("recipe: {seed: 1, image_size: 32, generator: painted}")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yaml").write_text("base: ../a.yaml\nrecipe: {seed: 2}")
+    (tmp_path / "c.yaml").write_text("base: sub/b.yaml\noutput: runs/c")
+    config = load_config(JobConfig, [str(tmp_path / "c.yaml"), "recipe.image_size=48"])
+    assert (config.recipe.seed, config.recipe.image_size, config.recipe.generator) == (2, 48, "painted")
+    assert config.output == "runs/c"
+    (tmp_path / "d.yaml").write_text("base: nowhere.yaml")
+    with pytest.raises(ValueError, match=r"no config '.*nowhere\.yaml'"):
+        load_config(JobConfig, [str(tmp_path / "d.yaml")])
+    (tmp_path / "e.yaml").write_text("base: f.yaml")
+    (tmp_path / "f.yaml").write_text("base: e.yaml")
+    with pytest.raises(ValueError, match=r"'.*e\.yaml' is its own base"):
+        load_config(JobConfig, [str(tmp_path / "e.yaml")])
+
+
+def test_a_recipe_file_stands_in_place_of_a_config_or_of_its_recipe(painted: Recipe, tmp_path: Path):
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe_file_text(painted))
+    assert open_recipe(load_config(JobConfig, [str(path), "training.seed=3"])) == painted
+    assert open_recipe(load_config(JobConfig, [PAINTED, f"recipe_file={path}"])) == painted
+
+
+@pytest.mark.parametrize("space", ["imagenet100", "imagenet1k"])
+@pytest.mark.parametrize("guidance", ["7.5", "2.0"])
+@pytest.mark.parametrize("form", PAPER_TEMPLATES)
+def test_each_run_of_the_paper_has_a_config_that_plans(space: str, guidance: str, form: str):
+    config = load_config(JobConfig, [str(FOLDER / "paper" / f"{space}_{form}_guidance{guidance}.yaml")])
+    recipe = open_recipe(config)
+    assert (recipe.model, recipe.num_inference_steps) == ("CompVis/stable-diffusion-v1-4", 50)
+    plan = plan_sample(recipe, 0)
+    assert (plan.template, plan.guidance_scale) == (PAPER_TEMPLATES[form], float(guidance))
+    assert recipe.label_space.name == space
 
 
 def test_a_missing_a_broken_and_an_odd_config_file_are_named(tmp_path: Path):

@@ -1,15 +1,24 @@
 """Whole jobs on a real local cluster, as a user calls them."""
 
+import base64
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from generation.model_files import PROJECT_ROOT
-from ray_jobs import benchmark, evaluate, train
+from generation.painted_generator import PaintedGenerator
+from generation.plan import plan_sample
+from generation.recipe import read_recipe, recipe_file_text
+from ray_jobs import benchmark, evaluate, gallery, regenerate, train
+from ray_jobs.config import JobConfig, load_config, open_recipe
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=2", "training.num_held_out=20", "recipe.image_size=32"]
@@ -28,9 +37,9 @@ SUMMARY_KEYS = {
 }
 
 
-def call(job, monkeypatch, *arguments: str) -> None:
+def call(job, monkeypatch, *arguments: str, config: str = PAINTED) -> None:
     """Run a job's main as if called from the command line, in this process and on its cluster."""
-    monkeypatch.setattr(sys, "argv", [job.__name__, PAINTED, *arguments])
+    monkeypatch.setattr(sys, "argv", [job.__name__, config, *arguments])
     job.main()
 
 
@@ -42,7 +51,6 @@ def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tm
     assert {path.name for path in run_dir.iterdir()} == {
         "config.yaml",
         "recipe.json",
-        "recipe.sha256",
         "samples.png",
         "metrics.csv",
         "tensorboard",
@@ -56,13 +64,58 @@ def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tm
     assert summary["num_model_loads"] == 2  # once for each actor, over two logical epochs
     assert summary["num_generated"] == 128 + 20 + 20  # trained on, held out, on the contact sheet
     assert 0 <= summary["waiting_fraction"] <= 1
-    assert summary["recipe_hash"] == (run_dir / "recipe.sha256").read_text().strip()
+    assert summary["recipe_hash"] == read_recipe(run_dir / "recipe.json").sha256
     assert "128/128 trained" in capsys.readouterr().out
 
     call(evaluate, monkeypatch, f"checkpoint={run_dir / 'checkpoint.ckpt'}")
     again = json.loads((run_dir / "evaluation-2.json").read_text())
     assert again == json.loads((run_dir / "evaluation.json").read_text())
     assert again["top1"] == summary["top1"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkeypatch):
+    on_cpu = ["generation.gpus_per_actor=0", "generation.cpus_per_actor=0.1", "generation.batch_size=2"]
+    call(regenerate, monkeypatch, "--index", "7,1000:1003", "--out", str(tmp_path / "a"), "recipe.image_size=32")
+    names = {f"{index}.{suffix}" for index in (7, 1000, 1001, 1002) for suffix in ("png", "json")}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
+    config = load_config(JobConfig, [PAINTED, "recipe.image_size=32"])
+    recipe = open_recipe(config)
+    for index in (7, 1000, 1001, 1002):
+        plan = plan_sample(recipe, index)
+        image = np.asarray(Image.open(tmp_path / "a" / f"{index}.png"))
+        np.testing.assert_array_equal(image, PaintedGenerator(32, 10).paint(plan))
+        described = json.loads((tmp_path / "a" / f"{index}.json").read_text())
+        assert (described["index"], described["label"], described["prompt"]) == (index, plan.label, plan.prompt)
+    (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
+    call(
+        regenerate,
+        monkeypatch,
+        *on_cpu,
+        "--index=1001",
+        f"--out={tmp_path / 'b'}",
+        config=str(tmp_path / "recipe.json"),
+    )
+    assert (tmp_path / "b" / "1001.png").read_bytes() == (tmp_path / "a" / "1001.png").read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, monkeypatch, capsys):
+    folder = tmp_path / "gallery"
+    arguments = ["recipe.templates=[class_name,definition]", "--classes=zero,seven", "--images=2", f"--out={folder}"]
+    call(gallery, monkeypatch, *arguments)
+    assert {path.name for path in folder.iterdir()} == {"gallery.html", "gallery.png", "recipe.json"}
+    recipe = read_recipe(folder / "recipe.json")
+    figures = re.findall(r'title="index (\d+), .*?base64,(.*?)"', (folder / "gallery.html").read_text(), re.DOTALL)
+    assert len(figures) == 2 * 2 * 2  # classes, templates, images
+    for index, data in figures:
+        plan = plan_sample(recipe, int(index))
+        assert plan.label in (0, 7)
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        np.testing.assert_array_equal(image, PaintedGenerator(32, 10).paint(plan))
+    assert "8 images are in" in capsys.readouterr().out
 
 
 @pytest.mark.ray

@@ -1,0 +1,155 @@
+"""A look at classes and prompts side by side: `python -m ray_jobs.gallery CONFIG --out DIR [section.key=value ...]`.
+
+Rows are classes, columns the recipe's templates (`--columns templates`) or guidance scales (`--columns
+guidance_scale`). `--classes cat,dog` or `--classes 20` says which, `--images 3` how many a cell. Every picture is a
+sample of the recipe that is written beside the page, by its index.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from generation.plan import SamplePlan, plan_sample
+from generation.recipe import Recipe, recipe_file_text
+from generation.service import start_generation
+from generation.stream import fetch_samples
+from ray_jobs.cluster import check_placement, connect, generation_demand
+from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.gallery_page import Gallery, Picture, Row, write_page, write_png
+from ray_jobs.options import split_options
+from ray_jobs.run_directory import check_output, resolve
+from ray_jobs.user_errors import user_errors
+
+MAX_PLANS = 1_000_000
+"""So many samples are looked through to fill the cells: about 20 s."""
+
+DEFAULT_CLASSES = "10"
+DEFAULT_IMAGES = "3"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the gallery shows."""
+
+    labels: tuple[int, ...]
+    by_guidance: bool
+    num_images: int
+
+
+def main() -> None:
+    """Compose the job: which samples, a pool, a page and a picture."""
+    with user_errors():
+        options, arguments = split_options(sys.argv[1:], ("out", "columns", "classes", "images"))
+        config = load_config(JobConfig, arguments)
+        folder = resolve(options.get("out", "runs/gallery"))
+        check_output(folder)
+        recipe = open_recipe(config)
+        choice = choose(recipe, options)
+        cells = fill_cells(recipe, choice)
+        connect()
+        check_placement([generation_demand(config.generation)])
+        service = start_generation(recipe, config.generation)
+    with service:
+        indices = [plan.index for plans in cells.values() for plan in plans]
+        samples = fetch_samples(service, config.generation, indices)
+    images = dict(zip(samples["index"].tolist(), samples["image"], strict=True))
+    attempts = dict(zip(samples["index"].tolist(), samples["attempt"].tolist(), strict=True))
+    gallery = compose(recipe, choice, cells, images, attempts)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(recipe_file_text(recipe))
+    write_page(folder / "gallery.html", gallery)
+    write_png(folder / "gallery.png", gallery)
+    print(f"{len(indices)} images are in {folder}: gallery.html, gallery.png, recipe.json")
+
+
+def choose(recipe: Recipe, options: dict[str, str]) -> Choice:
+    """Return what the options ask for; ValueError for what the recipe cannot show."""
+    columns = options.get("columns", "templates")
+    if columns not in ("templates", "guidance_scale"):
+        raise ValueError(f"--columns is '{columns}'. Choose templates or guidance_scale.")
+    if columns == "guidance_scale" and recipe.guidance_draw == "between":
+        raise ValueError("--columns guidance_scale needs a list: set recipe.guidance_draw=one_of and name the scales.")
+    return Choice(
+        labels=choose_labels(recipe, options.get("classes", DEFAULT_CLASSES)),
+        by_guidance=columns == "guidance_scale",
+        num_images=positive("images", options.get("images", DEFAULT_IMAGES)),
+    )
+
+
+def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
+    """Return the labels of classes named with commas between, or of so many classes, evenly spread."""
+    space = recipe.label_space
+    if not text.isdigit():
+        return tuple(space.label_of(name.strip()) for name in text.split(","))
+    number = min(positive("classes", text), space.num_classes)
+    return tuple(space.num_classes * i // number for i in range(number))
+
+
+def positive(name: str, text: str) -> int:
+    """Return an option's whole number; ValueError for less than 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--{name} is '{text}'. Give a whole number of 1 or more.")
+    return int(text)
+
+
+def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[SamplePlan]]:
+    """Return the recipe's first samples for each class and column; ValueError if a cell stays empty."""
+    cells: dict[tuple[int, str], list[SamplePlan]] = {
+        (label, column): [] for label in choice.labels for column in column_names(recipe, choice)
+    }
+    missing = len(cells) * choice.num_images
+    for index in range(MAX_PLANS):
+        plan = plan_sample(recipe, index)
+        cell = cells.get((plan.label, f"{plan.guidance_scale:g}" if choice.by_guidance else plan.template))
+        if cell is not None and len(cell) < choice.num_images:
+            cell.append(plan)
+            missing -= 1
+            if not missing:
+                return cells
+    for (label, column), plans in cells.items():
+        if not plans:
+            raise ValueError(
+                f"None of the first {MAX_PLANS:,} samples is a '{recipe.label_space.class_names[label]}' with "
+                f"'{column}'. Does it weigh nothing?"
+            )
+    return cells
+
+
+def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:
+    """Return the columns from left to right."""
+    names = [f"{scale:g}" for scale in recipe.guidance_scale] if choice.by_guidance else recipe.templates
+    return list(dict.fromkeys(names))
+
+
+def compose(
+    recipe: Recipe,
+    choice: Choice,
+    cells: dict[tuple[int, str], list[SamplePlan]],
+    images: dict[int, np.ndarray],
+    attempts: dict[int, int],
+) -> Gallery:
+    """Return the pictures in rows and columns."""
+    columns = column_names(recipe, choice)
+    return Gallery(
+        title=f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",
+        columns=tuple(f"guidance {name}" if choice.by_guidance else name for name in columns),
+        rows=tuple(
+            Row(
+                entry=recipe.label_space.classes[label],
+                cells=tuple(
+                    tuple(
+                        Picture(plan_sample(recipe, plan.index, attempts[plan.index]), images[plan.index])
+                        for plan in cells[label, column]
+                    )
+                    for column in columns
+                ),
+            )
+            for label in choice.labels
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Options of a job beside its settings: `--name value`, anywhere among the arguments."""
+
+from collections.abc import Sequence
+
+
+def split_options(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the options by name and the other arguments; ValueError for an unknown option or one without a value."""
+    options, others = {}, []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if not argument.startswith("--"):
+            others.append(argument)
+            continue
+        name, separator, value = argument.removeprefix("--").partition("=")
+        if name not in names:
+            raise ValueError(f"'{argument}' is no option. Options are {', '.join(f'--{known}' for known in names)}.")
+        options[name] = value if separator else next(remaining, "")
+        if not options[name]:
+            raise ValueError(f"'--{name}' has no value. Write --{name} VALUE.")
+    return options, others

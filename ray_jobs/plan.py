@@ -1,0 +1,165 @@
+"""Look at a data set before it is generated: `python -m ray_jobs.plan CONFIG [section.key=value ...]`.
+
+Prints what the recipe says and writes it to a file that every job takes in place of the settings. `--index N` explains
+one sample, `--compare RECIPE` says in which fields two recipes differ, `--out FILE` says where to write.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from generation.plan import SamplePlan, describe_sample, plan_sample
+from generation.recipe import Recipe, differences, read_recipe, recipe_file_text
+from generation.tokens import TokenCounter, open_token_counter
+from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.options import split_options
+from ray_jobs.run_directory import resolve, write_once
+from ray_jobs.user_errors import user_errors
+
+NUM_EXAMPLES = 20
+DEFINITION_CHARACTERS = 60
+NUM_COUNTED = 20_000
+"""Prompts whose tokens are counted: those of the first samples."""
+
+CONSOLE = Console(width=120, highlight=False, markup=False)
+
+
+def main() -> None:
+    """Compose the job: print one sample, a comparison, or the whole recipe and its file."""
+    with user_errors():
+        options, arguments = split_options(sys.argv[1:], ("index", "compare", "out"))
+        config = load_config(JobConfig, arguments)
+        recipe = open_recipe(config)
+        if "index" in options:
+            print_sample(recipe, parse_index(options["index"]))
+        elif "compare" in options:
+            print_differences(recipe, read_recipe(Path(options["compare"])))
+        else:
+            print_recipe(recipe, config.training.num_images)
+            path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
+            write_once(path, recipe_file_text(recipe))
+            print(f"The recipe is in {path}")
+
+
+def parse_index(text: str) -> int:
+    """Return a sample index; ValueError for what is none."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"--index is '{text}'. Give a sample's index, such as 1234567.") from error
+
+
+def print_sample(recipe: Recipe, index: int) -> None:
+    """Explain one sample: all that decides its image, and how it follows from the index."""
+    plan = plan_sample(recipe, index)
+    table = Table(title=f"Sample {index:,}", show_header=False)
+    for name, value in describe_sample(recipe, plan).items():
+        table.add_row(name, str(value))
+    for name, count in _token_counts(open_token_counter(recipe), [plan]).items():
+        table.add_row(f"tokens ({name})", str(count[0]))
+    CONSOLE.print(table)
+
+
+def print_differences(ours: Recipe, theirs: Recipe) -> None:
+    """Name the fields in which two recipes differ."""
+    found = differences(ours, theirs)
+    if not found:
+        print(f"The recipes are equal: {ours.sha256}")
+    for name, (a, b) in found.items():
+        print(f"{name}: {_short(a)} here, {_short(b)} there")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
+
+
+def print_recipe(recipe: Recipe, num_images: int) -> None:
+    """Print classes, templates with token lengths, example prompts, and what is never stored."""
+    plans = [plan_sample(recipe, index) for index in range(min(num_images, NUM_COUNTED))]
+    CONSOLE.print(overview(recipe, num_images))
+    CONSOLE.print(class_table(recipe))
+    counter = open_token_counter(recipe)
+    CONSOLE.print(template_table(recipe, plans, counter))
+    if counter is None and recipe.model:
+        print(f"Tokens were not counted: the tokenizer of {recipe.model} is not on this machine.")
+    CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
+
+
+def overview(recipe: Recipe, num_images: int) -> Table:
+    """Return the recipe in a few rows."""
+    size_bytes = len(recipe_file_text(recipe))
+    pixels_bytes = num_images * recipe.image_size**2 * 3
+    between = " to " if recipe.guidance_draw == "between" else ", "
+    table = Table(title=f"Recipe {recipe.sha256}", show_header=False)
+    rows = {
+        "label space": f"{recipe.label_space.name}, {recipe.label_space.num_classes:,} classes, "
+        + ("exactly balanced" if not recipe.class_weights else "weighted"),
+        "generator": f"{recipe.model or recipe.generator} {recipe.revision[:12]}, {recipe.precision}",
+        "guidance, steps, size": f"{between.join(f'{s:g}' for s in recipe.guidance_scale)}; "
+        f"{recipe.num_inference_steps}; {recipe.image_size} px",
+        "seed": str(recipe.seed),
+        "negative prompt": recipe.negative_prompt or "none",
+        "recipe file": f"{size_bytes:,} bytes",
+        "images it stands for": f"{num_images:,} (training.num_images)",
+        "bytes not stored": f"{pixels_bytes:,} as uint8 pixels, {pixels_bytes / size_bytes:,.0f} times the recipe",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def class_table(recipe: Recipe) -> Table:
+    """Return the first classes."""
+    classes = recipe.label_space.classes
+    table = Table(title=f"Classes, {min(len(classes), NUM_EXAMPLES)} of {len(classes):,}")
+    for column in ("label", "class", "wnid", "hypernyms", "definition"):
+        table.add_column(column)
+    for label, entry in enumerate(classes[:NUM_EXAMPLES]):
+        definition = shorten(entry.definition, DEFINITION_CHARACTERS, placeholder=" ...")
+        table.add_row(str(label), entry.class_name, entry.wnid, ", ".join(entry.hypernyms), definition)
+    return table
+
+
+def template_table(recipe: Recipe, plans: Sequence[SamplePlan], counter: TokenCounter | None) -> Table:
+    """Return the templates, their shares, and the tokens of the planned prompts by each tokenizer."""
+    counts, limits = _token_counts(counter, plans), counter.limits if counter else {}
+    table = Table(title=f"Templates; tokens of the first {len(plans):,} prompts")
+    table.add_column("template")
+    for column in ("share", *(f"{name}: mean, longest, over {limits[name]}" for name in counts)):
+        table.add_column(column, justify="right")
+    for template in dict.fromkeys(recipe.templates):
+        chosen = np.array([plan.template == template for plan in plans])
+        tokens = [_tokens_in_words(count[chosen], limits[name]) for name, count in counts.items()]
+        table.add_row(template, f"{chosen.mean():.1%}", *tokens)
+    return table
+
+
+def _token_counts(counter: TokenCounter | None, plans: Sequence[SamplePlan]) -> dict[str, np.ndarray]:
+    return counter.count([plan.prompt for plan in plans]) if counter else {}
+
+
+def _tokens_in_words(counts: np.ndarray, limit: int) -> str:
+    if not len(counts):
+        return "none drawn"
+    return f"{counts.mean():.1f}, {counts.max()}, {(counts > limit).sum():,}"
+
+
+def example_table(recipe: Recipe, plans: Sequence[SamplePlan]) -> Table:
+    """Return the first prompts."""
+    table = Table(title="The first prompts")
+    for column in ("index", "class", "guidance", "prompt"):
+        table.add_column(column, justify="right" if column in ("index", "guidance") else "left")
+    for plan in plans:
+        class_name = recipe.label_space.class_names[plan.label]
+        table.add_row(str(plan.index), class_name, f"{plan.guidance_scale:g}", plan.prompt)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Make chosen samples again: `python -m ray_jobs.regenerate RECIPE --index 7,8,1000:1016 --out DIR`.
+
+RECIPE is a recipe file or a config; settings may follow. Each sample becomes a PNG and a JSON with its plan.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from generation.plan import NUM_INDICES, describe_sample, plan_sample
+from generation.recipe import Recipe
+from generation.sample import SampleBatch
+from generation.service import start_generation
+from generation.stream import ask_samples
+from ray_jobs.cluster import check_placement, connect, generation_demand
+from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.options import split_options
+from ray_jobs.run_directory import check_output, resolve
+from ray_jobs.user_errors import user_errors
+
+MAX_INDICES = 1_000_000
+"""More are a data set, not a look at samples."""
+
+
+def main() -> None:
+    """Compose the job: indices, a pool, files."""
+    with user_errors():
+        options, arguments = split_options(sys.argv[1:], ("index", "out"))
+        config = load_config(JobConfig, arguments)
+        indices = parse_indices(options.get("index", ""))
+        folder = resolve(options.get("out", ""))
+        check_output(folder)
+        recipe = open_recipe(config)
+        connect()
+        check_placement([generation_demand(config.generation)])
+        service = start_generation(recipe, config.generation)
+    with service:
+        folder.mkdir(parents=True, exist_ok=True)
+        for samples in ask_samples(service, config.generation, indices):
+            write_samples(folder, recipe, samples)
+    print(f"{len(indices):,} samples are in {folder}")
+
+
+def parse_indices(text: str) -> Sequence[int]:
+    """Return the indices of `7,8,1000:1016`, each once, in their order; a range ends before its last number."""
+    indices: dict[int, None] = {}
+    for part in text.split(","):
+        start, colon, stop = part.partition(":")
+        try:
+            chosen = range(int(start), int(stop) if colon else int(start) + 1)
+        except ValueError as error:
+            raise ValueError(f"--index is '{text}'. Give indices and ranges such as 7,8,1000:1016.") from error
+        if not chosen or chosen[0] < 0 or chosen[-1] >= NUM_INDICES:
+            raise ValueError(
+                f"--index has '{part}'; indices are 0 to {NUM_INDICES - 1}, a range's start below its end."
+            )
+        if len(indices) + len(chosen) > MAX_INDICES:
+            raise ValueError(f"--index '{text}' has more than {MAX_INDICES:,} samples. Give fewer.")
+        indices.update(dict.fromkeys(chosen))
+    return list(indices)
+
+
+def write_samples(folder: Path, recipe: Recipe, samples: SampleBatch) -> None:
+    """Write `INDEX.png` and `INDEX.json` for each sample."""
+    for index, attempt, image in zip(samples["index"], samples["attempt"], samples["image"], strict=True):
+        plan = plan_sample(recipe, int(index), int(attempt))
+        Image.fromarray(image).save(folder / f"{index}.png")
+        (folder / f"{index}.json").write_text(json.dumps(describe_sample(recipe, plan), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from generation import wordnet
+from generation.class_files import read_class_file
+from generation.labels import ClassEntry
+from generation.wordnet import DEBIAN_WORDNET
+
+needs_wordnet = pytest.mark.skipif(
+    not DEBIAN_WORDNET.is_dir(), reason="WordNet 3.0 is not installed (Debian: wordnet-base)"
+)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@needs_wordnet
+def test_classes_come_in_the_files_order_by_wnid_synset_or_unambiguous_name(tmp_path: Path):
+    text = "- n02084071\n- goldfinch.n.02\n- aardvark\n- {class_name: hoist, synset: crane.n.04}\n"
+    space = read_class_file(written(tmp_path / "mine.yaml", text))
+    assert space.name == "mine.yaml"
+    assert [entry.synset for entry in space.classes] == ["dog.n.01", "goldfinch.n.02", "aardvark.n.01", "crane.n.04"]
+    assert space.class_names == ("dog", "goldfinch", "aardvark", "hoist")
+    assert space.classes[0].lemmas == ("dog", "domestic dog", "Canis familiaris")
+    assert space.classes[0].hypernyms == ("canine", "domestic animal")
+    assert space.classes[3].definition == (
+        "lifts and moves heavy objects; lifting tackle is suspended from a pivoted boom that "
+        "rotates around a vertical axis"
+    )
+
+
+@needs_wordnet
+def test_an_ambiguous_name_lists_its_senses_and_takes_none(tmp_path: Path):
+    path = written(tmp_path / "mine.yaml", "- aardvark\n- crane\n")
+    with pytest.raises(ValueError, match=r"^mine\.yaml, class 2: 'crane' is ambiguous\.") as caught:
+        read_class_file(path)
+    assert "crane.n.04 (lifts and moves heavy objects" in str(caught.value)
+    assert "crane.n.05 (large long-necked wading bird" in str(caught.value)
+
+
+@needs_wordnet
+def test_a_name_that_wordnet_does_not_know_is_a_class_of_that_name(tmp_path: Path):
+    space = read_class_file(written(tmp_path / "mine.csv", "class_name,definition\nzorblax 3000,\naardvark,\n"))
+    assert space.classes[0] == ClassEntry("zorblax 3000", lemmas=("zorblax 3000",))
+    assert space.classes[1].wnid == "n02082791"
+
+
+@needs_wordnet
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("- n00000001\n- aardvark", r"class 1: 'n00000001' is no wnid"),
+        ("- dog.n.99\n- aardvark", r"class 1: 'dog\.n\.99' is no synset .*dog\.n\.01 \(a member of the genus Canis"),
+        ("- {wnid: n02084071, synset: cat.n.01}\n- aardvark", r"n02084071 is dog\.n\.01, not cat\.n\.01"),
+        ("- n02084071\n- {class_name: hound, synset: dog.n.01}", r"has the class 'n02084071' 2 times"),
+    ],
+)
+def test_what_wordnet_does_not_have_and_what_comes_twice_is_refused(rows: str, message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        read_class_file(written(tmp_path / "mine.yaml", rows))
+
+
+def test_classes_with_words_of_their_own_need_no_wordnet(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(wordnet, "DEBIAN_WORDNET", tmp_path / "nowhere")
+    monkeypatch.setattr("nltk.data.path", [])
+    rows = "class_name,definition,hypernym\ncrane,a machine that lifts,machine\nheron,a bird that wades,bird\n"
+    space = read_class_file(written(tmp_path / "mine.csv", rows))
+    assert space.classes[0] == ClassEntry(
+        "crane", lemmas=("crane",), definition="a machine that lifts", hypernyms=("machine",)
+    )
+    with pytest.raises(ValueError, match=r"WordNet 3\.0 is not on this machine\. Install it .*or give each class"):
+        read_class_file(written(tmp_path / "bare.yaml", "- crane\n- heron\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("mine.yaml", "crane: 1", "must be a list of classes"),
+        ("mine.yaml", "- 7\n- eight", r"class 1 is 7; write a name, quoted"),
+        ("mine.yaml", "- {name: crane}\n- heron", r"class 1 has 'name', which is not one of class_name, wnid"),
+        ("mine.yaml", "- {class_name: 7}\n- heron", r"class 1 has class_name 7; write it in quotes"),
+        ("mine.yaml", "- {definition: a bird}\n- heron", "class 1 has no class_name, wnid or synset"),
+        ("mine.yaml", "- heron", "has 1 classes"),
+        ("mine.yaml", "- [", "cannot be read"),
+        ("mine.csv", "class_name,definition\nheron,a bird\nheron,another\n", "has the class 'heron' 2 times"),
+        ("mine.csv", "heron\ncrane\n", "class 1 has 'heron', which is not one of"),
+    ],
+)
+def test_a_file_that_is_not_clear_is_refused_with_the_place(name: str, text: str, message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        read_class_file(written(tmp_path / name, text))
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match=r"'nowhere\.yaml' cannot be read"):
+        read_class_file(Path("nowhere.yaml"))

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from generation.labels import load_label_space
+from generation.word_files import read_backgrounds, read_captions, scene_words
+
+DIGITS = load_label_space("digits")
+
+
+def test_the_scenes_of_places365_are_words():
+    scenes = scene_words()
+    assert len(scenes) == len(set(scenes)) == 365
+    assert scenes[:3] == ("airfield", "airplane cabin", "airport terminal")
+    assert {"indoor church", "outdoor church", "outdoor apartment building"} <= set(scenes)
+    assert not any("/" in scene or "_" in scene for scene in scenes)
+
+
+def test_a_class_has_its_own_backgrounds_and_others_the_common_ones(tmp_path: Path):
+    (tmp_path / "b.yaml").write_text("zero: [snow]\nn13742573: [sand, grass]\n")
+    assert read_backgrounds(tmp_path / "b.yaml", DIGITS, ("plain",)) == (
+        ("snow",),
+        ("sand", "grass"),
+        *[("plain",)] * 8,
+    )
+
+
+def test_captions_are_gathered_by_class_in_the_files_order(tmp_path: Path):
+    names = [*DIGITS.class_names, "zero"]
+    lines = [f'{{"class": "{name}", "caption": "{number} {name}"}}' for number, name in enumerate(names)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines) + "\n\n")
+    captions = read_captions(tmp_path / "c.jsonl", DIGITS)
+    assert captions[0] == ("0 zero", "10 zero")
+    assert captions[9] == ("9 nine",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zero: [snow]", r"has no backgrounds for 9 classes of digits, 'one' the first"),
+        ("zeero: [snow]", r"b\.yaml: 'zeero' is no class of digits"),
+        ("zero: snow", r"class 'zero' has 'snow'; give texts"),
+        ("zero: []", r"class 'zero' has \[\]"),
+        ("- snow", "must map classes"),
+        ("zero: [", "cannot be read"),
+    ],
+)
+def test_backgrounds_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path):
+    (tmp_path / "b.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_backgrounds(tmp_path / "b.yaml", DIGITS, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"class": "zero", "caption": "a"}', "has no captions for 9 classes"),
+        ('\n{"class": "zero"}', r"line 2 is not .*'caption'"),
+        ("a zero", "line 1 is not"),
+        ('{"class": "zero", "caption": ""}', "line 1 has"),
+        ('{"class": "letter", "caption": "a"}', "'letter' is no class of digits"),
+    ],
+)
+def test_captions_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path):
+    (tmp_path / "c.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_captions(tmp_path / "c.jsonl", DIGITS)

@@ -1,0 +1,117 @@
+import dataclasses
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from generation.painted_generator import PaintedGenerator
+from generation.plan import plan_sample
+from generation.recipe import Recipe
+from ray_jobs import gallery
+from ray_jobs.gallery import Choice, choose, compose, fill_cells
+from ray_jobs.gallery_page import Gallery, write_page, write_png
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def mixed(painted: Recipe) -> Recipe:
+    """Two templates and two guidance scales."""
+    return dataclasses.replace(painted, templates=("{lemmas}", "<b>{lemmas}</b>"), guidance_scale=(1.0, 7.5))
+
+
+def composed(recipe: Recipe, choice: Choice) -> Gallery:
+    cells = fill_cells(recipe, choice)
+    plans = [plan for plans in cells.values() for plan in plans]
+    images = {plan.index: PaintedGenerator(16, 10).paint(plan) for plan in plans}
+    return compose(recipe, choice, cells, images, attempts=dict.fromkeys(images, 0))
+
+
+def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe):
+    cells = fill_cells(mixed, Choice(labels=(3, 8), by_guidance=False, num_images=2))
+    assert list(cells) == [(3, "{lemmas}"), (3, "<b>{lemmas}</b>"), (8, "{lemmas}"), (8, "<b>{lemmas}</b>")]
+    for (label, template), plans in cells.items():
+        fitting = [
+            plan
+            for plan in (plan_sample(mixed, index) for index in range(500))
+            if (plan.label, plan.template) == (label, template)
+        ]
+        assert plans == fitting[:2]
+
+
+def test_columns_may_be_guidance_scales(mixed: Recipe):
+    shown = composed(mixed, Choice(labels=(0,), by_guidance=True, num_images=1))
+    assert shown.columns == ("guidance 1", "guidance 7.5")
+    assert [cell[0].plan.guidance_scale for cell in shown.rows[0].cells] == [1.0, 7.5]
+
+
+def test_classes_are_named_or_evenly_spread(mixed: Recipe):
+    assert choose(mixed, {"classes": "seven, n13742358"}).labels == (7, 0)
+    assert choose(mixed, {"classes": "5"}).labels == (0, 2, 4, 6, 8)
+    assert choose(mixed, {"classes": "99"}).labels == tuple(range(10))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": "seeds"}, "--columns is 'seeds'. Choose templates or guidance_scale"),
+        ({"classes": "seven,letter"}, "'letter' is no class of digits"),
+        ({"images": "0"}, "--images is '0'. Give a whole number"),
+        ({"classes": "0"}, "--classes is '0'"),
+    ],
+)
+def test_what_the_recipe_cannot_show_is_refused(options: dict[str, str], message: str, mixed: Recipe):
+    with pytest.raises(ValueError, match=message):
+        choose(mixed, options)
+
+
+def test_a_range_of_guidance_scales_has_no_columns(mixed: Recipe):
+    with pytest.raises(ValueError, match=r"needs a list: set recipe\.guidance_draw=one_of"):
+        choose(dataclasses.replace(mixed, guidance_draw="between"), {"columns": "guidance_scale"})
+
+
+def test_a_template_that_weighs_nothing_is_named(mixed: Recipe, monkeypatch):
+    monkeypatch.setattr(gallery, "MAX_PLANS", 500)
+    never = dataclasses.replace(mixed, template_weights=(1.0, 0.0))
+    with pytest.raises(ValueError, match=r"None of the first 500 samples is a 'three' with '<b>\{lemmas\}</b>'"):
+        fill_cells(never, Choice(labels=(3,), by_guidance=False, num_images=1))
+
+
+def test_the_page_needs_nothing_else_and_takes_prompts_for_text(mixed: Recipe, tmp_path: Path):
+    write_page(tmp_path / "gallery.html", composed(mixed, Choice(labels=(3,), by_guidance=False, num_images=2)))
+    page = (tmp_path / "gallery.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http" not in page
+    assert "<script" not in page
+    assert "&lt;b&gt;three, 3" in page
+    assert "<b>" not in page
+    assert f"noise seed {plan_sample(mixed, 7).noise_seed}" in page  # sample 7 is a three
+
+
+def test_the_picture_has_each_image_in_its_cell(painted: Recipe, tmp_path: Path):
+    write_png(tmp_path / "gallery.png", composed(painted, Choice(labels=(0, 5), by_guidance=False, num_images=1)))
+    sheet = np.asarray(Image.open(tmp_path / "gallery.png"))
+    red, cyan = sheet[48 + 20, 130 + 20], sheet[48 + 102 + 20, 130 + 20]  # 20 px into the two cells
+    assert red[0] > 150 > red[2]
+    assert cyan[2] > 150 > cyan[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_the_pictures(painted: Recipe, tmp_path: Path):
+    write_page(tmp_path / "gallery.html", composed(painted, Choice(labels=(0, 5), by_guidance=False, num_images=2)))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,700"]
+    subprocess.run(
+        [str(CHROMIUM), *options, f"--screenshot={tmp_path / 'seen.png'}", f"file://{tmp_path / 'gallery.html'}"],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB")).astype(int)
+    reds = ((seen[..., 0] - seen[..., 2]) > 80).sum()
+    cyans = ((seen[..., 2] - seen[..., 0]) > 80).sum()
+    assert reds == pytest.approx(2 * 96 * 96, rel=0.2)
+    assert cyans == pytest.approx(2 * 96 * 96, rel=0.2)

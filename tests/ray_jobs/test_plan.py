@@ -1,0 +1,100 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from generation.recipe import read_recipe
+from ray_jobs import plan
+
+CONFIGS = PROJECT_ROOT / "ray_jobs" / "configs"
+DIGITS = str(CONFIGS / "digits_prompts.yaml")
+
+
+def call(monkeypatch, capsys, *arguments: str) -> str:
+    """Return what the job prints."""
+    monkeypatch.setattr(sys, "argv", ["plan", *arguments])
+    plan.main()
+    return capsys.readouterr().out
+
+
+def error_of(monkeypatch, capsys, *arguments: str) -> str:
+    """Return the one line that the job ends with."""
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, capsys, *arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(monkeypatch, capsys, tmp_path: Path):
+    path = tmp_path / "recipes" / "digits.json"
+    out = call(monkeypatch, capsys, DIGITS, f"--out={path}")
+    recipe = read_recipe(path)
+    for text in (
+        recipe.sha256,
+        "{lemmas}, {hypernym} inside {background}",
+        "over 64",
+        "seven, 7, VII",
+        "16,384 (training.num_images)",
+        "50,331,648 as uint8 pixels",  # 16,384 x 32 x 32 x 3
+        f"{path.stat().st_size:,} bytes",
+    ):
+        assert text in out
+    before = path.read_bytes()
+    call(monkeypatch, capsys, str(path), "training.num_images=30000", f"--out={path}")
+    assert path.read_bytes() == before
+    message = error_of(monkeypatch, capsys, DIGITS, "recipe.seed=1", f"--out={path}")
+    assert "exists and is not overwritten" in message
+    assert path.read_bytes() == before
+
+
+def test_one_sample_is_explained_fully(monkeypatch, capsys):
+    config = str(CONFIGS / "paper" / "imagenet1k_definition_guidance2.0.yaml")
+    out = call(monkeypatch, capsys, config, "--index", "1234567")
+    recipe = plan.open_recipe(plan.load_config(plan.JobConfig, [config]))
+    planned = plan.plan_sample(recipe, 1234567)
+    entry = recipe.label_space.classes[planned.label]
+    for text in (entry.wnid, entry.synset, str(planned.noise_seed), "{lemmas}, {definition}", "CompVis/stable-diff"):
+        assert text in out
+
+
+def test_two_recipes_differ_in_named_fields(monkeypatch, capsys, tmp_path: Path):
+    path = tmp_path / "digits.json"
+    call(monkeypatch, capsys, DIGITS, f"--out={path}")
+    out = call(monkeypatch, capsys, DIGITS, "recipe.guidance_scale=7.5", "recipe.seed=3", f"--compare={path}")
+    assert out.splitlines() == ["seed: 3 here, 0 there", "guidance_scale: [7.5] here, [2.0] there"]
+    assert "The recipes are equal" in call(monkeypatch, capsys, DIGITS, f"--compare={path}")
+
+
+def test_words_in_brackets_are_printed_as_they_are(monkeypatch, capsys, tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("class_name,definition\ncrane,[red] machine\nheron,a bird\n")
+    arguments = [f"recipe.label_space={tmp_path / 'mine.csv'}", "recipe.generator=painted", f"--out={tmp_path / 'r'}"]
+    assert "crane, [red] machine" in call(monkeypatch, capsys, str(CONFIGS / "digits.yaml"), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--index", "-1"], "Sample index -1 is out of range"),
+        (["--index", "9223372036854775808"], "is out of range"),
+        (["--index", "seven"], "--index is 'seven'"),
+        (["--compare", "nowhere.json"], "'nowhere.json' is no recipe file"),
+        (["recipe.templates='{name}'"], "field {name} is not known"),
+        (["recipe.label_space=letters"], "'letters', which is not known"),
+        (["recipe.class_weights.n00000000=2"], "'n00000000' is no class of digits"),
+        (["--out", "/proc/recipe.json"], "'/proc/recipe.json' cannot be written"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(arguments: list[str], message: str, monkeypatch, capsys):
+    assert message in error_of(monkeypatch, capsys, DIGITS, *arguments)
+
+
+def test_a_recipe_edited_by_hand_is_one_line(monkeypatch, capsys, tmp_path: Path):
+    path = tmp_path / "digits.json"
+    call(monkeypatch, capsys, DIGITS, f"--out={path}")
+    content = json.loads(path.read_text())
+    content["recipe"]["seed"] = 1
+    path.write_text(json.dumps(content))
+    assert "it was edited by hand" in error_of(monkeypatch, capsys, str(path))
