@@ -52,7 +52,7 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         if "=" not in argument:
             raise ValueError(f"'{argument}' is no override. Write section.key=value.")
     try:
-        overrides = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:])))
+        overrides = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:]))))
         sources = [_fitted(source, schema, prefix="") for source in (*_read_files(Path(arguments[0])), overrides)]
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except MarkedYAMLError as error:
@@ -60,6 +60,11 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
+    if "recipe" in overrides and getattr(settings, "recipe_file", ""):
+        raise ValueError(
+            f"recipe.{next(iter(overrides['recipe']))} would change nothing: the recipe is that of the file. Leave it "
+            "out, or plan another recipe."
+        )
     return cast(Config, settings)
 
 

@@ -87,7 +87,10 @@ def print_recipe(recipe: Recipe, num_images: int) -> None:
     counter = open_token_counter(recipe)
     CONSOLE.print(template_table(recipe, plans, counter))
     if counter is None and recipe.model:
-        print(f"Tokens were not counted: the tokenizer of {recipe.model} is not on this machine.")
+        print(
+            f"Tokens were not counted: the tokenizer of {recipe.model} is not on this machine. To count them:\n"
+            f"hf download {recipe.model} --revision {recipe.revision} --include 'tokenizer*/*'"
+        )
     CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
 
 

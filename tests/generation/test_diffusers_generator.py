@@ -58,6 +58,16 @@ def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: Diffusers
     assert apart(mixed[1], generator.generate([guided]).images_nhwc[0]) <= MAX_LEVELS_APART
 
 
+def test_a_negative_prompt_counts_where_there_is_guidance(digits: Recipe, generator: DiffusersGenerator):
+    plain = plan_sample(dataclasses.replace(digits, guidance_scale=(5.0,)), 4)
+    away_from_plain = dataclasses.replace(plain, negative_prompt=plain.prompt)
+    images = [generator.generate([plan]).images_nhwc[0] for plan in (plain, away_from_plain)]
+    assert apart(*images) > 20
+    unguided = [dataclasses.replace(plan, guidance_scale=1.0) for plan in (plain, away_from_plain)]
+    first, second = (generator.generate([plan]).images_nhwc[0] for plan in unguided)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_a_nan_in_the_models_output_is_told_and_does_not_spread(digits: Recipe, generator: DiffusersGenerator):
     plans = [plan_sample(digits, index) for index in range(3)]
     noise = generator._initial_noise

@@ -85,6 +85,8 @@ def test_a_recipe_file_stands_in_place_of_a_config_or_of_its_recipe(painted: Rec
     path.write_text(recipe_file_text(painted))
     assert open_recipe(load_config(JobConfig, [str(path), "training.seed=3"])) == painted
     assert open_recipe(load_config(JobConfig, [PAINTED, f"recipe_file={path}"])) == painted
+    with pytest.raises(ValueError, match=r"recipe\.seed would change nothing"):
+        load_config(JobConfig, [str(path), "recipe.seed=3"])
 
 
 @pytest.mark.parametrize("space", ["imagenet100", "imagenet1k"])
