@@ -7,6 +7,7 @@ refused with its senses, never resolved by guessing.
 
 import csv
 import dataclasses
+import io
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,10 +16,11 @@ from pathlib import Path
 import yaml
 
 from generation.labels import ClassEntry, LabelSpace, check_no_class_twice
-from generation.wordnet import WNID, WordNet, open_wordnet
+from generation.wordnet import SYNSET, WNID, WordNet, open_wordnet
 
 FIELDS = ("class_name", "wnid", "synset", "definition", "hypernym")
-SYNSET = re.compile(r"\S+\.n\.\d+")
+MISTYPED = re.compile(r"[a-zA-Z]\d{6,9}|\S+\.[nvasr]\.-?\d+")
+"""What no one calls a class: nearly a wnid, or another part of speech."""
 
 Row = dict[str, str]
 
@@ -37,30 +39,37 @@ def read_class_file(path: Path) -> LabelSpace:
 
 def _rows(path: Path) -> Sequence[Row]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a file with a mark
         if path.suffix == ".csv":
-            return [_checked(row, path, i) for i, row in enumerate(csv.DictReader(text.splitlines()))]
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        else:
+            content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
         raise ValueError(f"The class file '{path}' cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(content, list):
         raise ValueError(f"{path.name} must be a list of classes, one `- name` a line.")
-    return [_checked(_as_row(item), path, i) for i, item in enumerate(content)]
+    return [_named(_checked(item, path, i)) for i, item in enumerate(content)]
 
 
-def _as_row(item: object) -> object:
-    if not isinstance(item, str):
-        return item
-    if WNID.fullmatch(item):
-        return {"wnid": item}
-    return {"synset": item} if SYNSET.fullmatch(item) else {"class_name": item}
+def _named(row: Row) -> Row:
+    """Return a class that is nothing but a wnid or a synset's name as what it is."""
+    if row.keys() != {"class_name"}:
+        return row
+    name = row["class_name"]
+    if WNID.fullmatch(name):
+        return {"wnid": name}
+    return {"synset": name} if SYNSET.fullmatch(name) else row
 
 
 def _checked(item: object, path: Path, position: int) -> Row:
     where = f"{path.name}, class {position + 1}"
+    if isinstance(item, str):
+        item = {"class_name": item}
     if not isinstance(item, dict):
         raise ValueError(f"{where} is {item!r}; write a name, quoted if YAML takes it for something else.")
     for name, value in item.items():
+        if name is None:
+            raise ValueError(f"{where} has more fields than the first line names. Quote what has commas in it.")
         if name not in FIELDS:
             raise ValueError(f"{where} has '{name}', which is not one of {', '.join(FIELDS)}.")
         if not isinstance(value, str | None):
@@ -69,6 +78,13 @@ def _checked(item: object, path: Path, position: int) -> Row:
     if not any(row.get(name) for name in ("class_name", "wnid", "synset")):
         raise ValueError(f"{where} has no class_name, wnid or synset. Give one.")
     return row
+
+
+def _check_not_mistyped(name: str) -> None:
+    if MISTYPED.fullmatch(name) and not (WNID.fullmatch(name) or SYNSET.fullmatch(name)):
+        raise ValueError(
+            f"'{name}' looks like a wnid or a synset's name, and is none. Write n02084071 or dog.n.01, say."
+        )
 
 
 def _speaks_for_itself(row: Row) -> bool:
@@ -81,10 +97,14 @@ def _resolve(row: Row, wordnet: WordNet | None, where: str) -> ClassEntry:
         entry = _look_up(row, wordnet)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    own = {name: row[name] for name in ("class_name", "definition") if name in row}
-    if "hypernym" in row:
-        return dataclasses.replace(entry, **own, hypernyms=(row["hypernym"],))
-    return dataclasses.replace(entry, **own)
+    name = row.get("class_name", entry.class_name)
+    return dataclasses.replace(
+        entry,
+        class_name=name,
+        lemmas=(name, *(lemma for lemma in entry.lemmas if lemma != name)),
+        definition=row.get("definition", entry.definition),
+        hypernyms=(row["hypernym"],) if "hypernym" in row else entry.hypernyms,
+    )
 
 
 def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
@@ -95,5 +115,6 @@ def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
         return entry
     if wordnet is not None and "synset" in row:
         return wordnet.by_synset(row["synset"])
+    _check_not_mistyped(row["class_name"])
     known = None if wordnet is None or _speaks_for_itself(row) else wordnet.by_word(row["class_name"])
     return known or ClassEntry(row["class_name"], lemmas=(row["class_name"],))

@@ -33,7 +33,7 @@ class RecipeConfig:
     """What guidance leads away from; without effect where the guidance scale is 1."""
 
     lemmas: Literal["all", "first"] = "all"
-    """What {lemmas} becomes: all names of the synset, joined with commas, or the first one."""
+    """What {lemmas} becomes: all names of the class, its own first, joined with commas; or its own alone."""
 
     hypernym: Literal["first", "random", "all"] = "first"
     """What {hypernym} becomes where a synset has several; `random` draws one for each sample."""
@@ -96,7 +96,9 @@ class RecipeConfig:
     def _check_templates(self) -> None:
         if not self.templates:
             raise ValueError("recipe.templates is empty. Name one, such as definition.")
-        if fields_of(self.prefix):
+        if not all(text.strip() for text in self.backgrounds):
+            raise ValueError("recipe.backgrounds has an empty text. Take it out.")
+        if {"{", "}"} & set(self.prefix):
             raise ValueError(
                 f"recipe.prefix is '{self.prefix}'; fields belong into recipe.templates. Write plain words."
             )

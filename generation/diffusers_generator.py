@@ -19,6 +19,22 @@ from generation.plan import SamplePlan
 from generation.recipe import Recipe
 
 
+class GuidanceScales(float):
+    """One scale a sample where a pipeline expects a number, which it multiplies by eps(prompt) - eps(null)."""
+
+    def __new__(cls, scales: Sequence[float]) -> "GuidanceScales":
+        """Be the largest of the scales to whoever asks whether there is guidance at all."""
+        return super().__new__(cls, max(scales))
+
+    def __init__(self, scales: Sequence[float]) -> None:
+        """Take one scale a sample."""
+        self.scales = scales
+
+    def __mul__(self, differences: Any) -> Any:
+        """Return `differences` [N, C, h, w], each times its own scale."""
+        return torch.tensor(self.scales).to(differences)[:, None, None, None] * differences
+
+
 class DiffusersGenerator:
     """One text-to-image pipeline on one device, loaded once."""
 
@@ -26,14 +42,17 @@ class DiffusersGenerator:
         """Load the recipe's model on `cpu` or `cuda`; ValueError with the remedy if it cannot be loaded."""
         self.image_size = recipe.image_size
         self.pipeline = load_pipeline(recipe, device)
+        self.embeds_guidance = getattr(self.pipeline.unet.config, "time_cond_proj_dim", None) is not None
+        """Latent consistency models take one scale for the whole batch, as an input."""
 
     @torch.inference_mode()
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one image a plan, one pipeline call for each combination of guidance and steps."""
+        """Return one image a plan, one pipeline call for all with guidance and one for all without."""
         groups: dict[tuple[float, int], list[int]] = {}
         for i, plan in enumerate(plans):
-            groups.setdefault((plan.guidance_scale, plan.num_inference_steps), []).append(i)
-        parts = [self._call_pipeline([plans[i] for i in group], *settings) for settings, group in groups.items()]
+            guidance = plan.guidance_scale if self.embeds_guidance else float(plan.guidance_scale > 1)
+            groups.setdefault((guidance, plan.num_inference_steps), []).append(i)
+        parts = [self._call_pipeline([plans[i] for i in group]) for group in groups.values()]
         order = np.argsort([i for group in groups.values() for i in group])
         return GeneratedImages(
             images_nhwc=np.concatenate([part.images_nhwc for part in parts])[order],
@@ -41,14 +60,14 @@ class DiffusersGenerator:
             flagged=np.concatenate([part.flagged for part in parts])[order],
         )
 
-    def _call_pipeline(self, plans: list[SamplePlan], guidance_scale: float, num_steps: int) -> GeneratedImages:
+    def _call_pipeline(self, plans: list[SamplePlan]) -> GeneratedImages:
         output = self.pipeline(
             prompt=[plan.prompt for plan in plans],
             negative_prompt=[plan.negative_prompt for plan in plans] if plans[0].negative_prompt else None,
             height=self.image_size,
             width=self.image_size,
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_steps,
+            guidance_scale=GuidanceScales([plan.guidance_scale for plan in plans]),
+            num_inference_steps=plans[0].num_inference_steps,
             latents=torch.stack([self._initial_noise(plan) for plan in plans]).to(self.pipeline.device),
             generator=[torch.Generator().manual_seed(plan.noise_seed % 2**63) for plan in plans],
             output_type="pt",

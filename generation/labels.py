@@ -35,7 +35,7 @@ class ClassEntry:
     """NLTK's name of the synset, such as zero.n.02."""
 
     lemmas: tuple[str, ...] = ()
-    """All names of the synset, the most usual first, with spaces."""
+    """All names of the class, `class_name` first, with spaces."""
 
     definition: str = ""
     hypernyms: tuple[str, ...] = ()

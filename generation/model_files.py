@@ -1,6 +1,7 @@
 """Where a model's files are, and exactly which they are. Knows nothing of what the files mean."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ HUB_TIMEOUT_SECONDS = 10.0
 def find_model_folder(model: str) -> Path | None:
     """Return the folder that `model` names, seen from here or from the project's root; None for a hub id."""
     for folder in (Path(model), PROJECT_ROOT / model):
-        if folder.is_dir():
+        if os.path.isdir(folder):  # False, not an error, for what cannot be a path
             return folder
     return None
 

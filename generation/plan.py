@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from generation.labels import ClassEntry
+from generation.prompts import fields_of
 from generation.recipe import Recipe
 
 LABEL_STREAM, NOISE_STREAM, PROMPT_STREAM = range(3)
@@ -56,14 +57,14 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
         raise ValueError(f"Sample index {index} is out of range; indices are 0 to {NUM_INDICES - 1}.")
     run, position = divmod(index, recipe.label_space.num_classes)
     label = _labels_of_run(recipe.seed, run, recipe.label_space.num_classes, recipe.class_weights)[position]
-    words = _counter(recipe.seed, PROMPT_STREAM, index).random_raw(5).tolist()
+    words = _prompt_words(recipe, index)
     template = recipe.templates[_pick(words[TEMPLATE_DRAW], len(recipe.templates), recipe.template_weights)]
     return SamplePlan(
         index=index,
         attempt=attempt,
         label=label,
         template=template,
-        prompt=_prompt(recipe, template, label, words),
+        prompt=template.format(**_fields(recipe, label, words)),
         negative_prompt=recipe.negative_prompt,
         noise_seed=int(_counter(recipe.seed, NOISE_STREAM, index, attempt).random_raw()),
         guidance_scale=_guidance_scale(recipe, words[GUIDANCE_DRAW]),
@@ -74,11 +75,15 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
 def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
     """Return all that is known of a sample without its image, as JSON values."""
     entry = recipe.label_space.classes[plan.label]
+    fields = _fields(recipe, plan.label, _prompt_words(recipe, plan.index))
     return {
         **dataclasses.asdict(plan),
+        "fields": {name: fields[name] for name in sorted(fields_of(plan.template))},
         "class_name": entry.class_name,
         "wnid": entry.wnid,
         "synset": entry.synset,
+        "definition": entry.definition,
+        "hypernyms": list(entry.hypernyms),
         "model": recipe.model or recipe.generator,
         "revision": recipe.revision,
         "image_size": recipe.image_size,
@@ -101,29 +106,28 @@ def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, 
     return np.searchsorted(shares[:-1], (order + random.random()) / num_classes, side="right").tolist()
 
 
-def _prompt(recipe: Recipe, template: str, label: int, words: Sequence[int]) -> str:
+def _prompt_words(recipe: Recipe, index: int) -> Sequence[int]:
+    """Return 64 random bits for each choice."""
+    return _counter(recipe.seed, PROMPT_STREAM, index).random_raw(5).tolist()
+
+
+def _fields(recipe: Recipe, label: int, words: Sequence[int]) -> dict[str, str]:
+    """Return what each field of a template becomes."""
     entry = recipe.label_space.classes[label]
-    return template.format(
-        class_name=entry.class_name,
-        lemmas=", ".join(entry.lemmas) if recipe.lemmas == "all" else entry.class_name,
-        definition=entry.definition,
-        hypernym=_hypernym(recipe, entry, words[HYPERNYM_DRAW]),
-        background=_one_of(_of_label(recipe.backgrounds, label), words[BACKGROUND_DRAW]),
-        caption=_one_of(_of_label(recipe.captions, label), words[CAPTION_DRAW]),
-    )
+    return {
+        "class_name": entry.class_name,
+        "lemmas": ", ".join(entry.lemmas) if recipe.lemmas == "all" else entry.class_name,
+        "definition": entry.definition,
+        "hypernym": _hypernym(recipe, entry, words[HYPERNYM_DRAW]),
+        "background": _one_of(recipe.backgrounds_by_label[label], words[BACKGROUND_DRAW]),
+        "caption": _one_of(recipe.captions[label], words[CAPTION_DRAW]) if recipe.captions else "",
+    }
 
 
 def _hypernym(recipe: Recipe, entry: ClassEntry, word: int) -> str:
     if recipe.hypernym == "all":
         return ", ".join(entry.hypernyms)
     return _one_of(entry.hypernyms, word if recipe.hypernym == "random" else 0)
-
-
-def _of_label(texts: Sequence[tuple[str, ...]], label: int) -> tuple[str, ...]:
-    """Return a label's own texts, the one tuple that serves all labels, or none."""
-    if not texts:
-        return ()
-    return texts[label] if len(texts) > 1 else texts[0]
 
 
 def _guidance_scale(recipe: Recipe, word: int) -> float:

@@ -28,6 +28,7 @@ def template_text(template: str) -> str:
         return PAPER_TEMPLATES[template]
     if template == "caption":
         return "{caption}"
+    check_plain(template)
     unknown = sorted(fields_of(template) - set(FIELDS))
     if unknown:
         raise ValueError(
@@ -42,9 +43,17 @@ def template_text(template: str) -> str:
     return template
 
 
-def fields_of(template: str) -> set[str]:
-    """Return the fields that a template's text asks for; ValueError for stray braces."""
+def check_plain(template: str) -> None:
+    """Raise ValueError for stray braces, and for what Python's formatting knows beside fields."""
     try:
-        return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        parts = list(Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"recipe.templates has '{template}': {error}. Write {{{{ and }}}} for braces.") from error
+    for _, name, spec, conversion in parts:
+        if spec or conversion:
+            raise ValueError(f"recipe.templates has '{template}'. Write the field {{{name}}} without ! and : in it.")
+
+
+def fields_of(template: str) -> set[str]:
+    """Return the fields that a template's text asks for."""
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}

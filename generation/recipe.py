@@ -7,6 +7,7 @@ are named by their hash.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,10 @@ from generation.config import RecipeConfig
 from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
 from generation.model_files import check_revision, resolve_revision
 from generation.prompts import fields_of, template_text
-from generation.word_files import read_backgrounds, read_captions, scene_words
+from generation.word_files import read_backgrounds, read_captions, with_places365
 
-PLACES365 = "places365"
+SHORT_LIST = 8
+"""Lists up to this length are compared as a whole."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,11 @@ class Recipe:
     template_weights: tuple[float, ...]
     lemmas: str
     hypernym: str
-    backgrounds: tuple[tuple[str, ...], ...]
-    """For each label, or once for all labels."""
+    backgrounds: tuple[str, ...]
+    """Of all labels that have none of their own; empty where no template asks for them."""
+
+    class_backgrounds: tuple[tuple[int, tuple[str, ...]], ...]
+    """Labels with backgrounds of their own, and these, in label order."""
 
     captions: tuple[tuple[str, ...], ...]
     """For each label; empty where no template asks for them."""
@@ -54,6 +59,12 @@ class Recipe:
     guidance_draw: str
     num_inference_steps: int
     image_size: int
+
+    @cached_property
+    def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
+        """What `{background}` may become for each label."""
+        own = dict(self.class_backgrounds)
+        return tuple(own.get(label, self.backgrounds) for label in range(self.label_space.num_classes))
 
     def to_value(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -92,7 +103,10 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         template_weights=tuple(config.template_weights),
         lemmas=config.lemmas,
         hypernym=config.hypernym,
-        backgrounds=backgrounds(config, space) if "background" in fields else (),
+        backgrounds=with_places365(config.backgrounds) if "background" in fields else (),
+        class_backgrounds=read_backgrounds(Path(config.backgrounds_file), space, bool(config.backgrounds))
+        if "background" in fields and config.backgrounds_file
+        else (),
         captions=read_captions(Path(config.captions_file), space) if "caption" in fields else (),
         negative_prompt=config.negative_prompt,
         generator=config.generator,
@@ -119,20 +133,16 @@ def find_label_space(name: str) -> LabelSpace:
 
 def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[float, ...]:
     """Return one weight a label, 1 where none is given; empty if all are equal."""
-    by_label = [1.0] * space.num_classes
+    given: dict[int, float] = {}
     for name, weight in weights.items():
-        by_label[space.label_of(name)] = float(weight)
-    if not any(by_label):
-        raise ValueError("recipe.class_weights leave no class: all are 0. Give one more than 0.")
+        label = space.label_of(name)
+        if label in given:
+            raise ValueError(f"recipe.class_weights has '{name}' twice, by name and by wnid. Keep one.")
+        given[label] = float(weight)
+    by_label = [given.get(label, 1.0) for label in range(space.num_classes)]
+    if not 0 < sum(by_label) < math.inf:
+        raise ValueError(f"recipe.class_weights sum to {sum(by_label):g}. Give weights with a sum above 0, such as 1.")
     return () if len(set(by_label)) == 1 else tuple(by_label)
-
-
-def backgrounds(config: RecipeConfig, space: LabelSpace) -> tuple[tuple[str, ...], ...]:
-    """Return the backgrounds of each label, or once for all if no file tells them apart."""
-    common = scene_words() if tuple(config.backgrounds) == (PLACES365,) else tuple(config.backgrounds)
-    if not config.backgrounds_file:
-        return (common,)
-    return read_backgrounds(Path(config.backgrounds_file), space, common)
 
 
 def check_words(recipe: Recipe) -> None:
@@ -147,18 +157,23 @@ def check_words(recipe: Recipe) -> None:
                 )
 
 
-def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which two recipes differ, with both values as in JSON."""
-    a, b = ours.to_value(), theirs.to_value()
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return where two recipes, as JSON values, differ: `label_space.classes.3.definition`, say, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        parts = [(f"{name}.{key}" if name else key, ours[key], theirs[key]) for key in ours]
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHORT_LIST:
+        parts = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+    else:
+        return {} if ours == theirs else {name: (ours, theirs)}
+    return {place: values for part, a, b in parts for place, values in differences(a, b, part).items()}
 
 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
     """Return the recipe that `to_value` described; ValueError if it is another version's."""
     names = {field.name for field in dataclasses.fields(Recipe)}
-    if value.keys() != names:
+    if not isinstance(value, dict) or value.keys() != names:
         raise ValueError(
-            f"The recipe lacks or has too many fields ({', '.join(sorted(value.keys() ^ names))}): another version of "
+            f"The recipe lacks or has too many fields ({', '.join(sorted(set(value) ^ names))}): another version of "
             "Figment wrote it. Use that version, or plan again."
         )
     frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
@@ -176,6 +191,14 @@ def recipe_file_text(recipe: Recipe) -> str:
 
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
+    recipe = recipe_from_value(read_recipe_value(path))
+    if recipe.model:
+        check_revision(recipe.model, recipe.revision)
+    return recipe
+
+
+def read_recipe_value(path: Path) -> dict[str, Any]:
+    """Return what a recipe file says, as JSON values, whatever became of its model; ValueError if it was edited."""
     try:
         content = json.loads(path.read_text())
         value, sha256 = content["recipe"], content["sha256"]
@@ -187,7 +210,4 @@ def read_recipe(path: Path) -> Recipe:
             f"The recipe in '{path}' has hash {found[:12]}, but says {str(sha256)[:12]}: it was edited by hand. Change "
             "settings in a config and plan again."
         )
-    recipe = recipe_from_value(value)
-    if recipe.model:
-        check_revision(recipe.model, recipe.revision)
-    return recipe
+    return value

@@ -9,10 +9,14 @@ import yaml
 
 from generation.labels import TABLES, LabelSpace
 
+PLACES365 = "places365"
+"""As a background it stands for the scenes of Places365."""
 
-def scene_words() -> tuple[str, ...]:
-    """Return the 365 scenes of Places365 in words: `/c/church/indoor` is `indoor church`."""
-    return tuple(_scene(line) for line in (TABLES / "places365.txt").read_text().split())
+
+def with_places365(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts, `places365` replaced by its 365 scenes in words: `/c/church/indoor` is `indoor church`."""
+    scenes = [_scene(line) for line in (TABLES / "places365.txt").read_text().split()]
+    return tuple(word for text in texts for word in (scenes if text == PLACES365 else [text]))
 
 
 def _scene(name: str) -> str:
@@ -20,29 +24,35 @@ def _scene(name: str) -> str:
     return " ".join([*qualifier, scene]).replace("_", " ")
 
 
-def read_backgrounds(path: Path, space: LabelSpace, common: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return each label's backgrounds from a YAML mapping of classes to lists; `common` where it has none.
+def read_backgrounds(path: Path, space: LabelSpace, have_common: bool) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Return labels and their own backgrounds from a YAML mapping of classes to lists, in label order.
 
-    Raises ValueError for an unknown class, and for a class left without backgrounds.
+    Raises ValueError for an unknown class, and for a class left without backgrounds where there are no common ones.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"recipe.backgrounds_file '{path}' cannot be read: {_one_line(error)}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"recipe.backgrounds_file '{path}' must map classes to lists of backgrounds.")
-    by_label = [common] * space.num_classes
+    by_label: dict[int, tuple[str, ...]] = {}
     for name, words in content.items():
-        by_label[_label(space, name, path)] = _words(words, f"{path.name}, class '{name}'")
-    _check_each_has_some(by_label, space, path, "backgrounds")
-    return tuple(by_label)
+        label = _label(space, name, path)
+        if label in by_label:
+            raise ValueError(f"{path.name} has the class '{name}' twice, by name and by wnid. Keep one.")
+        by_label[label] = with_places365(_words(words, f"{path.name}, class '{name}'"))
+    if not have_common:
+        _check_each_has_some(
+            [by_label.get(label, ()) for label in range(space.num_classes)], space, path, "backgrounds"
+        )
+    return tuple(sorted(by_label.items()))
 
 
 def read_captions(path: Path, space: LabelSpace) -> tuple[tuple[str, ...], ...]:
     """Return each label's captions from lines of {"class": ..., "caption": ...}; ValueError for a class without one."""
     by_label: list[list[str]] = [[] for _ in space.classes]
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe.captions_file '{path}' cannot be read: {_one_line(error)}.") from error
     for number, line in enumerate(lines, start=1):

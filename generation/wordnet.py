@@ -21,6 +21,9 @@ from generation.labels import ClassEntry
 WNID = re.compile(r"n\d{8}")
 """ImageNet's name of a synset: the part of speech and WordNet 3.0's offset."""
 
+SYNSET = re.compile(r"\S+\.n\.0*[1-9]\d*")
+"""NLTK's name of a noun's synset: a lemma, n, and the number of its sense from 1 on."""
+
 DEBIAN_WORDNET = Path("/usr/share/wordnet")
 
 REMEDY = (
@@ -63,11 +66,13 @@ class WordNet:
     def by_synset(self, name: str) -> ClassEntry:
         """Return the synset of a name such as dog.n.01; ValueError if there is none, with what there is."""
         try:
+            if not SYNSET.fullmatch(name):
+                raise ValueError("no noun's name")
             return self._entry(self.reader.synset(name))
         except (WordNetError, ValueError) as error:
             word, *_ = name.split(".")
             raise ValueError(
-                f"'{name}' is no synset of WordNet 3.0. {self._senses_of(word) or 'Write word.n.01, say.'}"
+                f"'{name}' is no synset of a noun in WordNet 3.0. {self._senses_of(word) or 'Write word.n.01, say.'}"
             ) from error
 
     def by_word(self, word: str) -> ClassEntry | None:
@@ -132,12 +137,14 @@ def open_wordnet() -> Iterator[WordNet]:
 
 def _find(scratch: Path) -> Any:
     """Return NLTK's pointer to its own WordNet, or to a copy of Debian's under `scratch`."""
-    try:
-        return nltk.data.find("corpora/wordnet")
-    except LookupError:
-        if DEBIAN_WORDNET.is_dir():
-            return _completed(DEBIAN_WORDNET, scratch)
-        raise ValueError(f"WordNet 3.0 is not on this machine. {REMEDY}.") from None
+    for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
+        try:
+            return nltk.data.find(name)
+        except LookupError:
+            continue
+    if not DEBIAN_WORDNET.is_dir():
+        raise ValueError(f"WordNet 3.0 is not on this machine. {REMEDY}.")
+    return _completed(DEBIAN_WORDNET, scratch)
 
 
 def _completed(source: Path, scratch: Path) -> Any:

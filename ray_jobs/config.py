@@ -54,18 +54,24 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
     try:
         overrides = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:]))))
         sources = [_fitted(source, schema, prefix="") for source in (*_read_files(Path(arguments[0])), overrides)]
+        _check_one_recipe(sources)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except MarkedYAMLError as error:
         raise ValueError(f"An override is no YAML: {' '.join(str(error).split())}.") from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
-    if "recipe" in overrides and getattr(settings, "recipe_file", ""):
-        raise ValueError(
-            f"recipe.{next(iter(overrides['recipe']))} would change nothing: the recipe is that of the file. Leave it "
-            "out, or plan another recipe."
-        )
     return cast(Config, settings)
+
+
+def _check_one_recipe(sources: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where settings of a recipe come with, or after, the file that stands in their place."""
+    files = [i for i, source in enumerate(sources) if source.get("recipe_file")]
+    if files and any(source.get("recipe") for source in sources[files[0] :]):
+        raise ValueError(
+            f"Settings in recipe would change nothing: the recipe is that of '{sources[files[-1]]['recipe_file']}'. "
+            "Leave them out, or plan another recipe."
+        )
 
 
 def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
@@ -80,10 +86,11 @@ def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"There is no config '{path}'. Those that ship are in {Path(__file__).parent / 'configs'}.")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        known = Path(__file__).parent / "configs"
+        raise ValueError(f"There is no config '{path}'. Those that ship are in {known}.") from error
     except (MarkedYAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
@@ -98,6 +105,13 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
     """
     if get_origin(schema) is tuple and isinstance(content, str | int | float):
         return [content]
+    if (get_origin(schema) is tuple and isinstance(content, dict)) or (
+        get_origin(schema) is dict and not isinstance(content, dict)
+    ):
+        wanted = "a list" if get_origin(schema) is tuple else "a mapping"
+        raise ValueError(
+            f"{prefix.removesuffix('.')} is {content}; give {wanted}. A text that begins with {{ needs quotes."
+        )
     if not dataclasses.is_dataclass(schema) or not isinstance(content, dict):
         return content
     fields = {entry.name: entry.type for entry in dataclasses.fields(schema)}
@@ -117,4 +131,7 @@ def open_recipe(config: JobConfig) -> Recipe:
 
 def to_yaml(config: Any) -> str:
     """Return the resolved settings, in a form that `load_config` reads."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    content = OmegaConf.structured(config)
+    if getattr(config, "recipe_file", ""):
+        content = OmegaConf.masked_copy(content, [name for name in content if name != "recipe"])
+    return OmegaConf.to_yaml(content)

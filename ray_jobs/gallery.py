@@ -81,7 +81,7 @@ def choose(recipe: Recipe, options: dict[str, str]) -> Choice:
 def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
     """Return the labels of classes named with commas between, or of so many classes, evenly spread."""
     space = recipe.label_space
-    if not text.isdigit():
+    if not text.isdecimal():
         return tuple(space.label_of(name.strip()) for name in text.split(","))
     number = min(positive("classes", text), space.num_classes)
     return tuple(space.num_classes * i // number for i in range(number))
@@ -89,7 +89,7 @@ def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
 
 def positive(name: str, text: str) -> int:
     """Return an option's whole number; ValueError for less than 1."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"--{name} is '{text}'. Give a whole number of 1 or more.")
     return int(text)
 
@@ -100,6 +100,7 @@ def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[Sam
         (label, column): [] for label in choice.labels for column in column_names(recipe, choice)
     }
     missing = len(cells) * choice.num_images
+    check_weights(recipe, choice)
     for index in range(MAX_PLANS):
         plan = plan_sample(recipe, index)
         cell = cells.get((plan.label, f"{plan.guidance_scale:g}" if choice.by_guidance else plan.template))
@@ -109,12 +110,24 @@ def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[Sam
             if not missing:
                 return cells
     for (label, column), plans in cells.items():
-        if not plans:
+        if len(plans) < choice.num_images:
             raise ValueError(
-                f"None of the first {MAX_PLANS:,} samples is a '{recipe.label_space.class_names[label]}' with "
-                f"'{column}'. Does it weigh nothing?"
+                f"Of the first {MAX_PLANS:,} samples {len(plans)} are a '{recipe.label_space.class_names[label]}' with "
+                f"'{column}'. Ask for fewer --images, or for other classes or templates."
             )
     return cells
+
+
+def check_weights(recipe: Recipe, choice: Choice) -> None:
+    """Raise ValueError for a class or a template that never comes."""
+    for label in choice.labels:
+        if recipe.class_weights and not recipe.class_weights[label]:
+            raise ValueError(
+                f"Class '{recipe.label_space.class_names[label]}' has weight 0. Choose others with --classes."
+            )
+    for template, weight in zip(recipe.templates, recipe.template_weights, strict=False):
+        if not weight and not choice.by_guidance:
+            raise ValueError(f"Template '{template}' has weight 0. Leave it out of recipe.templates.")
 
 
 def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -35,6 +36,10 @@ LABEL_PX, MARGIN_PX, HEADER_PX = 130, 6, 48
 
 TALLEST_PX = 256
 """Larger images are shrunk to this in the PNG."""
+
+
+FONT = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=10)
+"""Comes with matplotlib, and has more letters than Pillow's own."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,5 @@ def _paste(sheet: Image.Image, cell: Sequence[Picture], corner: tuple[int, int],
 
 def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width_px: int) -> None:
     """Write a few lines that fit the width."""
-    letter_px = ImageFont.load_default().getlength("n")
-    lines = textwrap.wrap(text, max(4, int(width_px / letter_px)))
-    draw.text(corner, "\n".join(lines[:3]), "black")
+    lines = textwrap.wrap(text, max(4, int(width_px / FONT.getlength("n"))))
+    draw.text(corner, "\n".join(lines[:3]), "black", font=FONT)

@@ -6,15 +6,18 @@ one sample, `--compare RECIPE` says in which fields two recipes differ, `--out F
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from generation.model_files import find_model_folder
 from generation.plan import SamplePlan, describe_sample, plan_sample
-from generation.recipe import Recipe, differences, read_recipe, recipe_file_text
+from generation.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.tokens import TokenCounter, open_token_counter
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.options import split_options
@@ -26,7 +29,9 @@ DEFINITION_CHARACTERS = 60
 NUM_COUNTED = 20_000
 """Prompts whose tokens are counted: those of the first samples."""
 
-CONSOLE = Console(width=120, highlight=False, markup=False)
+MAX_DIFFERENCES = 20
+
+CONSOLE = Console(width=120, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:
@@ -38,11 +43,11 @@ def main() -> None:
         if "index" in options:
             print_sample(recipe, parse_index(options["index"]))
         elif "compare" in options:
-            print_differences(recipe, read_recipe(Path(options["compare"])))
+            print_differences(recipe, read_recipe_value(Path(options["compare"])))
         else:
-            print_recipe(recipe, config.training.num_images)
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
             write_once(path, recipe_file_text(recipe))
+            print_recipe(recipe, config.training.num_images)
             print(f"The recipe is in {path}")
 
 
@@ -55,7 +60,7 @@ def parse_index(text: str) -> int:
 
 
 def print_sample(recipe: Recipe, index: int) -> None:
-    """Explain one sample: all that decides its image, and how it follows from the index."""
+    """Explain one sample: all that decides its image, with the words and the class behind its prompt."""
     plan = plan_sample(recipe, index)
     table = Table(title=f"Sample {index:,}", show_header=False)
     for name, value in describe_sample(recipe, plan).items():
@@ -65,13 +70,15 @@ def print_sample(recipe: Recipe, index: int) -> None:
     CONSOLE.print(table)
 
 
-def print_differences(ours: Recipe, theirs: Recipe) -> None:
+def print_differences(ours: Recipe, theirs: dict[str, Any]) -> None:
     """Name the fields in which two recipes differ."""
-    found = differences(ours, theirs)
+    found = differences(ours.to_value(), theirs)
     if not found:
         print(f"The recipes are equal: {ours.sha256}")
-    for name, (a, b) in found.items():
+    for name, (a, b) in islice(found.items(), MAX_DIFFERENCES):
         print(f"{name}: {_short(a)} here, {_short(b)} there")
+    if len(found) > MAX_DIFFERENCES:
+        print(f"and {len(found) - MAX_DIFFERENCES:,} more")
 
 
 def _short(value: object) -> str:
@@ -82,19 +89,27 @@ def _short(value: object) -> str:
 def print_recipe(recipe: Recipe, num_images: int) -> None:
     """Print classes, templates with token lengths, example prompts, and what is never stored."""
     plans = [plan_sample(recipe, index) for index in range(min(num_images, NUM_COUNTED))]
-    CONSOLE.print(overview(recipe, num_images))
-    CONSOLE.print(class_table(recipe))
     counter = open_token_counter(recipe)
+    CONSOLE.print(overview(recipe, num_images, counter))
+    CONSOLE.print(class_table(recipe))
     CONSOLE.print(template_table(recipe, plans, counter))
     if counter is None and recipe.model:
-        print(
-            f"Tokens were not counted: the tokenizer of {recipe.model} is not on this machine. To count them:\n"
-            f"hf download {recipe.model} --revision {recipe.revision} --include 'tokenizer*/*'"
-        )
+        print(f"Tokens were not counted: {recipe.model} has no tokenizer on this machine.")
+        if find_model_folder(recipe.model) is None:
+            print(f"To count them: hf download {recipe.model} --revision {recipe.revision} --include 'tokenizer*/*'")
     CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
 
 
-def overview(recipe: Recipe, num_images: int) -> Table:
+def negative_prompt_row(recipe: Recipe, counter: TokenCounter | None) -> str:
+    """Return the negative prompt and its length."""
+    if counter is None or not recipe.negative_prompt:
+        return recipe.negative_prompt or "none"
+    tokens = counter.count([recipe.negative_prompt]).items()
+    lengths = ", ".join(f"{count[0]} of {counter.limits[name]} tokens ({name})" for name, count in tokens)
+    return f"{recipe.negative_prompt}: {lengths}"
+
+
+def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> Table:
     """Return the recipe in a few rows."""
     size_bytes = len(recipe_file_text(recipe))
     pixels_bytes = num_images * recipe.image_size**2 * 3
@@ -107,7 +122,7 @@ def overview(recipe: Recipe, num_images: int) -> Table:
         "guidance, steps, size": f"{between.join(f'{s:g}' for s in recipe.guidance_scale)}; "
         f"{recipe.num_inference_steps}; {recipe.image_size} px",
         "seed": str(recipe.seed),
-        "negative prompt": recipe.negative_prompt or "none",
+        "negative prompt": negative_prompt_row(recipe, counter),
         "recipe file": f"{size_bytes:,} bytes",
         "images it stands for": f"{num_images:,} (training.num_images)",
         "bytes not stored": f"{pixels_bytes:,} as uint8 pixels, {pixels_bytes / size_bytes:,.0f} times the recipe",

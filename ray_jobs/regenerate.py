@@ -31,7 +31,9 @@ def main() -> None:
         options, arguments = split_options(sys.argv[1:], ("index", "out"))
         config = load_config(JobConfig, arguments)
         indices = parse_indices(options.get("index", ""))
-        folder = resolve(options.get("out", ""))
+        if "out" not in options:
+            raise ValueError("No folder given. Add --out DIR.")
+        folder = resolve(options["out"])
         check_output(folder)
         recipe = open_recipe(config)
         connect()
@@ -53,11 +55,11 @@ def parse_indices(text: str) -> Sequence[int]:
             chosen = range(int(start), int(stop) if colon else int(start) + 1)
         except ValueError as error:
             raise ValueError(f"--index is '{text}'. Give indices and ranges such as 7,8,1000:1016.") from error
-        if not chosen or chosen[0] < 0 or chosen[-1] >= NUM_INDICES:
+        if not 0 <= chosen.start < chosen.stop <= NUM_INDICES:
             raise ValueError(
                 f"--index has '{part}'; indices are 0 to {NUM_INDICES - 1}, a range's start below its end."
             )
-        if len(indices) + len(chosen) > MAX_INDICES:
+        if len(indices) + chosen.stop - chosen.start > MAX_INDICES:
             raise ValueError(f"--index '{text}' has more than {MAX_INDICES:,} samples. Give fewer.")
         indices.update(dict.fromkeys(chosen))
     return list(indices)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-REMEDY = "Give another folder: output=..."
+REMEDY = "Give another folder: output=..., or --out where the job has it."
 
 
 def resolve(path: str) -> Path:
@@ -19,7 +19,10 @@ def resolve(path: str) -> Path:
             f"'{path}' is no path: give a folder, on storage that all nodes share where there are several."
         )
     in_ray_package = "working_dir_files" in Path.cwd().parts
-    return ((Path.home() if in_ray_package else Path.cwd()) / Path(path).expanduser()).resolve()
+    try:
+        return ((Path.home() if in_ray_package else Path.cwd()) / Path(path).expanduser()).resolve()
+    except RuntimeError as error:
+        raise ValueError(f"'{path}' is no path: {error}. {REMEDY}") from error
 
 
 def check_output(run_dir: Path) -> None:
@@ -67,7 +70,7 @@ def write_once(path: Path, text: str) -> None:
         with path.open("x") as file:
             file.write(text)
     except FileExistsError as error:
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             raise ValueError(f"'{path}' exists and is not overwritten. Give another file: --out FILE.") from error
     except OSError as error:
         raise ValueError(f"'{path}' cannot be written: {error.strerror}. Give another file: --out FILE.") from error

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from generation import wordnet
 from generation.class_files import read_class_file
 from generation.labels import ClassEntry
-from generation.wordnet import DEBIAN_WORDNET
+from generation.wordnet import DEBIAN_WORDNET, _completed, open_wordnet
 
 needs_wordnet = pytest.mark.skipif(
     not DEBIAN_WORDNET.is_dir(), reason="WordNet 3.0 is not installed (Debian: wordnet-base)"
@@ -25,6 +26,7 @@ def test_classes_come_in_the_files_order_by_wnid_synset_or_unambiguous_name(tmp_
     assert [entry.synset for entry in space.classes] == ["dog.n.01", "goldfinch.n.02", "aardvark.n.01", "crane.n.04"]
     assert space.class_names == ("dog", "goldfinch", "aardvark", "hoist")
     assert space.classes[0].lemmas == ("dog", "domestic dog", "Canis familiaris")
+    assert space.classes[3].lemmas == ("hoist", "crane")
     assert space.classes[0].hypernyms == ("canine", "domestic animal")
     assert space.classes[3].definition == (
         "lifts and moves heavy objects; lifting tackle is suspended from a pivoted boom that "
@@ -53,7 +55,16 @@ def test_a_name_that_wordnet_does_not_know_is_a_class_of_that_name(tmp_path: Pat
     ("rows", "message"),
     [
         ("- n00000001\n- aardvark", r"class 1: 'n00000001' is no wnid"),
-        ("- dog.n.99\n- aardvark", r"class 1: 'dog\.n\.99' is no synset .*dog\.n\.01 \(a member of the genus Canis"),
+        (
+            "- dog.n.99\n- aardvark",
+            r"class 1: 'dog\.n\.99' is no synset of a noun .*dog\.n\.01 \(a member of the genus Canis",
+        ),
+        ("- dog.n.00\n- aardvark", r"class 1: 'dog\.n\.00' looks like a wnid or a synset's name"),
+        ("- {synset: dog.n.-1}\n- aardvark", r"class 1: 'dog\.n\.-1' is no synset of a noun"),
+        ("- {synset: quickly.r.01}\n- aardvark", r"class 1: 'quickly\.r\.01' is no synset of a noun"),
+        ("- n0208407\n- aardvark", r"class 1: 'n0208407' looks like a wnid or a synset's name, and is none"),
+        ("- N02084071\n- aardvark", r"class 1: 'N02084071' looks like a wnid"),
+        ("- dog.v.01\n- aardvark", r"class 1: 'dog\.v\.01' looks like a wnid or a synset's name"),
         ("- {wnid: n02084071, synset: cat.n.01}\n- aardvark", r"n02084071 is dog\.n\.01, not cat\.n\.01"),
         ("- n02084071\n- {class_name: hound, synset: dog.n.01}", r"has the class 'n02084071' 2 times"),
     ],
@@ -87,11 +98,33 @@ def test_classes_with_words_of_their_own_need_no_wordnet(tmp_path: Path, monkeyp
         ("mine.yaml", "- [", "cannot be read"),
         ("mine.csv", "class_name,definition\nheron,a bird\nheron,another\n", "has the class 'heron' 2 times"),
         ("mine.csv", "heron\ncrane\n", "class 1 has 'heron', which is not one of"),
+        ("mine.csv", "class_name\nheron, grey\ncrane\n", "class 1 has more fields than the first line names"),
+        ("mine.csv", 'class_name\n"heron\ncrane\n', "cannot be read: unexpected end of data"),
     ],
 )
 def test_a_file_that_is_not_clear_is_refused_with_the_place(name: str, text: str, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         read_class_file(written(tmp_path / name, text))
+
+
+@needs_wordnet
+def test_a_spreadsheets_csv_is_read_with_its_mark_line_breaks_and_synsets(tmp_path: Path):
+    text = '\ufeffclass_name,definition\r\nn02084071,\r\nheron,"a bird\r\nthat wades"\r\ngoldfinch.n.02,\r\n'
+    (tmp_path / "mine.csv").write_bytes(text.encode())
+    space = read_class_file(tmp_path / "mine.csv")
+    assert space.class_names == ("dog", "heron", "goldfinch")
+    assert space.classes[1].definition.split() == ["a", "bird", "that", "wades"]
+
+
+@needs_wordnet
+@pytest.mark.slow
+def test_wordnet_is_read_from_nltks_zipped_download(tmp_path: Path, monkeypatch):
+    _completed(DEBIAN_WORDNET, tmp_path / "unzipped")
+    shutil.make_archive(str(tmp_path / "corpora" / "wordnet"), "zip", tmp_path / "unzipped" / "corpora", "wordnet")
+    monkeypatch.setattr(wordnet, "DEBIAN_WORDNET", tmp_path / "nowhere")
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    with open_wordnet() as opened:
+        assert opened.by_wnid("n02776631").hypernyms == ("workplace", "shop")
 
 
 def test_a_missing_file_is_named():

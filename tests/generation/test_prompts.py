@@ -23,7 +23,7 @@ def sevens(painted: Recipe) -> Recipe:
     return dataclasses.replace(
         painted,
         label_space=LabelSpace("sevens", (SEVEN,)),
-        backgrounds=(("stripes",),),
+        backgrounds=("stripes",),
         captions=(("a lucky number",),),
     )
 
@@ -71,6 +71,8 @@ def test_a_random_hypernym_follows_the_index_and_both_come(sevens: Recipe):
         ("{} {class_name}", r"field \{\} is not known"),
         ("inside {background}", "names no class"),
         ("a {class_name", "Write {{ and }} for braces"),
+        ("{class_name:{caption}}", r"Write the field \{class_name\} without ! and :"),
+        ("{class_name!r}", r"Write the field \{class_name\} without ! and :"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_refused(template: str, message: str):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from generation.config import RecipeConfig
-from generation.labels import load_label_space
+from generation.labels import ClassEntry, LabelSpace, load_label_space
 from generation.model_files import folder_sha256, resolve_revision
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe, differences, read_recipe, recipe_file_text, recipe_from_value
@@ -13,7 +13,9 @@ from generation.recipe import Recipe, build_recipe, differences, read_recipe, re
 
 def test_canonical_json_has_sorted_keys_and_no_spaces(painted: Recipe):
     text = painted.to_json()
-    assert text.startswith('{"backgrounds":[],"captions":[],"class_weights":[],"generator":"painted",')
+    assert text.startswith(
+        '{"backgrounds":[],"captions":[],"class_backgrounds":[],"class_weights":[],"generator":"painted",'
+    )
     assert json.loads(text)["label_space"]["name"] == "digits"
     assert len(text) < 1000
 
@@ -24,7 +26,7 @@ def test_a_recipe_of_a_thousand_classes_and_365_backgrounds_is_a_few_kilobytes()
             label_space="imagenet1k", templates=("background",), backgrounds=("places365",), generator="painted"
         )
     )
-    assert len(recipe.backgrounds[0]) == 365
+    assert len(recipe.backgrounds) == 365
     assert 4_000 < len(recipe_file_text(recipe)) < 8_000
 
 
@@ -43,7 +45,32 @@ def test_a_recipe_of_a_thousand_classes_and_365_backgrounds_is_a_few_kilobytes()
 def test_whatever_changes_the_images_changes_the_hash_and_is_named(painted: Recipe, change: dict):
     other = dataclasses.replace(painted, **change)
     assert other.sha256 != painted.sha256
-    assert differences(painted, other).keys() == change.keys()
+    found = differences(painted.to_value(), other.to_value())
+    assert {name.split(".")[0] for name in found} == change.keys()
+
+
+def test_two_class_files_differ_in_a_word_that_is_named(painted: Recipe):
+    classes = tuple(ClassEntry(f"class {i}", definition=f"{i}") for i in range(20))
+    changed = (*classes[:19], dataclasses.replace(classes[19], definition="nineteen"))
+    ours, theirs = (
+        dataclasses.replace(painted, label_space=LabelSpace("mine.csv", entries)) for entries in (classes, changed)
+    )
+    assert differences(ours.to_value(), theirs.to_value()) == {"label_space.classes.19.definition": ("19", "nineteen")}
+
+
+def test_a_background_of_one_class_costs_no_copy_of_the_others(tmp_path: Path):
+    (tmp_path / "b.yaml").write_text("n01440764: [river bank]")
+    settings = RecipeConfig(
+        label_space="imagenet1k",
+        templates=("background",),
+        backgrounds=("places365",),
+        backgrounds_file=str(tmp_path / "b.yaml"),
+        generator="painted",
+    )
+    recipe = build_recipe(settings)
+    assert recipe.backgrounds_by_label[0] == ("river bank",)
+    assert len(recipe.backgrounds_by_label[1]) == 365
+    assert len(recipe_file_text(recipe)) < 8_000
 
 
 def test_a_recipe_file_gives_the_same_recipe(tmp_path: Path):
@@ -126,8 +153,12 @@ def test_a_weight_for_no_class_and_no_class_left_are_refused():
     with pytest.raises(ValueError, match=r"'zeero' is no class of digits\. Did you mean zero"):
         build_recipe(RecipeConfig(generator="painted", class_weights={"zeero": 2.0}))
     nothing = dict.fromkeys(load_label_space("digits").class_names, 0.0)
-    with pytest.raises(ValueError, match="leave no class"):
+    with pytest.raises(ValueError, match="class_weights sum to 0"):
         build_recipe(RecipeConfig(generator="painted", class_weights=nothing))
+    with pytest.raises(ValueError, match="class_weights sum to inf"):
+        build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 1e308, "one": 1e308}))
+    with pytest.raises(ValueError, match="has 'n13742358' twice, by name and by wnid"):
+        build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 3.0, "n13742358": 1.0}))
 
 
 def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():

@@ -3,35 +3,33 @@ from pathlib import Path
 import pytest
 
 from generation.labels import load_label_space
-from generation.word_files import read_backgrounds, read_captions, scene_words
+from generation.word_files import read_backgrounds, read_captions, with_places365
 
 DIGITS = load_label_space("digits")
 
 
 def test_the_scenes_of_places365_are_words():
-    scenes = scene_words()
+    scenes = with_places365(["places365"])
     assert len(scenes) == len(set(scenes)) == 365
     assert scenes[:3] == ("airfield", "airplane cabin", "airport terminal")
     assert {"indoor church", "outdoor church", "outdoor apartment building"} <= set(scenes)
     assert not any("/" in scene or "_" in scene for scene in scenes)
+    assert with_places365(["my garage", "places365"]) == ("my garage", *scenes)
 
 
 def test_a_class_has_its_own_backgrounds_and_others_the_common_ones(tmp_path: Path):
-    (tmp_path / "b.yaml").write_text("zero: [snow]\nn13742573: [sand, grass]\n")
-    assert read_backgrounds(tmp_path / "b.yaml", DIGITS, ("plain",)) == (
-        ("snow",),
-        ("sand", "grass"),
-        *[("plain",)] * 8,
-    )
+    (tmp_path / "b.yaml").write_text("n13742573: [sand, grass]\nzero: [snow]\n")
+    own = ((0, ("snow",)), (1, ("sand", "grass")))
+    assert read_backgrounds(tmp_path / "b.yaml", DIGITS, have_common=True) == own
 
 
 def test_captions_are_gathered_by_class_in_the_files_order(tmp_path: Path):
     names = [*DIGITS.class_names, "zero"]
-    lines = [f'{{"class": "{name}", "caption": "{number} {name}"}}' for number, name in enumerate(names)]
-    (tmp_path / "c.jsonl").write_text("\n".join(lines) + "\n\n")
+    lines = [f'{{"class": "{name}", "caption": "{number}\u2028{name}"}}' for number, name in enumerate(names)]
+    (tmp_path / "c.jsonl").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
     captions = read_captions(tmp_path / "c.jsonl", DIGITS)
-    assert captions[0] == ("0 zero", "10 zero")
-    assert captions[9] == ("9 nine",)
+    assert captions[0] == ("0\u2028zero", "10\u2028zero")
+    assert captions[9] == ("9\u2028nine",)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +41,13 @@ def test_captions_are_gathered_by_class_in_the_files_order(tmp_path: Path):
         ("zero: []", r"class 'zero' has \[\]"),
         ("- snow", "must map classes"),
         ("zero: [", "cannot be read"),
+        ("zero: [snow]\nn13742358: [sand]", r"has the class 'n13742358' twice, by name and by wnid"),
     ],
 )
 def test_backgrounds_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path):
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_backgrounds(tmp_path / "b.yaml", DIGITS, ())
+        read_backgrounds(tmp_path / "b.yaml", DIGITS, have_common=False)
 
 
 @pytest.mark.parametrize(

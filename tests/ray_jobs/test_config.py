@@ -85,8 +85,14 @@ def test_a_recipe_file_stands_in_place_of_a_config_or_of_its_recipe(painted: Rec
     path.write_text(recipe_file_text(painted))
     assert open_recipe(load_config(JobConfig, [str(path), "training.seed=3"])) == painted
     assert open_recipe(load_config(JobConfig, [PAINTED, f"recipe_file={path}"])) == painted
-    with pytest.raises(ValueError, match=r"recipe\.seed would change nothing"):
+    with pytest.raises(ValueError, match=r"Settings in recipe would change nothing: .*recipe\.json"):
         load_config(JobConfig, [str(path), "recipe.seed=3"])
+    (tmp_path / "both.yaml").write_text("base: recipe.json\nrecipe: {seed: 3}")
+    with pytest.raises(ValueError, match="would change nothing"):
+        load_config(JobConfig, [str(tmp_path / "both.yaml")])
+    config = load_config(JobConfig, [str(path)])
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(JobConfig, [str(tmp_path / "again.yaml")]) == config
 
 
 @pytest.mark.parametrize("space", ["imagenet100", "imagenet1k"])

@@ -73,11 +73,16 @@ def test_a_range_of_guidance_scales_has_no_columns(mixed: Recipe):
         choose(dataclasses.replace(mixed, guidance_draw="between"), {"columns": "guidance_scale"})
 
 
-def test_a_template_that_weighs_nothing_is_named(mixed: Recipe, monkeypatch):
+def test_what_never_comes_or_not_often_enough_is_named(mixed: Recipe, monkeypatch):
     monkeypatch.setattr(gallery, "MAX_PLANS", 500)
     never = dataclasses.replace(mixed, template_weights=(1.0, 0.0))
-    with pytest.raises(ValueError, match=r"None of the first 500 samples is a 'three' with '<b>\{lemmas\}</b>'"):
+    with pytest.raises(ValueError, match=r"Template '<b>\{lemmas\}</b>' has weight 0"):
         fill_cells(never, Choice(labels=(3,), by_guidance=False, num_images=1))
+    without = dataclasses.replace(mixed, class_weights=(1.0, 0.0, *[1.0] * 8))
+    with pytest.raises(ValueError, match="Class 'one' has weight 0"):
+        fill_cells(without, Choice(labels=(0, 1), by_guidance=False, num_images=1))
+    with pytest.raises(ValueError, match=r"Of the first 500 samples \d+ are a 'three' with"):
+        fill_cells(mixed, Choice(labels=(3,), by_guidance=False, num_images=400))
 
 
 def test_the_page_needs_nothing_else_and_takes_prompts_for_text(mixed: Recipe, tmp_path: Path):

@@ -38,6 +38,8 @@ def test_indices_and_ranges_come_in_order_and_once():
         ("9:5", "--index has '9:5'"),
         ("-1", "--index has '-1'; indices are 0 to"),
         ("9223372036854775808", "indices are 0 to 9223372036854775807"),
+        ("0:9223372036854775808", "has more"),
+        ("0:9223372036854775809", "indices are 0 to"),
         ("0:2000000", "has more than 1,000,000 samples"),
     ],
 )

@@ -84,6 +84,9 @@ def test_words_in_brackets_are_printed_as_they_are(monkeypatch, capsys, tmp_path
         (["recipe.templates='{name}'"], "field {name} is not known"),
         (["recipe.label_space=letters"], "'letters', which is not known"),
         (["recipe.class_weights.n00000000=2"], "'n00000000' is no class of digits"),
+        (["recipe.templates={class_name}"], "recipe.templates is {'class_name': None}; give a list"),
+        (["recipe.templates='{class_name:{caption}}'"], "Write the field {class_name} without ! and :"),
+        (["recipe.class_weights=[1]"], "recipe.class_weights is [1]; give a mapping"),
         (["--out", "/proc/recipe.json"], "'/proc/recipe.json' cannot be written"),
     ],
 )
@@ -98,3 +101,14 @@ def test_a_recipe_edited_by_hand_is_one_line(monkeypatch, capsys, tmp_path: Path
     content["recipe"]["seed"] = 1
     path.write_text(json.dumps(content))
     assert "it was edited by hand" in error_of(monkeypatch, capsys, str(path))
+
+
+def test_a_recipe_whose_model_is_gone_is_still_compared(monkeypatch, capsys, tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text("{}")
+    path = tmp_path / "recipe.json"
+    call(monkeypatch, capsys, DIGITS, f"recipe.model={model}", f"--out={path}")
+    (model / "model_index.json").unlink()
+    out = call(monkeypatch, capsys, DIGITS, f"--compare={path}")
+    assert [line.split(":")[0] for line in out.splitlines()] == ["model", "revision"]
