@@ -58,6 +58,20 @@ def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: Diffusers
     assert apart(mixed[1], generator.generate([guided]).images_nhwc[0]) <= MAX_LEVELS_APART
 
 
+def test_a_range_of_guidance_scales_is_one_call_and_each_image_has_its_own(
+    digits: Recipe, generator: DiffusersGenerator, monkeypatch
+):
+    recipe = dataclasses.replace(digits, guidance_scale=(1.5, 6.0), guidance_draw="between")
+    plans = [plan_sample(recipe, index) for index in range(6)]
+    sizes = []
+    call = generator._call_pipeline
+    monkeypatch.setattr(generator, "_call_pipeline", lambda group: sizes.append(len(group)) or call(group))
+    together = generator.generate(plans).images_nhwc
+    assert sizes == [6]
+    for plan, image in zip(plans, together, strict=True):
+        assert apart(generator.generate([plan]).images_nhwc[0], image) <= MAX_LEVELS_APART
+
+
 def test_a_negative_prompt_counts_where_there_is_guidance(digits: Recipe, generator: DiffusersGenerator):
     plain = plan_sample(dataclasses.replace(digits, guidance_scale=(5.0,)), 4)
     away_from_plain = dataclasses.replace(plain, negative_prompt=plain.prompt)
