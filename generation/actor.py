@@ -76,4 +76,5 @@ def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
     from generation.diffusers_generator import DiffusersGenerator
 
     torch.set_num_threads(config.threads_per_actor)
-    return DiffusersGenerator(recipe, device="cuda" if config.gpus_per_actor else "cpu")
+    device = "cuda" if config.gpus_per_actor else "cpu"
+    return DiffusersGenerator(recipe, device, config.prompt_cache_size)

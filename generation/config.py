@@ -148,6 +148,9 @@ class GenerationConfig:
     batch_size: int = 32
     """Images an actor makes at once."""
 
+    prompt_cache_size: int = 1024
+    """Prompts whose text embeddings an actor keeps, 0.2 MB each for Stable Diffusion in half precision."""
+
     max_attempts: int = 3
     """A refused image is made again until this many attempts were refused."""
 
@@ -181,6 +184,7 @@ class GenerationConfig:
         for name in (
             "gpus_per_actor",
             "cpus_per_actor",
+            "prompt_cache_size",
             "wait_for_nodes_seconds",
             "start_timeout_seconds",
             "idle_seconds",

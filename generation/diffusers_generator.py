@@ -16,6 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from generation.generator import GeneratedImages
 from generation.model_files import find_model_folder
 from generation.plan import SamplePlan
+from generation.prompt_cache import PromptCache
 from generation.recipe import Recipe
 
 
@@ -38,10 +39,11 @@ class GuidanceScales(float):
 class DiffusersGenerator:
     """One text-to-image pipeline on one device, loaded once."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
+    def __init__(self, recipe: Recipe, device: str, prompt_cache_size: int = 0) -> None:
         """Load the recipe's model on `cpu` or `cuda`; ValueError with the remedy if it cannot be loaded."""
         self.image_size = recipe.image_size
         self.pipeline = load_pipeline(recipe, device)
+        self.prompt_cache = PromptCache(self.pipeline, prompt_cache_size)
         self.embeds_guidance = getattr(self.pipeline.unet.config, "time_cond_proj_dim", None) is not None
         """Latent consistency models take one scale for the whole batch, as an input."""
 
@@ -62,8 +64,7 @@ class DiffusersGenerator:
 
     def _call_pipeline(self, plans: list[SamplePlan]) -> GeneratedImages:
         output = self.pipeline(
-            prompt=[plan.prompt for plan in plans],
-            negative_prompt=[plan.negative_prompt for plan in plans] if plans[0].negative_prompt else None,
+            **self.prompt_cache.arguments(plans, guided=max(plan.guidance_scale for plan in plans) > 1),
             height=self.image_size,
             width=self.image_size,
             guidance_scale=GuidanceScales([plan.guidance_scale for plan in plans]),

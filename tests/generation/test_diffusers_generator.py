@@ -13,6 +13,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.plan import plan_sample
 from generation.recipe import Recipe
 from tests.conftest import ON_CPU
+from tests.generation.tiny_models import save_tiny_sdxl
 
 MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 
@@ -80,6 +81,50 @@ def test_a_negative_prompt_counts_where_there_is_guidance(digits: Recipe, genera
     unguided = [dataclasses.replace(plan, guidance_scale=1.0) for plan in (plain, away_from_plain)]
     first, second = (generator.generate([plan]).images_nhwc[0] for plan in unguided)
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_kept_prompt_gives_the_same_image_to_the_bit_and_is_encoded_once(digits: Recipe, scale: float):
+    keeping = DiffusersGenerator(digits, "cpu", prompt_cache_size=4)
+    plans = [dataclasses.replace(plan_sample(digits, index), guidance_scale=scale) for index in (0, 1, 0, 1)]
+    first, second = keeping.generate(plans).images_nhwc, keeping.generate(plans).images_nhwc
+    assert keeping.prompt_cache._encode.cache_info().misses == 2
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, DiffusersGenerator(digits, "cpu").generate(plans).images_nhwc)
+    stock = keeping.pipeline(
+        prompt=[plan.prompt for plan in plans],
+        latents=torch.stack([keeping._initial_noise(plan) for plan in plans]),
+        guidance_scale=scale,
+        num_inference_steps=digits.num_inference_steps,
+        height=32,
+        width=32,
+        output_type="np",
+    )
+    assert apart(np.round(stock.images * 255).astype(np.uint8), first) <= MAX_LEVELS_APART
+
+
+@pytest.fixture(scope="module")
+def tiny_sdxl(digits: Recipe, tmp_path_factory) -> Recipe:
+    folder = tmp_path_factory.mktemp("sdxl")
+    save_tiny_sdxl(folder)
+    return dataclasses.replace(digits, model=str(folder))
+
+
+def test_sdxl_draws_the_same_from_kept_prompts_as_its_own_pipeline(tiny_sdxl: Recipe):
+    generator = DiffusersGenerator(tiny_sdxl, "cpu", prompt_cache_size=8)
+    plans = [dataclasses.replace(plan_sample(tiny_sdxl, index), guidance_scale=5.0) for index in range(3)]
+    images = generator.generate(plans).images_nhwc
+    stock = generator.pipeline(
+        prompt=[plan.prompt for plan in plans],
+        latents=torch.stack([generator._initial_noise(plan) for plan in plans]),
+        guidance_scale=5.0,
+        num_inference_steps=tiny_sdxl.num_inference_steps,
+        height=32,
+        width=32,
+        output_type="np",
+    )
+    assert apart(np.round(stock.images * 255).astype(np.uint8), images) <= MAX_LEVELS_APART
+    assert apart(images[0], images[1]) > 20
 
 
 def test_a_nan_in_the_models_output_is_told_and_does_not_spread(digits: Recipe, generator: DiffusersGenerator):

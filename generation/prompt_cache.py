@@ -1,0 +1,48 @@
+"""What the text encoders make of prompts, kept: class prompts come again and again.
+
+A prompt is encoded alone, so that its image does not depend on the batch in which it was first seen.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from generation.plan import SamplePlan
+
+PAIR = ("prompt_embeds", "negative_prompt_embeds")
+RETURNED = {
+    "StableDiffusionPipeline": PAIR,
+    "LatentConsistencyModelPipeline": PAIR,
+    "StableDiffusionXLPipeline": (*PAIR, "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
+}
+"""What `encode_prompt` returns, as the pipeline's call names it. Pipelines not named here encode every batch anew."""
+
+
+class PromptCache:
+    """The encoded prompts of one pipeline, the least recently used dropped first."""
+
+    def __init__(self, pipeline: Any, max_prompts: int) -> None:
+        """Take the pipeline and the number of prompts to keep; with 0 all are encoded again."""
+        self.pipeline = pipeline
+        self.names = RETURNED.get(type(pipeline).__name__)
+        self._encode = lru_cache(max_prompts)(self._encode_anew)
+
+    def arguments(self, plans: Sequence[SamplePlan], guided: bool) -> dict[str, Any]:
+        """Return the arguments of a pipeline call that say what to draw."""
+        if self.names is None:
+            negative = [plan.negative_prompt for plan in plans] if plans[0].negative_prompt else None
+            return {"prompt": [plan.prompt for plan in plans], "negative_prompt": negative}
+        rows = [self._encode(plan.prompt, plan.negative_prompt, guided) for plan in plans]
+        columns = zip(self.names, zip(*rows, strict=True), strict=True)
+        return {name: torch.cat(column) for name, column in columns if column[0] is not None}
+
+    def _encode_anew(self, prompt: str, negative_prompt: str, guided: bool) -> tuple[torch.Tensor | None, ...]:
+        return self.pipeline.encode_prompt(
+            prompt=prompt,
+            device=self.pipeline.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=negative_prompt or None,
+        )
