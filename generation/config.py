@@ -59,6 +59,12 @@ class RecipeConfig:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the model's weights and activations."""
 
+    scheduler: Literal["model", "pndm", "ddim", "dpm++", "euler", "euler_ancestral", "unipc", "lcm"] = "model"
+    """How noise is removed: `model` is what the model comes with, the others as diffusers implements them."""
+
+    safety_checker: bool = False
+    """Let the model's own checker take images out, which are then made again; off, it is not even loaded."""
+
     guidance_scale: tuple[float, ...] = (2.0,)
     """s in eps(null) + s * (eps(prompt) - eps(null)); 1 is no guidance, at half the cost."""
 
@@ -68,16 +74,24 @@ class RecipeConfig:
     num_inference_steps: int = 50
     """Denoising steps an image."""
 
+    generated_size: int = 0
+    """Height and width at which the model works, in pixels, to be shrunk from there; 0 is `image_size`."""
+
     image_size: int = 256
-    """Height and width of an image, in pixels."""
+    """Height and width of a delivered image, in pixels."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
         self._check_templates()
-        if self.image_size < 8 or self.image_size % 8:
+        for name, size in (("image_size", self.image_size), ("generated_size", self.generated_size or 8)):
+            if size < 8 or size % 8:
+                raise ValueError(
+                    f"recipe.{name} is {size}; latent diffusion needs a multiple of 8. Try {max(8, size // 8 * 8)}."
+                )
+        if 0 < self.generated_size < self.image_size:
             raise ValueError(
-                f"recipe.image_size is {self.image_size}; latent diffusion needs a multiple of 8. Try "
-                f"{max(8, self.image_size // 8 * 8)}."
+                f"recipe.generated_size is {self.generated_size}, less than image_size {self.image_size}: images are "
+                "not enlarged. Give a smaller image_size."
             )
         if self.num_inference_steps < 1:
             raise ValueError(f"recipe.num_inference_steps is {self.num_inference_steps}; give 1 or more.")

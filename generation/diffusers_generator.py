@@ -11,6 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
 
 from generation.generator import GeneratedImages
@@ -18,6 +25,17 @@ from generation.model_files import find_model_folder
 from generation.plan import SamplePlan
 from generation.prompt_cache import PromptCache
 from generation.recipe import Recipe
+
+SCHEDULERS = {
+    "pndm": PNDMScheduler,
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+}
+"""By the names of `recipe.scheduler`."""
 
 
 class GuidanceScales(float):
@@ -41,7 +59,7 @@ class DiffusersGenerator:
 
     def __init__(self, recipe: Recipe, device: str, prompt_cache_size: int = 0) -> None:
         """Load the recipe's model on `cpu` or `cuda`; ValueError with the remedy if it cannot be loaded."""
-        self.image_size = recipe.image_size
+        self.generated_size, self.image_size = recipe.generated_size, recipe.image_size
         self.pipeline = load_pipeline(recipe, device)
         self.prompt_cache = PromptCache(self.pipeline, prompt_cache_size)
         self.embeds_guidance = getattr(self.pipeline.unet.config, "time_cond_proj_dim", None) is not None
@@ -65,8 +83,8 @@ class DiffusersGenerator:
     def _call_pipeline(self, plans: list[SamplePlan]) -> GeneratedImages:
         output = self.pipeline(
             **self.prompt_cache.arguments(plans, guided=max(plan.guidance_scale for plan in plans) > 1),
-            height=self.image_size,
-            width=self.image_size,
+            height=self.generated_size,
+            width=self.generated_size,
             guidance_scale=GuidanceScales([plan.guidance_scale for plan in plans]),
             num_inference_steps=plans[0].num_inference_steps,
             latents=torch.stack([self._initial_noise(plan) for plan in plans]).to(self.pipeline.device),
@@ -75,7 +93,7 @@ class DiffusersGenerator:
         )
         images_nchw = output.images.float()  # [N, 3, H, W] in 0..1
         finite = images_nchw.isfinite().flatten(start_dim=1).all(dim=1)
-        pixels = (images_nchw.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = (self._shrunk(images_nchw.nan_to_num(0.0)).clamp(0, 1) * 255).round().to(torch.uint8)
         flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(plans)
         return GeneratedImages(
             images_nhwc=pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
@@ -83,9 +101,16 @@ class DiffusersGenerator:
             flagged=np.array(flagged, dtype=bool),
         )
 
+    def _shrunk(self, images_nchw: torch.Tensor) -> torch.Tensor:
+        """Return the images at the delivered size; a bicubic curve may leave 0..1 a little."""
+        if self.image_size == self.generated_size:
+            return images_nchw
+        size = (self.image_size, self.image_size)
+        return torch.nn.functional.interpolate(images_nchw, size, mode="bicubic", antialias=True)
+
     def _initial_noise(self, plan: SamplePlan) -> torch.Tensor:
         """Return standard normal latents [C, h, w]; the pipeline scales them to its scheduler."""
-        latent_size = self.image_size // self.pipeline.vae_scale_factor
+        latent_size = self.generated_size // self.pipeline.vae_scale_factor
         shape = (self.pipeline.unet.config.in_channels, latent_size, latent_size)
         noise = np.random.Generator(np.random.Philox(key=plan.noise_seed)).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.pipeline.dtype)
@@ -94,6 +119,7 @@ class DiffusersGenerator:
 def load_pipeline(recipe: Recipe, device: str) -> Any:
     """Return the recipe's pipeline on `device`, from a local folder or the hub: safetensors only, no remote code."""
     diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # it warns of a safety checker that is off, or not there to be off
     folder = find_model_folder(recipe.model)
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
@@ -102,7 +128,10 @@ def load_pipeline(recipe: Recipe, device: str) -> Any:
             local_files_only=folder is not None,
             dtype=getattr(torch, recipe.precision),
             use_safetensors=True,
+            **({} if recipe.safety_checker else {"safety_checker": None}),
         )
+        if recipe.scheduler != "model":
+            pipeline.scheduler = SCHEDULERS[recipe.scheduler].from_config(pipeline.scheduler.config)
         pipeline.to(device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(

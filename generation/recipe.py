@@ -55,9 +55,12 @@ class Recipe:
     """Commit on the hub or hash of the folder's files; empty for a generator without a model."""
 
     precision: str
+    scheduler: str
+    safety_checker: bool
     guidance_scale: tuple[float, ...]
     guidance_draw: str
     num_inference_steps: int
+    generated_size: int
     image_size: int
 
     @cached_property
@@ -113,9 +116,12 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         model=config.model if has_model else "",
         revision=resolve_revision(config.model, config.revision) if has_model else "",
         precision=config.precision,
+        scheduler=config.scheduler,
+        safety_checker=config.safety_checker,
         guidance_scale=tuple(config.guidance_scale),
         guidance_draw=config.guidance_draw,
         num_inference_steps=config.num_inference_steps,
+        generated_size=config.generated_size or config.image_size,
         image_size=config.image_size,
     )
     check_words(recipe)

@@ -120,7 +120,7 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> T
         + ("exactly balanced" if not recipe.class_weights else "weighted"),
         "generator": f"{recipe.model or recipe.generator} {recipe.revision[:12]}, {recipe.precision}",
         "guidance, steps, size": f"{between.join(f'{s:g}' for s in recipe.guidance_scale)}; "
-        f"{recipe.num_inference_steps}; {recipe.image_size} px",
+        f"{recipe.num_inference_steps}; {recipe.generated_size} px, delivered at {recipe.image_size}",
         "seed": str(recipe.seed),
         "negative prompt": negative_prompt_row(recipe, counter),
         "recipe file": f"{size_bytes:,} bytes",

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from generation.actor import GeneratorActor
-from generation.diffusers_generator import DiffusersGenerator
+from generation.diffusers_generator import SCHEDULERS, DiffusersGenerator
 from generation.model_files import PROJECT_ROOT
 from generation.plan import plan_sample
 from generation.recipe import Recipe
@@ -57,6 +58,29 @@ def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: Diffusers
     assert apart(mixed[0], mixed[2]) <= MAX_LEVELS_APART
     assert apart(mixed[0], mixed[1]) > 20
     assert apart(mixed[1], generator.generate([guided]).images_nhwc[0]) <= MAX_LEVELS_APART
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_by_every_scheduler_an_image_is_the_same_alone_and_in_a_batch(digits: Recipe, scheduler: str):
+    recipe = dataclasses.replace(digits, scheduler=scheduler, num_inference_steps=6)
+    generator = DiffusersGenerator(recipe, "cpu")
+    assert isinstance(generator.pipeline.scheduler, SCHEDULERS[scheduler])
+    plans = [plan_sample(recipe, index) for index in range(4)]
+    together = generator.generate(plans).images_nhwc
+    assert apart(generator.generate(plans[2:3]).images_nhwc[0], together[2]) <= MAX_LEVELS_APART
+    assert apart(generator.generate(plans[::-1]).images_nhwc[::-1], together) <= MAX_LEVELS_APART
+    again = [dataclasses.replace(plan, noise_seed=plan.noise_seed + 1) for plan in plans]
+    assert apart(generator.generate(again).images_nhwc, together) > 50
+
+
+def test_an_image_is_shrunk_from_the_size_at_which_it_was_generated(digits: Recipe, generator: DiffusersGenerator):
+    shrinking = DiffusersGenerator(dataclasses.replace(digits, image_size=16), "cpu")
+    plans = [plan_sample(digits, index) for index in range(4)]
+    large, small = generator.generate(plans).images_nhwc, shrinking.generate(plans).images_nhwc
+    assert small.shape == (4, 16, 16, 3)
+    for image, shrunk in zip(large, small, strict=True):
+        by_pillow = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC))
+        assert apart(by_pillow, shrunk) <= MAX_LEVELS_APART
 
 
 def test_a_range_of_guidance_scales_is_one_call_and_each_image_has_its_own(

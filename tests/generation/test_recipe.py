@@ -14,7 +14,7 @@ from generation.recipe import Recipe, build_recipe, differences, read_recipe, re
 def test_canonical_json_has_sorted_keys_and_no_spaces(painted: Recipe):
     text = painted.to_json()
     assert text.startswith(
-        '{"backgrounds":[],"captions":[],"class_backgrounds":[],"class_weights":[],"generator":"painted",'
+        '{"backgrounds":[],"captions":[],"class_backgrounds":[],"class_weights":[],"generated_size":16,'
     )
     assert json.loads(text)["label_space"]["name"] == "digits"
     assert len(text) < 1000
