@@ -76,5 +76,4 @@ def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
     from generation.diffusers_generator import DiffusersGenerator
 
     torch.set_num_threads(config.threads_per_actor)
-    device = "cuda" if config.gpus_per_actor else "cpu"
-    return DiffusersGenerator(recipe, device, config.prompt_cache_size)
+    return DiffusersGenerator(recipe, config)

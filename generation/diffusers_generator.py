@@ -20,9 +20,10 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
 
+from generation.config import GenerationConfig
 from generation.generator import GeneratedImages
 from generation.model_files import find_model_folder
-from generation.plan import SamplePlan
+from generation.plan import SamplePlan, num_prompts, plan_sample
 from generation.prompt_cache import PromptCache
 from generation.recipe import Recipe
 
@@ -36,6 +37,10 @@ SCHEDULERS = {
     "lcm": LCMScheduler,
 }
 """By the names of `recipe.scheduler`."""
+
+
+COMPILE_OPTIONS: dict[str, Any] = {"freezing": True}
+"""Weights do not change: their layout is chosen once, when they are compiled."""
 
 
 class GuidanceScales(float):
@@ -57,13 +62,25 @@ class GuidanceScales(float):
 class DiffusersGenerator:
     """One text-to-image pipeline on one device, loaded once."""
 
-    def __init__(self, recipe: Recipe, device: str, prompt_cache_size: int = 0) -> None:
-        """Load the recipe's model on `cpu` or `cuda`; ValueError with the remedy if it cannot be loaded."""
+    def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
+        """Load the recipe's model and make it as fast as asked; ValueError with the remedy if it cannot be loaded."""
         self.generated_size, self.image_size = recipe.generated_size, recipe.image_size
-        self.pipeline = load_pipeline(recipe, device)
-        self.prompt_cache = PromptCache(self.pipeline, prompt_cache_size)
-        self.embeds_guidance = getattr(self.pipeline.unet.config, "time_cond_proj_dim", None) is not None
+        self.pipeline = load_pipeline(recipe, device="cuda" if config.gpus_per_actor else "cpu")
+        self.prompt_cache = PromptCache(self.pipeline, keeps=num_prompts(recipe) <= config.prompt_cache_size)
+        self.denoiser_config = self.pipeline.unet.config
+        self.embeds_guidance = self.denoiser_config.get("time_cond_proj_dim") is not None
         """Latent consistency models take one scale for the whole batch, as an input."""
+
+        self.fixed_batch_size = config.batch_size if config.compile else 0
+        """Compiled code is for one shape; 0 where any will do."""
+
+        if config.channels_last:
+            self.pipeline.unet.to(memory_format=torch.channels_last)
+            self.pipeline.vae.to(memory_format=torch.channels_last)
+        if config.compile:
+            self.pipeline.unet = torch.compile(self.pipeline.unet, options=COMPILE_OPTIONS)
+            self.pipeline.vae.decode = torch.compile(self.pipeline.vae.decode, options=COMPILE_OPTIONS)
+            self.generate([plan_sample(recipe, index) for index in range(config.batch_size)])
 
     @torch.inference_mode()
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
@@ -72,13 +89,20 @@ class DiffusersGenerator:
         for i, plan in enumerate(plans):
             guidance = plan.guidance_scale if self.embeds_guidance else float(plan.guidance_scale > 1)
             groups.setdefault((guidance, plan.num_inference_steps), []).append(i)
-        parts = [self._call_pipeline([plans[i] for i in group]) for group in groups.values()]
+        parts = [self._make([plans[i] for i in group]) for group in groups.values()]
         order = np.argsort([i for group in groups.values() for i in group])
         return GeneratedImages(
             images_nhwc=np.concatenate([part.images_nhwc for part in parts])[order],
             finite=np.concatenate([part.finite for part in parts])[order],
             flagged=np.concatenate([part.flagged for part in parts])[order],
         )
+
+    def _make(self, plans: list[SamplePlan]) -> GeneratedImages:
+        """Return the images of plans that may share a call, filled up to the size that was compiled, if any."""
+        missing = max(0, self.fixed_batch_size - len(plans))
+        made = self._call_pipeline(plans + plans[-1:] * missing)
+        number = len(plans)
+        return GeneratedImages(made.images_nhwc[:number], made.finite[:number], made.flagged[:number])
 
     def _call_pipeline(self, plans: list[SamplePlan]) -> GeneratedImages:
         output = self.pipeline(
@@ -87,7 +111,7 @@ class DiffusersGenerator:
             width=self.generated_size,
             guidance_scale=GuidanceScales([plan.guidance_scale for plan in plans]),
             num_inference_steps=plans[0].num_inference_steps,
-            latents=torch.stack([self._initial_noise(plan) for plan in plans]).to(self.pipeline.device),
+            latents=torch.stack([self.initial_noise(plan) for plan in plans]).to(self.pipeline.device),
             generator=[torch.Generator().manual_seed(plan.noise_seed % 2**63) for plan in plans],
             output_type="pt",
         )
@@ -108,10 +132,10 @@ class DiffusersGenerator:
         size = (self.image_size, self.image_size)
         return torch.nn.functional.interpolate(images_nchw, size, mode="bicubic", antialias=True)
 
-    def _initial_noise(self, plan: SamplePlan) -> torch.Tensor:
+    def initial_noise(self, plan: SamplePlan) -> torch.Tensor:
         """Return standard normal latents [C, h, w]; the pipeline scales them to its scheduler."""
         latent_size = self.generated_size // self.pipeline.vae_scale_factor
-        shape = (self.pipeline.unet.config.in_channels, latent_size, latent_size)
+        shape = (self.denoiser_config.in_channels, latent_size, latent_size)
         noise = np.random.Generator(np.random.Philox(key=plan.noise_seed)).standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.pipeline.dtype)
 

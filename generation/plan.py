@@ -72,6 +72,24 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
     )
 
 
+def num_prompts(recipe: Recipe) -> int:
+    """Return how many prompts the recipe may come up with; those that read the same are counted twice."""
+    return sum(
+        _num_choices(recipe, fields_of(template), label)
+        for template in recipe.templates
+        for label in range(recipe.label_space.num_classes)
+    )
+
+
+def _num_choices(recipe: Recipe, fields: set[str], label: int) -> int:
+    hypernyms = recipe.label_space.classes[label].hypernyms
+    return (
+        (len(hypernyms) if "hypernym" in fields and recipe.hypernym == "random" else 1)
+        * (len(recipe.backgrounds_by_label[label]) if "background" in fields else 1)
+        * (len(recipe.captions[label]) if "caption" in fields else 1)
+    )
+
+
 def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
     """Return all that is known of a sample without its image, as JSON values."""
     entry = recipe.label_space.classes[plan.label]

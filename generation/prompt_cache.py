@@ -1,10 +1,11 @@
-"""What the text encoders make of prompts, kept: class prompts come again and again.
+"""What the text encoders make of prompts, kept where they come again and again, as class prompts do.
 
-A prompt is encoded alone, so that its image does not depend on the batch in which it was first seen.
+A kept prompt was encoded alone: its image does not depend on the batch in which it was first seen. Prompts that are not
+kept are left to the pipeline, which encodes a batch at once.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,17 +18,17 @@ RETURNED = {
     "LatentConsistencyModelPipeline": PAIR,
     "StableDiffusionXLPipeline": (*PAIR, "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
 }
-"""What `encode_prompt` returns, as the pipeline's call names it. Pipelines not named here encode every batch anew."""
+"""What `encode_prompt` returns, as the pipeline's call names it. No other pipeline's prompts are kept."""
 
 
 class PromptCache:
-    """The encoded prompts of one pipeline, the least recently used dropped first."""
+    """All prompts of one pipeline, encoded when they first come."""
 
-    def __init__(self, pipeline: Any, max_prompts: int) -> None:
-        """Take the pipeline and the number of prompts to keep; with 0 all are encoded again."""
+    def __init__(self, pipeline: Any, keeps: bool) -> None:
+        """Take the pipeline, and whether prompts are few enough to be kept."""
         self.pipeline = pipeline
-        self.names = RETURNED.get(type(pipeline).__name__)
-        self._encode = lru_cache(max_prompts)(self._encode_anew)
+        self.names = RETURNED.get(type(pipeline).__name__) if keeps else None
+        self._encode = cache(self._encode_anew)
 
     def arguments(self, plans: Sequence[SamplePlan], guided: bool) -> dict[str, Any]:
         """Return the arguments of a pipeline call that say what to draw."""

@@ -24,7 +24,7 @@ MAX_LEVELS_APART = 2
 
 @pytest.fixture(scope="module")
 def generator(digits: Recipe) -> DiffusersGenerator:
-    return DiffusersGenerator(digits, "cpu")
+    return DiffusersGenerator(digits, ON_CPU)
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> int:
@@ -63,7 +63,7 @@ def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: Diffusers
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_by_every_scheduler_an_image_is_the_same_alone_and_in_a_batch(digits: Recipe, scheduler: str):
     recipe = dataclasses.replace(digits, scheduler=scheduler, num_inference_steps=6)
-    generator = DiffusersGenerator(recipe, "cpu")
+    generator = DiffusersGenerator(recipe, ON_CPU)
     assert isinstance(generator.pipeline.scheduler, SCHEDULERS[scheduler])
     plans = [plan_sample(recipe, index) for index in range(4)]
     together = generator.generate(plans).images_nhwc
@@ -74,7 +74,7 @@ def test_by_every_scheduler_an_image_is_the_same_alone_and_in_a_batch(digits: Re
 
 
 def test_an_image_is_shrunk_from_the_size_at_which_it_was_generated(digits: Recipe, generator: DiffusersGenerator):
-    shrinking = DiffusersGenerator(dataclasses.replace(digits, image_size=16), "cpu")
+    shrinking = DiffusersGenerator(dataclasses.replace(digits, image_size=16), ON_CPU)
     plans = [plan_sample(digits, index) for index in range(4)]
     large, small = generator.generate(plans).images_nhwc, shrinking.generate(plans).images_nhwc
     assert small.shape == (4, 16, 16, 3)
@@ -109,15 +109,17 @@ def test_a_negative_prompt_counts_where_there_is_guidance(digits: Recipe, genera
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_kept_prompt_gives_the_same_image_to_the_bit_and_is_encoded_once(digits: Recipe, scale: float):
-    keeping = DiffusersGenerator(digits, "cpu", prompt_cache_size=4)
+    keeping = DiffusersGenerator(digits, ON_CPU)
     plans = [dataclasses.replace(plan_sample(digits, index), guidance_scale=scale) for index in (0, 1, 0, 1)]
     first, second = keeping.generate(plans).images_nhwc, keeping.generate(plans).images_nhwc
     assert keeping.prompt_cache._encode.cache_info().misses == 2
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(first, DiffusersGenerator(digits, "cpu").generate(plans).images_nhwc)
+    np.testing.assert_array_equal(
+        first, DiffusersGenerator(digits, dataclasses.replace(ON_CPU, prompt_cache_size=0)).generate(plans).images_nhwc
+    )
     stock = keeping.pipeline(
         prompt=[plan.prompt for plan in plans],
-        latents=torch.stack([keeping._initial_noise(plan) for plan in plans]),
+        latents=torch.stack([keeping.initial_noise(plan) for plan in plans]),
         guidance_scale=scale,
         num_inference_steps=digits.num_inference_steps,
         height=32,
@@ -135,12 +137,12 @@ def tiny_sdxl(digits: Recipe, tmp_path_factory) -> Recipe:
 
 
 def test_sdxl_draws_the_same_from_kept_prompts_as_its_own_pipeline(tiny_sdxl: Recipe):
-    generator = DiffusersGenerator(tiny_sdxl, "cpu", prompt_cache_size=8)
+    generator = DiffusersGenerator(tiny_sdxl, ON_CPU)
     plans = [dataclasses.replace(plan_sample(tiny_sdxl, index), guidance_scale=5.0) for index in range(3)]
     images = generator.generate(plans).images_nhwc
     stock = generator.pipeline(
         prompt=[plan.prompt for plan in plans],
-        latents=torch.stack([generator._initial_noise(plan) for plan in plans]),
+        latents=torch.stack([generator.initial_noise(plan) for plan in plans]),
         guidance_scale=5.0,
         num_inference_steps=tiny_sdxl.num_inference_steps,
         height=32,
@@ -151,20 +153,37 @@ def test_sdxl_draws_the_same_from_kept_prompts_as_its_own_pipeline(tiny_sdxl: Re
     assert apart(images[0], images[1]) > 20
 
 
+def test_channels_last_draws_the_same(digits: Recipe, generator: DiffusersGenerator):
+    plans = [plan_sample(digits, index) for index in range(8)]
+    turned = DiffusersGenerator(digits, dataclasses.replace(ON_CPU, channels_last=True))
+    assert apart(turned.generate(plans).images_nhwc, generator.generate(plans).images_nhwc) <= MAX_LEVELS_APART
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
+def test_compiled_it_draws_the_same_whatever_the_size_of_a_batch(digits: Recipe, generator: DiffusersGenerator):
+    compiled = DiffusersGenerator(digits, dataclasses.replace(ON_CPU, compile=True))
+    for num_plans in (4, 1, 3):
+        plans = [plan_sample(digits, index) for index in range(num_plans)]
+        images = compiled.generate(plans).images_nhwc
+        assert images.shape == (num_plans, 32, 32, 3)
+        assert apart(images, generator.generate(plans).images_nhwc) <= MAX_LEVELS_APART
+
+
 def test_a_nan_in_the_models_output_is_told_and_does_not_spread(digits: Recipe, generator: DiffusersGenerator):
     plans = [plan_sample(digits, index) for index in range(3)]
-    noise = generator._initial_noise
+    noise = generator.initial_noise
     spoiled = {plans[1].noise_seed}
 
     def with_nan(plan):
         latents = noise(plan)
         return latents * float("nan") if plan.noise_seed in spoiled else latents
 
-    generator._initial_noise = with_nan
+    generator.initial_noise = with_nan
     try:
         generated = generator.generate(plans)
     finally:
-        del generator._initial_noise
+        del generator.initial_noise
     assert generated.finite.tolist() == [True, False, True]
     assert generated.images_nhwc[1].max() == 0
 
@@ -177,14 +196,14 @@ def test_torchs_cpu_generator_forgets_the_high_bits_so_noise_is_not_drawn_from_i
 def test_noise_of_seeds_that_differ_in_high_bits_alone_differs(digits: Recipe, generator: DiffusersGenerator):
     plan = plan_sample(digits, 0)
     other = dataclasses.replace(plan, noise_seed=plan.noise_seed ^ (1 << 40))
-    assert not torch.equal(generator._initial_noise(plan), generator._initial_noise(other))
+    assert not torch.equal(generator.initial_noise(plan), generator.initial_noise(other))
 
 
 def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path, digits: Recipe):
     shutil.copytree(MODEL, tmp_path / "model")
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
     with pytest.raises(ValueError, match=r"cannot be loaded on cpu.*Check") as caught:
-        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), "cpu")
+        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), ON_CPU)
     assert "\n" not in str(caught.value)
 
 
@@ -194,7 +213,7 @@ def test_pickled_weights_are_refused(tmp_path: Path, digits: Recipe):
     torch.save({}, weights.with_suffix(".bin"))
     weights.unlink()
     with pytest.raises(ValueError, match="cannot be loaded"):
-        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), "cpu")
+        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), ON_CPU)
 
 
 def test_the_embedded_model_is_a_stable_diffusion_pipeline_of_at_most_4_mb():

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from generation.plan import FIRST_HELD_OUT_INDEX, describe_sample, plan_sample
+from generation.plan import FIRST_HELD_OUT_INDEX, describe_sample, num_prompts, plan_sample
 from generation.recipe import Recipe
 
 
@@ -117,6 +117,20 @@ def test_the_first_n_samples_are_the_n_image_set_whatever_follows(painted: Recip
     ten_times = [plan_sample(recipe, index) for index in range(1000)]
     once = [plan_sample(recipe, index) for index in reversed(range(100))]
     assert ten_times[:100] == once[::-1]
+
+
+def test_the_prompts_that_a_recipe_can_come_up_with_are_counted(painted: Recipe):
+    assert num_prompts(painted) == 10
+    recipe = dataclasses.replace(
+        with_templates(painted, "{lemmas}", "{lemmas} inside {background}"),
+        backgrounds=("a", "b", "c"),
+        class_backgrounds=((4, ("d", "e", "f", "g", "h")),),
+    )
+    assert num_prompts(recipe) == 10 + 9 * 3 + 5
+    captioned = dataclasses.replace(
+        with_templates(painted, "{caption} of {hypernym}"), captions=(("x", "y"),) * 10, hypernym="random"
+    )
+    assert num_prompts(captioned) == 20  # each digit has one hypernym
 
 
 def test_the_negative_prompt_is_in_every_plan(painted: Recipe):
