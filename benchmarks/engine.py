@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from generation.config import GenerationConfig
-from generation.diffusers_generator import DiffusersGenerator, load_pipeline
+from generation.diffusers_generator import DiffusersGenerator
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
 from ray_jobs.config import JobConfig, load_config, open_recipe
@@ -68,14 +68,10 @@ def main() -> None:
 def load_rows(recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> list[Row]:
     """Return the stock pipeline, the engine, and the engine with one setting more in each row."""
     plain = dataclasses.replace(config, prompt_cache_size=0, channels_last=False, compile=False)
-    settings = {
-        "engine": plain,
-        "+ prompt cache": dataclasses.replace(plain, prompt_cache_size=config.prompt_cache_size),
-        "+ channels last": dataclasses.replace(plain, prompt_cache_size=config.prompt_cache_size, channels_last=True),
-        "+ compile": dataclasses.replace(
-            plain, prompt_cache_size=config.prompt_cache_size, channels_last=True, compile=True
-        ),
-    }
+    keeping = dataclasses.replace(plain, prompt_cache_size=config.prompt_cache_size)
+    turned = dataclasses.replace(keeping, channels_last=True)
+    compiled = dataclasses.replace(turned, compile=True)
+    settings = {"engine": plain, "+ prompt cache": keeping, "+ channels last": turned, "+ compile": compiled}
     rows = [load_row("stock pipeline", lambda: stock_maker(recipe, plain, plans))]
     for name, setting in settings.items():
         rows.append(load_row(name, lambda setting=setting: engine_maker(recipe, setting, plans)))
@@ -92,7 +88,7 @@ def load_row(name: str, load: Callable[[], Callable[[], np.ndarray]]) -> Row:
 def stock_maker(recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> Callable[[], np.ndarray]:
     """Return the pipeline as documented: prompts in, PIL images out; the noise is the plans', to compare images."""
     generator = DiffusersGenerator(recipe, config)
-    pipeline = load_pipeline(recipe, device="cuda" if config.gpus_per_actor else "cpu")
+    pipeline = generator.pipeline  # as it was loaded: these settings change nothing about it
     noise = torch.stack([generator.initial_noise(plan) for plan in plans]).to(pipeline.device)
 
     def make() -> np.ndarray:

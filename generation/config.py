@@ -116,7 +116,7 @@ class RecipeConfig:
             raise ValueError(
                 f"recipe.prefix is '{self.prefix}'; fields belong into recipe.templates. Write plain words."
             )
-        fields = set().union(*(fields_of(template_text(template)) for template in self.templates))
+        fields = fields_of(*map(template_text, self.templates))
         if "background" in fields and not (self.backgrounds or self.backgrounds_file):
             raise ValueError("recipe.templates ask for a background: name some in recipe.backgrounds, or places365.")
         if "caption" in fields and not self.captions_file:

@@ -75,8 +75,8 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
 def num_prompts(recipe: Recipe) -> int:
     """Return how many prompts the recipe may come up with; those that read the same are counted twice."""
     return sum(
-        _num_choices(recipe, fields_of(template), label)
-        for template in recipe.templates
+        _num_choices(recipe, fields, label)
+        for fields in map(fields_of, recipe.templates)
         for label in range(recipe.label_space.num_classes)
     )
 

@@ -54,6 +54,6 @@ def check_plain(template: str) -> None:
             raise ValueError(f"recipe.templates has '{template}'. Write the field {{{name}}} without ! and : in it.")
 
 
-def fields_of(template: str) -> set[str]:
-    """Return the fields that a template's text asks for."""
-    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+def fields_of(*templates: str) -> set[str]:
+    """Return the fields that the templates' texts ask for."""
+    return {name for text in templates for _, name, _, _ in Formatter().parse(text) if name is not None}

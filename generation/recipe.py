@@ -96,7 +96,7 @@ def build_recipe(config: RecipeConfig) -> Recipe:
     """
     space = find_label_space(config.label_space)
     templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
-    fields = set().union(*(fields_of(template) for template in templates))
+    fields = fields_of(*templates)
     has_model = config.generator != "painted"
     recipe = Recipe(
         seed=config.seed,
@@ -153,7 +153,7 @@ def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[floa
 
 def check_words(recipe: Recipe) -> None:
     """Raise ValueError if a template asks for words that a class does not have."""
-    fields = set().union(*(fields_of(template) for template in recipe.templates))
+    fields = fields_of(*recipe.templates)
     for entry in recipe.label_space.classes:
         for name, words in (("definition", entry.definition), ("hypernym", entry.hypernyms)):
             if name in fields and not words:

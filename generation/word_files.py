@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ PLACES365 = "places365"
 
 def with_places365(texts: Sequence[str]) -> tuple[str, ...]:
     """Return the texts, `places365` replaced by its 365 scenes in words: `/c/church/indoor` is `indoor church`."""
-    scenes = [_scene(line) for line in (TABLES / "places365.txt").read_text().split()]
-    return tuple(word for text in texts for word in (scenes if text == PLACES365 else [text]))
+    return tuple(word for text in texts for word in (_scenes() if text == PLACES365 else [text]))
+
+
+@cache
+def _scenes() -> tuple[str, ...]:
+    return tuple(_scene(line) for line in (TABLES / "places365.txt").read_text().split())
 
 
 def _scene(name: str) -> str:

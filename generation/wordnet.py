@@ -103,9 +103,8 @@ class WordNet:
         self.data_file.seek(offset)
         fields = self.data_file.readline().split("|")[0].split()
         num_words = int(fields[3], 16)
-        pointers = fields[
-            4 + 2 * num_words + 1 :
-        ]  # four fields each: symbol, offset, part of speech, source and target
+        # After the words and a count come pointers of four fields: symbol, offset, part of speech, source and target.
+        pointers = fields[4 + 2 * num_words + 1 :]
         return [int(pointers[i + 1]) for i in range(0, len(pointers), 4) if pointers[i] == "@"]
 
     def _senses_of(self, word: str) -> str:

@@ -68,16 +68,16 @@ class HeldOutLoader:
         self.waiting_seconds = 0.0
         """Time spent waiting for these samples to be generated."""
 
-    def start(self) -> None:
+    def start(self) -> Future[list[Batch]]:
         """Begin to read in the background, once: training need not wait at its first epoch's end."""
         if self.kept is None:
             self.kept = self.reader.submit(self._read)
+        return self.kept
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches, the last perhaps smaller; only the first `next` waits for them, not opening it."""
-        self.start()
         asked_at = time.monotonic()
-        batches = cast(Future[list[Batch]], self.kept).result()
+        batches = self.start().result()
         self.waiting_seconds += time.monotonic() - asked_at
         yield from batches
 
