@@ -3,8 +3,10 @@
 An ordinary class that knows no Ray: generation/service.py makes it an actor.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,16 +22,41 @@ class ImagesRefusedError(RuntimeError):
     """The guard refused every attempt at a sample."""
 
 
+@dataclass
+class WorkCounts:
+    """What has been done."""
+
+    num_images_made: int = 0
+    num_refused: Counter[str] = field(default_factory=Counter)
+    """Images refused by the guard, by reason."""
+
+    def add(self, other: "WorkCounts") -> None:
+        """Add another's counts to these."""
+        self.num_images_made += other.num_images_made
+        self.num_refused.update(other.num_refused)
+
+
 class GeneratorActor:
-    """Loads its model once, then plans, generates and guards."""
+    """Loads its model once, then plans, generates and guards; two threads may share it."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
         """Load the model; ValueError with the remedy if that cannot be done."""
         self.recipe = recipe
         self.max_attempts = config.max_attempts
         self.generator = build_generator(recipe, config)
-        self.num_images_made = 0
-        self.num_refused: Counter[str] = Counter()
+        self._counts = WorkCounts()
+        self._counts_lock = threading.Lock()
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples to ask for at once."""
+        return self.generator.batch_size
+
+    def take_counts(self) -> WorkCounts:
+        """Return what was done since this was last asked."""
+        with self._counts_lock:
+            taken, self._counts = self._counts, WorkCounts()
+        return taken
 
     def generate(self, indices: Sequence[int]) -> SampleBatch:
         """Return the samples of these indices, in their order."""
@@ -46,8 +73,8 @@ class GeneratorActor:
         """Return images and the attempt each comes from: those that the guard refuses are made by the next attempt."""
         generated = self.generator.generate(plans)
         reasons = refusals(generated)
-        self.num_images_made += len(plans)
-        self.num_refused.update(reason for reason in reasons if reason)
+        with self._counts_lock:
+            self._counts.add(WorkCounts(len(plans), Counter(reason for reason in reasons if reason)))
         images = generated.images_nhwc
         attempts = np.array([plan.attempt for plan in plans], dtype=np.int8)
         refused = [i for i, reason in enumerate(reasons) if reason]
@@ -70,7 +97,9 @@ def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
     if recipe.generator == "painted":
         from generation.painted_generator import PaintedGenerator
 
-        return PaintedGenerator(recipe.image_size, recipe.label_space.num_classes, config.painted_batch_seconds)
+        return PaintedGenerator(
+            recipe.image_size, recipe.label_space.num_classes, config.batch_size, config.painted_batch_seconds
+        )
     import torch
 
     from generation.diffusers_generator import DiffusersGenerator

@@ -56,6 +56,18 @@ class RecipeConfig:
     revision: str = ""
     """Branch, tag or commit of a hub id; empty is the newest. A folder's revision is the hash of its files."""
 
+    variant: str = ""
+    """Which weights of a model that comes with several, such as fp16."""
+
+    pipeline: str = ""
+    """The class in diffusers that runs the model; empty is what AutoPipelineForText2Image takes for it."""
+
+    vae: str = ""
+    """A decoder in place of the model's, such as madebyollin/taesd: a folder, or a hub id; `ID@REVISION` pins it."""
+
+    loras: dict[str, float] = field(default_factory=dict)
+    """LoRA weights added to the model's, and their scale: a safetensors file, a folder, or a hub id as for `vae`."""
+
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the model's weights and activations."""
 
@@ -70,6 +82,9 @@ class RecipeConfig:
 
     guidance_draw: Literal["one_of", "between"] = "one_of"
     """With several scales: one of them for each sample, or any value between two."""
+
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guide from this share of the steps to that one, alone, as arXiv 2404.07724 does; [0, 1] is all of them."""
 
     num_inference_steps: int = 50
     """Denoising steps an image."""
@@ -104,6 +119,14 @@ class RecipeConfig:
                 f"recipe.guidance_scale is {_shown(self.guidance_scale)}, but guidance_draw is between: give two "
                 "values, the smaller first, such as [1.5, 3]."
             )
+        start, end = self.guidance_interval
+        if not 0 <= start < end <= 1:
+            raise ValueError(
+                f"recipe.guidance_interval is {_shown(self.guidance_interval)}. Give two shares, such as [0.1, 0.7]."
+            )
+        for name, scale in self.loras.items():
+            if not math.isfinite(scale):
+                raise ValueError(f"recipe.loras gives '{name}' the scale {scale}. Give a number, such as 1.")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
 
@@ -159,8 +182,14 @@ class GenerationConfig:
     threads_per_actor: int = 1
     """Threads that torch may use in an actor."""
 
-    batch_size: int = 32
-    """Images an actor makes at once."""
+    batch_size: int = 0
+    """Images an actor makes at once; 0 is the best that it finds when it starts, within the memory there is."""
+
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    """By torch's scaled_dot_product_attention, or by xformers, which needs a GPU and the extra `gpu`."""
+
+    fuse_qkv: bool = False
+    """Compute queries, keys and values of an attention layer in one multiplication."""
 
     channels_last: bool = False
     """Lay weights and activations out channel by channel, as convolutions in half precision like it on GPUs."""
@@ -196,7 +225,9 @@ class GenerationConfig:
                 f"generation.min_actors is {self.min_actors} and max_actors {self.max_actors}; "
                 "give 0 <= min_actors <= max_actors, and max_actors of 1 or more."
             )
-        for name in ("threads_per_actor", "batch_size", "max_buffered_bytes"):
+        if self.attention == "xformers" and (self.fuse_qkv or not self.gpus_per_actor):
+            raise ValueError("generation.attention is xformers, which needs gpus_per_actor and no fuse_qkv. Take sdpa.")
+        for name in ("threads_per_actor", "max_buffered_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generation.{name} is {getattr(self, name)}; give 1 or more.")
         if not 1 <= self.max_attempts <= 127:
@@ -204,6 +235,7 @@ class GenerationConfig:
         for name in (
             "gpus_per_actor",
             "cpus_per_actor",
+            "batch_size",
             "prompt_cache_size",
             "wait_for_nodes_seconds",
             "start_timeout_seconds",

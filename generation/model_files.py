@@ -1,8 +1,14 @@
-"""Where a model's files are, and exactly which they are. Knows nothing of what the files mean."""
+"""Where a model's files are, and exactly which they are. Knows nothing of what the files mean.
+
+On the hub's side all is huggingface_hub's: files are fetched once per node whatever the number of actors, since each
+file has a lock there.
+"""
 
 import hashlib
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).parent.parent
@@ -10,75 +16,136 @@ PROJECT_ROOT = Path(__file__).parent.parent
 MODEL_FILES = (".json", ".txt", ".safetensors")
 """Endings of the files that decide what a model does."""
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+"""Endings of weights that may run code when they are loaded."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit pins a hub's model by itself: planning needs no network."""
 
 HUB_TIMEOUT_SECONDS = 10.0
 
+HUB_SETTINGS = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+"""Environment variables: a mirror of the hub, where files are kept, whether to use these alone. Not the token."""
 
-def find_model_folder(model: str) -> Path | None:
-    """Return the folder that `model` names, seen from here or from the project's root; None for a hub id."""
-    for folder in (Path(model), PROJECT_ROOT / model):
-        if os.path.isdir(folder):  # False, not an error, for what cannot be a path
-            return folder
+
+@dataclass(frozen=True)
+class Part:
+    """What a recipe takes from files that do not ship with it."""
+
+    setting: str
+    needed: str
+    """A file that it cannot be without, as a pattern."""
+
+    weights: tuple[str, ...]
+    """Folders inside it whose weights are always loaded."""
+
+
+MODEL = Part("recipe.model", "model_index.json", ("unet", "transformer", "vae", "text_encoder", "text_encoder_2"))
+VAE = Part("recipe.vae", "config.json", ("",))
+LORA = Part("recipe.loras", "*.safetensors", ("",))
+
+
+def find_local(name: str) -> Path | None:
+    """Return the folder or file that `name` says, seen from here or from the project's root; None for a hub id."""
+    for path in (Path(name), PROJECT_ROOT / name):
+        if name and os.path.exists(path):  # False, not an error, for what cannot be a path
+            return path
     return None
 
 
-def resolve_revision(model: str, revision: str) -> str:
-    """Return what pins the model: the hub's commit, or the SHA-256 of the folder's files.
+def resolve_revision(part: Part, name: str, revision: str) -> str:
+    """Return what pins a part: the hub's commit, or the SHA-256 of the local files.
 
-    Raises ValueError with the remedy where there is no such model, before anything expensive starts.
+    Raises ValueError with the remedy where it cannot be had or is not safe, before anything expensive starts.
     """
-    folder = find_model_folder(model)
-    if folder is None:
-        return revision if COMMIT.fullmatch(revision) else _hub_commit(model, revision)
-    if not (folder / "model_index.json").is_file():
+    path = find_local(name)
+    if path is None:
+        return revision if COMMIT.fullmatch(revision) else _hub_commit(part, name, revision)
+    if revision:
         raise ValueError(
-            f"recipe.model is '{model}', a folder without model_index.json. Give a folder in diffusers' layout, as "
+            f"{part.setting} '{name}' is on this machine, but revision '{revision}' is asked for. Leave it out."
+        )
+    if path.is_dir():
+        check_safetensors(part, name, [file.relative_to(path).as_posix() for file in path.rglob("*")])
+    found = [path] if path.match(part.needed) else sorted(path.glob(part.needed)) if path.is_dir() else []
+    if not found:
+        raise ValueError(
+            f"{part.setting} is '{name}', without {part.needed}. Give a folder in diffusers' layout, as "
             "save_pretrained writes it."
         )
-    if revision:
-        raise ValueError(f"recipe.revision is '{revision}', but recipe.model '{model}' is a folder. Leave it empty.")
-    return folder_sha256(folder)
+    if len(found) > 1:
+        raise ValueError(f"{part.setting} is '{name}', with {len(found)} files {part.needed}. Name one of them.")
+    return files_sha256(path)
 
 
-def check_revision(model: str, revision: str) -> None:
-    """Raise ValueError if a recipe's model is gone, or is not the one that `revision` pinned."""
-    if resolve_revision(model, "" if find_model_folder(model) else revision) != revision:
+def check_revision(part: Part, name: str, revision: str) -> None:
+    """Raise ValueError if a part of a recipe is gone, or is not the one that `revision` pinned."""
+    if resolve_revision(part, name, "" if find_local(name) else revision) != revision:
         raise ValueError(
-            f"The recipe's model '{model}' has changed since the recipe was written. Put the old files back, or plan "
-            "again."
+            f"{part.setting} '{name}' has changed since the recipe was written. Put the old files back, or plan again."
         )
 
 
-def folder_sha256(folder: Path) -> str:
-    """Return the hash of names and bytes of a model's files, other files aside."""
+def check_safetensors(part: Part, name: str, files: Iterable[str]) -> None:
+    """Raise ValueError if weights that will be loaded are there as pickles alone."""
+    in_folder: dict[str, list[str]] = {folder: [] for folder in part.weights}
+    for file in files:
+        in_folder.get(os.path.dirname(file), []).append(file)
+    for found in in_folder.values():
+        pickled = [file for file in found if file.endswith(PICKLES)]
+        if pickled and not any(file.endswith(".safetensors") for file in found):
+            raise ValueError(
+                f"{part.setting} '{name}' has pickled weights ({pickled[0]}), which may run code when they are loaded. "
+                "Give safetensors, as save_pretrained writes them."
+            )
+
+
+def files_sha256(path: Path) -> str:
+    """Return the hash of a file, or of names and bytes of a folder's model files, other files aside."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES)
+    for file in files:
+        place = file.name if path.is_file() else file.relative_to(path).as_posix()
+        digest.update(f"{place}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while chunk := opened.read(1 << 24):
                 digest.update(chunk)
     return digest.hexdigest()
 
 
-def _hub_commit(model: str, revision: str) -> str:
+def fetch(part: Part, name: str, revision: str) -> Path:
+    """Return where a pinned part of one file is on this node, fetched from the hub unless it is there already."""
+    from huggingface_hub import snapshot_download
+
+    path = find_local(name) or Path(snapshot_download(name, revision=revision, allow_patterns=part.needed))
+    found = [path] if path.is_file() else sorted(path.glob(part.needed))
+    if len(found) != 1:
+        raise ValueError(f"{part.setting} '{name}' has {len(found)} files {part.needed}, not one.")
+    return found[0]
+
+
+def hub_settings() -> dict[str, str]:
+    """Return this process's settings of the hub, for actors on other nodes to have the same."""
+    return {name: os.environ[name] for name in HUB_SETTINGS if name in os.environ}
+
+
+def _hub_commit(part: Part, name: str, revision: str) -> str:
     """Ask the hub; where it does not answer, take what an earlier run left in the local cache."""
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        commit = HfApi().model_info(model, revision=revision or None, timeout=HUB_TIMEOUT_SECONDS).sha
-        return commit or revision
+        info = HfApi().model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_SECONDS)
     except HFValidationError as error:
-        raise ValueError(f"recipe.model is '{model}': there is no such folder. Check the path.") from error
+        raise ValueError(f"{part.setting} is '{name}': there is no such file or folder. Check the path.") from error
     except Exception as hub_error:  # which class it is depends on the HTTP client behind the hub's library
         try:
-            index_file = hf_hub_download(model, "model_index.json", revision=revision or None, local_files_only=True)
-            return Path(index_file).parent.name
+            return Path(snapshot_download(name, revision=revision or None, local_files_only=True)).name
         except OSError:
             raise ValueError(
-                f"recipe.model is '{model}': there is no such folder, and the Hugging Face hub did not give it "
-                f"({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id, the network."
+                f"{part.setting} is '{name}': there is no such folder, and the Hugging Face hub did not give it "
+                f"({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id, the network; "
+                "HF_ENDPOINT may name a mirror."
             ) from hub_error
+    check_safetensors(part, name, [sibling.rfilename for sibling in info.siblings or ()])
+    return info.sha or revision

@@ -4,6 +4,7 @@ For tests and load experiments, at any known rate. A classifier can learn it, wh
 """
 
 import colorsys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -19,21 +20,33 @@ TILE_SIZE = 8
 """Pixels after which the speckles repeat: drawing few of them leaves the processor to what is being measured."""
 
 
+DEFAULT_BATCH_SIZE = 32
+
+
 class PaintedGenerator:
     """Paints each plan; takes at least `batch_seconds` for a batch."""
 
-    def __init__(self, image_size: int, num_classes: int, batch_seconds: float = 0.0) -> None:
+    def __init__(self, image_size: int, num_classes: int, batch_size: int = 0, batch_seconds: float = 0.0) -> None:
         """Take the size of images in pixels, the number of colours, and the pace."""
         self.image_size = image_size
         self.num_classes = num_classes
+        self.batch_size = batch_size or DEFAULT_BATCH_SIZE
         self.batch_seconds = batch_seconds
+        self.device_lock = threading.Lock()
 
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
         """Return one painting a plan; image `i` depends on `plans[i]` alone."""
-        started_at = time.monotonic()
-        images = np.stack([self.paint(plan) for plan in plans])
-        time.sleep(max(0.0, self.batch_seconds - (time.monotonic() - started_at)))
-        return GeneratedImages(images, finite=np.ones(len(plans), bool), flagged=np.zeros(len(plans), bool))
+        with self.device_lock:
+            started_at = time.monotonic()
+            images = np.stack([self.paint(plan) for plan in plans])
+            time.sleep(max(0.0, self.batch_seconds - (time.monotonic() - started_at)))
+        return GeneratedImages(
+            images_nhwc=images,
+            darkest=images.min(axis=(1, 2, 3)),
+            brightest=images.max(axis=(1, 2, 3)),
+            finite=np.ones(len(plans), bool),
+            flagged=np.zeros(len(plans), bool),
+        )
 
     def paint(self, plan: SamplePlan) -> np.ndarray:
         """Return uint8 [H, W, 3]."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from generation.config import RecipeConfig
 from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
-from generation.model_files import check_revision, resolve_revision
+from generation.model_files import LORA, MODEL, VAE, Part, check_revision, resolve_revision
 from generation.prompts import fields_of, template_text
 from generation.word_files import read_backgrounds, read_captions, with_places365
 
@@ -54,11 +54,19 @@ class Recipe:
     revision: str
     """Commit on the hub or hash of the folder's files; empty for a generator without a model."""
 
+    variant: str
+    pipeline: str
+    vae: str
+    vae_revision: str
+    loras: tuple[tuple[str, str, float], ...]
+    """Name, revision and scale of each."""
+
     precision: str
     scheduler: str
     safety_checker: bool
     guidance_scale: tuple[float, ...]
     guidance_draw: str
+    guidance_interval: tuple[float, float]
     num_inference_steps: int
     generated_size: int
     image_size: int
@@ -68,6 +76,12 @@ class Recipe:
         """What `{background}` may become for each label."""
         own = dict(self.class_backgrounds)
         return tuple(own.get(label, self.backgrounds) for label in range(self.label_space.num_classes))
+
+    @property
+    def parts(self) -> tuple[tuple[Part, str, str], ...]:
+        """What is read from files that do not ship, by name and revision."""
+        chosen = ((MODEL, self.model, self.revision), (VAE, self.vae, self.vae_revision))
+        return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
 
     def to_value(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -97,7 +111,6 @@ def build_recipe(config: RecipeConfig) -> Recipe:
     space = find_label_space(config.label_space)
     templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
     fields = fields_of(*templates)
-    has_model = config.generator != "painted"
     recipe = Recipe(
         seed=config.seed,
         label_space=space,
@@ -113,19 +126,36 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         captions=read_captions(Path(config.captions_file), space) if "caption" in fields else (),
         negative_prompt=config.negative_prompt,
         generator=config.generator,
-        model=config.model if has_model else "",
-        revision=resolve_revision(config.model, config.revision) if has_model else "",
+        **pinned_model(config),
         precision=config.precision,
         scheduler=config.scheduler,
         safety_checker=config.safety_checker,
         guidance_scale=tuple(config.guidance_scale),
         guidance_draw=config.guidance_draw,
+        guidance_interval=config.guidance_interval,
         num_inference_steps=config.num_inference_steps,
         generated_size=config.generated_size or config.image_size,
         image_size=config.image_size,
     )
     check_words(recipe)
     return recipe
+
+
+def pinned_model(config: RecipeConfig) -> dict[str, Any]:
+    """Return the recipe's fields that say which weights make its images."""
+    if config.generator == "painted":
+        return {"model": "", "revision": "", "variant": "", "pipeline": "", "vae": "", "vae_revision": "", "loras": ()}
+    vae, _, vae_revision = config.vae.partition("@")
+    loras = {tuple(name.partition("@")[::2]): scale for name, scale in config.loras.items()}
+    return {
+        "model": config.model,
+        "revision": resolve_revision(MODEL, config.model, config.revision),
+        "variant": config.variant,
+        "pipeline": config.pipeline,
+        "vae": vae,
+        "vae_revision": resolve_revision(VAE, vae, vae_revision) if vae else "",
+        "loras": tuple((name, resolve_revision(LORA, name, pin), scale) for (name, pin), scale in loras.items()),
+    }
 
 
 def find_label_space(name: str) -> LabelSpace:
@@ -198,8 +228,8 @@ def recipe_file_text(recipe: Recipe) -> str:
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
     recipe = recipe_from_value(read_recipe_value(path))
-    if recipe.model:
-        check_revision(recipe.model, recipe.revision)
+    for part in recipe.parts:
+        check_revision(*part)
     return recipe
 
 

@@ -22,20 +22,24 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from generation.actor import GeneratorActor
+from generation.actor import GeneratorActor, WorkCounts
 from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError
+from generation.model_files import hub_settings
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 
 DEPLOYMENT = "GeneratorActor"
 STATUS_POLL_SECONDS = 0.2
+MAX_REQUESTS = 2
+"""Requests that an actor has at once."""
+
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's own log, which otherwise has a line for each batch."""
 
 
 @dataclass
-class GenerationCounts:
+class GenerationCounts(WorkCounts):
     """What the pool has done so far, counts that add up over actors, dead ones included."""
 
     num_loads: Counter[str] = field(default_factory=Counter)
@@ -44,9 +48,8 @@ class GenerationCounts:
     load_errors: list[str] = field(default_factory=list)
     """One line for each actor whose model could not be loaded, since the last that was."""
 
-    num_images_made: int = 0
-    num_refused: Counter[str] = field(default_factory=Counter)
-    """Images refused by the guard, by reason."""
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+    """How many images each process makes at once: what it was told, or found, or was left with as memory ran out."""
 
 
 @ray.remote(num_cpus=0)
@@ -57,19 +60,20 @@ class CountsKeeper:
         """Start from zero."""
         self.counts = GenerationCounts()
 
-    def add_load(self, process: str) -> None:
+    def add_load(self, process: str, batch_size: int) -> None:
         """Count one model load of a process."""
         self.counts.num_loads[process] += 1
+        self.counts.batch_sizes[process] = batch_size
         self.counts.load_errors.clear()
 
     def add_load_error(self, message: str) -> None:
         """Keep why a model could not be loaded."""
         self.counts.load_errors.append(message)
 
-    def add_images(self, num_made: int, num_refused: Counter[str]) -> None:
-        """Count what one request made."""
-        self.counts.num_images_made += num_made
-        self.counts.num_refused.update(num_refused)
+    def add_work(self, process: str, batch_size: int, done: WorkCounts) -> None:
+        """Count what a process has done since it last told."""
+        self.counts.batch_sizes[process] = batch_size
+        self.counts.add(done)
 
     def snapshot(self) -> GenerationCounts:
         """Return the counts so far."""
@@ -77,15 +81,18 @@ class CountsKeeper:
 
 
 class GeneratorReplica:
-    """Serve's end of a `GeneratorActor`: one request at a time, the next one waiting beside it."""
+    """Serve's end of a `GeneratorActor`: one request on the device, the next one waiting beside it."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         """Load the model in this process."""
+        log_to_stderr()
         self.keeper = keeper
         self.actor = self._load(recipe, config)
-        # Requests wait in this thread: the next one starts without a turn of the event loop.
-        self.device_thread = ThreadPoolExecutor(max_workers=1)
-        keeper.add_load.remote(f"{socket.gethostname()}:{os.getpid()}")
+        self.process = f"{socket.gethostname()}:{os.getpid()}"
+        # A request waits in its thread for the device: it starts there while the last one's images are copied and
+        # looked at, without a turn of the event loop.
+        self.threads = ThreadPoolExecutor(max_workers=MAX_REQUESTS)
+        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size))
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         try:
@@ -96,15 +103,9 @@ class GeneratorReplica:
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
         """Return the samples of these indices; health checks are answered meanwhile."""
-        loop = asyncio.get_running_loop()
-        batch, num_made, num_refused = await loop.run_in_executor(self.device_thread, self._generate, indices)
-        self.keeper.add_images.remote(num_made, num_refused)
+        batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
+        self.keeper.add_work.remote(self.process, self.actor.batch_size, self.actor.take_counts())
         return batch
-
-    def _generate(self, indices: Sequence[int]) -> tuple[SampleBatch, int, Counter[str]]:
-        num_made, num_refused = self.actor.num_images_made, Counter(self.actor.num_refused)
-        batch = self.actor.generate(indices)
-        return batch, self.actor.num_images_made - num_made, self.actor.num_refused - num_refused
 
     async def check_health(self) -> None:
         """Stop the pool if its driver is gone without a word: the keeper of counts ends with the driver's job."""
@@ -129,6 +130,10 @@ class GenerationService:
     def counts(self) -> GenerationCounts:
         """Return what the pool has done so far."""
         return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
+
+    def batch_size(self) -> int:
+        """Return how many samples to ask for at once: as many as the actor with the largest batches makes."""
+        return max(self.counts().batch_sizes.values())
 
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
@@ -186,8 +191,12 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     keeper = cast(ActorHandle, CountsKeeper.options(scheduling_strategy=beside_driver()).remote())
     deployment = serve.deployment(
         name=DEPLOYMENT,
-        ray_actor_options={"num_gpus": config.gpus_per_actor, "num_cpus": config.cpus_per_actor},
-        max_ongoing_requests=2,
+        ray_actor_options={
+            "num_gpus": config.gpus_per_actor,
+            "num_cpus": config.cpus_per_actor,
+            "runtime_env": {"env_vars": hub_settings()},
+        },
+        max_ongoing_requests=MAX_REQUESTS,
         max_constructor_retry_count=1,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=5,
@@ -210,6 +219,13 @@ def beside_driver() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
+def log_to_stderr() -> None:
+    """Let this process's log, which Ray keeps, have what the generator says of itself, such as its batch size."""
+    logger = logging.getLogger("generation")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
+
+
 def _pool_size(config: GenerationConfig) -> dict:
     if config.min_actors == config.max_actors:
         return {"num_replicas": config.max_actors}
@@ -218,7 +234,7 @@ def _pool_size(config: GenerationConfig) -> dict:
             "min_replicas": config.min_actors,
             "initial_replicas": config.max_actors,
             "max_replicas": config.max_actors,
-            "target_ongoing_requests": 2,
+            "target_ongoing_requests": MAX_REQUESTS,
             "metrics_interval_s": 1,
             "look_back_period_s": 4,
             "upscale_delay_s": 1,

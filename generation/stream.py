@@ -60,7 +60,8 @@ def stream_samples(
     service: GenerationService, recipe: Recipe, config: GenerationConfig, indices: Sequence[range]
 ) -> ray.data.Dataset:
     """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
-    units = work_units(indices, config.batch_size)
+    batch_size = service.batch_size()
+    units = work_units(indices, batch_size)
     rows = [{"start": unit.start, "stop": unit.stop} for unit in units]
     num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
     dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
@@ -70,7 +71,7 @@ def stream_samples(
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
     )
-    bound_memory(dataset, config.batch_size * recipe.image_size**2 * 3, config.max_buffered_bytes)
+    bound_memory(dataset, batch_size * recipe.image_size**2 * 3, config.max_buffered_bytes)
     return dataset
 
 
@@ -120,10 +121,10 @@ class Asker:
     """The asking stage: keeps requests under way and yields each batch in the order of its unit."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, window: int) -> None:
-        """Ask in batches of the configured size, `window` of them at once."""
+        """Ask in batches of the pool's size, `window` of them at once."""
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self.service = service
-        self.batch_size = config.batch_size
+        self.batch_size = service.batch_size()
         self.longest_wait_seconds = config.longest_start_seconds
         self.window = window
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from generation.model_files import find_model_folder
+from generation.model_files import find_local
 from generation.recipe import Recipe
 
 SUBFOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
@@ -42,7 +42,7 @@ def open_token_counter(recipe: Recipe) -> TokenCounter | None:
 
 
 def _load(recipe: Recipe, subfolder: str) -> PreTrainedTokenizerBase | None:
-    folder: Path | None = find_model_folder(recipe.model)
+    folder: Path | None = find_local(recipe.model)
     if folder is not None and not (folder / subfolder).is_dir():
         return None
     try:

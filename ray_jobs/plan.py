@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from generation.model_files import find_model_folder
+from generation.model_files import find_local
 from generation.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.tokens import TokenCounter, open_token_counter
@@ -95,7 +95,7 @@ def print_recipe(recipe: Recipe, num_images: int) -> None:
     CONSOLE.print(template_table(recipe, plans, counter))
     if counter is None and recipe.model:
         print(f"Tokens were not counted: {recipe.model} has no tokenizer on this machine.")
-        if find_model_folder(recipe.model) is None:
+        if find_local(recipe.model) is None:
             print(f"To count them: hf download {recipe.model} --revision {recipe.revision} --include 'tokenizer*/*'")
     CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
 

@@ -1,9 +1,10 @@
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from generation.actor import GeneratorActor, ImagesRefusedError
+from generation.actor import GeneratorActor, ImagesRefusedError, WorkCounts
 from generation.config import GenerationConfig
 from generation.generator import GeneratedImages
 from generation.painted_generator import PaintedGenerator
@@ -15,6 +16,8 @@ from tests.conftest import ON_CPU
 class BlackUntil:
     """Paints, but black for chosen indices until their attempt reaches a number."""
 
+    batch_size = 4
+
     def __init__(self, first_good_attempt: dict[int, int]) -> None:
         self.first_good_attempt = first_good_attempt
         self.painter = PaintedGenerator(16, 10)
@@ -23,7 +26,7 @@ class BlackUntil:
         generated = self.painter.generate(plans)
         for i, plan in enumerate(plans):
             if plan.attempt < self.first_good_attempt.get(plan.index, 0):
-                generated.images_nhwc[i] = 0
+                generated.images_nhwc[i] = generated.darkest[i] = generated.brightest[i] = 0
         return generated
 
 
@@ -50,8 +53,8 @@ def test_a_refused_image_is_made_again_by_the_next_attempt_and_its_neighbours_st
     assert batch["attempt"].tolist() == [0, 2, 1, 0]
     for row, (index, attempt) in enumerate([(4, 0), (5, 2), (6, 1), (7, 0)]):
         np.testing.assert_array_equal(batch["image"][row], painter.paint(plan_sample(painted, index, attempt)))
-    assert actor.num_refused == {"black": 3}
-    assert actor.num_images_made == 4 + 2 + 1
+    assert actor.take_counts() == WorkCounts(num_images_made=4 + 2 + 1, num_refused=Counter(black=3))
+    assert actor.take_counts() == WorkCounts()
 
 
 def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):

@@ -5,7 +5,13 @@ from generation.guard import refusals
 
 
 def generated(*images: np.ndarray, finite: bool = True, flagged: bool = False) -> GeneratedImages:
-    return GeneratedImages(np.stack(images), np.full(len(images), finite), np.full(len(images), flagged))
+    return GeneratedImages(
+        images_nhwc=np.stack(images),
+        darkest=np.array([image.min() for image in images]),
+        brightest=np.array([image.max() for image in images]),
+        finite=np.full(len(images), finite),
+        flagged=np.full(len(images), flagged),
+    )
 
 
 BLACK = np.zeros((8, 8, 3), np.uint8)

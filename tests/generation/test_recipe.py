@@ -6,7 +6,7 @@ import pytest
 
 from generation.config import RecipeConfig
 from generation.labels import ClassEntry, LabelSpace, load_label_space
-from generation.model_files import folder_sha256, resolve_revision
+from generation.model_files import MODEL, files_sha256, resolve_revision
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe, differences, read_recipe, recipe_file_text, recipe_from_value
 
@@ -163,7 +163,7 @@ def test_a_weight_for_no_class_and_no_class_left_are_refused():
 
 def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():
     commit = "133a221b8aa7292a167afc5127cb63fb5005638b"
-    assert resolve_revision("CompVis/stable-diffusion-v1-4", commit) == commit
+    assert resolve_revision(MODEL, "CompVis/stable-diffusion-v1-4", commit) == commit
 
 
 def test_the_embedded_model_is_pinned_by_its_files():
@@ -174,18 +174,18 @@ def test_the_embedded_model_is_pinned_by_its_files():
 def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "weights.safetensors").write_bytes(b"1")
-    before = folder_sha256(tmp_path)
+    before = files_sha256(tmp_path)
     (tmp_path / "README.md").write_text("a card")
-    assert folder_sha256(tmp_path) == before
+    assert files_sha256(tmp_path) == before
     (tmp_path / "weights.safetensors").write_bytes(b"2")
-    assert folder_sha256(tmp_path) != before
+    assert files_sha256(tmp_path) != before
 
 
 def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no/such/model.*no such folder.*Check"):
-        resolve_revision("no/such/model", "")
+    with pytest.raises(ValueError, match=r"no/such/model.*no such file or folder.*Check"):
+        resolve_revision(MODEL, "no/such/model", "")
 
 
 def test_a_folder_without_model_index_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"without model_index\.json"):
-        resolve_revision(str(tmp_path), "")
+        resolve_revision(MODEL, str(tmp_path), "")

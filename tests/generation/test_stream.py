@@ -16,13 +16,14 @@ from ray import serve
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
-from generation.config import GenerationConfig
+from generation.config import GenerationConfig, RecipeConfig
 from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
-from generation.recipe import Recipe
+from generation.recipe import Recipe, build_recipe
 from generation.service import GenerationFailedError, GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
+from tests.generation.hub import COMMIT, serve_hub
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -160,3 +161,17 @@ def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted:
         samples = fetch_samples(service, TWO_ACTORS, range(5, 45))
     assert samples["index"].tolist() == list(range(5, 45))
     assert samples["image"].shape == (40, 16, 16, 3)
+
+
+def test_actors_fetch_a_models_files_once_a_node_from_the_mirror_that_the_driver_knows(tmp_path: Path, monkeypatch):
+    with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        recipe = build_recipe(
+            RecipeConfig(model="figment/digits", revision=COMMIT, image_size=32, num_inference_steps=1)
+        )
+        with start_generation(recipe, TWO_ACTORS) as service:
+            assert service.counts().num_loads.total() == 2
+            assert fetch_samples(service, TWO_ACTORS, range(3))["image"].shape == (3, 32, 32, 3)
+    assert hub.num_fetched["unet/diffusion_pytorch_model.safetensors"] == 1
+    assert set(hub.num_fetched.values()) == {1}

@@ -11,7 +11,137 @@ from generation.model_files import PROJECT_ROOT
 diffusers: Any = importlib.import_module("diffusers")
 transformers: Any = importlib.import_module("transformers")
 
-TOKENIZER = PROJECT_ROOT / "generation" / "digits" / "model" / "tokenizer"
+DIGITS = PROJECT_ROOT / "generation" / "digits" / "model"
+TOKENIZER = DIGITS / "tokenizer"
+
+
+def tiny_decoder(**settings: Any) -> Any:
+    """Return an AutoencoderKL whose images are twice the size of its latents."""
+    return diffusers.AutoencoderKL(
+        **settings,
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+
+
+def save_tiny_pixart(folder: Path) -> None:
+    """Write a PixArtAlphaPipeline: a transformer in place of a UNet, and T5 in place of CLIP."""
+    torch.manual_seed(0)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
+    text = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, is_encoder_decoder=False
+    )
+    pipeline = diffusers.PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=transformers.T5EncoderModel(text),
+        vae=tiny_decoder(),
+        transformer=diffusers.PixArtTransformer2DModel(
+            sample_size=16,
+            num_layers=2,
+            patch_size=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            caption_channels=32,
+            cross_attention_dim=24,
+            in_channels=4,
+            out_channels=8,
+        ),
+        scheduler=diffusers.DDIMScheduler(),
+    )
+    torch.nn.init.normal_(pipeline.transformer.proj_out.weight, std=0.5)  # made as zeros, it would see no prompt
+    pipeline.save_pretrained(folder)
+
+
+def save_tiny_flux(folder: Path) -> None:
+    """Write a FluxPipeline: flow matching, latents in patches of two by two, guidance as an input."""
+    torch.manual_seed(0)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
+    clip = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    t5 = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, is_encoder_decoder=False
+    )
+    pipeline = diffusers.FluxPipeline(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        text_encoder=transformers.CLIPTextModel(clip),
+        text_encoder_2=transformers.T5EncoderModel(t5),
+        vae=tiny_decoder(shift_factor=0.1),
+        transformer=diffusers.FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def save_tiny_vae(folder: Path) -> None:
+    """Write an AutoencoderTiny for the digits model: its images are four times the size of its latents."""
+    torch.manual_seed(0)
+    sizes = (8, 8, 8)
+    diffusers.AutoencoderTiny(
+        encoder_block_out_channels=sizes,
+        decoder_block_out_channels=sizes,
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    ).save_pretrained(folder)
+
+
+def save_random_lora(folder: Path, seed: int) -> None:
+    """Write LoRA weights for the attention of the digits model's UNet, as training scripts do."""
+    torch.manual_seed(seed)
+    peft: Any = importlib.import_module("peft")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None)
+    pipeline.unet.add_adapter(peft.LoraConfig(r=4, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    weights = peft.get_peft_model_state_dict(pipeline.unet)
+    diffusers.StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights)
+
+
+def save_with_safety_checker(folder: Path, flags_all: bool) -> None:
+    """Write the digits model with a checker of Stable Diffusion's kind that flags every image, or none."""
+    torch.manual_seed(0)
+    checkers: Any = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
+    clip = transformers.CLIPConfig(
+        text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+        vision_config={
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "image_size": 32,
+            "patch_size": 16,
+        },
+        projection_dim=8,
+    )
+    checker = checkers.StableDiffusionSafetyChecker(clip)
+    checker.concept_embeds_weights.data.fill_(-2.0 if flags_all else 2.0)  # a cosine is above, or below
+    checker.special_care_embeds_weights.data.fill_(2.0)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None)
+    pipeline.register_modules(
+        safety_checker=checker,
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+    )
+    pipeline.register_to_config(requires_safety_checker=True)
+    pipeline.save_pretrained(folder)
 
 
 def save_tiny_sdxl(folder: Path) -> None:
@@ -29,12 +159,7 @@ def save_tiny_sdxl(folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     pipeline = diffusers.StableDiffusionXLPipeline(
-        vae=diffusers.AutoencoderKL(
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-        ),
+        vae=tiny_decoder(),
         text_encoder=transformers.CLIPTextModel(text),
         text_encoder_2=transformers.CLIPTextModelWithProjection(text),
         tokenizer=tokenizer,

@@ -1,0 +1,77 @@
+"""Classifier-free guidance where diffusers' pipelines have no setting for it: by sample, and by step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class GuidanceScales(float):
+    """One scale a sample where a pipeline expects a number, which it multiplies by eps(prompt) - eps(null)."""
+
+    def __new__(cls, scales: Sequence[float]) -> "GuidanceScales":
+        """Be the largest of the scales to whoever asks whether there is guidance at all."""
+        return super().__new__(cls, max(scales))
+
+    def __init__(self, scales: Sequence[float]) -> None:
+        """Take one scale a sample."""
+        self.scales = scales
+
+    def __mul__(self, differences: Any) -> Any:
+        """Return `differences` [N, ...], each times its own scale."""
+        one_a_sample = (-1, *[1] * (differences.ndim - 1))
+        return torch.tensor(self.scales).to(differences).view(one_a_sample) * differences
+
+
+class IntervalGuidance:
+    """A denoiser's `forward` that leaves out the null prompt's half outside an interval of steps (arXiv 2404.07724).
+
+    A pipeline with guidance gives the denoiser 2N rows, the null prompt's before the prompts'. Outside the interval the
+    prompts' half alone is computed and stands for both: their difference, and so guidance, is zero.
+    """
+
+    def __init__(self, forward: Callable[..., Any], interval: tuple[float, float], pipeline: Any) -> None:
+        """Take the denoiser's own `forward`, the interval in shares of the steps, and the pipeline that calls it."""
+        self.forward = forward
+        self.interval = interval
+        self.pipeline = pipeline
+        self.step = 0
+        self.num_guided = 0
+
+    @contextmanager
+    def within_interval(self, num_guided: int) -> Iterator[None]:
+        """Keep to the interval in one call of the pipeline, for so many samples with guidance."""
+        self.step, self.num_guided = 0, num_guided
+        try:
+            yield
+        finally:
+            self.num_guided = 0
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Return what the denoiser makes of all rows, computed for half of them where that is enough."""
+        share = self.step / len(self.pipeline.scheduler.timesteps)
+        self.step += 1
+        if not self.num_guided or self.interval[0] <= share < self.interval[1]:
+            return self.forward(*arguments, **settings)
+        arguments, settings = _of_rows((arguments, settings), 2 * self.num_guided, _second_half)
+        return _of_rows(self.forward(*arguments, **settings), self.num_guided, _twice)
+
+
+def _of_rows(value: Any, num_rows: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return `value` with each tensor of so many rows changed, in tuples and dicts too."""
+    if isinstance(value, torch.Tensor):
+        return change(value) if value.ndim and value.shape[0] == num_rows else value
+    if isinstance(value, tuple):
+        return tuple(_of_rows(item, num_rows, change) for item in value)
+    if isinstance(value, dict):
+        return {name: _of_rows(item, num_rows, change) for name, item in value.items()}
+    return value
+
+
+def _second_half(rows: torch.Tensor) -> torch.Tensor:
+    return rows[len(rows) // 2 :]
+
+
+def _twice(rows: torch.Tensor) -> torch.Tensor:
+    return torch.cat([rows, rows])

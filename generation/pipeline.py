@@ -1,0 +1,127 @@
+"""A recipe's diffusers pipeline: loaded, and made as fast as asked. Only this file and digits/ import diffusers.
+
+Safetensors alone are read and no code that comes with a model is run.
+"""
+
+import importlib
+from typing import Any
+
+import torch
+from diffusers.models.auto_model import AutoModel
+from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.utils import logging as diffusers_logging
+
+from generation.batch_size import is_out_of_memory
+from generation.config import GenerationConfig
+from generation.model_files import LORA, fetch, find_local
+from generation.recipe import Recipe
+
+SCHEDULERS = {
+    "pndm": PNDMScheduler,
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+}
+"""By the names of `recipe.scheduler`."""
+
+LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
+"""What diffusers, transformers, safetensors and torch end with where files are missing, damaged or of another kind."""
+
+
+def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device) -> Any:
+    """Return the recipe's pipeline on `device`; ValueError in one line with the remedy if that cannot be had."""
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # it warns of a safety checker that is off, or not there to be off
+    try:
+        pipeline = _from_files(recipe)
+        add_loras(pipeline, recipe)
+        if recipe.scheduler != "model":
+            pipeline.scheduler = SCHEDULERS[recipe.scheduler].from_config(pipeline.scheduler.config)
+        pipeline.to(device)
+        speed_up(pipeline, config)
+    except LOAD_ERRORS as error:
+        remedy = (
+            "It does not fit: give recipe.precision=float16, or a larger device."
+            if is_out_of_memory(error)
+            else "Check that its files are complete, hold safetensors, and are of one kind."
+        )
+        raise ValueError(
+            f"recipe.model '{recipe.model}' cannot be loaded on {device.type}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. {remedy}"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _from_files(recipe: Recipe) -> Any:
+    """Load the pipeline from a folder or the hub, with another decoder where the recipe names one."""
+    given: dict[str, Any] = {} if recipe.safety_checker else {"safety_checker": None}
+    if recipe.vae:
+        given["vae"] = _load(AutoModel, recipe.vae, recipe.vae_revision, recipe)
+    if recipe.variant:
+        given["variant"] = recipe.variant
+    return _load(pipeline_class(recipe.pipeline), recipe.model, recipe.revision, recipe, **given)
+
+
+def _load(loader: Any, name: str, revision: str, recipe: Recipe, **given: Any) -> Any:
+    local = find_local(name)
+    return loader.from_pretrained(
+        str(local or name),
+        revision=None if local else revision,
+        local_files_only=local is not None,
+        dtype=getattr(torch, recipe.precision),
+        use_safetensors=True,
+        **given,
+    )
+
+
+def pipeline_class(name: str) -> Any:
+    """Return diffusers' pipeline of that name, or the one that picks by the model; ValueError if there is none."""
+    if not name:
+        return AutoPipelineForText2Image
+    found = getattr(importlib.import_module("diffusers"), name, None)
+    if not (isinstance(found, type) and issubclass(found, DiffusionPipeline)):
+        raise ValueError(f"recipe.pipeline is '{name}', which diffusers does not have. Leave it empty to let it pick")
+    return found
+
+
+def add_loras(pipeline: Any, recipe: Recipe) -> None:
+    """Add the recipe's LoRA weights to the model's own, so that they cost nothing when images are made."""
+    names = [f"lora_{i}" for i in range(len(recipe.loras))]
+    for adapter, (name, revision, _) in zip(names, recipe.loras, strict=True):
+        file = fetch(LORA, name, revision)
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter, use_safetensors=True)
+    if names:
+        pipeline.set_adapters(names, [scale for _, _, scale in recipe.loras])
+        pipeline.fuse_lora(adapter_names=names)
+        pipeline.unload_lora_weights()
+
+
+def speed_up(pipeline: Any, config: GenerationConfig) -> None:
+    """Turn on what makes the same images faster; compiling comes later, when shapes are known."""
+    denoiser = denoiser_of(pipeline)
+    if config.attention == "xformers":
+        pipeline.enable_xformers_memory_efficient_attention()
+    if config.fuse_qkv:
+        for module in (denoiser, pipeline.vae):
+            if hasattr(module, "fuse_qkv_projections"):
+                module.fuse_qkv_projections()
+    if config.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    """Return the network that is called once a step."""
+    return pipeline.unet if "unet" in pipeline.components else pipeline.transformer

@@ -1,0 +1,14 @@
+"""When two images count as the same."""
+
+import numpy as np
+
+MAX_LEVELS_APART = 2
+"""Of 255, on a CPU in float32: convolutions of another batch size add up in another order."""
+
+MAX_LEVELS_APART_IN_BFLOAT16 = 24
+"""Of 255, on a CPU: a sum has 8 bits, and each of the steps starts from the rounding of the last."""
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> int:
+    """Return the largest difference of two uint8 images."""
+    return int(np.abs(a.astype(int) - b.astype(int)).max())

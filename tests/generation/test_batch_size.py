@@ -1,0 +1,118 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from generation.batch_size import MemoryMeter, Trial, find_batch_size
+from generation.diffusers_generator import DiffusersGenerator
+from generation.generator import GenerationFailedError
+from generation.plan import plan_sample
+from generation.recipe import Recipe
+from tests.conftest import ON_CPU
+from tests.generation.images import MAX_LEVELS_APART, apart
+
+GB = 10**9
+
+
+def found(rates: dict[int, float], *, gb_an_image: float = 0.0, usable_gb: float = 80.0) -> tuple[int, list[int]]:
+    """Return the batch size that is found on a device with these rates, and those that were tried."""
+    tried = []
+
+    def try_batch(batch_size: int) -> Trial | None:
+        tried.append(batch_size)
+        peak_bytes = int((4 + batch_size * gb_an_image) * GB)
+        return Trial(batch_size, rates[batch_size], peak_bytes) if peak_bytes <= 80 * GB else None
+
+    return find_batch_size(try_batch, int(usable_gb * GB)).batch_size, tried
+
+
+def test_the_smallest_batch_near_the_best_rate_is_taken():
+    rates = {1: 1.0, 2: 1.9, 4: 3.0, 8: 3.9, 16: 4.0, 32: 4.05}
+    assert found(rates) == (8, [1, 2, 4, 8, 16, 32])
+
+
+def test_one_slow_size_does_not_end_the_search():
+    rates = {1: 1.0, 2: 0.9, 4: 2.0, 8: 4.0, 16: 4.1, 32: 4.1}
+    assert found(rates) == (8, [1, 2, 4, 8, 16, 32])
+
+
+def test_a_size_that_would_not_fit_is_not_tried():
+    rates = {2**i: float(2**i) for i in range(9)}
+    assert found(rates, gb_an_image=2.0, usable_gb=50.0) == (16, [1, 2, 4, 8, 16])  # 4 + 2 x 32 = 68 GB
+
+
+def test_a_size_that_did_not_fit_ends_the_search():
+    rates = {2**i: float(2**i) for i in range(9)}
+    assert found(rates, gb_an_image=2.0, usable_gb=1000.0) == (32, [1, 2, 4, 8, 16, 32, 64])  # 4 + 2 x 64 = 132 GB
+
+
+def test_a_device_too_small_for_one_image_is_told_with_the_remedy():
+    with pytest.raises(ValueError, match=r"Not even one image fits into 6\.0 GB.*smaller recipe\.generated_size"):
+        find_batch_size(lambda _: None, 6 * GB)
+
+
+def test_the_peak_of_memory_is_measured_and_forgotten():
+    meter = MemoryMeter(torch.device("cpu"))
+    meter.reset()
+    before = meter.peak_bytes()
+    held = np.ones(200_000_000, dtype=np.uint8)
+    assert 150_000_000 < meter.peak_bytes() - before < 400_000_000
+    del held
+    meter.reset()
+    assert meter.peak_bytes() - before < 100_000_000
+
+
+def test_a_batch_size_is_found_when_none_is_given(digits: Recipe):
+    short = dataclasses.replace(digits, num_inference_steps=1)
+    generator = DiffusersGenerator(short, dataclasses.replace(ON_CPU, batch_size=0))
+    assert generator.batch_size in {2**i for i in range(9)}
+
+
+def without_memory_above(generator: DiffusersGenerator, most: int, error: Exception) -> list[int]:
+    """Let the generator run out of memory for batches of more images; return the list of sizes that it will try."""
+    sizes, call = [], generator._call_pipeline
+
+    def call_or_fail(plans):
+        sizes.append(len(plans))
+        if len(plans) > most:
+            raise error
+        return call(plans)
+
+    generator._call_pipeline = call_or_fail
+    return sizes
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_out_of_memory_halves_batches_for_good_and_loses_no_sample(digits: Recipe, error: Exception):
+    plans = [plan_sample(digits, index) for index in range(11)]
+    generator = DiffusersGenerator(digits, dataclasses.replace(ON_CPU, batch_size=8))
+    whole = generator.generate(plans).images_nhwc
+    sizes = without_memory_above(generator, 2, error)
+    assert apart(generator.generate(plans).images_nhwc, whole) <= MAX_LEVELS_APART
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+    assert generator.batch_size == 2
+    sizes.clear()
+    generator.generate(plans[:5])
+    assert sizes == [2, 2, 1]
+
+
+def test_another_error_is_no_lack_of_memory(digits: Recipe):
+    generator = DiffusersGenerator(digits, ON_CPU)
+    without_memory_above(generator, 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        generator.generate([plan_sample(digits, 0)])
+    assert generator.batch_size == 4
+
+
+def test_out_of_memory_for_one_image_ends_with_the_remedy(digits: Recipe):
+    generator = DiffusersGenerator(digits, ON_CPU)
+    without_memory_above(generator, 0, OUT_OF_MEMORY[0])
+    with pytest.raises(GenerationFailedError, match=r"Not even one image fits.*recipe\.precision=float16"):
+        generator.generate([plan_sample(digits, 0)])

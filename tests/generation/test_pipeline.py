@@ -1,0 +1,158 @@
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from generation.actor import GeneratorActor, ImagesRefusedError
+from generation.config import GenerationConfig, RecipeConfig
+from generation.diffusers_generator import DiffusersGenerator
+from generation.model_files import PROJECT_ROOT
+from generation.pipeline import load_pipeline
+from generation.plan import SamplePlan, plan_sample
+from generation.recipe import Recipe, build_recipe
+from tests.conftest import ON_CPU
+from tests.generation.images import MAX_LEVELS_APART, apart
+from tests.generation.tiny_models import (
+    save_random_lora,
+    save_tiny_flux,
+    save_tiny_pixart,
+    save_tiny_sdxl,
+    save_tiny_vae,
+    save_with_safety_checker,
+)
+
+MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
+
+
+def recipe_of(**settings) -> Recipe:
+    return build_recipe(RecipeConfig(image_size=32, num_inference_steps=4, **settings))
+
+
+def plans_of(recipe: Recipe, number: int = 3) -> list[SamplePlan]:
+    return [plan_sample(recipe, index) for index in range(number)]
+
+
+def by_stock(generator: DiffusersGenerator, pipeline, plans: Sequence[SamplePlan]) -> np.ndarray:
+    """Return what the pipeline itself makes of the plans' prompts and noise."""
+    images = pipeline(
+        prompt=[plan.prompt for plan in plans],
+        latents=torch.stack([generator.initial_noise(plan) for plan in plans]),
+        guidance_scale=plans[0].guidance_scale,
+        num_inference_steps=plans[0].num_inference_steps,
+        output_type="np",
+        **generator.call_settings,
+    ).images
+    return np.round(images * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+@pytest.mark.parametrize("save", [save_tiny_sdxl, save_tiny_pixart, save_tiny_flux])
+def test_each_kind_of_model_draws_the_same_as_its_own_pipeline_alone_or_in_a_batch(
+    save: Callable[[Path], None], scale: float, tmp_path: Path
+):
+    save(tmp_path)
+    recipe = recipe_of(model=str(tmp_path), guidance_scale=(scale,))
+    plans = plans_of(recipe)
+    generator = DiffusersGenerator(recipe, ON_CPU)
+    images = generator.generate(plans).images_nhwc
+    assert apart(by_stock(generator, generator.pipeline, plans), images) <= MAX_LEVELS_APART
+    assert apart(generator.generate(plans[1:2]).images_nhwc[0], images[1]) <= MAX_LEVELS_APART
+    assert apart(images[0], images[1]) > 20
+    forgetting = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, prompt_cache_size=0))
+    assert apart(forgetting.generate(plans).images_nhwc, images) <= MAX_LEVELS_APART
+
+
+def test_loras_draw_what_they_draw_in_diffusers_and_are_part_of_the_recipe(tmp_path: Path):
+    save_random_lora(tmp_path / "a", seed=1)
+    save_random_lora(tmp_path / "b", seed=2)
+    file_of_b = tmp_path / "b" / "pytorch_lora_weights.safetensors"
+    plain = recipe_of(guidance_scale=(1.0,))
+    recipe = recipe_of(guidance_scale=(1.0,), loras={str(tmp_path / "a"): 2.0, str(file_of_b): 4.0})
+    assert recipe.sha256 != plain.sha256
+    assert [len(revision) for _, revision, _ in recipe.loras] == [64, 64]
+
+    plans = plans_of(recipe)
+    generator = DiffusersGenerator(recipe, ON_CPU)
+    images = generator.generate(plans).images_nhwc
+    assert apart(DiffusersGenerator(plain, ON_CPU).generate(plans).images_nhwc, images) > 20
+    pipeline = load_pipeline(plain, ON_CPU, torch.device("cpu"))
+    pipeline.load_lora_weights(tmp_path / "a", adapter_name="a")
+    pipeline.load_lora_weights(tmp_path / "b", adapter_name="b")
+    pipeline.set_adapters(["a", "b"], [2.0, 4.0])
+    assert apart(by_stock(generator, pipeline, plans), images) <= MAX_LEVELS_APART
+
+
+def test_a_tiny_vae_takes_the_place_of_the_models_own(tmp_path: Path):
+    save_tiny_vae(tmp_path)
+    recipe = recipe_of(guidance_scale=(1.0,), vae=str(tmp_path))
+    generator = DiffusersGenerator(recipe, ON_CPU)
+    assert type(generator.pipeline.vae).__name__ == "AutoencoderTiny"
+    plans = plans_of(recipe)
+    images = generator.generate(plans).images_nhwc
+    assert apart(by_stock(generator, generator.pipeline, plans), images) <= MAX_LEVELS_APART
+    assert len(recipe.vae_revision) == 64
+
+
+def test_what_the_safety_checker_flags_is_refused_and_off_it_is_not_even_loaded(tmp_path: Path):
+    save_with_safety_checker(tmp_path / "strict", flags_all=True)
+    save_with_safety_checker(tmp_path / "mild", flags_all=False)
+    strict = recipe_of(model=str(tmp_path / "strict"), safety_checker=True)
+    with pytest.raises(ImagesRefusedError, match="refused, the last as flagged"):
+        GeneratorActor(strict, ON_CPU).generate([0])
+    mild = GeneratorActor(recipe_of(model=str(tmp_path / "mild"), safety_checker=True), ON_CPU)
+    unchecked = GeneratorActor(recipe_of(model=str(tmp_path / "strict")), ON_CPU)
+    np.testing.assert_array_equal(mild.generate([0, 1])["image"], unchecked.generate([0, 1])["image"])
+    assert isinstance(unchecked.generator, DiffusersGenerator)
+    assert unchecked.generator.pipeline.safety_checker is None
+
+
+def test_fused_queries_keys_and_values_draw_the_same():
+    recipe = recipe_of()
+    fused = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, fuse_qkv=True))
+    assert any("to_qkv" in name for name, _ in fused.denoiser.named_modules())
+    images = DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
+    assert apart(fused.generate(plans_of(recipe)).images_nhwc, images) <= MAX_LEVELS_APART
+
+
+def test_xformers_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match=r"attention is xformers, which needs gpus_per_actor.*Take sdpa"):
+        GenerationConfig(attention="xformers", gpus_per_actor=0)
+
+
+def test_a_class_that_diffusers_does_not_have_is_refused(digits: Recipe):
+    with pytest.raises(ValueError, match=r"recipe\.pipeline is 'StableDifusion', which diffusers does not have"):
+        DiffusersGenerator(dataclasses.replace(digits, pipeline="StableDifusion"), ON_CPU)
+    named = DiffusersGenerator(dataclasses.replace(digits, pipeline="StableDiffusionPipeline"), ON_CPU)
+    assert type(named.pipeline).__name__ == "StableDiffusionPipeline"
+
+
+def test_a_size_that_the_model_cannot_make_is_told_when_it_is_loaded(tmp_path: Path):
+    save_tiny_flux(tmp_path)
+    recipe = recipe_of(model=str(tmp_path))
+    odd = dataclasses.replace(recipe, generated_size=34)
+    with pytest.raises(
+        ValueError, match=r"cannot make images of recipe\.generated_size 34 .*Try a multiple of 64"
+    ) as told:
+        DiffusersGenerator(odd, ON_CPU)
+    assert "\n" not in str(told.value)
+
+
+def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path, digits: Recipe):
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ValueError, match=r"cannot be loaded on cpu.*Check") as caught:
+        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), ON_CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, digits: Recipe):
+    shutil.copytree(MODEL, tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), ON_CPU)
