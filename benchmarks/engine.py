@@ -1,15 +1,23 @@
-"""The engine beside the stock pipeline: `python -m benchmarks.engine CONFIG [section.key=value ...]`.
+"""The engine beside the stock pipeline: `python -m benchmarks.engine CONFIG [--weights random] [--beside CONFIG]`.
 
-Needs no Ray. Each row is the recipe's model on one device with one setting more than the row above; all rows make the
-same images, in turns, and the table has medians. The stock pipeline is called as its documentation shows, with the same
-batch, noise and precision, and returns PIL images.
+Needs no Ray. Each row + is the recipe's model on one device with one setting more than the row above; all make the same
+images, in turns, and the table has medians. The stock pipeline is called as its documentation shows, with the same
+batch, noise and precision, and returns PIL images. `--weights random` builds the model from its configuration, without
+a network; `--beside CONFIG` adds a row for another recipe, as its own config has it; `section.key=value` changes the
+first config.
 """
 
 import dataclasses
+import importlib.util
+import logging
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,97 +26,163 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.makers import PLAIN, Engine, Maker, Processes, Stock
+from generation.batch_size import MemoryMeter
 from generation.config import GenerationConfig
 from generation.diffusers_generator import DiffusersGenerator
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.options import split_options
 from ray_jobs.user_errors import user_errors
 
 NUM_ROUNDS = 7
-MATRIX_SIZE = 2048
+MATRIX_SIZE = 4096
 """Of the multiplication that measures what the device can do."""
+
+PARTS = ("text", "denoise", "decode", "post")
+
+
+@dataclass
+class Case:
+    """A recipe's model on one device, and the plans that are made."""
+
+    recipe: Recipe
+    config: GenerationConfig
+    plans: Sequence[SamplePlan]
 
 
 @dataclass
 class Row:
-    """One way to make the images."""
+    """One way to make a case's images, and what it came to."""
 
     name: str
-    make: Callable[[], np.ndarray]
-    """Returns uint8 [N, H, W, 3]."""
-
+    make: Maker
     start_seconds: float
     """Loading, and compiling where that is asked for."""
 
     seconds: list[float] = field(default_factory=list)
     images: np.ndarray | None = None
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    batch_bytes: int | None = None
+    """The most that a batch takes beside the model; None where it was not measured."""
+
+    @property
+    def median_seconds(self) -> float:
+        """How long a call takes."""
+        return float(np.median(self.seconds))
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of all processes."""
+        return self.make.num_images / self.median_seconds
 
 
 def main() -> None:
     """Load each row, run them in turns, print the table."""
-    with user_errors():
-        config = load_config(JobConfig, sys.argv[1:])
-        recipe = open_recipe(config)
-        if recipe.generator != "diffusers":
-            raise ValueError(f"recipe.generator is {recipe.generator}; the engine needs diffusers.")
-    torch.set_num_threads(config.generation.threads_per_actor)
-    plans = [plan_sample(recipe, index) for index in range(config.generation.batch_size)]
-    rows = load_rows(recipe, config.generation, plans)
-    for row in rows:
-        row.images = row.make()
-    for _ in range(NUM_ROUNDS):
+    with user_errors(), tempfile.TemporaryDirectory() as folder:
+        options, arguments = split_options(sys.argv[1:], ("weights", "beside"))
+        if options.get("weights", "random") != "random":
+            raise ValueError(f"--weights is '{options['weights']}'. Give random, or leave it out for the model's own.")
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("generation").setLevel(logging.INFO)
+        random_weights_in = Path(folder) if "weights" in options else None
+        case = open_case(arguments, random_weights_in)
+        rows = load_rows(case)
+        if "beside" in options:
+            other = open_case([options["beside"]], random_weights_in)
+            rows.append(
+                load_row(Path(options["beside"]).stem, partial(Engine, other.recipe, other.config, other.plans))
+            )
+        measure(rows)
         for row in rows:
-            row.seconds.append(seconds_of(row.make))
-    console = Console(width=120)
-    console.print(table_of(rows, recipe, config.generation))
-    print_parts(console, recipe, config.generation, plans)
+            row.make.close()
+        console = Console(width=160)
+        console.print(table_of(rows, case))
+        print_flops(console, case)
 
 
-def load_rows(recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> list[Row]:
+def open_case(arguments: Sequence[str], random_weights_in: Path | None) -> Case:
+    """Return what a config says, its batch size found if it has none."""
+    config = load_config(JobConfig, arguments)
+    recipe = open_recipe(config)
+    if recipe.generator != "diffusers":
+        raise ValueError(f"recipe.generator is {recipe.generator}; the engine needs diffusers.")
+    if random_weights_in is not None:
+        recipe = with_random_weights(recipe, random_weights_in)
+    torch.set_num_threads(config.generation.threads_per_actor)
+    plain = dataclasses.replace(config.generation, **PLAIN)
+    batch_size = plain.batch_size or DiffusersGenerator(recipe, plain).batch_size
+    plans = [plan_sample(recipe, index) for index in range(batch_size)]
+    return Case(recipe, dataclasses.replace(config.generation, batch_size=batch_size), plans)
+
+
+def with_random_weights(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with models of the same architecture, which are written into the folder."""
+    from benchmarks.architectures import write_random_model
+
+    places = {name: folder / name.replace("/", "--") for name in (recipe.model, recipe.vae) if name}
+    for name, place in places.items():
+        if not place.exists():
+            write_random_model(name, place, recipe.precision)
+    return dataclasses.replace(recipe, model=str(places[recipe.model]), vae=str(places.get(recipe.vae, "")))
+
+
+def load_rows(case: Case) -> list[Row]:
     """Return the stock pipeline, the engine, and the engine with one setting more in each row."""
-    plain = dataclasses.replace(config, prompt_cache_size=0, channels_last=False, compile=False)
-    keeping = dataclasses.replace(plain, prompt_cache_size=config.prompt_cache_size)
-    turned = dataclasses.replace(keeping, channels_last=True)
-    compiled = dataclasses.replace(turned, compile=True)
-    settings = {"engine": plain, "+ prompt cache": keeping, "+ channels last": turned, "+ compile": compiled}
-    rows = [load_row("stock pipeline", lambda: stock_maker(recipe, plain, plans))]
-    for name, setting in settings.items():
-        rows.append(load_row(name, lambda setting=setting: engine_maker(recipe, setting, plans)))
+    recipe, plans = case.recipe, case.plans
+    setting = dataclasses.replace(case.config, **PLAIN)
+    rows = [
+        load_row("stock pipeline", partial(Stock, recipe, setting, plans)),
+        load_row("engine", partial(Engine, recipe, setting, plans)),
+    ]
+    for name, change in settings_to_add(case.config).items():
+        setting = dataclasses.replace(setting, **change)
+        rows.append(load_row(f"+ {name}", partial(Engine, recipe, setting, plans)))
+        if name == "channels last":
+            for attention, alone in attentions(case.config).items():
+                beside = dataclasses.replace(setting, **alone)
+                rows.append(load_row(f"  with {attention}", partial(Engine, recipe, beside, plans)))
+    num_cores = os.cpu_count() or 1
+    if not case.config.gpus_per_actor and num_cores > 1:
+        for name, load in (("stock", Stock), ("engine", Engine)):
+            all_cores = partial(Processes, num_cores, partial(load, recipe, setting, plans))
+            rows.append(load_row(f"{name}, {num_cores} x 1 thread", all_cores))
     return rows
 
 
-def load_row(name: str, load: Callable[[], Callable[[], np.ndarray]]) -> Row:
+def settings_to_add(config: GenerationConfig) -> dict[str, dict[str, Any]]:
+    """Return what is turned on from row to row."""
+    return {
+        "prompt cache": {"prompt_cache_size": config.prompt_cache_size},
+        "channels last": {"channels_last": True},
+        "compile": {"compile": True},
+    }
+
+
+def attentions(config: GenerationConfig) -> dict[str, dict[str, Any]]:
+    """Return other ways to compute attention, each tried by itself and not carried on to the rows below."""
+    has_xformers = config.gpus_per_actor and importlib.util.find_spec("xformers")
+    return {"fused QKV": {"fuse_qkv": True}} | ({"xformers": {"attention": "xformers"}} if has_xformers else {})
+
+
+def load_row(name: str, load: Callable[[], Maker]) -> Row:
     """Return a row that is ready, and how long that took."""
     started_at = time.monotonic()
     make = load()
     return Row(name, make, start_seconds=time.monotonic() - started_at)
 
 
-def stock_maker(recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> Callable[[], np.ndarray]:
-    """Return the pipeline as documented: prompts in, PIL images out; the noise is the plans', to compare images."""
-    generator = DiffusersGenerator(recipe, config)
-    pipeline = generator.pipeline  # as it was loaded: these settings change nothing about it
-    noise = torch.stack([generator.initial_noise(plan) for plan in plans]).to(pipeline.device)
-
-    def make() -> np.ndarray:
-        images = pipeline(
-            prompt=[plan.prompt for plan in plans],
-            latents=noise,
-            height=recipe.generated_size,
-            width=recipe.generated_size,
-            guidance_scale=plans[0].guidance_scale,
-            num_inference_steps=recipe.num_inference_steps,
-        ).images
-        return np.stack([np.asarray(image.resize((recipe.image_size, recipe.image_size))) for image in images])
-
-    return make
-
-
-def engine_maker(recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> Callable[[], np.ndarray]:
-    """Return the engine with these settings."""
-    generator = DiffusersGenerator(recipe, config)
-    return lambda: generator.generate(plans).images_nhwc
+def measure(rows: Sequence[Row]) -> None:
+    """Run all rows in turns, then each once more to see its parts and its memory."""
+    for row in rows:
+        row.images = row.make()
+    for _ in range(NUM_ROUNDS):
+        for row in rows:
+            row.seconds.append(seconds_of(row.make))
+    for row in rows:
+        if row.make.generator is not None:
+            look_inside(row, row.make.generator)
 
 
 def seconds_of(make: Callable[[], Any]) -> float:
@@ -118,57 +192,24 @@ def seconds_of(make: Callable[[], Any]) -> float:
     return time.perf_counter() - started_at
 
 
-def table_of(rows: Sequence[Row], recipe: Recipe, config: GenerationConfig) -> Table:
-    """Return medians, ratios to the stock pipeline, and how far images are apart from its."""
-    device = torch.cuda.get_device_name() if config.gpus_per_actor else f"CPU, {config.threads_per_actor} threads"
-    table = Table(
-        title=f"{recipe.model}, {recipe.precision}, {recipe.num_inference_steps} steps, guidance "
-        f"{recipe.guidance_scale[0]:g}, batch {config.batch_size}, {device}"
-    )
-    for column in ("", "images/s", "ms/image", "ratio to stock", "mean apart", "most apart", "start"):
-        table.add_column(column, justify="right" if column else "left")
-    stock = rows[0]
-    for row in rows:
-        seconds = float(np.median(row.seconds))
-        apart = np.abs(_levels(row) - _levels(stock))
-        table.add_row(
-            row.name,
-            f"{config.batch_size / seconds:.1f}",
-            f"{1000 * seconds / config.batch_size:.2f}",
-            f"{float(np.median(stock.seconds)) / seconds:.2f}",
-            f"{apart.mean():.2f} of 255",
-            f"{apart.max()} of 255",
-            f"{row.start_seconds:.1f} s",
-        )
-    return table
-
-
-def _levels(row: Row) -> np.ndarray:
-    if row.images is None:
-        raise RuntimeError(f"Row '{row.name}' has not been run.")
-    return row.images.astype(int)
-
-
-def print_parts(console: Console, recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> None:
-    """Print where the plain engine's time goes, and its FLOP/s beside what the device can do."""
-    generator = DiffusersGenerator(recipe, dataclasses.replace(config, prompt_cache_size=0, compile=False))
-    generator.generate(plans)
-    with FlopCounterMode(display=False) as counter:
-        generator.generate(plans)
-    timers = {
-        "text": Timer(generator.pipeline, "encode_prompt"),
-        "denoise": Timer(generator.pipeline.unet, "forward"),
-        "decode": Timer(generator.pipeline.vae, "decode"),
-    }
-    seconds = seconds_of(lambda: generator.generate(plans))
-    rest = seconds - sum(timer.seconds for timer in timers.values())
-    parts = {name: timer.seconds for name, timer in timers.items()} | {"all else": rest}
-    shares = ", ".join(
-        f"{name} {1000 * part / len(plans):.2f} ms ({part / seconds:.0%})" for name, part in parts.items()
-    )
-    console.print(f"engine, per image: {shares}")
-    flops, peak = counter.get_total_flops() / seconds, matmul_flops(generator.pipeline.device, generator.pipeline.dtype)
-    console.print(f"{flops / 1e9:,.0f} GFLOP/s, {flops / peak:.0%} of a matrix multiplication's {peak / 1e9:,.0f}")
+def look_inside(row: Row, generator: DiffusersGenerator) -> None:
+    """Measure memory, and the parts with the device waited for at each: what is none of them is an upper bound."""
+    meter = MemoryMeter(generator.device)
+    before = meter.in_use_bytes()
+    meter.reset()
+    row.make()
+    row.batch_bytes = meter.peak_bytes() - before
+    timers = [
+        Timer(generator.pipeline, "encode_prompt"),
+        Timer(generator.denoiser, "forward"),
+        Timer(generator.pipeline.vae, "decode"),
+        Timer(generator, "delivered"),
+    ]
+    whole = seconds_of(row.make)
+    row.part_seconds = {part: timer.seconds for part, timer in zip(PARTS, timers, strict=True)}
+    row.part_seconds["else"] = whole - sum(row.part_seconds.values())
+    for timer in timers:
+        timer.remove()
 
 
 class Timer:
@@ -177,6 +218,7 @@ class Timer:
     def __init__(self, owner: Any, method: str) -> None:
         """Put itself in the method's place."""
         self.seconds = 0.0
+        self.owner, self.method = owner, method
         self.call = getattr(owner, method)
         setattr(owner, method, self)
 
@@ -188,6 +230,58 @@ class Timer:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - started_at
         return result
+
+    def remove(self) -> None:
+        """Put the method back."""
+        setattr(self.owner, self.method, self.call)
+
+
+def table_of(rows: Sequence[Row], case: Case) -> Table:
+    """Return medians, ratios to the stock pipeline, milliseconds an image by part, and how far images are apart."""
+    recipe, config = case.recipe, case.config
+    device = torch.cuda.get_device_name() if config.gpus_per_actor else f"CPU, {config.threads_per_actor} threads"
+    table = Table(
+        title=f"{Path(recipe.model).name}, {recipe.precision}, {recipe.num_inference_steps} steps, "
+        f"{recipe.generated_size} px, guidance {recipe.guidance_scale[0]:g}, batch {len(case.plans)}, {device}"
+    )
+    table.add_column("")
+    for column in ("images/s", "to stock", "ms/image", *PARTS, "else", "batch GB", "mean apart", "most apart", "start"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        milliseconds = {part: 1000 * seconds / row.make.num_images for part, seconds in row.part_seconds.items()}
+        table.add_row(
+            row.name,
+            f"{row.images_per_second:.4g}",
+            f"{row.images_per_second / rows[0].images_per_second:.2f}",
+            f"{1000 / row.images_per_second:.4g}",
+            *(f"{milliseconds[part]:.3g}" if part in milliseconds else "" for part in (*PARTS, "else")),
+            "" if row.batch_bytes is None else f"{row.batch_bytes / 1e9:.2f}",
+            *apart(row, rows[0]),
+            f"{row.start_seconds:.1f} s",
+        )
+    return table
+
+
+def apart(row: Row, stock: Row) -> tuple[str, str]:
+    """Return the mean and the largest difference of values, of 255; empty for images of other plans."""
+    if row.images is None or stock.images is None or row.images.shape != stock.images.shape:
+        return "", ""
+    difference = np.abs(row.images.astype(int) - stock.images.astype(int))
+    return f"{difference.mean():.2f}", str(difference.max())
+
+
+def print_flops(console: Console, case: Case) -> None:
+    """Print the plain engine's FLOP/s beside those of a large matrix multiplication."""
+    generator = DiffusersGenerator(case.recipe, dataclasses.replace(case.config, **PLAIN))
+    generator.generate(case.plans)
+    with FlopCounterMode(display=False) as counter:
+        generator.generate(case.plans)
+    seconds = float(np.median([seconds_of(lambda: generator.generate(case.plans)) for _ in range(NUM_ROUNDS)]))
+    flops, peak = counter.get_total_flops() / seconds, matmul_flops(generator.device, generator.dtype)
+    console.print(
+        f"engine: {counter.get_total_flops() / len(case.plans) / 1e9:,.3g} GFLOP an image, {flops / 1e9:,.0f} GFLOP/s, "
+        f"{flops / peak:.0%} of a matrix multiplication's {peak / 1e9:,.0f}"
+    )
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

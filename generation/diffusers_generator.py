@@ -130,11 +130,14 @@ class DiffusersGenerator:
                 generator=[torch.Generator().manual_seed(plan.noise_seed % 2**63) for plan in plans],
                 output_type="pt",
             )
-        images_nchw = output.images.float()  # [N, 3, H, W] in 0..1
+        return self.delivered(output.images, getattr(output, "nsfw_content_detected", None) or [False] * len(plans))
+
+    def delivered(self, images_nchw: torch.Tensor, flagged: Sequence[bool]) -> dict[str, torch.Tensor]:
+        """Return the fields of `GeneratedImages`, on the device, from images of 0..1."""
         if images_nchw.shape[2] != self.recipe.generated_size:
             raise ValueError(f"the model's images are of {images_nchw.shape[2]} pixels")
+        images_nchw = images_nchw.float()
         pixels = (self._shrunk(images_nchw.nan_to_num(0.0)).clamp(0, 1) * 255).round().to(torch.uint8)
-        flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(plans)
         return {
             "images_nhwc": pixels.permute(0, 2, 3, 1).contiguous(),
             "darkest": pixels.amin(dim=(1, 2, 3)),

@@ -19,7 +19,7 @@ MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 def generate(num_samples: int, **settings) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels of the embedded model at eight steps."""
     recipe = build_recipe(RecipeConfig(image_size=32, num_inference_steps=8, **settings))
-    batch = GeneratorActor(recipe, GenerationConfig(gpus_per_actor=0)).generate(range(num_samples))
+    batch = GeneratorActor(recipe, GenerationConfig(gpus_per_actor=0, batch_size=50)).generate(range(num_samples))
     return batch["image"], batch["label"]
 
 

@@ -1,0 +1,89 @@
+"""Known models from their configuration, with random weights: as fast as the real ones, without a network.
+
+Sizes are those of the model cards' config files. The tokenizer is the digits model's: what a prompt says is of no
+matter to random weights.
+"""
+
+import gc
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from generation.model_files import PROJECT_ROOT
+
+diffusers: Any = importlib.import_module("diffusers")  # its annotations are narrower than what it takes
+
+TOKENIZER = PROJECT_ROOT / "generation" / "digits" / "model" / "tokenizer"
+MAX_TOKENS = 77
+
+UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2}
+TEXT: dict[str, Any] = {"vocab_size": 49408, "max_position_embeddings": MAX_TOKENS}
+NOISE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def write_random_model(name: str, folder: Path, precision: str) -> None:
+    """Write the architecture of a hub id to a folder; ValueError for one that is not known."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"There is no architecture '{name}' for random weights. Known: {', '.join(ARCHITECTURES)}.")
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, precision))
+    try:
+        ARCHITECTURES[name]().save_pretrained(folder)
+    finally:
+        torch.set_default_dtype(before)
+    gc.collect()
+
+
+def _stable_diffusion(unet: Any, text: CLIPTextConfig, scheduler: Any) -> Any:
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=MAX_TOKENS)
+    return diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            sample_size=512,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _sd14() -> Any:
+    text = CLIPTextConfig(**TEXT, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    unet = diffusers.UNet2DConditionModel(**UNET, cross_attention_dim=768, attention_head_dim=8)
+    return _stable_diffusion(unet, text, diffusers.PNDMScheduler(**NOISE, skip_prk_steps=True, set_alpha_to_one=False))
+
+
+def _sd_turbo() -> Any:
+    text = CLIPTextConfig(
+        **TEXT,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        hidden_act="gelu",
+        projection_dim=512,
+    )
+    unet = diffusers.UNet2DConditionModel(
+        **UNET, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+    )
+    return _stable_diffusion(unet, text, diffusers.EulerDiscreteScheduler(**NOISE, timestep_spacing="trailing"))
+
+
+ARCHITECTURES: dict[str, Callable[[], Any]] = {
+    "CompVis/stable-diffusion-v1-4": _sd14,
+    "stabilityai/sd-turbo": _sd_turbo,
+    "madebyollin/taesd": diffusers.AutoencoderTiny,
+}
+"""By hub id."""
