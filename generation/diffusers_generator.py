@@ -60,6 +60,7 @@ class DiffusersGenerator:
         self.guidance = IntervalGuidance(self.denoiser.forward, recipe.guidance_interval, self.pipeline)
         self.denoiser.forward = self.guidance
 
+        self.to_pixels = to_pixels
         self.noise_shape: tuple[int, ...] = ()
         few_steps = min(recipe.num_inference_steps, TRIAL_STEPS[0])
         self._make_one(dataclasses.replace(plan_sample(recipe, 0), num_inference_steps=few_steps))
@@ -136,22 +137,9 @@ class DiffusersGenerator:
         """Return the fields of `GeneratedImages`, on the device, from images of 0..1."""
         if images_nchw.shape[2] != self.recipe.generated_size:
             raise ValueError(f"the model's images are of {images_nchw.shape[2]} pixels")
-        images_nchw = images_nchw.float()
-        pixels = (self._shrunk(images_nchw.nan_to_num(0.0)).clamp(0, 1) * 255).round().to(torch.uint8)
-        return {
-            "images_nhwc": pixels.permute(0, 2, 3, 1).contiguous(),
-            "darkest": pixels.amin(dim=(1, 2, 3)),
-            "brightest": pixels.amax(dim=(1, 2, 3)),
-            "finite": images_nchw.isfinite().flatten(start_dim=1).all(dim=1),
-            "flagged": torch.tensor(flagged, dtype=torch.bool, device=self.device),
+        return self.to_pixels(images_nchw, self.recipe.image_size) | {
+            "flagged": torch.tensor(flagged, dtype=torch.bool, device=self.device)
         }
-
-    def _shrunk(self, images_nchw: torch.Tensor) -> torch.Tensor:
-        """Return the images at the delivered size; a bicubic curve may leave 0..1 a little."""
-        size = (self.recipe.image_size, self.recipe.image_size)
-        if images_nchw.shape[2:] == size:
-            return images_nchw
-        return torch.nn.functional.interpolate(images_nchw, size, mode="bicubic", antialias=True)
 
     def initial_noise(self, plan: SamplePlan) -> torch.Tensor:
         """Return standard normal latents, float32 [C, h, w]; the pipeline scales them to its scheduler."""
@@ -213,9 +201,26 @@ class DiffusersGenerator:
         options = COMPILE_OPTIONS[self.device.type]
         self.guidance.forward = torch.compile(self.guidance.forward, options=options)
         self.pipeline.vae.decode = torch.compile(self.pipeline.vae.decode, options=options)
+        self.to_pixels = torch.compile(to_pixels)
         plans = [plan_sample(self.recipe, index) for index in range(self.batch_size)]
         for scale in {min(self.recipe.guidance_scale), max(self.recipe.guidance_scale)}:
             self.generate([dataclasses.replace(plan, guidance_scale=scale) for plan in plans])
+
+
+def to_pixels(images_nchw: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+    """Return images of 0..1 as values of 0 to 255 at the delivered size, and what the guard has to know of each."""
+    low, high = torch.aminmax(images_nchw.flatten(start_dim=1).float(), dim=1)  # a NaN is both
+    images_nchw = images_nchw.float().nan_to_num(0.0)
+    if images_nchw.shape[2] != size:
+        images_nchw = torch.nn.functional.interpolate(images_nchw, (size, size), mode="bicubic", antialias=True)
+    pixels = (images_nchw.clamp(0, 1) * 255).round().to(torch.uint8)  # a bicubic curve may leave 0..1 a little
+    darkest, brightest = torch.aminmax(pixels.flatten(start_dim=1), dim=1)
+    return {
+        "images_nhwc": pixels.permute(0, 2, 3, 1).contiguous(),
+        "darkest": darkest,
+        "brightest": brightest,
+        "finite": low.isfinite() & high.isfinite(),
+    }
 
 
 def start_copying(

@@ -67,8 +67,13 @@ def main() -> None:
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
         recipe = open_recipe(config)
-        if recipe.generator != "painted" or not config.generation.painted_batch_seconds:
-            raise ValueError("A benchmark needs a known rate. Set recipe.generator=painted and painted_batch_seconds.")
+        if recipe.generator != "painted" or not (
+            config.generation.painted_batch_seconds and config.generation.batch_size
+        ):
+            raise ValueError(
+                "A benchmark needs a known rate. Set recipe.generator=painted, and generation.painted_batch_seconds "
+                "and batch_size above 0."
+            )
         connect()
         check_placement([generation_demand(config.generation), training_demand(config.training)])
         service = start_generation(recipe, config.generation)

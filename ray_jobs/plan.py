@@ -118,7 +118,7 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> T
     rows = {
         "label space": f"{recipe.label_space.name}, {recipe.label_space.num_classes:,} classes, "
         + ("exactly balanced" if not recipe.class_weights else "weighted"),
-        "generator": f"{recipe.model or recipe.generator} {recipe.revision[:12]}, {recipe.precision}",
+        "generator": "; ".join(_weights(recipe)),
         "guidance, steps, size": f"{between.join(f'{s:g}' for s in recipe.guidance_scale)}; "
         f"{recipe.num_inference_steps}; {recipe.generated_size} px, delivered at {recipe.image_size}",
         "seed": str(recipe.seed),
@@ -130,6 +130,13 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> T
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _weights(recipe: Recipe) -> list[str]:
+    """Return what images are made with, part by part."""
+    vae = [f"decoder {recipe.vae} {recipe.vae_revision[:12]}"] if recipe.vae else []
+    loras = [f"LoRA {name} {revision[:12]} x {scale:g}" for name, revision, scale in recipe.loras]
+    return [f"{recipe.model or recipe.generator} {recipe.revision[:12]}, {recipe.precision}", *vae, *loras]
 
 
 def class_table(recipe: Recipe) -> Table:

@@ -49,7 +49,10 @@ def main() -> None:
     with service:
         with user_errors():
             claim(run_dir, to_yaml(config))
-        announce(started_at, f"{service.num_actors()} generator actors up; writing to {run_dir}")
+        announce(
+            started_at,
+            f"{service.num_actors()} generator actors up, batches of {service.batch_size()}; writing to {run_dir}",
+        )
         (run_dir / "recipe.json").write_text(recipe_file_text(recipe))
         samples = fetch_samples(service, config.generation, range(NUM_SAMPLES_ON_SHEET))
         write_contact_sheet(run_dir / "samples.png", recipe, samples)

@@ -5,8 +5,11 @@ import numpy as np
 MAX_LEVELS_APART = 2
 """Of 255, on a CPU in float32: convolutions of another batch size add up in another order."""
 
-MAX_LEVELS_APART_IN_BFLOAT16 = 24
-"""Of 255, on a CPU: a sum has 8 bits, and each of the steps starts from the rounding of the last."""
+MAX_LEVELS_APART_IN_BFLOAT16 = 8
+"""Of 255, on a CPU: a value has 8 bits, and each step starts from the rounding of the last."""
+
+MAX_LEVELS_APART_ON_A_GPU = 8
+"""Of 255, in float32 with TF32 off, as torch has it: not measured yet."""
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> int:

@@ -14,7 +14,12 @@ from generation.pipeline import SCHEDULERS
 from generation.plan import plan_sample
 from generation.recipe import Recipe
 from tests.conftest import ON_CPU
-from tests.generation.images import MAX_LEVELS_APART, apart
+from tests.generation.images import (
+    MAX_LEVELS_APART,
+    MAX_LEVELS_APART_IN_BFLOAT16,
+    MAX_LEVELS_APART_ON_A_GPU,
+    apart,
+)
 
 MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 
@@ -120,6 +125,25 @@ def test_a_kept_prompt_gives_the_same_image_to_the_bit_and_is_encoded_once(digit
         output_type="np",
     )
     assert apart(np.round(stock.images * 255).astype(np.uint8), first) <= MAX_LEVELS_APART
+
+
+def test_in_bfloat16_an_image_alone_and_in_a_batch_are_within_the_tolerance(digits: Recipe):
+    recipe = dataclasses.replace(digits, precision="bfloat16")
+    generator = DiffusersGenerator(recipe, ON_CPU)
+    plans = [plan_sample(recipe, index) for index in range(4)]
+    together = generator.generate(plans).images_nhwc
+    for plan, image in zip(plans, together, strict=True):
+        assert apart(generator.generate([plan]).images_nhwc[0], image) <= MAX_LEVELS_APART_IN_BFLOAT16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_on_a_gpu_images_are_those_of_the_cpu_alone_and_in_a_batch(digits: Recipe, generator: DiffusersGenerator):
+    plans = [plan_sample(digits, index) for index in range(4)]
+    on_gpu = DiffusersGenerator(digits, dataclasses.replace(ON_CPU, gpus_per_actor=1))
+    together = on_gpu.generate(plans).images_nhwc
+    assert apart(on_gpu.generate(plans[1:2]).images_nhwc[0], together[1]) <= MAX_LEVELS_APART_ON_A_GPU
+    assert apart(generator.generate(plans).images_nhwc, together) <= MAX_LEVELS_APART_ON_A_GPU
 
 
 def test_channels_last_draws_the_same(digits: Recipe, generator: DiffusersGenerator):

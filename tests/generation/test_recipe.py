@@ -6,7 +6,6 @@ import pytest
 
 from generation.config import RecipeConfig
 from generation.labels import ClassEntry, LabelSpace, load_label_space
-from generation.model_files import MODEL, files_sha256, resolve_revision
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe, differences, read_recipe, recipe_file_text, recipe_from_value
 
@@ -159,33 +158,3 @@ def test_a_weight_for_no_class_and_no_class_left_are_refused():
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 1e308, "one": 1e308}))
     with pytest.raises(ValueError, match="has 'n13742358' twice, by name and by wnid"):
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 3.0, "n13742358": 1.0}))
-
-
-def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():
-    commit = "133a221b8aa7292a167afc5127cb63fb5005638b"
-    assert resolve_revision(MODEL, "CompVis/stable-diffusion-v1-4", commit) == commit
-
-
-def test_the_embedded_model_is_pinned_by_its_files():
-    recipe = build_recipe(RecipeConfig(model="generation/digits/model", image_size=32))
-    assert len(recipe.revision) == 64
-
-
-def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path):
-    (tmp_path / "model_index.json").write_text("{}")
-    (tmp_path / "weights.safetensors").write_bytes(b"1")
-    before = files_sha256(tmp_path)
-    (tmp_path / "README.md").write_text("a card")
-    assert files_sha256(tmp_path) == before
-    (tmp_path / "weights.safetensors").write_bytes(b"2")
-    assert files_sha256(tmp_path) != before
-
-
-def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no/such/model.*no such file or folder.*Check"):
-        resolve_revision(MODEL, "no/such/model", "")
-
-
-def test_a_folder_without_model_index_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"without model_index\.json"):
-        resolve_revision(MODEL, str(tmp_path), "")

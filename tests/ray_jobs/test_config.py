@@ -1,7 +1,10 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from generation.model_files import PROJECT_ROOT
 from generation.plan import plan_sample
 from generation.prompts import PAPER_TEMPLATES
 from generation.recipe import Recipe, recipe_file_text
@@ -124,3 +127,15 @@ def test_a_missing_a_broken_and_an_odd_config_file_are_named(tmp_path: Path):
 def test_no_config_at_all_says_how_to_call():
     with pytest.raises(ValueError, match="Usage"):
         load_config(JobConfig, [])
+
+
+def test_loras_and_an_interval_can_be_given_on_the_command_line():
+    overrides = ["recipe.loras={org/style.v2@main: 0.5, lcm: 1}", "recipe.guidance_interval=[0.2,0.8]"]
+    recipe = load_config(JobConfig, [str(FOLDER / "digits.yaml"), *overrides]).recipe
+    assert recipe.loras == {"org/style.v2@main": 0.5, "lcm": 1.0}
+    assert tuple(recipe.guidance_interval) == (0.2, 0.8)
+
+
+def test_the_engines_benchmark_needs_no_ray():
+    code = "import benchmarks.engine, sys; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0
