@@ -3,8 +3,8 @@
 Needs no Ray. Each row + is the recipe's model on one device with one setting more than the row above; all make the same
 images, in turns, and the table has medians. The stock pipeline is called as its documentation shows, with the same
 batch, noise and precision, and returns PIL images. `--weights random` builds the model from its configuration, without
-a network; `--beside CONFIG` adds a row for another recipe, as its own config has it; `section.key=value` changes the
-first config.
+a network; `--beside CONFIG` adds a row for another recipe, as its own config has it. `section.key=value` changes the
+first config, `generation.key=value` both.
 """
 
 import dataclasses
@@ -91,7 +91,8 @@ def main() -> None:
         case = open_case(arguments, random_weights_in)
         rows = load_rows(case)
         if "beside" in options:
-            other = open_case([options["beside"]], random_weights_in)
+            for_device = [argument for argument in arguments[1:] if argument.startswith("generation.")]
+            other = open_case([options["beside"], *for_device], random_weights_in)
             rows.append(
                 load_row(Path(options["beside"]).stem, partial(Engine, other.recipe, other.config, other.plans))
             )

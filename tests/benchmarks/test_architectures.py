@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from benchmarks import architectures
+from benchmarks.architectures import ARCHITECTURES, write_random_model
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "unet", "text_encoder"),
+    [
+        ("CompVis/stable-diffusion-v1-4", 859_520_964, 123_060_480),
+        ("stabilityai/sd-turbo", 865_910_724, 340_387_840),
+    ],
+)
+def test_random_weights_are_as_many_as_the_real_ones(name: str, unet: int, text_encoder: int, monkeypatch):
+    euler = architectures.diffusers.EulerDiscreteScheduler  # PNDM's goes through numpy, which knows no meta device
+    monkeypatch.setattr(architectures.diffusers, "PNDMScheduler", lambda **_: euler())
+    with torch.device("meta"):
+        pipeline = ARCHITECTURES[name]()
+    assert num_parameters(pipeline.unet) == unet
+    assert num_parameters(pipeline.text_encoder) == text_encoder
+    assert num_parameters(pipeline.vae) == 83_653_863
+    assert pipeline.vae_scale_factor == 8
+
+
+def test_the_tiny_decoder_has_a_thirtieth_of_the_weights():
+    with torch.device("meta"):
+        assert num_parameters(ARCHITECTURES["madebyollin/taesd"]()) == 2_445_063
+
+
+def test_an_unknown_architecture_is_refused_with_those_that_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no architecture 'x' .*Known: CompVis/stable-diffusion-v1-4"):
+        write_random_model("x", tmp_path, "float16")
