@@ -7,6 +7,7 @@ matter to random weights.
 import gc
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def write_random_model(name: str, folder: Path, precision: str) -> None:
     gc.collect()
 
 
-def _stable_diffusion(unet: Any, text: CLIPTextConfig, scheduler: Any) -> Any:
+def _stable_diffusion(unet: Any, text: CLIPTextConfig, make_scheduler: Callable[[], Any]) -> Any:
+    with torch.device("cpu"):  # also where weights are not stored at all: schedulers compute with numpy
+        scheduler = make_scheduler()
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=MAX_TOKENS)
     return diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(
@@ -62,7 +65,8 @@ def _stable_diffusion(unet: Any, text: CLIPTextConfig, scheduler: Any) -> Any:
 def _sd14() -> Any:
     text = CLIPTextConfig(**TEXT, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     unet = diffusers.UNet2DConditionModel(**UNET, cross_attention_dim=768, attention_head_dim=8)
-    return _stable_diffusion(unet, text, diffusers.PNDMScheduler(**NOISE, skip_prk_steps=True, set_alpha_to_one=False))
+    scheduler = partial(diffusers.PNDMScheduler, **NOISE, skip_prk_steps=True, set_alpha_to_one=False)
+    return _stable_diffusion(unet, text, scheduler)
 
 
 def _sd_turbo() -> Any:
@@ -78,7 +82,8 @@ def _sd_turbo() -> Any:
     unet = diffusers.UNet2DConditionModel(
         **UNET, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
     )
-    return _stable_diffusion(unet, text, diffusers.EulerDiscreteScheduler(**NOISE, timestep_spacing="trailing"))
+    scheduler = partial(diffusers.EulerDiscreteScheduler, **NOISE, timestep_spacing="trailing")
+    return _stable_diffusion(unet, text, scheduler)
 
 
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
