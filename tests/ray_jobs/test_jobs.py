@@ -148,7 +148,7 @@ def damaged_model(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such folder"),
+        (["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such file or folder"),
         (["recipe.generator=diffusers", "recipe.model={damaged}"], "cannot be loaded"),
         (["generation.gpus_per_actor=1000"], "generator actors of 1000 GPU"),
         (["training.gpus_per_worker=1000"], "training workers of 0.5 CPU and 1000 GPU"),
