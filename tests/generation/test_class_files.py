@@ -1,9 +1,10 @@
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from generation import wordnet
+from generation import class_files, wordnet
 from generation.class_files import read_class_file
 from generation.labels import ClassEntry
 from generation.wordnet import DEBIAN_WORDNET, _completed, open_wordnet
@@ -11,6 +12,18 @@ from generation.wordnet import DEBIAN_WORDNET, _completed, open_wordnet
 needs_wordnet = pytest.mark.skipif(
     not DEBIAN_WORDNET.is_dir(), reason="WordNet 3.0 is not installed (Debian: wordnet-base)"
 )
+
+
+@pytest.fixture(scope="module")
+def opened_wordnet():
+    with open_wordnet() as opened:
+        yield opened
+
+
+@pytest.fixture
+def wordnet_opened_once(opened_wordnet, monkeypatch):
+    """NLTK reads its indices for seconds each time."""
+    monkeypatch.setattr(class_files, "open_wordnet", lambda: nullcontext(opened_wordnet))
 
 
 def written(path: Path, text: str) -> Path:
@@ -51,6 +64,7 @@ def test_a_name_that_wordnet_does_not_know_is_a_class_of_that_name(tmp_path: Pat
 
 
 @needs_wordnet
+@pytest.mark.usefixtures("wordnet_opened_once")
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
