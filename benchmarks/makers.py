@@ -53,6 +53,8 @@ class Stock(Maker):
         self.pipeline = generator.pipeline  # as it was loaded: nothing about it is changed by these settings
         noise = torch.stack([generator.initial_noise(plan) for plan in plans])
         self.noise = noise.to(generator.device, generator.dtype)
+        negative = recipe.negative_prompt
+        self.negative = {"negative_prompt": [negative] * len(plans)} if negative else {}
 
     def __call__(self) -> np.ndarray:
         """Call it."""
@@ -63,6 +65,7 @@ class Stock(Maker):
             width=self.recipe.generated_size,
             guidance_scale=self.plans[0].guidance_scale,
             num_inference_steps=self.recipe.num_inference_steps,
+            **self.negative,
         ).images
         size = (self.recipe.image_size, self.recipe.image_size)
         return np.stack([np.asarray(image.resize(size)) for image in images])
@@ -91,8 +94,9 @@ class Processes(Maker):
         pipes = [context.Pipe() for _ in range(number)]
         self.ends = [here for here, _ in pipes]
         self.processes = [context.Process(target=_work, args=(there, load), daemon=True) for _, there in pipes]
-        for process in self.processes:
+        for process, (_, there) in zip(self.processes, pipes, strict=True):
             process.start()
+            there.close()  # so that a process that dies ends the wait for it
         self.num_images = sum(end.recv() for end in self.ends)
 
     def __call__(self) -> np.ndarray:

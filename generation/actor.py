@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from generation.config import GenerationConfig
-from generation.generator import ImageGenerator
+from generation.generator import GenerationFailedError, ImageGenerator
 from generation.guard import refusals
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 
 
-class ImagesRefusedError(RuntimeError):
+class ImagesRefusedError(GenerationFailedError):
     """The guard refused every attempt at a sample."""
 
 

@@ -1,6 +1,7 @@
 """How many images to make at once: found by trial, within the memory there is."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ MEMORY_FRACTION = 0.9
 """Of the memory that is free: allocators lose some of it in pieces too small to use."""
 
 PROCESS = Path("/proc/self")
+CONTAINER = Path("/sys/fs/cgroup")
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What errors say of it that have no class of their own."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,18 @@ def one_image_too_many(usable_bytes: int) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether a device, or torch's allocator on the CPU, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error) for words in OUT_OF_MEMORY
+    )
 
 
 class MemoryMeter:
     """The most memory in use since `reset`: of the device, or of this process on a CPU."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Take the device that is measured."""
+    def __init__(self, device: torch.device, fraction: float = 1.0) -> None:
+        """Take the device that is measured, and the share of it that this process may use."""
         self.device = device
+        self.fraction = fraction
 
     def reset(self) -> None:
         """Forget earlier peaks."""
@@ -118,7 +126,17 @@ class MemoryMeter:
     def usable_bytes(self) -> int:
         """Return how much may be in use without running out."""
         if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            free, total = torch.cuda.mem_get_info()
+            free = min(free, self.fraction * total - torch.cuda.memory_reserved())
+            free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         else:
-            free = psutil.virtual_memory().available
+            free = min(psutil.virtual_memory().available, _free_in_container())
         return int(self.in_use_bytes() + MEMORY_FRACTION * free)
+
+
+def _free_in_container() -> float:
+    """Return how much memory the process's control group still has, in bytes."""
+    limit, used = CONTAINER / "memory.max", CONTAINER / "memory.current"
+    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+        return math.inf
+    return int(limit.read_text()) - int(used.read_text())

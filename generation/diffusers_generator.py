@@ -10,7 +10,8 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ import torch
 from generation.batch_size import MemoryMeter, Trial, find_batch_size, is_out_of_memory, one_image_too_many
 from generation.config import GenerationConfig
 from generation.generator import GeneratedImages, GenerationFailedError
-from generation.guidance import GuidanceScales, IntervalGuidance
+from generation.guidance import GUIDED_IN_PAIRS, GuidanceScales, IntervalGuidance, embed_own_scales
 from generation.pipeline import denoiser_of, load_pipeline
+from generation.pixels import start_copying, to_pixels
 from generation.plan import SamplePlan, num_prompts, plan_sample
 from generation.prompt_cache import PromptCache
 from generation.recipe import Recipe
@@ -31,6 +33,9 @@ COMPILE_OPTIONS: dict[str, dict[str, Any] | None] = {"cpu": {"freezing": True}, 
 TRIAL_STEPS = (4, 8)
 """Numbers of denoising steps by which a batch size is tried: what more steps take follows from their difference."""
 
+NUM_TRIALS = 2
+"""The faster counts, of each number of steps: a hiccup would be taken for so many steps more."""
+
 
 class DiffusersGenerator:
     """One text-to-image pipeline on one device, loaded once."""
@@ -39,26 +44,26 @@ class DiffusersGenerator:
         """Load the recipe's model and make it as fast as asked; ValueError with the remedy if it cannot be had."""
         self.recipe = recipe
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")
-        if 0 < config.gpus_per_actor < 1:
-            torch.cuda.set_per_process_memory_fraction(config.gpus_per_actor)
+        if config.gpus_per_actor:
+            prepare_gpu(recipe, config)
         self.device_lock = threading.Lock()
         self.copy_stream = torch.cuda.Stream() if config.gpus_per_actor else None
-        self.memory = MemoryMeter(self.device)
+        self.memory = MemoryMeter(self.device, min(1.0, config.gpus_per_actor or 1.0))
 
         self.pipeline = load_pipeline(recipe, config, self.device)
         self.dtype = self.pipeline.dtype
         self.denoiser = denoiser_of(self.pipeline)
-        self.embeds_guidance = bool(
-            self.denoiser.config.get("time_cond_proj_dim") or self.denoiser.config.get("guidance_embeds")
-        )
-        """Latent consistency models and their like take one scale for the whole batch, as an input."""
+        self.embeds_scales = bool(self.denoiser.config.get("time_cond_proj_dim"))
+        """Latent consistency models take the guidance scale as an input, and no null prompt."""
 
+        self.guided_in_pairs = not self.embeds_scales and type(self.pipeline).__name__ in GUIDED_IN_PAIRS
         self.prompt_cache = PromptCache(self.pipeline, keeps=num_prompts(recipe) <= config.prompt_cache_size)
         self.call_settings: dict[str, Any] = {"height": recipe.generated_size, "width": recipe.generated_size}
         if "use_resolution_binning" in inspect.signature(self.pipeline.__call__).parameters:
             self.call_settings["use_resolution_binning"] = False  # images are made at the size that was asked for
-        self.guidance = IntervalGuidance(self.denoiser.forward, recipe.guidance_interval, self.pipeline)
-        self.denoiser.forward = self.guidance
+        if "clean_caption" in inspect.signature(self.pipeline.__call__).parameters:
+            self.call_settings["clean_caption"] = False  # it does something on machines that have two more packages
+        self.guidance = self._guide_within_interval()
 
         self.to_pixels = to_pixels
         self.noise_shape: tuple[int, ...] = ()
@@ -68,29 +73,42 @@ class DiffusersGenerator:
         self.pads_batches = False
         """Compiled code is for one shape."""
 
-        self.batch_size = config.batch_size or find_batch_size(self._try_batch, self.memory.usable_bytes()).batch_size
+        kept_bytes = self.prompt_cache.bytes_when_full(plan_sample(recipe, 0), num_prompts(recipe))
+        usable_bytes = self.memory.usable_bytes() - kept_bytes
+        self.batch_size = config.batch_size or find_batch_size(self._try_batch, usable_bytes).batch_size
         if config.compile:
             self._compile()
 
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one image a plan, one pipeline call a batch of those with guidance, and of those without."""
+        """Return one image a plan, one pipeline call a batch of those that may share it."""
         groups: dict[tuple[float, int], list[int]] = {}
         for i, plan in enumerate(plans):
-            guidance = plan.guidance_scale if self.embeds_guidance else float(plan.guidance_scale > 1)
-            groups.setdefault((guidance, plan.num_inference_steps), []).append(i)
+            groups.setdefault((self._guidance_of_call(plan), plan.num_inference_steps), []).append(i)
+        noise = [self.initial_noise(plan) for plan in plans]
         with self.device_lock, torch.inference_mode():
-            made = [batch for group in groups.values() for batch in self._make([plans[i] for i in group])]
-            order = np.argsort([i for group in groups.values() for i in group])
-            joined = {name: torch.cat([batch[name] for batch in made])[order] for name in made[0]}
+            made = [batch for group in groups.values() for batch in self._make([(plans[i], noise[i]) for i in group])]
+            joined = {name: torch.cat([batch[name] for batch in made]) for name in made[0]}
             copied = start_copying(joined, self.copy_stream)
-        return GeneratedImages(**copied())
+        arrays = copied()
+        if len(groups) > 1:
+            order = np.argsort([i for group in groups.values() for i in group])
+            arrays = {name: array[order] for name, array in arrays.items()}
+        return GeneratedImages(**arrays)
 
-    def _make(self, plans: list[SamplePlan]) -> list[dict[str, torch.Tensor]]:
-        """Return the images of plans that may share a call, in batches that fit into memory."""
+    def _guidance_of_call(self, plan: SamplePlan) -> float:
+        """Return what samples must have in common to share a call, as their guidance goes."""
+        if self.embeds_scales:
+            return 0.0
+        if self.guided_in_pairs:  # a padded batch costs the same with few samples in it: those without guidance join
+            return float(plan.guidance_scale > 1 or (self.pads_batches and max(self.recipe.guidance_scale) > 1))
+        return plan.guidance_scale
+
+    def _make(self, samples: list[tuple[SamplePlan, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """Return the images of plans, with their noise, that may share a call, in batches that fit into memory."""
         made: list[dict[str, torch.Tensor]] = []
         num_made = 0
-        while num_made < len(plans):
-            batch = plans[num_made : num_made + self.batch_size]
+        while num_made < len(samples):
+            batch = samples[num_made : num_made + self.batch_size]
             missing = self.batch_size - len(batch) if self.pads_batches else 0
             images = self._call_unless_out_of_memory(batch + batch[-1:] * missing)
             if images is None:
@@ -100,9 +118,11 @@ class DiffusersGenerator:
             num_made += len(batch)
         return made
 
-    def _call_unless_out_of_memory(self, plans: list[SamplePlan]) -> dict[str, torch.Tensor] | None:
+    def _call_unless_out_of_memory(
+        self, samples: list[tuple[SamplePlan, torch.Tensor]]
+    ) -> dict[str, torch.Tensor] | None:
         try:
-            return self._call_pipeline(plans)
+            return self._call_pipeline([plan for plan, _ in samples], [noise for _, noise in samples])
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 return None  # the error, and the tensors its frames hold, must be gone before the next try
@@ -118,33 +138,52 @@ class DiffusersGenerator:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _call_pipeline(self, plans: list[SamplePlan]) -> dict[str, torch.Tensor]:
-        """Return the fields of `GeneratedImages` on the device."""
+    def _call_pipeline(self, plans: list[SamplePlan], noise: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the fields of `GeneratedImages`, images on the device."""
         scales = GuidanceScales([plan.guidance_scale for plan in plans])
-        with self.guidance.within_interval(len(plans) if scales > 1 and not self.embeds_guidance else 0):
+        guided = scales > 1 and not self.embeds_scales
+        if self.embeds_scales:
+            embed_own_scales(self.pipeline, scales)
+        latents = torch.stack(noise)
+        with self.guidance.within_interval(len(plans) if guided else 0) if self.guidance else nullcontext():
             output = self.pipeline(
-                **self.prompt_cache.arguments(plans, guided=scales > 1),
+                **self.prompt_cache.arguments(plans, guided),
                 **self.call_settings,
-                guidance_scale=scales,
+                guidance_scale=scales if self.guided_in_pairs else float(scales),
                 num_inference_steps=plans[0].num_inference_steps,
-                latents=torch.stack([self.initial_noise(plan) for plan in plans]).to(self.device, self.dtype),
+                latents=(latents.pin_memory() if self.copy_stream else latents).to(
+                    self.device, self.dtype, non_blocking=True
+                ),
                 generator=[torch.Generator().manual_seed(plan.noise_seed % 2**63) for plan in plans],
                 output_type="pt",
             )
         return self.delivered(output.images, getattr(output, "nsfw_content_detected", None) or [False] * len(plans))
 
     def delivered(self, images_nchw: torch.Tensor, flagged: Sequence[bool]) -> dict[str, torch.Tensor]:
-        """Return the fields of `GeneratedImages`, on the device, from images of 0..1."""
+        """Return the fields of `GeneratedImages` from images of 0..1; what the checker said is on the host already."""
         if images_nchw.shape[2] != self.recipe.generated_size:
             raise ValueError(f"the model's images are of {images_nchw.shape[2]} pixels")
         return self.to_pixels(images_nchw, self.recipe.image_size) | {
-            "flagged": torch.tensor(flagged, dtype=torch.bool, device=self.device)
+            "flagged": torch.tensor(flagged, dtype=torch.bool)
         }
 
     def initial_noise(self, plan: SamplePlan) -> torch.Tensor:
         """Return standard normal latents, float32 [C, h, w]; the pipeline scales them to its scheduler."""
         random = np.random.Generator(np.random.Philox(key=plan.noise_seed))
         return torch.from_numpy(random.standard_normal(self.noise_shape, dtype=np.float32))
+
+    def _guide_within_interval(self) -> IntervalGuidance | None:
+        """Put the recipe's guidance interval before the denoiser; None where guidance is for all steps."""
+        if self.recipe.guidance_interval == (0.0, 1.0):
+            return None
+        if not self.guided_in_pairs:
+            raise ValueError(
+                f"recipe.guidance_interval is {list(self.recipe.guidance_interval)}, which is for "
+                f"{', '.join(GUIDED_IN_PAIRS)}. '{self.recipe.model}' is guided in another way: give [0, 1]."
+            )
+        guidance = IntervalGuidance(self.denoiser.forward, self.recipe.guidance_interval, self.pipeline)
+        self.denoiser.forward = guidance
+        return guidance
 
     @torch.inference_mode()
     def _ask_noise_shape(self, plan: SamplePlan) -> tuple[int, ...]:
@@ -162,35 +201,44 @@ class DiffusersGenerator:
         """Make an image, of which nothing is kept; ValueError with the remedy if that cannot be done."""
         try:
             self.noise_shape = self._ask_noise_shape(plan)
-            self._call_pipeline([plan])
-        except (ValueError, RuntimeError) as error:
+            self._call_pipeline([plan], [self.initial_noise(plan)])
+            if not self.pipeline.scheduler.config.get("use_dynamic_shifting"):  # which asks for more than the number
+                self.pipeline.scheduler.set_timesteps(self.recipe.num_inference_steps)
+        except Exception as error:  # whatever a pipeline ends with that is told to do what it cannot
             if is_out_of_memory(error):
                 raise ValueError(one_image_too_many(self.memory.usable_bytes())) from error
             raise ValueError(
                 f"'{self.recipe.model}' cannot make images of recipe.generated_size {self.recipe.generated_size} in "
-                f"{plan.num_inference_steps} steps of recipe.scheduler {self.recipe.scheduler}: "
+                f"{self.recipe.num_inference_steps} steps of recipe.scheduler {self.recipe.scheduler}: "
                 f"{' '.join(str(error).split())[:200]}. Try a multiple of 64 pixels, and the model's own scheduler."
             ) from error
 
     def _try_batch(self, batch_size: int) -> Trial | None:
         """Return how fast batches of this size are, and their memory; None if they do not fit."""
         self.batch_size = batch_size
-        plans = [plan_sample(self.recipe, index) for index in range(batch_size)]
-        num_steps = self.recipe.num_inference_steps
-        few, more = (min(num_steps, number) for number in TRIAL_STEPS)
         self.memory.reset()
         try:
-            self._seconds_of(plans, few)  # the first call of a shape does more than the later ones
+            self._seconds_of(TRIAL_STEPS[0])  # the first call of a shape does more than the later ones
         except GenerationFailedError:
             return None
-        seconds = self._seconds_of(plans, few)
-        if few < num_steps:
-            seconds += (self._seconds_of(plans, more) - seconds) / (more - few) * (num_steps - few)
-        if self.batch_size < batch_size:
-            return None
-        return Trial(batch_size, batch_size / seconds, self.memory.peak_bytes())
+        return self._trial() if self.batch_size == batch_size else None
 
-    def _seconds_of(self, plans: Sequence[SamplePlan], num_steps: int) -> float:
+    def _trial(self) -> Trial:
+        """Return how fast whole batches are, and the most memory since it was reset."""
+        few, more = TRIAL_STEPS
+        num_steps = self.recipe.num_inference_steps
+        if num_steps <= more:
+            seconds = self._seconds_of(num_steps)
+        else:
+            seconds = min(self._seconds_of(few) for _ in range(NUM_TRIALS))
+            longer = min(self._seconds_of(more) for _ in range(NUM_TRIALS))
+            seconds += max(0.0, longer - seconds) / (more - few) * (num_steps - few)
+        return Trial(self.batch_size, self.batch_size / seconds, self.memory.peak_bytes())
+
+    def _seconds_of(self, num_steps: int) -> float:
+        """Return how long a whole batch of so many steps takes, or of fewer where the recipe has fewer."""
+        num_steps = min(num_steps, self.recipe.num_inference_steps)
+        plans = [plan_sample(self.recipe, index) for index in range(self.batch_size)]
         started_at = time.perf_counter()
         self.generate([dataclasses.replace(plan, num_inference_steps=num_steps) for plan in plans])
         return time.perf_counter() - started_at
@@ -199,45 +247,30 @@ class DiffusersGenerator:
         """Compile, and make a batch with guidance and one without, as far as the recipe has them: all is ready then."""
         self.pads_batches = True
         options = COMPILE_OPTIONS[self.device.type]
-        self.guidance.forward = torch.compile(self.guidance.forward, options=options)
+        caller = self.guidance or self.denoiser
+        caller.forward = torch.compile(caller.forward, options=options)
         self.pipeline.vae.decode = torch.compile(self.pipeline.vae.decode, options=options)
         self.to_pixels = torch.compile(to_pixels)
         plans = [plan_sample(self.recipe, index) for index in range(self.batch_size)]
-        for scale in {min(self.recipe.guidance_scale), max(self.recipe.guidance_scale)}:
-            self.generate([dataclasses.replace(plan, guidance_scale=scale) for plan in plans])
+        try:
+            for scale in {min(self.recipe.guidance_scale), max(self.recipe.guidance_scale)}:
+                self.generate([dataclasses.replace(plan, guidance_scale=scale) for plan in plans])
+        except Exception as error:  # of the compilers below torch, which are many
+            raise ValueError(
+                f"generation.compile does not work here: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}. Install a C++ compiler (on GPUs, Triton's too), or give false."
+            ) from error
+        self.memory.reset()
+        logging.getLogger(__name__).info("Compiled: batches of %s", self._trial())
 
 
-def to_pixels(images_nchw: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-    """Return images of 0..1 as values of 0 to 255 at the delivered size, and what the guard has to know of each."""
-    low, high = torch.aminmax(images_nchw.flatten(start_dim=1).float(), dim=1)  # a NaN is both
-    images_nchw = images_nchw.float().nan_to_num(0.0)
-    if images_nchw.shape[2] != size:
-        images_nchw = torch.nn.functional.interpolate(images_nchw, (size, size), mode="bicubic", antialias=True)
-    pixels = (images_nchw.clamp(0, 1) * 255).round().to(torch.uint8)  # a bicubic curve may leave 0..1 a little
-    darkest, brightest = torch.aminmax(pixels.flatten(start_dim=1), dim=1)
-    return {
-        "images_nhwc": pixels.permute(0, 2, 3, 1).contiguous(),
-        "darkest": darkest,
-        "brightest": brightest,
-        "finite": low.isfinite() & high.isfinite(),
-    }
-
-
-def start_copying(
-    tensors: dict[str, torch.Tensor], stream: torch.cuda.Stream | None
-) -> Callable[[], dict[str, np.ndarray]]:
-    """Copy tensors to the host beside what the device does next; return what waits for them."""
-    if stream is None:
-        return lambda: {name: tensor.numpy() for name, tensor in tensors.items()}
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        copies = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
-        done = stream.record_event()
-    for tensor in tensors.values():
-        tensor.record_stream(stream)
-
-    def wait() -> dict[str, np.ndarray]:
-        done.synchronize()
-        return {name: copy.numpy() for name, copy in copies.items()}
-
-    return wait
+def prepare_gpu(recipe: Recipe, config: GenerationConfig) -> None:
+    """Keep this process to its share of the GPU, and float32 to 32 bits; ValueError if there is no GPU."""
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"generation.gpus_per_actor is {config.gpus_per_actor:g}, but torch finds no GPU here. Give 0 to work on "
+            "the CPU, or check the driver and torch's build."
+        )
+    if config.gpus_per_actor < 1:
+        torch.cuda.set_per_process_memory_fraction(config.gpus_per_actor)
+    torch.backends.cudnn.allow_tf32 = recipe.precision != "float32"

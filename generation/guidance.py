@@ -1,10 +1,25 @@
-"""Classifier-free guidance where diffusers' pipelines have no setting for it: by sample, and by step."""
+"""Classifier-free guidance where diffusers' pipelines have no setting for it: by sample, and by step.
+
+Both build on how a pipeline guides, and are for those whose way is known and tested.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+GUIDED_IN_PAIRS = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "PixArtAlphaPipeline",
+    "PixArtSigmaPipeline",
+)
+"""Pipelines that call the denoiser once a step, null prompts first, and add scale * (difference) to the null's.
+
+Others call it twice a step, put prompts first, or mean something else by the scale.
+"""
 
 
 class GuidanceScales(float):
@@ -16,12 +31,18 @@ class GuidanceScales(float):
 
     def __init__(self, scales: Sequence[float]) -> None:
         """Take one scale a sample."""
-        self.scales = scales
+        self.scales = torch.tensor(scales, dtype=torch.float32)
 
     def __mul__(self, differences: Any) -> Any:
         """Return `differences` [N, ...], each times its own scale."""
-        one_a_sample = (-1, *[1] * (differences.ndim - 1))
-        return torch.tensor(self.scales).to(differences).view(one_a_sample) * differences
+        self.scales = self.scales.to(differences)  # copied at the first step alone
+        return self.scales.view(-1, *[1] * (differences.ndim - 1)) * differences
+
+
+def embed_own_scales(pipeline: Any, scales: GuidanceScales) -> None:
+    """Let a pipeline whose denoiser takes the guidance scale as an input (arXiv 2310.04378) embed one a sample."""
+    embed = type(pipeline).get_guidance_scale_embedding
+    pipeline.get_guidance_scale_embedding = lambda _, *size, **kind: embed(pipeline, scales.scales - 1, *size, **kind)
 
 
 class IntervalGuidance:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).parent.parent
@@ -39,10 +40,13 @@ class Part:
     weights: tuple[str, ...]
     """Folders inside it whose weights are always loaded."""
 
+    may_be_file: bool = False
+    """Whether the needed file alone will do."""
+
 
 MODEL = Part("recipe.model", "model_index.json", ("unet", "transformer", "vae", "text_encoder", "text_encoder_2"))
 VAE = Part("recipe.vae", "config.json", ("",))
-LORA = Part("recipe.loras", "*.safetensors", ("",))
+LORA = Part("recipe.loras", "*.safetensors", ("",), may_be_file=True)
 
 
 def find_local(name: str) -> Path | None:
@@ -67,7 +71,7 @@ def resolve_revision(part: Part, name: str, revision: str) -> str:
         )
     if path.is_dir():
         check_safetensors(part, name, [file.relative_to(path).as_posix() for file in path.rglob("*")])
-    found = [path] if path.match(part.needed) else sorted(path.glob(part.needed)) if path.is_dir() else []
+    found = sorted(path.glob(part.needed)) if path.is_dir() else [path] if part.may_be_file else []
     if not found:
         raise ValueError(
             f"{part.setting} is '{name}', without {part.needed}. Give a folder in diffusers' layout, as "
@@ -147,5 +151,12 @@ def _hub_commit(part: Part, name: str, revision: str) -> str:
                 f"({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id, the network; "
                 "HF_ENDPOINT may name a mirror."
             ) from hub_error
-    check_safetensors(part, name, [sibling.rfilename for sibling in info.siblings or ()])
+    files = [sibling.rfilename for sibling in info.siblings or ()]
+    check_safetensors(part, name, files)
+    found = [file for file in files if "/" not in file and fnmatch(file, part.needed)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{part.setting} is '{name}', which has {len(found)} files {part.needed} on the hub, not one. Give another "
+            "id, or a folder or file of your own."
+        )
     return info.sha or revision

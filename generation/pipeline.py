@@ -46,10 +46,7 @@ def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device
     try:
         pipeline = _from_files(recipe)
         add_loras(pipeline, recipe)
-        if recipe.scheduler != "model":
-            pipeline.scheduler = SCHEDULERS[recipe.scheduler].from_config(pipeline.scheduler.config)
         pipeline.to(device)
-        speed_up(pipeline, config)
     except LOAD_ERRORS as error:
         remedy = (
             "It does not fit: give recipe.precision=float16, or a larger device."
@@ -60,6 +57,11 @@ def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device
             f"recipe.model '{recipe.model}' cannot be loaded on {device.type}: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}. {remedy}"
         ) from error
+    if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
+        raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
+    set_scheduler(pipeline, recipe.scheduler)
+    keep_out_of_range(pipeline)
+    speed_up(pipeline, config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -108,11 +110,41 @@ def add_loras(pipeline: Any, recipe: Recipe) -> None:
         pipeline.unload_lora_weights()
 
 
+def set_scheduler(pipeline: Any, name: str) -> None:
+    """Put the scheduler of that name in the place of the model's; ValueError if the model was not trained for it."""
+    if name == "model":
+        return
+    own = type(pipeline.scheduler).__name__
+    if own.startswith("FlowMatch"):
+        raise ValueError(f"recipe.scheduler is {name}, but the model is of flow matching ({own}). Take model.")
+    pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config)
+
+
+def keep_out_of_range(pipeline: Any) -> None:
+    """Let images leave the pipeline as they were decoded: clamped to 0..1, an infinity would look like white."""
+    processor = getattr(pipeline, "image_processor", None)
+    if processor is None:
+        return
+    postprocess = processor.postprocess
+
+    def only_scale(image: torch.Tensor, output_type: str = "pil", **settings: Any) -> Any:
+        scaled = output_type == "pt" and processor.config.do_normalize
+        return image * 0.5 + 0.5 if scaled else postprocess(image, output_type=output_type, **settings)
+
+    processor.postprocess = only_scale
+
+
 def speed_up(pipeline: Any, config: GenerationConfig) -> None:
     """Turn on what makes the same images faster; compiling comes later, when shapes are known."""
     denoiser = denoiser_of(pipeline)
     if config.attention == "xformers":
-        pipeline.enable_xformers_memory_efficient_attention()
+        try:
+            pipeline.enable_xformers_memory_efficient_attention()
+        except (ImportError, ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"generation.attention is xformers, which does not work here: {' '.join(str(error).split())[:200]}. "
+                "Install the extra gpu with a build for this torch, or take sdpa."
+            ) from error
     if config.fuse_qkv:
         for module in (denoiser, pipeline.vae):
             if hasattr(module, "fuse_qkv_projections"):

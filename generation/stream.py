@@ -64,9 +64,10 @@ def stream_samples(
     units = work_units(indices, batch_size)
     rows = [{"start": unit.start, "stop": unit.stop} for unit in units]
     num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
+    window = math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)
     dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
         Asker,
-        fn_constructor_args=[service, config, math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)],
+        fn_constructor_args=[service, config, batch_size, window],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
@@ -77,7 +78,7 @@ def stream_samples(
 
 def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
     """Yield a few samples in their order, asked for as the stream asks, without a dataset."""
-    return Asker(service, config, window=REQUESTS_PER_ACTOR * config.max_actors).ask(indices)
+    return Asker(service, config, service.batch_size(), window=REQUESTS_PER_ACTOR * config.max_actors).ask(indices)
 
 
 def fetch_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> SampleBatch:
@@ -120,11 +121,11 @@ class Request:
 class Asker:
     """The asking stage: keeps requests under way and yields each batch in the order of its unit."""
 
-    def __init__(self, service: GenerationService, config: GenerationConfig, window: int) -> None:
-        """Ask in batches of the pool's size, `window` of them at once."""
+    def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
+        """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         self.service = service
-        self.batch_size = service.batch_size()
+        self.batch_size = batch_size
         self.longest_wait_seconds = config.longest_start_seconds
         self.window = window
 

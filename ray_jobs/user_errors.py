@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
+
+from ray.exceptions import RayError
 
 from generation.generator import GenerationFailedError
 
@@ -15,5 +18,29 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, GenerationFailedError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(USER_ERROR_STATUS)
+        _end(error)
+
+
+@contextmanager
+def generation_errors() -> Iterator[None]:
+    """Do the same while a job is at work, for what a generator found: Ray wraps it in traces of its workers."""
+    try:
+        yield
+    except Exception as error:
+        if found := _generation_failure(error):
+            _end(found)
+        raise
+
+
+def _generation_failure(error: BaseException | None) -> BaseException | None:
+    """Return the generator's own error among what led to an error."""
+    while error is not None:
+        if isinstance(error, GenerationFailedError) and not isinstance(error, RayError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _end(error: BaseException) -> NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    sys.exit(USER_ERROR_STATUS)

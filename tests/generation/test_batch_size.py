@@ -63,6 +63,28 @@ def test_the_peak_of_memory_is_measured_and_forgotten():
     assert meter.peak_bytes() - before < 100_000_000
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "seconds", "expected"),
+    [
+        (1, {1: 2.0}, 2.0),
+        (50, {4: 1.0, 8: 1.4}, 1.0 + 0.1 * 46),
+        (50, {4: 1.0, 8: 0.9}, 1.0),  # noise: more steps cannot take less time
+    ],
+)
+def test_many_steps_are_timed_by_few(
+    digits: Recipe, monkeypatch, num_steps: int, seconds: dict[int, float], expected: float
+):
+    generator = DiffusersGenerator(dataclasses.replace(digits, num_inference_steps=num_steps), ON_CPU)
+    calls: list[int] = []
+
+    def seconds_of(steps: int) -> float:
+        calls.append(steps)
+        return seconds[steps] + (0.5 if calls.count(steps) == 1 and steps > 1 else 0.0)  # the first has a hiccup
+
+    monkeypatch.setattr(generator, "_seconds_of", seconds_of)
+    assert generator._trial().images_per_second == pytest.approx(4 / expected)
+
+
 def test_a_batch_size_is_found_when_none_is_given(digits: Recipe):
     short = dataclasses.replace(digits, num_inference_steps=1)
     generator = DiffusersGenerator(short, dataclasses.replace(ON_CPU, batch_size=0))
@@ -73,11 +95,11 @@ def without_memory_above(generator: DiffusersGenerator, most: int, error: Except
     """Let the generator run out of memory for batches of more images; return the list of sizes that it will try."""
     sizes, call = [], generator._call_pipeline
 
-    def call_or_fail(plans):
+    def call_or_fail(plans, noise):
         sizes.append(len(plans))
         if len(plans) > most:
             raise error
-        return call(plans)
+        return call(plans, noise)
 
     generator._call_pipeline = call_or_fail
     return sizes
@@ -86,6 +108,8 @@ def without_memory_above(generator: DiffusersGenerator, most: int, error: Except
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
     RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 

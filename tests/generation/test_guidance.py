@@ -23,10 +23,9 @@ def images_and_rows(recipe: Recipe) -> tuple[np.ndarray, list[int]]:
     """Return three images, and how many rows the denoiser computed at each of four steps."""
     generator = DiffusersGenerator(recipe, ON_CPU)
     rows = []
-    denoise = generator.guidance.forward
-    generator.guidance.forward = lambda sample, *others, **more: (
-        rows.append(len(sample)) or denoise(sample, *others, **more)
-    )
+    caller = generator.guidance or generator.denoiser
+    denoise = caller.forward
+    caller.forward = lambda sample, *others, **more: rows.append(len(sample)) or denoise(sample, *others, **more)
     plans = [plan_sample(recipe, index) for index in range(3)]
     return generator.generate(plans).images_nhwc, rows
 

@@ -51,6 +51,19 @@ def test_a_folder_without_model_index_is_refused(tmp_path: Path):
         resolve_revision(MODEL, str(tmp_path), "")
 
 
+def test_a_file_of_a_folder_is_not_the_folder():
+    index = PROJECT_ROOT / "generation" / "digits" / "model" / "model_index.json"
+    with pytest.raises(ValueError, match=r"model_index\.json', without model_index\.json\. Give a folder"):
+        resolve_revision(MODEL, str(index), "")
+
+
+def test_a_hub_id_that_holds_something_else_is_refused_when_planned(tmp_path: Path):
+    with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model" / "unet") as hub:
+        refused = plan_with(hub.url, tmp_path, "recipe.model=figment/digits", "--index", "7")
+    assert refused.returncode == 2
+    assert "has 0 files model_index.json on the hub" in refused.stderr
+
+
 def test_weights_that_are_there_as_pickles_alone_are_refused_before_anything_starts(tmp_path: Path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "model_index.json").write_text("{}")

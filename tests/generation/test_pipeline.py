@@ -18,8 +18,11 @@ from tests.conftest import ON_CPU
 from tests.generation.images import MAX_LEVELS_APART, apart
 from tests.generation.tiny_models import (
     save_random_lora,
+    save_tiny_chroma,
     save_tiny_flux,
+    save_tiny_lcm,
     save_tiny_pixart,
+    save_tiny_sd3,
     save_tiny_sdxl,
     save_tiny_vae,
     save_with_safety_checker,
@@ -38,11 +41,13 @@ def plans_of(recipe: Recipe, number: int = 3) -> list[SamplePlan]:
 
 def by_stock(generator: DiffusersGenerator, pipeline, plans: Sequence[SamplePlan]) -> np.ndarray:
     """Return what the pipeline itself makes of the plans' prompts and noise."""
+    vars(pipeline).pop("get_guidance_scale_embedding", None)
     images = pipeline(
         prompt=[plan.prompt for plan in plans],
         latents=torch.stack([generator.initial_noise(plan) for plan in plans]),
         guidance_scale=plans[0].guidance_scale,
         num_inference_steps=plans[0].num_inference_steps,
+        generator=[torch.Generator().manual_seed(plan.noise_seed % 2**63) for plan in plans],
         output_type="np",
         **generator.call_settings,
     ).images
@@ -50,7 +55,9 @@ def by_stock(generator: DiffusersGenerator, pipeline, plans: Sequence[SamplePlan
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-@pytest.mark.parametrize("save", [save_tiny_sdxl, save_tiny_pixart, save_tiny_flux])
+@pytest.mark.parametrize(
+    "save", [save_tiny_sdxl, save_tiny_sd3, save_tiny_pixart, save_tiny_flux, save_tiny_chroma, save_tiny_lcm]
+)
 def test_each_kind_of_model_draws_the_same_as_its_own_pipeline_alone_or_in_a_batch(
     save: Callable[[Path], None], scale: float, tmp_path: Path
 ):
@@ -64,6 +71,46 @@ def test_each_kind_of_model_draws_the_same_as_its_own_pipeline_alone_or_in_a_bat
     assert apart(images[0], images[1]) > 20
     forgetting = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, prompt_cache_size=0))
     assert apart(forgetting.generate(plans).images_nhwc, images) <= MAX_LEVELS_APART
+
+
+def test_a_latent_consistency_models_batch_mixes_guidance_scales(tmp_path: Path):
+    save_tiny_lcm(tmp_path)
+    recipe = recipe_of(model=str(tmp_path), guidance_scale=(1.5, 12.0), guidance_draw="between")
+    generator = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, batch_size=8))
+    plans, sizes, call = plans_of(recipe, 5), [], generator._call_pipeline
+    generator._call_pipeline = lambda plans, noise: sizes.append(len(plans)) or call(plans, noise)
+    together = generator.generate(plans).images_nhwc
+    assert sizes == [5]
+    for plan, image in zip(plans, together, strict=True):
+        assert apart(generator.generate([plan]).images_nhwc[0], image) <= MAX_LEVELS_APART
+        other = dataclasses.replace(plan, guidance_scale=plan.guidance_scale + 5)
+        assert apart(generator.generate([other]).images_nhwc[0], image) > MAX_LEVELS_APART
+
+
+def test_a_model_that_is_guided_in_its_own_way_has_a_call_for_each_scale_and_no_interval(tmp_path: Path):
+    save_tiny_chroma(tmp_path)
+    recipe = recipe_of(model=str(tmp_path), guidance_scale=(3.0, 5.0))
+    plans = plans_of(recipe, 6)
+    generator = DiffusersGenerator(recipe, ON_CPU)
+    for scale in recipe.guidance_scale:
+        alike = [plan for plan in plans if plan.guidance_scale == scale]
+        assert len(alike) > 1
+        images = generator.generate(plans).images_nhwc[[plan.guidance_scale == scale for plan in plans]]
+        assert apart(by_stock(generator, generator.pipeline, alike), images) <= MAX_LEVELS_APART
+    within = dataclasses.replace(recipe, guidance_interval=(0.2, 0.8))
+    with pytest.raises(ValueError, match=r"guidance_interval is \[0\.2, 0\.8\].*guided in another way: give \[0, 1\]"):
+        DiffusersGenerator(within, ON_CPU)
+
+
+def test_a_flow_matching_model_takes_no_other_scheduler(tmp_path: Path):
+    save_tiny_flux(tmp_path)
+    with pytest.raises(ValueError, match=r"recipe\.scheduler is euler, but the model is of flow matching.*Take model"):
+        DiffusersGenerator(recipe_of(model=str(tmp_path), scheduler="euler"), ON_CPU)
+
+
+def test_a_safety_checker_that_the_model_does_not_have_is_not_passed_over(digits: Recipe):
+    with pytest.raises(ValueError, match=r"recipe\.safety_checker is true, but .* comes without one"):
+        DiffusersGenerator(dataclasses.replace(digits, safety_checker=True), ON_CPU)
 
 
 def test_loras_draw_what_they_draw_in_diffusers_and_are_part_of_the_recipe(tmp_path: Path):
@@ -154,5 +201,5 @@ def test_pickled_weights_are_refused(tmp_path: Path, digits: Recipe):
     weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save({}, weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"cannot be loaded.*no file named diffusion_pytorch_model\.safetensors"):
         DiffusersGenerator(dataclasses.replace(digits, model=str(tmp_path / "model")), ON_CPU)

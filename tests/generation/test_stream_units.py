@@ -35,15 +35,12 @@ class LosingService:
             raise ActorDiedError
         return {"index": np.array(self.asked[-1])}
 
-    def batch_size(self) -> int:
-        return 4
-
     def raise_if_failed(self) -> None:
         pass
 
 
 def ask_for_four(service: LosingService) -> list[list[int]]:
-    asker = Asker(service, GenerationConfig(), window=1)  # pyright: ignore[reportArgumentType]
+    asker = Asker(service, GenerationConfig(), batch_size=4, window=1)  # pyright: ignore[reportArgumentType]
     return [batch["index"].tolist() for batch in asker({"start": np.array([8]), "stop": np.array([12])})]
 
 

@@ -26,16 +26,41 @@ def tiny_decoder(**settings: Any) -> Any:
     )
 
 
+def tiny_tokenizer() -> Any:
+    """Return the digits model's."""
+    return transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
+
+
+def tiny_clip(tokenizer: Any) -> Any:
+    """Return the configuration of a CLIP text encoder of 32 dimensions."""
+    return transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def tiny_t5(tokenizer: Any) -> Any:
+    """Return a T5 text encoder of 32 dimensions."""
+    return transformers.T5EncoderModel(
+        transformers.T5Config(
+            vocab_size=len(tokenizer), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, is_encoder_decoder=False
+        )
+    )
+
+
 def save_tiny_pixart(folder: Path) -> None:
     """Write a PixArtAlphaPipeline: a transformer in place of a UNet, and T5 in place of CLIP."""
     torch.manual_seed(0)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
-    text = transformers.T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, is_encoder_decoder=False
-    )
+    tokenizer = tiny_tokenizer()
     pipeline = diffusers.PixArtAlphaPipeline(
         tokenizer=tokenizer,
-        text_encoder=transformers.T5EncoderModel(text),
+        text_encoder=tiny_t5(tokenizer),
         vae=tiny_decoder(),
         transformer=diffusers.PixArtTransformer2DModel(
             sample_size=16,
@@ -57,25 +82,12 @@ def save_tiny_pixart(folder: Path) -> None:
 def save_tiny_flux(folder: Path) -> None:
     """Write a FluxPipeline: flow matching, latents in patches of two by two, guidance as an input."""
     torch.manual_seed(0)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
-    clip = transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    t5 = transformers.T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, is_encoder_decoder=False
-    )
+    tokenizer = tiny_tokenizer()
     pipeline = diffusers.FluxPipeline(
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        text_encoder=transformers.CLIPTextModel(clip),
-        text_encoder_2=transformers.T5EncoderModel(t5),
+        text_encoder=transformers.CLIPTextModel(tiny_clip(tokenizer)),
+        text_encoder_2=tiny_t5(tokenizer),
         vae=tiny_decoder(shift_factor=0.1),
         transformer=diffusers.FluxTransformer2DModel(
             patch_size=1,
@@ -147,17 +159,8 @@ def save_with_safety_checker(folder: Path, flags_all: bool) -> None:
 def save_tiny_sdxl(folder: Path) -> None:
     """Write a StableDiffusionXLPipeline, its latents half the size of its images, with the digits model's tokenizer."""
     torch.manual_seed(0)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
-    text = transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    tokenizer = tiny_tokenizer()
+    text = tiny_clip(tokenizer)
     pipeline = diffusers.StableDiffusionXLPipeline(
         vae=tiny_decoder(),
         text_encoder=transformers.CLIPTextModel(text),
@@ -178,5 +181,79 @@ def save_tiny_sdxl(folder: Path) -> None:
             cross_attention_dim=64,
         ),
         scheduler=diffusers.EulerDiscreteScheduler(),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def save_tiny_sd3(folder: Path) -> None:
+    """Write a StableDiffusion3Pipeline: flow matching with guidance in pairs, and three text encoders."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    pipeline = diffusers.StableDiffusion3Pipeline(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=tokenizer,
+        text_encoder=transformers.CLIPTextModelWithProjection(tiny_clip(tokenizer)),
+        text_encoder_2=transformers.CLIPTextModelWithProjection(tiny_clip(tokenizer)),
+        text_encoder_3=tiny_t5(tokenizer),
+        vae=tiny_decoder(shift_factor=0.1),
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=16,
+            patch_size=1,
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pooled_projection_dim=64,
+            out_channels=4,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def save_tiny_chroma(folder: Path) -> None:
+    """Write a ChromaPipeline: guidance by two calls of the denoiser a step."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    pipeline = diffusers.ChromaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=tiny_t5(tokenizer),
+        vae=tiny_decoder(shift_factor=0.1),
+        transformer=diffusers.ChromaTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=8,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def save_tiny_lcm(folder: Path) -> None:
+    """Write the digits model as a LatentConsistencyModelPipeline, its UNet with a random embedding of the scale."""
+    torch.manual_seed(0)
+    digits = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None)
+    unet = diffusers.UNet2DConditionModel.from_config(digits.unet.config, time_cond_proj_dim=16)
+    unet.load_state_dict(digits.unet.state_dict(), strict=False)
+    pipeline = diffusers.LatentConsistencyModelPipeline(
+        vae=digits.vae,
+        text_encoder=digits.text_encoder,
+        tokenizer=digits.tokenizer,
+        unet=unet,
+        scheduler=diffusers.LCMScheduler.from_config(digits.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)

@@ -19,6 +19,7 @@ from generation.plan import plan_sample
 from generation.recipe import read_recipe, recipe_file_text
 from ray_jobs import benchmark, evaluate, gallery, regenerate, train
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from tests.generation.tiny_models import save_with_safety_checker
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=2", "training.num_held_out=20", "recipe.image_size=32"]
@@ -141,6 +142,19 @@ def damaged_model(tmp_path: Path) -> str:
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", model)
     (model / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
     return str(model)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: Path, monkeypatch, capsys):
+    save_with_safety_checker(tmp_path / "strict", flags_all=True)
+    model = ["recipe.generator=diffusers", f"recipe.model={tmp_path / 'strict'}", "recipe.safety_checker=true"]
+    with pytest.raises(SystemExit) as ended:
+        call(regenerate, monkeypatch, "--index=7", f"--out={tmp_path / 'out'}", *model, "recipe.image_size=32")
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: All 3 attempts at sample 7 were refused, the last as flagged")
 
 
 @pytest.mark.ray
