@@ -249,3 +249,44 @@ class GenerationConfig:
     def longest_start_seconds(self) -> float:
         """How long the pool may be without an actor that is up."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from, and whether and how they are kept: as shards of WebDataset's format."""
+
+    source: Literal["stream", "shards"] = "stream"
+    """What training takes: images generated meanwhile, or those kept in `shards`."""
+
+    shards: str = ""
+    """What to train on where `source` is shards: a folder or URL that `ray_jobs.generate`, or `tee`, has written."""
+
+    tee: str = ""
+    """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
+
+    shard_size: int = 1024
+    """Images in a shard, a multiple of the batches in which they are made."""
+
+    image_format: Literal["png", "jpg", "webp"] = "png"
+    """Files that images are kept as."""
+
+    quality: int = 0
+    """0 is lossless, which jpg is not; else the format's own scale, 1 to 100."""
+
+    num_readers: int = 2
+    """Processes that read and decode shards."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings before anything starts."""
+        for name in ("shard_size", "num_readers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; give 1 or more.")
+        lowest, highest = {"png": (0, 0), "webp": (0, 100), "jpg": (1, 100)}[self.image_format]
+        if not lowest <= self.quality <= highest:
+            raise ValueError(
+                f"data.quality is {self.quality}; for {self.image_format} give {lowest} to {highest}. 0 is lossless."
+            )
+        if self.source == "shards" and not self.shards:
+            raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
+        if self.source == "shards" and self.tee:
+            raise ValueError("data.tee keeps what is generated, but data.source is shards. Leave one of them out.")

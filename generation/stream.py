@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray.data
@@ -60,20 +61,30 @@ def stream_samples(
     service: GenerationService, recipe: Recipe, config: GenerationConfig, indices: Sequence[range]
 ) -> ray.data.Dataset:
     """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
-    batch_size = service.batch_size()
-    units = work_units(indices, batch_size)
-    rows = [{"start": unit.start, "stop": unit.stop} for unit in units]
+    units = [{"start": unit.start, "stop": unit.stop} for unit in work_units(indices, service.batch_size())]
+    dataset = ask_units(service, config, units, Asker, [])
+    bound_memory(dataset, service.batch_size() * recipe.image_size**2 * 3, config.max_buffered_bytes)
+    return dataset
+
+
+def ask_units(
+    service: GenerationService,
+    config: GenerationConfig,
+    units: Sequence[dict[str, int]],
+    asker: type["Asker"],
+    arguments: Sequence[Any],
+) -> ray.data.Dataset:
+    """Return what a kind of `Asker`, made with these further arguments, makes of units of work."""
     num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
     window = math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)
-    dataset = ray.data.from_items(rows, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(rows))).map_batches(
-        Asker,
-        fn_constructor_args=[service, config, batch_size, window],
+    source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    return source.map_batches(
+        asker,
+        fn_constructor_args=[service, config, service.batch_size(), window, *arguments],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
     )
-    bound_memory(dataset, batch_size * recipe.image_size**2 * 3, config.max_buffered_bytes)
-    return dataset
 
 
 def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
@@ -129,9 +140,9 @@ class Asker:
         self.longest_wait_seconds = config.longest_start_seconds
         self.window = window
 
-    def __call__(self, row: dict[str, np.ndarray]) -> Iterator[SampleBatch]:
+    def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Any]:
         """Yield the samples of one unit, a batch at a time."""
-        return self.ask(range(int(row["start"][0]), int(row["stop"][0])))
+        return self.ask(range(int(unit["start"][0]), int(unit["stop"][0])))
 
     def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
         """Yield the samples of these indices in their order, a batch at a time."""

@@ -20,7 +20,7 @@ from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.gallery_page import Gallery, Picture, Row, write_page, write_png
 from ray_jobs.options import split_options
 from ray_jobs.run_directory import check_output, resolve
-from ray_jobs.user_errors import generation_errors, user_errors
+from ray_jobs.user_errors import errors_at_work, user_errors
 
 MAX_PLANS = 1_000_000
 """So many samples are looked through to fill the cells: about 20 s."""
@@ -51,7 +51,7 @@ def main() -> None:
         connect()
         check_placement([generation_demand(config.generation)])
         service = start_generation(recipe, config.generation)
-    with generation_errors(), service:
+    with errors_at_work(), service:
         indices = [plan.index for plans in cells.values() for plan in plans]
         samples = fetch_samples(service, config.generation, indices)
     images = dict(zip(samples["index"].tolist(), samples["image"], strict=True))

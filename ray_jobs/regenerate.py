@@ -19,7 +19,7 @@ from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.options import split_options
 from ray_jobs.run_directory import check_output, resolve
-from ray_jobs.user_errors import generation_errors, user_errors
+from ray_jobs.user_errors import errors_at_work, user_errors
 
 MAX_INDICES = 1_000_000
 """More are a data set, not a look at samples."""
@@ -39,7 +39,7 @@ def main() -> None:
         connect()
         check_placement([generation_demand(config.generation)])
         service = start_generation(recipe, config.generation)
-    with generation_errors(), service:
+    with errors_at_work(), service:
         folder.mkdir(parents=True, exist_ok=True)
         for samples in ask_samples(service, config.generation, indices):
             write_samples(folder, recipe, samples)

@@ -27,7 +27,7 @@ from ray_jobs.evaluate import evaluate_checkpoint
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, keep_checkpoint, resolve, write_json
 from ray_jobs.summary import print_summary, summarize
-from ray_jobs.user_errors import generation_errors, user_errors
+from ray_jobs.user_errors import errors_at_work, user_errors
 from training.checkpoint import read_checkpoint
 from training.fit import fit
 from training.job import FitJob
@@ -46,7 +46,7 @@ def main() -> None:
         check_resources(config)
         with room_kept(training_demand(config.training), config.generation.wait_for_nodes_seconds):
             service = start_generation(recipe, config.generation)
-    with generation_errors(), service:
+    with errors_at_work(), service:
         with user_errors():
             claim(run_dir, to_yaml(config))
         announce(

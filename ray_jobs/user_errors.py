@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from ray.exceptions import RayError
-
 from generation.generator import GenerationFailedError
+from generation.storage import StorageError
+
+KNOWN_AT_WORK = (GenerationFailedError, StorageError)
+"""What tells a user what to do, wherever it happens."""
 
 USER_ERROR_STATUS = 2
 
@@ -17,27 +19,28 @@ def user_errors() -> Iterator[None]:
     """End the process with status 2 and one line where the body finds that the job cannot run."""
     try:
         yield
-    except (ValueError, GenerationFailedError) as error:
+    except (ValueError, *KNOWN_AT_WORK) as error:
         _end(error)
 
 
 @contextmanager
-def generation_errors() -> Iterator[None]:
-    """Do the same while a job is at work, for what a generator found: Ray wraps it in traces of its workers."""
+def errors_at_work() -> Iterator[None]:
+    """Do the same while a job is at work, for what generators and storage end with: Ray wraps it in traces."""
     try:
         yield
     except Exception as error:
-        if found := _generation_failure(error):
+        if found := _known_cause(error):
             _end(found)
         raise
 
 
-def _generation_failure(error: BaseException | None) -> BaseException | None:
-    """Return the generator's own error among what led to an error."""
+def _known_cause(error: BaseException | None) -> BaseException | None:
+    """Return what a user can do something about, among what led to an error."""
     while error is not None:
-        if isinstance(error, GenerationFailedError) and not isinstance(error, RayError):
+        cause = getattr(error, "cause", None)  # Ray's errors are of their cause's class too, with a trace as message
+        if isinstance(error, KNOWN_AT_WORK) and cause is None:
             return error
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+        error = cause or error.__cause__ or error.__context__
     return None
 
 

@@ -1,0 +1,237 @@
+"""One shard: samples as a WebDataset tar, and its index. Knows bytes, and neither storage nor Ray.
+
+A sample is three members of the tar: `KEY.png` (or jpg, webp), `KEY.cls` (its label) and `KEY.json` (its whole plan);
+the key is its index. The tar's bytes follow from the samples alone: members have no time and no owner of their own.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from webdataset.writer import TarWriter
+
+from generation.plan import describe_sample, plan_sample
+from generation.recipe import Recipe, canonical_json
+from generation.sample import SampleBatch
+
+THREADS = 4
+"""Images that a process encodes or decodes at once: Pillow lets other threads work meanwhile."""
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("attempt", pa.int8()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+"""A row a sample: where the bytes of its image begin in the shard, how many they are, and their hash."""
+
+
+class DamagedShardError(RuntimeError):
+    """A shard is not what its index says."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How images become bytes."""
+
+    name: str
+    """png, jpg or webp."""
+
+    quality: int
+    """0 is lossless, else 1 to 100."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        """Return the file that shows uint8 [H, W, 3]."""
+        settings = {"quality": self.quality} if self.quality else {"lossless": True} if self.name == "webp" else {}
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "jpeg" if self.name == "jpg" else self.name, **settings)
+        return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished tar and its index."""
+
+    tar: bytes
+    index: pa.Table
+
+    def index_file(self) -> bytes:
+        """Return the index as Parquet, with the hash of the tar."""
+        file = io.BytesIO()
+        pq.write_table(self.index.replace_schema_metadata({"tar_sha256": sha256(self.tar)}), file)
+        return file.getvalue()
+
+
+class ShardWriter:
+    """Encodes samples as they come, and is left with the tar."""
+
+    def __init__(self, recipe: Recipe, name: str, image_format: ImageFormat) -> None:
+        """Take the recipe, the file's name, and how images are encoded."""
+        self.recipe = recipe
+        self.name = name
+        self.image_format = image_format
+        self.threads = ThreadPoolExecutor(THREADS)
+        self.members: list[Future[dict[str, str | bytes]]] = []
+
+    def add(self, batch: SampleBatch) -> None:
+        """Take a batch, whose images are encoded meanwhile; wait for those before the last."""
+        for future in self.members[-len(batch["index"]) :]:
+            future.result()
+        for index, attempt, image in zip(batch["index"], batch["attempt"], batch["image"], strict=True):
+            self.members.append(self.threads.submit(self._members_of, int(index), int(attempt), image))
+
+    def finish(self) -> Shard:
+        """Return the shard of all samples that came, in their order."""
+        file = io.BytesIO()
+        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+            for future in self.members:
+                tar.write(future.result())
+        self.threads.shutdown()
+        return Shard(file.getvalue(), index_of(file.getvalue(), self.name))
+
+    def _members_of(self, index: int, attempt: int, image: np.ndarray) -> dict[str, str | bytes]:
+        label, described = description(self.recipe, index, attempt)
+        return {
+            "__key__": key_of(index),
+            "cls": label,
+            "json": described,
+            self.image_format.name: self.image_format.encode(image),
+        }
+
+
+def description(recipe: Recipe, index: int, attempt: int) -> tuple[bytes, bytes]:
+    """Return what `.cls` and `.json` of a sample hold."""
+    plan = plan_sample(recipe, index, attempt)
+    return str(plan.label).encode(), canonical_json(describe_sample(recipe, plan)).encode()
+
+
+def key_of(index: int) -> str:
+    """Return a sample's name in a tar."""
+    return f"{index:013d}"
+
+
+def sha256(content: bytes | memoryview) -> str:
+    """Return the hash in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def index_of(tar: bytes, name: str) -> pa.Table:
+    """Return the index of a shard's samples, read from the tar itself; DamagedShardError for what is none of ours."""
+    rows = []
+    try:
+        for key, members in members_of(tar).items():
+            label, attempt = int(members["cls"].content), json.loads(members["json"].content)["attempt"]
+            (image,) = (member for kind, member in members.items() if kind not in ("cls", "json"))
+            rows.append(
+                (int(key), label, attempt, name, image.offset, len(image.content), sha256(image.content)),
+            )
+    except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
+        raise DamagedShardError(f"{name} is no whole shard: {type(error).__name__}: {error}") from error
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=INDEX_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar: where its bytes begin, and these."""
+
+    offset: int
+    content: bytes
+
+
+def members_of(tar: bytes) -> dict[str, dict[str, Member]]:
+    """Return the members of each sample by their ending, in the tar's order; TarError or ValueError if it is cut."""
+    samples: dict[str, dict[str, Member]] = {}
+    with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as members:
+        for member in members:
+            content = tar[member.offset_data : member.offset_data + member.size]
+            if len(content) != member.size:
+                raise ValueError(f"{member.name} is cut short")
+            key, _, kind = member.name.partition(".")
+            samples.setdefault(key, {})[kind] = Member(member.offset_data, content)
+    return samples
+
+
+def open_shard(tar: bytes, index_file: bytes, name: str) -> Shard:
+    """Return a shard that is what its index says, to the bit; DamagedShardError if it is not."""
+    try:
+        index = pq.read_table(pa.BufferReader(index_file))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedShardError(f"The index of {name} cannot be read: {error}") from error
+    if (index.schema.metadata or {}).get(b"tar_sha256", b"").decode() != sha256(tar):
+        raise DamagedShardError(f"{name} is not the file that its index was made of")
+    return Shard(tar, index)
+
+
+def decode_samples(shard: Shard, rows: Sequence[int]) -> SampleBatch:
+    """Return samples of a shard as the stream gives them, in this order of its rows."""
+    index = shard.index.take(list(rows))
+    columns = {name: index[name].to_numpy() for name in ("index", "label", "attempt", "offset", "num_bytes")}
+    tar = memoryview(shard.tar)
+
+    def decode(start: int, size: int) -> np.ndarray:
+        with Image.open(io.BytesIO(tar[start : start + size])) as image:
+            return np.asarray(image.convert("RGB"))
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        images = list(threads.map(decode, columns["offset"], columns["num_bytes"]))
+    return {
+        "index": columns["index"],
+        "label": columns["label"],
+        "image": np.stack(images),
+        "attempt": columns["attempt"],
+    }
+
+
+def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: str) -> list[str]:
+    """Return what is wrong with a file that should be the shard of these samples; nothing if all is as it was made."""
+    try:
+        index = pq.read_table(pa.BufferReader(index_file))
+        samples = members_of(tar)
+    except (pa.ArrowException, OSError, tarfile.TarError, ValueError) as error:
+        return [f"{name} or its index cannot be read: {type(error).__name__}: {error}"]
+    if index["index"].to_pylist() != list(indices) or list(samples) != [key_of(i) for i in indices]:
+        return [f"{name} does not hold samples {indices.start} to {indices.stop - 1}"]
+    rows = index.to_pylist()
+    found = [fault for row in rows for fault in _faults_of_sample(samples[key_of(row["index"])], recipe, row)]
+    if not found and (index.schema.metadata or {}).get(b"tar_sha256", b"").decode() != sha256(tar):
+        found.append(f"{name} is not, byte by byte, the file that was written")
+    return found
+
+
+def _faults_of_sample(members: dict[str, Member], recipe: Recipe, row: dict[str, Any]) -> list[str]:
+    who = f"sample {row['index']}"
+    if len(members) != 3 or not {"cls", "json"} <= members.keys():
+        return [f"{who}: has {', '.join(members)}"]
+    found = []
+    for kind, expected in zip(("cls", "json"), description(recipe, row["index"], row["attempt"]), strict=True):
+        if members[kind].content != expected:
+            found.append(f"{who}: its .{kind} is not that of the recipe")
+    image = next(member.content for kind, member in members.items() if kind not in ("cls", "json"))
+    if sha256(image) != row["sha256"]:
+        found.append(f"{who}: the image is not the one that was written")
+    elif fault := _fault_of_image(image, recipe.image_size):
+        found.append(f"{who}: {fault}")
+    return found
+
+
+def _fault_of_image(image: bytes, size: int) -> str:
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            opened.load()
+            return "" if opened.size == (size, size) else f"the image is of {opened.size} pixels"
+    except (OSError, SyntaxError) as error:
+        return f"the image cannot be decoded: {error}"

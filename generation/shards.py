@@ -1,0 +1,204 @@
+"""Shards as Ray Datasets: written from the generation service, read back as the stream gives them, checked.
+
+Each shard is a function of its set and its number, so that one which Ray makes again is the same to the byte.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from generation.config import GenerationConfig
+from generation.sample import SampleBatch
+from generation.service import GenerationService
+from generation.shard import DamagedShardError, Shard, ShardWriter, decode_samples, faults, open_shard
+from generation.shard_set import ShardSet, index_name, shard_name
+from generation.storage import StorageError
+from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
+
+ORDER_STREAM = 3
+"""Second key word of the counter-based generator, beside those of `generation.plan`: in which order shards are read."""
+
+Unit = dict[str, np.ndarray]
+
+
+def write_shards(
+    service: GenerationService, config: GenerationConfig, shards: ShardSet, numbers: Sequence[int]
+) -> ray.data.Dataset:
+    """Return a lazy dataset that makes these shards: a row for each once it is there, with its counts."""
+    return ask_units(service, config, shard_units(shards, numbers), ShardMaker, [shards])
+
+
+def tee_samples(
+    service: GenerationService, config: GenerationConfig, shards: ShardSet, missing: Sequence[int]
+) -> ray.data.Dataset:
+    """Return the stream of a set's samples, as `stream_samples` does, which keeps the missing shards meanwhile."""
+    units = shard_units(shards, range(len(shards.ranges)))
+    dataset = ask_units(service, config, units, TeeingAsker, [shards, frozenset(missing)])
+    bound_memory(dataset, batch_bytes(shards), config.max_buffered_bytes)
+    return dataset
+
+
+def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int, max_bytes: int) -> ray.data.Dataset:
+    """Return a lazy dataset of a set's samples, rows as in the stream, always in the same order.
+
+    The order goes through the set again and again, every time shuffled anew by `seed`; `positions` are a part of it, so
+    that a run that stopped after `k` samples goes on with `range(k, ...)`.
+    """
+    units = reading_units(shards, positions, seed)
+    source = ray.data.from_items(units, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    dataset = source.map_batches(
+        ShardReader,
+        fn_constructor_args=[shards, seed],
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(num_readers, len(units))),
+        num_cpus=0,
+    )
+    dataset.context.execution_options.preserve_order = True
+    bound_memory(dataset, batch_bytes(shards), max_bytes)
+    return dataset
+
+
+def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
+    """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
+    units = shard_units(shards, numbers)
+    source = ray.data.from_items(units, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    return source.map_batches(
+        ShardChecker,
+        fn_constructor_args=[shards],
+        batch_size=1,
+        compute=ActorPoolStrategy(size=min(num_readers, len(units))),
+        num_cpus=0,
+    )
+
+
+def batch_bytes(shards: ShardSet) -> int:
+    """Return the size of the images that travel in one block."""
+    return shards.batch_size * shards.recipe.image_size**2 * 3
+
+
+def shard_units(shards: ShardSet, numbers: Sequence[int]) -> list[dict[str, int]]:
+    """Return a unit of work for each shard."""
+    return [{"number": i, "start": shards.ranges[i].start, "stop": shards.ranges[i].stop} for i in numbers]
+
+
+class TeeingAsker(Asker):
+    """Asks for the samples of a shard, yields them on, and keeps those of the shards that are missing."""
+
+    def __init__(
+        self,
+        service: GenerationService,
+        config: GenerationConfig,
+        batch_size: int,
+        window: int,
+        shards: ShardSet,
+        missing: frozenset[int],
+    ) -> None:
+        """Take an asker's arguments, the set, and the numbers of shards to keep."""
+        super().__init__(service, config, batch_size, window)
+        self.shards = shards
+        self.missing = missing
+
+    def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
+        """Yield the samples of one shard, a batch at a time."""
+        number, batches = int(unit["number"][0]), super().__call__(unit)
+        return keep(batches, self.shards, number) if number in self.missing else batches
+
+
+class ShardMaker(Asker):
+    """Asks for the samples of a shard and writes it."""
+
+    def __init__(
+        self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int, shards: ShardSet
+    ) -> None:
+        """Take an asker's arguments, and the set."""
+        super().__init__(service, config, batch_size, window)
+        self.shards = shards
+
+    def __call__(self, unit: Unit) -> Iterator[Unit]:
+        """Yield one row with the shard's number and counts."""
+        attempts = [batch["attempt"] for batch in keep(super().__call__(unit), self.shards, int(unit["number"][0]))]
+        counted = np.concatenate(attempts)
+        yield {
+            "number": unit["number"],
+            "num_images": np.array([len(counted)]),
+            "num_refused": np.array([int(counted.sum())]),
+        }
+
+
+def keep(batches: Iterator[SampleBatch], shards: ShardSet, number: int) -> Iterator[SampleBatch]:
+    """Yield a shard's batches on; it is kept before the last one goes, so that who has all samples has the shard."""
+    writer = ShardWriter(shards.recipe, shard_name(number), shards.encoding)
+    last: list[SampleBatch] = []
+    for batch in batches:
+        yield from last
+        writer.add(batch)
+        last = [batch]
+    shard = writer.finish()
+    shards.storage.write(shard_name(number), shard.tar)
+    shards.storage.write(index_name(number), shard.index_file())
+    yield from last
+
+
+def load_shard(shards: ShardSet, number: int) -> Shard:
+    """Return a shard that is there and whole; DamagedShardError or StorageError with the remedy if it is not."""
+    tar, index = shards.storage.read(shard_name(number)), shards.storage.read(index_name(number))
+    try:
+        return open_shard(tar, index, shard_name(number))
+    except DamagedShardError as error:
+        raise StorageError(f"{error}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
+
+
+def reading_units(shards: ShardSet, positions: range, seed: int) -> list[dict[str, int]]:
+    """Return which part of which shard is read, in order: the shards of a lap shuffled, then those of the next lap."""
+    units, lap_start = [], positions.start // shards.num_images * shards.num_images
+    while lap_start < positions.stop:
+        lap = lap_start // shards.num_images
+        start = lap_start
+        for number in _random(seed, lap).permutation(len(shards.ranges)).tolist():
+            stop = start + len(shards.ranges[number])
+            first, last = max(start, positions.start), min(stop, positions.stop)
+            if first < last:
+                units.append({"number": number, "lap": lap, "start": first - start, "stop": last - start})
+            start = stop
+        lap_start += shards.num_images
+    return units
+
+
+class ShardReader:
+    """Reads units of `reading_units`."""
+
+    def __init__(self, shards: ShardSet, seed: int) -> None:
+        """Take the set, and what decides the order."""
+        self.shards = shards
+        self.seed = seed
+
+    def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
+        """Yield samples of one shard, a batch at a time, in an order of their own for each lap."""
+        number, lap, start, stop = (int(unit[name][0]) for name in ("number", "lap", "start", "stop"))
+        shard = load_shard(self.shards, number)
+        rows = _random(self.seed, lap, number + 1).permutation(len(shard.index))[start:stop].tolist()
+        for first in range(0, len(rows), self.shards.batch_size):
+            yield decode_samples(shard, rows[first : first + self.shards.batch_size])
+
+
+class ShardChecker:
+    """Looks at every sample of a shard."""
+
+    def __init__(self, shards: ShardSet) -> None:
+        """Take the set."""
+        self.shards = shards
+
+    def __call__(self, unit: Unit) -> Unit:
+        """Return the shard's number and what is wrong with it, a line a fault; empty if nothing is."""
+        number = int(unit["number"][0])
+        tar, index = self.shards.storage.read(shard_name(number)), self.shards.storage.read(index_name(number))
+        found = faults(tar, index, self.shards.recipe, self.shards.ranges[number], shard_name(number))
+        return {"number": unit["number"], "faults": np.array(["\n".join(found)])}
+
+
+def _random(seed: int, lap: int, stream: int = 0) -> np.random.Generator:
+    """Return a generator that is a function of its arguments alone, as in `generation.plan`."""
+    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, stream, 0], dtype=np.uint64)))

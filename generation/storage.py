@@ -1,0 +1,119 @@
+"""Where a data set is kept: a folder, S3, or whatever else fsspec reaches. A file appears there whole or not at all.
+
+Knows names and bytes, and nothing of what they mean.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from fsspec.core import url_to_fs
+
+PASSED_ON = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_")
+"""Environment variables that begin so say where a store is and who asks: processes on other nodes get them too."""
+
+S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}}
+"""A bucket that cannot be reached is told within seconds; a request that fails is made again."""
+
+
+class StorageError(RuntimeError):
+    """Something could not be read or written: the message says what, and what to do."""
+
+
+class Storage:
+    """A folder of files under one path or URL, from any process of the cluster."""
+
+    def __init__(self, url: str) -> None:
+        """Take an absolute path or a URL such as s3://bucket/folder; nothing is opened yet."""
+        self.url = url.rstrip("/")
+        self.environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder that this machine mounts."""
+        return "://" not in self.url
+
+    def inside(self, folder: str) -> "Storage":
+        """Return a folder of this one."""
+        return Storage(f"{self.url}/{folder}")
+
+    def names(self, folder: str = "") -> set[str]:
+        """Return the names of files and folders in a folder; none if there is no such folder."""
+        with self._errors(f"'{self._path(folder)}' cannot be listed"):
+            filesystem, path = self._open(folder)
+            filesystem.invalidate_cache()
+            try:
+                found = filesystem.ls(path, detail=False)
+            except FileNotFoundError:
+                return set()
+            return {name.rstrip("/").rsplit("/", 1)[-1] for name in found} - {""}
+
+    def read(self, name: str) -> bytes:
+        """Return what a file holds; StorageError if there is none."""
+        with self._errors(f"'{self._path(name)}' cannot be read"):
+            filesystem, path = self._open(name)
+            return filesystem.cat_file(path)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file at once, in the place of one that there may be."""
+        with self._errors(f"'{self._path(name)}' cannot be written"):
+            if self.is_local:
+                _write_and_rename(Path(self._path(name)), content)
+            else:
+                filesystem, path = self._open(name)
+                filesystem.pipe_file(path, content)
+
+    def check_writable(self) -> None:
+        """Raise StorageError if nothing can be written here, leaving no trace."""
+        with self._errors(f"'{self.url}' cannot be written"):
+            if self.is_local:
+                folder = Path(self.url)
+                with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
+                    return
+            filesystem, path = self._open(f"write-test-{uuid4().hex}")
+            filesystem.pipe_file(path, b"")
+            filesystem.rm_file(path)
+
+    def _path(self, name: str) -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+    def _open(self, name: str) -> tuple[Any, str]:
+        """Return fsspec's file system and its path to a file."""
+        os.environ.update(self.environment)
+        return url_to_fs(self._path(name), **(S3_OPTIONS if self.url.startswith("s3://") else {}))
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Make whatever a store's library ends with one line."""
+        try:
+            yield
+        except Exception as error:  # each store's library has errors of its own
+            message = " ".join(str(error).split())[:200]
+            raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "Install the package that it names; for s3:// it is the extra s3."
+    if isinstance(error, OSError) and error.strerror == os.strerror(28):
+        return "Make room and run again: what is whole stays, and only what is missing is made."
+    return "Check the place, its permissions, and the network; AWS_ENDPOINT_URL may name an S3 of your own."
