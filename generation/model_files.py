@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+import yaml
+
 PROJECT_ROOT = Path(__file__).parent.parent
 
 MODEL_FILES = (".json", ".txt", ".safetensors")
@@ -126,6 +128,23 @@ def fetch(part: Part, name: str, revision: str) -> Path:
     if len(found) != 1:
         raise ValueError(f"{part.setting} '{name}' has {len(found)} files {part.needed}, not one.")
     return found[0]
+
+
+def licence_of(name: str, revision: str) -> str:
+    """Return the licence that a model's card states, or that none is stated where this process can see."""
+    path = find_local(name)
+    try:
+        card = (path / "README.md").read_text() if path else _hub_card(name, revision)
+        stated = yaml.safe_load(card.split("---")[1])["license"]
+    except Exception:  # no card, no network, no header, no licence in it: nothing depends on it
+        return "not stated"
+    return str(stated)
+
+
+def _hub_card(name: str, revision: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "README.md", revision=revision)).read_text()
 
 
 def hub_settings() -> dict[str, str]:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from evaluation.config import EvaluationConfig
-from generation.config import GenerationConfig, RecipeConfig
+from generation.config import DataConfig, GenerationConfig, RecipeConfig
 from generation.recipe import Recipe, build_recipe, read_recipe
 from training.config import TrainingConfig
 
@@ -29,10 +29,11 @@ class JobConfig:
     """A recipe that `ray_jobs.plan` wrote, in place of the settings in `recipe`."""
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: str = "runs/run"
-    """Folder for all that a run writes; it must not exist, or be empty."""
+    """Folder for all that a run writes; it must not exist, or be empty. For `ray_jobs.generate` also a URL."""
 
     checkpoint: str = ""
     """What `ray_jobs.evaluate` evaluates."""

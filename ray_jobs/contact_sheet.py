@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ from generation.sample import SampleBatch
 COLUMNS = 5
 
 
-def write_contact_sheet(path: Path, recipe: Recipe, samples: SampleBatch) -> None:
+def write_contact_sheet(file: Path | BinaryIO, recipe: Recipe, samples: SampleBatch) -> None:
     """Write a PNG with a sample a cell, its index and class above and its prompt below."""
     rows = -(-len(samples["index"]) // COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 3.2 * rows))
@@ -26,4 +27,4 @@ def write_contact_sheet(path: Path, recipe: Recipe, samples: SampleBatch) -> Non
         caption = textwrap.fill(plan.prompt.replace("$", r"\$"), width=38)
         axis.text(0.5, -0.04, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
     figure.suptitle(f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}", fontsize=9)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")

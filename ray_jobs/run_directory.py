@@ -25,6 +25,11 @@ def resolve(path: str) -> Path:
         raise ValueError(f"'{path}' is no path: {error}. {REMEDY}") from error
 
 
+def resolve_place(path: str) -> str:
+    """Return a URL as it is, and anything else as an absolute path."""
+    return path if "://" in path else str(resolve(path))
+
+
 def check_output(run_dir: Path) -> None:
     """Raise ValueError if a run cannot be written to this folder, leaving no trace."""
     try:

@@ -1,0 +1,118 @@
+"""What a data set says of itself: README.md with classes, prompts, model and counts, and a sheet of samples."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from generation.model_files import licence_of
+from generation.recipe import Recipe, recipe_file_text
+from generation.shard import decode_samples
+from generation.shard_set import ShardSet, index_name
+from generation.shards import load_shard
+from ray_jobs.contact_sheet import write_contact_sheet
+
+NUM_SAMPLES_ON_SHEET = 20
+INDICES_READ_AT_ONCE = 16
+CARD, SHEET, RECIPE = "README.md", "samples.png", "recipe.json"
+MARK = "<!-- written by ray_jobs.generate; take this line out to keep your changes -->"
+
+
+def write_card(sets: Sequence[ShardSet]) -> None:
+    """Write the card of a set and its held-out part, the sheet, and the recipe; a user's own card stays."""
+    shards = sets[0]
+    shards.storage.write(RECIPE, recipe_file_text(shards.recipe).encode())
+    if CARD in shards.storage.names() and MARK not in shards.storage.read(CARD).decode(errors="replace"):
+        return
+    sheet = io.BytesIO()
+    first = load_shard(shards, 0)
+    samples = decode_samples(first, range(min(NUM_SAMPLES_ON_SHEET, len(first.index))))
+    write_contact_sheet(sheet, shards.recipe, samples)
+    shards.storage.write(SHEET, sheet.getvalue())
+    shards.storage.write(CARD, card_text(sets).encode())
+
+
+def card_text(sets: Sequence[ShardSet]) -> str:
+    """Return the card in Markdown, with the header that the Hugging Face hub reads."""
+    shards, recipe = sets[0], sets[0].recipe
+    licence = licence_of(recipe.model, recipe.revision) if recipe.model else "none: there is no model"
+    labels, num_refused = counts(shards)
+    rows = "\n".join(
+        f"| {label} | {entry.class_name} | {entry.wnid} | {entry.definition.replace('|', ' ')} | {labels[label]:,} |"
+        for label, entry in enumerate(recipe.label_space.classes)
+    )
+    held_out = f", and {sets[1].num_images:,} more in held_out/ that are not for training" if len(sets) > 1 else ""
+    return f"""---
+license: other
+task_categories:
+- image-classification
+tags:
+- synthetic
+---
+{MARK}
+
+# {shards.num_images:,} generated images of {recipe.label_space.num_classes} classes
+
+{recipe.image_size} x {recipe.image_size} pixels, as {shards.image_format}{held_out}.
+Every image was made by a model from a prompt; none is a photograph.
+
+![The first samples](samples.png)
+
+| | |
+|---|---|
+{facts(recipe)}
+| licence of the model, as it states it | {licence} |
+| images refused by the guard, and made again | {num_refused:,} |
+
+## Files
+
+{len(shards.ranges)} shards in WebDataset's format, `shard-000000.tar` and so on. A sample is three files in a shard:
+`KEY.{shards.image_format}`, `KEY.cls` (its label) and `KEY.json` (its plan: prompt, seed and all else). `index/` is
+Parquet: where in which shard each image is, and its SHA-256. With `recipe.json` Figment makes any of them again
+(`python -m ray_jobs.regenerate recipe.json`).
+
+## Prompts
+
+{chr(10).join(f"- `{template}`" for template in recipe.templates)}
+
+## Classes
+
+| label | class | WordNet id | definition | images |
+|---|---|---|---|---|
+{rows}
+"""
+
+
+def facts(recipe: Recipe) -> str:
+    """Return what decides the images, a row of a table each."""
+    named = {
+        "model": recipe.model or f"none ({recipe.generator})",
+        "revision": recipe.revision or "-",
+        "decoder": recipe.vae or "the model's own",
+        "LoRA": ", ".join(name for name, _, _ in recipe.loras) or "none",
+        "steps": recipe.num_inference_steps,
+        "scheduler": recipe.scheduler,
+        "guidance scale": ", ".join(f"{scale:g}" for scale in recipe.guidance_scale),
+        "negative prompt": recipe.negative_prompt or "none",
+        "precision": recipe.precision,
+        "made at": f"{recipe.generated_size} px",
+        "seed": recipe.seed,
+        "safety checker": "on" if recipe.safety_checker else "off",
+        "recipe, SHA-256": recipe.sha256,
+    }
+    return "\n".join(f"| {name} | {value} |" for name, value in named.items())
+
+
+def counts(shards: ShardSet) -> tuple[np.ndarray, int]:
+    """Return how many images each label has, and how many were refused, from the indices of all shards."""
+
+    def read(number: int) -> tuple[np.ndarray, int]:
+        table = pq.read_table(io.BytesIO(shards.storage.read(index_name(number))), columns=["label", "attempt"])
+        labels = np.bincount(table["label"].to_numpy(), minlength=shards.recipe.label_space.num_classes)
+        return labels, int(table["attempt"].to_numpy().sum())
+
+    with ThreadPoolExecutor(INDICES_READ_AT_ONCE) as threads:
+        found = list(threads.map(read, range(len(shards.ranges))))
+    return np.sum([labels for labels, _ in found], axis=0), sum(refused for _, refused in found)

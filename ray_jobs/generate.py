@@ -1,0 +1,145 @@
+"""Generate a data set as shards: `python -m ray_jobs.generate CONFIG output=URI [--verify] [section.key=value ...]`.
+
+Writes the samples that training with this config would stream, and below `held_out` those that it is judged on.
+Run again, it makes what is missing: after a kill, or when `training.num_images` has grown. `--verify` looks at
+every sample that is there first, and makes damaged shards again.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from generation.plan import FIRST_HELD_OUT_INDEX
+from generation.recipe import Recipe
+from generation.service import GenerationService, start_generation
+from generation.shard_set import HELD_OUT_FOLDER, ShardSet, check_same, new_shard_set, read_shard_set
+from generation.shards import check_shards, write_shards
+from generation.storage import Storage
+from ray_jobs.cluster import check_placement, connect, generation_demand
+from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.data_card import write_card
+from ray_jobs.options import split_options
+from ray_jobs.progress_display import announce
+from ray_jobs.run_directory import resolve_place
+from ray_jobs.user_errors import errors_at_work, user_errors
+
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass
+class Part:
+    """Samples that are kept in one place: those to train on, or those held out."""
+
+    storage: Storage
+    indices: range
+    found: ShardSet | None
+    damaged: Sequence[int] = ()
+
+    def shards(self, batch_size: int, config: JobConfig, recipe: Recipe) -> ShardSet:
+        """Return the set as it should be."""
+        if self.found is None:
+            return new_shard_set(self.storage, recipe, self.indices, batch_size, config.data)
+        return self.found.extended(len(self.indices))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to make."""
+        found = self.found
+        return found is not None and found.num_images >= len(self.indices) and not (self.damaged or found.missing())
+
+
+def main() -> None:
+    """Compose the job: what is there, what is to be made, a pool that makes it, a card."""
+    started_at = psutil.Process().create_time()
+    with user_errors():
+        options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
+        config, recipe, parts = prepare(arguments)
+        connect()
+        if "verify" in options:
+            find_damage(parts, config, started_at)
+        if all(part.is_complete for part in parts):
+            announce(
+                started_at, f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}"
+            )
+            return
+        check_placement([generation_demand(config.generation)])
+        service = start_generation(recipe, config.generation)
+    with errors_at_work(), service:
+        announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
+        with user_errors():
+            sets = [part.shards(service.batch_size(), config, recipe) for part in parts]
+        for part, shards in zip(parts, sets, strict=True):
+            if shards != part.found:
+                shards.write_manifest()
+            make(service, config, shards, sorted({*shards.missing(), *part.damaged}), started_at)
+        write_card(sets)
+    announce(started_at, f"all {sum(shards.num_images for shards in sets):,} images are in {parts[0].storage.url}")
+
+
+def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
+    """Return settings, recipe and what is there already, all checked as far as that goes without a cluster."""
+    config = load_config(JobConfig, arguments)
+    storage = Storage(resolve_place(config.output))
+    recipe = open_recipe(config)
+    parts = open_parts(storage, recipe, config)
+    storage.check_writable()
+    known = [part.found.batch_size for part in parts if part.found] or [config.generation.batch_size]
+    if known[0]:
+        for part in parts:
+            part.shards(known[0], config, recipe)
+    generation = dataclasses.replace(config.generation, batch_size=known[0])
+    return dataclasses.replace(config, generation=generation), recipe, parts
+
+
+def open_parts(storage: Storage, recipe: Recipe, config: JobConfig) -> list[Part]:
+    """Return the samples to train on and those held out, and what is kept of them; ValueError if it is of others."""
+    indices = {
+        storage: range(config.training.num_trained),
+        storage.inside(HELD_OUT_FOLDER): range(
+            FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.training.num_held_out
+        ),
+    }
+    parts = [Part(place, wanted, read_shard_set(place)) for place, wanted in indices.items()]
+    for part in parts:
+        if part.found is not None:
+            check_same(part.found, recipe, config.data)
+    return parts
+
+
+def find_damage(parts: Sequence[Part], config: JobConfig, started_at: float) -> None:
+    """Look at every sample of the shards that are there, say what is wrong, and note whose shards to make again."""
+    for part in parts:
+        if part.found is None:
+            continue
+        there = sorted(set(range(len(part.found.ranges))) - set(part.found.missing()))
+        announce(started_at, f"looking at {len(there)} shards in {part.storage.url}")
+        rows = check_shards(part.found, there, config.data.num_readers).take_all() if there else []
+        faulty = {int(row["number"]): str(row["faults"]) for row in rows if row["faults"]}
+        for number, faults in sorted(faulty.items()):
+            announce(started_at, f"shard {number} is damaged: {'; '.join(faults.splitlines()[:3])}")
+        part.damaged = sorted(faulty)
+
+
+def make(
+    service: GenerationService, config: JobConfig, shards: ShardSet, numbers: Sequence[int], started_at: float
+) -> None:
+    """Make these shards, and say how it goes now and then."""
+    if not numbers:
+        return
+    announce(started_at, f"making {len(numbers)} of {len(shards.ranges)} shards in {shards.storage.url}")
+    began_at = said_at = time.monotonic()
+    num_images = num_shards = 0
+    for row in write_shards(service, config.generation, shards, numbers).iter_rows():
+        num_images, num_shards = num_images + int(row["num_images"]), num_shards + 1
+        if time.monotonic() - said_at >= PROGRESS_SECONDS or num_shards == len(numbers):
+            said_at = time.monotonic()
+            rate = num_images / (said_at - began_at)
+            announce(started_at, f"{num_shards}/{len(numbers)} shards, {num_images:,} images, {rate:.1f}/s")
+
+
+if __name__ == "__main__":
+    main()
