@@ -2,6 +2,7 @@
 
 A sample is three members of the tar: `KEY.png` (or jpg, webp), `KEY.cls` (its label) and `KEY.json` (its whole plan);
 the key is its index. The tar's bytes follow from the samples alone: members have no time and no owner of their own.
+(Written by `tarfile`: webdataset's writer would bring torch, 0.6 GB, into every process that keeps samples.)
 """
 
 import hashlib
@@ -17,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from webdataset.writer import TarWriter
 
 from generation.plan import describe_sample, plan_sample
 from generation.recipe import Recipe, canonical_json
@@ -85,7 +85,7 @@ class ShardWriter:
         self.name = name
         self.image_format = image_format
         self.threads = ThreadPoolExecutor(THREADS)
-        self.members: list[Future[dict[str, str | bytes]]] = []
+        self.members: list[Future[dict[str, bytes]]] = []
 
     def add(self, batch: SampleBatch) -> None:
         """Take a batch, whose images are encoded meanwhile; wait for those before the last."""
@@ -97,20 +97,19 @@ class ShardWriter:
     def finish(self) -> Shard:
         """Return the shard of all samples that came, in their order."""
         file = io.BytesIO()
-        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for future in self.members:
-                tar.write(future.result())
+                for name, content in future.result().items():
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
         self.threads.shutdown()
         return Shard(file.getvalue(), index_of(file.getvalue(), self.name))
 
-    def _members_of(self, index: int, attempt: int, image: np.ndarray) -> dict[str, str | bytes]:
+    def _members_of(self, index: int, attempt: int, image: np.ndarray) -> dict[str, bytes]:
         label, described = description(self.recipe, index, attempt)
-        return {
-            "__key__": key_of(index),
-            "cls": label,
-            "json": described,
-            self.image_format.name: self.image_format.encode(image),
-        }
+        contents = {"cls": label, "json": described, self.image_format.name: self.image_format.encode(image)}
+        return {f"{key_of(index)}.{kind}": content for kind, content in contents.items()}
 
 
 def description(recipe: Recipe, index: int, attempt: int) -> tuple[bytes, bytes]:

@@ -66,6 +66,10 @@ class ShardSet:
             return self
         return dataclasses.replace(self, ends=(*self.ends, num_images))
 
+    def first(self, num_images: int) -> "ShardSet":
+        """Return the set as if it had but so many of its images, to be read."""
+        return dataclasses.replace(self, ends=(*(end for end in self.ends if end < num_images), num_images))
+
     def missing(self) -> list[int]:
         """Return the numbers of shards that are not there, or without their index."""
         tars, indices = self.storage.names(), self.storage.names(INDEX_FOLDER)

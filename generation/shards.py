@@ -31,11 +31,12 @@ def write_shards(
 
 
 def tee_samples(
-    service: GenerationService, config: GenerationConfig, shards: ShardSet, missing: Sequence[int]
+    service: GenerationService, config: GenerationConfig, shards: ShardSet, num_images: int, missing: Sequence[int]
 ) -> ray.data.Dataset:
-    """Return the stream of a set's samples, as `stream_samples` does, which keeps the missing shards meanwhile."""
-    units = shard_units(shards, range(len(shards.ranges)))
-    dataset = ask_units(service, config, units, TeeingAsker, [shards, frozenset(missing)])
+    """Return the stream of a set's first samples, as `stream_samples` does, which keeps missing shards meanwhile."""
+    units = shard_units(shards.first(num_images), range(len(shards.first(num_images).ranges)))
+    whole = {unit["number"] for unit in units if len(shards.ranges[unit["number"]]) == unit["stop"] - unit["start"]}
+    dataset = ask_units(service, config, units, TeeingAsker, [shards, whole.intersection(missing)])
     bound_memory(dataset, batch_bytes(shards), config.max_buffered_bytes)
     return dataset
 
@@ -93,7 +94,7 @@ class TeeingAsker(Asker):
         batch_size: int,
         window: int,
         shards: ShardSet,
-        missing: frozenset[int],
+        missing: set[int],
     ) -> None:
         """Take an asker's arguments, the set, and the numbers of shards to keep."""
         super().__init__(service, config, batch_size, window)
@@ -178,7 +179,7 @@ class ShardReader:
         """Yield samples of one shard, a batch at a time, in an order of their own for each lap."""
         number, lap, start, stop = (int(unit[name][0]) for name in ("number", "lap", "start", "stop"))
         shard = load_shard(self.shards, number)
-        rows = _random(self.seed, lap, number + 1).permutation(len(shard.index))[start:stop].tolist()
+        rows = _random(self.seed, lap, number + 1).permutation(len(self.shards.ranges[number]))[start:stop].tolist()
         for first in range(0, len(rows), self.shards.batch_size):
             yield decode_samples(shard, rows[first : first + self.shards.batch_size])
 

@@ -84,7 +84,10 @@ class Storage:
     def _open(self, name: str) -> tuple[Any, str]:
         """Return fsspec's file system and its path to a file."""
         os.environ.update(self.environment)
-        return url_to_fs(self._path(name), **(S3_OPTIONS if self.url.startswith("s3://") else {}))
+        options: dict[str, Any] = {}
+        if self.url.startswith("s3://"):  # fsspec keeps file systems by their options, not by what they read elsewhere
+            options = S3_OPTIONS | {"endpoint_url": self.environment.get("AWS_ENDPOINT_URL")}
+        return url_to_fs(self._path(name), **options)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

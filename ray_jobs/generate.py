@@ -9,47 +9,22 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import psutil
 
-from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe
 from generation.service import GenerationService, start_generation
-from generation.shard_set import HELD_OUT_FOLDER, ShardSet, check_same, new_shard_set, read_shard_set
+from generation.shard_set import ShardSet
 from generation.shards import check_shards, write_shards
-from generation.storage import Storage
 from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.data_card import write_card
+from ray_jobs.kept_data import Part, batch_size_of, open_parts
 from ray_jobs.options import split_options
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import resolve_place
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 PROGRESS_SECONDS = 10.0
-
-
-@dataclass
-class Part:
-    """Samples that are kept in one place: those to train on, or those held out."""
-
-    storage: Storage
-    indices: range
-    found: ShardSet | None
-    damaged: Sequence[int] = ()
-
-    def shards(self, batch_size: int, config: JobConfig, recipe: Recipe) -> ShardSet:
-        """Return the set as it should be."""
-        if self.found is None:
-            return new_shard_set(self.storage, recipe, self.indices, batch_size, config.data)
-        return self.found.extended(len(self.indices))
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is nothing to make."""
-        found = self.found
-        return found is not None and found.num_images >= len(self.indices) and not (self.damaged or found.missing())
 
 
 def main() -> None:
@@ -62,16 +37,15 @@ def main() -> None:
         if "verify" in options:
             find_damage(parts, config, started_at)
         if all(part.is_complete for part in parts):
-            announce(
-                started_at, f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}"
-            )
+            write_card([part.found for part in parts if part.found is not None])
+            announce(started_at, f"nothing to make: all images are in {parts[0].storage.url}")
             return
         check_placement([generation_demand(config.generation)])
         service = start_generation(recipe, config.generation)
     with errors_at_work(), service:
         announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
         with user_errors():
-            sets = [part.shards(service.batch_size(), config, recipe) for part in parts]
+            sets = [part.shards(recipe, config.data, service.batch_size()) for part in parts]
         for part, shards in zip(parts, sets, strict=True):
             if shards != part.found:
                 shards.write_manifest()
@@ -83,31 +57,13 @@ def main() -> None:
 def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
     """Return settings, recipe and what is there already, all checked as far as that goes without a cluster."""
     config = load_config(JobConfig, arguments)
-    storage = Storage(resolve_place(config.output))
     recipe = open_recipe(config)
-    parts = open_parts(storage, recipe, config)
-    storage.check_writable()
-    known = [part.found.batch_size for part in parts if part.found] or [config.generation.batch_size]
-    if known[0]:
-        for part in parts:
-            part.shards(known[0], config, recipe)
-    generation = dataclasses.replace(config.generation, batch_size=known[0])
+    parts = open_parts(config.output, recipe, config.data, config.training)
+    batch_size = batch_size_of(parts, config.generation.batch_size)
+    for part in parts if batch_size else ():
+        part.shards(recipe, config.data, batch_size)
+    generation = dataclasses.replace(config.generation, batch_size=batch_size)
     return dataclasses.replace(config, generation=generation), recipe, parts
-
-
-def open_parts(storage: Storage, recipe: Recipe, config: JobConfig) -> list[Part]:
-    """Return the samples to train on and those held out, and what is kept of them; ValueError if it is of others."""
-    indices = {
-        storage: range(config.training.num_trained),
-        storage.inside(HELD_OUT_FOLDER): range(
-            FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.training.num_held_out
-        ),
-    }
-    parts = [Part(place, wanted, read_shard_set(place)) for place, wanted in indices.items()]
-    for part in parts:
-        if part.found is not None:
-            check_same(part.found, recipe, config.data)
-    return parts
 
 
 def find_damage(parts: Sequence[Part], config: JobConfig, started_at: float) -> None:

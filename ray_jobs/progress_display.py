@@ -9,7 +9,8 @@ from ray.util.queue import Queue
 from rich.console import Console
 from rich.live import Live
 
-from generation.service import GenerationService, beside_driver
+from generation.service import beside_driver
+from ray_jobs.source import Source
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
@@ -33,13 +34,13 @@ class RunProgress:
 class ProgressDisplay:
     """A context: while it is open, a thread of this process shows how the run goes."""
 
-    def __init__(self, service: GenerationService, config: TrainingConfig) -> None:
-        """Watch a pool, and a training run that puts its progress into `self.queue`."""
-        self.service = service
+    def __init__(self, source: Source, config: TrainingConfig) -> None:
+        """Watch where samples come from, and a training run that puts its progress into `self.queue`."""
+        self.source = source
         self.config = config
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
-        self._latest = RunProgress(None, service.num_actors(), 0.0)
-        self._num_made_before = service.counts().num_images_made
+        self._latest = RunProgress(None, source.num_actors(), 0.0)
+        self._num_made_before = source.counts().num_images_made
         self._generating_since: float | None = None
         self._closing = threading.Event()
         self._error: Exception | None = None
@@ -91,10 +92,10 @@ class ProgressDisplay:
             training = self.queue.get(timeout=POLL_SECONDS)
         except Empty:
             training = self._latest.training
-        return RunProgress(training, self.service.num_actors(), self._generated_per_second())
+        return RunProgress(training, self.source.num_actors(), self._generated_per_second())
 
     def _generated_per_second(self) -> float:
-        num_made = self.service.counts().num_images_made - self._num_made_before
+        num_made = self.source.counts().num_images_made - self._num_made_before
         if num_made and self._generating_since is None:
             self._generating_since = time.monotonic() - POLL_SECONDS
         return num_made / (time.monotonic() - self._generating_since) if self._generating_since else 0.0

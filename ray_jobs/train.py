@@ -1,6 +1,7 @@
 """Train a classifier on images generated on the fly: `python -m ray_jobs.train CONFIG [section.key=value ...]`."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,12 @@ import psutil
 
 from evaluation.real_images import check_real_images
 from evaluation.report import print_evaluation
-from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe, recipe_file_text
-from generation.service import GenerationService, start_generation
-from generation.stream import fetch_samples, stream_samples
 from ray_jobs.cluster import (
     check_placement,
     connect,
     evaluation_demand,
     generation_demand,
-    room_kept,
     session_logs,
     training_demand,
 )
@@ -26,6 +23,7 @@ from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import evaluate_checkpoint
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, keep_checkpoint, resolve, write_json
+from ray_jobs.source import Source, open_source
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.checkpoint import read_checkpoint
@@ -39,26 +37,22 @@ def main() -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
     started_at = psutil.Process().create_time()
     with user_errors():
-        config, recipe, run_dir = prepare(sys.argv[1:])
+        config, recipe, run_dir, source = prepare(sys.argv[1:])
         announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_trained:,} images to train on")
         connect()
         announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
         check_resources(config)
-        with room_kept(training_demand(config.training), config.generation.wait_for_nodes_seconds):
-            service = start_generation(recipe, config.generation)
-    with errors_at_work(), service:
+        source.start()
+    with errors_at_work(), closing(source):
         with user_errors():
             claim(run_dir, to_yaml(config))
-        announce(
-            started_at,
-            f"{service.num_actors()} generator actors up, batches of {service.batch_size()}; writing to {run_dir}",
-        )
+        announce(started_at, f"{source.describe()}; writing to {run_dir}")
         (run_dir / "recipe.json").write_text(recipe_file_text(recipe))
-        samples = fetch_samples(service, config.generation, range(NUM_SAMPLES_ON_SHEET))
-        write_contact_sheet(run_dir / "samples.png", recipe, samples)
+        write_contact_sheet(run_dir / "samples.png", recipe, source.first_samples(NUM_SAMPLES_ON_SHEET))
         announce(started_at, "the first samples are in samples.png; training starts")
-        checkpoint_file, progress = train(config, recipe, service, run_dir)
-        counts = service.counts()
+        checkpoint_file, progress = train(config, recipe, source, run_dir)
+        source.finish()
+        counts = source.counts()
     evaluation = evaluate(config, checkpoint_file, run_dir)
     summary = summarize(recipe, counts, progress, evaluation, started_at)
     print_summary(summary)
@@ -66,36 +60,32 @@ def main() -> None:
     print(f"Everything is in {run_dir}")
 
 
-def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path]:
-    """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
+def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path, Source]:
+    """Return settings, recipe, run directory and source, all checked as far as possible without a cluster."""
     config = load_config(JobConfig, arguments)
     run_dir = resolve(config.output)
     check_output(run_dir)
     recipe = open_recipe(config)
     check_real_images(config.evaluation.dataset, recipe.label_space.name)
-    return config, recipe, run_dir
+    return config, recipe, run_dir, open_source(config, recipe)
 
 
 def check_resources(config: JobConfig) -> None:
     """Raise ValueError if a stage of the job can never be placed on the cluster, unless the cluster may grow."""
     if config.generation.wait_for_nodes_seconds:
         return
+    generation = [] if config.data.source == "shards" else [generation_demand(config.generation)]
     check_placement(
-        [generation_demand(config.generation), training_demand(config.training)],
+        [*generation, training_demand(config.training)],
         [] if config.evaluation.dataset == "none" else [evaluation_demand(config.evaluation)],
     )
 
 
-def train(config: JobConfig, recipe: Recipe, service: GenerationService, run_dir: Path) -> tuple[Path, RunProgress]:
-    """Train through the stream once, shown as it goes; return the checkpoint and the run's last progress."""
-    training_indices = range(config.training.num_trained)
-    held_out_indices = range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.training.num_held_out)
-    with ProgressDisplay(service, config.training) as display:
-        checkpoint_file = fit(
-            FitJob(config.training, recipe, run_dir, display.queue.put),
-            train=stream_samples(service, recipe, config.generation, [training_indices]),
-            held_out=stream_samples(service, recipe, config.generation, [held_out_indices]),
-        )
+def train(config: JobConfig, recipe: Recipe, source: Source, run_dir: Path) -> tuple[Path, RunProgress]:
+    """Train through the samples once, shown as it goes; return the checkpoint and the run's last progress."""
+    with ProgressDisplay(source, config.training) as display:
+        job = FitJob(config.training, recipe, run_dir, display.queue.put)
+        checkpoint_file = fit(job, *source.datasets())
     return keep_checkpoint(checkpoint_file, run_dir), display.last(config.training.num_trained)
 
 

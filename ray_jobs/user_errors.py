@@ -20,7 +20,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, *KNOWN_AT_WORK) as error:
-        _end(error)
+        _end(_known_cause(error) or error)
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""A data set that is kept as shards: the samples to train on, and below `held_out` those that are never trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from generation.config import DataConfig
+from generation.plan import FIRST_HELD_OUT_INDEX
+from generation.recipe import Recipe
+from generation.shard_set import HELD_OUT_FOLDER, ShardSet, check_same, new_shard_set, read_shard_set
+from generation.storage import Storage
+from ray_jobs.run_directory import resolve_place
+from training.config import TrainingConfig
+
+
+@dataclass
+class Part:
+    """Samples that are kept in one place: those to train on, or those held out."""
+
+    storage: Storage
+    indices: range
+    found: ShardSet | None
+    damaged: Sequence[int] = ()
+
+    def shards(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
+        """Return the set as it should be; ValueError if batches of this size do not fill its shards."""
+        if self.found is None:
+            return new_shard_set(self.storage, recipe, self.indices, batch_size, data)
+        return self.found.extended(len(self.indices))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to make."""
+        found = self.found
+        return found is not None and found.num_images >= len(self.indices) and not (self.damaged or found.missing())
+
+
+def indices_of(training: TrainingConfig) -> tuple[range, range]:
+    """Return the indices that a run trains on, and those that it is judged on."""
+    return (
+        range(training.num_trained),
+        range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + training.num_held_out),
+    )
+
+
+def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[Part]:
+    """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be."""
+    storage = Storage(resolve_place(url))
+    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), indices_of(training), strict=True)
+    parts = [Part(place, indices, read_shard_set(place)) for place, indices in wanted]
+    for part in parts:
+        if part.found is not None:
+            check_same(part.found, recipe, data)
+    storage.check_writable()
+    return parts
+
+
+def batch_size_of(parts: Sequence[Part], configured: int) -> int:
+    """Return how many images are made at once where some are kept already, else as configured."""
+    return next((part.found.batch_size for part in parts if part.found is not None), configured)
+
+
+def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[ShardSet, ShardSet]:
+    """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
+    storage = Storage(resolve_place(url))
+    found = [read_shard_set(place) for place in (storage, storage.inside(HELD_OUT_FOLDER))]
+    train, held_out = found
+    if train is None or held_out is None:
+        raise ValueError(f"data.shards is '{url}', where no data set is. Make it with python -m ray_jobs.generate.")
+    for shards in (train, held_out):
+        check_same(shards, recipe)
+        if missing := shards.missing():
+            raise ValueError(
+                f"'{shards.storage.url}' lacks {len(missing)} of its {len(shards.ranges)} shards. Run "
+                "ray_jobs.generate again: it makes what is missing."
+            )
+    if held_out.num_images < training.num_held_out:
+        raise ValueError(
+            f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "
+            "Give that many, or extend the set with ray_jobs.generate."
+        )
+    return train, held_out

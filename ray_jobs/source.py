@@ -1,0 +1,149 @@
+"""Where a training run's samples come from: a pool that generates them meanwhile, or shards that are there."""
+
+import dataclasses
+
+from ray.data import Dataset
+
+from generation.recipe import Recipe
+from generation.sample import SampleBatch
+from generation.service import GenerationCounts, GenerationService, start_generation
+from generation.shard import decode_samples
+from generation.shard_set import ShardSet
+from generation.shards import load_shard, read_shards, tee_samples
+from generation.stream import fetch_samples, stream_samples
+from ray_jobs.cluster import room_kept, training_demand
+from ray_jobs.config import JobConfig
+from ray_jobs.data_card import write_card
+from ray_jobs.kept_data import Part, batch_size_of, indices_of, open_parts, open_to_read
+
+
+def open_source(config: JobConfig, recipe: Recipe) -> "Source":
+    """Return the configured source, checked as far as that goes without a cluster."""
+    if config.data.source == "shards":
+        return ShardSource(config, *open_to_read(config.data.shards, recipe, config.training))
+    parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
+    return StreamSource(config, recipe, parts)
+
+
+class StreamSource:
+    """A pool of generators; what it makes may be kept."""
+
+    service: GenerationService
+
+    def __init__(self, config: JobConfig, recipe: Recipe, parts: list[Part]) -> None:
+        """Take the places where samples are to be kept; none keeps nothing."""
+        batch_size = batch_size_of(parts, config.generation.batch_size)
+        self.config = config
+        self.generation = dataclasses.replace(config.generation, batch_size=batch_size)
+        self.recipe = recipe
+        self.parts = parts
+        self.sets: list[ShardSet] = self._sets(batch_size) if batch_size else []
+
+    def _sets(self, batch_size: int) -> list[ShardSet]:
+        return [part.shards(self.recipe, self.config.data, batch_size) for part in self.parts]
+
+    def start(self) -> None:
+        """Start the pool, with room kept for training, and say in the places what is kept there."""
+        with room_kept(training_demand(self.config.training), self.generation.wait_for_nodes_seconds):
+            self.service = start_generation(self.recipe, self.generation)
+        try:
+            self.sets = self._sets(self.service.batch_size())
+            for part, shards in zip(self.parts, self.sets, strict=True):
+                if shards != part.found:
+                    shards.write_manifest()
+        except BaseException:
+            self.service.stop()
+            raise
+
+    def describe(self) -> str:
+        """Return how many actors there are, and their batches."""
+        kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
+        return f"{self.service.num_actors()} generator actors up, batches of {self.service.batch_size()}{kept}"
+
+    def datasets(self) -> tuple[Dataset, Dataset]:
+        """Return the streams of all samples."""
+        train, held_out = indices_of(self.config.training)
+        if self.sets:
+            train_set, held_out_set = self.sets
+            return self._teed(train_set, train), self._teed(held_out_set, held_out)
+        return self._streamed(train), self._streamed(held_out)
+
+    def _streamed(self, indices: range) -> Dataset:
+        return stream_samples(self.service, self.recipe, self.generation, [indices])
+
+    def _teed(self, shards: ShardSet, indices: range) -> Dataset:
+        return tee_samples(self.service, self.generation, shards, len(indices), shards.missing())
+
+    def first_samples(self, number: int) -> SampleBatch:
+        """Return samples of the lowest indices."""
+        return fetch_samples(self.service, self.generation, range(number))
+
+    def num_actors(self) -> int:
+        """Return how many are up."""
+        return self.service.num_actors()
+
+    def counts(self) -> GenerationCounts:
+        """Return what the pool has done."""
+        return self.service.counts()
+
+    def finish(self) -> None:
+        """Write the card of what was kept."""
+        if self.sets:
+            write_card(self.sets)
+
+    def close(self) -> None:
+        """Stop the pool."""
+        self.service.stop()
+
+
+class ShardSource:
+    """Shards, read in an order of the training seed's, as often as training has images to ask for."""
+
+    def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
+        """Take complete sets."""
+        self.config = config
+        self.train = train.first(min(train.num_images, config.training.num_trained))
+        self.held_out = held_out.first(config.training.num_held_out)
+
+    def start(self) -> None:
+        """Do nothing: shards are there."""
+
+    def describe(self) -> str:
+        """Return where they are."""
+        return f"{self.train.num_images:,} images of {self.train.storage.url}"
+
+    def datasets(self) -> tuple[Dataset, Dataset]:
+        """Return the sets, that to train on over and over if it has less images than training asks for."""
+        num_trained, num_held_out = self.config.training.num_trained, self.config.training.num_held_out
+        return self._read(self.train, range(num_trained)), self._read(self.held_out, range(num_held_out))
+
+    def _read(self, shards: ShardSet, positions: range) -> Dataset:
+        return read_shards(
+            shards,
+            positions,
+            seed=self.config.training.seed,
+            num_readers=self.config.data.num_readers,
+            max_bytes=self.config.generation.max_buffered_bytes,
+        )
+
+    def first_samples(self, number: int) -> SampleBatch:
+        """Return samples of the first shard."""
+        shard = load_shard(self.train, 0)
+        return decode_samples(shard, range(min(number, len(shard.index))))
+
+    def num_actors(self) -> int:
+        """Return 0: nothing is generated."""
+        return 0
+
+    def counts(self) -> GenerationCounts:
+        """Return zeros."""
+        return GenerationCounts()
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+Source = StreamSource | ShardSource

@@ -1,0 +1,20 @@
+"""Painted samples, as an actor would send them."""
+
+from generation.actor import GeneratorActor
+from generation.recipe import Recipe
+from generation.sample import SampleBatch
+from generation.shard import ImageFormat, Shard, ShardWriter
+from tests.conftest import ON_CPU
+
+PNG = ImageFormat("png", 0)
+
+
+def painted_batch(recipe: Recipe, indices: range) -> SampleBatch:
+    return GeneratorActor(recipe, ON_CPU).generate(indices)
+
+
+def painted_shard(recipe: Recipe, indices: range, batch_size: int = 4, image_format: ImageFormat = PNG) -> Shard:
+    writer = ShardWriter(recipe, "shard-000000.tar", image_format)
+    for start in range(0, len(indices), batch_size):
+        writer.add(painted_batch(recipe, indices[start : start + batch_size]))
+    return writer.finish()

@@ -1,0 +1,137 @@
+import dataclasses
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from generation.config import RecipeConfig
+from generation.plan import describe_sample, plan_sample
+from generation.recipe import Recipe, build_recipe
+from generation.shard import DamagedShardError, ImageFormat, decode_samples, faults, index_of, open_shard, sha256
+from tests.generation.samples import PNG, painted_batch, painted_shard
+
+NAME = "shard-000000.tar"
+TEN = range(20, 30)
+
+
+def test_a_shard_gives_back_each_image_with_its_own_label(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    batch = painted_batch(painted, TEN)
+    samples = decode_samples(open_shard(shard.tar, shard.index_file(), NAME), [3, 0, 9])
+    for name, dtype in (("index", np.int64), ("label", np.int64), ("attempt", np.int8), ("image", np.uint8)):
+        np.testing.assert_array_equal(samples[name], batch[name][[3, 0, 9]])
+        assert samples[name].dtype == dtype
+
+
+def test_a_shard_made_twice_is_the_same_to_the_byte_whatever_batches_it_came_in(painted: Recipe):
+    first, second = painted_shard(painted, TEN, batch_size=4), painted_shard(painted, TEN, batch_size=10)
+    assert first.tar == second.tar
+    assert first.index_file() == second.index_file()
+
+
+def test_the_json_of_a_sample_is_its_plan_and_its_recipe(painted: Recipe, tmp_path: Path):
+    (tmp_path / NAME).write_bytes(painted_shard(painted, TEN).tar)
+    subprocess.run(["tar", "-xf", NAME], cwd=tmp_path, check=True)
+    assert len(list(tmp_path.glob("*.png"))) == 10
+    plan = plan_sample(painted, 23)
+    described = json.loads((tmp_path / "0000000000023.json").read_text())
+    assert described == json.loads(json.dumps(describe_sample(painted, plan)))
+    assert described["recipe_sha256"] == painted.sha256
+    assert (tmp_path / "0000000000023.cls").read_text() == str(plan.label)
+    image = np.asarray(Image.open(tmp_path / "0000000000023.png"))
+    np.testing.assert_array_equal(image, painted_batch(painted, range(23, 24))["image"][0])
+
+
+def test_the_index_says_where_each_image_is(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    index = pq.read_table(io.BytesIO(shard.index_file()))
+    assert index.column_names == ["index", "label", "attempt", "shard", "offset", "num_bytes", "sha256"]
+    row = index.to_pylist()[4]
+    image = shard.tar[row["offset"] : row["offset"] + row["num_bytes"]]
+    assert (row["index"], row["shard"], row["sha256"]) == (24, NAME, sha256(image))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(image)), painted_batch(painted, TEN)["image"][4])
+    assert index_of(shard.tar, NAME).equals(index.replace_schema_metadata(None))
+
+
+def test_webdatasets_own_reader_reads_it(painted: Recipe, tmp_path: Path):
+    (tmp_path / NAME).write_bytes(painted_shard(painted, TEN).tar)
+    dataset: Any = (
+        vars(webdataset)["WebDataset"](str(tmp_path / NAME), shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
+    )
+    images, labels = zip(*dataset, strict=True)
+    batch = painted_batch(painted, TEN)
+    assert list(labels) == batch["label"].tolist()
+    np.testing.assert_array_equal(np.stack(images), batch["image"])
+
+
+@pytest.mark.parametrize(
+    ("image_format", "most_apart"),
+    [(PNG, 0), (ImageFormat("webp", 0), 0), (ImageFormat("webp", 95), 40), (ImageFormat("jpg", 95), 40)],
+)
+def test_images_are_kept_without_loss_unless_a_quality_is_given(image_format: ImageFormat, most_apart: int):
+    recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
+    shard = painted_shard(recipe, TEN, image_format=image_format)
+    made, kept = painted_batch(recipe, TEN)["image"], decode_samples(shard, range(10))["image"]
+    difference = np.abs(made.astype(int) - kept.astype(int))
+    assert difference.mean() <= most_apart
+    assert (difference.max() > 0) == (most_apart > 0)
+    assert not faults(shard.tar, shard.index_file(), recipe, TEN, NAME)
+
+
+def changed(tar: bytes, member: str, content: bytes) -> bytes:
+    """Return the tar with other bytes, as many, in a member."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as members:
+        place = members.getmember(member).offset_data
+        assert members.getmember(member).size == len(content)
+    return tar[:place] + content + tar[place + len(content) :]
+
+
+def test_what_is_damaged_is_named_sample_by_sample(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    index_file = shard.index_file()
+
+    def told(tar: bytes, recipe: Recipe = painted, indices: range = TEN) -> list[str]:
+        return faults(tar, index_file, recipe, indices, NAME)
+
+    assert told(shard.tar) == []
+    row = shard.index.to_pylist()[4]
+    spoilt = bytearray(shard.tar[row["offset"] : row["offset"] + row["num_bytes"]])
+    spoilt[50] ^= 1
+    assert told(changed(shard.tar, "0000000000024.png", bytes(spoilt))) == [
+        "sample 24: the image is not the one that was written"
+    ]
+    other_label = b"1" if plan_sample(painted, 25).label == 0 else b"0"
+    assert told(changed(shard.tar, "0000000000025.cls", other_label)) == [
+        "sample 25: its .cls is not that of the recipe"
+    ]
+    another = dataclasses.replace(painted, seed=1)
+    assert len([text for text in told(shard.tar, another) if "its .json is not that of the recipe" in text]) == 10
+    assert "cut short" in told(shard.tar[:9000])[0]
+    assert told(shard.tar, indices=range(30, 40)) == [f"{NAME} does not hold samples 30 to 39"]
+    assert "cannot be read" in told(b"no tar at all" * 100)[0]
+    assert "cannot be read" in faults(shard.tar, b"no parquet", painted, TEN, NAME)[0]
+
+
+def test_bytes_that_do_not_decode_are_named(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    row = shard.index.to_pylist()[0]
+    broken = changed(shard.tar, "0000000000020.png", b"x" * row["num_bytes"])
+    index = index_of(broken, NAME)  # as if written so: hashes fit
+    file = dataclasses.replace(shard, tar=broken, index=index).index_file()
+    assert any("sample 20: the image cannot be decoded" in text for text in faults(broken, file, painted, TEN, NAME))
+
+
+def test_a_shard_that_is_not_what_its_index_says_is_not_opened(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar is not the file that its index was made of"):
+        open_shard(shard.tar[:-1], shard.index_file(), NAME)
+    with pytest.raises(DamagedShardError, match=r"The index of shard-000000\.tar cannot be read"):
+        open_shard(shard.tar, b"", NAME)

@@ -1,0 +1,95 @@
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from generation.storage import Storage, StorageError
+from tests.generation.s3 import free_port, serve_s3
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module")
+def s3_environment() -> Iterator[dict[str, str]]:
+    with serve_s3("bucket") as environment:
+        yield environment
+
+
+@pytest.fixture(params=["folder", "s3", "memory"])
+def storage(request, tmp_path: Path, s3_environment: dict[str, str], monkeypatch) -> Storage:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    return {
+        "folder": Storage(str(tmp_path / "not" / "yet")),
+        "s3": Storage(f"s3://bucket/{tmp_path.name}"),
+        "memory": Storage(f"memory://{tmp_path.name}"),
+    }[request.param]
+
+
+def test_what_was_written_is_listed_and_read(storage: Storage):
+    storage.check_writable()
+    assert storage.names() == set()
+    storage.write("a.tar", b"first")
+    storage.write("index/a.parquet", b"second")
+    assert storage.names() == {"a.tar", "index"}
+    assert storage.names("index") == {"a.parquet"}
+    assert storage.inside("index").names() == {"a.parquet"}
+    assert (storage.read("a.tar"), storage.inside("index").read("a.parquet")) == (b"first", b"second")
+    storage.write("a.tar", b"third")
+    assert storage.read("a.tar") == b"third"
+    with pytest.raises(StorageError, match=r"b\.tar' cannot be read"):
+        storage.read("b.tar")
+
+
+def test_a_bucket_that_cannot_be_reached_or_is_not_there_is_one_line(s3_environment: dict[str, str], monkeypatch):
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageError, match=r"'s3://nobucket/a' cannot be written .*bucket.*Check the place"):
+        Storage("s3://nobucket/a").check_writable()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StorageError, match=r"cannot be (listed|written) .*Check the place") as told:
+        Storage("s3://bucket/a").check_writable()
+    assert "\n" not in str(told.value)
+
+
+def test_another_process_knows_where_the_store_is(s3_environment: dict[str, str], monkeypatch):
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    storage = Storage("s3://bucket/elsewhere")
+    storage.write("a", b"1")
+    for name in s3_environment:
+        monkeypatch.delenv(name)
+    assert storage.read("a") == b"1"
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may mount")
+def test_a_full_disk_leaves_no_half_file_and_says_what_to_do(tmp_path: Path):
+    (tmp_path / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path / "small"], check=True)
+    try:
+        storage = Storage(str(tmp_path / "small"))
+        storage.write("a", b"a" * 20_000)
+        with pytest.raises(StorageError, match=r"b' cannot be written .*No space left.*Make room and run again"):
+            storage.write("b", b"b" * 100_000)
+        assert storage.names() == {"a"}
+        assert len(storage.read("a")) == 20_000
+    finally:
+        subprocess.run(["umount", tmp_path / "small"], check=True)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may mount")
+def test_a_read_only_place_is_told_before_anything_is_made(tmp_path: Path):
+    (tmp_path / "fixed").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path / "fixed"], check=True)
+    try:
+        with pytest.raises(StorageError, match=r"fixed/set' cannot be written .*Read-only file system"):
+            Storage(str(tmp_path / "fixed" / "set")).check_writable()
+    finally:
+        subprocess.run(["umount", tmp_path / "fixed"], check=True)
+
+
+def test_a_store_of_no_known_kind_is_one_line():
+    with pytest.raises(StorageError, match=r"'ftq://somewhere/a' cannot be written .*ftq"):
+        Storage("ftq://somewhere/a").check_writable()

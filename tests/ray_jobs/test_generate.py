@@ -1,0 +1,174 @@
+"""Data sets as a user generates, keeps and trains on them, on a real local cluster."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs import generate, train
+from tests.generation.s3 import free_port, serve_s3
+from tests.ray_jobs.test_jobs import PAINTED, call
+
+SMALL = ["recipe.image_size=16", "training.num_epochs=2", "training.num_held_out=24", "training.global_batch_size=32"]
+KEEPING = [*SMALL, "data.shard_size=32", "generation.batch_size=16"]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return the shards, with their indices, below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".tar", ".parquet")
+    }
+
+
+def times_in(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_mtime_ns for name in files_in(folder)}
+
+
+def ends_with_status_2(job, monkeypatch, capsys, *arguments: str) -> str:
+    """Return the one line of a call that must fail."""
+    with pytest.raises(SystemExit) as ended:
+        call(job, monkeypatch, *arguments)
+    assert ended.value.code == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    return line
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, monkeypatch, capsys):
+    folder, at_once = tmp_path / "set", tmp_path / "at_once"
+    call(generate, monkeypatch, *KEEPING, "training.num_images=128", f"output={folder}")
+    assert list(files_in(folder)) == [
+        "held_out/index/shard-000000.parquet",
+        "held_out/shard-000000.tar",
+        *(f"index/shard-00000{number}.parquet" for number in range(4)),
+        *(f"shard-00000{number}.tar" for number in range(4)),
+    ]
+    card = (folder / "README.md").read_text()
+    assert "# 128 generated images of 10 classes" in card
+    assert "| images refused by the guard, and made again | 0 |" in card
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+    before = times_in(folder)
+    capsys.readouterr()
+    call(generate, monkeypatch, *KEEPING, "training.num_images=128", f"output={folder}")
+    assert "nothing to make" in capsys.readouterr().out
+    call(generate, monkeypatch, *KEEPING, "training.num_images=320", f"output={folder}")
+    assert len(files_in(folder)) == 2 + 20
+    assert {name: time for name, time in times_in(folder).items() if name in before} == before
+    call(generate, monkeypatch, *KEEPING, "training.num_images=320", f"output={at_once}")
+    whole = files_in(at_once)
+    assert files_in(folder) == whole
+
+    (folder / "shard-000003.tar").write_bytes(whole["shard-000003.tar"][:5000])
+    spoilt = bytearray(whole["shard-000007.tar"])
+    spoilt[3000] ^= 1
+    (folder / "shard-000007.tar").write_bytes(spoilt)
+    (folder / "shard-000008.tar").unlink()
+    (folder / "held_out" / "index" / "shard-000000.parquet").write_bytes(b"")
+    remade = {"shard-000003", "shard-000007", "shard-000008", "held_out/shard-000000"}
+    before = times_in(folder)
+    capsys.readouterr()
+    call(generate, monkeypatch, "--verify", *KEEPING, "training.num_images=320", f"output={folder}")
+    said = capsys.readouterr().out
+    assert "shard 3 is damaged: shard-000003.tar " in said
+    assert "shard 7 is damaged: sample " in said
+    assert files_in(folder) == whole
+    after = times_in(folder)
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert {name.replace("index/", "").rpartition(".")[0] for name in changed} == remade
+
+    line = ends_with_status_2(generate, monkeypatch, capsys, *KEEPING, "recipe.seed=1", f"output={folder}")
+    assert "keeps another data set: recipe.seed is 0 there, 1 here" in line
+    assert files_in(folder) == whole
+
+
+SLOWLY = [*KEEPING, "training.num_images=640", "generation.painted_batch_seconds=0.3"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_after_a_killed_driver_a_rerun_ends_with_the_bytes_of_an_undisturbed_run(tmp_path: Path, monkeypatch):
+    folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs.generate", PAINTED, *SLOWLY, f"output={folder}"], cwd=PROJECT_ROOT
+    )
+    give_up_at = time.monotonic() + 120
+    while len(list(folder.glob("index/*"))) < 3 and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(2)  # its actors end with it
+    assert 3 <= len(list(folder.glob("index/*"))) < 20
+    call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={folder}")
+    call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={undisturbed}")
+    assert files_in(folder) == files_in(undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_again(tmp_path: Path, monkeypatch, capsys):
+    settings = [*KEEPING, "training.num_images=128"]
+    call(generate, monkeypatch, *settings, f"output={tmp_path / 'generated'}")
+    with serve_s3("bucket") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        call(train, monkeypatch, *settings, f"output={tmp_path / 'teed'}", "data.tee=s3://bucket/a/set")
+        store = fsspec.filesystem("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
+        store.get("s3://bucket/a/set/", f"{tmp_path / 'fetched'}/", recursive=True)
+        assert files_in(tmp_path / "fetched") == files_in(tmp_path / "generated")
+        assert (tmp_path / "fetched" / "README.md").is_file()
+        from_shards = ["data.source=shards", "data.shards=s3://bucket/a/set"]
+        call(train, monkeypatch, *settings, *from_shards, f"output={tmp_path / 'replayed'}")
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("teed", "replayed")]
+    assert [summary["num_trained"] for summary in summaries] == [128, 128]
+    assert [summary["num_generated"] for summary in summaries] == [128 + 24 + 20, 0]
+    assert summaries[1]["held_out_top1"] is not None
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_shards_that_cannot_be_trained_on_are_told_before_anything_starts(tmp_path: Path, monkeypatch, capsys):
+    folder = tmp_path / "set"
+    settings = [*KEEPING, "training.num_images=64", "data.source=shards", f"data.shards={folder}"]
+    assert "where no data set is" in ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
+    call(generate, monkeypatch, *KEEPING, "training.num_images=64", f"output={folder}")
+    line = ends_with_status_2(train, monkeypatch, capsys, *settings, "recipe.seed=5", f"output={tmp_path}/r")
+    assert "recipe.seed is 0 there, 5 here" in line
+    more = "training.num_held_out=100"
+    line = ends_with_status_2(train, monkeypatch, capsys, *settings, more, f"output={tmp_path}/r")
+    assert "has 24 held-out images, but training.num_held_out is 100" in line
+    (folder / "shard-000001.tar").unlink()
+    line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
+    assert "lacks 1 of its 2 shards" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["output=s3://bucket/set"], "cannot be listed"),
+        (["output={taken}"], "holds files, but no manifest.json"),
+        (["data.image_format=jpg"], "data.quality is 0; for jpg give 1 to 100"),
+        (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 16 images"),
+        (["--check"], "'--check' is no option. Options are --verify"),
+    ],
+)
+def test_what_cannot_be_kept_is_one_line_before_anything_starts(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    given = [argument.replace("{taken}", str(tmp_path / "taken")) for argument in arguments]
+    line = ends_with_status_2(generate, monkeypatch, capsys, *KEEPING, f"output={tmp_path / 'set'}", *given)
+    assert message in line
