@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 READY := .venv/ready
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check bench compare lock clean
 
 demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes on two cores
 	@output=runs/digits; number=2; \
@@ -26,6 +26,11 @@ $(READY): pyproject.toml requirements.lock
 	python3 -m venv .venv
 	$(PYTHON) -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
 	@touch $@
+
+compare: $(READY)  ## Stream, generate first, keep and replay, real images: the same budget; within 15 minutes on two cores
+	@output=runs/compare; number=2; \
+	while [ -e "$$output" ]; do output=runs/compare-$$number; number=$$((number + 1)); done; \
+	$(PYTHON) -m ray_jobs.compare ray_jobs/configs/compare.yaml output="$$output"
 
 lock: $(READY)  ## Write the versions that are installed to requirements.lock
 	$(PYTHON) -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > requirements.lock

@@ -4,7 +4,7 @@ import numpy as np
 import ray.data
 from PIL import Image
 
-from generation.digits.real_digits import evaluation_digits
+from generation.digits.real_digits import evaluation_digits, training_digits
 
 NUM_BLOCKS = 8
 """Parts that a small set travels in."""
@@ -25,6 +25,21 @@ def real_images(name: str, image_size: int) -> ray.data.Dataset:
     images, labels = evaluation_digits()
     resized = np.stack([_resize(image, image_size) for image in images])
     rows = [{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)]
+    return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
+
+
+def real_training_images(name: str, image_size: int, num_rows: int, seed: int) -> ray.data.Dataset:
+    """Return rows as of `real_images`, and their `index`, of images that no evaluation uses.
+
+    Over and over, every time in another order, until there are so many rows.
+    """
+    if name != "digits":
+        raise ValueError(f"evaluation.dataset is '{name}', which has no images to train on. Choose digits.")
+    images, labels = training_digits()
+    resized = [_resize(image, image_size) for image in images]
+    random = np.random.Generator(np.random.Philox(key=seed))
+    order = np.concatenate([random.permutation(len(images)) for _ in range(-(-num_rows // len(images)))])[:num_rows]
+    rows = [{"index": i, "label": labels[i], "image": resized[i]} for i in order.tolist()]
     return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
 
 

@@ -264,6 +264,9 @@ class DataConfig:
     tee: str = ""
     """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
 
+    replays: int = 0
+    """With `tee`: how often what was kept is trained on again, after it streamed. `training.num_images` counts all."""
+
     shard_size: int = 1024
     """Images in a shard, a multiple of the batches in which they are made."""
 
@@ -288,5 +291,7 @@ class DataConfig:
             )
         if self.source == "shards" and not self.shards:
             raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
+        if self.replays < 0 or (self.replays and not self.tee):
+            raise ValueError(f"data.replays is {self.replays}; give 0, or 1 or more with data.tee.")
         if self.source == "shards" and self.tee:
             raise ValueError("data.tee keeps what is generated, but data.source is shards. Leave one of them out.")

@@ -3,6 +3,7 @@
 Each shard is a function of its set and its number, so that one which Ray makes again is the same to the byte.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
 ORDER_STREAM = 3
 """Second key word of the counter-based generator, beside those of `generation.plan`: in which order shards are read."""
 
+WAIT_SECONDS = 0.2
+
 Unit = dict[str, np.ndarray]
 
 
@@ -31,12 +34,17 @@ def write_shards(
 
 
 def tee_samples(
-    service: GenerationService, config: GenerationConfig, shards: ShardSet, num_images: int, missing: Sequence[int]
+    service: GenerationService, config: GenerationConfig, shards: ShardSet, num_images: int, num_replays: int = 0
 ) -> ray.data.Dataset:
-    """Return the stream of a set's first samples, as `stream_samples` does, which keeps missing shards meanwhile."""
-    units = shard_units(shards.first(num_images), range(len(shards.first(num_images).ranges)))
+    """Return the stream of a set's first samples, as `stream_samples` does, which keeps missing shards meanwhile.
+
+    With replays, the same samples come again so often, read from what was kept.
+    """
+    first = shards.first(num_images)
+    units = shard_units(first, range(len(first.ranges)))
     whole = {unit["number"] for unit in units if len(shards.ranges[unit["number"]]) == unit["stop"] - unit["start"]}
-    dataset = ask_units(service, config, units, TeeingAsker, [shards, whole.intersection(missing)])
+    laps = [unit | {"lap": lap} for lap in range(num_replays + 1) for unit in units]
+    dataset = ask_units(service, config, laps, TeeingAsker, [first, whole.intersection(shards.missing())])
     bound_memory(dataset, batch_bytes(shards), config.max_buffered_bytes)
     return dataset
 
@@ -102,9 +110,18 @@ class TeeingAsker(Asker):
         self.missing = missing
 
     def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
-        """Yield the samples of one shard, a batch at a time."""
-        number, batches = int(unit["number"][0]), super().__call__(unit)
+        """Yield the samples of one shard, a batch at a time: generated the first time, read in later laps."""
+        number, lap = int(unit["number"][0]), int(unit["lap"][0])
+        if lap:
+            self._wait_for(number)
+            return read_shard(self.shards, number, _random(0, lap, number + 1), slice(None))
+        batches = super().__call__(unit)
         return keep(batches, self.shards, number) if number in self.missing else batches
+
+    def _wait_for(self, number: int) -> None:
+        """Return when a shard is kept: another asker is at it, since units are taken in their order."""
+        while not self.shards.storage.exists(index_name(number)):
+            time.sleep(WAIT_SECONDS)
 
 
 class ShardMaker(Asker):
@@ -178,10 +195,15 @@ class ShardReader:
     def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
         """Yield samples of one shard, a batch at a time, in an order of their own for each lap."""
         number, lap, start, stop = (int(unit[name][0]) for name in ("number", "lap", "start", "stop"))
-        shard = load_shard(self.shards, number)
-        rows = _random(self.seed, lap, number + 1).permutation(len(self.shards.ranges[number]))[start:stop].tolist()
-        for first in range(0, len(rows), self.shards.batch_size):
-            yield decode_samples(shard, rows[first : first + self.shards.batch_size])
+        return read_shard(self.shards, number, _random(self.seed, lap, number + 1), slice(start, stop))
+
+
+def read_shard(shards: ShardSet, number: int, random: np.random.Generator, part: slice) -> Iterator[SampleBatch]:
+    """Yield part of a shard's samples in a random order, a batch at a time."""
+    shard = load_shard(shards, number)
+    rows = random.permutation(len(shards.ranges[number]))[part].tolist()
+    for start in range(0, len(rows), shards.batch_size):
+        yield decode_samples(shard, rows[start : start + shards.batch_size])
 
 
 class ShardChecker:

@@ -52,6 +52,13 @@ class Storage:
                 return set()
             return {name.rstrip("/").rsplit("/", 1)[-1] for name in found} - {""}
 
+    def exists(self, name: str) -> bool:
+        """Return whether a file is there."""
+        with self._errors(f"'{self._path(name)}' cannot be looked for"):
+            filesystem, path = self._open(name)
+            filesystem.invalidate_cache()
+            return filesystem.exists(path)
+
     def read(self, name: str) -> bytes:
         """Return what a file holds; StorageError if there is none."""
         with self._errors(f"'{self._path(name)}' cannot be read"):

@@ -39,6 +39,34 @@ class JobConfig:
     """What `ray_jobs.evaluate` evaluates."""
 
 
+@dataclass(frozen=True)
+class Prices:
+    """What devices and storage cost, in any one currency; 0 leaves it out."""
+
+    currency: str = "USD"
+    generation_device_hour: float = 0.0
+    """A device that holds a generator actor, for an hour."""
+
+    training_device_hour: float = 0.0
+    """A device that holds a training worker, for an hour."""
+
+    stored_gb: float = 0.0
+    """A gigabyte of shards, for as long as they are kept."""
+
+
+@dataclass(frozen=True)
+class CompareConfig(JobConfig):
+    """A comparison of ways to have the same images."""
+
+    arms: tuple[str, ...] = ("stream", "generate_then_train", "tee_then_replay", "real")
+    """What is compared; `ray_jobs/compare.py` says what each is."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each arm is trained once with each, in place of `training.seed`."""
+
+    prices: Prices = field(default_factory=Prices)
+
+
 Config = TypeVar("Config")
 
 

@@ -34,10 +34,16 @@ class Part:
         return found is not None and found.num_images >= len(self.indices) and not (self.damaged or found.missing())
 
 
-def indices_of(training: TrainingConfig) -> tuple[range, range]:
-    """Return the indices that a run trains on, and those that it is judged on."""
+def indices_of(training: TrainingConfig, num_replays: int = 0) -> tuple[range, range]:
+    """Return the indices that a run trains on, once and in replays, and those that it is judged on."""
+    num_images, rest = divmod(training.num_trained, 1 + num_replays)
+    if rest:
+        raise ValueError(
+            f"data.replays is {num_replays}, but the {training.num_trained} images of training.num_images are not "
+            f"{1 + num_replays} times as many. Give a multiple, of whole epochs and batches too."
+        )
     return (
-        range(training.num_trained),
+        range(num_images),
         range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + training.num_held_out),
     )
 
@@ -45,7 +51,7 @@ def indices_of(training: TrainingConfig) -> tuple[range, range]:
 def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[Part]:
     """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be."""
     storage = Storage(resolve_place(url))
-    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), indices_of(training), strict=True)
+    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), indices_of(training, data.replays), strict=True)
     parts = [Part(place, indices, read_shard_set(place)) for place, indices in wanted]
     for part in parts:
         if part.found is not None:

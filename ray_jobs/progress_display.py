@@ -9,8 +9,8 @@ from ray.util.queue import Queue
 from rich.console import Console
 from rich.live import Live
 
-from generation.service import beside_driver
-from ray_jobs.source import Source
+from generation.service import GenerationService, beside_driver
+from ray_jobs.source import NoPool, StreamSource
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
@@ -27,19 +27,25 @@ class RunProgress:
     """None until the first step."""
 
     num_actors: int
+    num_generated: int
+    """Images the actors made since the display was opened."""
+
     generated_per_second: float
-    """Images the actors made a second, in the mean since the stream's first ones."""
+    """The same a second, in the mean since the stream's first ones."""
 
 
 class ProgressDisplay:
     """A context: while it is open, a thread of this process shows how the run goes."""
 
-    def __init__(self, source: Source, config: TrainingConfig) -> None:
+    def __init__(self, source: GenerationService | StreamSource | NoPool, config: TrainingConfig) -> None:
         """Watch where samples come from, and a training run that puts its progress into `self.queue`."""
         self.source = source
         self.config = config
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
-        self._latest = RunProgress(None, source.num_actors(), 0.0)
+        self._latest = RunProgress(None, source.num_actors(), 0, 0.0)
+        self.epochs: list[RunProgress] = []
+        """The run at the end of each epoch."""
+
         self._num_made_before = source.counts().num_images_made
         self._generating_since: float | None = None
         self._closing = threading.Event()
@@ -81,6 +87,8 @@ class ProgressDisplay:
                 line = progress_line(self._latest, self.config)
                 live.update(line)
                 epoch = self._latest.training.epoch if self._latest.training else 0
+                if epoch != printed_epoch:
+                    self.epochs.append(self._latest)
                 is_due = not console.is_terminal and time.monotonic() - printed_at >= PLAIN_LINE_SECONDS
                 if epoch != printed_epoch or is_due:
                     printed_at, printed_epoch = time.monotonic(), epoch
@@ -92,10 +100,10 @@ class ProgressDisplay:
             training = self.queue.get(timeout=POLL_SECONDS)
         except Empty:
             training = self._latest.training
-        return RunProgress(training, self.source.num_actors(), self._generated_per_second())
-
-    def _generated_per_second(self) -> float:
         num_made = self.source.counts().num_images_made - self._num_made_before
+        return RunProgress(training, self.source.num_actors(), num_made, self._per_second(num_made))
+
+    def _per_second(self, num_made: int) -> float:
         if num_made and self._generating_since is None:
             self._generating_since = time.monotonic() - POLL_SECONDS
         return num_made / (time.monotonic() - self._generating_since) if self._generating_since else 0.0

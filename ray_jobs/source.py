@@ -62,17 +62,18 @@ class StreamSource:
 
     def datasets(self) -> tuple[Dataset, Dataset]:
         """Return the streams of all samples."""
-        train, held_out = indices_of(self.config.training)
+        data = self.config.data
+        train, held_out = indices_of(self.config.training, data.replays)
         if self.sets:
             train_set, held_out_set = self.sets
-            return self._teed(train_set, train), self._teed(held_out_set, held_out)
+            return self._teed(train_set, train, data.replays), self._teed(held_out_set, held_out)
         return self._streamed(train), self._streamed(held_out)
 
     def _streamed(self, indices: range) -> Dataset:
         return stream_samples(self.service, self.recipe, self.generation, [indices])
 
-    def _teed(self, shards: ShardSet, indices: range) -> Dataset:
-        return tee_samples(self.service, self.generation, shards, len(indices), shards.missing())
+    def _teed(self, shards: ShardSet, indices: range, num_replays: int = 0) -> Dataset:
+        return tee_samples(self.service, self.generation, shards, len(indices), num_replays)
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the lowest indices."""
@@ -96,7 +97,19 @@ class StreamSource:
         self.service.stop()
 
 
-class ShardSource:
+class NoPool:
+    """What is at work where nothing is generated."""
+
+    def num_actors(self) -> int:
+        """Return 0."""
+        return 0
+
+    def counts(self) -> GenerationCounts:
+        """Return zeros."""
+        return GenerationCounts()
+
+
+class ShardSource(NoPool):
     """Shards, read in an order of the training seed's, as often as training has images to ask for."""
 
     def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
@@ -130,14 +143,6 @@ class ShardSource:
         """Return samples of the first shard."""
         shard = load_shard(self.train, 0)
         return decode_samples(shard, range(min(number, len(shard.index))))
-
-    def num_actors(self) -> int:
-        """Return 0: nothing is generated."""
-        return 0
-
-    def counts(self) -> GenerationCounts:
-        """Return zeros."""
-        return GenerationCounts()
 
     def finish(self) -> None:
         """Do nothing."""

@@ -48,6 +48,7 @@ class ProgressCallback(lightning.Callback):
             TrainingProgress(
                 num_trained=trainer.global_step * classifier.config.global_batch_size,
                 epoch=epoch,
+                asked_at=self.loader.asked_at,
                 first_batch_at=self.loader.first_batch_at,
                 training_seconds=self.reported_at - self.loader.first_batch_at,
                 waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,

@@ -28,8 +28,11 @@ class StreamLoader:
         self.shard = shard
         self.batch_size = batch_size
         self.batches: Iterator[Batch] | None = None
+        self.asked_at = 0.0
+        """When the first batch was asked for, in seconds of `time.time()`."""
+
         self.first_batch_at: float | None = None
-        """Seconds of `time.time()`."""
+        """When it came."""
 
         self.waiting_seconds = 0.0
         """Time spent waiting for batches after the first."""
@@ -41,6 +44,7 @@ class StreamLoader:
     def __next__(self) -> Batch:
         """Return the next batch, whose tensors are on the training device."""
         if self.batches is None:
+            self.asked_at = time.time()
             batches = self.shard.iter_torch_batches(batch_size=self.batch_size, prefetch_batches=1, drop_last=True)
             self.batches = iter(batches)
         asked_at = time.monotonic()

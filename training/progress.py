@@ -13,8 +13,11 @@ class TrainingProgress:
     epoch: int
     """Logical epochs finished."""
 
+    asked_at: float
+    """When the first batch was asked for, in seconds of `time.time()`."""
+
     first_batch_at: float
-    """Seconds of `time.time()`."""
+    """When it came."""
 
     training_seconds: float
     """Since the first batch came."""

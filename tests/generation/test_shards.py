@@ -82,10 +82,22 @@ def test_what_was_kept_while_streaming_is_what_is_generated_for_the_same_indices
         for name in (shard_name(number), index_name(number)):
             teed.storage.write(name, written.storage.read(name))
     untouched = os.stat(tmp_path / shard_name(7)).st_mtime_ns
-    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES, teed.missing())))
+    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES)))
     assert rows["index"].tolist() == list(ALL)
     assert files_of(teed) == files_of(written)
     assert os.stat(tmp_path / shard_name(7)).st_mtime_ns == untouched
+
+
+def test_what_was_kept_is_replayed_as_often_as_asked(
+    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+):
+    made_before = service.counts().num_images_made
+    rows = rows_of(tee_samples(service, TWO_ACTORS, set_in(tmp_path, digits), NUM_IMAGES, num_replays=2))
+    assert sorted(rows["index"].tolist()) == sorted([*ALL, *ALL, *ALL])
+    assert service.counts().num_images_made - made_before == NUM_IMAGES
+    expected = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1, max_bytes=10**8)))
+    np.testing.assert_array_equal(rows["image"], expected["image"][rows["index"]])
+    np.testing.assert_array_equal(rows["label"], expected["label"][rows["index"]])
 
 
 def test_a_set_that_was_extended_has_the_same_shards_as_before_and_the_rest(

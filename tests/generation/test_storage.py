@@ -35,6 +35,8 @@ def test_what_was_written_is_listed_and_read(storage: Storage):
     storage.write("index/a.parquet", b"second")
     assert storage.names() == {"a.tar", "index"}
     assert storage.names("index") == {"a.parquet"}
+    assert storage.exists("a.tar")
+    assert not storage.exists("b.tar")
     assert storage.inside("index").names() == {"a.parquet"}
     assert (storage.read("a.tar"), storage.inside("index").read("a.parquet")) == (b"first", b"second")
     storage.write("a.tar", b"third")

@@ -1,0 +1,246 @@
+"""Compare ways to train on the same images: `python -m ray_jobs.compare CONFIG [section.key=value ...]`.
+
+Arms, each of the same recipe, classifier and number of optimisation steps, once for each seed:
+- stream: images are generated while training, and not kept;
+- generate_then_train: all images are generated into shards, once for all seeds, then trained on;
+- tee_then_replay: half of the images are generated while training and kept, then trained on once more;
+- real: real images that no evaluation uses, over and over, as a reference.
+Every epoch ends with the accuracy on real images. Writes `results.json` and `report.html`.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import psutil
+from ray.data import Dataset
+
+from evaluation.real_images import check_real_images, real_images, real_training_images
+from generation.recipe import Recipe
+from generation.service import GenerationService, start_generation
+from generation.shard_set import ShardSet, new_shard_set
+from generation.shards import read_shards, tee_samples, write_shards
+from generation.storage import Storage
+from generation.stream import stream_samples
+from ray_jobs.cluster import check_placement, connect, generation_demand, room_kept, training_demand
+from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
+from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
+from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
+from ray_jobs.run_directory import check_output, claim, resolve
+from ray_jobs.source import NoPool
+from ray_jobs.user_errors import errors_at_work, user_errors
+from training.fit import fit
+from training.job import FitJob
+from training.progress import TrainingProgress
+
+
+def main() -> None:
+    """Compose the job: each arm with each seed, a report."""
+    started_at = psutil.Process().create_time()
+    with user_errors():
+        config, recipe, run_dir = prepare(sys.argv[1:])
+        connect()
+        check_placement([generation_demand(config.generation), training_demand(config.training)])
+        claim(run_dir, to_yaml(config))
+    comparison = Comparison(config, recipe, run_dir)
+    runs: list[ArmRun] = []
+    with errors_at_work():
+        for arm in config.arms:
+            for seed in config.seeds:
+                announce(started_at, f"{arm}, seed {seed}")
+                runs.append(ARMS[arm](comparison, Arm(arm, seed)))
+    print_results(runs, config.prices)
+    write_report(run_dir, config, recipe, runs)
+    print(f"Everything is in {run_dir}: report.html, results.json")
+
+
+def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
+    """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
+    config = load_config(CompareConfig, arguments)
+    if unknown := set(config.arms) - set(ARMS):
+        raise ValueError(f"arms has {', '.join(sorted(unknown))}. Choose among {', '.join(ARMS)}.")
+    if not (config.arms and config.seeds):
+        raise ValueError("arms or seeds is empty. Name one of each, or more.")
+    if config.training.num_trained % 2 and "tee_then_replay" in config.arms:
+        raise ValueError(f"training.num_images {config.training.num_trained} cannot be halved for tee_then_replay.")
+    run_dir = resolve(config.output)
+    check_output(run_dir)
+    recipe = open_recipe(config)
+    check_real_images(config.evaluation.dataset, recipe.label_space.name, must_have_images=True)
+    return config, recipe, run_dir
+
+
+@dataclass
+class Arm:
+    """One run of an arm, and when what happened."""
+
+    name: str
+    seed: int
+    began_at: float = field(default_factory=time.time)
+    """Seconds of `time.time()`."""
+
+    @property
+    def label(self) -> str:
+        """What its files are called."""
+        return f"{self.name}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """The shards that were generated before training, and what that took."""
+
+    shards: ShardSet
+    asked_after_seconds: float
+    """From the start to the first image that was asked for."""
+
+    seconds: float
+    device_seconds: float
+
+
+class Comparison:
+    """What all arms share."""
+
+    def __init__(self, config: CompareConfig, recipe: Recipe, run_dir: Path) -> None:
+        """Take the settings; nothing is generated yet."""
+        self.config = config
+        self.recipe = recipe
+        self.run_dir = run_dir
+        self.num_images = config.training.num_trained
+
+    @cached_property
+    def made(self) -> Made:
+        """All images, generated into shards once, with nothing else at work."""
+        began_at = time.time()
+        with self.start_pool() as service:
+            asked_at = time.time()
+            shards = self.new_shards("generated", self.num_images, service.batch_size())
+            write_shards(service, self.config.generation, shards, shards.missing()).materialize()
+            device_seconds = self.config.generation.max_actors * (time.time() - began_at)
+        return Made(shards, asked_at - began_at, time.time() - began_at, device_seconds)
+
+    def read(self, shards: ShardSet, arm: Arm) -> Dataset:
+        """Return a set's images in an order of the arm's seed."""
+        return read_shards(
+            shards,
+            range(self.num_images),
+            seed=arm.seed,
+            num_readers=self.config.data.num_readers,
+            max_bytes=self.config.generation.max_buffered_bytes,
+        )
+
+    def start_pool(self) -> GenerationService:
+        """Return a pool, with room kept for training beside it."""
+        with room_kept(training_demand(self.config.training), self.config.generation.wait_for_nodes_seconds):
+            return start_generation(self.recipe, self.config.generation)
+
+    def new_shards(self, folder: str, num_images: int, batch_size: int) -> ShardSet:
+        """Return a new set below the run's folder."""
+        storage = Storage(str(self.run_dir / folder))
+        shards = new_shard_set(storage, self.recipe, range(num_images), batch_size, self.config.data)
+        shards.write_manifest()
+        return shards
+
+    def train(self, arm: Arm, images: Dataset, pool: GenerationService | NoPool, before: Made | None = None) -> ArmRun:
+        """Train on images, judged by real ones after each epoch, and return what it came to.
+
+        What was made before, for all seeds alike, counts as if it had been made for this run alone.
+        """
+        training = dataclasses.replace(self.config.training, seed=arm.seed)
+        run_dir = self.run_dir / arm.label
+        run_dir.mkdir()
+        judges = real_images(self.config.evaluation.dataset, self.recipe.image_size)
+        fitting_at = time.time()
+        with ProgressDisplay(pool, training) as display:
+            fit(FitJob(training, self.recipe, run_dir, display.queue.put), images, judges)
+        ended_at = time.time()
+        last = cast(TrainingProgress, display.last(training.num_trained).training)
+        seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
+        asked_at = arm.began_at - before.seconds + before.asked_after_seconds if before else last.asked_at
+        return ArmRun(
+            arm=arm.name,
+            seed=arm.seed,
+            top1=cast(float, last.held_out_top1),
+            moments=moments_of(display.epochs, arm.began_at - seconds_before, num_before),
+            first_step_seconds=last.first_batch_at - asked_at,
+            total_seconds=seconds_before + ended_at - arm.began_at,
+            generation_device_seconds=before.device_seconds if before else 0.0,
+            training_device_seconds=training.num_workers * (ended_at - fitting_at),
+            waiting_fraction=last.waiting_fraction,
+            num_generated=num_before + display.last(training.num_trained).num_generated,
+            num_trained=last.num_trained,
+            stored_bytes=0,
+        )
+
+    def with_pool(self, run: ArmRun, began_at: float) -> ArmRun:
+        """Return the run with the time that the pool was held for it."""
+        held = self.config.generation.max_actors * (time.time() - began_at)
+        return dataclasses.replace(run, generation_device_seconds=held)
+
+
+def run_stream(comparison: Comparison, arm: Arm) -> ArmRun:
+    """Generate while training."""
+    generation = comparison.config.generation
+    with comparison.start_pool() as service:
+        images = stream_samples(service, comparison.recipe, generation, [range(comparison.num_images)])
+        return comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
+
+
+def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
+    """Generate all, then train."""
+    made = comparison.made
+    arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
+    images = comparison.read(made.shards, arm)
+    run = comparison.train(arm, images, NoPool(), before=made)
+    return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))
+
+
+def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
+    """Generate half while training and keep it, then train on it once more."""
+    half = comparison.num_images // 2
+    with comparison.start_pool() as service:
+        shards = comparison.new_shards(f"{arm.label}-kept", half, service.batch_size())
+        images = tee_samples(service, comparison.config.generation, shards, half, num_replays=1)
+        run = comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
+    return dataclasses.replace(run, stored_bytes=stored_bytes(shards))
+
+
+def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
+    """Train on real images."""
+    dataset, size = comparison.config.evaluation.dataset, comparison.recipe.image_size
+    return comparison.train(arm, real_training_images(dataset, size, comparison.num_images, arm.seed), NoPool())
+
+
+def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:
+    """Return the ends of epochs, in seconds since `began_at`, with the images that were there before."""
+    return [
+        Moment(
+            seconds=training.first_batch_at + training.training_seconds - began_at,
+            num_generated=num_before + epoch.num_generated,
+            num_trained=training.num_trained,
+            top1=training.held_out_top1,
+        )
+        for epoch in epochs
+        if (training := epoch.training) is not None and training.held_out_top1 is not None
+    ]
+
+
+def stored_bytes(shards: ShardSet) -> int:
+    """Return the size of a set's shards, on storage that this machine mounts."""
+    return sum(path.stat().st_size for path in Path(shards.storage.url).rglob("*") if path.is_file())
+
+
+ARMS: dict[str, Callable[[Comparison, Arm], ArmRun]] = {
+    "stream": run_stream,
+    "generate_then_train": run_generate_then_train,
+    "tee_then_replay": run_tee_then_replay,
+    "real": run_real,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What a comparison came to: a table, a JSON, and one self-contained HTML page with plots."""
+
+import dataclasses
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from generation.model_files import PROJECT_ROOT
+from generation.recipe import Recipe
+from ray_jobs.config import CompareConfig, Prices, to_yaml
+from ray_jobs.run_directory import write_json
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #8884; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+svg { max-width: 100%; height: auto; background: white; }
+pre { overflow: auto; }
+"""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The end of an epoch."""
+
+    seconds: float
+    """Since the arm began."""
+
+    num_generated: int
+    num_trained: int
+    top1: float
+    """On real images, 0..1."""
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    top1: float
+    """On real images at the end, 0..1."""
+
+    moments: list[Moment]
+    first_step_seconds: float
+    """From the first image that was asked for to the first batch in training."""
+
+    total_seconds: float
+    """From nothing to the trained classifier, start of generators and workers included."""
+
+    generation_device_seconds: float
+    """Generator actors, times the time that they were held."""
+
+    training_device_seconds: float
+    """Training workers, times the time that they were held."""
+
+    waiting_fraction: float
+    """Share of the time since the first batch that training waited for images, 0..1."""
+
+    num_generated: int
+    num_trained: int
+    stored_bytes: int
+
+    def cost(self, prices: Prices) -> float:
+        """Return what the run costs by these prices."""
+        return (
+            self.generation_device_seconds / 3600 * prices.generation_device_hour
+            + self.training_device_seconds / 3600 * prices.training_device_hour
+            + self.stored_bytes / 1e9 * prices.stored_gb
+        )
+
+
+def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:
+    """Return what is told of each arm, and how numbers are written."""
+    told: dict[str, tuple[Callable[[ArmRun], float], str]] = {
+        "top-1 on real images": (lambda run: run.top1, ".4f"),
+        "first step after, s": (lambda run: run.first_step_seconds, ".1f"),
+        "total, s": (lambda run: run.total_seconds, ".0f"),
+        "generation, device-s": (lambda run: run.generation_device_seconds, ".0f"),
+        "training, device-s": (lambda run: run.training_device_seconds, ".0f"),
+        "waiting": (lambda run: run.waiting_fraction, ".0%"),
+        "generated": (lambda run: run.num_generated, ",.0f"),
+        "trained": (lambda run: run.num_trained, ",.0f"),
+        "stored, MB": (lambda run: run.stored_bytes / 1e6, ".1f"),
+    }
+    if prices != Prices(currency=prices.currency):
+        told[f"cost, {prices.currency}"] = (lambda run: run.cost(prices), ".4f")
+    return told
+
+
+def by_arm(runs: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
+    """Return the runs of each arm, in the order in which they came."""
+    return {name: [run for run in runs if run.arm == name] for name in dict.fromkeys(run.arm for run in runs)}
+
+
+def mean_and_spread(values: Sequence[float], how: str) -> str:
+    """Return the mean, and with several values their standard deviation."""
+    mean = format(fmean(values), how)
+    return f"{mean} ± {format(stdev(values), how)}" if len(values) > 1 else mean
+
+
+def table_of(runs: Sequence[ArmRun], prices: Prices) -> list[list[str]]:
+    """Return a row of names, and one an arm."""
+    told = columns(prices)
+    rows = [["arm", *told]]
+    for name, of_arm in by_arm(runs).items():
+        rows.append([name, *(mean_and_spread([value(run) for run in of_arm], how) for value, how in told.values())])
+    return rows
+
+
+def print_results(runs: Sequence[ArmRun], prices: Prices) -> None:
+    """Print the table, a column an arm."""
+    rows = table_of(runs, prices)
+    table = Table(title=f"Mean and standard deviation over {len({run.seed for run in runs})} seeds")
+    for row in rows:
+        table.add_column(row[0], justify="left" if row is rows[0] else "right")
+    for column in zip(*(row[1:] for row in rows), strict=True):
+        table.add_row(*column)
+    Console().print(table)
+
+
+def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Sequence[ArmRun]) -> None:
+    """Write `results.json` and `report.html`."""
+    circumstances = {
+        "commit": commit(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "recipe_sha256": recipe.sha256,
+        "model": recipe.model or recipe.generator,
+    }
+    content = circumstances | {"runs": [dataclasses.asdict(run) for run in runs]}
+    write_json(run_dir / "results.json", content)
+    (run_dir / "report.html").write_text(page(config, circumstances, runs))
+
+
+def commit() -> str:
+    """Return the commit of the code that runs, `unknown` outside a repository."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or "unknown"
+
+
+def page(config: CompareConfig, circumstances: dict[str, Any], runs: Sequence[ArmRun]) -> str:
+    """Return the page, which needs no other file."""
+    head, *rows = table_of(runs, config.prices)
+    cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    facts = "; ".join(f"{name} {value}" for name, value in circumstances.items())
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Ways to train on the same images</title><style>{STYLE}</style></head>
+<body>
+<h1>Ways to train on the same images</h1>
+<p>{escape(facts)}.</p>
+<table><thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in head)}</tr></thead><tbody>{cells}</tbody></table>
+<p>Mean and standard deviation over seeds {", ".join(map(str, config.seeds))}. First step: from the first image
+that was asked for. Images that were generated before training, once for all seeds, count in full for each. Devices are
+held from the start of a pool, or of training workers, to its end.</p>
+{plot(runs, lambda moment: moment.seconds, "seconds since the arm began")}
+{plot(runs, lambda moment: moment.num_generated, "images generated")}
+<h2>Settings</h2>
+<pre>{escape(to_yaml(config))}</pre>
+<h2>Numbers</h2>
+<pre>{escape(json.dumps([dataclasses.asdict(run) for run in runs], indent=1))}</pre>
+</body></html>
+"""
+
+
+def plot(runs: Sequence[ArmRun], along: Callable[[Moment], float], label: str) -> str:
+    """Return accuracy on real images along something, as SVG; a line a run, a colour an arm."""
+    figure = Figure(figsize=(9, 4))
+    axes = figure.subplots()
+    for i, (name, of_arm) in enumerate(by_arm(runs).items()):
+        for run in of_arm:
+            points = [(along(moment), moment.top1) for moment in run.moments]
+            axes.plot(*zip(*points, strict=True), marker=".", color=f"C{i}", label=name if run is of_arm[0] else None)
+    axes.set_xlabel(label)
+    axes.set_ylabel("top-1 on real images")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    file = io.StringIO()
+    figure.savefig(file, format="svg", bbox_inches="tight")
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
