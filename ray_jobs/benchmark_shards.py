@@ -1,0 +1,155 @@
+"""What keeping and reading shards costs: `python -m ray_jobs.benchmark_shards ray_jobs/configs/benchmark.yaml`.
+
+Painted generators have a known rate: how much of it is written as shards, and how much of it reaches training while the
+images are kept, beside the stream that keeps nothing. Then shards are read by Figment and by webdataset's own reader.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from generation.config import GenerationConfig
+from generation.recipe import Recipe
+from generation.service import GenerationService, start_generation
+from generation.shard_set import ShardSet, new_shard_set
+from generation.shards import read_shards, tee_samples, write_shards
+from generation.storage import Storage
+from generation.stream import stream_samples
+from ray_jobs.benchmark import deliver, nominal_rate
+from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
+from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.user_errors import user_errors
+
+TARGETS = {"written": 0.95, "kept meanwhile, beside the stream": 0.97, "read, beside webdataset": 0.80}
+"""Each as a ratio in one run."""
+
+NUM_ROUNDS = 3
+READING_BATCH_SIZE = 64
+
+
+def main() -> None:
+    """Compose the job: write, stream with and without keeping, read in both ways; a table, and a status."""
+    with user_errors():
+        config = load_config(JobConfig, sys.argv[1:])
+        recipe = open_recipe(config)
+        if recipe.generator != "painted" or not config.generation.painted_batch_seconds:
+            raise ValueError("A benchmark needs a known rate: recipe.generator=painted, painted_batch_seconds above 0.")
+        connect()
+        check_placement([generation_demand(config.generation), training_demand(config.training)])
+        service = start_generation(recipe, config.generation)
+    with tempfile.TemporaryDirectory() as folder:
+        with service:
+            nominal = nominal_rate(config.generation)
+            written = new_set(Path(folder) / "written", config, recipe)
+            writing = writing_rate(service, config.generation, written)
+            streaming, keeping = delivered_rates(service, config, recipe, Path(folder))
+        ours, theirs = reading_rates(written, config)
+    rates = {
+        "written": (writing, nominal),
+        "kept meanwhile, beside the stream": (keeping, streaming),
+        "read, beside webdataset": (ours, theirs),
+    }
+    print_rates(rates)
+    if missed := [name for name, (rate, other) in rates.items() if rate < TARGETS[name] * other]:
+        sys.exit(f"Missed: {', '.join(missed)}.")
+
+
+def new_set(folder: Path, config: JobConfig, recipe: Recipe) -> ShardSet:
+    """Return an empty set of all images."""
+    indices = range(config.training.num_trained)
+    return new_shard_set(Storage(str(folder)), recipe, indices, config.generation.batch_size, config.data)
+
+
+def writing_rate(service: GenerationService, generation: GenerationConfig, shards: ShardSet) -> float:
+    """Return images a second, from the first batch that a generator is at to the last shard in its place."""
+    made_before = service.counts().num_images_made
+    began = threading.Event()
+    began_at: list[float] = []
+
+    def watch() -> None:
+        while service.counts().num_images_made == made_before and not began.is_set():
+            time.sleep(0.01)
+        began_at.append(time.monotonic() - generation.painted_batch_seconds)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    write_shards(service, generation, shards, shards.missing()).take_all()
+    ended_at = time.monotonic()
+    began.set()
+    watcher.join()
+    return shards.num_images / (ended_at - began_at[0])
+
+
+def delivered_rates(service: GenerationService, config: JobConfig, recipe: Recipe, folder: Path) -> tuple[float, float]:
+    """Return the steady rates at which samples reach a training worker: without keeping them, and with."""
+    indices = range(config.training.num_trained)
+    streamed = deliver(stream_samples(service, recipe, config.generation, [indices]), config.training)
+    teed = new_set(folder / "teed", config, recipe)
+    kept = deliver(tee_samples(service, config.generation, teed, len(indices)), config.training)
+    if kept.num_distinct != len(indices) or teed.missing():
+        sys.exit("Samples or shards were lost.")
+    return streamed.steady_rate, kept.steady_rate
+
+
+def reading_rates(shards: ShardSet, config: JobConfig) -> tuple[float, float]:
+    """Return images a second by Figment's reader and by webdataset's, in turns, the medians."""
+    rates = [
+        (rate_of(lambda: by_figment(shards, config)), rate_of(lambda: by_webdataset(shards, config)))
+        for _ in range(NUM_ROUNDS)
+    ]
+    ours, theirs = np.median(rates, axis=0)
+    return float(ours), float(theirs)
+
+
+def rate_of(read: Callable[[], Iterator[Any]]) -> float:
+    """Return images a second after the first batch: processes are up then."""
+    batches = iter(read())
+    next(batches)
+    began_at, num_images = time.monotonic(), 0
+    for labels in batches:
+        num_images += len(labels)
+    return num_images / (time.monotonic() - began_at)
+
+
+def by_figment(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
+    """Yield the labels of each batch that training would get."""
+    dataset = read_shards(
+        shards, range(shards.num_images), 0, config.data.num_readers, config.generation.max_buffered_bytes
+    )
+    for batch in dataset.iter_batches(batch_size=READING_BATCH_SIZE):
+        yield cast(np.ndarray, batch["label"])
+
+
+def by_webdataset(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
+    """Yield the labels of each batch from webdataset's pipeline in as many processes, as its documentation shows."""
+    import webdataset
+    from torch.utils.data import DataLoader
+
+    urls = sorted(str(path) for path in Path(shards.storage.url).glob("*.tar"))
+    reader: Any = vars(webdataset)["WebDataset"]
+    dataset = reader(urls, shardshuffle=len(urls), seed=0).decode("rgb8").to_tuple(shards.image_format, "cls")
+    loader = DataLoader(dataset.batched(READING_BATCH_SIZE), batch_size=None, num_workers=config.data.num_readers)
+    for _, labels in loader:
+        yield labels
+
+
+def print_rates(rates: dict[str, tuple[float, float]]) -> None:
+    """Print each rate, what it is measured by, and their ratio."""
+    table = Table()
+    for column in ("", "images/s", "of", "ratio", "target"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, (rate, other) in rates.items():
+        table.add_row(name, f"{rate:.1f}", f"{other:.1f}", f"{rate / other:.3f}", f"{TARGETS[name]:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
