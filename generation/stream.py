@@ -78,6 +78,7 @@ def ask_units(
     num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
     window = math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)
     source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     return source.map_batches(
         asker,
         fn_constructor_args=[service, config, service.batch_size(), window, *arguments],
