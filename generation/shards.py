@@ -21,6 +21,9 @@ from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
 ORDER_STREAM = 3
 """Second key word of the counter-based generator, beside those of `generation.plan`: in which order shards are read."""
 
+READ_BLOCK_BYTES = 16_000_000
+"""Images that a reader hands on at once: a stage moves about 10 blocks a second, whatever their size."""
+
 WAIT_SECONDS = 0.2
 
 Unit = dict[str, np.ndarray]
@@ -65,7 +68,7 @@ def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int,
         num_cpus=0,
     )
     dataset.context.execution_options.preserve_order = True
-    bound_memory(dataset, batch_bytes(shards), max_bytes)
+    bound_memory(dataset, READ_BLOCK_BYTES, max_bytes)
     return dataset
 
 
@@ -199,11 +202,12 @@ class ShardReader:
 
 
 def read_shard(shards: ShardSet, number: int, random: np.random.Generator, part: slice) -> Iterator[SampleBatch]:
-    """Yield part of a shard's samples in a random order, a batch at a time."""
+    """Yield part of a shard's samples in a random order, a block at a time."""
     shard = load_shard(shards, number)
     rows = random.permutation(len(shards.ranges[number]))[part].tolist()
-    for start in range(0, len(rows), shards.batch_size):
-        yield decode_samples(shard, rows[start : start + shards.batch_size])
+    block_size = max(1, READ_BLOCK_BYTES // shards.recipe.image_size**2 // 3)
+    for start in range(0, len(rows), block_size):
+        yield decode_samples(shard, rows[start : start + block_size])
 
 
 class ShardChecker:
