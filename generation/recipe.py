@@ -78,6 +78,11 @@ class Recipe:
         return tuple(own.get(label, self.backgrounds) for label in range(self.label_space.num_classes))
 
     @property
+    def image_bytes(self) -> int:
+        """Size of a delivered image as pixels."""
+        return self.image_size**2 * 3
+
+    @property
     def parts(self) -> tuple[tuple[Part, str, str], ...]:
         """What is read from files that do not ship, by name and revision."""
         chosen = ((MODEL, self.model, self.revision), (VAE, self.vae, self.vae_revision))

@@ -104,7 +104,8 @@ class ShardWriter:
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         self.threads.shutdown()
-        return Shard(file.getvalue(), index_of(file.getvalue(), self.name))
+        content = file.getvalue()
+        return Shard(content, index_of(content, self.name))
 
     def _members_of(self, index: int, attempt: int, image: np.ndarray) -> dict[str, bytes]:
         label, described = description(self.recipe, index, attempt)

@@ -5,6 +5,7 @@ Each shard is a function of its set and its number, so that one which Ray makes 
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import ray.data
@@ -48,7 +49,7 @@ def tee_samples(
     whole = {unit["number"] for unit in units if len(shards.ranges[unit["number"]]) == unit["stop"] - unit["start"]}
     laps = [unit | {"lap": lap} for lap in range(num_replays + 1) for unit in units]
     dataset = ask_units(service, config, laps, TeeingAsker, [first, whole.intersection(shards.missing())])
-    bound_memory(dataset, batch_bytes(shards), config.max_buffered_bytes)
+    bound_memory(dataset, shards.batch_size * shards.recipe.image_bytes, config.max_buffered_bytes)
     return dataset
 
 
@@ -58,15 +59,7 @@ def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int,
     The order goes through the set again and again, every time shuffled anew by `seed`; `positions` are a part of it, so
     that a run that stopped after `k` samples goes on with `range(k, ...)`.
     """
-    units = reading_units(shards, positions, seed)
-    source = ray.data.from_items(units, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
-    dataset = source.map_batches(
-        ShardReader,
-        fn_constructor_args=[shards, seed],
-        batch_size=1,
-        compute=ActorPoolStrategy(size=min(num_readers, len(units))),
-        num_cpus=0,
-    )
+    dataset = _each_by(ShardReader, [shards, seed], reading_units(shards, positions, seed), num_readers)
     dataset.context.execution_options.preserve_order = True
     bound_memory(dataset, READ_BLOCK_BYTES, max_bytes)
     return dataset
@@ -74,20 +67,21 @@ def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int,
 
 def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
-    units = shard_units(shards, numbers)
-    source = ray.data.from_items(units, override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    return _each_by(ShardChecker, [shards], shard_units(shards, numbers), num_readers)
+
+
+def _each_by(
+    reader: type, arguments: Sequence[Any], units: Sequence[dict[str, int]], num_readers: int
+) -> ray.data.Dataset:
+    """Return what so many readers, made with these arguments, make of units of work."""
+    source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
     return source.map_batches(
-        ShardChecker,
-        fn_constructor_args=[shards],
+        reader,
+        fn_constructor_args=arguments,
         batch_size=1,
         compute=ActorPoolStrategy(size=min(num_readers, len(units))),
         num_cpus=0,
     )
-
-
-def batch_bytes(shards: ShardSet) -> int:
-    """Return the size of the images that travel in one block."""
-    return shards.batch_size * shards.recipe.image_size**2 * 3
 
 
 def shard_units(shards: ShardSet, numbers: Sequence[int]) -> list[dict[str, int]]:
@@ -205,7 +199,7 @@ def read_shard(shards: ShardSet, number: int, random: np.random.Generator, part:
     """Yield part of a shard's samples in a random order, a block at a time."""
     shard = load_shard(shards, number)
     rows = random.permutation(len(shards.ranges[number]))[part].tolist()
-    block_size = max(1, READ_BLOCK_BYTES // shards.recipe.image_size**2 // 3)
+    block_size = max(1, READ_BLOCK_BYTES // shards.recipe.image_bytes)
     for start in range(0, len(rows), block_size):
         yield decode_samples(shard, rows[start : start + block_size])
 

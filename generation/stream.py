@@ -63,7 +63,7 @@ def stream_samples(
     """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
     units = [{"start": unit.start, "stop": unit.stop} for unit in work_units(indices, service.batch_size())]
     dataset = ask_units(service, config, units, Asker, [])
-    bound_memory(dataset, service.batch_size() * recipe.image_size**2 * 3, config.max_buffered_bytes)
+    bound_memory(dataset, service.batch_size() * recipe.image_bytes, config.max_buffered_bytes)
     return dataset
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from generation.actor import GeneratorActor
 from generation.config import GenerationConfig
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
-from generation.service import start_generation
+from generation.service import GenerationService, start_generation
 from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
@@ -65,18 +66,7 @@ class Delivery:
 def main() -> None:
     """Compose the job: both ways to generate, one after the other, a table, and a status."""
     with user_errors():
-        config = load_config(JobConfig, sys.argv[1:])
-        recipe = open_recipe(config)
-        if recipe.generator != "painted" or not (
-            config.generation.painted_batch_seconds and config.generation.batch_size
-        ):
-            raise ValueError(
-                "A benchmark needs a known rate. Set recipe.generator=painted, and generation.painted_batch_seconds "
-                "and batch_size above 0."
-            )
-        connect()
-        check_placement([generation_demand(config.generation), training_demand(config.training)])
-        service = start_generation(recipe, config.generation)
+        config, recipe, service = start_painters(sys.argv[1:])
     indices = range(config.training.num_trained)
     with service:
         stream = deliver(stream_samples(service, recipe, config.generation, [indices]), config.training)
@@ -87,6 +77,20 @@ def main() -> None:
         sys.exit(
             f"The stream missed its target: each sample once, at {TARGET_FRACTION:.0%} of the nominal rate or more."
         )
+
+
+def start_painters(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, GenerationService]:
+    """Return settings, recipe and a running pool of painted generators; ValueError if their rate is not known."""
+    config = load_config(JobConfig, arguments)
+    recipe = open_recipe(config)
+    if recipe.generator != "painted" or not (config.generation.painted_batch_seconds and config.generation.batch_size):
+        raise ValueError(
+            "A benchmark needs a known rate. Set recipe.generator=painted, and generation.painted_batch_seconds "
+            "and batch_size above 0."
+        )
+    connect()
+    check_placement([generation_demand(config.generation), training_demand(config.training)])
+    return config, recipe, start_generation(recipe, config.generation)
 
 
 def nominal_rate(config: GenerationConfig) -> float:

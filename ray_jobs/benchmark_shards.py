@@ -18,14 +18,14 @@ from rich.table import Table
 
 from generation.config import GenerationConfig
 from generation.recipe import Recipe
-from generation.service import GenerationService, start_generation
+from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
-from generation.shards import read_shards, tee_samples, write_shards
+from generation.shards import tee_samples, write_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
-from ray_jobs.benchmark import deliver, nominal_rate
-from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
-from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.benchmark import deliver, nominal_rate, start_painters
+from ray_jobs.config import JobConfig
+from ray_jobs.source import read_in_order
 from ray_jobs.user_errors import user_errors
 
 TARGETS = {"written": 0.95, "kept meanwhile, beside the stream": 0.97, "read, beside webdataset": 0.80}
@@ -38,13 +38,7 @@ READING_BATCH_SIZE = 64
 def main() -> None:
     """Compose the job: write, stream with and without keeping, read in both ways; a table, and a status."""
     with user_errors():
-        config = load_config(JobConfig, sys.argv[1:])
-        recipe = open_recipe(config)
-        if recipe.generator != "painted" or not config.generation.painted_batch_seconds:
-            raise ValueError("A benchmark needs a known rate: recipe.generator=painted, painted_batch_seconds above 0.")
-        connect()
-        check_placement([generation_demand(config.generation), training_demand(config.training)])
-        service = start_generation(recipe, config.generation)
+        config, recipe, service = start_painters(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         with service:
             nominal = nominal_rate(config.generation)
@@ -121,10 +115,7 @@ def rate_of(read: Callable[[], Iterator[Any]]) -> float:
 
 def by_figment(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
     """Yield the labels of each batch that training would get."""
-    dataset = read_shards(
-        shards, range(shards.num_images), 0, config.data.num_readers, config.generation.max_buffered_bytes
-    )
-    for batch in dataset.iter_batches(batch_size=READING_BATCH_SIZE):
+    for batch in read_in_order(config, shards, shards.num_images, seed=0).iter_batches(batch_size=READING_BATCH_SIZE):
         yield cast(np.ndarray, batch["label"])
 
 

@@ -22,17 +22,17 @@ from ray.data import Dataset
 
 from evaluation.real_images import check_real_images, real_images, real_training_images
 from generation.recipe import Recipe
-from generation.service import GenerationService, start_generation
+from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
-from generation.shards import read_shards, tee_samples, write_shards
+from generation.shards import tee_samples, write_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
-from ray_jobs.cluster import check_placement, connect, generation_demand, room_kept, training_demand
+from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, resolve
-from ray_jobs.source import NoPool
+from ray_jobs.source import NoPool, read_in_order, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.fit import fit
 from training.job import FitJob
@@ -123,20 +123,9 @@ class Comparison:
             device_seconds = self.config.generation.max_actors * (time.time() - began_at)
         return Made(shards, asked_at - began_at, time.time() - began_at, device_seconds)
 
-    def read(self, shards: ShardSet, arm: Arm) -> Dataset:
-        """Return a set's images in an order of the arm's seed."""
-        return read_shards(
-            shards,
-            range(self.num_images),
-            seed=arm.seed,
-            num_readers=self.config.data.num_readers,
-            max_bytes=self.config.generation.max_buffered_bytes,
-        )
-
     def start_pool(self) -> GenerationService:
         """Return a pool, with room kept for training beside it."""
-        with room_kept(training_demand(self.config.training), self.config.generation.wait_for_nodes_seconds):
-            return start_generation(self.recipe, self.config.generation)
+        return start_pool(self.recipe, self.config.generation, self.config.training)
 
     def new_shards(self, folder: str, num_images: int, batch_size: int) -> ShardSet:
         """Return a new set below the run's folder."""
@@ -194,7 +183,7 @@ def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate all, then train."""
     made = comparison.made
     arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
-    images = comparison.read(made.shards, arm)
+    images = read_in_order(comparison.config, made.shards, comparison.num_images, arm.seed)
     run = comparison.train(arm, images, NoPool(), before=made)
     return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))
 

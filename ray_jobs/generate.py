@@ -45,10 +45,8 @@ def main() -> None:
     with errors_at_work(), service:
         announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
         with user_errors():
-            sets = [part.shards(recipe, config.data, service.batch_size()) for part in parts]
+            sets = [part.claim(recipe, config.data, service.batch_size()) for part in parts]
         for part, shards in zip(parts, sets, strict=True):
-            if shards != part.found:
-                shards.write_manifest()
             make(service, config, shards, sorted({*shards.missing(), *part.damaged}), started_at)
         write_card(sets)
     announce(started_at, f"all {sum(shards.num_images for shards in sets):,} images are in {parts[0].storage.url}")

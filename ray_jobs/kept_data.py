@@ -27,6 +27,13 @@ class Part:
             return new_shard_set(self.storage, recipe, self.indices, batch_size, data)
         return self.found.extended(len(self.indices))
 
+    def claim(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
+        """Say in the place what is to be kept there, and return it."""
+        shards = self.shards(recipe, data, batch_size)
+        if shards != self.found:
+            shards.write_manifest()
+        return shards
+
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing to make."""

@@ -112,7 +112,7 @@ def negative_prompt_row(recipe: Recipe, counter: TokenCounter | None) -> str:
 def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> Table:
     """Return the recipe in a few rows."""
     size_bytes = len(recipe_file_text(recipe))
-    pixels_bytes = num_images * recipe.image_size**2 * 3
+    pixels_bytes = num_images * recipe.image_bytes
     between = " to " if recipe.guidance_draw == "between" else ", "
     table = Table(title=f"Recipe {recipe.sha256}", show_header=False)
     rows = {

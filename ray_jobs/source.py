@@ -4,6 +4,7 @@ import dataclasses
 
 from ray.data import Dataset
 
+from generation.config import GenerationConfig
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import GenerationCounts, GenerationService, start_generation
@@ -15,6 +16,7 @@ from ray_jobs.cluster import room_kept, training_demand
 from ray_jobs.config import JobConfig
 from ray_jobs.data_card import write_card
 from ray_jobs.kept_data import Part, batch_size_of, indices_of, open_parts, open_to_read
+from training.config import TrainingConfig
 
 
 def open_source(config: JobConfig, recipe: Recipe) -> "Source":
@@ -23,6 +25,17 @@ def open_source(config: JobConfig, recipe: Recipe) -> "Source":
         return ShardSource(config, *open_to_read(config.data.shards, recipe, config.training))
     parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
     return StreamSource(config, recipe, parts)
+
+
+def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
+    """Return a running pool, with room kept for training beside it."""
+    with room_kept(training_demand(training), generation.wait_for_nodes_seconds):
+        return start_generation(recipe, generation)
+
+
+def read_in_order(config: JobConfig, shards: ShardSet, num_images: int, seed: int) -> Dataset:
+    """Return so many images of a set, over and over if it has less, in the order of a seed."""
+    return read_shards(shards, range(num_images), seed, config.data.num_readers, config.generation.max_buffered_bytes)
 
 
 class StreamSource:
@@ -37,20 +50,16 @@ class StreamSource:
         self.generation = dataclasses.replace(config.generation, batch_size=batch_size)
         self.recipe = recipe
         self.parts = parts
-        self.sets: list[ShardSet] = self._sets(batch_size) if batch_size else []
-
-    def _sets(self, batch_size: int) -> list[ShardSet]:
-        return [part.shards(self.recipe, self.config.data, batch_size) for part in self.parts]
+        self.sets: list[ShardSet] = []
+        for part in parts if batch_size else ():
+            part.shards(recipe, config.data, batch_size)
 
     def start(self) -> None:
         """Start the pool, with room kept for training, and say in the places what is kept there."""
-        with room_kept(training_demand(self.config.training), self.generation.wait_for_nodes_seconds):
-            self.service = start_generation(self.recipe, self.generation)
+        self.service = start_pool(self.recipe, self.generation, self.config.training)
         try:
-            self.sets = self._sets(self.service.batch_size())
-            for part, shards in zip(self.parts, self.sets, strict=True):
-                if shards != part.found:
-                    shards.write_manifest()
+            batch_size = self.service.batch_size()
+            self.sets = [part.claim(self.recipe, self.config.data, batch_size) for part in self.parts]
         except BaseException:
             self.service.stop()
             raise
@@ -128,15 +137,10 @@ class ShardSource(NoPool):
     def datasets(self) -> tuple[Dataset, Dataset]:
         """Return the sets, that to train on over and over if it has less images than training asks for."""
         num_trained, num_held_out = self.config.training.num_trained, self.config.training.num_held_out
-        return self._read(self.train, range(num_trained)), self._read(self.held_out, range(num_held_out))
-
-    def _read(self, shards: ShardSet, positions: range) -> Dataset:
-        return read_shards(
-            shards,
-            positions,
-            seed=self.config.training.seed,
-            num_readers=self.config.data.num_readers,
-            max_bytes=self.config.generation.max_buffered_bytes,
+        seed = self.config.training.seed
+        return (
+            read_in_order(self.config, self.train, num_trained, seed),
+            read_in_order(self.config, self.held_out, num_held_out, seed),
         )
 
     def first_samples(self, number: int) -> SampleBatch:

@@ -15,6 +15,19 @@ DIGITS = PROJECT_ROOT / "generation" / "digits" / "model"
 TOKENIZER = DIGITS / "tokenizer"
 
 
+FLUX_LIKE: dict[str, Any] = {
+    "patch_size": 1,
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "axes_dims_rope": (4, 4, 8),
+}
+"""What the transformers of Flux and Chroma have in common."""
+
+
 def tiny_decoder(**settings: Any) -> Any:
     """Return an AutoencoderKL whose images are twice the size of its latents."""
     return diffusers.AutoencoderKL(
@@ -90,15 +103,8 @@ def save_tiny_flux(folder: Path) -> None:
         text_encoder_2=tiny_t5(tokenizer),
         vae=tiny_decoder(shift_factor=0.1),
         transformer=diffusers.FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
+            **FLUX_LIKE,
             pooled_projection_dim=32,
-            axes_dims_rope=(4, 4, 8),
             guidance_embeds=True,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
@@ -223,14 +229,7 @@ def save_tiny_chroma(folder: Path) -> None:
         text_encoder=tiny_t5(tokenizer),
         vae=tiny_decoder(shift_factor=0.1),
         transformer=diffusers.ChromaTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            axes_dims_rope=(4, 4, 8),
+            **FLUX_LIKE,
             approximator_num_channels=8,
             approximator_hidden_dim=32,
             approximator_layers=1,
