@@ -185,7 +185,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
 
     Raises GenerationFailedError, with the pool stopped again, if a model cannot be loaded or the start takes too long.
     """
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it warns of each actor that is slow while it starts
     serve.start(proxy_location="Disabled", logging_config=QUIET)
     app_name = f"generation-{ray.get_runtime_context().get_job_id()}-{recipe.sha256[:8]}"
     keeper = cast(ActorHandle, CountsKeeper.options(scheduling_strategy=beside_driver()).remote())

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ class Shard:
     index: pa.Table
 
     def index_file(self) -> bytes:
-        """Return the index as Parquet, with the hash of the tar."""
+        """Return the index as Parquet, whose metadata has the hashes of the recipe and of the tar."""
         file = io.BytesIO()
-        pq.write_table(self.index.replace_schema_metadata({"tar_sha256": sha256(self.tar)}), file)
+        hashes = {**(self.index.schema.metadata or {}), "tar_sha256": sha256(self.tar)}
+        pq.write_table(self.index.replace_schema_metadata(hashes), file)
         return file.getvalue()
 
 
@@ -131,17 +133,20 @@ def sha256(content: bytes | memoryview) -> str:
 
 def index_of(tar: bytes, name: str) -> pa.Table:
     """Return the index of a shard's samples, read from the tar itself; DamagedShardError for what is none of ours."""
-    rows = []
+    rows, recipes = [], set()
     try:
         for key, members in members_of(tar).items():
-            label, attempt = int(members["cls"].content), json.loads(members["json"].content)["attempt"]
+            label, described = int(members["cls"].content), json.loads(members["json"].content)
             (image,) = (member for kind, member in members.items() if kind not in ("cls", "json"))
-            rows.append(
-                (int(key), label, attempt, name, image.offset, len(image.content), sha256(image.content)),
-            )
+            place = (name, image.offset, len(image.content), sha256(image.content))
+            rows.append((int(key), label, described["attempt"], *place))
+            recipes.add(described["recipe_sha256"])
+        if len(recipes) != 1:
+            raise ValueError(f"its samples name {len(recipes)} recipes")
     except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
         raise DamagedShardError(f"{name} is no whole shard: {type(error).__name__}: {error}") from error
-    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=INDEX_SCHEMA)
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return pa.table(columns, schema=INDEX_SCHEMA.with_metadata({"recipe_sha256": recipes.pop()}))
 
 
 @dataclass(frozen=True)
@@ -165,35 +170,45 @@ def members_of(tar: bytes) -> dict[str, dict[str, Member]]:
     return samples
 
 
-def open_shard(tar: bytes, index_file: bytes, name: str) -> Shard:
-    """Return a shard that is what its index says, to the bit; DamagedShardError if it is not."""
+def open_shard(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: str) -> Shard:
+    """Return a shard that begins with these samples and is what its index says, to the bit; else DamagedShardError."""
     try:
         index = pq.read_table(pa.BufferReader(index_file))
     except (pa.ArrowException, OSError) as error:
         raise DamagedShardError(f"The index of {name} cannot be read: {error}") from error
-    if (index.schema.metadata or {}).get(b"tar_sha256", b"").decode() != sha256(tar):
+    if not _has_hash(index, "recipe_sha256", recipe.sha256):
+        raise DamagedShardError(f"{name} holds samples of another recipe")
+    if index["index"].slice(0, len(indices)).to_pylist() != list(indices):
+        raise DamagedShardError(f"{name} {_not_all_of(indices)}")
+    if not _has_hash(index, "tar_sha256", sha256(tar)):
         raise DamagedShardError(f"{name} is not the file that its index was made of")
     return Shard(tar, index)
 
 
-def decode_samples(shard: Shard, rows: Sequence[int]) -> SampleBatch:
+def _has_hash(index: pa.Table, name: str, value: str) -> bool:
+    """Return whether this is what an index says of its recipe, or of its tar."""
+    return (index.schema.metadata or {}).get(name.encode()) == value.encode()
+
+
+def _not_all_of(indices: range) -> str:
+    return f"does not hold samples {indices.start} to {indices.stop - 1}"
+
+
+def decode_samples(shard: Shard, rows: Sequence[int], image_size: int) -> SampleBatch:
     """Return samples of a shard as the stream gives them, in this order of its rows."""
     index = shard.index.take(list(rows))
     columns = {name: index[name].to_numpy() for name in ("index", "label", "attempt", "offset", "num_bytes")}
+    images = np.empty((len(rows), image_size, image_size, 3), np.uint8)
     tar = memoryview(shard.tar)
 
-    def decode(start: int, size: int) -> np.ndarray:
-        with Image.open(io.BytesIO(tar[start : start + size])) as image:
-            return np.asarray(image.convert("RGB"))
+    def decode(i: int) -> None:
+        start = columns["offset"][i]
+        with Image.open(io.BytesIO(tar[start : start + columns["num_bytes"][i]])) as image:
+            images[i] = image
 
     with ThreadPoolExecutor(THREADS) as threads:
-        images = list(threads.map(decode, columns["offset"], columns["num_bytes"]))
-    return {
-        "index": columns["index"],
-        "label": columns["label"],
-        "image": np.stack(images),
-        "attempt": columns["attempt"],
-    }
+        deque(threads.map(decode, range(len(rows))), maxlen=0)
+    return {"index": columns["index"], "label": columns["label"], "image": images, "attempt": columns["attempt"]}
 
 
 def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: str) -> list[str]:
@@ -204,11 +219,13 @@ def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: 
     except (pa.ArrowException, OSError, tarfile.TarError, ValueError) as error:
         return [f"{name} or its index cannot be read: {type(error).__name__}: {error}"]
     if index["index"].to_pylist() != list(indices) or list(samples) != [key_of(i) for i in indices]:
-        return [f"{name} does not hold samples {indices.start} to {indices.stop - 1}"]
+        return [f"{name} {_not_all_of(indices)}"]
     rows = index.to_pylist()
     found = [fault for row in rows for fault in _faults_of_sample(samples[key_of(row["index"])], recipe, row)]
-    if not found and (index.schema.metadata or {}).get(b"tar_sha256", b"").decode() != sha256(tar):
+    if not found and not _has_hash(index, "tar_sha256", sha256(tar)):
         found.append(f"{name} is not, byte by byte, the file that was written")
+    if not found and not _has_hash(index, "recipe_sha256", recipe.sha256):
+        found.append(f"the index of {name} names another recipe")
     return found
 
 

@@ -12,6 +12,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from generation.config import GenerationConfig
+from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import GenerationService
 from generation.shard import DamagedShardError, Shard, ShardWriter, decode_samples, faults, open_shard
@@ -24,6 +25,9 @@ ORDER_STREAM = 3
 
 READ_BLOCK_BYTES = 16_000_000
 """Images that a reader hands on at once: a stage moves about 10 blocks a second, whatever their size."""
+
+BLOCKS_PER_READER = 8
+"""Memory for each reader's images, in blocks: with less, Ray Data lets some readers wait for the others."""
 
 WAIT_SECONDS = 0.2
 
@@ -53,7 +57,7 @@ def tee_samples(
     return dataset
 
 
-def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int, max_bytes: int) -> ray.data.Dataset:
+def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset of a set's samples, rows as in the stream, always in the same order.
 
     The order goes through the set again and again, every time shuffled anew by `seed`; `positions` are a part of it, so
@@ -61,7 +65,8 @@ def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int,
     """
     dataset = _each_by(ShardReader, [shards, seed], reading_units(shards, positions, seed), num_readers)
     dataset.context.execution_options.preserve_order = True
-    bound_memory(dataset, READ_BLOCK_BYTES, max_bytes)
+    block_bytes = images_per_block(shards.recipe) * shards.recipe.image_bytes
+    bound_memory(dataset, block_bytes, num_readers * BLOCKS_PER_READER * block_bytes)
     return dataset
 
 
@@ -79,7 +84,8 @@ def _each_by(
         reader,
         fn_constructor_args=arguments,
         batch_size=1,
-        compute=ActorPoolStrategy(size=min(num_readers, len(units))),
+        # One unit at a time: where the order is kept, what waits behind a reader's own unit waits for all of it.
+        compute=ActorPoolStrategy(size=min(num_readers, len(units)), max_tasks_in_flight_per_actor=1),
         num_cpus=0,
     )
 
@@ -160,7 +166,7 @@ def load_shard(shards: ShardSet, number: int) -> Shard:
     """Return a shard that is there and whole; DamagedShardError or StorageError with the remedy if it is not."""
     tar, index = shards.storage.read(shard_name(number)), shards.storage.read(index_name(number))
     try:
-        return open_shard(tar, index, shard_name(number))
+        return open_shard(tar, index, shards.recipe, shards.ranges[number], shard_name(number))
     except DamagedShardError as error:
         raise StorageError(f"{error}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
 
@@ -199,9 +205,14 @@ def read_shard(shards: ShardSet, number: int, random: np.random.Generator, part:
     """Yield part of a shard's samples in a random order, a block at a time."""
     shard = load_shard(shards, number)
     rows = random.permutation(len(shards.ranges[number]))[part].tolist()
-    block_size = max(1, READ_BLOCK_BYTES // shards.recipe.image_bytes)
+    block_size = images_per_block(shards.recipe)
     for start in range(0, len(rows), block_size):
-        yield decode_samples(shard, rows[start : start + block_size])
+        yield decode_samples(shard, rows[start : start + block_size], shards.recipe.image_size)
+
+
+def images_per_block(recipe: Recipe) -> int:
+    """Return how many images a reader hands on at once."""
+    return max(1, READ_BLOCK_BYTES // recipe.image_bytes)
 
 
 class ShardChecker:

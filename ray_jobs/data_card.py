@@ -28,7 +28,8 @@ def write_card(sets: Sequence[ShardSet]) -> None:
         return
     sheet = io.BytesIO()
     first = load_shard(shards, 0)
-    samples = decode_samples(first, range(min(NUM_SAMPLES_ON_SHEET, len(first.index))))
+    rows = range(min(NUM_SAMPLES_ON_SHEET, len(first.index)))
+    samples = decode_samples(first, rows, shards.recipe.image_size)
     write_contact_sheet(sheet, shards.recipe, samples)
     shards.storage.write(SHEET, sheet.getvalue())
     shards.storage.write(CARD, card_text(sets).encode())

@@ -35,7 +35,7 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
 
 def read_in_order(config: JobConfig, shards: ShardSet, num_images: int, seed: int) -> Dataset:
     """Return so many images of a set, over and over if it has less, in the order of a seed."""
-    return read_shards(shards, range(num_images), seed, config.data.num_readers, config.generation.max_buffered_bytes)
+    return read_shards(shards, range(num_images), seed, config.data.num_readers)
 
 
 class StreamSource:
@@ -146,7 +146,7 @@ class ShardSource(NoPool):
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the first shard."""
         shard = load_shard(self.train, 0)
-        return decode_samples(shard, range(min(number, len(shard.index))))
+        return decode_samples(shard, range(min(number, len(shard.index))), self.train.recipe.image_size)
 
     def finish(self) -> None:
         """Do nothing."""

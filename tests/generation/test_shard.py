@@ -14,8 +14,17 @@ from PIL import Image
 
 from generation.config import RecipeConfig
 from generation.plan import describe_sample, plan_sample
-from generation.recipe import Recipe, build_recipe
-from generation.shard import DamagedShardError, ImageFormat, decode_samples, faults, index_of, open_shard, sha256
+from generation.recipe import Recipe, build_recipe, canonical_json
+from generation.shard import (
+    DamagedShardError,
+    ImageFormat,
+    decode_samples,
+    faults,
+    index_of,
+    members_of,
+    open_shard,
+    sha256,
+)
 from tests.generation.samples import PNG, painted_batch, painted_shard
 
 NAME = "shard-000000.tar"
@@ -25,7 +34,7 @@ TEN = range(20, 30)
 def test_a_shard_gives_back_each_image_with_its_own_label(painted: Recipe):
     shard = painted_shard(painted, TEN)
     batch = painted_batch(painted, TEN)
-    samples = decode_samples(open_shard(shard.tar, shard.index_file(), NAME), [3, 0, 9])
+    samples = decode_samples(open_shard(shard.tar, shard.index_file(), painted, TEN, NAME), [3, 0, 9], image_size=16)
     for name, dtype in (("index", np.int64), ("label", np.int64), ("attempt", np.int8), ("image", np.uint8)):
         np.testing.assert_array_equal(samples[name], batch[name][[3, 0, 9]])
         assert samples[name].dtype == dtype
@@ -79,7 +88,7 @@ def test_webdatasets_own_reader_reads_it(painted: Recipe, tmp_path: Path):
 def test_images_are_kept_without_loss_unless_a_quality_is_given(image_format: ImageFormat, most_apart: int):
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
     shard = painted_shard(recipe, TEN, image_format=image_format)
-    made, kept = painted_batch(recipe, TEN)["image"], decode_samples(shard, range(10))["image"]
+    made, kept = painted_batch(recipe, TEN)["image"], decode_samples(shard, range(10), image_size=32)["image"]
     difference = np.abs(made.astype(int) - kept.astype(int))
     assert difference.mean() <= most_apart
     assert (difference.max() > 0) == (most_apart > 0)
@@ -131,7 +140,27 @@ def test_bytes_that_do_not_decode_are_named(painted: Recipe):
 
 def test_a_shard_that_is_not_what_its_index_says_is_not_opened(painted: Recipe):
     shard = painted_shard(painted, TEN)
+    index_file = shard.index_file()
     with pytest.raises(DamagedShardError, match=r"shard-000000\.tar is not the file that its index was made of"):
-        open_shard(shard.tar[:-1], shard.index_file(), NAME)
+        open_shard(shard.tar[:-1], index_file, painted, TEN, NAME)
     with pytest.raises(DamagedShardError, match=r"The index of shard-000000\.tar cannot be read"):
-        open_shard(shard.tar, b"", NAME)
+        open_shard(shard.tar, b"", painted, TEN, NAME)
+
+
+def test_a_whole_shard_of_another_recipe_or_of_other_samples_is_not_opened(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    another = dataclasses.replace(painted, seed=1)
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar holds samples of another recipe"):
+        open_shard(shard.tar, shard.index_file(), another, TEN, NAME)
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar does not hold samples 21 to 29"):
+        open_shard(shard.tar, shard.index_file(), painted, range(21, 30), NAME)
+    assert open_shard(shard.tar, shard.index_file(), painted, range(20, 27), NAME).index.num_rows == 10
+
+
+def test_a_tar_whose_samples_are_of_two_recipes_is_no_shard(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    other_hash = b"f" * 64
+    described = json.loads(members_of(shard.tar)["0000000000023"]["json"].content)
+    text = canonical_json(described).encode().replace(painted.sha256.encode(), other_hash)
+    with pytest.raises(DamagedShardError, match="its samples name 2 recipes"):
+        index_of(changed(shard.tar, "0000000000023.json", text), NAME)

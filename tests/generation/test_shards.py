@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray.data
 
@@ -15,7 +16,7 @@ from generation.config import DataConfig, GenerationConfig
 from generation.recipe import Recipe
 from generation.service import GenerationService, start_generation
 from generation.shard_set import ShardSet, index_name, new_shard_set, shard_name
-from generation.shards import check_shards, read_shards, tee_samples, write_shards
+from generation.shards import check_shards, load_shard, read_shards, tee_samples, write_shards
 from generation.storage import Storage, StorageError
 from generation.stream import stream_samples
 
@@ -67,7 +68,7 @@ def written(digits: Recipe, service: GenerationService, tmp_path_factory) -> Sha
 
 def test_shards_hold_the_streams_rows_to_the_bit(digits: Recipe, service: GenerationService, written: ShardSet):
     streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, [ALL])))
-    read = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=2, max_bytes=10**8)))
+    read = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=2)))
     assert streamed.keys() == read.keys()
     for name, column in streamed.items():
         assert column.dtype == read[name].dtype
@@ -95,7 +96,7 @@ def test_what_was_kept_is_replayed_as_often_as_asked(
     rows = rows_of(tee_samples(service, TWO_ACTORS, set_in(tmp_path, digits), NUM_IMAGES, num_replays=2))
     assert sorted(rows["index"].tolist()) == sorted([*ALL, *ALL, *ALL])
     assert service.counts().num_images_made - made_before == NUM_IMAGES
-    expected = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1, max_bytes=10**8)))
+    expected = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1)))
     np.testing.assert_array_equal(rows["image"], expected["image"][rows["index"]])
     np.testing.assert_array_equal(rows["label"], expected["label"][rows["index"]])
 
@@ -123,10 +124,23 @@ def test_killed_actors_leave_the_same_bytes(
     assert files_of(shards) == files_of(written)
 
 
+def test_a_killed_asker_leaves_the_same_bytes(
+    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+):
+    shards = set_in(tmp_path, digits)
+    rows = iter(write_shards(service, TWO_ACTORS, shards, shards.missing()).iter_rows())
+    next(rows)
+    processes = psutil.Process().children(recursive=True)
+    asker = next(process for process in processes if "MapWorker(MapBatches(ShardMaker))" in " ".join(process.cmdline()))
+    asker.kill()
+    assert len(list(rows)) == 9
+    assert files_of(shards) == files_of(written)
+
+
 def test_rays_own_reader_reads_them(written: ShardSet):
     paths = [str(path) for path in Path(written.storage.url).glob("*.tar")]
     rows = ray.data.read_webdataset(paths).take_all()
-    ours = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1, max_bytes=10**8)))
+    ours = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1)))
     assert len(rows) == NUM_IMAGES
     for row in rows:
         index = int(row["__key__"])
@@ -136,7 +150,7 @@ def test_rays_own_reader_reads_them(written: ShardSet):
 
 def test_the_order_is_the_same_each_time_another_in_each_lap_and_taken_up_at_the_exact_sample(written: ShardSet):
     def order(positions: range, seed: int = 3) -> list[int]:
-        return rows_of(read_shards(written, positions, seed, num_readers=2, max_bytes=10**8))["index"].tolist()
+        return rows_of(read_shards(written, positions, seed, num_readers=2))["index"].tolist()
 
     two_laps = order(range(600))
     assert order(range(600)) == two_laps
@@ -150,7 +164,7 @@ def test_the_order_is_the_same_each_time_another_in_each_lap_and_taken_up_at_the
 
 def test_two_workers_share_them_without_overlap_and_alike_each_time(written: ShardSet):
     def shares() -> list[list[int]]:
-        splits = read_shards(written, ALL, 3, num_readers=2, max_bytes=10**8).streaming_split(2, equal=True)
+        splits = read_shards(written, ALL, 3, num_readers=2).streaming_split(2, equal=True)
         with ThreadPoolExecutor(2) as threads:
             batches = threads.map(lambda split: list(split.iter_batches(batch_size=10)), splits)
             return [[index for batch in share for index in batch["index"].tolist()] for share in batches]
@@ -166,10 +180,14 @@ def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: Sha
     for name, content in files_of(written).items():
         shards.storage.write(name, content[:-600] if name == shard_name(4) else content)
     with pytest.raises(Exception, match=r"shard-000004\.tar is not the file .*Repair it: ray_jobs\.generate --verify"):
-        rows_of(read_shards(shards, ALL, seed=0, num_readers=1, max_bytes=10**8))
+        rows_of(read_shards(shards, ALL, seed=0, num_readers=1))
+    for name in (shard_name(7), index_name(7)):
+        shards.storage.write(name, written.storage.read(name.replace("7", "6")))
+    with pytest.raises(StorageError, match=r"shard-000007\.tar does not hold samples 224 to 255.*Repair it"):
+        load_shard(shards, 7)
     rows = check_shards(shards, range(10), num_readers=2).take_all()
     assert sorted(int(row["number"]) for row in rows) == list(range(10))
-    assert [int(row["number"]) for row in rows if row["faults"]] == [4]
+    assert [int(row["number"]) for row in rows if row["faults"]] == [4, 7]
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_reason(

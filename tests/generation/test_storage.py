@@ -1,14 +1,11 @@
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from generation.storage import Storage, StorageError
+from tests.generation.mounts import mounted, needs_mounts
 from tests.generation.s3 import free_port, serve_s3
-
-ROOT = os.geteuid() == 0
 
 
 @pytest.fixture(scope="module")
@@ -66,30 +63,24 @@ def test_another_process_knows_where_the_store_is(s3_environment: dict[str, str]
     assert storage.read("a") == b"1"
 
 
-@pytest.mark.skipif(not ROOT, reason="only root may mount")
+@needs_mounts
 def test_a_full_disk_leaves_no_half_file_and_says_what_to_do(tmp_path: Path):
-    (tmp_path / "small").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path / "small"], check=True)
-    try:
+    with mounted(tmp_path / "small", "size=64k"):
         storage = Storage(str(tmp_path / "small"))
         storage.write("a", b"a" * 20_000)
         with pytest.raises(StorageError, match=r"b' cannot be written .*No space left.*Make room and run again"):
             storage.write("b", b"b" * 100_000)
         assert storage.names() == {"a"}
         assert len(storage.read("a")) == 20_000
-    finally:
-        subprocess.run(["umount", tmp_path / "small"], check=True)
 
 
-@pytest.mark.skipif(not ROOT, reason="only root may mount")
+@needs_mounts
 def test_a_read_only_place_is_told_before_anything_is_made(tmp_path: Path):
-    (tmp_path / "fixed").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path / "fixed"], check=True)
-    try:
-        with pytest.raises(StorageError, match=r"fixed/set' cannot be written .*Read-only file system"):
-            Storage(str(tmp_path / "fixed" / "set")).check_writable()
-    finally:
-        subprocess.run(["umount", tmp_path / "fixed"], check=True)
+    with (
+        mounted(tmp_path / "fixed", "ro"),
+        pytest.raises(StorageError, match=r"fixed/set' cannot be written .*Read-only file system"),
+    ):
+        Storage(str(tmp_path / "fixed" / "set")).check_writable()
 
 
 def test_a_store_of_no_known_kind_is_one_line():

@@ -13,6 +13,7 @@ import pytest
 
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import generate, train
+from tests.generation.mounts import enlarge, mounted, needs_mounts
 from tests.generation.s3 import free_port, serve_s3
 from tests.ray_jobs.test_jobs import PAINTED, call
 
@@ -115,6 +116,30 @@ def test_after_a_killed_driver_a_rerun_ends_with_the_bytes_of_an_undisturbed_run
     assert files_in(folder) == files_in(undisturbed)
 
 
+@needs_mounts
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_path: Path, monkeypatch, capsys):
+    small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
+    settings = [*KEEPING, "training.num_images=640"]
+    call(generate, monkeypatch, *settings, f"output={undisturbed}")
+    whole = files_in(undisturbed)
+    with mounted(small, f"size={sum(map(len, whole.values())) // 2}"):
+        line = ends_with_status_2(generate, monkeypatch, capsys, *settings, f"output={small}")
+        assert "No space left on device" in line
+        assert "Make room and run again: what is whole stays" in line
+        kept = {name: content for name, content in files_in(small).items() if name in whole}
+        assert kept.items() <= whole.items()
+        assert list(small.rglob(".*")) == []  # no half file
+        line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"data.tee={small}", f"output={tmp_path}/run")
+        assert "No space left on device" in line
+        enlarge(small, "64m")
+        before = {name: time for name, time in times_in(small).items() if name.endswith(".parquet")}
+        call(generate, monkeypatch, *settings, f"output={small}")
+        assert files_in(small) == whole
+        assert times_in(small).items() >= before.items()  # a shard with an index was whole, and is not made again
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_again(tmp_path: Path, monkeypatch, capsys):
@@ -138,7 +163,7 @@ def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_agai
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_shards_that_cannot_be_trained_on_are_told_before_anything_starts(tmp_path: Path, monkeypatch, capsys):
+def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, monkeypatch, capsys):
     folder = tmp_path / "set"
     settings = [*KEEPING, "training.num_images=64", "data.source=shards", f"data.shards={folder}"]
     assert "where no data set is" in ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
@@ -148,6 +173,10 @@ def test_shards_that_cannot_be_trained_on_are_told_before_anything_starts(tmp_pa
     more = "training.num_held_out=100"
     line = ends_with_status_2(train, monkeypatch, capsys, *settings, more, f"output={tmp_path}/r")
     assert "has 24 held-out images, but training.num_held_out is 100" in line
+    (folder / "shard-000001.tar").write_bytes((folder / "shard-000001.tar").read_bytes()[:5000])
+    line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/cut")
+    assert "shard-000001.tar is not the file that its index was made of" in line
+    assert "Repair it: ray_jobs.generate --verify" in line
     (folder / "shard-000001.tar").unlink()
     line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
     assert "lacks 1 of its 2 shards" in line
