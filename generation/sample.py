@@ -22,3 +22,13 @@ class SampleBatch(TypedDict):
 
     attempt: np.ndarray
     """int8 [N]: which attempt the image comes from; 0 unless images were refused."""
+
+
+def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
+    """Return the samples at these places, given as bool [N] or as int64."""
+    return {
+        "index": batch["index"][which],
+        "label": batch["label"][which],
+        "image": batch["image"][which],
+        "attempt": batch["attempt"][which],
+    }

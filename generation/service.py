@@ -135,6 +135,19 @@ class GenerationService:
         """Return how many samples to ask for at once: as many as the actor with the largest batches makes."""
         return max(self.counts().batch_sizes.values())
 
+    def common_batch_size(self) -> int:
+        """Return how many samples each actor makes in one go: asked for so many, all make them alike, to the bit."""
+        return min(self.counts().batch_sizes.values())
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise GenerationFailedError if an actor cannot make so many any more: the memory of its device ran out."""
+        if (common := self.common_batch_size()) < batch_size:
+            raise GenerationFailedError(
+                f"An actor has memory for {common} images at once, and those kept are made {batch_size} at once, which "
+                "decides their last bits. Give it more memory, or make all anew in another place with "
+                f"generation.batch_size={common}."
+            )
+
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
         deployment = self._status().deployments.get(DEPLOYMENT)

@@ -10,7 +10,6 @@ import io
 import json
 import tarfile
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +70,10 @@ class Shard:
     index: pa.Table
 
     def index_file(self) -> bytes:
-        """Return the index as Parquet, whose metadata has the hashes of the recipe and of the tar."""
+        """Return the index as Parquet, whose metadata has the hashes of the recipe, of its rows and of the tar."""
         file = io.BytesIO()
-        hashes = {**(self.index.schema.metadata or {}), "tar_sha256": sha256(self.tar)}
-        pq.write_table(self.index.replace_schema_metadata(hashes), file)
+        hashes = {"rows_sha256": _hash_of_rows(self.index), "tar_sha256": sha256(self.tar)}
+        pq.write_table(self.index.replace_schema_metadata({**(self.index.schema.metadata or {}), **hashes}), file)
         return file.getvalue()
 
 
@@ -170,23 +169,34 @@ def members_of(tar: bytes) -> dict[str, dict[str, Member]]:
     return samples
 
 
-def open_shard(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: str) -> Shard:
-    """Return a shard that begins with these samples and is what its index says, to the bit; else DamagedShardError."""
-    try:
-        index = pq.read_table(pa.BufferReader(index_file))
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedShardError(f"The index of {name} cannot be read: {error}") from error
+def open_index(index_file: bytes, recipe: Recipe, indices: range, name: str) -> pa.Table:
+    """Return the index of a shard that begins with these samples, as it was written; else DamagedShardError."""
+    index = _read_index(index_file, name)
     if not _has_hash(index, "recipe_sha256", recipe.sha256):
         raise DamagedShardError(f"{name} holds samples of another recipe")
     if index["index"].slice(0, len(indices)).to_pylist() != list(indices):
         raise DamagedShardError(f"{name} {_not_all_of(indices)}")
-    if not _has_hash(index, "tar_sha256", sha256(tar)):
-        raise DamagedShardError(f"{name} is not the file that its index was made of")
-    return Shard(tar, index)
+    return index
+
+
+def _read_index(index_file: bytes, name: str) -> pa.Table:
+    """Return an index, which may be of anything; DamagedShardError if it is not what was written."""
+    try:
+        index = pq.read_table(pa.BufferReader(index_file))
+        is_whole = index.schema.equals(INDEX_SCHEMA) and _has_hash(index, "rows_sha256", _hash_of_rows(index))
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise DamagedShardError(f"The index of {name} cannot be read: {' '.join(str(error).split())}") from error
+    if not is_whole:
+        raise DamagedShardError(f"The index of {name} is damaged")
+    return index
+
+
+def _hash_of_rows(index: pa.Table) -> str:
+    return sha256(canonical_json(index.to_pydict()).encode())
 
 
 def _has_hash(index: pa.Table, name: str, value: str) -> bool:
-    """Return whether this is what an index says of its recipe, or of its tar."""
+    """Return whether this is what an index says of its recipe, its rows or its tar."""
     return (index.schema.metadata or {}).get(name.encode()) == value.encode()
 
 
@@ -194,36 +204,51 @@ def _not_all_of(indices: range) -> str:
     return f"does not hold samples {indices.start} to {indices.stop - 1}"
 
 
-def decode_samples(shard: Shard, rows: Sequence[int], image_size: int) -> SampleBatch:
-    """Return samples of a shard as the stream gives them, in this order of its rows."""
-    index = shard.index.take(list(rows))
-    columns = {name: index[name].to_numpy() for name in ("index", "label", "attempt", "offset", "num_bytes")}
-    images = np.empty((len(rows), image_size, image_size, 3), np.uint8)
-    tar = memoryview(shard.tar)
+def extent_of(rows: pa.Table) -> tuple[int, int]:
+    """Return where in a shard the images of some rows of its index begin and end."""
+    offsets = rows["offset"].to_numpy()
+    return int(offsets.min()), int((offsets + rows["num_bytes"].to_numpy()).max())
+
+
+def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBatch:
+    """Return samples of a shard as the stream gives them, from the bytes of `extent_of` their rows.
+
+    DamagedShardError if an image is not the one that was written.
+    """
+    columns = {name: rows[name].to_numpy() for name in ("index", "label", "attempt", "offset", "num_bytes")}
+    hashes = rows["sha256"].to_pylist()
+    images = np.empty((len(hashes), image_size, image_size, 3), np.uint8)
+    part, begin = memoryview(content), columns["offset"].min()
 
     def decode(i: int) -> None:
-        start = columns["offset"][i]
-        with Image.open(io.BytesIO(tar[start : start + columns["num_bytes"][i]])) as image:
-            images[i] = image
+        start = columns["offset"][i] - begin
+        file = part[start : start + columns["num_bytes"][i]]
+        if sha256(file) != hashes[i]:
+            raise DamagedShardError(f"sample {columns['index'][i]}: the image is not the one that was written")
+        with Image.open(io.BytesIO(file)) as image:
+            images[i] = np.asarray(image)
 
     with ThreadPoolExecutor(THREADS) as threads:
-        deque(threads.map(decode, range(len(rows))), maxlen=0)
+        deque(threads.map(decode, range(len(images))), maxlen=0)
     return {"index": columns["index"], "label": columns["label"], "image": images, "attempt": columns["attempt"]}
 
 
 def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: str) -> list[str]:
     """Return what is wrong with a file that should be the shard of these samples; nothing if all is as it was made."""
     try:
-        index = pq.read_table(pa.BufferReader(index_file))
-        samples = members_of(tar)
-    except (pa.ArrowException, OSError, tarfile.TarError, ValueError) as error:
-        return [f"{name} or its index cannot be read: {type(error).__name__}: {error}"]
+        index, samples = _read_index(index_file, name), members_of(tar)
+    except DamagedShardError as error:
+        return [str(error)]
+    except (tarfile.TarError, ValueError) as error:
+        return [f"{name} cannot be read: {type(error).__name__}: {error}"]
     if index["index"].to_pylist() != list(indices) or list(samples) != [key_of(i) for i in indices]:
         return [f"{name} {_not_all_of(indices)}"]
     rows = index.to_pylist()
     found = [fault for row in rows for fault in _faults_of_sample(samples[key_of(row["index"])], recipe, row)]
     if not found and not _has_hash(index, "tar_sha256", sha256(tar)):
         found.append(f"{name} is not, byte by byte, the file that was written")
+    if not found and not index.equals(index_of(tar, name), check_metadata=False):
+        found.append(f"the index of {name} is not that of its samples")
     if not found and not _has_hash(index, "recipe_sha256", recipe.sha256):
         found.append(f"the index of {name} names another recipe")
     return found

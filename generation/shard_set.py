@@ -70,6 +70,11 @@ class ShardSet:
         """Return the set as if it had but so many of its images, to be read."""
         return dataclasses.replace(self, ends=(*(end for end in self.ends if end < num_images), num_images))
 
+    def needed(self, num_images: int) -> list[int]:
+        """Return the numbers of the shards that hold the first images."""
+        end = self.first_index + num_images
+        return [number for number, part in enumerate(self.ranges) if part.start < end]
+
     def missing(self) -> list[int]:
         """Return the numbers of shards that are not there, or without their index."""
         tars, indices = self.storage.names(), self.storage.names(INDEX_FOLDER)
@@ -79,12 +84,18 @@ class ShardSet:
             if shard_name(number) not in tars or index_name(number).rpartition("/")[2] not in indices
         ]
 
-    def write_manifest(self) -> None:
-        """Write what the place is for, before its shards."""
+    def claim(self, found: "ShardSet | None") -> None:
+        """Say in the place what is to be kept there, in place of what was found; StorageError if it changed since."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["storage"]
         fields |= {"recipe": self.recipe.to_value(), "recipe_sha256": self.recipe.sha256}
-        self.storage.write(MANIFEST, (json.dumps(fields, indent=1) + "\n").encode())
+        content = (json.dumps(fields, indent=1) + "\n").encode()
+        if found is None:
+            is_ours = self.storage.write_new(MANIFEST, content)
+        elif is_ours := read_shard_set(self.storage) == found:
+            self.storage.write(MANIFEST, content)
+        if not is_ours:
+            raise StorageError(f"'{self.storage.url}' was taken by another job meanwhile. Run again, or elsewhere.")
 
 
 def shard_name(number: int) -> str:

@@ -5,17 +5,21 @@ Each shard is a function of its set and its number, so that one which Ray makes 
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 
 from generation.config import GenerationConfig
 from generation.recipe import Recipe
-from generation.sample import SampleBatch
+from generation.sample import SampleBatch, selected
 from generation.service import GenerationService
-from generation.shard import DamagedShardError, Shard, ShardWriter, decode_samples, faults, open_shard
+from generation.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shard_set import ShardSet, index_name, shard_name
 from generation.storage import StorageError
 from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
@@ -23,11 +27,20 @@ from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
 ORDER_STREAM = 3
 """Second key word of the counter-based generator, beside those of `generation.plan`: in which order shards are read."""
 
-READ_BLOCK_BYTES = 16_000_000
-"""Images that a reader hands on at once: a stage moves about 10 blocks a second, whatever their size."""
+PART_BYTES = 16_000_000
+"""Images that are read at once and travel in one block: a stage moves about 10 blocks a second, whatever their size."""
 
-BLOCKS_PER_READER = 8
-"""Memory for each reader's images, in blocks: with less, Ray Data lets some readers wait for the others."""
+PARTS_PER_READER = 8
+"""Memory for each reader's images, in parts: with less, Ray Data lets some readers wait for the others."""
+
+MAX_READING_BLOCKS = 2_000
+"""Blocks that units of reading travel in, which take 1 ms each before reading starts.
+
+A reader has a whole block at a time, and where the order is kept what others read meanwhile has to wait for it.
+"""
+
+INDICES_KEPT = 256
+"""Indices of shards that a reader keeps in memory, some 100 KB each."""
 
 WAIT_SECONDS = 0.2
 
@@ -38,7 +51,8 @@ def write_shards(
     service: GenerationService, config: GenerationConfig, shards: ShardSet, numbers: Sequence[int]
 ) -> ray.data.Dataset:
     """Return a lazy dataset that makes these shards: a row for each once it is there, with its counts."""
-    return ask_units(service, config, shard_units(shards, numbers), ShardMaker, [shards])
+    units = [{"number": number} for number in numbers]
+    return ask_units(service, config, shards.batch_size, units, ShardMaker, [shards])
 
 
 def tee_samples(
@@ -48,11 +62,10 @@ def tee_samples(
 
     With replays, the same samples come again so often, read from what was kept.
     """
-    first = shards.first(num_images)
-    units = shard_units(first, range(len(first.ranges)))
-    whole = {unit["number"] for unit in units if len(shards.ranges[unit["number"]]) == unit["stop"] - unit["start"]}
-    laps = [unit | {"lap": lap} for lap in range(num_replays + 1) for unit in units]
-    dataset = ask_units(service, config, laps, TeeingAsker, [first, whole.intersection(shards.missing())])
+    numbers = shards.needed(num_images)
+    laps = [{"number": number, "lap": lap} for lap in range(num_replays + 1) for number in numbers]
+    arguments = [shards, (set(shards.missing()), shards.first_index + num_images)]
+    dataset = ask_units(service, config, shards.batch_size, laps, TeeingAsker, arguments)
     bound_memory(dataset, shards.batch_size * shards.recipe.image_bytes, config.max_buffered_bytes)
     return dataset
 
@@ -60,71 +73,36 @@ def tee_samples(
 def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset of a set's samples, rows as in the stream, always in the same order.
 
-    The order goes through the set again and again, every time shuffled anew by `seed`; `positions` are a part of it, so
-    that a run that stopped after `k` samples goes on with `range(k, ...)`.
+    The order goes through the set again and again, every time shuffled anew by `seed`: parts of shards, and the samples
+    in a part. `positions` are a part of it, so that a run that stopped after `k` samples goes on with `range(k, ...)`.
     """
-    dataset = _each_by(ShardReader, [shards, seed], reading_units(shards, positions, seed), num_readers)
+    units = reading_units(shards, positions, seed)
+    dataset = _each_by(ShardReader, [shards, seed], units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
-    block_bytes = images_per_block(shards.recipe) * shards.recipe.image_bytes
-    bound_memory(dataset, block_bytes, num_readers * BLOCKS_PER_READER * block_bytes)
+    part_bytes = images_per_part(shards.recipe) * shards.recipe.image_bytes
+    bound_memory(dataset, part_bytes, num_readers * PARTS_PER_READER * part_bytes)
     return dataset
 
 
 def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
-    return _each_by(ShardChecker, [shards], shard_units(shards, numbers), num_readers)
+    units = [{"number": number} for number in numbers]
+    return _each_by(ShardChecker, [shards], units, num_readers, MAX_SOURCE_BLOCKS)
 
 
 def _each_by(
-    reader: type, arguments: Sequence[Any], units: Sequence[dict[str, int]], num_readers: int
+    reader: type, arguments: Sequence[Any], units: Sequence[dict[str, int]], num_readers: int, max_blocks: int
 ) -> ray.data.Dataset:
     """Return what so many readers, made with these arguments, make of units of work."""
-    source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    source = ray.data.from_items(list(units), override_num_blocks=min(max_blocks, len(units)))
     return source.map_batches(
         reader,
         fn_constructor_args=arguments,
         batch_size=1,
-        # One unit at a time: where the order is kept, what waits behind a reader's own unit waits for all of it.
+        # One block at a time: where the order is kept, what waits behind a reader's own block waits for all of it.
         compute=ActorPoolStrategy(size=min(num_readers, len(units)), max_tasks_in_flight_per_actor=1),
         num_cpus=0,
     )
-
-
-def shard_units(shards: ShardSet, numbers: Sequence[int]) -> list[dict[str, int]]:
-    """Return a unit of work for each shard."""
-    return [{"number": i, "start": shards.ranges[i].start, "stop": shards.ranges[i].stop} for i in numbers]
-
-
-class TeeingAsker(Asker):
-    """Asks for the samples of a shard, yields them on, and keeps those of the shards that are missing."""
-
-    def __init__(
-        self,
-        service: GenerationService,
-        config: GenerationConfig,
-        batch_size: int,
-        window: int,
-        shards: ShardSet,
-        missing: set[int],
-    ) -> None:
-        """Take an asker's arguments, the set, and the numbers of shards to keep."""
-        super().__init__(service, config, batch_size, window)
-        self.shards = shards
-        self.missing = missing
-
-    def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
-        """Yield the samples of one shard, a batch at a time: generated the first time, read in later laps."""
-        number, lap = int(unit["number"][0]), int(unit["lap"][0])
-        if lap:
-            self._wait_for(number)
-            return read_shard(self.shards, number, _random(0, lap, number + 1), slice(None))
-        batches = super().__call__(unit)
-        return keep(batches, self.shards, number) if number in self.missing else batches
-
-    def _wait_for(self, number: int) -> None:
-        """Return when a shard is kept: another asker is at it, since units are taken in their order."""
-        while not self.shards.storage.exists(index_name(number)):
-            time.sleep(WAIT_SECONDS)
 
 
 class ShardMaker(Asker):
@@ -137,51 +115,114 @@ class ShardMaker(Asker):
         super().__init__(service, config, batch_size, window)
         self.shards = shards
 
-    def __call__(self, unit: Unit) -> Iterator[Unit]:
+    def __call__(self, unit: Unit) -> Iterator[Any]:
         """Yield one row with the shard's number and counts."""
-        attempts = [batch["attempt"] for batch in keep(super().__call__(unit), self.shards, int(unit["number"][0]))]
-        counted = np.concatenate(attempts)
+        number = int(unit["number"][0])
+        counted = np.concatenate([batch["attempt"] for batch in self.make(number)])
         yield {
             "number": unit["number"],
             "num_images": np.array([len(counted)]),
             "num_refused": np.array([int(counted.sum())]),
         }
 
-
-def keep(batches: Iterator[SampleBatch], shards: ShardSet, number: int) -> Iterator[SampleBatch]:
-    """Yield a shard's batches on; it is kept before the last one goes, so that who has all samples has the shard."""
-    writer = ShardWriter(shards.recipe, shard_name(number), shards.encoding)
-    last: list[SampleBatch] = []
-    for batch in batches:
+    def make(self, number: int) -> Iterator[SampleBatch]:
+        """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
+        indices = self.shards.ranges[number]
+        writer = ShardWriter(self.shards.recipe, shard_name(number), self.shards.encoding)
+        last: list[SampleBatch] = []
+        for batch in self.ask_range(indices.start, indices.stop):
+            yield from last
+            writer.add(batch)
+            last = [batch]
+        shard = writer.finish()
+        self.service.check_batch_size(self.batch_size)
+        self.shards.storage.write(shard_name(number), shard.tar)
+        self.shards.storage.write(index_name(number), shard.index_file())
         yield from last
-        writer.add(batch)
-        last = [batch]
-    shard = writer.finish()
-    shards.storage.write(shard_name(number), shard.tar)
-    shards.storage.write(index_name(number), shard.index_file())
-    yield from last
 
 
-def load_shard(shards: ShardSet, number: int) -> Shard:
-    """Return a shard that is there and whole; DamagedShardError or StorageError with the remedy if it is not."""
-    tar, index = shards.storage.read(shard_name(number)), shards.storage.read(index_name(number))
-    try:
-        return open_shard(tar, index, shards.recipe, shards.ranges[number], shard_name(number))
-    except DamagedShardError as error:
-        raise StorageError(f"{error}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
+class TeeingAsker(ShardMaker):
+    """Asks for the samples of a shard, yields them on, and keeps those of the shards that are missing."""
+
+    def __init__(
+        self,
+        service: GenerationService,
+        config: GenerationConfig,
+        batch_size: int,
+        window: int,
+        shards: ShardSet,
+        tee: tuple[set[int], int],
+    ) -> None:
+        """Take a maker's arguments, the numbers of shards to keep, and the index before which samples are wanted."""
+        super().__init__(service, config, batch_size, window, shards)
+        self.missing, self.end = tee
+
+    def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
+        """Yield the samples of one shard, a batch at a time: generated the first time, read in later laps."""
+        number, lap = int(unit["number"][0]), int(unit["lap"][0])
+        for batch in self._read(number, lap) if lap else self._generate(number):
+            wanted = batch["index"] < self.end
+            if wanted.any():
+                yield selected(batch, wanted)
+
+    def _generate(self, number: int) -> Iterator[SampleBatch]:
+        indices = self.shards.ranges[number]
+        return (
+            self.make(number) if number in self.missing else self.ask_range(indices.start, min(indices.stop, self.end))
+        )
+
+    def _read(self, number: int, lap: int) -> Iterator[SampleBatch]:
+        """Yield a kept shard's samples in an order of the lap's: another asker is at it, as units come in order."""
+        while not self.shards.storage.exists(index_name(number)):
+            time.sleep(WAIT_SECONDS)
+        for part in parts_of(self.shards, number):
+            rows = np.arange(part.start, part.stop)[part.order(seed=0, lap=lap)]
+            yield read_samples(self.shards, number, open_index_of(self.shards, number), rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a shard that are read at once."""
+
+    number: int
+    """Of the shard."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """Return how many samples it has."""
+        return self.stop - self.start
+
+    def order(self, seed: int, lap: int) -> np.ndarray:
+        """Return the order in which its samples come in a lap, int64 [len]."""
+        return _random(seed, lap, self.number + 1, self.start).permutation(len(self))
+
+
+def parts_of(shards: ShardSet, number: int) -> list[Part]:
+    """Return the parts of a shard."""
+    num_rows, size = len(shards.ranges[number]), images_per_part(shards.recipe)
+    return [Part(number, start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def images_per_part(recipe: Recipe) -> int:
+    """Return how many images are read at once."""
+    return max(1, PART_BYTES // recipe.image_bytes)
 
 
 def reading_units(shards: ShardSet, positions: range, seed: int) -> list[dict[str, int]]:
-    """Return which part of which shard is read, in order: the shards of a lap shuffled, then those of the next lap."""
+    """Return which samples of which part are read, in order: a lap's parts shuffled, then those of the next lap."""
+    parts = [part for number in range(len(shards.ranges)) for part in parts_of(shards, number)]
     units, lap_start = [], positions.start // shards.num_images * shards.num_images
     while lap_start < positions.stop:
         lap = lap_start // shards.num_images
         start = lap_start
-        for number in _random(seed, lap).permutation(len(shards.ranges)).tolist():
-            stop = start + len(shards.ranges[number])
+        for i in _random(seed, lap).permutation(len(parts)).tolist():
+            stop = start + len(parts[i])
             first, last = max(start, positions.start), min(stop, positions.stop)
             if first < last:
-                units.append({"number": number, "lap": lap, "start": first - start, "stop": last - start})
+                place = {"number": parts[i].number, "row": parts[i].start, "num_rows": len(parts[i])}
+                units.append(place | {"lap": lap, "start": first - start, "stop": last - start})
             start = stop
         lap_start += shards.num_images
     return units
@@ -194,25 +235,49 @@ class ShardReader:
         """Take the set, and what decides the order."""
         self.shards = shards
         self.seed = seed
+        self.index = lru_cache(maxsize=INDICES_KEPT)(lambda number: open_index_of(shards, number))
 
     def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
-        """Yield samples of one shard, a batch at a time, in an order of their own for each lap."""
-        number, lap, start, stop = (int(unit[name][0]) for name in ("number", "lap", "start", "stop"))
-        return read_shard(self.shards, number, _random(self.seed, lap, number + 1), slice(start, stop))
+        """Yield samples of one part, in an order of their own for each lap.
+
+        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        """
+        number, row, num_rows, lap, start, stop = (
+            int(unit[name][0]) for name in ("number", "row", "num_rows", "lap", "start", "stop")
+        )
+        order = Part(number, row, row + num_rows).order(self.seed, lap)
+        yield read_samples(self.shards, number, self.index(number), row + order[start:stop])
 
 
-def read_shard(shards: ShardSet, number: int, random: np.random.Generator, part: slice) -> Iterator[SampleBatch]:
-    """Yield part of a shard's samples in a random order, a block at a time."""
-    shard = load_shard(shards, number)
-    rows = random.permutation(len(shards.ranges[number]))[part].tolist()
-    block_size = images_per_block(shards.recipe)
-    for start in range(0, len(rows), block_size):
-        yield decode_samples(shard, rows[start : start + block_size], shards.recipe.image_size)
+def first_samples(shards: ShardSet, number: int) -> SampleBatch:
+    """Return the first samples of a set's first shard, up to so many."""
+    return read_samples(shards, 0, open_index_of(shards, 0), np.arange(min(number, len(shards.ranges[0]))))
 
 
-def images_per_block(recipe: Recipe) -> int:
-    """Return how many images a reader hands on at once."""
-    return max(1, READ_BLOCK_BYTES // recipe.image_bytes)
+def open_index_of(shards: ShardSet, number: int) -> pa.Table:
+    """Return a shard's index; StorageError with the remedy if it is not as it was written."""
+    name = shard_name(number)
+    file = shards.storage.read(index_name(number))
+    with _told(shards, name):
+        return open_index(file, shards.recipe, shards.ranges[number], name)
+
+
+def read_samples(shards: ShardSet, number: int, index: pa.Table, rows: np.ndarray) -> SampleBatch:
+    """Return the samples at these rows of a shard, in this order; StorageError if one is not as it was written."""
+    chosen, name = index.take(rows), shard_name(number)
+    content = shards.storage.read(name, *extent_of(chosen))
+    with _told(shards, name):
+        return decode_samples(content, chosen, shards.recipe.image_size)
+
+
+@contextmanager
+def _told(shards: ShardSet, name: str) -> Iterator[None]:
+    """Say of damage where it is, and what to do."""
+    try:
+        yield
+    except DamagedShardError as error:
+        said = str(error) if name in str(error) else f"{name}: {error}"
+        raise StorageError(f"{said}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
 
 
 class ShardChecker:
@@ -222,15 +287,15 @@ class ShardChecker:
         """Take the set."""
         self.shards = shards
 
-    def __call__(self, unit: Unit) -> Unit:
-        """Return the shard's number and what is wrong with it, a line a fault; empty if nothing is."""
+    def __call__(self, unit: Unit) -> Iterator[Unit]:
+        """Yield the shard's number and what is wrong with it, a line a fault; empty if nothing is."""
         number = int(unit["number"][0])
         tar, index = self.shards.storage.read(shard_name(number)), self.shards.storage.read(index_name(number))
         found = faults(tar, index, self.shards.recipe, self.shards.ranges[number], shard_name(number))
-        return {"number": unit["number"], "faults": np.array(["\n".join(found)])}
+        yield {"number": unit["number"], "faults": np.array(["\n".join(found)])}
 
 
-def _random(seed: int, lap: int, stream: int = 0) -> np.random.Generator:
+def _random(seed: int, lap: int, shard: int = 0, row: int = 0) -> np.random.Generator:
     """Return a generator that is a function of its arguments alone, as in `generation.plan`."""
     key = np.array([seed, ORDER_STREAM], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, stream, 0], dtype=np.uint64)))
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, shard, row], dtype=np.uint64)))

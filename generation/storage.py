@@ -5,16 +5,23 @@ Knows names and bytes, and nothing of what they mean.
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import fsspec.config
 from fsspec.core import url_to_fs
 
 PASSED_ON = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_")
 """Environment variables that begin so say where a store is and who asks: processes on other nodes get them too."""
+
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "memory")
+"""Kinds of URL where an upload appears at once; elsewhere a file is written under another name, then moved."""
+
+TEMPORARY = ".writing-"
+"""What names begin with while their file is being written."""
 
 S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}}
 """A bucket that cannot be reached is told within seconds; a request that fails is made again."""
@@ -29,7 +36,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """Take an absolute path or a URL such as s3://bucket/folder; nothing is opened yet."""
-        self.url = url.rstrip("/")
+        self.url = url.removeprefix("file://").removeprefix("local://").rstrip("/")
         self.environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
 
     @property
@@ -42,15 +49,16 @@ class Storage:
         return Storage(f"{self.url}/{folder}")
 
     def names(self, folder: str = "") -> set[str]:
-        """Return the names of files and folders in a folder; none if there is no such folder."""
+        """Return the names of files and folders in a folder, none half-written; none if there is no such folder."""
         with self._errors(f"'{self._path(folder)}' cannot be listed"):
             filesystem, path = self._open(folder)
             filesystem.invalidate_cache()
             try:
-                found = filesystem.ls(path, detail=False)
+                found = [name.rstrip("/") for name in filesystem.ls(path, detail=False)]
             except FileNotFoundError:
                 return set()
-            return {name.rstrip("/").rsplit("/", 1)[-1] for name in found} - {""}
+            names = {name.rsplit("/", 1)[-1] for name in found if name != path.rstrip("/")}  # S3 may list the folder
+            return {name for name in names if not name.startswith(TEMPORARY)}
 
     def exists(self, name: str) -> bool:
         """Return whether a file is there."""
@@ -59,31 +67,64 @@ class Storage:
             filesystem.invalidate_cache()
             return filesystem.exists(path)
 
-    def read(self, name: str) -> bytes:
-        """Return what a file holds; StorageError if there is none."""
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """Return what a file holds, or its bytes from `start` to before `stop`; StorageError if there is none."""
         with self._errors(f"'{self._path(name)}' cannot be read"):
             filesystem, path = self._open(name)
-            return filesystem.cat_file(path)
+            return filesystem.cat_file(path, start=start, end=stop)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file at once, in the place of one that there may be."""
         with self._errors(f"'{self._path(name)}' cannot be written"):
             if self.is_local:
                 _write_and_rename(Path(self._path(name)), content)
+                return
+            filesystem, path = self._open(name)
+            if self.url.split("://")[0] in OBJECT_STORES:
+                filesystem.pipe_file(path, content)
+                return
+            folder, _, last = path.rpartition("/")
+            temporary = f"{folder}/{TEMPORARY}{last}-{uuid4().hex}"
+            filesystem.makedirs(folder, exist_ok=True)
+            filesystem.pipe_file(temporary, content)
+            filesystem.mv(temporary, path)
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one, and return whether it was written."""
+        try:
+            if self.is_local:
+                _write_and_rename(Path(self._path(name)), content, os.link)
             else:
                 filesystem, path = self._open(name)
-                filesystem.pipe_file(path, content)
+                filesystem.pipe_file(path, content, mode="create")
+        except Exception:  # what it is called differs from store to store
+            if self.exists(name):
+                return False
+            raise
+        return True
 
     def check_writable(self) -> None:
-        """Raise StorageError if nothing can be written here, leaving no trace."""
+        """Raise StorageError if nothing can be written here, leaving no trace but perhaps the empty folder."""
         with self._errors(f"'{self.url}' cannot be written"):
             if self.is_local:
                 folder = Path(self.url)
                 with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
                     return
-            filesystem, path = self._open(f"write-test-{uuid4().hex}")
+            filesystem, path = self._open(f"{TEMPORARY}{uuid4().hex}")
+            if self.url.split("://")[0] not in OBJECT_STORES:
+                filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
             filesystem.pipe_file(path, b"")
             filesystem.rm_file(path)
+
+    def remove_leftovers(self, began_at: float) -> None:
+        """Remove what writers that were killed before this moment, in seconds of `time.time()`, have left half-written.
+
+        On disk alone: nothing half-written stays in an object store.
+        """
+        for path in Path(self.url).rglob(f"{TEMPORARY}*") if self.is_local else ():
+            with self._errors(f"'{path}' cannot be removed"), suppress(FileNotFoundError):  # its writer may be at work
+                if path.stat().st_mtime < began_at:
+                    path.unlink()
 
     def _path(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
@@ -91,6 +132,7 @@ class Storage:
     def _open(self, name: str) -> tuple[Any, str]:
         """Return fsspec's file system and its path to a file."""
         os.environ.update(self.environment)
+        fsspec.config.set_conf_env(fsspec.config.conf)  # which otherwise is read when fsspec is imported
         options: dict[str, Any] = {}
         if self.url.startswith("s3://"):  # fsspec keeps file systems by their options, not by what they read elsewhere
             options = S3_OPTIONS | {"endpoint_url": self.environment.get("AWS_ENDPOINT_URL")}
@@ -106,19 +148,19 @@ class Storage:
             raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
 
 
-def _write_and_rename(path: Path, content: bytes) -> None:
+def _write_and_rename(path: Path, content: bytes, rename: Callable[[str, Path], None] = os.replace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        rename(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):  # it has its name
+            os.unlink(temporary)
 
 
 def _remedy(error: Exception) -> str:

@@ -22,7 +22,7 @@ from ray.serve.handle import DeploymentResponse
 from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError
 from generation.recipe import Recipe
-from generation.sample import SampleBatch
+from generation.sample import SampleBatch, selected
 from generation.service import GenerationService
 
 MIN_ASKERS, MAX_ASKERS = 2, 16
@@ -61,15 +61,17 @@ def stream_samples(
     service: GenerationService, recipe: Recipe, config: GenerationConfig, indices: Sequence[range]
 ) -> ray.data.Dataset:
     """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
-    units = [{"start": unit.start, "stop": unit.stop} for unit in work_units(indices, service.batch_size())]
-    dataset = ask_units(service, config, units, Asker, [])
-    bound_memory(dataset, service.batch_size() * recipe.image_bytes, config.max_buffered_bytes)
+    batch_size = service.batch_size()
+    units = [{"start": unit.start, "stop": unit.stop} for unit in work_units(indices, batch_size)]
+    dataset = ask_units(service, config, batch_size, units, Asker, [])
+    bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes)
     return dataset
 
 
 def ask_units(
     service: GenerationService,
     config: GenerationConfig,
+    batch_size: int,
     units: Sequence[dict[str, int]],
     asker: type["Asker"],
     arguments: Sequence[Any],
@@ -81,7 +83,7 @@ def ask_units(
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     return source.map_batches(
         asker,
-        fn_constructor_args=[service, config, service.batch_size(), window, *arguments],
+        fn_constructor_args=[service, config, batch_size, window, *arguments],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
@@ -116,10 +118,14 @@ def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes
 
 
 def work_units(indices: Sequence[range], batch_size: int) -> list[range]:
-    """Cut ranges of indices into units of whole batches, at most `MAX_UNITS` or one a range."""
+    """Cut ranges of indices at multiples of a unit, which is of whole batches: about `MAX_UNITS`, or one a range."""
     num_batches = sum(math.ceil(len(part) / batch_size) for part in indices)
     unit_size = batch_size * max(BATCHES_PER_UNIT, math.ceil(num_batches / MAX_UNITS))
-    return [part[start : start + unit_size] for part in indices for start in range(0, len(part), unit_size)]
+    return [
+        range(max(start, part.start), min(start + unit_size, part.stop))
+        for part in indices
+        for start in range(part.start - part.start % unit_size, part.stop, unit_size)
+    ]
 
 
 @dataclass
@@ -143,13 +149,30 @@ class Asker:
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Any]:
         """Yield the samples of one unit, a batch at a time."""
-        return self.ask(range(int(unit["start"][0]), int(unit["stop"][0])))
+        return self.ask_range(int(unit["start"][0]), int(unit["stop"][0]))
+
+    def ask_range(self, start: int, stop: int) -> Iterator[SampleBatch]:
+        """Yield the samples from `start` to before `stop`, a batch at a time.
+
+        Batches begin at multiples of their size, so that an image comes among the same others whoever asks for it, and
+        is the same to the bit; at both ends samples that nobody asked for are made and left out.
+        """
+        first = start - start % self.batch_size
+        whole = [range(begin, begin + self.batch_size) for begin in range(first, stop, self.batch_size)]
+        for batch in self._in_order(whole):
+            wanted = (batch["index"] >= start) & (batch["index"] < stop)
+            yield batch if wanted.all() else selected(batch, wanted)
 
     def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
         """Yield the samples of these indices in their order, a batch at a time."""
+        starts = range(0, len(indices), self.batch_size)
+        return self._in_order([indices[start : start + self.batch_size] for start in starts])
+
+    def _in_order(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
+        """Yield batches in their order, some of them asked for ahead."""
         under_way: deque[Request] = deque()
-        for start in range(0, len(indices), self.batch_size):
-            under_way.append(self._request(indices[start : start + self.batch_size]))
+        for indices in batches:
+            under_way.append(self._request(indices))
             if len(under_way) >= self.window:
                 yield self._answer(under_way.popleft())
         while under_way:

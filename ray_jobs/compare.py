@@ -30,8 +30,9 @@ from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
+from ray_jobs.kept_data import check_batches
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
-from ray_jobs.run_directory import check_output, claim, resolve
+from ray_jobs.run_directory import check_output, claim, resolve, write_json
 from ray_jobs.source import NoPool, read_in_order, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.fit import fit
@@ -54,6 +55,7 @@ def main() -> None:
             for seed in config.seeds:
                 announce(started_at, f"{arm}, seed {seed}")
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
+                write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
     print_results(runs, config.prices)
     write_report(run_dir, config, recipe, runs)
     print(f"Everything is in {run_dir}: report.html, results.json")
@@ -71,6 +73,9 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     run_dir = resolve(config.output)
     check_output(run_dir)
     recipe = open_recipe(config)
+    check_batches(config.generation)
+    if config.generation.batch_size:
+        new_shard_set(Storage(str(run_dir)), recipe, range(1), config.generation.batch_size, config.data)
     check_real_images(config.evaluation.dataset, recipe.label_space.name, must_have_images=True)
     return config, recipe, run_dir
 
@@ -95,10 +100,12 @@ class Made:
     """The shards that were generated before training, and what that took."""
 
     shards: ShardSet
-    asked_after_seconds: float
-    """From the start to the first image that was asked for."""
+    waited_seconds: float
+    """From the first image that was asked for to the last shard."""
 
     seconds: float
+    """In all, the pool's start and end included."""
+
     device_seconds: float
 
 
@@ -118,10 +125,11 @@ class Comparison:
         began_at = time.time()
         with self.start_pool() as service:
             asked_at = time.time()
-            shards = self.new_shards("generated", self.num_images, service.batch_size())
+            shards = self.new_shards("generated", self.num_images, service.common_batch_size())
             write_shards(service, self.config.generation, shards, shards.missing()).materialize()
-            device_seconds = self.config.generation.max_actors * (time.time() - began_at)
-        return Made(shards, asked_at - began_at, time.time() - began_at, device_seconds)
+            made_at = time.time()
+            device_seconds = self.config.generation.max_actors * (made_at - began_at)
+        return Made(shards, made_at - asked_at, time.time() - began_at, device_seconds)
 
     def start_pool(self) -> GenerationService:
         """Return a pool, with room kept for training beside it."""
@@ -131,7 +139,7 @@ class Comparison:
         """Return a new set below the run's folder."""
         storage = Storage(str(self.run_dir / folder))
         shards = new_shard_set(storage, self.recipe, range(num_images), batch_size, self.config.data)
-        shards.write_manifest()
+        shards.claim(None)
         return shards
 
     def train(self, arm: Arm, images: Dataset, pool: GenerationService | NoPool, before: Made | None = None) -> ArmRun:
@@ -149,13 +157,14 @@ class Comparison:
         ended_at = time.time()
         last = cast(TrainingProgress, display.last(training.num_trained).training)
         seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
-        asked_at = arm.began_at - before.seconds + before.asked_after_seconds if before else last.asked_at
+        waited_seconds = last.first_batch_at - last.asked_at + (before.waited_seconds if before else 0.0)
         return ArmRun(
             arm=arm.name,
             seed=arm.seed,
             top1=cast(float, last.held_out_top1),
             moments=moments_of(display.epochs, arm.began_at - seconds_before, num_before),
-            first_step_seconds=last.first_batch_at - asked_at,
+            waited_seconds=waited_seconds,
+            first_step_seconds=seconds_before + last.first_batch_at - arm.began_at,
             total_seconds=seconds_before + ended_at - arm.began_at,
             generation_device_seconds=before.device_seconds if before else 0.0,
             training_device_seconds=training.num_workers * (ended_at - fitting_at),
@@ -192,7 +201,7 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate half while training and keep it, then train on it once more."""
     half = comparison.num_images // 2
     with comparison.start_pool() as service:
-        shards = comparison.new_shards(f"{arm.label}-kept", half, service.batch_size())
+        shards = comparison.new_shards(f"{arm.label}-kept", half, service.common_batch_size())
         images = tee_samples(service, comparison.config.generation, shards, half, num_replays=1)
         run = comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
     return dataclasses.replace(run, stored_bytes=stored_bytes(shards))

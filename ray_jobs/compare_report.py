@@ -56,8 +56,11 @@ class ArmRun:
     """On real images at the end, 0..1."""
 
     moments: list[Moment]
+    waited_seconds: float
+    """For images before the first step: from the first that was asked for to the first batch, all starts aside."""
+
     first_step_seconds: float
-    """From the first image that was asked for to the first batch in training."""
+    """From the arm's beginning to the first batch in training: the starts of pool and workers included."""
 
     total_seconds: float
     """From nothing to the trained classifier, start of generators and workers included."""
@@ -88,6 +91,7 @@ def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:
     """Return what is told of each arm, and how numbers are written."""
     told: dict[str, tuple[Callable[[ArmRun], float], str]] = {
         "top-1 on real images": (lambda run: run.top1, ".4f"),
+        "waited for images, s": (lambda run: run.waited_seconds, ".1f"),
         "first step after, s": (lambda run: run.first_step_seconds, ".1f"),
         "total, s": (lambda run: run.total_seconds, ".0f"),
         "generation, device-s": (lambda run: run.generation_device_seconds, ".0f"),
@@ -165,9 +169,10 @@ def page(config: CompareConfig, circumstances: dict[str, Any], runs: Sequence[Ar
 <h1>Ways to train on the same images</h1>
 <p>{escape(facts)}.</p>
 <table><thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in head)}</tr></thead><tbody>{cells}</tbody></table>
-<p>Mean and standard deviation over seeds {", ".join(map(str, config.seeds))}. First step: from the first image
-that was asked for. Images that were generated before training, once for all seeds, count in full for each. Devices are
-held from the start of a pool, or of training workers, to its end.</p>
+<p>Mean and standard deviation over seeds {", ".join(map(str, config.seeds))}. Waited for images: from
+the first that was asked for to the first batch in training, the starts of pool and workers aside, which the first step
+includes. Images that were generated before training, once for all seeds, count in full for each. Devices are held from
+the start of a pool, or of training workers, to its end.</p>
 {plot(runs, lambda moment: moment.seconds, "seconds since the arm began")}
 {plot(runs, lambda moment: moment.num_generated, "images generated")}
 <h2>Settings</h2>

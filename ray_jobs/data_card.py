@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 
 from generation.model_files import licence_of
 from generation.recipe import Recipe, recipe_file_text
-from generation.shard import decode_samples
 from generation.shard_set import ShardSet, index_name
-from generation.shards import load_shard
+from generation.shards import first_samples
 from ray_jobs.contact_sheet import write_contact_sheet
 
 NUM_SAMPLES_ON_SHEET = 20
@@ -26,11 +25,10 @@ def write_card(sets: Sequence[ShardSet]) -> None:
     shards.storage.write(RECIPE, recipe_file_text(shards.recipe).encode())
     if CARD in shards.storage.names() and MARK not in shards.storage.read(CARD).decode(errors="replace"):
         return
+    if 0 in shards.missing():
+        return  # there is nothing to show yet
     sheet = io.BytesIO()
-    first = load_shard(shards, 0)
-    rows = range(min(NUM_SAMPLES_ON_SHEET, len(first.index)))
-    samples = decode_samples(first, rows, shards.recipe.image_size)
-    write_contact_sheet(sheet, shards.recipe, samples)
+    write_contact_sheet(sheet, shards.recipe, first_samples(shards, NUM_SAMPLES_ON_SHEET))
     shards.storage.write(SHEET, sheet.getvalue())
     shards.storage.write(CARD, card_text(sets).encode())
 
@@ -39,7 +37,8 @@ def card_text(sets: Sequence[ShardSet]) -> str:
     """Return the card in Markdown, with the header that the Hugging Face hub reads."""
     shards, recipe = sets[0], sets[0].recipe
     licence = licence_of(recipe.model, recipe.revision) if recipe.model else "none: there is no model"
-    labels, num_refused = counts(shards)
+    there = sorted(set(range(len(shards.ranges))).difference(shards.missing()))
+    labels, num_refused = counts(shards, there)
     rows = "\n".join(
         f"| {label} | {entry.class_name} | {entry.wnid} | {entry.definition.replace('|', ' ')} | {labels[label]:,} |"
         for label, entry in enumerate(recipe.label_space.classes)
@@ -54,7 +53,7 @@ tags:
 ---
 {MARK}
 
-# {shards.num_images:,} generated images of {recipe.label_space.num_classes} classes
+# {labels.sum():,} generated images of {recipe.label_space.num_classes} classes
 
 {recipe.image_size} x {recipe.image_size} pixels, as {shards.image_format}{held_out}.
 Every image was made by a model from a prompt; none is a photograph.
@@ -69,10 +68,10 @@ Every image was made by a model from a prompt; none is a photograph.
 
 ## Files
 
-{len(shards.ranges)} shards in WebDataset's format, `shard-000000.tar` and so on. A sample is three files in a shard:
-`KEY.{shards.image_format}`, `KEY.cls` (its label) and `KEY.json` (its plan: prompt, seed and all else). `index/` is
-Parquet: where in which shard each image is, and its SHA-256. With `recipe.json` Figment makes any of them again
-(`python -m ray_jobs.regenerate recipe.json`).
+{len(there)} of {len(shards.ranges)} shards in WebDataset's format, `shard-000000.tar` and so on. A sample is three
+files in a shard: `KEY.{shards.image_format}`, `KEY.cls` (its label) and `KEY.json` (its plan: prompt, seed, all else).
+`index/` is Parquet: where in which shard each image is, and its SHA-256. With `recipe.json` Figment makes any of them
+again (`python -m ray_jobs.regenerate recipe.json`).
 
 ## Prompts
 
@@ -106,8 +105,8 @@ def facts(recipe: Recipe) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in named.items())
 
 
-def counts(shards: ShardSet) -> tuple[np.ndarray, int]:
-    """Return how many images each label has, and how many were refused, from the indices of all shards."""
+def counts(shards: ShardSet, numbers: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Return how many images each label has, and how many were refused, from the indices of these shards."""
 
     def read(number: int) -> tuple[np.ndarray, int]:
         table = pq.read_table(io.BytesIO(shards.storage.read(index_name(number))), columns=["label", "attempt"])
@@ -115,5 +114,5 @@ def counts(shards: ShardSet) -> tuple[np.ndarray, int]:
         return labels, int(table["attempt"].to_numpy().sum())
 
     with ThreadPoolExecutor(INDICES_READ_AT_ONCE) as threads:
-        found = list(threads.map(read, range(len(shards.ranges))))
+        found = list(threads.map(read, numbers))
     return np.sum([labels for labels, _ in found], axis=0), sum(refused for _, refused in found)

@@ -19,7 +19,7 @@ from generation.shards import check_shards, write_shards
 from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.data_card import write_card
-from ray_jobs.kept_data import Part, batch_size_of, open_parts
+from ray_jobs.kept_data import Part, batch_size_of, check_batches, open_parts
 from ray_jobs.options import split_options
 from ray_jobs.progress_display import announce
 from ray_jobs.user_errors import errors_at_work, user_errors
@@ -37,7 +37,7 @@ def main() -> None:
         if "verify" in options:
             find_damage(parts, config, started_at)
         if all(part.is_complete for part in parts):
-            write_card([part.found for part in parts if part.found is not None])
+            finish([part.found for part in parts if part.found is not None], started_at)
             announce(started_at, f"nothing to make: all images are in {parts[0].storage.url}")
             return
         check_placement([generation_demand(config.generation)])
@@ -45,11 +45,11 @@ def main() -> None:
     with errors_at_work(), service:
         announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
         with user_errors():
-            sets = [part.claim(recipe, config.data, service.batch_size()) for part in parts]
+            sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
         for part, shards in zip(parts, sets, strict=True):
-            make(service, config, shards, sorted({*shards.missing(), *part.damaged}), started_at)
-        write_card(sets)
-    announce(started_at, f"all {sum(shards.num_images for shards in sets):,} images are in {parts[0].storage.url}")
+            make(service, config, shards, part.to_make(shards), started_at)
+        finish(sets, started_at)
+    announce(started_at, f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
 
 
 def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
@@ -58,10 +58,17 @@ def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
     recipe = open_recipe(config)
     parts = open_parts(config.output, recipe, config.data, config.training)
     batch_size = batch_size_of(parts, config.generation.batch_size)
+    generation = dataclasses.replace(config.generation, batch_size=batch_size)
+    check_batches(generation)
     for part in parts if batch_size else ():
         part.shards(recipe, config.data, batch_size)
-    generation = dataclasses.replace(config.generation, batch_size=batch_size)
     return dataclasses.replace(config, generation=generation), recipe, parts
+
+
+def finish(sets: Sequence[ShardSet], began_at: float) -> None:
+    """Write the card, and remove what jobs that were killed left half-written."""
+    write_card(sets)
+    sets[0].storage.remove_leftovers(began_at)
 
 
 def find_damage(parts: Sequence[Part], config: JobConfig, started_at: float) -> None:

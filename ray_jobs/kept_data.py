@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from generation.config import DataConfig
+from generation.config import DataConfig, GenerationConfig
 from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe
 from generation.shard_set import HELD_OUT_FOLDER, ShardSet, check_same, new_shard_set, read_shard_set
@@ -31,14 +31,18 @@ class Part:
         """Say in the place what is to be kept there, and return it."""
         shards = self.shards(recipe, data, batch_size)
         if shards != self.found:
-            shards.write_manifest()
+            shards.claim(self.found)
         return shards
+
+    def to_make(self, shards: ShardSet) -> list[int]:
+        """Return the numbers of shards that are missing or damaged, among those that hold its samples."""
+        return sorted({*shards.missing(), *self.damaged}.intersection(shards.needed(len(self.indices))))
 
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing to make."""
         found = self.found
-        return found is not None and found.num_images >= len(self.indices) and not (self.damaged or found.missing())
+        return found is not None and found.num_images >= len(self.indices) and not self.to_make(found)
 
 
 def indices_of(training: TrainingConfig, num_replays: int = 0) -> tuple[range, range]:
@@ -72,6 +76,15 @@ def batch_size_of(parts: Sequence[Part], configured: int) -> int:
     return next((part.found.batch_size for part in parts if part.found is not None), configured)
 
 
+def check_batches(config: GenerationConfig) -> None:
+    """Raise ValueError where images to be kept would come in batches of sizes that differ from actor to actor."""
+    if config.compile and not config.batch_size:
+        raise ValueError(
+            "generation.compile fills batches up, and their size decides the last bits of images, which are to be "
+            "kept. Give generation.batch_size."
+        )
+
+
 def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[ShardSet, ShardSet]:
     """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
     storage = Storage(resolve_place(url))
@@ -79,11 +92,12 @@ def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[Sh
     train, held_out = found
     if train is None or held_out is None:
         raise ValueError(f"data.shards is '{url}', where no data set is. Make it with python -m ray_jobs.generate.")
-    for shards in (train, held_out):
+    for shards, num_images in ((train, training.num_trained), (held_out, training.num_held_out)):
         check_same(shards, recipe)
-        if missing := shards.missing():
+        needed = shards.needed(min(num_images, shards.num_images))
+        if missing := set(shards.missing()).intersection(needed):
             raise ValueError(
-                f"'{shards.storage.url}' lacks {len(missing)} of its {len(shards.ranges)} shards. Run "
+                f"'{shards.storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run "
                 "ray_jobs.generate again: it makes what is missing."
             )
     if held_out.num_images < training.num_held_out:

@@ -8,14 +8,13 @@ from generation.config import GenerationConfig
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import GenerationCounts, GenerationService, start_generation
-from generation.shard import decode_samples
 from generation.shard_set import ShardSet
-from generation.shards import load_shard, read_shards, tee_samples
+from generation.shards import first_samples, read_shards, tee_samples
 from generation.stream import fetch_samples, stream_samples
 from ray_jobs.cluster import room_kept, training_demand
 from ray_jobs.config import JobConfig
 from ray_jobs.data_card import write_card
-from ray_jobs.kept_data import Part, batch_size_of, indices_of, open_parts, open_to_read
+from ray_jobs.kept_data import Part, batch_size_of, check_batches, indices_of, open_parts, open_to_read
 from training.config import TrainingConfig
 
 
@@ -51,6 +50,8 @@ class StreamSource:
         self.recipe = recipe
         self.parts = parts
         self.sets: list[ShardSet] = []
+        if parts:
+            check_batches(self.generation)
         for part in parts if batch_size else ():
             part.shards(recipe, config.data, batch_size)
 
@@ -58,7 +59,7 @@ class StreamSource:
         """Start the pool, with room kept for training, and say in the places what is kept there."""
         self.service = start_pool(self.recipe, self.generation, self.config.training)
         try:
-            batch_size = self.service.batch_size()
+            batch_size = self.service.common_batch_size()
             self.sets = [part.claim(self.recipe, self.config.data, batch_size) for part in self.parts]
         except BaseException:
             self.service.stop()
@@ -145,8 +146,7 @@ class ShardSource(NoPool):
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the first shard."""
-        shard = load_shard(self.train, 0)
-        return decode_samples(shard, range(min(number, len(shard.index))), self.train.recipe.image_size)
+        return first_samples(self.train, number)
 
     def finish(self) -> None:
         """Do nothing."""

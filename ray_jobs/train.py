@@ -51,12 +51,13 @@ def main() -> None:
         write_contact_sheet(run_dir / "samples.png", recipe, source.first_samples(NUM_SAMPLES_ON_SHEET))
         announce(started_at, "the first samples are in samples.png; training starts")
         checkpoint_file, progress = train(config, recipe, source, run_dir)
-        source.finish()
         counts = source.counts()
     evaluation = evaluate(config, checkpoint_file, run_dir)
     summary = summarize(recipe, counts, progress, evaluation, started_at)
     print_summary(summary)
     write_json(run_dir / "summary.json", summary)
+    with errors_at_work():
+        source.finish()
     print(f"Everything is in {run_dir}")
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+import generation.shards
 from generation.config import DataConfig
 from generation.recipe import Recipe
 from generation.shard_set import ShardSet, check_same, new_shard_set, read_shard_set
@@ -35,11 +36,29 @@ def test_shards_are_filled_by_whole_batches(painted: Recipe, tmp_path: Path):
 def test_a_manifest_says_what_a_place_is_for(painted: Recipe, tmp_path: Path):
     assert read_shard_set(Storage(str(tmp_path / "none"))) is None
     shards = set_of(painted, tmp_path, 10).extended(17)
-    shards.write_manifest()
+    shards.claim(None)
     found = read_shard_set(Storage(str(tmp_path)))
     assert found is not None
     assert dataclasses.replace(found, storage=shards.storage) == shards
     check_same(found, painted, FOURS)
+
+
+def test_of_two_jobs_that_take_a_place_one_is_told(painted: Recipe, tmp_path: Path):
+    ten = set_of(painted, tmp_path, 10)
+    ten.claim(None)
+    with pytest.raises(StorageError, match="was taken by another job meanwhile"):
+        dataclasses.replace(ten, recipe=dataclasses.replace(painted, seed=1)).claim(None)
+    ten.extended(20).claim(ten)
+    with pytest.raises(StorageError, match="was taken by another job meanwhile"):
+        ten.extended(30).claim(ten)
+    found = read_shard_set(ten.storage)
+    assert found is not None
+    assert (found.recipe, found.ends) == (painted, (10, 20))
+
+
+def test_the_first_images_need_the_shards_that_hold_them(painted: Recipe, tmp_path: Path):
+    shards = set_of(painted, tmp_path, 10, first_index=100)
+    assert [shards.needed(number) for number in (1, 4, 5, 10)] == [[0], [0], [0, 1], [0, 1, 2]]
 
 
 def test_another_recipe_or_another_way_to_keep_images_is_refused_with_what_differs(painted: Recipe, tmp_path: Path):
@@ -69,12 +88,19 @@ def test_a_shard_without_its_index_counts_as_missing(painted: Recipe, tmp_path: 
 
 
 def positions_of(shards: ShardSet, positions: range) -> list[tuple[int, int, int]]:
-    """Return (lap, shard, place in the shard's order) of each position."""
-    units = reading_units(shards, positions, seed=5)
-    return [(unit["lap"], unit["number"], place) for unit in units for place in range(unit["start"], unit["stop"])]
+    """Return (lap, shard, place in the shard) of each position."""
+    return [
+        (unit["lap"], unit["number"], unit["row"] + place)
+        for unit in reading_units(shards, positions, seed=5)
+        for place in range(unit["start"], unit["stop"])
+    ]
 
 
-def test_the_order_goes_through_the_set_again_and_again_and_may_be_taken_up_anywhere(painted: Recipe, tmp_path: Path):
+@pytest.mark.parametrize("images_at_once", [3, 1000])
+def test_the_order_goes_through_the_set_again_and_again_and_may_be_taken_up_anywhere(
+    images_at_once: int, painted: Recipe, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(generation.shards, "PART_BYTES", images_at_once * painted.image_bytes)
     shards = set_of(painted, tmp_path, 10)
     order = positions_of(shards, range(25))
     places = sorted((number, place) for number in range(3) for place in range(len(shards.ranges[number])))

@@ -1,7 +1,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from generation.storage import Storage, StorageError
 from tests.generation.mounts import mounted, needs_mounts
@@ -61,6 +64,57 @@ def test_another_process_knows_where_the_store_is(s3_environment: dict[str, str]
     for name in s3_environment:
         monkeypatch.delenv(name)
     assert storage.read("a") == b"1"
+
+
+def test_a_file_that_must_be_new_is_not_written_over(storage: Storage):
+    assert storage.write_new("manifest.json", b"ours")
+    assert not storage.write_new("manifest.json", b"theirs")
+    assert storage.read("manifest.json") == b"ours"
+    assert storage.names() == {"manifest.json"}
+
+
+def test_part_of_a_file_is_read(storage: Storage):
+    storage.write("a", b"0123456789")
+    assert storage.read("a", 3, 7) == b"3456"
+
+
+def test_a_folder_that_only_exists_or_was_left_by_a_kill_is_empty(
+    s3_environment: dict[str, str], monkeypatch, tmp_path
+):
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=s3_environment["AWS_ENDPOINT_URL"])
+    client.put_object(Bucket="bucket", Key="made/in/a/console/", Body=b"")  # as consoles make folders
+    assert Storage("s3://bucket/made/in/a/console").names() == set()
+    half = tmp_path / ".writing-manifest.json-x1"
+    half.write_bytes(b"{")
+    (tmp_path / ".hidden").write_bytes(b"mine")
+    local = Storage(str(tmp_path))
+    assert local.names() == {".hidden"}
+    local.remove_leftovers(half.stat().st_mtime)  # not older: its writer may be at work
+    assert half.exists()
+    local.remove_leftovers(half.stat().st_mtime + 1)
+    assert [path.name for path in tmp_path.iterdir()] == [".hidden"]
+
+
+class Folders(LocalFileSystem):
+    """Stands for stores with folders that must be made before a file is: SFTP, SMB, HDFS."""
+
+    protocol = "folders"
+
+    def __init__(self) -> None:
+        super().__init__(auto_mkdir=False)
+
+
+def test_a_store_with_folders_gets_them_made_and_its_files_whole(tmp_path: Path):
+    fsspec.register_implementation("folders", Folders, clobber=True)
+    storage = Storage(f"folders://{tmp_path}/not/yet")
+    storage.check_writable()
+    storage.write("index/a.parquet", b"second")
+    storage.write("index/a.parquet", b"third")
+    assert (tmp_path / "not" / "yet" / "index" / "a.parquet").read_bytes() == b"third"
+    assert [path.name for path in (tmp_path / "not" / "yet").rglob("*")] == ["index", "a.parquet"]
+    assert Storage(f"file://{tmp_path}/not/yet").read("index/a.parquet") == b"third"
 
 
 @needs_mounts

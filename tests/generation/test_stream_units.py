@@ -11,6 +11,7 @@ def test_units_cover_every_index_once_and_never_span_two_ranges():
     units = work_units([range(0, 300), range(1000, 1010)], batch_size=8)
     assert [index for unit in units for index in unit] == [*range(300), *range(1000, 1010)]
     assert [len(unit) for unit in units] == [256, 44, 10]
+    assert work_units([range(250, 600)], batch_size=8) == [range(250, 256), range(256, 512), range(512, 600)]
 
 
 def test_a_billion_images_make_no_more_units_than_ray_data_can_take():
@@ -33,7 +34,8 @@ class LosingService:
     def result(self, timeout_s: float) -> dict:
         if len(self.asked) <= self.num_losses:
             raise ActorDiedError
-        return {"index": np.array(self.asked[-1])}
+        index = np.array(self.asked[-1])
+        return {"index": index, "label": index, "image": index, "attempt": index}
 
     def raise_if_failed(self) -> None:
         pass
@@ -42,6 +44,13 @@ class LosingService:
 def ask_for_four(service: LosingService) -> list[list[int]]:
     asker = Asker(service, GenerationConfig(), batch_size=4, window=1)  # pyright: ignore[reportArgumentType]
     return [batch["index"].tolist() for batch in asker({"start": np.array([8]), "stop": np.array([12])})]
+
+
+def test_an_image_comes_in_the_same_batch_whoever_asks_for_it():
+    service = LosingService(0)
+    asker = Asker(service, GenerationConfig(), batch_size=4, window=1)  # pyright: ignore[reportArgumentType]
+    assert [batch["index"].tolist() for batch in asker.ask_range(6, 11)] == [[6, 7], [8, 9, 10]]
+    assert service.asked == [range(4, 8), range(8, 12)]
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ RUN = ArmRun(
     seed=0,
     top1=0.5,
     moments=[Moment(10.0, 64, 64, 0.25), Moment(20.0, 128, 128, 0.5)],
-    first_step_seconds=2.0,
+    waited_seconds=2.0,
+    first_step_seconds=9.0,
     total_seconds=30.0,
     generation_device_seconds=7200.0,
     training_device_seconds=1800.0,
@@ -59,10 +60,12 @@ def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path, m
     for run in runs.values():
         assert [moment["num_trained"] for moment in run["moments"]] == [128, 256]
         seconds = [moment["seconds"] for moment in run["moments"]]
-        assert 0 < run["first_step_seconds"] < seconds[0] < seconds[1] < run["total_seconds"]
+        assert 0 < run["waited_seconds"] < run["first_step_seconds"] < seconds[0] < seconds[1] < run["total_seconds"]
         assert run["top1"] == run["moments"][-1]["top1"]
     assert runs["generate_then_train"]["stored_bytes"] > runs["tee_then_replay"]["stored_bytes"] > 0
     assert runs["stream"]["stored_bytes"] == 0
+    kept = json.loads((folder / "tee_then_replay-0" / "result.json").read_text())
+    assert kept == runs["tee_then_replay"]  # what is measured stays, should a later run fail
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 2
     assert "cost, USD" in page
@@ -76,6 +79,7 @@ def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path, m
     [
         (["arms=[streams]"], "arms has streams. Choose among stream, generate_then_train"),
         (["seeds=[]"], "arms or seeds is empty"),
+        (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 64 images"),
         (["evaluation.dataset=none"], "there is nothing to evaluate on"),
     ],
 )

@@ -89,6 +89,13 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, monkey
     changed = {name for name in after if before.get(name) != after[name]}
     assert {name.replace("index/", "").rpartition(".")[0] for name in changed} == remade
 
+    (folder / "shard-000008.tar").unlink()
+    capsys.readouterr()
+    call(generate, monkeypatch, *KEEPING, "training.num_images=128", f"output={folder}")
+    assert "nothing to make" in capsys.readouterr().out  # of these 128, in a place that is planned for 320
+    assert not (folder / "shard-000008.tar").exists()
+    (folder / "shard-000008.tar").write_bytes(whole["shard-000008.tar"])
+
     line = ends_with_status_2(generate, monkeypatch, capsys, *KEEPING, "recipe.seed=1", f"output={folder}")
     assert "keeps another data set: recipe.seed is 0 there, 1 here" in line
     assert files_in(folder) == whole
@@ -114,6 +121,7 @@ def test_after_a_killed_driver_a_rerun_ends_with_the_bytes_of_an_undisturbed_run
     call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={folder}")
     call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={undisturbed}")
     assert files_in(folder) == files_in(undisturbed)
+    assert list(folder.rglob(".writing-*")) == []
 
 
 @needs_mounts
@@ -130,7 +138,7 @@ def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_p
         assert "Make room and run again: what is whole stays" in line
         kept = {name: content for name, content in files_in(small).items() if name in whole}
         assert kept.items() <= whole.items()
-        assert list(small.rglob(".*")) == []  # no half file
+        assert list(small.rglob(".writing-*")) == []
         line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"data.tee={small}", f"output={tmp_path}/run")
         assert "No space left on device" in line
         enlarge(small, "64m")
@@ -157,7 +165,7 @@ def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_agai
         call(train, monkeypatch, *settings, *from_shards, f"output={tmp_path / 'replayed'}")
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("teed", "replayed")]
     assert [summary["num_trained"] for summary in summaries] == [128, 128]
-    assert [summary["num_generated"] for summary in summaries] == [128 + 24 + 20, 0]
+    assert [summary["num_generated"] for summary in summaries] == [128 + 32 + 20, 0]  # 24 held out, in whole batches
     assert summaries[1]["held_out_top1"] is not None
 
 
@@ -175,11 +183,12 @@ def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, monkeypat
     assert "has 24 held-out images, but training.num_held_out is 100" in line
     (folder / "shard-000001.tar").write_bytes((folder / "shard-000001.tar").read_bytes()[:5000])
     line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/cut")
-    assert "shard-000001.tar is not the file that its index was made of" in line
+    assert "shard-000001.tar: sample " in line
+    assert "the image is not the one that was written" in line
     assert "Repair it: ray_jobs.generate --verify" in line
     (folder / "shard-000001.tar").unlink()
     line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
-    assert "lacks 1 of its 2 shards" in line
+    assert "lacks 1 of the 2 shards needed" in line
 
 
 @pytest.mark.parametrize(
@@ -188,6 +197,7 @@ def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, monkeypat
         (["output=s3://bucket/set"], "cannot be listed"),
         (["output={taken}"], "holds files, but no manifest.json"),
         (["data.image_format=jpg"], "data.quality is 0; for jpg give 1 to 100"),
+        (["generation.compile=true", "generation.batch_size=0"], "Give generation.batch_size"),
         (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 16 images"),
         (["--check"], "'--check' is no option. Options are --verify"),
     ],
