@@ -1,16 +1,18 @@
-"""The classifier: a torchvision ResNet and how it learns. Knows batches, not where they come from."""
+"""The classifier and how it learns. Knows batches, not where they come from."""
 
 import dataclasses
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
-import torchvision
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import build_augmentation, normalize, to_float
 from training.config import TrainingConfig
-from training.schedule import learning_rate_factor
+from training.draws import draws
+from training.network import build_network, parameter_groups
+from training.schedule import learning_rate
 
 
 class NonFiniteLossError(RuntimeError):
@@ -26,27 +28,46 @@ class Classifier(lightning.LightningModule):
         self.config = config
         self.num_classes = num_classes
         self.image_size = image_size
-        self.network = torchvision.models.get_model(config.architecture, num_classes=num_classes)
-        self.augment = build_augmentation(config.augmentation, image_size)
+        self.network = build_network(config.architecture, num_classes, config.head, config.temperature)
+        self.augment = build_augmentation(config, image_size)
         self.normalize = normalize()
         self.loss = torch.nn.CrossEntropyLoss()
         self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro")
 
     def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
         """Return logits [N, num_classes] for uint8 images [N, H, W, 3], without augmentation."""
-        return self.network(self.normalize(to_float(images_nhwc)))
+        return self._logits(to_float(images_nhwc))
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1."""
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return self.network(self.normalize(images).contiguous(memory_format=layout))
+
+    def transfer_batch_to_device(
+        self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
+    ) -> dict[str, torch.Tensor]:
+        """Move images and labels; what augmentation is drawn by stays on the CPU, where it is worked out."""
+        moved = {name: batch[name].to(device, non_blocking=True) for name in ("image", "label")}
+        return batch | moved
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Return the mean cross-entropy over the batch; NonFiniteLossError names the step and the samples."""
-        images = self.augment(to_float(batch["image"]))
-        loss = self.loss(self.network(self.normalize(images)), batch["label"])
+        """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
+        index = batch["index"].numpy()
+        step = np.full(len(index), self.global_step)  # where an image comes again, its augmentation is another one
+        crops = self.augment(batch["image"], draws(self.config.seed, index, step, self.augment.num_draws))
+        loss = torch.stack([self._loss_of(each, batch["label"]) for each in crops]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['index'].tolist()}. Lower "
-                "training.peak_learning_rate, or look at these samples."
+                "training.base_learning_rate, or look at these samples."
             )
         self.log("train/loss", loss)
         return loss
+
+    def _loss_of(self, crops: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of crops of one size, times their number for an image."""
+        num_crops = len(crops) // len(labels)
+        return self.loss(self._logits(crops), labels.repeat(num_crops)) * num_crops
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Count hits on held-out generated samples."""
@@ -54,15 +75,12 @@ class Classifier(lightning.LightningModule):
         self.log("held_out/top1", self.held_out_top1)
 
     def configure_optimizers(self) -> Any:
-        """Return SGD and its schedule by step."""
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            lr=self.config.peak_learning_rate,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
-        )
+        """Return SGD and its schedule by images seen."""
+        config = self.config
+        groups = parameter_groups(self.network, config.weight_decay)
+        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self.config.num_steps, self.config.warmup_fraction)
+            optimizer, lambda step: learning_rate((step + 1) * config.global_batch_size, config)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -9,22 +9,37 @@ from typing import Literal
 class TrainingConfig:
     """How a classifier is trained on a stream of samples."""
 
-    architecture: Literal[
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "resnext50_32x4d",
-        "resnext101_32x8d",
-        "resnext101_64x4d",
-        "wide_resnet50_2",
-        "wide_resnet101_2",
-    ] = "resnet50"
-    """As torchvision names it."""
+    architecture: str = "resnet50"
+    """A classifier by torchvision's name, else by timm's; `timm/NAME` is timm's in any case."""
+
+    head: Literal["linear", "cosine"] = "linear"
+    """Last layer; `cosine` compares directions of features and classes, as the paper's cosine softmax does."""
+
+    temperature: float = 0.1
+    """By which a cosine head's similarities are divided."""
 
     num_images: int = 1_300_000
-    """Images to generate and train on, each once."""
+    """Images to train on; one that is used again counts again."""
+
+    reuse: int | str = 1
+    """How often each image is trained on, every time under another augmentation; `auto` as often as it takes for
+    training not to wait: an image then goes when a new one needs its place.
+    """
+
+    min_reuse: int = 1
+    """With `auto`, no image is used less often."""
+
+    max_reuse: int = 32
+    """With `auto`, no image is used more often; training waits instead."""
+
+    max_waiting_fraction: float = 0.01
+    """With `auto`, the share of its time that training may wait for new images rather than use one again."""
+
+    reservoir_bytes: int = 1_000_000_000
+    """Memory of each worker for images that are used again."""
+
+    reservoir_format: Literal["pixels", "png"] = "pixels"
+    """How they are kept there: as they are, or encoded, which holds more and costs a decoding for every use."""
 
     num_epochs: int = 100
     """Logical epochs: the run is cut into this many parts, each ending with the held-out accuracy and a checkpoint."""
@@ -35,20 +50,47 @@ class TrainingConfig:
     global_batch_size: int = 256
     """Images in an optimisation step, over all workers."""
 
-    peak_learning_rate: float = 0.1
-    """Learning rate at the end of the warm-up; it falls to 0 by a cosine."""
+    accumulate_batches: int = 1
+    """Parts that a worker does its share of a step in, one after another; batch normalisation sees each part alone."""
+
+    base_learning_rate: float = 0.1
+    """Peak learning rate for steps of 256 images; for others it is in proportion (arXiv 1706.02677)."""
+
+    final_learning_rate: float = 1e-6
+    """What the learning rate has fallen to at the end, by a cosine."""
 
     warmup_fraction: float = 0.1
-    """Share of all steps in which the learning rate rises linearly from near 0 to its peak, 0..1."""
+    """Share of all images in which the learning rate rises linearly from 0 to its peak, 0..1."""
 
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    """On weights; biases and the parameters of normalisation have none."""
 
-    augmentation: Literal["none", "crop_flip", "affine"] = "crop_flip"
-    """`crop_flip` as usual for ImageNet; `affine` small shifts, scales and turns, for digits, which do not flip."""
+    ema_decay: float = 0.0
+    """Each step keeps this share of the averaged weights, which are those that are judged and kept; 0 averages none."""
+
+    augmentation: Literal["none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global"] = "crop_flip"
+    """`multi_crop` is the paper's, one global crop and local ones; `multi_crop_two_global` DINO's (arXiv 2104.14294);
+    `crop_flip` as usual for ImageNet; `affine` small shifts, scales and turns, for digits, which do not flip.
+    """
+
+    crop_size: int = 0
+    """Height and width of a (global) crop, in pixels; 0 is the image's own."""
+
+    num_local_crops: int = 8
+    """With `multi_crop` and `multi_crop_two_global`; a step's loss is the mean over all crops."""
+
+    local_crop_size: int = 96
+    """Height and width of a local crop, in pixels."""
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """As Lightning's Trainer spells it."""
+
+    channels_last: bool = False
+    """Lay weights and activations out channel by channel, as convolutions in half precision like it on GPUs."""
+
+    compile: bool = False
+    """Compile the network when training starts, for a minute or more."""
 
     seed: int = 0
     """Of the initial weights and the augmentation."""
@@ -67,27 +109,61 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        for name in ("num_images", "num_epochs", "global_batch_size", "num_workers", "threads_per_worker"):
+        for name in (
+            "num_images",
+            "num_epochs",
+            "global_batch_size",
+            "accumulate_batches",
+            "num_workers",
+            "threads_per_worker",
+            "local_crop_size",
+            "min_reuse",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 1 or more.")
-        for name in ("gpus_per_worker", "cpus_per_worker", "weight_decay", "momentum"):
+        for name in (
+            "gpus_per_worker",
+            "cpus_per_worker",
+            "weight_decay",
+            "momentum",
+            "final_learning_rate",
+            "crop_size",
+            "num_local_crops",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 0 or more.")
+        for name in ("base_learning_rate", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"training.{name} is {getattr(self, name)}; give more than 0.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"training.ema_decay is {self.ema_decay}; give a share from 0 to below 1, such as 0.999.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"training.seed is {self.seed}; give 0 to 2**32 - 1.")
-        if not 0 < self.peak_learning_rate < math.inf:
-            raise ValueError(f"training.peak_learning_rate is {self.peak_learning_rate}; give more than 0.")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"training.warmup_fraction is {self.warmup_fraction}; give a share from 0 to below 1.")
-        if self.global_batch_size % self.num_workers:
+        self._check_reuse()
+        self._check_batches()
+
+    def _check_reuse(self) -> None:
+        if self.reuse != "auto" and (not isinstance(self.reuse, int) or self.reuse < 1):
+            raise ValueError(f"training.reuse is {self.reuse}; give 1 or more, or auto.")
+        if self.max_reuse < self.min_reuse:
+            raise ValueError(f"training.max_reuse is {self.max_reuse}, less than min_reuse {self.min_reuse}.")
+        if not 0 <= self.max_waiting_fraction < 1:
+            raise ValueError(f"training.max_waiting_fraction is {self.max_waiting_fraction}; give 0 to below 1.")
+
+    def _check_batches(self) -> None:
+        num_parts = self.num_workers * self.accumulate_batches
+        if self.global_batch_size % num_parts:
             raise ValueError(
-                f"training.global_batch_size {self.global_batch_size} cannot be shared by {self.num_workers} workers. "
-                f"Try {max(1, self.global_batch_size // self.num_workers) * self.num_workers}."
+                f"training.global_batch_size {self.global_batch_size} cannot be shared by {self.num_workers} workers "
+                f"in {self.accumulate_batches} parts each. "
+                f"Try {max(1, self.global_batch_size // num_parts) * num_parts}."
             )
         if self.batch_size_per_worker < 2:
             raise ValueError(
-                f"training.global_batch_size {self.global_batch_size} gives {self.num_workers} workers 1 image each; "
-                f"batch normalisation needs two. Give {2 * self.num_workers} or more."
+                f"training.global_batch_size {self.global_batch_size} gives {self.num_workers} workers 1 image at "
+                f"once; batch normalisation needs two. Give {2 * num_parts} or more."
             )
         if self.num_held_out < self.num_workers:
             raise ValueError(
@@ -102,8 +178,8 @@ class TrainingConfig:
 
     @property
     def batch_size_per_worker(self) -> int:
-        """Images in a worker's share of a step."""
-        return self.global_batch_size // self.num_workers
+        """Images that a worker takes at once: its share of a step, or of a part of it."""
+        return self.global_batch_size // (self.num_workers * self.accumulate_batches)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -114,6 +190,26 @@ class TrainingConfig:
     def num_steps(self) -> int:
         """Optimisation steps of the whole run."""
         return self.steps_per_epoch * self.num_epochs
+
+    @property
+    def least_uses(self) -> int:
+        """How often an image is used, at the least."""
+        return self.min_reuse if isinstance(self.reuse, str) else self.reuse
+
+    @property
+    def most_uses(self) -> int:
+        """How often an image is used, at the most."""
+        return self.max_reuse if isinstance(self.reuse, str) else self.reuse
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to ask for, equally many for each worker: with `auto` not all of them need to come."""
+        return -(-self.num_trained // (self.least_uses * self.num_workers)) * self.num_workers
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """Learning rate at the end of the warm-up."""
+        return self.base_learning_rate * self.global_batch_size / 256
 
     @property
     def num_trained(self) -> int:

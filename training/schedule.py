@@ -1,12 +1,15 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the images seen, so that neither batch size nor workers change its course."""
 
 import math
 
+from training.config import TrainingConfig
 
-def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
-    """Return the learning rate at `step` (from 0) as a share of its peak: linear warm-up, then a cosine to 0."""
-    num_warmup_steps = round(warmup_fraction * num_steps)
-    if step < num_warmup_steps:
-        return (step + 1) / num_warmup_steps
-    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+def learning_rate(num_seen: int, config: TrainingConfig) -> float:
+    """Return the rate of a step after which so many images are seen: linear warm-up, then a cosine to the final one."""
+    peak, final = config.peak_learning_rate, config.final_learning_rate
+    seen_fraction = min(1.0, num_seen / config.num_trained)
+    if seen_fraction < config.warmup_fraction:
+        return peak * seen_fraction / config.warmup_fraction
+    progress = (seen_fraction - config.warmup_fraction) / (1 - config.warmup_fraction)
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * progress))

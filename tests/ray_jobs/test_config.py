@@ -54,7 +54,7 @@ def test_an_override_wins_over_the_file():
         ("recipe.seed=[", r"override is no YAML"),
         ("recipe.seed=18446744073709551616", r"give 0 to 2\*\*64 - 1"),
         ("recipe.guidance_scale=nan", r"guidance_scale is nan"),
-        ("training.peak_learning_rate=nan", r"peak_learning_rate is nan"),
+        ("training.base_learning_rate=nan", r"base_learning_rate is nan"),
         ("training.seed=-1", r"training\.seed is -1"),
         ("training.global_batch_size=1", r"batch normalisation needs two"),
     ],

@@ -1,13 +1,14 @@
+import dataclasses
 from pathlib import Path
-from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 import torch
-import torchvision
 
 from training.checkpoint import read_checkpoint
 from training.classifier import Classifier, NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
+from training.draws import draws
 
 RESNET18 = TrainingConfig(architecture="resnet18", num_images=64, num_epochs=1, global_batch_size=8, gpus_per_worker=0)
 
@@ -25,9 +26,26 @@ def test_a_nan_loss_stops_with_the_step_and_the_samples():
         classifier.training_step(batch(), 0)
 
 
-@pytest.mark.parametrize("name", get_args(get_type_hints(TrainingConfig)["architecture"]))
-def test_torchvision_has_every_architecture_that_the_settings_allow(name: str):
-    assert name in torchvision.models.list_models()
+class Means(torch.nn.Module):
+    """Two logits of an image: its mean, and 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([mean, torch.zeros_like(mean)], dim=1)
+
+
+def test_the_loss_is_the_mean_over_all_crops():
+    config = dataclasses.replace(RESNET18, augmentation="multi_crop", num_local_crops=3, local_crop_size=16)
+    classifier = Classifier(config, num_classes=2, image_size=32)
+    classifier.network = Means()
+    samples = batch() | {"image": torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)}
+    loss = classifier.training_step(samples, 0)
+    numbers = draws(config.seed, np.array([41, 42]), np.array([0, 0]), classifier.augment.num_draws)
+    crops = classifier.augment(samples["image"], numbers)
+    assert [len(each) for each in crops] == [2, 6]
+    logits = torch.cat([Means()(classifier.normalize(each)) for each in crops])
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1] * 4))
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):

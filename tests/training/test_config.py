@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from training.config import TrainingConfig
@@ -7,14 +9,34 @@ def test_logical_epochs_are_whole_steps_of_the_global_batch():
     config = TrainingConfig(num_images=1000, num_epochs=3, global_batch_size=100, num_workers=2)
     assert (config.steps_per_epoch, config.num_steps, config.num_trained) == (3, 9, 900)
     assert config.batch_size_per_worker == 50
+    assert TrainingConfig(global_batch_size=96, num_workers=2, accumulate_batches=4).batch_size_per_worker == 12
+
+
+def test_samples_that_are_used_again_need_not_be_asked_for_again():
+    def num_samples(**settings: Any) -> int:
+        return TrainingConfig(num_images=960, num_epochs=1, global_batch_size=96, **settings).num_samples
+
+    assert num_samples() == 960
+    assert num_samples(reuse=8) == 120
+    assert num_samples(reuse=7) == 138  # 137.1
+    assert num_samples(reuse=7, num_workers=4) == 140  # as many for each
+    assert num_samples(reuse="auto", min_reuse=2, max_reuse=9) == 480
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": 3, "global_batch_size": 256}, "cannot be shared by 3 workers. Try 255"),
+        ({"num_workers": 3, "global_batch_size": 256}, "cannot be shared by 3 workers in 1 parts each. Try 255"),
         ({"num_images": 100, "num_epochs": 2, "global_batch_size": 64}, "Give 128 or more"),
-        ({"peak_learning_rate": 0.0}, "peak_learning_rate is 0.0"),
+        ({"base_learning_rate": 0.0}, "base_learning_rate is 0.0"),
+        ({"reuse": 0}, "training.reuse is 0; give 1 or more, or auto"),
+        ({"reuse": "often"}, "training.reuse is often; give 1 or more, or auto"),
+        ({"reuse": "auto", "min_reuse": 4, "max_reuse": 2}, "max_reuse is 2, less than min_reuse 4"),
+        ({"max_waiting_fraction": 1.0}, "max_waiting_fraction is 1.0"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"local_crop_size": 0}, "local_crop_size is 0"),
+        ({"accumulate_batches": 3, "global_batch_size": 256}, "1 workers in 3 parts each. Try 255"),
         ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; give at least one for each of the 2"),

@@ -1,0 +1,165 @@
+"""Multi-crop beside torchvision's transforms on a CPU: `python -m benchmarks.augment`.
+
+The references are what a data loader's worker does, image by image and crop by crop, turning 8 bits into floats at
+the start, after the resized crop, or at the end. All take turns on the same images and threads and deliver float crops
+in 0..1, a tensor for each size. Prints medians; ends with status 1 where ours is less than `DUE_RATIO` times as fast as
+the fastest reference.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import count
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Column, Table
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from training import augment
+from training.augment import CropKind, RandomCrops, build_augmentation, draw_crops, to_float
+from training.config import TrainingConfig
+from training.draws import draws
+
+SIZES = ((256, 224, 96), (64, 64, 32))
+"""Pixels of an image, a global and a local crop."""
+
+NUM_IMAGES = 64
+NUM_LOCAL_CROPS = 8
+NUM_THREADS = 2
+NUM_ROUNDS = 7
+DUE_RATIO = 3.0
+
+KERNEL = [2 * augment.BLUR_RADIUS + 1] * 2
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+Ways = Mapping[str, Callable[[], object]]
+"""Ours and references, by name: each makes crops of `NUM_IMAGES` images."""
+
+Stage = Literal["first", "after the crop", "last"]
+"""When a reference turns 8 bits into floats."""
+
+STAGES: tuple[Stage, ...] = ("first", "after the crop", "last")
+
+
+def main() -> None:
+    """Measure whole augmentations, then the operations on a local crop."""
+    torch.set_num_threads(NUM_THREADS)
+    table = Table("crops", "way", Column("images/s", justify="right"), Column("ratio", justify="right"))
+    ratios = []
+    for image_size, crop_size, local_crop_size in SIZES:
+        images_nhwc = torch.randint(256, (NUM_IMAGES, image_size, image_size, 3), dtype=torch.uint8)
+        augmented = multi_crop(image_size, crop_size, local_crop_size)
+        title = f"{image_size} px to {crop_size} and {NUM_LOCAL_CROPS} x {local_crop_size} px"
+        ratios.append(measure(table, title, all_crops(images_nhwc, augmented)))
+        for name, ways in operations(images_nhwc, augmented.kinds[-1]).items():
+            measure(table, f"{local_crop_size} px, {name}", ways)
+    Console().print(table)
+    if min(ratios) < DUE_RATIO:
+        sys.exit(f"Ours is {min(ratios):.2f} times as fast as torchvision, image by image; {DUE_RATIO} is due.")
+
+
+def multi_crop(image_size: int, crop_size: int, local_crop_size: int) -> RandomCrops:
+    """Return the paper's augmentation for these sizes."""
+    config = TrainingConfig(
+        augmentation="multi_crop",
+        crop_size=crop_size,
+        num_local_crops=NUM_LOCAL_CROPS,
+        local_crop_size=local_crop_size,
+    )
+    return cast(RandomCrops, build_augmentation(config, image_size))
+
+
+def all_crops(images_nhwc: torch.Tensor, augmented: RandomCrops) -> Ways:
+    """Return ways to make all crops; ours draws anew in each call."""
+    indices, uses = np.arange(NUM_IMAGES), count()
+
+    def ours() -> object:
+        return augmented(images_nhwc, draws(0, indices, np.full(NUM_IMAGES, next(uses)), augmented.num_draws))
+
+    references = {
+        f"torchvision, floats {stage}": partial(one_by_one, images_nhwc, augmented.kinds, stage) for stage in STAGES
+    }
+    return {"ours": ours, **references}
+
+
+def one_by_one(images_nhwc: torch.Tensor, kinds: Sequence[CropKind], stage: Stage) -> list[torch.Tensor]:
+    """Return the crops of torchvision's transforms, a tensor for each size."""
+    images = to_float(images_nhwc) if stage == "first" else images_nhwc.permute(0, 3, 1, 2).contiguous()
+    by_size: dict[int, list[torch.Tensor]] = {}
+    for kind in kinds:
+        transform = torchvision_transform(kind, stage)
+        by_size.setdefault(kind.size, []).extend(transform(image) for image in images)
+    return [torch.stack(crops) for crops in by_size.values()]
+
+
+def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a kind of crop made of torchvision's own parts."""
+    to_floats = v2.ToDtype(torch.float32, scale=True)
+    crop = [v2.RandomResizedCrop(kind.size, kind.areas, interpolation=BICUBIC), v2.RandomHorizontalFlip()]
+    colours = [
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], kind.jitter_fraction),
+        v2.RandomGrayscale(kind.grey_fraction),
+        v2.RandomApply([v2.GaussianBlur(KERNEL, (0.1, 2.0))], kind.blur_fraction),
+        v2.RandomSolarize(128 if stage == "last" else 0.5, kind.solarize_fraction),
+    ]
+    return v2.Compose([*crop, *colours, to_floats] if stage == "last" else [*crop, to_floats, *colours])
+
+
+def operations(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]:
+    """Return ways to do each operation to a crop of each image, with the same parameters."""
+    images, numbers = to_float(images_nhwc), np.arange(NUM_IMAGES)
+    drawn = draw_crops(kind, draws(0, numbers, numbers, augment.DRAWS_PER_CROP), *images.shape[2:])
+    return {
+        "crop and flip": {
+            "ours": lambda: augment.resample(images_nhwc, numbers, drawn, kind.size),
+            "torchvision": partial(one_by_one, images_nhwc, [CropKind(kind.size, kind.areas)], "after the crop"),
+        },
+        "brightness": operation(kind.size, augment.adjust_brightness, functional.adjust_brightness, 1.2),
+        "contrast": operation(kind.size, augment.adjust_contrast, functional.adjust_contrast, 1.2),
+        "saturation": operation(kind.size, augment.adjust_saturation, functional.adjust_saturation, 1.2),
+        "hue": operation(kind.size, augment.adjust_hue, functional.adjust_hue, 0.05),
+        "blur": operation(
+            kind.size,
+            lambda crops, sigmas: augment.blur(crops, sigmas.flatten()),
+            lambda crop, sigma: functional.gaussian_blur(crop, KERNEL, [sigma, sigma]),
+            1.0,
+        ),
+    }
+
+
+def operation(
+    size: int,
+    ours: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    torchvisions: Callable[[torch.Tensor, float], torch.Tensor],
+    parameter: float,
+) -> Ways:
+    """Return ways to change float crops; ours changes a copy, for it may work in place."""
+    crops, parameters = torch.rand(NUM_IMAGES, 3, size, size), torch.full((NUM_IMAGES, 1, 1, 1), parameter)
+    return {
+        "ours": lambda: ours(crops.clone(), parameters),
+        "torchvision": lambda: torch.stack([torchvisions(crop, parameter) for crop in crops]),
+    }
+
+
+def measure(table: Table, title: str, ways: Ways) -> float:
+    """Add the median rates of ways in turns to the table; return ours over the fastest other."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(1 + NUM_ROUNDS):
+        for name, make in ways.items():
+            started_at = time.perf_counter()
+            make()
+            seconds[name].append(time.perf_counter() - started_at)
+    rates = {name: NUM_IMAGES / float(np.median(taken[1:])) for name, taken in seconds.items()}
+    ratio = rates["ours"] / max(rate for name, rate in rates.items() if name != "ours")
+    for name, rate in rates.items():
+        table.add_row(title, name, f"{rate:,.0f}", f"{ratio:.2f}" if name == "ours" else "")
+    return ratio
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from training.network import CosineHead, build_network, check_architecture, parameter_groups
+
+
+def test_a_cosine_head_sees_directions_alone():
+    head = CosineHead(2, 2, temperature=0.1)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[5.0, 0.0], [3.0, 4.0]]))
+    expected = torch.tensor([[10.0, 6.0], [0.0, 8.0]])  # cosines 1, 0.6, 0 and 0.8, over 0.1
+    torch.testing.assert_close(head(torch.tensor([[0.2, 0.0], [0.0, 70.0]])), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm/resnet10t", "vit_tiny_patch16_224"])
+def test_either_head_gives_a_logit_for_each_class(name: str):
+    images = torch.zeros(2, 3, 224, 224)
+    for head in ("linear", "cosine"):
+        network = build_network(name, 7, head, temperature=0.1).eval()
+        assert network(images).shape == (2, 7)
+    cosine_heads = [module for module in network.modules() if isinstance(module, CosineHead)]
+    assert len(cosine_heads) == 1
+
+
+def test_a_network_without_a_linear_end_cannot_have_a_cosine_head():
+    with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer\. Take linear"):
+        build_network("squeezenet1_1", 7, "cosine", temperature=0.1)
+
+
+def test_an_architecture_that_nobody_has_is_told_with_what_is_near():
+    check_architecture("resnet50")
+    check_architecture("convnext_tiny")
+    check_architecture("timm/resnet50")
+    with pytest.raises(ValueError, match=r"'resnet51', which neither torchvision nor timm has\. Near: .*resnet5"):
+        check_architecture("resnet51")
+
+
+def test_biases_and_normalisation_do_not_decay():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), CosineHead(4, 2, 1)
+    )
+    weights, others = parameter_groups(network, 1e-4)
+    assert [tuple(parameter.shape) for parameter in weights["params"]] == [(4, 3, 3, 3), (2, 4)]
+    assert [tuple(parameter.shape) for parameter in others["params"]] == [(4,)] * 3
+    assert (weights["weight_decay"], others["weight_decay"]) == (1e-4, 0.0)

@@ -1,0 +1,51 @@
+"""Batch normalisation over the batches of all workers, so that their number does not change what a step learns."""
+
+import torch
+import torch.distributed
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def synchronized(network: torch.nn.Module, on_gpu: bool) -> torch.nn.Module:
+    """Return the network with its batch normalisation over all workers: torch's own on GPUs, which CPUs lack."""
+    if on_gpu:
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.forward = SharedStatistics(module)
+    return network
+
+
+class SharedStatistics:
+    """What a batch normalisation does in place of its `forward`: mean and variance are of all workers' batches."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        """Take the layer, whose parameters and running statistics stay its own."""
+        self.norm = norm
+
+    def __call__(self, input: torch.Tensor) -> torch.Tensor:
+        """Return input [N, C, ...] normalised, scaled and shifted."""
+        norm = self.norm
+        if not norm.training:
+            return type(norm).forward(norm, input)
+        dims = [dim for dim in range(input.ndim) if dim != 1]
+        count = torch.tensor(float(input.numel() // input.shape[1]))
+        torch.distributed.all_reduce(count)
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        mean = all_reduce(input.sum(dims)) / count
+        centred = input - mean.view(shape)
+        variance = all_reduce((centred**2).sum(dims)) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        scale = (variance + norm.eps).rsqrt() * norm.weight
+        return centred * scale.view(shape) + norm.bias.view(shape)
+
+    def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Move the running statistics, which evaluation uses."""
+        norm = self.norm
+        if norm.running_mean is None or norm.running_var is None:
+            return
+        with torch.no_grad():
+            norm.num_batches_tracked += 1  # pyright: ignore[reportOptionalOperand, reportOperatorIssue]
+            share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum  # pyright: ignore
+            norm.running_mean.lerp_(mean, share)
+            norm.running_var.lerp_(variance, share)

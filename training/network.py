@@ -1,0 +1,89 @@
+"""Classifiers by name, from torchvision and timm, and their last layer. Knows no images and no optimisation."""
+
+import difflib
+
+import torch
+from torch.nn import functional
+
+TIMM = "timm/"
+"""What a name begins with that is timm's though torchvision has it too."""
+
+COMMON = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""Known without a look at the libraries, which take seconds to import."""
+
+
+def check_architecture(name: str) -> None:
+    """Raise ValueError with the nearest names if neither library has the architecture."""
+    if name in COMMON or name in known_architectures():
+        return
+    near = difflib.get_close_matches(name, known_architectures(), n=3) or COMMON
+    raise ValueError(
+        f"training.architecture is '{name}', which neither torchvision nor timm has. Near: {', '.join(near)}."
+    )
+
+
+def known_architectures() -> list[str]:
+    """Return torchvision's classifiers and timm's."""
+    import timm
+
+    names = timm.list_models()
+    return [*_torchvisions_names(), *names, *(TIMM + name for name in names)]
+
+
+def _torchvisions_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def build_network(name: str, num_classes: int, head: str, temperature: float) -> torch.nn.Module:
+    """Return the architecture with random weights, from float [N, 3, H, W] to logits [N, num_classes]."""
+    if name in _torchvisions_names():
+        import torchvision
+
+        network = torchvision.models.get_model(name, num_classes=num_classes)
+    else:
+        import timm
+
+        network = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=num_classes)
+    if head == "cosine":
+        place, linear = _last_layer(network, num_classes)
+        parent, _, attribute = place.rpartition(".")
+        setattr(network.get_submodule(parent), attribute, CosineHead(linear.in_features, num_classes, temperature))
+    return network
+
+
+def _last_layer(network: torch.nn.Module, num_classes: int) -> tuple[str, torch.nn.Linear]:
+    """Return the linear layer that gives the logits, and its place; ValueError if there is none."""
+    linear = [
+        (place, module)
+        for place, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == num_classes
+    ]
+    if not linear:
+        raise ValueError(
+            f"training.head is cosine, but {type(network).__name__} does not end in a linear layer. Take linear."
+        )
+    return linear[-1]
+
+
+class CosineHead(torch.nn.Module):
+    """Cosine similarity of features and classes, over a temperature: no lengths and no bias (arXiv 2206.15369)."""
+
+    def __init__(self, num_features: int, num_classes: int, temperature: float) -> None:
+        """Draw directions for the classes."""
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(num_classes, num_features))
+        self.temperature = temperature
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return [N, num_classes] in -1/temperature..1/temperature for [N, num_features]."""
+        directions = functional.normalize(self.weight, dim=1)
+        return functional.linear(functional.normalize(features, dim=1), directions) / self.temperature
+
+
+def parameter_groups(network: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """Return an optimiser's groups: weights decay, biases and the parameters of normalisation do not."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
