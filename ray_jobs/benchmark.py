@@ -33,7 +33,7 @@ from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.user_errors import user_errors
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_resources
-from training.loader import StreamLoader, shard
+from training.loader import shard
 
 TARGET_FRACTION = 0.98
 """Of the nominal rate, which the stream must deliver."""
@@ -143,9 +143,10 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
 
 def take_all(settings: dict[str, Any]) -> None:
     """Take every batch, and report how many samples came and how fast."""
-    loader = StreamLoader(shard("train"), settings["batch_size"])
     came_at, indices = [], []
-    for batch in loader:
+    for batch in shard("train").iter_torch_batches(
+        batch_size=settings["batch_size"], prefetch_batches=1, drop_last=True
+    ):
         came_at.append(time.monotonic())
         indices += batch["index"].tolist()
     warm = int(len(came_at) * WARM_UP_FRACTION)

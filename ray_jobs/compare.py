@@ -37,7 +37,9 @@ from ray_jobs.source import NoPool, read_in_order, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.fit import fit
 from training.job import FitJob
+from training.network import check_architecture
 from training.progress import TrainingProgress
+from training.reservoir import check_reservoir
 
 
 def main() -> None:
@@ -68,8 +70,8 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
         raise ValueError(f"arms has {', '.join(sorted(unknown))}. Choose among {', '.join(ARMS)}.")
     if not (config.arms and config.seeds):
         raise ValueError("arms or seeds is empty. Name one of each, or more.")
-    if config.training.num_trained % 2 and "tee_then_replay" in config.arms:
-        raise ValueError(f"training.num_images {config.training.num_trained} cannot be halved for tee_then_replay.")
+    if config.training.num_samples % 2 and "tee_then_replay" in config.arms:
+        raise ValueError(f"training.num_images: {config.training.num_samples} cannot be halved for tee_then_replay.")
     run_dir = resolve(config.output)
     check_output(run_dir)
     recipe = open_recipe(config)
@@ -77,6 +79,8 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     if config.generation.batch_size:
         new_shard_set(Storage(str(run_dir)), recipe, range(1), config.generation.batch_size, config.data)
     check_real_images(config.evaluation.dataset, recipe.label_space.name, must_have_images=True)
+    check_architecture(config.training.architecture)
+    check_reservoir(config.training, recipe.image_size)
     return config, recipe, run_dir
 
 
@@ -117,7 +121,7 @@ class Comparison:
         self.config = config
         self.recipe = recipe
         self.run_dir = run_dir
-        self.num_images = config.training.num_trained
+        self.num_images = config.training.num_samples
 
     @cached_property
     def made(self) -> Made:

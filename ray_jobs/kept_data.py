@@ -47,10 +47,10 @@ class Part:
 
 def indices_of(training: TrainingConfig, num_replays: int = 0) -> tuple[range, range]:
     """Return the indices that a run trains on, once and in replays, and those that it is judged on."""
-    num_images, rest = divmod(training.num_trained, 1 + num_replays)
+    num_images, rest = divmod(training.num_samples, 1 + num_replays)
     if rest:
         raise ValueError(
-            f"data.replays is {num_replays}, but the {training.num_trained} images of training.num_images are not "
+            f"data.replays is {num_replays}, but the {training.num_samples} samples of training.num_images are not "
             f"{1 + num_replays} times as many. Give a multiple, of whole epochs and batches too."
         )
     return (
@@ -92,7 +92,7 @@ def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[Sh
     train, held_out = found
     if train is None or held_out is None:
         raise ValueError(f"data.shards is '{url}', where no data set is. Make it with python -m ray_jobs.generate.")
-    for shards, num_images in ((train, training.num_trained), (held_out, training.num_held_out)):
+    for shards, num_images in ((train, training.num_samples), (held_out, training.num_held_out)):
         check_same(shards, recipe)
         needed = shards.needed(min(num_images, shards.num_images))
         if missing := set(shards.missing()).intersection(needed):

@@ -126,6 +126,6 @@ def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
         f"{training.num_trained / config.num_trained:4.0%}  epoch {training.epoch}/{config.num_epochs}  "
         f"{training.num_trained:,}/{config.num_trained:,} trained  "
         f"{generation}  trained {training.trained_per_second:.1f}/s  "
-        f"waiting {training.waiting_fraction:.0%}  loss {training.loss:.3f}  "
+        f"waiting {training.waiting_fraction:.0%}  reuse {training.reuse:.2f}  loss {training.loss:.3f}  "
         f"held-out top-1 {held_out}  {int(seconds_left) // 60}:{int(seconds_left) % 60:02} left"
     )

@@ -125,7 +125,7 @@ class ShardSource(NoPool):
     def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
         """Take complete sets."""
         self.config = config
-        self.train = train.first(min(train.num_images, config.training.num_trained))
+        self.train = train.first(min(train.num_images, config.training.num_samples))
         self.held_out = held_out.first(config.training.num_held_out)
 
     def start(self) -> None:
@@ -137,10 +137,10 @@ class ShardSource(NoPool):
 
     def datasets(self) -> tuple[Dataset, Dataset]:
         """Return the sets, that to train on over and over if it has less images than training asks for."""
-        num_trained, num_held_out = self.config.training.num_trained, self.config.training.num_held_out
+        num_samples, num_held_out = self.config.training.num_samples, self.config.training.num_held_out
         seed = self.config.training.seed
         return (
-            read_in_order(self.config, self.train, num_trained, seed),
+            read_in_order(self.config, self.train, num_samples, seed),
             read_in_order(self.config, self.held_out, num_held_out, seed),
         )
 

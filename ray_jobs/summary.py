@@ -28,6 +28,7 @@ def summarize(
         "held_out_top1": training.held_out_top1,
         "generated_per_second": progress.generated_per_second,
         "trained_per_second": training.trained_per_second,
+        "reuse": training.reuse,
         "waiting_fraction": training.waiting_fraction,
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,

@@ -29,6 +29,8 @@ from ray_jobs.user_errors import errors_at_work, user_errors
 from training.checkpoint import read_checkpoint
 from training.fit import fit
 from training.job import FitJob
+from training.network import check_architecture
+from training.reservoir import check_reservoir
 
 NUM_SAMPLES_ON_SHEET = 20
 
@@ -38,7 +40,7 @@ def main() -> None:
     started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir, source = prepare(sys.argv[1:])
-        announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_trained:,} images to train on")
+        announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         connect()
         announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
         check_resources(config)
@@ -68,6 +70,8 @@ def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path, Source]:
     check_output(run_dir)
     recipe = open_recipe(config)
     check_real_images(config.evaluation.dataset, recipe.label_space.name)
+    check_architecture(config.training.architecture)
+    check_reservoir(config.training, recipe.image_size)
     return config, recipe, run_dir, open_source(config, recipe)
 
 

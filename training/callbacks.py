@@ -32,6 +32,7 @@ class ProgressCallback(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report if it is time to."""
+        pl_module.log("train/reuse", self.loader.reuse)
         if time.time() - self.reported_at >= self.interval_seconds:
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 
@@ -52,6 +53,7 @@ class ProgressCallback(lightning.Callback):
                 first_batch_at=self.loader.first_batch_at,
                 training_seconds=self.reported_at - self.loader.first_batch_at,
                 waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
+                reuse=self.loader.reuse,
                 loss=float(trainer.callback_metrics["train/loss"]),
                 held_out_top1=None if top1 is None else float(top1),
             )

@@ -25,6 +25,9 @@ class TrainingProgress:
     waiting_seconds: float
     """How much of `training_seconds` the first worker waited for images, held-out ones included."""
 
+    reuse: float
+    """How often an image was used so far, in the mean."""
+
     loss: float
     held_out_top1: float | None
     """Accuracy on held-out generated samples at the end of the last epoch, 0..1."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray.train
+import torch
 from ray.data import Dataset
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
@@ -25,13 +26,14 @@ from training.fit import fit, own_execution_options
 from training.job import FitJob
 from training.loader import StreamLoader, shard
 from training.progress import TrainingProgress
+from training.reservoir import PixelStore, Reservoir, Uses
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=16)
 
 
-def three_epochs(num_workers: int, peak_learning_rate: float = 0.05) -> TrainingConfig:
+def three_epochs(num_workers: int, base_learning_rate: float = 0.4) -> TrainingConfig:
     """Return 3 logical epochs of 5 steps of 32 images of 16 px."""
     return TrainingConfig(
         architecture="resnet18",
@@ -39,7 +41,7 @@ def three_epochs(num_workers: int, peak_learning_rate: float = 0.05) -> Training
         num_epochs=3,
         num_held_out=40,
         global_batch_size=32,
-        peak_learning_rate=peak_learning_rate,
+        base_learning_rate=base_learning_rate,
         augmentation="affine",
         gpus_per_worker=0,
         cpus_per_worker=0.5,
@@ -54,7 +56,7 @@ def run_fit(recipe: Recipe, config: TrainingConfig, run_dir: Path):
         held_out = range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out)
         checkpoint = fit(
             FitJob(config, recipe, run_dir, queue.put),
-            train=stream_samples(service, recipe, TWO_ACTORS, [range(config.num_trained)]),
+            train=stream_samples(service, recipe, TWO_ACTORS, [range(config.num_samples)]),
             held_out=stream_samples(service, recipe, TWO_ACTORS, [held_out]),
         )
         counts = service.counts()
@@ -84,7 +86,9 @@ def test_three_logical_epochs_generate_each_image_once_and_load_each_model_once(
 def take_slowly(settings: dict) -> None:
     """Take a training worker's share, resting after the first batch, and send the indices home."""
     indices = []
-    for batch in StreamLoader(shard("train"), 16):
+    size = settings["image_size"]
+    reservoir = Reservoir(PixelStore(32 * size**2 * 3, size), Uses(1, 1), key=(0, 0))
+    for batch in StreamLoader(shard("train"), 16, reservoir):
         if not indices:
             time.sleep(settings["rest_seconds"])
             settings["queue"].put(None)
@@ -92,12 +96,12 @@ def take_slowly(settings: dict) -> None:
     settings["queue"].put(indices)
 
 
-def start_taking(dataset: Dataset, num_workers: int, rest_seconds: float, scratch: Path) -> Queue:
+def start_taking(dataset: Dataset, recipe: Recipe, num_workers: int, rest_seconds: float, scratch: Path) -> Queue:
     """Let workers take a dataset through Ray Train, under the options that `fit` gives it."""
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         take_slowly,
-        train_loop_config={"queue": queue, "rest_seconds": rest_seconds},
+        train_loop_config={"queue": queue, "rest_seconds": rest_seconds, "image_size": recipe.image_size},
         datasets={"train": dataset},
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.1}),
         run_config=ray.train.RunConfig(name="take", storage_path=str(scratch)),
@@ -111,7 +115,8 @@ def test_while_the_trainer_rests_generation_stops_at_its_bound(tmp_path: Path):
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=64))
     pool = dataclasses.replace(TWO_ACTORS, max_buffered_bytes=2_000_000)  # 163 images of 12,288 bytes
     with start_generation(recipe, pool) as service:
-        queue = start_taking(stream_samples(service, recipe, pool, [range(4000)]), 1, rest_seconds=10, scratch=tmp_path)
+        stream = stream_samples(service, recipe, pool, [range(4000)])
+        queue = start_taking(stream, recipe, num_workers=1, rest_seconds=10, scratch=tmp_path)
         assert queue.get(timeout=120) is None  # the rest is over
         assert service.counts().num_images_made < 1500
         assert sorted(queue.get(timeout=120)) == list(range(4000))
@@ -119,13 +124,39 @@ def test_while_the_trainer_rests_generation_stops_at_its_bound(tmp_path: Path):
 
 def test_two_workers_share_the_stream_without_overlap(painted: Recipe, tmp_path: Path):
     with start_generation(painted, TWO_ACTORS) as service:
-        queue = start_taking(stream_samples(service, painted, TWO_ACTORS, [range(640)]), 2, 0.0, tmp_path)
+        stream = stream_samples(service, painted, TWO_ACTORS, [range(640)])
+        queue = start_taking(stream, painted, num_workers=2, rest_seconds=0.0, scratch=tmp_path)
         said = [queue.get(timeout=120) for _ in range(4)]
     shares = [indices for indices in said if indices is not None]
     assert [len(indices) for indices in shares] == [320, 320]
     assert sorted(shares[0] + shares[1]) == list(range(640))
 
 
+def test_images_are_used_again_in_many_crops_by_steps_in_parts_and_weights_are_averaged(
+    painted: Recipe, tmp_path: Path
+):
+    config = dataclasses.replace(
+        three_epochs(num_workers=2),
+        reuse=3,
+        augmentation="multi_crop",
+        num_local_crops=2,
+        local_crop_size=8,
+        head="cosine",
+        accumulate_batches=2,
+        ema_decay=0.9,
+        channels_last=True,
+    )
+    checkpoint_file, said, counts = run_fit(painted, config, tmp_path)
+    assert counts.num_images_made == 160 + 48  # 480 uses, and the 40 held-out samples once
+    assert (said[-1].num_trained, said[-1].reuse) == (480, 3.0)
+    checkpoint = read_checkpoint(checkpoint_file)
+    averaged = load_classifier(checkpoint).state_dict()
+    last = checkpoint["current_model_state"]
+    assert averaged.keys() == last.keys()
+    assert not torch.equal(averaged["network.conv1.weight"], last["network.conv1.weight"])
+    assert all(bool(torch.isfinite(weights).all()) for weights in averaged.values())
+
+
 def test_a_diverging_run_stops_with_the_step_and_the_samples(painted: Recipe, tmp_path: Path):
     with pytest.raises(NonFiniteLossError, match=r"step \d+, on samples \[\d+, \d+"):
-        run_fit(painted, three_epochs(1, peak_learning_rate=1e20), tmp_path)
+        run_fit(painted, three_epochs(1, base_learning_rate=1e20), tmp_path)

@@ -1,32 +1,50 @@
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
 from training.loader import HeldOutLoader, StreamLoader
+from training.reservoir import PixelStore, Reservoir, Uses
 
 
 class CountingShard:
     """Stands for Ray's iterator: hands out numbered batches and counts how often it was opened."""
 
-    def __init__(self, num_batches: int) -> None:
+    def __init__(self, num_batches: int, batch_size: int = 1) -> None:
         self.num_batches = num_batches
+        self.batch_size = batch_size
         self.num_opened = 0
         self.num_handed_out = 0
 
     def iter_torch_batches(self, **_: object) -> Iterator[dict[str, torch.Tensor]]:
         self.num_opened += 1
+        return ({"index": torch.from_numpy(self.batch(i)["index"])} for i in range(self.num_batches))
+
+    def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
+        self.num_opened += 1
         return (self.batch(i) for i in range(self.num_batches))
 
-    def batch(self, i: int) -> dict[str, torch.Tensor]:
+    def batch(self, i: int) -> dict[str, np.ndarray]:
         self.num_handed_out += 1
-        return {"index": torch.tensor([i])}
+        index = np.arange(i * self.batch_size, (i + 1) * self.batch_size)
+        images = np.zeros((self.batch_size, 2, 2, 3), np.uint8) + index.astype(np.uint8)[:, None, None, None]
+        return {"index": index, "label": index % 7, "image": images}
+
+
+def loader_of(
+    shard: object, batch_size: int, uses: Uses, num_places: int = 100, max_waiting_fraction: float = 0.0
+) -> StreamLoader:
+    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, key=(0, 0))
+    return StreamLoader(shard, batch_size, reservoir, max_waiting_fraction)  # pyright: ignore[reportArgumentType]
 
 
 def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
     shard = CountingShard(6)
-    loader = StreamLoader(shard, 1)  # pyright: ignore[reportArgumentType]
+    loader = loader_of(shard, 1, Uses(1, 1), num_places=1)
     epochs = []
     for _ in range(3):
         batches = iter(loader)
@@ -37,17 +55,41 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
         next(iter(loader))
 
 
+@pytest.mark.parametrize("reuse", [1, 3])
+def test_every_image_comes_as_often_as_asked_with_its_label_and_the_number_of_its_use(reuse: int):
+    loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_places=24)
+    seen: Counter[int] = Counter()
+    for batch in loader:
+        indices = batch["index"].tolist()
+        assert len(set(indices)) == 5
+        assert batch["label"].tolist() == [index % 7 for index in indices]
+        assert batch["image"][:, 1, 1, 2].tolist() == indices
+        assert batch["use"].tolist() == [seen[index] for index in indices]
+        seen.update(indices)
+    assert seen == dict.fromkeys(range(60), reuse)
+    assert loader.reuse == reuse
+
+
+def test_the_stream_is_pulled_no_further_than_the_reservoir_has_room():
+    shard = CountingShard(1000)
+    loader = loader_of(shard, 2, Uses(2, 2), num_places=10)
+    next(loader)
+    time.sleep(0.2)
+    assert shard.num_handed_out <= 10 + 1  # and one in the filler's hand
+    loader.close()
+
+
 class SleepingShard(CountingShard):
     """Takes 50 ms for each batch."""
 
-    def iter_torch_batches(self, **settings: object) -> Iterator[dict[str, torch.Tensor]]:
-        for batch in super().iter_torch_batches(**settings):
+    def iter_batches(self, **settings: object) -> Iterator[dict[str, np.ndarray]]:
+        for batch in super().iter_batches(**settings):
             time.sleep(0.05)
             yield batch
 
 
 def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
-    loader = StreamLoader(SleepingShard(4), 1)  # pyright: ignore[reportArgumentType]
+    loader = loader_of(SleepingShard(4), 1, Uses(1, 1), num_places=1)
     next(loader)
     assert loader.waiting_seconds == 0.0
     started_at = time.monotonic()
@@ -55,7 +97,51 @@ def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
     next(loader)
     waited = time.monotonic() - started_at
     time.sleep(0.1)  # a training step
-    assert 0.1 <= loader.waiting_seconds <= waited
+    assert 0.05 <= loader.waiting_seconds <= waited
+
+
+def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may():
+    loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_places=16)
+    seen = Counter(index for batch in loader for index in batch["index"].tolist())
+    assert set(seen) == set(range(80))
+    assert max(seen.values()) <= 6
+    assert loader.reuse > 3  # steps take no time here, so that only its bound ends the use of an image
+
+
+class StoppingShard(CountingShard):
+    """Hands out one batch, and then nothing until it is told to."""
+
+    def __init__(self, num_batches: int, batch_size: int) -> None:
+        super().__init__(num_batches, batch_size)
+        self.go_on = threading.Event()
+
+    def iter_batches(self, **settings: object) -> Iterator[dict[str, np.ndarray]]:
+        for batch in super().iter_batches(**settings):
+            yield batch
+            self.go_on.wait()
+
+
+def test_auto_waits_for_new_images_as_long_as_it_may_and_then_uses_old_ones():
+    shard = StoppingShard(2, batch_size=4)
+    loader = loader_of(shard, 4, Uses(least=1, most=100), max_waiting_fraction=0.5)
+    next(loader)
+    assert loader.first_batch_at is not None
+    time.sleep(0.1)  # a step
+    assert next(loader)["use"].tolist() == [1, 1, 1, 1]
+    assert loader.waiting_seconds >= 0.099  # as long as the step took, which makes half of the time
+    shard.go_on.set()
+    loader.close()
+
+
+def test_what_the_stream_ends_with_comes_where_its_samples_are_wanted():
+    class BrokenShard(CountingShard):
+        def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
+            yield self.batch(0)
+            raise RuntimeError("no actor was up")
+
+    loader = loader_of(BrokenShard(1, batch_size=4), 4, Uses(1, 1))
+    with pytest.raises(RuntimeError, match="no actor was up"):
+        list(loader)
 
 
 def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():

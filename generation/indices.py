@@ -1,0 +1,115 @@
+"""Sets of sample indices as ranges: what was consumed, what remains, what one worker takes.
+
+Plain numbers: knows neither samples nor who asks for them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class IndexSet:
+    """A set of int64 as ranges that neither overlap nor touch, ascending; its size in memory is that of its ranges."""
+
+    starts: np.ndarray
+    """int64 [R], ascending."""
+
+    stops: np.ndarray
+    """int64 [R], each beyond its start and before the next one's."""
+
+    @staticmethod
+    def of_ranges(ranges: Iterable[range]) -> "IndexSet":
+        """Return the set of all that is in any of these ranges."""
+        bounds = np.array([(part.start, part.stop) for part in ranges if part], dtype=np.int64).reshape(-1, 2)
+        return _union(bounds[:, 0], bounds[:, 1])
+
+    @staticmethod
+    def of(indices: np.ndarray) -> "IndexSet":
+        """Return the set of these numbers, in any order."""
+        ordered = np.unique(np.asarray(indices, dtype=np.int64))
+        return _union(ordered, ordered + 1)
+
+    def __len__(self) -> int:
+        """Return how many numbers it has."""
+        return int((self.stops - self.starts).sum())
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it has the same numbers."""
+        if not isinstance(other, IndexSet):
+            return NotImplemented
+        return np.array_equal(self.starts, other.starts) and np.array_equal(self.stops, other.stops)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __or__(self, other: "IndexSet") -> "IndexSet":
+        """Return what is in one of both."""
+        return _union(np.concatenate([self.starts, other.starts]), np.concatenate([self.stops, other.stops]))
+
+    def __and__(self, other: "IndexSet") -> "IndexSet":
+        """Return what is in both."""
+        return self._within(other.starts, other.stops)
+
+    def __sub__(self, other: "IndexSet") -> "IndexSet":
+        """Return what is in it and not in the other."""
+        least, greatest = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+        return self._within(np.concatenate([[least], other.stops]), np.concatenate([other.starts, [greatest]]))
+
+    def _within(self, starts: np.ndarray, stops: np.ndarray) -> "IndexSet":
+        """Return what is in one of these ranges, which are ascending and do not overlap."""
+        first = np.searchsorted(stops, self.starts, side="right")
+        counts = np.maximum(np.searchsorted(starts, self.stops, side="left") - first, 0)
+        mine = np.repeat(np.arange(len(self.starts)), counts)
+        theirs = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        return IndexSet(
+            np.maximum(self.starts[mine], starts[theirs]).astype(np.int64),
+            np.minimum(self.stops[mine], stops[theirs]).astype(np.int64),
+        )
+
+    def contains(self, indices: np.ndarray) -> np.ndarray:
+        """Return bool [N]: which of these numbers it has."""
+        place = np.searchsorted(self.starts, indices, side="right") - 1
+        return (place >= 0) & (indices < self.stops[np.maximum(place, 0)]) if len(self.starts) else place >= 0
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the numbers at these positions, int64: position 0 is the least number."""
+        ends = np.cumsum(self.stops - self.starts)
+        place = np.searchsorted(ends, positions, side="right")
+        return self.stops[place] - (ends[place] - positions)
+
+    def select(self, positions: "IndexSet") -> "IndexSet":
+        """Return the numbers at a set of positions."""
+        ends = np.cumsum(self.stops - self.starts)
+        begins = ends - (self.stops - self.starts)
+        pieces = positions._within(begins, ends)
+        place = np.searchsorted(ends, pieces.starts, side="right")
+        shift = self.starts[place] - begins[place]
+        return _union(pieces.starts + shift, pieces.stops + shift)
+
+    def part(self, start: int, stop: int) -> "IndexSet":
+        """Return those at positions `start` to `stop - 1`."""
+        return self.select(IndexSet.of_ranges([range(start, stop)]))
+
+    def moved(self, by: int) -> "IndexSet":
+        """Return the set with each number greater by so much."""
+        return IndexSet(self.starts + by, self.stops + by)
+
+    def every(self, run: int, offset: int, stride: int) -> "IndexSet":
+        """Return of every `stride` runs of `run` positions the one at `offset`; what fills no stride is left out."""
+        first = (np.arange(len(self) // (run * stride)) * stride + offset) * run
+        return self.select(_union(first, first + run))
+
+
+def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
+    """Return the set of ranges that may overlap, in any order."""
+    if not len(starts):
+        return NOTHING
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(stops[order])
+    is_new = np.concatenate([[True], starts[1:] > reach[:-1]])
+    is_last = np.concatenate([is_new[1:], [True]])
+    return IndexSet(starts[is_new], reach[is_last])
+
+
+NOTHING = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -1,0 +1,125 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from training.reservoir import EncodedStore, ImageStore, PixelStore, Reservoir, Uses
+
+SIZE = 8
+IMAGE_BYTES = SIZE**2 * 3
+
+
+def images_of(serials: np.ndarray) -> np.ndarray:
+    """Return an image for each serial, another for each below 256 * 256."""
+    images = np.zeros((len(serials), SIZE, SIZE, 3), np.uint8)
+    images[:, :, :, 0], images[:, :, :, 1] = (serials % 256)[:, None, None], (serials // 256)[:, None, None]
+    return images
+
+
+def add(reservoir: Reservoir, serials: range, uses_left: int) -> None:
+    numbers = np.array(serials)
+    reservoir.add(numbers, numbers % 10, images_of(numbers), np.full(len(serials), uses_left, np.int32))
+
+
+def reservoir_of(num_places: int, uses: Uses, seed: int = 0) -> Reservoir:
+    return Reservoir(PixelStore(num_places * IMAGE_BYTES, SIZE), uses, key=(seed, 0))
+
+
+def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.random.Generator) -> list[list[int]]:
+    """Return the serials of each step, where images come as fast as they may, or slower."""
+    steps, next_serial, most = [], 0, reservoir.uses.most
+    while True:
+        is_last = next_serial == num_images
+        if not is_last and (arrivals.random() < 0.5 or not reservoir.can_draw(size, is_last)):
+            room, gone = reservoir.make_room(min(int(arrivals.integers(1, 9)), num_images - next_serial))
+            assert len(gone) == 0
+            add(reservoir, range(next_serial, next_serial + room), most)
+            next_serial += room
+        elif reservoir.can_draw(size, is_last):
+            steps.append(reservoir.draw(len(steps), size, is_last).serials.tolist())
+        elif is_last:
+            return steps
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("reuse", [1, 2, 8])
+def test_every_image_is_used_exactly_as_often_as_asked_and_never_twice_in_a_batch(seed: int, reuse: int):
+    arrivals = np.random.default_rng(seed)
+    steps = use_all(reservoir_of(num_places=60, uses=Uses(reuse, reuse), seed=seed), 120, 6, arrivals)
+    assert len(steps) == 120 * reuse // 6
+    assert all(len(set(step)) == 6 for step in steps)
+    assert Counter(serial for step in steps for serial in step) == dict.fromkeys(range(120), reuse)
+
+
+def test_an_image_comes_with_its_own_label_and_the_number_of_its_use():
+    reservoir = reservoir_of(20, Uses(3, 3))
+    add(reservoir, range(300, 310), uses_left=3)
+    seen: Counter[int] = Counter()
+    for step in range(6):
+        drawn = reservoir.draw(step, 5, is_last=True)
+        np.testing.assert_array_equal(drawn.images.numpy(), images_of(drawn.serials))
+        np.testing.assert_array_equal(drawn.labels, drawn.serials % 10)
+        assert drawn.uses.tolist() == [seen[serial] for serial in drawn.serials.tolist()]
+        seen.update(drawn.serials.tolist())
+    assert len(reservoir) == 0
+
+
+def test_steps_draw_uniformly():
+    counts = np.zeros(40)
+    for step in range(2000):
+        reservoir = reservoir_of(40, Uses(9, 9))
+        add(reservoir, range(40), uses_left=9)
+        counts[reservoir.draw(step, 10, is_last=False).serials] += 1
+    assert counts.sum() == 20_000
+    assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # five deviations of a binomial
+
+
+def test_what_a_step_draws_is_a_function_of_seed_worker_and_step():
+    def drawn(seed: int, rank: int, step: int) -> list[int]:
+        reservoir = Reservoir(PixelStore(50 * IMAGE_BYTES, SIZE), Uses(2, 2), key=(seed, rank))
+        add(reservoir, range(50), uses_left=2)
+        return reservoir.draw(step, 10, is_last=False).serials.tolist()
+
+    assert drawn(1, 0, 7) == drawn(1, 0, 7)
+    assert len({tuple(drawn(*key)) for key in ((1, 0, 7), (2, 0, 7), (1, 1, 7), (1, 0, 8))}) == 4
+
+
+def test_while_images_are_to_come_no_step_takes_what_would_leave_some_over():
+    reservoir = reservoir_of(20, Uses(3, 3))
+    add(reservoir, range(5), uses_left=3)
+    assert not reservoir.can_draw(4, is_last=False)  # 15 uses; 16 are needed, so that 12 stay for images yet to come
+    assert reservoir.can_draw(4, is_last=True)
+    add(reservoir, range(5, 6), uses_left=3)
+    assert reservoir.can_draw(4, is_last=False)
+
+
+def test_with_room_between_the_bounds_the_most_used_go_for_new_ones_but_none_before_its_least():
+    reservoir = reservoir_of(4, Uses(least=2, most=5))
+    add(reservoir, range(4), uses_left=5)
+    assert reservoir.num_uses_owed == 8
+    assert reservoir.make_room(2) == (0, pytest.approx(np.zeros(0)))
+    for step in range(2):
+        reservoir.draw(step, 4, is_last=False)
+    assert reservoir.num_uses_owed == 0
+    once_more = reservoir.draw(2, 1, is_last=False).serials.tolist()
+    room, gone = reservoir.make_room(2)
+    others = [serial for serial in range(4) if serial not in once_more]
+    assert (room, gone.tolist()) == (2, [*once_more, others[0]])  # then the oldest
+    assert reservoir.serials[reservoir.order].tolist() == others[1:]
+
+
+@pytest.mark.parametrize("kind", [PixelStore, EncodedStore])
+def test_both_stores_give_back_what_they_were_given_within_their_memory(kind: type):
+    num_bytes = 40 * (IMAGE_BYTES + 4096)
+    store: ImageStore = kind(num_bytes, SIZE)
+    reservoir = Reservoir(store, Uses(1, 1), key=(0, 0))
+    next_serial = 0
+    while room := reservoir.make_room(7)[0]:
+        add(reservoir, range(next_serial, next_serial + room), uses_left=1)
+        next_serial += room
+    assert next_serial > (800 if kind is PixelStore else 39)
+    drawn = reservoir.draw(0, 30, is_last=True)
+    assert drawn.images.dtype == torch.uint8
+    np.testing.assert_array_equal(drawn.images.numpy(), images_of(drawn.serials))
+    assert reservoir.make_room(7)[0] == 7  # those that were used have gone
