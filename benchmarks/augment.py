@@ -20,10 +20,12 @@ from rich.table import Column, Table
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from training import augment
-from training.augment import CropKind, RandomCrops, build_augmentation, draw_crops, to_float
+from training import operations
+from training.augment import RandomCrops, build_augmentation
 from training.config import TrainingConfig
+from training.crops import DRAWS_PER_CROP, CropKind, draw_crops
 from training.draws import draws
+from training.operations import to_float
 
 SIZES = ((256, 224, 96), (64, 64, 32))
 """Pixels of an image, a global and a local crop."""
@@ -34,7 +36,7 @@ NUM_THREADS = 2
 NUM_ROUNDS = 7
 DUE_RATIO = 3.0
 
-KERNEL = [2 * augment.BLUR_RADIUS + 1] * 2
+KERNEL = [2 * operations.BLUR_RADIUS + 1] * 2
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 Ways = Mapping[str, Callable[[], object]]
@@ -56,7 +58,7 @@ def main() -> None:
         augmented = multi_crop(image_size, crop_size, local_crop_size)
         title = f"{image_size} px to {crop_size} and {NUM_LOCAL_CROPS} x {local_crop_size} px"
         ratios.append(measure(table, title, all_crops(images_nhwc, augmented)))
-        for name, ways in operations(images_nhwc, augmented.kinds[-1]).items():
+        for name, ways in each_operation(images_nhwc, augmented.kinds[-1]).items():
             measure(table, f"{local_crop_size} px, {name}", ways)
     Console().print(table)
     if min(ratios) < DUE_RATIO:
@@ -110,22 +112,22 @@ def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tenso
     return v2.Compose([*crop, *colours, to_floats] if stage == "last" else [*crop, to_floats, *colours])
 
 
-def operations(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]:
+def each_operation(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]:
     """Return ways to do each operation to a crop of each image, with the same parameters."""
     images, numbers = to_float(images_nhwc), np.arange(NUM_IMAGES)
-    drawn = draw_crops(kind, draws(0, numbers, numbers, augment.DRAWS_PER_CROP), *images.shape[2:])
+    drawn = draw_crops(kind, draws(0, numbers, numbers, DRAWS_PER_CROP), *images.shape[2:])
     return {
         "crop and flip": {
-            "ours": lambda: augment.resample(images_nhwc, numbers, drawn, kind.size),
+            "ours": lambda: operations.resample(images_nhwc, numbers, drawn, kind.size),
             "torchvision": partial(one_by_one, images_nhwc, [CropKind(kind.size, kind.areas)], "after the crop"),
         },
-        "brightness": operation(kind.size, augment.adjust_brightness, functional.adjust_brightness, 1.2),
-        "contrast": operation(kind.size, augment.adjust_contrast, functional.adjust_contrast, 1.2),
-        "saturation": operation(kind.size, augment.adjust_saturation, functional.adjust_saturation, 1.2),
-        "hue": operation(kind.size, augment.adjust_hue, functional.adjust_hue, 0.05),
+        "brightness": operation(kind.size, operations.adjust_brightness, functional.adjust_brightness, 1.2),
+        "contrast": operation(kind.size, operations.adjust_contrast, functional.adjust_contrast, 1.2),
+        "saturation": operation(kind.size, operations.adjust_saturation, functional.adjust_saturation, 1.2),
+        "hue": operation(kind.size, operations.adjust_hue, functional.adjust_hue, 0.05),
         "blur": operation(
             kind.size,
-            lambda crops, sigmas: augment.blur(crops, sigmas.flatten()),
+            lambda crops, sigmas: operations.blur(crops, sigmas.flatten()),
             lambda crop, sigma: functional.gaussian_blur(crop, KERNEL, [sigma, sigma]),
             1.0,
         ),

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 
-from training.augment import build_augmentation, normalize, to_float
+from training.augment import build_augmentation, normalize
 from training.config import TrainingConfig
 from training.draws import draws
 from training.network import build_network, parameter_groups
+from training.operations import to_float
 from training.schedule import learning_rate
 
 

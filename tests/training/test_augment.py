@@ -10,24 +10,13 @@ from torch.nn.functional import interpolate as torch_interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from training import augment
-from training.augment import (
-    DRAWS_PER_CROP,
-    JITTER_ORDERS,
-    Augmentation,
-    CropDraws,
-    CropKind,
-    RandomCrops,
-    build_augmentation,
-    central_box,
-    crop_boxes,
-    draw_crops,
-    make_crops,
-    normalize,
-    to_float,
-)
+import training.crops
+from training import operations
+from training.augment import Augmentation, RandomCrops, build_augmentation, make_crops, normalize
 from training.config import TrainingConfig
+from training.crops import DRAWS_PER_CROP, JITTER_ORDERS, CropDraws, CropKind, central_box, crop_boxes, draw_crops
 from training.draws import draws
+from training.operations import to_float
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 FLOAT_TOLERANCE = 1e-5
@@ -178,11 +167,11 @@ TURNS = [-0.1, -0.03, 0.0, 0.1]
 @pytest.mark.parametrize(
     ("ours", "torchvisions", "factors"),
     [
-        (augment.adjust_brightness, reference.adjust_brightness, FACTORS),
-        (augment.adjust_contrast, reference.adjust_contrast, FACTORS),
-        (augment.adjust_saturation, reference.adjust_saturation, FACTORS),
-        (augment.adjust_hue, reference.adjust_hue, TURNS),
-        (augment.adjust_hue, reference.adjust_hue, [-1 / 6, 1 / 6, 0.16, -0.12]),
+        (operations.adjust_brightness, reference.adjust_brightness, FACTORS),
+        (operations.adjust_contrast, reference.adjust_contrast, FACTORS),
+        (operations.adjust_saturation, reference.adjust_saturation, FACTORS),
+        (operations.adjust_hue, reference.adjust_hue, TURNS),
+        (operations.adjust_hue, reference.adjust_hue, [-1 / 6, 1 / 6, 0.16, -0.12]),
     ],
 )
 def test_colours_change_as_torchvision_changes_them(ours, torchvisions, factors: list[float]):
@@ -195,28 +184,28 @@ def test_colours_change_as_torchvision_changes_them(ours, torchvisions, factors:
 
 def test_red_turned_by_a_twelfth_is_orange_and_grey_stays_grey():
     red_and_grey = torch.tensor([[1.0, 0.0, 0.0], [0.4, 0.4, 0.4]]).view(2, 3, 1, 1)
-    turned = augment.adjust_hue(red_and_grey.clone(), column([1 / 12, 1 / 12])).view(2, 3)
+    turned = operations.adjust_hue(red_and_grey.clone(), column([1 / 12, 1 / 12])).view(2, 3)
     torch.testing.assert_close(turned, torch.tensor([[1.0, 0.5, 0.0], [0.4, 0.4, 0.4]]))
 
 
 def test_grey_is_torchvisions():
     images = to_float(photos(3))
     torch.testing.assert_close(
-        augment.grey(images), reference.rgb_to_grayscale(images, 3), rtol=0, atol=FLOAT_TOLERANCE
+        operations.grey(images), reference.rgb_to_grayscale(images, 3), rtol=0, atol=FLOAT_TOLERANCE
     )
 
 
 def test_values_from_a_half_on_are_inverted():
     values = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]).view(1, 1, 1, 5)
-    assert augment.solarize(values).flatten().tolist() == [0.0, 0.25, 0.5, 0.25, 0.0]
+    assert operations.solarize(values).flatten().tolist() == [0.0, 0.25, 0.5, 0.25, 0.0]
     images = to_float(photos(3))
-    assert torch.equal(augment.solarize(images), reference.solarize(images, 0.5))
+    assert torch.equal(operations.solarize(images), reference.solarize(images, 0.5))
 
 
 def test_each_image_is_blurred_by_its_own_deviation():
     images, sigma = to_float(photos(4)), [0.1, 0.5, 1.1, 2.0]
     expected = [reference.gaussian_blur(image, [13, 13], [own, own]) for image, own in zip(images, sigma, strict=True)]
-    blurred = augment.blur(images, torch.tensor(sigma))
+    blurred = operations.blur(images, torch.tensor(sigma))
     torch.testing.assert_close(blurred, torch.stack(expected), rtol=0, atol=FLOAT_TOLERANCE)
 
 
@@ -230,7 +219,7 @@ def test_each_image_is_moved_by_its_own_affine_map():
         )
         for image, degree, shift, scale in zip(images, degrees, shifts, scales, strict=True)
     ]
-    moved = augment.affine(images, torch.tensor(degrees), torch.tensor(shifts), torch.tensor(scales))
+    moved = operations.affine(images, torch.tensor(degrees), torch.tensor(shifts), torch.tensor(scales))
     torch.testing.assert_close(moved, torch.stack(expected), rtol=0, atol=1e-4)
 
 
@@ -256,7 +245,7 @@ FLIPPED = [False, True, False, True, True]
 
 def test_boxes_are_resampled_on_a_cpu_exactly_as_torchvision_does_in_8_bits():
     images, drawn = photos(5, 40, 60), drawn_boxes(BOXES, FLIPPED)
-    resampled = augment.interpolate(images, np.arange(5), drawn, 24)
+    resampled = operations.interpolate(images, np.arange(5), drawn, 24)
     for image, box, flipped, own in zip(images.permute(0, 3, 1, 2), BOXES, FLIPPED, resampled, strict=True):
         expected = reference.resized_crop(image, *box, size=[24, 24], interpolation=BICUBIC, antialias=True)
         assert torch.equal((own * 255).round().byte(), expected.flip(2) if flipped else expected)
@@ -264,7 +253,7 @@ def test_boxes_are_resampled_on_a_cpu_exactly_as_torchvision_does_in_8_bits():
 
 def test_boxes_are_resampled_by_matrices_as_torchvision_does_on_floats():
     images, drawn = photos(5, 40, 60), drawn_boxes(BOXES, FLIPPED)
-    resampled = augment.multiply(images, np.arange(5), drawn, 24)
+    resampled = operations.multiply(images, np.arange(5), drawn, 24)
     for image, box, flipped, own in zip(to_float(images), BOXES, FLIPPED, resampled, strict=True):
         expected = reference.resized_crop(image, *box, size=[24, 24], interpolation=BICUBIC, antialias=True).clamp(0, 1)
         torch.testing.assert_close(own, expected.flip(2) if flipped else expected, rtol=0, atol=FLOAT_TOLERANCE)
@@ -274,7 +263,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
     soft = photos(8) // 2 + 64  # between 64 and 191: 8 bits cut off what shoots beyond black or white after each pass
     drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
     by_interpolation, by_matrices = (
-        way(soft, np.arange(32) % 8, drawn, 32) for way in (augment.interpolate, augment.multiply)
+        way(soft, np.arange(32) % 8, drawn, 32) for way in (operations.interpolate, operations.multiply)
     )
     torch.testing.assert_close(by_interpolation, by_matrices, rtol=0, atol=TWO_ROUNDINGS)
 
@@ -282,7 +271,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
 def test_beside_black_and_white_both_ways_to_resample_differ_in_few_values_and_by_little():
     drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
     by_interpolation, by_matrices = (
-        way(photos(8), np.arange(32) % 8, drawn, 32) for way in (augment.interpolate, augment.multiply)
+        way(photos(8), np.arange(32) % 8, drawn, 32) for way in (operations.interpolate, operations.multiply)
     )
     difference = (by_interpolation - by_matrices).abs()
     assert (difference > TWO_ROUNDINGS).float().mean() < 0.01
@@ -304,7 +293,7 @@ def chain(image: torch.Tensor, drawn: CropDraws, row: int, size: int) -> torch.T
 
 
 def test_a_batch_is_what_torchvisions_functions_make_one_by_one_in_the_drawn_order(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(augment, "CPU_CHUNK_BYTES", 70 * 3 * 32**2 * 4)
+    monkeypatch.setattr("training.augment.CPU_CHUNK_BYTES", 70 * 3 * 32**2 * 4)
     images = photos(50)
     drawn = draw_crops(GLOBAL, numbers(200), 48, 48)
     expected = [chain(images[row % 50].permute(2, 0, 1), drawn, row, 32) for row in range(200)]
@@ -316,7 +305,7 @@ def draws_of(**places: float) -> np.ndarray:
     """Return the draws of one crop, 0.5 but for the slots named."""
     row = np.full((1, DRAWS_PER_CROP), 0.5)
     for name, value in places.items():
-        row[:, getattr(augment, name)] = value
+        row[:, getattr(training.crops, name)] = value
     return row
 
 
