@@ -47,7 +47,7 @@ def main() -> None:
         else:
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
             write_once(path, recipe_file_text(recipe))
-            print_recipe(recipe, config.training.num_images)
+            print_recipe(recipe, -(-config.training.num_images // config.training.least_uses))
             print(f"The recipe is in {path}")
 
 
@@ -124,7 +124,7 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> T
         "seed": str(recipe.seed),
         "negative prompt": negative_prompt_row(recipe, counter),
         "recipe file": f"{size_bytes:,} bytes",
-        "images it stands for": f"{num_images:,} (training.num_images)",
+        "images it stands for": f"{num_images:,} (training.num_images over training.reuse)",
         "bytes not stored": f"{pixels_bytes:,} as uint8 pixels, {pixels_bytes / size_bytes:,.0f} times the recipe",
     }
     for name, value in rows.items():
