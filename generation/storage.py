@@ -91,17 +91,20 @@ class Storage:
 
     def write_new(self, name: str, content: bytes) -> bool:
         """Write a file unless there is one, and return whether it was written."""
-        try:
-            if self.is_local:
-                _write_and_rename(Path(self._path(name)), content, os.link)
-            else:
-                filesystem, path = self._open(name)
-                filesystem.pipe_file(path, content, mode="create")
-        except Exception:  # what it is called differs from store to store
-            if self.exists(name):
-                return False
-            raise
-        return True
+        with self._errors(f"'{self._path(name)}' cannot be written"):
+            try:
+                if self.is_local:
+                    _write_and_rename(Path(self._path(name)), content, _link)
+                else:
+                    filesystem, path = self._open(name)
+                    if self.url.split("://")[0] not in OBJECT_STORES:
+                        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+                    filesystem.pipe_file(path, content, mode="create")
+            except Exception:  # what a file that is there ends in differs from store to store
+                if self.exists(name):
+                    return False
+                raise
+            return True
 
     def check_writable(self) -> None:
         """Raise StorageError if nothing can be written here, leaving no trace but perhaps the empty folder."""
@@ -146,6 +149,17 @@ class Storage:
         except Exception as error:  # each store's library has errors of its own
             message = " ".join(str(error).split())[:200]
             raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
+
+
+def _link(temporary: str, path: Path) -> None:
+    """Give a file a name that must be free, also where there are no hard links."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if isinstance(error, FileExistsError):
+            raise
+        with path.open("xb") as file:
+            file.write(Path(temporary).read_bytes())
 
 
 def _write_and_rename(path: Path, content: bytes, rename: Callable[[str, Path], None] = os.replace) -> None:

@@ -7,12 +7,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def synchronized(network: torch.nn.Module, on_gpu: bool) -> torch.nn.Module:
-    """Return the network with its batch normalisation over all workers: torch's own on GPUs, which CPUs lack."""
+    """Return the network with its batch normalisation over all workers: torch's own on GPUs, which CPUs lack.
+
+    ValueError for a kind of batch normalisation that does more than its name says, but for timm's.
+    """
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        if type(norm).forward not in (_BatchNorm.forward, BatchNormAct2d.forward):
+            raise ValueError(
+                f"training.architecture has a {type(norm).__name__}, which several workers cannot share. "
+                "Give training.num_workers=1, or another architecture."
+            )
     if on_gpu:
-        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.forward = SharedStatistics(module)
+        return convert_sync_batchnorm(network)
+    for norm in norms:
+        norm.forward = SharedStatistics(norm)
     return network
 
 
@@ -24,10 +35,15 @@ class SharedStatistics:
         self.norm = norm
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        """Return input [N, C, ...] normalised, scaled and shifted."""
+        """Return input [N, C, ...] normalised, scaled and shifted; timm's layers drop and activate then."""
         norm = self.norm
         if not norm.training:
             return type(norm).forward(norm, input)
+        output = self._normalise(input.float()).to(input.dtype)
+        return norm.act(norm.drop(output)) if hasattr(norm, "act") else output  # pyright: ignore[reportCallIssue]
+
+    def _normalise(self, input: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
         dims = [dim for dim in range(input.ndim) if dim != 1]
         count = torch.tensor(float(input.numel() // input.shape[1]))
         torch.distributed.all_reduce(count)
@@ -36,8 +52,8 @@ class SharedStatistics:
         centred = input - mean.view(shape)
         variance = all_reduce((centred**2).sum(dims)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        scale = (variance + norm.eps).rsqrt() * norm.weight
-        return centred * scale.view(shape) + norm.bias.view(shape)
+        output = centred * (variance + norm.eps).rsqrt().view(shape)
+        return output * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else output
 
     def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         """Move the running statistics, which evaluation uses."""

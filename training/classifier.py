@@ -53,9 +53,10 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
-        index = batch["index"].numpy()
-        step = np.full(len(index), self.global_step)  # where an image comes again, its augmentation is another one
-        crops = self.augment(batch["image"], draws(self.config.seed, index, step, self.augment.num_draws))
+        index, num_parts = batch["index"].numpy(), self.config.accumulate_batches
+        # Where an image comes again, its augmentation is another one.
+        part = np.full(len(index), self.global_step * num_parts + batch_idx % num_parts)
+        crops = self.augment(batch["image"], draws(self.config.seed, index, part, self.augment.num_draws))
         loss = torch.stack([self._loss_of(each, batch["label"]) for each in crops]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
@@ -97,6 +98,10 @@ class Classifier(lightning.LightningModule):
 def load_classifier(checkpoint: dict[str, Any]) -> Classifier:
     """Return the classifier of a checkpoint that `torch.load` has read, in evaluation mode."""
     saved = checkpoint["classifier"]
-    classifier = Classifier(TrainingConfig(**saved["config"]), saved["num_classes"], saved["image_size"])
+    try:
+        config = TrainingConfig(**saved["config"])
+    except TypeError as error:
+        raise ValueError(f"The checkpoint was written by another version of Figment: {error}.") from error
+    classifier = Classifier(config, saved["num_classes"], saved["image_size"])
     classifier.load_state_dict(checkpoint["state_dict"])
     return classifier.eval()

@@ -145,8 +145,9 @@ class TrainingConfig:
         self._check_batches()
 
     def _check_reuse(self) -> None:
-        if self.reuse != "auto" and (not isinstance(self.reuse, int) or self.reuse < 1):
-            raise ValueError(f"training.reuse is {self.reuse}; give 1 or more, or auto.")
+        is_number = isinstance(self.reuse, int) and not isinstance(self.reuse, bool)
+        if self.reuse != "auto" and not (is_number and int(self.reuse) >= 1):
+            raise ValueError(f"training.reuse is {self.reuse!r}; give a number of 1 or more, without quotes, or auto.")
         if self.max_reuse < self.min_reuse:
             raise ValueError(f"training.max_reuse is {self.max_reuse}, less than min_reuse {self.min_reuse}.")
         if not 0 <= self.max_waiting_fraction < 1:

@@ -109,7 +109,8 @@ def step_share(done: Consumption, num_serials: int, batch_size: int, workers: Wo
     Then a step is of the same samples, whatever the number of workers.
     """
     fresh = IndexSet.of_ranges([range(num_serials)]) - done.taken
-    return Share(fresh.every(batch_size, workers.rank, workers.count), done.begun, done.uses_left)
+    mine = slice(workers.rank, None, workers.count)
+    return Share(fresh.every(batch_size, workers.rank, workers.count), done.begun[mine], done.uses_left[mine])
 
 
 def loose_share(done: Consumption, num_serials: int, workers: Workers) -> Share:

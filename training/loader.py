@@ -6,7 +6,8 @@ thread puts what comes into the reservoir, from which steps draw.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import cast
 
@@ -20,7 +21,10 @@ from training.reservoir import Drawn, Reservoir
 Batch = dict[str, torch.Tensor]
 
 LOOK_SECONDS = 0.01
-"""How often a step that may still wait for new images looks whether it still may."""
+"""How often a thread that may still wait for new images looks whether it still may."""
+
+IMAGES_AT_ONCE = 32
+"""Images that are put into the reservoir, perhaps encoded, while nothing is drawn from it."""
 
 
 def shard(name: str) -> DataIterator:
@@ -29,15 +33,18 @@ def shard(name: str) -> DataIterator:
 
 
 class StreamLoader:
-    """Draws batches from a reservoir that a thread fills from the stream; epochs take up where the last one stopped."""
+    """Batches from a reservoir, which one thread fills from the stream and another draws from, a batch ahead.
+
+    Epochs take up where the last one stopped.
+    """
 
     def __init__(
         self, shard: DataIterator, batch_size: int, reservoir: Reservoir, max_waiting_fraction: float = 0.0
     ) -> None:
         """Take this worker's shard; nothing is generated until the first batch is asked for.
 
-        Where the reservoir leaves room, a step waits for new images up to that share of the time since the first batch,
-        rather than use one beyond its least number of uses.
+        Where the reservoir leaves room, training waits for new images up to that share of the time since the first
+        batch, rather than use one beyond its least number of uses.
         """
         self.shard = shard
         self.batch_size = batch_size
@@ -55,18 +62,19 @@ class StreamLoader:
         self.num_taken = 0
         """Images that have come."""
 
-        self.num_drawn = 0
-        """Batches that were drawn."""
+        self.num_given = 0
+        """Batches that training has got."""
 
-        self._filler: threading.Thread | None = None
         self._changed = threading.Condition()
-        self._ended = self._closing = False
+        self._ready: deque[Batch] = deque()
+        self._waiting_since: float | None = None
+        self._ended = self._drawn = self._closing = False
         self._error: BaseException | None = None
 
     @property
     def reuse(self) -> float:
         """How often an image that has come was used, in the mean."""
-        return self.num_drawn * self.batch_size / max(1, self.num_taken)
+        return self.num_given * self.batch_size / max(1, self.num_taken)
 
     def __iter__(self) -> "StreamLoader":
         """Go on where the last epoch stopped."""
@@ -74,58 +82,82 @@ class StreamLoader:
 
     def __next__(self) -> Batch:
         """Return the next batch, in memory that a GPU copies from while it works."""
-        if self._filler is None:
+        if not self.asked_at:
             self.asked_at = time.time()
-            self._filler = threading.Thread(target=self._fill, daemon=True)
-            self._filler.start()
-        asked_at = time.monotonic()
+            for work in (self._fill, self._draw_ahead):
+                threading.Thread(target=self._told, args=(work,), daemon=True).start()
         with self._changed:
-            while not self._may_draw(asked_at):
-                self._changed.wait(LOOK_SECONDS)
-            drawn = self.reservoir.draw(self.num_drawn, self.batch_size, self._ended)
-            self.num_drawn += 1
+            self._waiting_since = asked_at = time.monotonic()
             self._changed.notify_all()
-        if self.first_batch_at is None:
-            self.first_batch_at = time.time()
-        else:
-            self.waiting_seconds += time.monotonic() - asked_at
-        return as_batch(drawn)
+            while not (self._ready or self._drawn or self._error):
+                self._changed.wait()
+            self._waiting_since = None
+            if self._error is not None:
+                raise self._error
+            if not self._ready:
+                raise StopIteration
+            batch = self._ready.popleft()
+            self.num_given += 1
+            if self.first_batch_at is None:
+                self.first_batch_at = time.time()
+            else:
+                self.waiting_seconds += time.monotonic() - asked_at
+            self._changed.notify_all()
+        return batch
 
     def close(self) -> None:
-        """End the stream's execution."""
+        """End both threads, and with them the stream's execution."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
-    def _may_draw(self, asked_at: float) -> bool:
-        """Return whether a step may take its batch now; StopIteration if none will come, or what the stream raised."""
-        if self._error is not None:
-            raise self._error
+    def _told(self, work: Callable[[], None]) -> None:
+        """Do a thread's work; whatever it ends with comes where batches are asked for."""
+        try:
+            work()
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _draw_ahead(self) -> None:
+        """Have a batch ready before it is asked for."""
+        num_drawn = 0
+        while not self._closing:
+            with self._changed:
+                if self._ready:
+                    self._changed.wait()
+                    continue
+                if not self._may_draw():
+                    self._drawn = self._ended and not self.reservoir.can_draw(self.batch_size, is_last=True)
+                    self._changed.notify_all()
+                    self._changed.wait(LOOK_SECONDS if self._waiting_since else None)
+                    continue
+                self._ready.append(as_batch(self.reservoir.draw(num_drawn, self.batch_size, self._ended)))
+                num_drawn += 1
+                self._changed.notify_all()
+
+    def _may_draw(self) -> bool:
+        """Return whether a batch may be drawn now, or new images should be waited for."""
         if not self.reservoir.can_draw(self.batch_size, self._ended):
-            if self._ended:
-                raise StopIteration
             return False
         if self._ended or self.reservoir.uses.is_exact or self.first_batch_at is None:
             return True
         if self.reservoir.num_uses_owed >= self.batch_size:
             return True
-        waiting_seconds = self.waiting_seconds + time.monotonic() - asked_at
+        since = time.monotonic() if self._waiting_since is None else self._waiting_since
+        waiting_seconds = self.waiting_seconds + time.monotonic() - since
         return waiting_seconds >= self.max_waiting_fraction * (time.time() - self.first_batch_at)
 
     def _fill(self) -> None:
         """Put all that comes into the reservoir, as it has room."""
-        try:
-            batches = self.shard.iter_batches(batch_size=self.batch_size, batch_format="numpy", prefetch_batches=1)
-            for batch in batches:
-                self._put(cast(dict[str, np.ndarray], batch))
-                if self._closing:
-                    return
-        except BaseException as error:
-            self._error = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+        for batch in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
+            self._put(cast(dict[str, np.ndarray], batch))
+            if self._closing:
+                return
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def _put(self, batch: dict[str, np.ndarray]) -> None:
         start, num_images = 0, len(batch["index"])

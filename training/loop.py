@@ -1,7 +1,10 @@
 """Lightning's loop over one worker's shard of the stream. Knows samples, and neither generators nor the cluster."""
 
+from contextlib import closing
+
 import lightning
 import ray.train
+import ray.train.torch
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -37,8 +40,8 @@ def run(job: FitJob) -> None:
     classifier = Classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
     prepare_network(classifier, job.config)
     trainer = build_trainer(job, loader, held_out)
-    trainer.fit(classifier, train_dataloaders=loader, val_dataloaders=held_out)
-    loader.close()
+    with closing(loader):
+        trainer.fit(classifier, train_dataloaders=loader, val_dataloaders=held_out)
     if trainer.global_step != job.config.num_steps:
         raise RuntimeError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
 
@@ -51,6 +54,13 @@ def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
         classifier.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if config.compile:
         classifier.network.compile()
+
+
+def averaging(config: TrainingConfig) -> list[lightning.Callback]:
+    """Return what averages weights, on the training device, if they are to be."""
+    if not config.ema_decay:
+        return []
+    return [EMAWeightAveraging(device=ray.train.torch.get_device(), decay=config.ema_decay)]
 
 
 def build_trainer(job: FitJob, loader: StreamLoader, held_out: HeldOutLoader) -> lightning.Trainer:
@@ -74,7 +84,7 @@ def build_trainer(job: FitJob, loader: StreamLoader, held_out: HeldOutLoader) ->
             RecipeCallback(job.recipe),
             ReadAheadCallback(held_out),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
-            *([EMAWeightAveraging(decay=job.config.ema_decay)] if job.config.ema_decay else []),
+            *averaging(job.config),
             RayTrainReportCallback(),
         ],
         enable_checkpointing=False,

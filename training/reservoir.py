@@ -157,7 +157,8 @@ def build_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Rese
 
 def check_reservoir(config: TrainingConfig, image_size: int) -> None:
     """Raise ValueError if a worker's memory for images cannot hold those that must be there, however often used."""
-    least = Uses(config.least_uses, config.most_uses).needed(config.batch_size_per_worker)
+    uses = Uses(config.least_uses, config.most_uses)
+    least = uses.needed(config.batch_size_per_worker) if uses.is_exact else 2 * config.batch_size_per_worker
     least_bytes = least * (image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES)
     if config.most_uses > 1 and config.reservoir_bytes < least_bytes:
         raise ValueError(
@@ -174,7 +175,12 @@ class Reservoir:
         self.store = store
         self.uses = uses
         self.key = key
-        self.free = list(range(store.num_places))[::-1]
+        self.free: list[int] = []
+        """Places that had an image."""
+
+        self.num_begun_places = 0
+        """All places from here on have had none."""
+
         self.order = np.zeros(0, np.int64)
         """Places in use, in the order in which their images came."""
 
@@ -218,10 +224,16 @@ class Reservoir:
 
     def add(self, serials: np.ndarray, labels: np.ndarray, images: np.ndarray, uses_left: np.ndarray) -> None:
         """Take `N` images, for which there is room: int64 [N], int64 [N], uint8 [N, H, W, 3], int32 [N]."""
-        places = np.array([self.free.pop() for _ in serials], dtype=np.int64)
+        places = np.array([self._free_place() for _ in serials], dtype=np.int64)
         self.store.put(places, images)
         self.serials[places], self.labels[places], self.left[places] = serials, labels, uses_left
         self.order = np.concatenate([self.order, places])
+
+    def _free_place(self) -> int:
+        if self.free:
+            return self.free.pop()
+        self.num_begun_places += 1
+        return self.num_begun_places - 1
 
     def draw(self, step: int, size: int, is_last: bool) -> Drawn:
         """Return `size` different images, drawn uniformly by a function of the step, and count a use of each.
@@ -247,7 +259,7 @@ class Reservoir:
         key = np.array([self.key[0], DRAW_STREAM], dtype=np.uint64)
         random = np.random.Generator(np.random.Philox(key=key, counter=counter))
         left = self.left[self.order]
-        if not (is_last and self.uses.is_exact):
+        if not is_last:
             return np.sort(random.choice(len(left), size, replace=False, shuffle=False))
         is_needed = left >= left.sum() // size
         needed, others = np.flatnonzero(is_needed), np.flatnonzero(~is_needed)

