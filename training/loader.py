@@ -65,6 +65,7 @@ class StreamLoader:
         self.num_given = 0
         """Batches that training has got."""
 
+        self.threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._ready: deque[Batch] = deque()
         self._waiting_since: float | None = None
@@ -82,10 +83,12 @@ class StreamLoader:
 
     def __next__(self) -> Batch:
         """Return the next batch, in memory that a GPU copies from while it works."""
-        if not self.asked_at:
+        if not self.threads:
             self.asked_at = time.time()
-            for work in (self._fill, self._draw_ahead):
-                threading.Thread(target=self._told, args=(work,), daemon=True).start()
+            works = (self._fill, self._draw_ahead)
+            self.threads = [threading.Thread(target=self._told, args=(work,), daemon=True) for work in works]
+            for thread in self.threads:
+                thread.start()
         with self._changed:
             self._waiting_since = asked_at = time.monotonic()
             self._changed.notify_all()

@@ -80,15 +80,13 @@ def test_the_stream_is_pulled_no_further_than_the_reservoir_has_room():
 
 
 def test_a_closed_loader_leaves_no_thread_behind():
-    before = threading.active_count()
     loader = loader_of(CountingShard(1000), 2, Uses(2, 2), num_places=10)
     next(loader)
-    assert threading.active_count() == before + 2
+    assert [thread.is_alive() for thread in loader.threads] == [True, True]
     loader.close()
-    give_up_at = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < give_up_at:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for thread in loader.threads:
+        thread.join(timeout=60)
+    assert [thread.is_alive() for thread in loader.threads] == [False, False]
 
 
 class SleepingShard(CountingShard):
