@@ -44,6 +44,11 @@ class Storage:
         """Whether it is a folder that this machine mounts."""
         return "://" not in self.url
 
+    @property
+    def is_object_store(self) -> bool:
+        """Whether it has no real folders, and an upload appears at once."""
+        return self.url.split("://")[0] in OBJECT_STORES
+
     def inside(self, folder: str) -> "Storage":
         """Return a folder of this one."""
         return Storage(f"{self.url}/{folder}")
@@ -80,12 +85,12 @@ class Storage:
                 _write_and_rename(Path(self._path(name)), content)
                 return
             filesystem, path = self._open(name)
-            if self.url.split("://")[0] in OBJECT_STORES:
+            if self.is_object_store:
                 filesystem.pipe_file(path, content)
                 return
+            self._make_folder_of(filesystem, path)
             folder, _, last = path.rpartition("/")
             temporary = f"{folder}/{TEMPORARY}{last}-{uuid4().hex}"
-            filesystem.makedirs(folder, exist_ok=True)
             filesystem.pipe_file(temporary, content)
             filesystem.mv(temporary, path)
 
@@ -97,8 +102,7 @@ class Storage:
                     _write_and_rename(Path(self._path(name)), content, _link)
                 else:
                     filesystem, path = self._open(name)
-                    if self.url.split("://")[0] not in OBJECT_STORES:
-                        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+                    self._make_folder_of(filesystem, path)
                     filesystem.pipe_file(path, content, mode="create")
             except Exception:  # what a file that is there ends in differs from store to store
                 if self.exists(name):
@@ -114,8 +118,7 @@ class Storage:
                 with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
                     return
             filesystem, path = self._open(f"{TEMPORARY}{uuid4().hex}")
-            if self.url.split("://")[0] not in OBJECT_STORES:
-                filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._make_folder_of(filesystem, path)
             filesystem.pipe_file(path, b"")
             filesystem.rm_file(path)
 
@@ -128,6 +131,11 @@ class Storage:
             with self._errors(f"'{path}' cannot be removed"), suppress(FileNotFoundError):  # its writer may be at work
                 if path.stat().st_mtime < began_at:
                     path.unlink()
+
+    def _make_folder_of(self, filesystem: Any, path: str) -> None:
+        """Make the folder that a file is to be written to, where stores have folders."""
+        if not self.is_object_store:
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
 
     def _path(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
