@@ -1,13 +1,32 @@
-"""Real labelled images as a Ray Dataset. Knows no classifier."""
+"""Real labelled images as Ray Datasets, to judge a classifier and to train one. Knows no classifier."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import ray.data
 from PIL import Image
+from ray.data import ActorPoolStrategy
 
-from generation.digits.real_digits import evaluation_digits, training_digits
+from evaluation.real_files import LabelledImages, list_images, square
+from generation.digits.real_digits import evaluation_digits, training_digits, training_positions
+from generation.indices import IndexSet, Wanted
+from generation.labels import LabelSpace
+from generation.shards import MAX_READING_BLOCKS, PART_BYTES, PARTS_PER_READER
+from generation.stream import bound_memory
 
 NUM_BLOCKS = 8
 """Parts that a small set travels in."""
+
+ORDER_STREAM = 6
+"""Second key word of the counter-based generator, as in `generation.shards`: in which order images are read."""
+
+MAX_READERS = 2
+"""Actors that decode, for each consumer."""
+
+MAX_IMAGES_PER_UNIT = 64
+"""Images that are read at once and travel in one block."""
 
 
 def check_real_images(name: str, label_space: str, must_have_images: bool = False) -> None:
@@ -23,29 +42,142 @@ def real_images(name: str, image_size: int) -> ray.data.Dataset:
     if name != "digits":
         raise ValueError(f"evaluation.dataset is '{name}', which names no real images. Choose digits.")
     images, labels = evaluation_digits()
-    resized = np.stack([_resize(image, image_size) for image in images])
+    resized = np.stack([square(Image.fromarray(image), image_size) for image in images])
     rows = [{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)]
     return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
 
 
-def real_training_images(name: str, image_size: int, num_rows: int, seed: int) -> ray.data.Dataset:
-    """Return rows as of `real_images`, and their `index`, of images that no evaluation uses.
+def real_training_images(place: str, label_space: LabelSpace, image_size: int, seed: int) -> "RealTrainingImages":
+    """Return the images of a folder with one folder per class, or `digits`, which no evaluation uses.
 
-    Over and over, every time in another order, until there are so many rows.
+    Files are listed and not opened. ValueError if the classes are not those of the label space.
     """
-    if name != "digits":
-        raise ValueError(f"evaluation.dataset is '{name}', which has no images to train on. Choose digits.")
-    images, labels = training_digits()
-    resized = [_resize(image, image_size) for image in images]
-    random = np.random.Generator(np.random.Philox(key=seed))
-    order = np.concatenate([random.permutation(len(images)) for _ in range(-(-num_rows // len(images)))])[:num_rows]
-    rows = [{"index": i, "label": labels[i], "image": resized[i]} for i in order.tolist()]
-    return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
+    if place != "digits":
+        return RealTrainingImages(list_images(place, label_space), image_size, seed)
+    if label_space.name != "digits":
+        raise ValueError(
+            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
+            "one folder of images per class."
+        )
+    return RealTrainingImages(TrainingDigits(), image_size, seed)
 
 
-def _resize(image: np.ndarray, image_size: int) -> np.ndarray:
-    """Return uint8 [image_size, image_size, 3], bicubic where the size differs."""
-    size = (image_size, image_size)
-    return (
-        image if image.shape[:2] == size else np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    )
+class TrainingDigits:
+    """The real digits that no evaluation uses."""
+
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+        return len(training_positions())
+
+    def labels(self) -> np.ndarray:
+        """Return the label of each, int64 [1257]."""
+        return training_digits()[1]
+
+    def opener(self, image_size: int) -> Callable[[int], np.ndarray]:
+        """Return what gives the image at a position."""
+        images, _ = training_digits()
+        return lambda position: square(Image.fromarray(images[position]), image_size)
+
+
+@dataclass(frozen=True)
+class RealTrainingImages:
+    """Real images to train on, turn by turn: index `i` is the same image in each, whatever the seed."""
+
+    images: LabelledImages
+    image_size: int
+    """Height and width of a row's image, in pixels."""
+
+    seed: int
+    """Decides the order of each turn."""
+
+    @property
+    def num_images(self) -> int:
+        """How many there are, each of which comes once a turn."""
+        return self.images.num_images
+
+    @property
+    def images_per_unit(self) -> int:
+        """How many images are read at once."""
+        return max(1, min(MAX_IMAGES_PER_UNIT, PART_BYTES // self.image_bytes))
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of a row's image."""
+        return self.image_size**2 * 3
+
+    def open(self, wanted: Wanted) -> ray.data.Dataset:
+        """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
+
+        Turn by turn, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
+        be a block of units apart.
+        """
+        units = reading_units(wanted.serials, self.num_images, self.images_per_unit)
+        num_readers = 1 if wanted.in_order else max(1, min(MAX_READERS, len(units)))
+        source = ray.data.from_items(units, override_num_blocks=max(1, min(MAX_READING_BLOCKS, len(units))))
+        source.context.execution_options.preserve_order = wanted.in_order
+        dataset = source.map_batches(
+            RealReader,
+            fn_constructor_args=[self, wanted],
+            batch_size=1,
+            compute=ActorPoolStrategy(size=num_readers, max_tasks_in_flight_per_actor=1),
+            num_cpus=0,
+        )
+        unit_bytes = self.images_per_unit * self.image_bytes
+        bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)
+        return dataset
+
+
+class RealReader:
+    """Reads units of `reading_units`."""
+
+    def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
+        """Take the images, and what is wanted of them."""
+        self.source = source
+        self.positions = positions_by_index(source.num_images)
+        self.labels = source.images.labels()[self.positions]
+        self.read = source.images.opener(source.image_size)
+        self.order = lru_cache(maxsize=1)(lambda lap: order_of_lap(wanted, source.num_images, source.seed, lap))
+
+    def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield one unit's images.
+
+        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        """
+        lap, start = int(unit["lap"][0]), int(unit["start"][0])
+        indices = self.order(lap)[start : start + self.source.images_per_unit]
+        yield {
+            "serial": lap * self.source.num_images + indices,
+            "index": indices,
+            "label": self.labels[indices],
+            "image": np.stack([self.read(position) for position in self.positions[indices].tolist()]),
+        }
+
+
+def reading_units(serials: IndexSet, num_images: int, size: int) -> list[dict[str, int]]:
+    """Return units of up to `size` images: the lap, and where the unit starts in its `order_of_lap`."""
+    return [
+        {"lap": lap, "start": start}
+        for lap, indices in serials.sections(num_images)
+        for start in range(0, len(indices), size)
+    ]
+
+
+def order_of_lap(wanted: Wanted, num_images: int, seed: int, lap: int) -> np.ndarray:
+    """Return the indices wanted at a turn in the order in which they come, int64.
+
+    What is wanted of a turn is left out of its order, not shuffled anew: who goes on amid a turn goes on as before.
+    """
+    order = np.arange(num_images) if wanted.in_order else _random(seed, lap, 0).permutation(num_images)
+    return order[wanted.serials.contains(lap * num_images + order)]
+
+
+def positions_by_index(num_images: int) -> np.ndarray:
+    """Return where in its list the image of each index is, int64 [num_images]: shuffled, so that neighbours differ."""
+    return _random(0, 0, 1).permutation(num_images)
+
+
+def _random(seed: int, lap: int, use: int) -> np.random.Generator:
+    """Return a generator that is a function of its arguments alone, as in `generation.plan`."""
+    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, use, 0], dtype=np.uint64)))

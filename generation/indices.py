@@ -1,9 +1,9 @@
-"""Sets of sample indices as ranges: what was consumed, what remains, what one worker takes.
+"""Sets of sample indices as ranges: what was consumed, what remains, what one consumer wants.
 
 Plain numbers: knows neither samples nor who asks for them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,9 +96,27 @@ class IndexSet:
         return IndexSet(self.starts + by, self.stops + by)
 
     def every(self, run: int, offset: int, stride: int) -> "IndexSet":
-        """Return of every `stride` runs of `run` positions the one at `offset`; what fills no stride is left out."""
-        first = (np.arange(len(self) // (run * stride)) * stride + offset) * run
-        return self.select(_union(first, first + run))
+        """Return of every `stride` runs of `run` numbers, counted from 0, those in the one at `offset`."""
+        runs = self.blocks(run * stride)
+        first = (runs.at(np.arange(len(runs))) * stride + offset) * run
+        return self & _union(first, first + run)
+
+    def blocks(self, size: int) -> "IndexSet":
+        """Return which of the runs of `size` numbers, counted from 0, have some of it."""
+        return _union(self.starts // size, (self.stops - 1) // size + 1)
+
+    def num_below(self, bounds: np.ndarray) -> np.ndarray:
+        """Return int64 [N]: how many of its numbers are below each of these."""
+        begins = np.concatenate([[0], np.cumsum(self.stops - self.starts)])
+        place = np.searchsorted(self.starts, bounds, side="right")
+        last_stops = self.stops[np.maximum(place - 1, 0)] if len(self.stops) else np.zeros(len(bounds), np.int64)
+        return begins[place] - np.where(place > 0, np.maximum(last_stops - bounds, 0), 0)
+
+    def sections(self, size: int) -> Iterator[tuple[int, "IndexSet"]]:
+        """Yield, for each run of `size` numbers that has some of it, which run and the numbers within, from 0."""
+        runs = self.blocks(size)
+        for run in runs.at(np.arange(len(runs))).tolist():
+            yield run, (self & IndexSet.of_ranges([range(run * size, (run + 1) * size)])).moved(-run * size)
 
 
 def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
@@ -110,6 +128,25 @@ def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
     is_new = np.concatenate([[True], starts[1:] > reach[:-1]])
     is_last = np.concatenate([is_new[1:], [True]])
     return IndexSet(starts[is_new], reach[is_last])
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one consumer takes of a set of samples that may come again and again."""
+
+    serials: IndexSet
+    """Which samples at which turn: `turn * number of samples in the set + index`, turns counted from 0."""
+
+    num_consumers: int = 1
+    """How many, this one included, share the set at the same time: each has its part of the memory for it."""
+
+    in_order: bool = False
+    """Whether samples come in ascending order, whatever that costs."""
+
+    @staticmethod
+    def all_of(*indices: range) -> "Wanted":
+        """Return what a consumer alone wants that takes samples once."""
+        return Wanted(IndexSet.of_ranges(indices))
 
 
 NOTHING = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -24,6 +24,13 @@ class SampleBatch(TypedDict):
     """int8 [N]: which attempt the image comes from; 0 unless images were refused."""
 
 
+class TurnBatch(SampleBatch):
+    """Samples that come again and again, as training takes them."""
+
+    serial: np.ndarray
+    """int64 [N]: `turn * number of samples in the set + position in the set`."""
+
+
 def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
     """Return the samples at these places, given as bool [N] or as int64."""
     return {

@@ -16,8 +16,9 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from generation.config import GenerationConfig
+from generation.indices import NOTHING, IndexSet, Wanted
 from generation.recipe import Recipe
-from generation.sample import SampleBatch, selected
+from generation.sample import SampleBatch, TurnBatch, selected
 from generation.service import GenerationService
 from generation.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shard_set import ShardSet, index_name, shard_name
@@ -52,32 +53,47 @@ def write_shards(
 ) -> ray.data.Dataset:
     """Return a lazy dataset that makes these shards: a row for each once it is there, with its counts."""
     units = [{"number": number} for number in numbers]
-    return ask_units(service, config, shards.batch_size, units, ShardMaker, [shards])
+    return ask_units(service, config, shards.batch_size, units, (ShardMaker, [shards]), Wanted(NOTHING))
 
 
 def tee_samples(
-    service: GenerationService, config: GenerationConfig, shards: ShardSet, num_images: int, num_replays: int = 0
+    service: GenerationService, config: GenerationConfig, shards: ShardSet, num_images: int, wanted: Wanted
 ) -> ray.data.Dataset:
-    """Return the stream of a set's first samples, as `stream_samples` does, which keeps missing shards meanwhile.
+    """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
 
-    With replays, the same samples come again so often, read from what was kept.
+    A shard that is missing is made whole, whatever is wanted of it. At their second turn and later samples are read.
     """
-    numbers = shards.needed(num_images)
-    laps = [{"number": number, "lap": lap} for lap in range(num_replays + 1) for number in numbers]
-    arguments = [shards, (set(shards.missing()), shards.first_index + num_images)]
-    dataset = ask_units(service, config, shards.batch_size, laps, TeeingAsker, arguments)
-    bound_memory(dataset, shards.batch_size * shards.recipe.image_bytes, config.max_buffered_bytes)
+    first, missing = shards.first(num_images), set(shards.missing())
+    units = [
+        {"number": number, "lap": lap}
+        for lap, positions in wanted.serials.sections(num_images)
+        for number in np.flatnonzero(_held(first, positions)).tolist()
+    ]
+    at_first = {unit["number"] for unit in units if unit["lap"] == 0}
+    only_later = missing.intersection(unit["number"] for unit in units) - at_first
+    units = [{"number": number, "lap": 0} for number in sorted(only_later)] + units
+    asker = TeeingAsker, [shards, (missing, num_images, wanted)]
+    dataset = ask_units(service, config, shards.batch_size, units, asker, wanted)
+    batch_bytes = shards.batch_size * shards.recipe.image_bytes
+    bound_memory(dataset, batch_bytes, config.max_buffered_bytes // wanted.num_consumers)
     return dataset
 
 
-def read_shards(shards: ShardSet, positions: range, seed: int, num_readers: int) -> ray.data.Dataset:
-    """Return a lazy dataset of a set's samples, rows as in the stream, always in the same order.
+def _held(shards: ShardSet, positions: IndexSet) -> np.ndarray:
+    """Return how many of these positions each shard holds, int64 [number of shards]."""
+    ends = np.array([0, *(part.stop - shards.first_index for part in shards.ranges)])
+    return np.diff(positions.num_below(ends))
 
-    The order goes through the set again and again, every time shuffled anew by `seed`: parts of shards, and the samples
-    in a part. `positions` are a part of it, so that a run that stopped after `k` samples goes on with `range(k, ...)`.
+
+def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -> ray.data.Dataset:
+    """Return a lazy dataset of what is wanted of a set, rows as in the stream, always in the same order.
+
+    Serials count positions in the set. At each turn the order is shuffled anew by `seed`: parts of shards, and the
+    samples in a part; or it is that of the serials, where one is wanted.
     """
-    units = reading_units(shards, positions, seed)
-    dataset = _each_by(ShardReader, [shards, seed], units, num_readers, MAX_READING_BLOCKS)
+    units = reading_units(shards, seed, wanted)
+    num_readers = max(1, num_readers // wanted.num_consumers)
+    dataset = _each_by(ShardReader, [shards, seed, wanted], units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
     part_bytes = images_per_part(shards.recipe) * shards.recipe.image_bytes
     bound_memory(dataset, part_bytes, num_readers * PARTS_PER_READER * part_bytes)
@@ -130,7 +146,7 @@ class ShardMaker(Asker):
         indices = self.shards.ranges[number]
         writer = ShardWriter(self.shards.recipe, shard_name(number), self.shards.encoding)
         last: list[SampleBatch] = []
-        for batch in self.ask_range(indices.start, indices.stop):
+        for batch in self.ask_set(IndexSet.of_ranges([indices])):
             yield from last
             writer.add(batch)
             last = [batch]
@@ -142,7 +158,7 @@ class ShardMaker(Asker):
 
 
 class TeeingAsker(ShardMaker):
-    """Asks for the samples of a shard, yields them on, and keeps those of the shards that are missing."""
+    """Asks for the samples of a shard, yields on what is wanted, and keeps the shards that are missing."""
 
     def __init__(
         self,
@@ -151,33 +167,36 @@ class TeeingAsker(ShardMaker):
         batch_size: int,
         window: int,
         shards: ShardSet,
-        tee: tuple[set[int], int],
+        tee: tuple[set[int], int, Wanted],
     ) -> None:
-        """Take a maker's arguments, the numbers of shards to keep, and the index before which samples are wanted."""
+        """Take a maker's arguments; the numbers of shards to keep, how many samples a turn has, and what is wanted."""
         super().__init__(service, config, batch_size, window, shards)
-        self.missing, self.end = tee
+        self.missing, self.num_images, self.wanted = tee
 
-    def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
-        """Yield the samples of one shard, a batch at a time: generated the first time, read in later laps."""
+    def __call__(self, unit: Unit) -> Iterator[TurnBatch]:
+        """Yield what is wanted of one shard, a batch at a time: generated the first time, read in later turns."""
         number, lap = int(unit["number"][0]), int(unit["lap"][0])
         for batch in self._read(number, lap) if lap else self._generate(number):
-            wanted = batch["index"] < self.end
-            if wanted.any():
-                yield selected(batch, wanted)
+            positions = batch["index"] - self.shards.first_index
+            serials = lap * self.num_images + positions
+            is_wanted = (positions < self.num_images) & self.wanted.serials.contains(serials)
+            if is_wanted.any():
+                yield {"serial": serials[is_wanted], **selected(batch, is_wanted)}
 
     def _generate(self, number: int) -> Iterator[SampleBatch]:
-        indices = self.shards.ranges[number]
-        return (
-            self.make(number) if number in self.missing else self.ask_range(indices.start, min(indices.stop, self.end))
-        )
+        if number in self.missing:
+            return self.make(number)
+        held, first = self.shards.ranges[number], self.shards.first_index
+        this_turn = IndexSet.of_ranges([range(held.start, min(held.stop, first + self.num_images))])
+        return self.ask_set(this_turn & self.wanted.serials.moved(first))
 
     def _read(self, number: int, lap: int) -> Iterator[SampleBatch]:
-        """Yield a kept shard's samples in an order of the lap's: another asker is at it, as units come in order."""
+        """Yield a kept shard's samples in an order of the turn's; another asker makes it, as units come in order."""
         while not self.shards.storage.exists(index_name(number)):
             time.sleep(WAIT_SECONDS)
         for part in parts_of(self.shards, number):
-            rows = np.arange(part.start, part.stop)[part.order(seed=0, lap=lap)]
-            yield read_samples(self.shards, number, open_index_of(self.shards, number), rows)
+            order = np.arange(len(part)) if self.wanted.in_order else part.order(seed=0, lap=lap)
+            yield read_samples(self.shards, number, open_index_of(self.shards, number), part.start + order)
 
 
 @dataclass(frozen=True)
@@ -210,43 +229,44 @@ def images_per_part(recipe: Recipe) -> int:
     return max(1, PART_BYTES // recipe.image_bytes)
 
 
-def reading_units(shards: ShardSet, positions: range, seed: int) -> list[dict[str, int]]:
-    """Return which samples of which part are read, in order: a lap's parts shuffled, then those of the next lap."""
+def reading_units(shards: ShardSet, seed: int, wanted: Wanted) -> list[dict[str, int]]:
+    """Return the parts of which something is wanted, in the order in which they are read, turn by turn."""
     parts = [part for number in range(len(shards.ranges)) for part in parts_of(shards, number)]
-    units, lap_start = [], positions.start // shards.num_images * shards.num_images
-    while lap_start < positions.stop:
-        lap = lap_start // shards.num_images
-        start = lap_start
-        for i in _random(seed, lap).permutation(len(parts)).tolist():
-            stop = start + len(parts[i])
-            first, last = max(start, positions.start), min(stop, positions.stop)
-            if first < last:
-                place = {"number": parts[i].number, "row": parts[i].start, "num_rows": len(parts[i])}
-                units.append(place | {"lap": lap, "start": first - start, "stop": last - start})
-            start = stop
-        lap_start += shards.num_images
+    ends = np.cumsum([0, *(len(part) for part in parts)])
+    units = []
+    for lap, positions in wanted.serials.sections(shards.num_images):
+        is_wanted = np.diff(positions.num_below(ends)) > 0
+        order = np.arange(len(parts)) if wanted.in_order else _random(seed, lap).permutation(len(parts))
+        for i in order[is_wanted[order]].tolist():
+            place = {"number": parts[i].number, "row": parts[i].start, "num_rows": len(parts[i])}
+            units.append(place | {"lap": lap, "position": int(ends[i])})
     return units
 
 
 class ShardReader:
     """Reads units of `reading_units`."""
 
-    def __init__(self, shards: ShardSet, seed: int) -> None:
-        """Take the set, and what decides the order."""
+    def __init__(self, shards: ShardSet, seed: int, wanted: Wanted) -> None:
+        """Take the set, what decides the order, and what is wanted."""
         self.shards = shards
         self.seed = seed
+        self.wanted = wanted
         self.index = lru_cache(maxsize=INDICES_KEPT)(lambda number: open_index_of(shards, number))
 
-    def __call__(self, unit: Unit) -> Iterator[SampleBatch]:
-        """Yield samples of one part, in an order of their own for each lap.
+    def __call__(self, unit: Unit) -> Iterator[TurnBatch]:
+        """Yield what is wanted of one part, in an order of its own for each turn.
 
         A generator, since Ray Data hides what another function raises behind an exception of its own.
         """
-        number, row, num_rows, lap, start, stop = (
-            int(unit[name][0]) for name in ("number", "row", "num_rows", "lap", "start", "stop")
+        number, row, num_rows, lap, position = (
+            int(unit[name][0]) for name in ("number", "row", "num_rows", "lap", "position")
         )
-        order = Part(number, row, row + num_rows).order(self.seed, lap)
-        yield read_samples(self.shards, number, self.index(number), row + order[start:stop])
+        part = Part(number, row, row + num_rows)
+        order = np.arange(num_rows) if self.wanted.in_order else part.order(self.seed, lap)
+        serials = lap * self.shards.num_images + position + order
+        is_wanted = self.wanted.serials.contains(serials)
+        samples = read_samples(self.shards, number, self.index(number), row + order[is_wanted])
+        yield {"serial": serials[is_wanted], **samples}
 
 
 def first_samples(shards: ShardSet, number: int) -> SampleBatch:

@@ -1,7 +1,7 @@
 """Labelled images as a Ray Dataset: Ray Data asks, the generation service answers.
 
 Each row is a function of its index, so a unit of work that Ray runs again gives the same rows in the same blocks. The
-stream knows ranges of indices and neither epochs nor training.
+stream knows sets of indices and neither epochs nor training.
 """
 
 import logging
@@ -21,8 +21,9 @@ from ray.serve.handle import DeploymentResponse
 
 from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError
+from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
-from generation.sample import SampleBatch, selected
+from generation.sample import SampleBatch, TurnBatch, selected
 from generation.service import GenerationService
 
 MIN_ASKERS, MAX_ASKERS = 2, 16
@@ -58,13 +59,16 @@ MAX_LOSSES = 5
 
 
 def stream_samples(
-    service: GenerationService, recipe: Recipe, config: GenerationConfig, indices: Sequence[range]
+    service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: Wanted
 ) -> ray.data.Dataset:
-    """Return a lazy dataset with one row (see `SampleBatch`) for each index, in no certain order."""
+    """Return a lazy dataset with one row (see `SampleBatch`) for each wanted serial, which is its index.
+
+    Rows come in no certain order unless one is wanted.
+    """
     batch_size = service.batch_size()
-    units = [{"start": unit.start, "stop": unit.stop} for unit in work_units(indices, batch_size)]
-    dataset = ask_units(service, config, batch_size, units, Asker, [])
-    bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes)
+    units = work_units(wanted.serials, batch_size)
+    dataset = ask_units(service, config, batch_size, units, (StreamAsker, [wanted.serials]), wanted)
+    bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes // wanted.num_consumers)
     return dataset
 
 
@@ -73,21 +77,27 @@ def ask_units(
     config: GenerationConfig,
     batch_size: int,
     units: Sequence[dict[str, int]],
-    asker: type["Asker"],
-    arguments: Sequence[Any],
+    asker: tuple[type[Any], Sequence[Any]],
+    wanted: Wanted,
 ) -> ray.data.Dataset:
-    """Return what a kind of `Asker`, made with these further arguments, makes of units of work."""
-    num_askers = min(max(MIN_ASKERS, config.max_actors), MAX_ASKERS, len(units))
-    window = math.ceil(REQUESTS_PER_ACTOR * config.max_actors / num_askers)
+    """Return what a kind of `Asker`, which comes with its further arguments, makes of units of work."""
+    num_askers = 1 if wanted.in_order else _num_askers(config.max_actors, wanted.num_consumers, len(units))
+    window = math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_askers * wanted.num_consumers))
     source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
+    source.context.execution_options.preserve_order = wanted.in_order
     return source.map_batches(
-        asker,
-        fn_constructor_args=[service, config, batch_size, window, *arguments],
+        asker[0],
+        fn_constructor_args=[service, config, batch_size, window, *asker[1]],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
     )
+
+
+def _num_askers(num_actors: int, num_consumers: int, num_units: int) -> int:
+    share = math.ceil(min(num_actors, MAX_ASKERS) / num_consumers)
+    return min(max(MIN_ASKERS, share), num_units)
 
 
 def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
@@ -117,14 +127,15 @@ def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes
     dataset.context.execution_no_progress_timeout_s = -1  # a trainer may pause for as long as it likes
 
 
-def work_units(indices: Sequence[range], batch_size: int) -> list[range]:
-    """Cut ranges of indices at multiples of a unit, which is of whole batches: about `MAX_UNITS`, or one a range."""
-    num_batches = sum(math.ceil(len(part) / batch_size) for part in indices)
-    unit_size = batch_size * max(BATCHES_PER_UNIT, math.ceil(num_batches / MAX_UNITS))
+def work_units(indices: IndexSet, batch_size: int) -> list[dict[str, int]]:
+    """Return ranges of whole batches that hold all these indices, up to `MAX_UNITS`, none without any."""
+    unit_size = batch_size * BATCHES_PER_UNIT
+    while (num_units := len(indices.blocks(unit_size))) > MAX_UNITS:
+        unit_size *= math.ceil(num_units / MAX_UNITS)
+    numbers = indices.blocks(unit_size)
     return [
-        range(max(start, part.start), min(start + unit_size, part.stop))
-        for part in indices
-        for start in range(part.start - part.start % unit_size, part.stop, unit_size)
+        {"start": number * unit_size, "stop": (number + 1) * unit_size}
+        for number in numbers.at(np.arange(len(numbers))).tolist()
     ]
 
 
@@ -137,7 +148,7 @@ class Request:
 
 
 class Asker:
-    """The asking stage: keeps requests under way and yields each batch in the order of its unit."""
+    """The asking stage: keeps requests under way and yields each batch in its order."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
@@ -147,21 +158,17 @@ class Asker:
         self.longest_wait_seconds = config.longest_start_seconds
         self.window = window
 
-    def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Any]:
-        """Yield the samples of one unit, a batch at a time."""
-        return self.ask_range(int(unit["start"][0]), int(unit["stop"][0]))
-
-    def ask_range(self, start: int, stop: int) -> Iterator[SampleBatch]:
-        """Yield the samples from `start` to before `stop`, a batch at a time.
+    def ask_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
+        """Yield the samples of a set in ascending order, a batch at a time.
 
         Batches begin at multiples of their size, so that an image comes among the same others whoever asks for it, and
-        is the same to the bit; at both ends samples that nobody asked for are made and left out.
+        is the same to the bit; samples of a batch that nobody asked for are made and left out.
         """
-        first = start - start % self.batch_size
-        whole = [range(begin, begin + self.batch_size) for begin in range(first, stop, self.batch_size)]
-        for batch in self._in_order(whole):
-            wanted = (batch["index"] >= start) & (batch["index"] < stop)
-            yield batch if wanted.all() else selected(batch, wanted)
+        size = self.batch_size
+        numbers = indices.blocks(size)
+        starts = (numbers.at(np.arange(len(numbers))) * size).tolist()
+        for batch in self._in_order([range(start, start + size) for start in starts]):
+            yield selected(batch, indices.contains(batch["index"]))
 
     def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
         """Yield the samples of these indices in their order, a batch at a time."""
@@ -206,3 +213,20 @@ class Asker:
                     ) from error
                 time.sleep(RETRY_SECONDS)
                 request = self._request(request.indices)
+
+
+class StreamAsker(Asker):
+    """Asks for what is wanted of ranges of indices."""
+
+    def __init__(
+        self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int, wanted: IndexSet
+    ) -> None:
+        """Take an asker's arguments, and all that is wanted."""
+        super().__init__(service, config, batch_size, window)
+        self.wanted = wanted
+
+    def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[TurnBatch]:
+        """Yield what is wanted of one unit, a batch at a time."""
+        part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
+        for batch in self.ask_set(self.wanted & part):
+            yield {"serial": batch["index"], **batch}

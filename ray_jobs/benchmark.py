@@ -24,6 +24,7 @@ from rich.table import Table
 
 from generation.actor import GeneratorActor
 from generation.config import GenerationConfig
+from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import GenerationService, start_generation
@@ -69,7 +70,7 @@ def main() -> None:
         config, recipe, service = start_painters(sys.argv[1:])
     indices = range(config.training.num_trained)
     with service:
-        stream = deliver(stream_samples(service, recipe, config.generation, [indices]), config.training)
+        stream = deliver(stream_samples(service, recipe, config.generation, Wanted.all_of(indices)), config.training)
     pool = deliver(actor_pool_samples(recipe, config.generation, len(indices)), config.training)
     nominal = nominal_rate(config.generation)
     print_deliveries({"stream (Ray Serve)": stream, "actor pool (Ray Data)": pool}, nominal)

@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from generation.config import GenerationConfig
+from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
-from generation.shards import tee_samples, write_shards
+from generation.shards import read_shards, tee_samples, write_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
 from ray_jobs.benchmark import deliver, nominal_rate, start_painters
 from ray_jobs.config import JobConfig
-from ray_jobs.source import read_in_order
 from ray_jobs.user_errors import user_errors
 
 TARGETS = {"written": 0.95, "kept meanwhile, beside the stream": 0.97, "read, beside webdataset": 0.80}
@@ -85,9 +85,9 @@ def writing_rate(service: GenerationService, generation: GenerationConfig, shard
 def delivered_rates(service: GenerationService, config: JobConfig, recipe: Recipe, folder: Path) -> tuple[float, float]:
     """Return the steady rates at which samples reach a training worker: without keeping them, and with."""
     indices = range(config.training.num_trained)
-    streamed = deliver(stream_samples(service, recipe, config.generation, [indices]), config.training)
+    streamed = deliver(stream_samples(service, recipe, config.generation, Wanted.all_of(indices)), config.training)
     teed = new_set(folder / "teed", config, recipe)
-    kept = deliver(tee_samples(service, config.generation, teed, len(indices)), config.training)
+    kept = deliver(tee_samples(service, config.generation, teed, len(indices), Wanted.all_of(indices)), config.training)
     if kept.num_distinct != len(indices) or teed.missing():
         sys.exit("Samples or shards were lost.")
     return streamed.steady_rate, kept.steady_rate
@@ -115,7 +115,8 @@ def rate_of(read: Callable[[], Iterator[Any]]) -> float:
 
 def by_figment(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
     """Yield the labels of each batch that training would get."""
-    for batch in read_in_order(config, shards, shards.num_images, seed=0).iter_batches(batch_size=READING_BATCH_SIZE):
+    images = read_shards(shards, 0, config.data.num_readers, Wanted.all_of(range(shards.num_images)))
+    for batch in images.iter_batches(batch_size=READING_BATCH_SIZE):
         yield cast(np.ndarray, batch["label"])
 
 

@@ -13,12 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
 import psutil
-from ray.data import Dataset
 
 from evaluation.real_images import check_real_images, real_images, real_training_images
 from generation.recipe import Recipe
@@ -33,10 +32,11 @@ from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.kept_data import check_batches
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, resolve, write_json
-from ray_jobs.source import NoPool, read_in_order, start_pool
+from ray_jobs.source import NoPool, kept_samples, real_samples, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.fit import fit
-from training.job import FitJob
+from training.job import FitJob, TrainingSamples
+from training.loggers import check_loggers
 from training.network import check_architecture
 from training.progress import TrainingProgress
 from training.reservoir import check_reservoir
@@ -81,6 +81,8 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     check_real_images(config.evaluation.dataset, recipe.label_space.name, must_have_images=True)
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)
+    check_loggers(config.training)
+    real_samples(config, recipe)
     return config, recipe, run_dir
 
 
@@ -146,7 +148,9 @@ class Comparison:
         shards.claim(None)
         return shards
 
-    def train(self, arm: Arm, images: Dataset, pool: GenerationService | NoPool, before: Made | None = None) -> ArmRun:
+    def train(
+        self, arm: Arm, images: TrainingSamples, pool: GenerationService | NoPool, before: Made | None = None
+    ) -> ArmRun:
         """Train on images, judged by real ones after each epoch, and return what it came to.
 
         What was made before, for all seeds alike, counts as if it had been made for this run alone.
@@ -157,9 +161,10 @@ class Comparison:
         judges = real_images(self.config.evaluation.dataset, self.recipe.image_size)
         fitting_at = time.time()
         with ProgressDisplay(pool, training) as display:
-            fit(FitJob(training, self.recipe, run_dir, display.queue.put), images, judges)
+            real = real_samples(self.config, self.recipe)
+            fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put), judges)
         ended_at = time.time()
-        last = cast(TrainingProgress, display.last(training.num_trained).training)
+        last = cast(TrainingProgress, display.last().training)
         seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
         waited_seconds = last.first_batch_at - last.asked_at + (before.waited_seconds if before else 0.0)
         return ArmRun(
@@ -173,7 +178,7 @@ class Comparison:
             generation_device_seconds=before.device_seconds if before else 0.0,
             training_device_seconds=training.num_workers * (ended_at - fitting_at),
             waiting_fraction=last.waiting_fraction,
-            num_generated=num_before + display.last(training.num_trained).num_generated,
+            num_generated=num_before + display.last().num_generated,
             num_trained=last.num_trained,
             stored_bytes=0,
         )
@@ -188,7 +193,8 @@ def run_stream(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate while training."""
     generation = comparison.config.generation
     with comparison.start_pool() as service:
-        images = stream_samples(service, comparison.recipe, generation, [range(comparison.num_images)])
+        stream = partial(stream_samples, service, comparison.recipe, generation)
+        images = TrainingSamples(comparison.num_images, stream)
         return comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
 
 
@@ -196,7 +202,7 @@ def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate all, then train."""
     made = comparison.made
     arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
-    images = read_in_order(comparison.config, made.shards, comparison.num_images, arm.seed)
+    images = kept_samples(comparison.config, made.shards, arm.seed)
     run = comparison.train(arm, images, NoPool(), before=made)
     return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))
 
@@ -206,15 +212,16 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
     half = comparison.num_images // 2
     with comparison.start_pool() as service:
         shards = comparison.new_shards(f"{arm.label}-kept", half, service.common_batch_size())
-        images = tee_samples(service, comparison.config.generation, shards, half, num_replays=1)
+        images = TrainingSamples(half, partial(tee_samples, service, comparison.config.generation, shards, half))
         run = comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
     return dataclasses.replace(run, stored_bytes=stored_bytes(shards))
 
 
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
-    dataset, size = comparison.config.evaluation.dataset, comparison.recipe.image_size
-    return comparison.train(arm, real_training_images(dataset, size, comparison.num_images, arm.seed), NoPool())
+    recipe, place = comparison.recipe, comparison.config.evaluation.dataset
+    images = real_training_images(place, recipe.label_space, recipe.image_size, arm.seed)
+    return comparison.train(arm, TrainingSamples(images.num_images, images.open), NoPool())
 
 
 def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:

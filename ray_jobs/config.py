@@ -35,6 +35,9 @@ class JobConfig:
     output: str = "runs/run"
     """Folder for all that a run writes; it must not exist, or be empty. For `ray_jobs.generate` also a URL."""
 
+    resume: bool = False
+    """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
+
     checkpoint: str = ""
     """What `ray_jobs.evaluate` evaluates."""
 

@@ -85,6 +85,15 @@ def check_batches(config: GenerationConfig) -> None:
         )
 
 
+def check_workers(training: TrainingConfig) -> None:
+    """Raise ValueError where each of several workers would have to make nearly every shard."""
+    if training.deterministic and training.num_workers > 1:
+        raise ValueError(
+            f"With training.deterministic each of {training.num_workers} workers takes a part of every shard, which "
+            "data.tee would make once for each. Make the set first: ray_jobs.generate, data.source=shards."
+        )
+
+
 def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[ShardSet, ShardSet]:
     """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
     storage = Storage(resolve_place(url))

@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from generation.recipe import Recipe, differences, read_recipe
+from training.fit import TRAIN_FOLDER
+from training.job import CHECKPOINTS
+
 REMEDY = "Give another folder: output=..., or --out where the job has it."
 
 
@@ -52,11 +56,28 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f"'{folder}' cannot be written: {error.strerror}. {REMEDY}") from error
 
 
-def claim(run_dir: Path, config_yaml: str) -> None:
-    """Make the folder and write its config.yaml; ValueError if another run was faster."""
+def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
+    """Raise ValueError if a folder holds no run that can go on, or one of another recipe."""
+    if not (run_dir / "config.yaml").is_file():
+        raise ValueError(f"output '{run_dir}' holds no run to go on with. Leave resume out, or give a run's folder.")
+    if (run_dir / "checkpoint.ckpt").exists():
+        raise ValueError(f"The run in '{run_dir}' is finished: checkpoint.ckpt is there. {REMEDY}")
+    check_writable(run_dir)
+    began = run_dir / "recipe.json"
+    if began.is_file() and (found := differences(read_recipe(began).to_value(), recipe.to_value())):
+        name, (theirs, ours) = next(iter(found.items()))
+        raise ValueError(f"The run in '{run_dir}' is of another recipe: {name} was {theirs!r}, is {ours!r}. {REMEDY}")
+
+
+def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> None:
+    """Make the folder and write its config.yaml; ValueError if another run was faster.
+
+    A run that goes on writes beside its first config the one it goes on with.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
+    path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
     try:
-        with (run_dir / "config.yaml").open("x") as file:
+        with path.open("x") as file:
             file.write(config_yaml)
     except FileExistsError as error:
         raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
@@ -90,8 +111,9 @@ def new_path(folder: Path, stem: str, suffix: str) -> Path:
 
 
 def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:
-    """Move the last checkpoint to where people look for it, and drop Ray Train's folder around it."""
+    """Move the last checkpoint to where people look for it, and drop the folders of a run that is under way."""
     kept = run_dir / "checkpoint.ckpt"
     shutil.move(checkpoint, kept)
-    shutil.rmtree(run_dir / "checkpoints")
+    shutil.rmtree(run_dir / CHECKPOINTS)
+    shutil.rmtree(run_dir / TRAIN_FOLDER, ignore_errors=True)
     return kept

@@ -1,10 +1,13 @@
 """Where a training run's samples come from: a pool that generates them meanwhile, or shards that are there."""
 
 import dataclasses
+from functools import partial
 
 from ray.data import Dataset
 
+from evaluation.real_images import real_training_images
 from generation.config import GenerationConfig
+from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.service import GenerationCounts, GenerationService, start_generation
@@ -14,8 +17,10 @@ from generation.stream import fetch_samples, stream_samples
 from ray_jobs.cluster import room_kept, training_demand
 from ray_jobs.config import JobConfig
 from ray_jobs.data_card import write_card
-from ray_jobs.kept_data import Part, batch_size_of, check_batches, indices_of, open_parts, open_to_read
+from ray_jobs.kept_data import Part, batch_size_of, check_batches, check_workers, indices_of, open_parts, open_to_read
+from ray_jobs.run_directory import resolve
 from training.config import TrainingConfig
+from training.job import TrainingSamples
 
 
 def open_source(config: JobConfig, recipe: Recipe) -> "Source":
@@ -32,9 +37,19 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
         return start_generation(recipe, generation)
 
 
-def read_in_order(config: JobConfig, shards: ShardSet, num_images: int, seed: int) -> Dataset:
-    """Return so many images of a set, over and over if it has less, in the order of a seed."""
-    return read_shards(shards, range(num_images), seed, config.data.num_readers)
+def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:
+    """Return a set of shards to train on, in the order of a seed."""
+    return TrainingSamples(shards.num_images, partial(read_shards, shards, seed, config.data.num_readers))
+
+
+def real_samples(config: JobConfig, recipe: Recipe) -> TrainingSamples | None:
+    """Return the real images that are mixed in, if any are; ValueError if they are not there."""
+    training = config.training
+    if not training.real_images:
+        return None
+    place = training.real_images if training.real_images == "digits" else str(resolve(training.real_images))
+    images = real_training_images(place, recipe.label_space, recipe.image_size, training.seed)
+    return TrainingSamples(images.num_images, images.open)
 
 
 class StreamSource:
@@ -50,8 +65,10 @@ class StreamSource:
         self.recipe = recipe
         self.parts = parts
         self.sets: list[ShardSet] = []
+        self.indices = indices_of(config.training, config.data.replays)
         if parts:
             check_batches(self.generation)
+            check_workers(config.training)
         for part in parts if batch_size else ():
             part.shards(recipe, config.data, batch_size)
 
@@ -70,20 +87,25 @@ class StreamSource:
         kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
         return f"{self.service.num_actors()} generator actors up, batches of {self.service.batch_size()}{kept}"
 
-    def datasets(self) -> tuple[Dataset, Dataset]:
-        """Return the streams of all samples."""
-        data = self.config.data
-        train, held_out = indices_of(self.config.training, data.replays)
+    @property
+    def num_images(self) -> int:
+        """How many samples a turn of the set has, known before the pool starts."""
+        return len(self.indices[0])
+
+    def samples(self) -> TrainingSamples:
+        """Return the samples to train on."""
+        if not self.sets:
+            return TrainingSamples(self.num_images, partial(stream_samples, self.service, self.recipe, self.generation))
+        teed = partial(tee_samples, self.service, self.generation, self.sets[0], self.num_images)
+        return TrainingSamples(self.num_images, teed)
+
+    def held_out(self) -> Dataset:
+        """Return the samples that are never trained on."""
+        held_out = self.indices[1]
         if self.sets:
-            train_set, held_out_set = self.sets
-            return self._teed(train_set, train, data.replays), self._teed(held_out_set, held_out)
-        return self._streamed(train), self._streamed(held_out)
-
-    def _streamed(self, indices: range) -> Dataset:
-        return stream_samples(self.service, self.recipe, self.generation, [indices])
-
-    def _teed(self, shards: ShardSet, indices: range, num_replays: int = 0) -> Dataset:
-        return tee_samples(self.service, self.generation, shards, len(indices), num_replays)
+            wanted = Wanted.all_of(range(len(held_out)))
+            return tee_samples(self.service, self.generation, self.sets[1], len(held_out), wanted)
+        return stream_samples(self.service, self.recipe, self.generation, Wanted.all_of(held_out))
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the lowest indices."""
@@ -126,7 +148,7 @@ class ShardSource(NoPool):
         """Take complete sets."""
         self.config = config
         self.train = train.first(min(train.num_images, config.training.num_samples))
-        self.held_out = held_out.first(config.training.num_held_out)
+        self.held_out_set = held_out.first(config.training.num_held_out)
 
     def start(self) -> None:
         """Do nothing: shards are there."""
@@ -135,14 +157,19 @@ class ShardSource(NoPool):
         """Return where they are."""
         return f"{self.train.num_images:,} images of {self.train.storage.url}"
 
-    def datasets(self) -> tuple[Dataset, Dataset]:
-        """Return the sets, that to train on over and over if it has less images than training asks for."""
-        num_samples, num_held_out = self.config.training.num_samples, self.config.training.num_held_out
-        seed = self.config.training.seed
-        return (
-            read_in_order(self.config, self.train, num_samples, seed),
-            read_in_order(self.config, self.held_out, num_held_out, seed),
-        )
+    @property
+    def num_images(self) -> int:
+        """How many samples a turn of the set has."""
+        return self.train.num_images
+
+    def samples(self) -> TrainingSamples:
+        """Return the set to train on, over and over if it has less images than training asks for."""
+        return kept_samples(self.config, self.train, self.config.training.seed)
+
+    def held_out(self) -> Dataset:
+        """Return the samples that are never trained on."""
+        wanted = Wanted.all_of(range(self.held_out_set.num_images))
+        return read_shards(self.held_out_set, self.config.training.seed, self.config.data.num_readers, wanted)
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the first shard."""

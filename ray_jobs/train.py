@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import evaluate_checkpoint
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
-from ray_jobs.run_directory import check_output, claim, keep_checkpoint, resolve, write_json
-from ray_jobs.source import Source, open_source
+from ray_jobs.run_directory import check_output, check_unfinished, claim, keep_checkpoint, resolve, write_json
+from ray_jobs.source import Source, open_source, real_samples
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
-from training.checkpoint import read_checkpoint
+from training.checkpoint import check_goes_on, newest_whole, read_checkpoint
 from training.fit import fit
-from training.job import FitJob
+from training.job import CHECKPOINTS, FitJob, TrainingSamples, num_samples_of
+from training.loggers import check_loggers
 from training.network import check_architecture
 from training.reservoir import check_reservoir
 
@@ -39,20 +41,22 @@ def main() -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
     started_at = psutil.Process().create_time()
     with user_errors():
-        config, recipe, run_dir, source = prepare(sys.argv[1:])
+        job = prepare(sys.argv[1:])
+        config, recipe, run_dir, source = job.config, job.recipe, job.run_dir, job.source
         announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
+        for note in job.notes:
+            announce(started_at, note)
         connect()
         announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
         check_resources(config)
         source.start()
     with errors_at_work(), closing(source):
         with user_errors():
-            claim(run_dir, to_yaml(config))
+            claim(run_dir, to_yaml(config), goes_on=config.resume)
         announce(started_at, f"{source.describe()}; writing to {run_dir}")
-        (run_dir / "recipe.json").write_text(recipe_file_text(recipe))
-        write_contact_sheet(run_dir / "samples.png", recipe, source.first_samples(NUM_SAMPLES_ON_SHEET))
+        show_samples(recipe, source, run_dir)
         announce(started_at, "the first samples are in samples.png; training starts")
-        checkpoint_file, progress = train(config, recipe, source, run_dir)
+        checkpoint_file, progress = train(job)
         counts = source.counts()
     evaluation = evaluate(config, checkpoint_file, run_dir)
     summary = summarize(recipe, counts, progress, evaluation, started_at)
@@ -63,16 +67,51 @@ def main() -> None:
     print(f"Everything is in {run_dir}")
 
 
-def prepare(arguments: list[str]) -> tuple[JobConfig, Recipe, Path, Source]:
-    """Return settings, recipe, run directory and source, all checked as far as possible without a cluster."""
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can run, as far as that is known without a cluster."""
+
+    config: JobConfig
+    recipe: Recipe
+    run_dir: Path
+    source: Source
+    real: TrainingSamples | None
+    notes: list[str]
+    """What to say about the checkpoint that it goes on from."""
+
+
+def prepare(arguments: list[str]) -> Prepared:
+    """Return the job, checked as far as possible without a cluster."""
     config = load_config(JobConfig, arguments)
     run_dir = resolve(config.output)
-    check_output(run_dir)
+    if not config.resume:
+        check_output(run_dir)
     recipe = open_recipe(config)
     check_real_images(config.evaluation.dataset, recipe.label_space.name)
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)
-    return config, recipe, run_dir, open_source(config, recipe)
+    check_loggers(config.training)
+    source, real = open_source(config, recipe), real_samples(config, recipe)
+    notes = check_resumed(config, recipe, run_dir, num_samples_of(source.num_images, real)) if config.resume else []
+    return Prepared(config, recipe, run_dir, source, real, notes)
+
+
+def check_resumed(config: JobConfig, recipe: Recipe, run_dir: Path, num_samples: dict[str, int]) -> list[str]:
+    """Return what to say about where the run goes on; ValueError if it cannot."""
+    check_unfinished(run_dir, recipe)
+    path, faults = newest_whole(run_dir / CHECKPOINTS)
+    if path is None:
+        return ["the run has no checkpoint yet and starts from the beginning"]
+    check_goes_on(read_checkpoint(path), recipe, config.training, num_samples)
+    return [*faults, f"going on from {path.name}"]
+
+
+def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
+    """Write the recipe and a sheet of samples, where they are not there already."""
+    if not (run_dir / "recipe.json").exists():
+        (run_dir / "recipe.json").write_text(recipe_file_text(recipe))
+    if not (run_dir / "samples.png").exists():
+        write_contact_sheet(run_dir / "samples.png", recipe, source.first_samples(NUM_SAMPLES_ON_SHEET))
 
 
 def check_resources(config: JobConfig) -> None:
@@ -86,12 +125,13 @@ def check_resources(config: JobConfig) -> None:
     )
 
 
-def train(config: JobConfig, recipe: Recipe, source: Source, run_dir: Path) -> tuple[Path, RunProgress]:
-    """Train through the samples once, shown as it goes; return the checkpoint and the run's last progress."""
-    with ProgressDisplay(source, config.training) as display:
-        job = FitJob(config.training, recipe, run_dir, display.queue.put)
-        checkpoint_file = fit(job, *source.datasets())
-    return keep_checkpoint(checkpoint_file, run_dir), display.last(config.training.num_trained)
+def train(job: Prepared) -> tuple[Path, RunProgress]:
+    """Train through the samples, shown as it goes; return the checkpoint and the run's last progress."""
+    training = job.config.training
+    with ProgressDisplay(job.source, training) as display:
+        fit_job = FitJob(training, job.recipe, job.run_dir, job.source.samples(), job.real, display.queue.put)
+        checkpoint_file = fit(fit_job, job.source.held_out())
+    return keep_checkpoint(checkpoint_file, job.run_dir), display.last()
 
 
 def evaluate(config: JobConfig, checkpoint_file: Path, run_dir: Path) -> dict[str, Any]:

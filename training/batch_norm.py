@@ -10,6 +10,7 @@ def synchronized(network: torch.nn.Module, on_gpu: bool) -> torch.nn.Module:
     """Return the network with its batch normalisation over all workers: torch's own on GPUs, which CPUs lack.
 
     ValueError for a kind of batch normalisation that does more than its name says, but for timm's.
+    After `split_by_domain` each worker's batch must hold the same number of each domain: if one lacks any, all hang.
     """
     from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 

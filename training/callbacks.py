@@ -1,13 +1,16 @@
-"""What Lightning's loop does beside its steps: read ahead, say how it goes, sign checkpoints."""
+"""What Lightning's loop does beside its steps: read ahead, say how it goes, sign and save checkpoints."""
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning
 
 from generation.recipe import Recipe
-from training.loader import HeldOutLoader, StreamLoader
+from training.checkpoint import checkpoint_files, checkpoint_name
+from training.loader import HeldOutLoader, MixedLoader
 from training.progress import TrainingProgress
 
 
@@ -16,7 +19,7 @@ class ProgressCallback(lightning.Callback):
 
     def __init__(
         self,
-        loader: StreamLoader,
+        loader: MixedLoader,
         held_out: HeldOutLoader,
         report: Callable[[TrainingProgress], Any],
         interval_seconds: float,
@@ -32,7 +35,7 @@ class ProgressCallback(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report if it is time to."""
-        pl_module.log("train/reuse", self.loader.reuse)
+        pl_module.log("train/reuse", self.loader.main.reuse)
         if time.time() - self.reported_at >= self.interval_seconds:
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 
@@ -41,7 +44,7 @@ class ProgressCallback(lightning.Callback):
         self._report(trainer, pl_module, epoch=trainer.current_epoch + 1)
 
     def _report(self, trainer: lightning.Trainer, classifier: Any, epoch: int) -> None:
-        if not trainer.is_global_zero or self.loader.first_batch_at is None:
+        if not trainer.is_global_zero or self.loader.main.first_batch_at is None:
             return
         self.reported_at = time.time()
         top1 = trainer.callback_metrics.get("held_out/top1")
@@ -49,11 +52,11 @@ class ProgressCallback(lightning.Callback):
             TrainingProgress(
                 num_trained=trainer.global_step * classifier.config.global_batch_size,
                 epoch=epoch,
-                asked_at=self.loader.asked_at,
-                first_batch_at=self.loader.first_batch_at,
-                training_seconds=self.reported_at - self.loader.first_batch_at,
+                asked_at=self.loader.main.asked_at,
+                first_batch_at=self.loader.main.first_batch_at,
+                training_seconds=self.reported_at - self.loader.main.first_batch_at,
                 waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
-                reuse=self.loader.reuse,
+                reuse=self.loader.main.reuse,
                 loss=float(trainer.callback_metrics["train/loss"]),
                 held_out_top1=None if top1 is None else float(top1),
             )
@@ -70,6 +73,42 @@ class ReadAheadCallback(lightning.Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start it with the first batch; later calls change nothing."""
         self.held_out.start()
+
+
+NUM_CHECKPOINTS_KEPT = 2
+"""If the newest is damaged, a run goes on from the one before."""
+
+
+class SaveCallback(lightning.Callback):
+    """Writes a checkpoint at each epoch's end, and in between if so often; what is there under its name is whole."""
+
+    def __init__(self, folder: Path, every_steps: int) -> None:
+        """Take the folder, and after how many steps; 0 for none in between."""
+        self.folder = folder
+        self.every_steps = every_steps
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time to, once all parts of a step are done, but for an epoch's last."""
+        step, num_parts = trainer.global_step, trainer.accumulate_grad_batches
+        is_step = (batch_idx + 1) % num_parts == 0
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if self.every_steps and is_step and not is_last and step % self.every_steps == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Save; the epoch has been judged."""
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        path = self.folder / checkpoint_name(trainer.global_step)
+        unfinished = path.with_suffix(".unfinished")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            os.replace(unfinished, path)
+            for old in checkpoint_files(self.folder)[NUM_CHECKPOINTS_KEPT:]:
+                old.unlink()
 
 
 class RecipeCallback(lightning.Callback):

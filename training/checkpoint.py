@@ -1,12 +1,15 @@
-"""A run's checkpoint file, read without trusting it: weights and plain data, no pickled code."""
+"""A run's checkpoint files, read without trusting them: weights and plain data, no pickled code."""
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from generation.recipe import Recipe, recipe_from_value
+from generation.recipe import Recipe, differences, recipe_from_value
+from training.config import MAY_CHANGE, TrainingConfig
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -17,7 +20,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"checkpoint '{path}' cannot be read ({type(error).__name__}). Is it whole?") from error
-    if not isinstance(checkpoint, dict) or not {"classifier", "recipe", "state_dict"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not {"classifier", "recipe", "run", "state_dict"} <= checkpoint.keys():
         raise ValueError(f"checkpoint '{path}' was not written by ray_jobs.train. Give a run's checkpoint.ckpt.")
     return checkpoint
 
@@ -25,3 +28,51 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def recipe_of(checkpoint: dict[str, Any]) -> Recipe:
     """Return the recipe of the images that the classifier was trained on."""
     return recipe_from_value(json.loads(checkpoint["recipe"]["json"]))
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return a run's checkpoints, the newest first."""
+    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+
+
+def checkpoint_name(step: int) -> str:
+    """Return what the checkpoint after so many steps is called: names sort as steps do."""
+    return f"step-{step:012d}.ckpt"
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that can be read, and what is wrong with newer ones; ValueError if none can."""
+    faults: list[str] = []
+    for path in checkpoint_files(folder):
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            return path, faults
+    if faults:
+        raise ValueError(f"No checkpoint in '{folder}' is whole: {faults[0]} Start the run again, elsewhere.")
+    return None, []
+
+
+def check_goes_on(
+    checkpoint: dict[str, Any], recipe: Recipe, config: TrainingConfig, num_samples: Mapping[str, int]
+) -> None:
+    """Raise ValueError with what differs if a run of these settings cannot go on from a checkpoint.
+
+    `num_samples` is what `training.run_state.RunState` means by it.
+    """
+    found = differences(recipe_of(checkpoint).to_value(), recipe.to_value())
+    different = {f"recipe.{name}": values for name, values in found.items()}
+    saved = checkpoint["classifier"]["config"]
+    for name, value in dataclasses.asdict(config).items():
+        if name not in MAY_CHANGE and saved.get(name) != value:
+            different[f"training.{name}"] = (saved.get(name), value)
+    for domain, number in num_samples.items():
+        if checkpoint["run"]["num_samples"].get(domain) != number:
+            different[f"images in the {domain} set"] = (checkpoint["run"]["num_samples"].get(domain), number)
+    if config.deterministic and config.reuse != 1 and saved["num_workers"] != config.num_workers:
+        different["training.num_workers"] = (saved["num_workers"], config.num_workers)
+    if different:
+        named = "; ".join(f"{name} was {a!r}, is {b!r}" for name, (a, b) in list(different.items())[:5])
+        raise ValueError(f"The run cannot go on with other settings: {named}. Give those it began with.")

@@ -1,6 +1,7 @@
 """The classifier and how it learns. Knows batches, not where they come from."""
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 import lightning
@@ -10,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import build_augmentation, normalize
 from training.config import TrainingConfig
+from training.domains import split_by_domain
 from training.draws import draws
 from training.network import build_network, parameter_groups
 from training.operations import to_float
@@ -30,6 +32,7 @@ class Classifier(lightning.LightningModule):
         self.num_classes = num_classes
         self.image_size = image_size
         self.network = build_network(config.architecture, num_classes, config.head, config.temperature)
+        self.domains = split_by_domain(self.network) if config.separate_batch_norm else None
         self.augment = build_augmentation(config, image_size)
         self.normalize = normalize()
         self.loss = torch.nn.CrossEntropyLoss()
@@ -47,29 +50,34 @@ class Classifier(lightning.LightningModule):
     def transfer_batch_to_device(
         self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
     ) -> dict[str, torch.Tensor]:
-        """Move images and labels; what augmentation is drawn by stays on the CPU, where it is worked out."""
+        """Move what the network needs; what augmentation is drawn by stays on the CPU, where it is worked out."""
         moved = {name: batch[name].to(device, non_blocking=True) for name in ("image", "label")}
         return batch | moved
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
-        index, num_parts = batch["index"].numpy(), self.config.accumulate_batches
-        # Where an image comes again, its augmentation is another one.
-        part = np.full(len(index), self.global_step * num_parts + batch_idx % num_parts)
-        crops = self.augment(batch["image"], draws(self.config.seed, index, part, self.augment.num_draws))
-        loss = torch.stack([self._loss_of(each, batch["label"]) for each in crops]).sum() / self.augment.num_crops
+        crops = self.augment(batch["image"], self._draws(batch))
+        loss = torch.stack([self._loss_of(each, batch) for each in crops]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
-                f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['index'].tolist()}. Lower "
+                f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['serial'].tolist()}. Lower "
                 "training.base_learning_rate, or look at these samples."
             )
         self.log("train/loss", loss)
         return loss
 
-    def _loss_of(self, crops: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _draws(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
+        """Return what augmentation goes by, float64 [N, num_draws]: of each use of a sample its own."""
+        serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
+        return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
+
+    def _loss_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean loss of crops of one size, times their number for an image."""
-        num_crops = len(crops) // len(labels)
-        return self.loss(self._logits(crops), labels.repeat(num_crops)) * num_crops
+        num_crops = len(crops) // len(batch["label"])
+        is_real = batch["is_real"].to(crops.device, non_blocking=True).repeat(num_crops)
+        with self.domains.of(is_real) if self.domains else nullcontext():
+            logits = self._logits(crops)
+        return self.loss(logits, batch["label"].repeat(num_crops)) * num_crops
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Count hits on held-out generated samples."""

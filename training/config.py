@@ -4,6 +4,26 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+MAY_CHANGE = (
+    "num_workers",
+    "gpus_per_worker",
+    "cpus_per_worker",
+    "threads_per_worker",
+    "accumulate_batches",
+    "reservoir_bytes",
+    "reservoir_format",
+    "max_waiting_fraction",
+    "channels_last",
+    "compile",
+    "checkpoint_every_steps",
+    "max_restarts",
+    "early_stop_epochs",
+    "keep_best",
+    "loggers",
+    "journal",
+)
+"""Settings that may be others when a run goes on: they say where and how, not what is learnt."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -40,6 +60,19 @@ class TrainingConfig:
 
     reservoir_format: Literal["pixels", "png"] = "pixels"
     """How they are kept there: as they are, or encoded, which holds more and costs a decoding for every use."""
+
+    real_images: str = ""
+    """Real images to mix in: `digits`, or a folder that has a folder of images for each class, named by its synset or
+    its name.
+    """
+
+    real_fraction: float = 0.0
+    """Their share of each batch, 0 to below 1; each is used once in a turn of them, over and over."""
+
+    separate_batch_norm: bool = False
+    """Whether real and generated images have batch statistics of their own (arXiv 1911.09665); real ones' are kept for
+    evaluation.
+    """
 
     num_epochs: int = 100
     """Logical epochs: the run is cut into this many parts, each ending with the held-out accuracy and a checkpoint."""
@@ -95,6 +128,29 @@ class TrainingConfig:
     seed: int = 0
     """Of the initial weights and the augmentation."""
 
+    deterministic: bool = False
+    """Train in the order of the indices, so that two runs end with the same weights to the bit on the same kind of
+    device; slower.
+    """
+
+    checkpoint_every_steps: int = 0
+    """Checkpoints in between, to lose less where a worker is lost; 0 writes them at the ends of epochs alone."""
+
+    max_restarts: int = 3
+    """How often training goes on from its last checkpoint after a worker was lost."""
+
+    early_stop_epochs: int = 0
+    """Stop after so many epochs without a better held-out accuracy; 0 never does."""
+
+    keep_best: bool = False
+    """Whether `best.ckpt` keeps the weights of the epoch with the best held-out accuracy."""
+
+    loggers: tuple[str, ...] = ()
+    """`wandb` and `mlflow`, beside CSV and TensorBoard; each has to be installed."""
+
+    journal: bool = False
+    """Whether `journal/` records which use of which sample each step took."""
+
     num_workers: int = 1
     """Ray Train workers, each with a replica of the classifier."""
 
@@ -129,6 +185,9 @@ class TrainingConfig:
             "final_learning_rate",
             "crop_size",
             "num_local_crops",
+            "checkpoint_every_steps",
+            "max_restarts",
+            "early_stop_epochs",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 0 or more.")
@@ -141,13 +200,18 @@ class TrainingConfig:
             raise ValueError(f"training.seed is {self.seed}; give 0 to 2**32 - 1.")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"training.warmup_fraction is {self.warmup_fraction}; give a share from 0 to below 1.")
+        if unknown := set(self.loggers) - {"wandb", "mlflow"}:
+            raise ValueError(f"training.loggers has {', '.join(sorted(unknown))}. Choose among wandb and mlflow.")
         self._check_reuse()
         self._check_batches()
+        self._check_real()
 
     def _check_reuse(self) -> None:
         is_number = isinstance(self.reuse, int) and not isinstance(self.reuse, bool)
         if self.reuse != "auto" and not (is_number and int(self.reuse) >= 1):
             raise ValueError(f"training.reuse is {self.reuse!r}; give a number of 1 or more, without quotes, or auto.")
+        if self.reuse == "auto" and self.deterministic:
+            raise ValueError("training.reuse is auto, which goes by the clock, and training.deterministic is true.")
         if self.max_reuse < self.min_reuse:
             raise ValueError(f"training.max_reuse is {self.max_reuse}, less than min_reuse {self.min_reuse}.")
         if not 0 <= self.max_waiting_fraction < 1:
@@ -177,6 +241,33 @@ class TrainingConfig:
                 f"batch of {self.global_batch_size}. Give {self.num_epochs * self.global_batch_size} or more."
             )
 
+    def _check_real(self) -> None:
+        if not 0 <= self.real_fraction < 1:
+            raise ValueError(f"training.real_fraction is {self.real_fraction}; give 0 to below 1.")
+        if bool(self.real_images) != bool(self.real_fraction):
+            raise ValueError(
+                f"training.real_images is '{self.real_images}' and real_fraction {self.real_fraction}: give both, or "
+                "neither."
+            )
+        if self.separate_batch_norm and not self.real_images:
+            raise ValueError("training.separate_batch_norm is true, but there are no real images. Give real_images.")
+        num_real = self.batch_size_per_worker * self.real_fraction
+        if abs(num_real - round(num_real)) > 1e-6:
+            raise ValueError(
+                f"training.real_fraction {self.real_fraction} of the {self.batch_size_per_worker} images that a worker "
+                f"takes at once are {num_real:g}. Try {max(1, round(num_real)) / self.batch_size_per_worker:g}."
+            )
+
+    @property
+    def num_real_per_batch(self) -> int:
+        """Real images among those that a worker takes at once."""
+        return round(self.batch_size_per_worker * self.real_fraction)
+
+    @property
+    def num_real_per_step(self) -> int:
+        """Real images in an optimisation step, over all workers."""
+        return self.num_real_per_batch * self.num_workers * self.accumulate_batches
+
     @property
     def batch_size_per_worker(self) -> int:
         """Images that a worker takes at once: its share of a step, or of a part of it."""
@@ -204,8 +295,11 @@ class TrainingConfig:
 
     @property
     def num_samples(self) -> int:
-        """Samples to ask for, equally many for each worker: with `auto` not all of them need to come."""
-        return -(-self.num_trained // (self.least_uses * self.num_workers)) * self.num_workers
+        """Generated samples to ask for; with `auto` not all of them need to come."""
+        num_per_step = self.global_batch_size - self.num_real_per_step
+        if self.deterministic:  # as many in each worker's share of steps, so that a few may be used less often
+            return -(-self.num_steps // self.least_uses) * num_per_step
+        return -(-self.num_steps * num_per_step // self.least_uses)
 
     @property
     def peak_learning_rate(self) -> float:

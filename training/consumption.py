@@ -1,7 +1,7 @@
 """What a run has used of its samples, what is left, and which worker takes what: part of every checkpoint.
 
-A sample's turn is its serial number: `lap * samples_in_a_lap + index`. It is used `reuse` times, and no image is kept
-to remember that: whoever goes on asks for the same serials again. Knows numbers, and neither images nor files.
+A sample at its turn has a serial number (see `generation.indices.Wanted`). It is used `reuse` times, and no image is
+kept to remember that: whoever goes on asks for the same serials again. Knows numbers, and neither images nor files.
 """
 
 from collections.abc import Sequence
@@ -64,75 +64,119 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Who shares, and how: `rank` of `count`."""
+class Worker:
+    """Who takes a share: `rank` of `count`."""
 
     rank: int
     count: int
-    uses_each: int
-    """Uses that each worker needs until the end of the run: its share of all steps that are left."""
+
+    def part(self, before: int, until: int) -> tuple[int, int]:
+        """Return where its part of the numbers from `before` to `until - 1` starts and stops, counted from `before`.
+
+        Of all numbers below any border, all workers have equally many, or the first ones one more.
+        """
+        start, stop = (
+            rank * (until // self.count) + min(rank, until % self.count)
+            - rank * (before // self.count) - min(rank, before % self.count)
+            for rank in (self.rank, self.rank + 1)
+        )  # fmt: skip
+        return start, stop
 
 
-def exact_share(done: Consumption, num_serials: int, reuse: int, workers: Workers) -> Share:
-    """Return a worker's share where each serial below `num_serials` is used `reuse` times in all.
+@dataclass(frozen=True)
+class Turns:
+    """All serials of a run."""
 
-    All uses that are left stand in a row, those of samples that are begun first; each worker takes as many as the
-    others, one after another. A sample at a border is shared: each of two workers has a part of its uses.
+    num_serials: int
+    num_samples: int
+    """In a turn."""
+
+    def fresh(self, done: Consumption) -> IndexSet:
+        """Return those that have not come yet."""
+        return IndexSet.of_ranges([range(self.num_serials)]) - done.taken
+
+
+def exact_share(done: Consumption, turns: Turns, reuse: int, worker: Worker, num_uses: int) -> Share:
+    """Return a worker's share where each sample is used `reuse` times at each turn, and all workers need `num_uses`.
+
+    All uses that are left stand in rows: those of samples that are begun, then those of each turn. Of each row every
+    worker takes an equal part, one after another, so that nobody is a turn ahead, whose samples others are to make. A
+    sample at a border is shared: each of two workers has a part of its uses.
     """
-    start, stop = workers.rank * workers.uses_each, (workers.rank + 1) * workers.uses_each
     ends = np.cumsum(done.uses_left, dtype=np.int64)
+    num_given = min(int(ends[-1]) if len(ends) else 0, num_uses)
+    start, stop = worker.part(0, num_given)
     overlap = np.minimum(ends, stop) - np.maximum(ends - done.uses_left, start)
-    mine = overlap > 0
-    begun, uses_left = [done.begun[mine]], [overlap[mine]]
-    fresh = IndexSet.of_ranges([range(num_serials)]) - done.taken
-    num_begun_uses = int(ends[-1]) if len(ends) else 0
-    start, stop = max(0, start - num_begun_uses), max(0, stop - num_begun_uses)
-    first, last = -(-start // reuse), stop // reuse  # positions of samples that are this worker's alone
-    if first > last:  # both borders lie in one sample
-        begun.append(fresh.at(np.array([last])))
-        uses_left.append(np.array([stop - start]))
-    else:
-        for position, uses in ((first - 1, first * reuse - start), (last, stop - last * reuse)):
+    begun, uses_left = [done.begun[overlap > 0]], [overlap[overlap > 0]]
+    whole: list[IndexSet] = []
+    for turn, fresh in turns.fresh(done).sections(turns.num_samples):
+        until = min(num_given + len(fresh) * reuse, num_uses)
+        start, stop = worker.part(num_given, until)
+        first, last = -(-start // reuse), stop // reuse  # positions of samples that are this worker's alone
+        borders = [(first - 1, first * reuse - start), (last, stop - last * reuse)]
+        if first > last:  # both borders lie in one sample
+            borders = [(last, stop - start)]
+        for position, uses in borders:
             if uses:
-                begun.append(fresh.at(np.array([position])))
+                begun.append(fresh.at(np.array([position])) + turn * turns.num_samples)
                 uses_left.append(np.array([uses]))
+        whole.append(fresh.part(first, last).moved(turn * turns.num_samples))
+        num_given = until
     return Share(
-        fresh=fresh.part(first, last),
+        fresh=_together(whole),
         begun=np.concatenate(begun).astype(np.int64),
         uses_left=np.concatenate(uses_left).astype(np.int32),
     )
 
 
-def step_share(done: Consumption, num_serials: int, batch_size: int, workers: Workers) -> Share:
-    """Return a worker's share where step `t` of all workers together takes the serials that are next, each once.
+def loose_share(done: Consumption, turns: Turns, worker: Worker) -> Share:
+    """Return an equal part of each turn's samples that are left, where nobody has to use all of them."""
+    whole, num_given = [], 0
+    for turn, fresh in turns.fresh(done).sections(turns.num_samples):
+        start, stop = worker.part(num_given, num_given + len(fresh))
+        whole.append(fresh.part(start, stop).moved(turn * turns.num_samples))
+        num_given += len(fresh)
+    mine = slice(worker.rank, None, worker.count)
+    return Share(_together(whole), done.begun[mine], done.uses_left[mine])
 
-    Then a step is of the same samples, whatever the number of workers.
+
+def step_share(done: Consumption, turns: Turns, batch_size: int, worker: Worker) -> Share:
+    """Return a worker's share where the `t`-th `batch_size * worker.count` serials are those of step `t`.
+
+    Then a step is of the same samples, whatever the number of workers, if each is used once.
     """
-    fresh = IndexSet.of_ranges([range(num_serials)]) - done.taken
-    mine = slice(workers.rank, None, workers.count)
-    return Share(fresh.every(batch_size, workers.rank, workers.count), done.begun[mine], done.uses_left[mine])
+    mine = done.begun // batch_size % worker.count == worker.rank
+    fresh = turns.fresh(done).every(batch_size, worker.rank, worker.count)
+    return Share(fresh, done.begun[mine], done.uses_left[mine])
 
 
-def loose_share(done: Consumption, num_serials: int, workers: Workers) -> Share:
-    """Return an equal part of the serials that are left, where nobody has to use all of them."""
-    fresh = IndexSet.of_ranges([range(num_serials)]) - done.taken
-    bounds = [len(fresh) * rank // workers.count for rank in (workers.rank, workers.rank + 1)]
-    mine = slice(workers.rank, None, workers.count)
-    return Share(fresh.part(*bounds), done.begun[mine], done.uses_left[mine])
+def _together(sets: Sequence[IndexSet]) -> IndexSet:
+    """Return the union of sets, each of which is wholly below the next."""
+    parts = [part for part in sets if len(part)]
+    if not parts:
+        return NOTHING
+    starts, stops = (np.concatenate([getattr(part, name) for part in parts]) for name in ("starts", "stops"))
+    return IndexSet(starts, stops) | NOTHING
 
 
 class Ledger:
     """What one worker has used of its share, as far as its optimisation steps are done."""
 
-    def __init__(self, share: Share) -> None:
-        """Take the share: what is begun in it counts as taken."""
+    def __init__(self, share: Share, most_uses: int) -> None:
+        """Take the share, of which what is begun counts as taken, and how often a new sample may be used."""
+        self.most_uses = most_uses
         self.taken = IndexSet.of(share.begun)
         self.left = dict(zip(share.begun.tolist(), share.uses_left.tolist(), strict=True))
 
-    def take(self, serials: np.ndarray, most_uses: int) -> np.ndarray:
-        """Note samples that have come; return how often each may be used, int32."""
+    def uses_left(self, serials: np.ndarray) -> np.ndarray:
+        """Return how often each of these may be used, int32."""
+        return np.array([self.left.get(serial, self.most_uses) for serial in serials.tolist()], dtype=np.int32)
+
+    def take(self, serials: np.ndarray) -> None:
+        """Note samples that have come."""
         self.taken |= IndexSet.of(serials)
-        return np.array([self.left.setdefault(serial, most_uses) for serial in serials.tolist()], dtype=np.int32)
+        for serial in serials.tolist():
+            self.left.setdefault(serial, self.most_uses)
 
     def use(self, serials: np.ndarray) -> None:
         """Note that a step has used each of these once."""

@@ -9,13 +9,16 @@ AUGMENTATION_STREAM = 4
 """Second key word of the counter-based generator, beside those of `generation.plan` and `generation.shards`."""
 
 
-def draws(seed: int, indices: np.ndarray, uses: np.ndarray, count: int) -> np.ndarray:
-    """Return float64 `[N, count]` in [0, 1); row i is a function of `(seed, indices[i], uses[i])` alone."""
-    counters = np.zeros((len(indices), 4), dtype=np.uint64)
-    counters[:, 1], counters[:, 2] = indices, uses
+def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains: np.ndarray | int = 0) -> np.ndarray:
+    """Return float64 `[N, count]` in [0, 1); row i is a function of `seed` and of row i of the arguments alone.
+
+    Samples of different domains, real and generated ones, may have the same serials.
+    """
+    counters = np.zeros((len(serials), 4), dtype=np.uint64)
+    counters[:, 1], counters[:, 2], counters[:, 3] = serials, uses, domains
     bits = np.random.Philox(key=np.array([seed, AUGMENTATION_STREAM], dtype=np.uint64))
     random, state = np.random.Generator(bits), bits.state
-    numbers = np.empty((len(indices), count))
+    numbers = np.empty((len(serials), count))
     for counter, row in zip(counters, numbers, strict=True):
         state["state"]["counter"] = counter
         bits.state = state  # a quarter of the time of a new generator for each row

@@ -1,53 +1,80 @@
 """Train a classifier on a stream: Ray Train starts the workers, `training.loop` is what they run.
 
-Knows samples and neither generators nor prompts; the stream is whatever dataset it is handed.
+Knows samples and neither generators nor prompts; they come from whatever the job opens.
 """
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray.train
 from ray.data import Dataset
+from ray.exceptions import RayTaskError
 from ray.train.torch import TorchTrainer
+from torch.distributed import DistError
 
+from training.checkpoint import checkpoint_files
 from training.config import TrainingConfig
 from training.job import FitJob
 
-CHECKPOINT_NAME = "checkpoint.ckpt"
-"""As `ray.train.lightning.RayTrainReportCallback` names it."""
+TRAIN_FOLDER = "ray_train"
+"""What Ray Train keeps of a run, in the run's folder; no checkpoint is among it."""
 
 
-def fit(job: FitJob, train: Dataset, held_out: Dataset) -> Path:
-    """Train through `train` once and return the last checkpoint's file; raises what a worker raised."""
+def fit(job: FitJob, held_out: Dataset) -> Path:
+    """Train, or go on from the newest checkpoint, and return the last one's file; raises what a worker raised.
+
+    After the loss of a worker Ray Train starts them all anew, which then do the same.
+    """
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config={"job": job},
-        datasets={"train": train, "held_out": held_out},
+        datasets={"held_out": held_out},
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.config.num_workers,
             use_gpu=job.config.gpus_per_worker > 0,
             resources_per_worker=worker_resources(job.config),
         ),
         run_config=ray.train.RunConfig(
-            name="checkpoints",
+            name=TRAIN_FOLDER,
             storage_path=str(job.run_dir),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(
-                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                max_failures=job.config.max_restarts,
+                max_preemption_failures=job.config.max_restarts,
+                controller_failure_limit=0,
             ),
+            callbacks=[EndAtErrors()],
         ),
-        dataset_config=own_execution_options({"train": train, "held_out": held_out}),
+        dataset_config=own_execution_options({"held_out": held_out}),
     )
     try:
         with interrupt_raises():
-            checkpoint = trainer.fit().checkpoint
+            trainer.fit()
     except ray.train.WorkerGroupError as error:
         raise next(iter(error.worker_failures.values())) from None
-    if checkpoint is None:
-        raise RuntimeError("Training ended without a checkpoint.")
-    return Path(checkpoint.path) / CHECKPOINT_NAME
+    except ray.train.ControllerError as error:
+        raise error.controller_failure from None
+    return checkpoint_files(job.checkpoints)[0]
+
+
+class EndAtErrors(ray.train.UserCallback):
+    """Has Ray Train start workers anew after the loss of one, and not after an error, which would come again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise a worker's error unless all may come from a loss."""
+        for error in worker_exceptions.values():
+            if not may_come_from_a_loss(error):
+                raise error
+
+
+def may_come_from_a_loss(error: Exception) -> bool:
+    """Return whether a process is gone, or a collective failed, which often is the first that is seen of it."""
+    if isinstance(error, RayTaskError):  # raised by code of ours in another process
+        return False
+    is_rays_own = type(error).__module__.startswith("ray.")  # not all that Ray Train says of workers is public
+    return is_rays_own or type(error) is RuntimeError or isinstance(error, DistError)  # gloo's errors are RuntimeErrors
 
 
 def own_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:

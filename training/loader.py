@@ -7,15 +7,18 @@ thread puts what comes into the reservoir, from which steps draw.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import ray.train
 import torch
 from ray.data import DataIterator
 
+from generation.sample import TurnBatch
+from training.consumption import Consumption, Ledger, Share
 from training.reservoir import Drawn, Reservoir
 
 Batch = dict[str, torch.Tensor]
@@ -32,24 +35,39 @@ def shard(name: str) -> DataIterator:
     return cast(DataIterator, ray.train.get_dataset_shard(name))
 
 
+@dataclass(frozen=True)
+class Pace:
+    """When images are put into a reservoir, and drawn."""
+
+    batch_size: int
+    max_waiting_fraction: float = 0.0
+    """Where a reservoir leaves room, training waits for new images up to this share of the time since the first batch,
+    rather than use one beyond its least number of uses.
+    """
+
+    in_order: bool = False
+    """Whether no more images are put than the next batch needs: which one it has then depends on no clock."""
+
+    num_drawn_before: int = 0
+    """Batches that were drawn before the run was taken up again."""
+
+
 class StreamLoader:
     """Batches from a reservoir, which one thread fills from the stream and another draws from, a batch ahead.
 
     Epochs take up where the last one stopped.
     """
 
-    def __init__(
-        self, shard: DataIterator, batch_size: int, reservoir: Reservoir, max_waiting_fraction: float = 0.0
-    ) -> None:
-        """Take this worker's shard; nothing is generated until the first batch is asked for.
+    def __init__(self, shard: DataIterator | None, share: Share, reservoir: Reservoir, pace: Pace) -> None:
+        """Take this worker's share and what yields it, None for an empty one.
 
-        Where the reservoir leaves room, training waits for new images up to that share of the time since the first
-        batch, rather than use one beyond its least number of uses.
+        Nothing is generated until the first batch is asked for.
         """
         self.shard = shard
-        self.batch_size = batch_size
         self.reservoir = reservoir
-        self.max_waiting_fraction = max_waiting_fraction
+        self.pace = pace
+        self.ledger = Ledger(share, reservoir.uses.most)
+        self.num_expected = len(share.serials)
         self.asked_at = 0.0
         """When the first batch was asked for, in seconds of `time.time()`."""
 
@@ -69,13 +87,14 @@ class StreamLoader:
         self._changed = threading.Condition()
         self._ready: deque[Batch] = deque()
         self._waiting_since: float | None = None
-        self._ended = self._drawn = self._closing = False
+        self._ended = self.num_expected == 0
+        self._drawn = self._closing = False
         self._error: BaseException | None = None
 
     @property
     def reuse(self) -> float:
         """How often an image that has come was used, in the mean."""
-        return self.num_given * self.batch_size / max(1, self.num_taken)
+        return self.num_given * self.pace.batch_size / max(1, self.num_taken)
 
     def __iter__(self) -> "StreamLoader":
         """Go on where the last epoch stopped."""
@@ -108,6 +127,16 @@ class StreamLoader:
             self._changed.notify_all()
         return batch
 
+    def commit(self, serials: np.ndarray) -> None:
+        """Note that an optimisation step has used each of these once."""
+        with self._changed:
+            self.ledger.use(serials)
+
+    def state(self) -> Consumption:
+        """Return what this worker has used of its share, as far as that is committed."""
+        with self._changed:
+            return self.ledger.state()
+
     def close(self) -> None:
         """End both threads, and with them the stream's execution."""
         with self._changed:
@@ -125,62 +154,116 @@ class StreamLoader:
 
     def _draw_ahead(self) -> None:
         """Have a batch ready before it is asked for."""
-        num_drawn = 0
+        num_drawn, batch_size = self.pace.num_drawn_before, self.pace.batch_size
         while not self._closing:
             with self._changed:
                 if self._ready:
                     self._changed.wait()
                     continue
                 if not self._may_draw():
-                    self._drawn = self._ended and not self.reservoir.can_draw(self.batch_size, is_last=True)
+                    self._drawn = self._ended and not self.reservoir.can_draw(batch_size, is_last=True)
                     self._changed.notify_all()
                     self._changed.wait(LOOK_SECONDS if self._waiting_since else None)
                     continue
-                self._ready.append(as_batch(self.reservoir.draw(num_drawn, self.batch_size, self._ended)))
+                self._ready.append(as_batch(self.reservoir.draw(num_drawn, batch_size, self._ended)))
                 num_drawn += 1
                 self._changed.notify_all()
 
     def _may_draw(self) -> bool:
         """Return whether a batch may be drawn now, or new images should be waited for."""
-        if not self.reservoir.can_draw(self.batch_size, self._ended):
+        if not self.reservoir.can_draw(self.pace.batch_size, self._ended):
             return False
         if self._ended or self.reservoir.uses.is_exact or self.first_batch_at is None:
             return True
-        if self.reservoir.num_uses_owed >= self.batch_size:
+        if self.reservoir.num_uses_owed >= self.pace.batch_size:
             return True
         since = time.monotonic() if self._waiting_since is None else self._waiting_since
         waiting_seconds = self.waiting_seconds + time.monotonic() - since
-        return waiting_seconds >= self.max_waiting_fraction * (time.time() - self.first_batch_at)
+        return waiting_seconds >= self.pace.max_waiting_fraction * (time.time() - self.first_batch_at)
 
     def _fill(self) -> None:
         """Put all that comes into the reservoir, as it has room."""
-        for batch in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
-            self._put(cast(dict[str, np.ndarray], batch))
+        if self.shard is None:
+            return
+        for rows in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
+            self._put(cast(TurnBatch, rows))
             if self._closing:
                 return
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        if not self._ended:
+            raise RuntimeError(f"The stream ended after {self.num_taken} of {self.num_expected} samples.")
 
-    def _put(self, batch: dict[str, np.ndarray]) -> None:
-        start, num_images = 0, len(batch["index"])
+    def _put(self, rows: TurnBatch) -> None:
+        start, num_images = 0, len(rows["serial"])
         while start < num_images and not self._closing:
             with self._changed:
-                while not (room := self.reservoir.make_room(num_images - start)[0]) and not self._closing:
+                while not (room := self._make_room(rows["serial"][start:])) and not self._closing:
                     self._changed.wait()
                 part = slice(start, start + room)
-                uses_left = np.full(room, self.reservoir.uses.most, np.int32)
-                self.reservoir.add(batch["index"][part], batch["label"][part], batch["image"][part], uses_left)
+                serials = rows["serial"][part]
+                self.ledger.take(serials)
+                uses_left = self.ledger.uses_left(serials)
+                self.reservoir.add(serials, rows["label"][part], rows["image"][part], uses_left)
                 self.num_taken += room
+                self._ended = self.num_taken >= self.num_expected
                 self._changed.notify_all()
             start += room
+
+    def _make_room(self, serials: np.ndarray) -> int:
+        """Return how many of these may be put now."""
+        wanted = len(serials)
+        if self.pace.in_order:
+            lacking = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
+            num_uses = np.cumsum(self.ledger.uses_left(serials))
+            wanted = min(wanted, int(np.searchsorted(num_uses, lacking)) + 1) if lacking > 0 else 0
+        room, gone = self.reservoir.make_room(wanted)
+        self.ledger.drop(gone)
+        return room
 
 
 def as_batch(drawn: Drawn) -> Batch:
     """Return what a step is given."""
     images = drawn.images.pin_memory() if torch.cuda.is_available() else drawn.images
-    columns = {"index": drawn.serials, "label": drawn.labels, "use": drawn.uses}
+    columns = {"serial": drawn.serials, "label": drawn.labels, "use": drawn.uses}
     return {"image": images, **{name: torch.from_numpy(column) for name, column in columns.items()}}
+
+
+class MixedLoader:
+    """Batches of generated images, and with them real ones where there are: a part of each from a loader of its own."""
+
+    def __init__(self, loaders: Mapping[str, StreamLoader]) -> None:
+        """Take the loader of each domain; rows of a batch come in their order."""
+        self.loaders = loaders
+        self.main = loaders["synthetic"]
+        """That of generated images, which tells how reuse goes, and when the first batch came."""
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Time spent waiting for batches after the first."""
+        return sum(loader.waiting_seconds for loader in self.loaders.values())
+
+    def __iter__(self) -> "MixedLoader":
+        """Go on where the last epoch stopped."""
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch, with the domain of each row: bool `is_real` [B]."""
+        parts = [
+            {**part, "is_real": torch.full((len(part["label"]),), domain == "real")}
+            for domain, part in [(domain, next(loader)) for domain, loader in self.loaders.items()]
+        ]
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        """End all threads, and the streams' executions."""
+        for loader in self.loaders.values():
+            loader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: `training.run_state` keeps what was used. Tells Lightning that epochs may be taken up."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""
 
 
 class HeldOutLoader:

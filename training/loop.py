@@ -1,22 +1,36 @@
-"""Lightning's loop over one worker's shard of the stream. Knows samples, and neither generators nor the cluster."""
+"""Lightning's loop over one worker's share of the samples. Knows neither generators nor the cluster."""
 
+import dataclasses
+import math
+import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 
 import lightning
+import ray
 import ray.train
 import ray.train.torch
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from ray.data import DataIterator
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
+from generation.indices import Wanted
 from training.batch_norm import synchronized
-from training.callbacks import ProgressCallback, ReadAheadCallback, RecipeCallback
+from training.callbacks import ProgressCallback, ReadAheadCallback, RecipeCallback, SaveCallback
+from training.checkpoint import newest_whole, read_checkpoint
 from training.classifier import Classifier
 from training.config import TrainingConfig
-from training.job import FitJob
-from training.loader import HeldOutLoader, StreamLoader, shard
-from training.reservoir import build_reservoir
+from training.consumption import Share, Turns, Worker, exact_share, loose_share, step_share
+from training.job import FitJob, TrainingSamples, num_samples_of
+from training.loader import HeldOutLoader, MixedLoader, Pace, StreamLoader, shard
+from training.loggers import build_loggers
+from training.progress import TrainingProgress
+from training.reservoir import build_real_reservoir, build_reservoir
+from training.run_state import CommitCallback, Journal, RunState
 
 PROGRESS_SECONDS = 1.0
 """How often a run says how it goes."""
@@ -25,25 +39,113 @@ LOG_EVERY_STEPS = 10
 """A row in the metrics files every so many steps."""
 
 
-def run(job: FitJob) -> None:
-    """Run Lightning's loop over this worker's shard of the stream."""
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, or goes on; the same for all workers."""
+
+    started_at: float
+    """In seconds of `time.time()`."""
+
+    path: Path | None
+    """Its checkpoint."""
+
+    step: int
+    state: RunState
+
+
+def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Classifier] = Classifier) -> None:
+    """Run Lightning's loop over this worker's share of the samples, from the newest whole checkpoint on."""
     torch.set_num_threads(job.config.threads_per_worker)
     lightning.seed_everything(job.config.seed)
-    rank = ray.train.get_context().get_world_rank()
-    loader = StreamLoader(
-        shard("train"),
-        job.config.batch_size_per_worker,
-        build_reservoir(job.config, job.recipe.image_size, rank),
-        job.config.max_waiting_fraction,
-    )
+    start = agreed_start(job)
+    if start.step == job.config.num_steps:  # interrupted between its last checkpoint and its end
+        job.report(nothing_left(job.config))
+        return
+    loader = open_loader(job, start)
     held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
-    classifier = Classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
+    classifier = build_classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
     prepare_network(classifier, job.config)
-    trainer = build_trainer(job, loader, held_out)
+    trainer = build_trainer(job, start, loader, held_out)
     with closing(loader):
-        trainer.fit(classifier, train_dataloaders=loader, val_dataloaders=held_out)
-    if trainer.global_step != job.config.num_steps:
+        trainer.fit(classifier, loader, held_out, ckpt_path=start.path, weights_only=True)
+    if trainer.global_step != job.config.num_steps and not trainer.should_stop:
         raise RuntimeError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
+
+
+def nothing_left(config: TrainingConfig) -> TrainingProgress:
+    """Return the progress of a run that has done all its steps."""
+    now = time.time()
+    return TrainingProgress(
+        num_trained=config.num_trained,
+        epoch=config.num_epochs,
+        asked_at=now,
+        first_batch_at=now,
+        training_seconds=0.0,
+        waiting_seconds=0.0,
+        reuse=0.0,
+        loss=math.nan,
+        held_out_top1=None,
+    )
+
+
+def agreed_start(job: FitJob) -> Start:
+    """Return where all workers go on: the first of them chooses the checkpoint."""
+    num_samples = num_samples_of(job.samples.num_images, job.real)
+    path = newest_whole(job.checkpoints)[0] if ray.train.get_context().get_world_rank() == 0 else None
+    started_at, path = broadcast_from_rank_zero((time.time(), path))
+    if path is None:
+        return Start(started_at, None, 0, RunState({}, num_samples))
+    checkpoint = read_checkpoint(path)
+    return Start(started_at, path, checkpoint["global_step"], RunState.from_checkpoint(checkpoint["run"]))
+
+
+def open_loader(job: FitJob, start: Start) -> MixedLoader:
+    """Return this worker's share of the rest of the run, batch by batch."""
+    config, context = job.config, ray.train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size())
+    pace = Pace(
+        config.batch_size_per_worker - config.num_real_per_batch,
+        config.max_waiting_fraction,
+        config.deterministic,
+        num_drawn_before=start.step * config.accumulate_batches,
+    )
+    share = share_of(config, start, Turns(config.num_samples, job.samples.num_images), worker)
+    reservoir = build_reservoir(config, job.recipe.image_size, worker.rank)
+    generated = StreamLoader(open_share(job.samples, share, worker, config), share, reservoir, pace)
+    if job.real is None:
+        return MixedLoader({"synthetic": generated})
+    pace = dataclasses.replace(pace, batch_size=config.num_real_per_batch)
+    share = real_share(config, start, Turns(config.num_steps * config.num_real_per_step, job.real.num_images), worker)
+    reservoir = build_real_reservoir(config, job.recipe.image_size, worker.rank)
+    real = StreamLoader(open_share(job.real, share, worker, config), share, reservoir, pace)
+    return MixedLoader({"real": real, "synthetic": generated})
+
+
+def share_of(config: TrainingConfig, start: Start, turns: Turns, worker: Worker) -> Share:
+    """Return which generated samples a worker takes of the rest of a run."""
+    num_per_step = config.global_batch_size - config.num_real_per_step
+    done = start.state.of("synthetic")
+    if config.deterministic:
+        return step_share(done, turns, num_per_step // worker.count, worker)
+    if config.least_uses != config.most_uses:
+        return loose_share(done, turns, worker)
+    return exact_share(done, turns, config.least_uses, worker, (config.num_steps - start.step) * num_per_step)
+
+
+def real_share(config: TrainingConfig, start: Start, turns: Turns, worker: Worker) -> Share:
+    """Return which real samples it takes; each is used once in a turn."""
+    done = start.state.of("real")
+    if config.deterministic:
+        return step_share(done, turns, config.num_real_per_step // worker.count, worker)
+    return exact_share(done, turns, 1, worker, (config.num_steps - start.step) * config.num_real_per_step)
+
+
+def open_share(samples: TrainingSamples, share: Share, worker: Worker, config: TrainingConfig) -> DataIterator | None:
+    """Return what yields a share, if there is one; it is executed in a process of its own, beside this one."""
+    if not len(share.serials):
+        return None
+    dataset = samples.open(Wanted(share.serials, worker.count, config.deterministic))
+    return dataset.streaming_split(1, locality_hints=[ray.get_runtime_context().get_node_id()])[0]
 
 
 def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
@@ -56,6 +158,20 @@ def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
         classifier.network.compile()
 
 
+def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:
+    """Return what goes by the held-out accuracy."""
+    found: list[lightning.Callback] = []
+    if config.early_stop_epochs:
+        found.append(EarlyStopping("held_out/top1", patience=config.early_stop_epochs, mode="max"))
+    if config.keep_best:
+        found.append(
+            ModelCheckpoint(
+                run_dir, "best", "held_out/top1", mode="max", save_weights_only=True, enable_version_counter=False
+            )
+        )
+    return found
+
+
 def averaging(config: TrainingConfig) -> list[lightning.Callback]:
     """Return what averages weights, on the training device, if they are to be."""
     if not config.ema_decay:
@@ -63,31 +179,33 @@ def averaging(config: TrainingConfig) -> list[lightning.Callback]:
     return [EMAWeightAveraging(device=ray.train.torch.get_device(), decay=config.ema_decay)]
 
 
-def build_trainer(job: FitJob, loader: StreamLoader, held_out: HeldOutLoader) -> lightning.Trainer:
+def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: HeldOutLoader) -> lightning.Trainer:
     """Return a Trainer whose epochs are logical: parts of one stream, each a fixed number of steps."""
+    config, rank = job.config, ray.train.get_context().get_world_rank()
+    journal = Journal(job.run_dir / "journal", rank, start.started_at) if config.journal else None
     trainer = lightning.Trainer(
-        max_epochs=job.config.num_epochs,
-        limit_train_batches=job.config.steps_per_epoch * job.config.accumulate_batches,
-        accumulate_grad_batches=job.config.accumulate_batches,
+        max_epochs=config.num_epochs,
+        limit_train_batches=config.steps_per_epoch * config.accumulate_batches,
+        accumulate_grad_batches=config.accumulate_batches,
         num_sanity_val_steps=0,
-        accelerator="gpu" if job.config.gpus_per_worker else "cpu",
+        accelerator="gpu" if config.gpus_per_worker else "cpu",
         devices="auto",
         strategy=RayDDPStrategy(),
         plugins=[RayLightningEnvironment()],
-        precision=job.config.precision,
-        logger=[
-            CSVLogger(job.run_dir, name=None, version=""),
-            TensorBoardLogger(job.run_dir, name="tensorboard", version=""),
-        ],
+        precision=config.precision,
+        deterministic=config.deterministic,
+        logger=build_loggers(config, job.run_dir),
         log_every_n_steps=LOG_EVERY_STEPS,
         callbacks=[
             RecipeCallback(job.recipe),
             ReadAheadCallback(held_out),
+            *averaging(config),
+            CommitCallback(loader.loaders, start.state, journal),
+            SaveCallback(job.checkpoints, config.checkpoint_every_steps),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
-            *averaging(job.config),
-            RayTrainReportCallback(),
+            *judges(config, job.run_dir),
         ],
-        enable_checkpointing=False,
+        enable_checkpointing=config.keep_best,
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -152,7 +152,13 @@ def build_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Rese
         store = PixelStore(config.reservoir_bytes, image_size)
     else:
         store = EncodedStore(config.reservoir_bytes, image_size)
-    return Reservoir(store, uses, key=(config.seed, rank))
+    return Reservoir(store, uses, key=(config.seed, rank, 0))
+
+
+def build_real_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Reservoir":
+    """Return an empty one for real images, each of which is used once whenever it comes."""
+    store = PixelStore(2 * config.num_real_per_batch * image_size**2 * 3, image_size)
+    return Reservoir(store, Uses(1, 1), key=(config.seed, rank, 1))
 
 
 def check_reservoir(config: TrainingConfig, image_size: int) -> None:
@@ -170,8 +176,8 @@ def check_reservoir(config: TrainingConfig, image_size: int) -> None:
 class Reservoir:
     """Images with the uses that each has left; at most one thread may be in it."""
 
-    def __init__(self, store: ImageStore, uses: Uses, key: tuple[int, int]) -> None:
-        """Take where images are kept, and a seed and a worker's rank, by which steps draw."""
+    def __init__(self, store: ImageStore, uses: Uses, key: tuple[int, int, int]) -> None:
+        """Take where images are kept, and a seed, a worker's rank and a domain's number, by which steps draw."""
         self.store = store
         self.uses = uses
         self.key = key
@@ -188,14 +194,12 @@ class Reservoir:
         self.left = np.zeros(store.num_places, np.int32)
         """How often each place's image may still be used."""
 
+        self.num_uses_left = 0
+        """How often its images may be used, all together."""
+
     def __len__(self) -> int:
         """Return how many images it has."""
         return len(self.order)
-
-    @property
-    def num_uses_left(self) -> int:
-        """How often its images may be used, all together."""
-        return int(self.left[self.order].sum())
 
     @property
     def num_uses_owed(self) -> int:
@@ -228,6 +232,7 @@ class Reservoir:
         self.store.put(places, images)
         self.serials[places], self.labels[places], self.left[places] = serials, labels, uses_left
         self.order = np.concatenate([self.order, places])
+        self.num_uses_left += int(uses_left.sum())
 
     def _free_place(self) -> int:
         if self.free:
@@ -250,12 +255,13 @@ class Reservoir:
             self.store.get(places),
         )
         self.left[places] -= 1
+        self.num_uses_left -= size
         self._let_go(chosen[self.left[places] == 0])
         return drawn
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
         """Return which of `order` are taken, ascending."""
-        counter = np.array([0, step, self.key[1], 0], dtype=np.uint64)
+        counter = np.array([0, step, *self.key[1:]], dtype=np.uint64)
         key = np.array([self.key[0], DRAW_STREAM], dtype=np.uint64)
         random = np.random.Generator(np.random.Philox(key=key, counter=counter))
         left = self.left[self.order]
@@ -270,5 +276,6 @@ class Reservoir:
     def _let_go(self, chosen: np.ndarray) -> None:
         places = self.order[chosen]
         self.store.clear(places)
+        self.num_uses_left -= int(self.left[places].sum())
         self.free += places.tolist()
         self.order = np.delete(self.order, chosen)

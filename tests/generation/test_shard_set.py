@@ -1,14 +1,17 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import generation.shards
 from generation.config import DataConfig
+from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
-from generation.shard_set import ShardSet, check_same, new_shard_set, read_shard_set
-from generation.shards import reading_units
+from generation.shard_set import ShardSet, check_same, index_name, new_shard_set, read_shard_set, shard_name
+from generation.shards import ShardReader, reading_units
 from generation.storage import Storage, StorageError
+from tests.generation.samples import painted_batch, painted_shard
 
 FOURS = DataConfig(shard_size=4)
 
@@ -87,28 +90,68 @@ def test_a_shard_without_its_index_counts_as_missing(painted: Recipe, tmp_path: 
     assert shards.missing() == [1, 2]
 
 
-def positions_of(shards: ShardSet, positions: range) -> list[tuple[int, int, int]]:
-    """Return (lap, shard, place in the shard) of each position."""
-    return [
-        (unit["lap"], unit["number"], unit["row"] + place)
-        for unit in reading_units(shards, positions, seed=5)
-        for place in range(unit["start"], unit["stop"])
+def parts_in(shards: ShardSet, wanted: IndexSet) -> list[tuple[int, int]]:
+    """Return (turn, first position) of each part, in the order in which they are read."""
+    return [(unit["lap"], unit["position"]) for unit in reading_units(shards, 5, Wanted(wanted))]
+
+
+THREE_IMAGES = 3 * 16 * 16 * 3
+"""Bytes: a set of ten in shards of four has parts of 3, 1, 3, 1 and 2 images."""
+
+
+def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shard(
+    painted: Recipe, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(generation.shards, "PART_BYTES", THREE_IMAGES)
+    wanted = Wanted(IndexSet.of(np.array([1, 9, 13, 17, 18])), in_order=True)
+    assert reading_units(set_of(painted, tmp_path, 10, first_index=100), 5, wanted) == [
+        {"lap": 0, "number": 0, "row": 0, "num_rows": 3, "position": 0},
+        {"lap": 0, "number": 2, "row": 0, "num_rows": 2, "position": 8},
+        {"lap": 1, "number": 0, "row": 3, "num_rows": 1, "position": 3},
+        {"lap": 1, "number": 1, "row": 3, "num_rows": 1, "position": 7},
+        {"lap": 1, "number": 2, "row": 0, "num_rows": 2, "position": 8},
     ]
 
 
-@pytest.mark.parametrize("images_at_once", [3, 1000])
-def test_the_order_goes_through_the_set_again_and_again_and_may_be_taken_up_anywhere(
-    images_at_once: int, painted: Recipe, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize(
+    ("part_bytes", "first_positions"), [(THREE_IMAGES, [0, 3, 4, 7, 8]), (10**6, [0, 4, 8])], ids=["small", "whole"]
+)
+def test_each_turn_has_an_order_of_its_own_and_what_is_wanted_of_it_comes_in_that_order(
+    part_bytes: int, first_positions: list[int], painted: Recipe, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(generation.shards, "PART_BYTES", images_at_once * painted.image_bytes)
+    monkeypatch.setattr(generation.shards, "PART_BYTES", part_bytes)
     shards = set_of(painted, tmp_path, 10)
-    order = positions_of(shards, range(25))
-    places = sorted((number, place) for number in range(3) for place in range(len(shards.ranges[number])))
-    assert sorted(order[:10]) == [(0, *place) for place in places]
-    assert sorted(order[10:20]) == [(1, *place) for place in places]
-    assert len(set(order)) == 25
-    for start in range(25):
-        assert positions_of(shards, range(start, 25)) == order[start:]
+    whole = parts_in(shards, IndexSet.of_ranges([range(200)]))
+    turns = [[position for turn, position in whole if turn == number] for number in range(20)]
+    assert [turn for turn, _ in whole] == sorted(turn for turn, _ in whole)
+    assert all(sorted(turn) == first_positions for turn in turns)
+    assert len({tuple(turn) for turn in turns}) > 1
+    for seed in range(10):
+        wanted = np.random.default_rng(seed).integers(0, 200, size=30)
+        last_starts = np.searchsorted(first_positions, wanted % 10, side="right") - 1
+        held = {(serial // 10, first_positions[i]) for serial, i in zip(wanted.tolist(), last_starts, strict=True)}
+        assert parts_in(shards, IndexSet.of(wanted)) == [part for part in whole if part in held]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serials(
+    in_order: bool, painted: Recipe, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(generation.shards, "PART_BYTES", THREE_IMAGES)
+    shards, kept = set_of(painted, tmp_path, 4, first_index=100), painted_shard(painted, range(100, 104))
+    shards.storage.write(shard_name(0), kept.tar)
+    shards.storage.write(index_name(0), kept.index_file())
+    wanted = Wanted(IndexSet.of(np.array([1, 8, 10, 11])), in_order=in_order)  # of turns 0 and 2, in parts of 3 and 1
+    reader = ShardReader(shards, 5, wanted)
+    units = [{name: np.array([value]) for name, value in unit.items()} for unit in reading_units(shards, 5, wanted)]
+    parts = [part for unit in units for part in reader(unit)]
+    serials = [part["serial"].tolist() for part in parts]
+    assert sorted(sorted(part) for part in serials) == [[1], [8, 10], [11]]
+    if in_order:
+        assert serials == [[1], [8, 10], [11]]
+    rows, painted_rows = np.concatenate([part["serial"] for part in parts]) % 4, painted_batch(painted, range(100, 104))
+    for name in ("index", "label", "image"):
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), painted_rows[name][rows])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import ray.data
 
 from generation.config import DataConfig, GenerationConfig
+from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.service import GenerationService, start_generation
 from generation.shard_set import ShardSet, index_name, new_shard_set, shard_name
@@ -43,6 +44,17 @@ def by_index(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: column[order] for name, column in rows.items()}
 
 
+def read(shards: ShardSet, *serials: range) -> dict[str, np.ndarray]:
+    """Return these serials of a set, sorted by index."""
+    return by_index(rows_of(read_shards(shards, seed=0, num_readers=1, wanted=Wanted.all_of(*serials))))
+
+
+def assert_rows_are_those_of_their_serials(rows: dict[str, np.ndarray], one_turn: dict[str, np.ndarray]) -> None:
+    position = rows["serial"] % len(one_turn["index"])
+    for name in ("index", "label", "image", "attempt"):
+        np.testing.assert_array_equal(rows[name], one_turn[name][position])
+
+
 def files_of(shards: ShardSet) -> dict[str, bytes]:
     names = [make(number) for number in range(len(shards.ranges)) for make in (shard_name, index_name)]
     return {name: shards.storage.read(name) for name in names}
@@ -67,12 +79,12 @@ def written(digits: Recipe, service: GenerationService, tmp_path_factory) -> Sha
 
 
 def test_shards_hold_the_streams_rows_to_the_bit(digits: Recipe, service: GenerationService, written: ShardSet):
-    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, [ALL])))
-    read = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=2)))
-    assert streamed.keys() == read.keys()
+    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(ALL))))
+    kept = by_index(rows_of(read_shards(written, seed=0, num_readers=2, wanted=Wanted.all_of(ALL))))
+    assert streamed.keys() == kept.keys() == {"serial", "index", "label", "image", "attempt"}
     for name, column in streamed.items():
-        assert column.dtype == read[name].dtype
-        np.testing.assert_array_equal(column, read[name])
+        assert column.dtype == kept[name].dtype
+        np.testing.assert_array_equal(column, kept[name])
 
 
 def test_what_was_kept_while_streaming_is_what_is_generated_for_the_same_indices(
@@ -83,22 +95,65 @@ def test_what_was_kept_while_streaming_is_what_is_generated_for_the_same_indices
         for name in (shard_name(number), index_name(number)):
             teed.storage.write(name, written.storage.read(name))
     untouched = os.stat(tmp_path / shard_name(7)).st_mtime_ns
-    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES)))
-    assert rows["index"].tolist() == list(ALL)
+    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES, Wanted.all_of(ALL))))
+    assert rows["index"].tolist() == rows["serial"].tolist() == list(ALL)
     assert files_of(teed) == files_of(written)
     assert os.stat(tmp_path / shard_name(7)).st_mtime_ns == untouched
 
 
-def test_what_was_kept_is_replayed_as_often_as_asked(
+def test_what_was_kept_is_read_back_at_each_later_turn(
     digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
     made_before = service.counts().num_images_made
-    rows = rows_of(tee_samples(service, TWO_ACTORS, set_in(tmp_path, digits), NUM_IMAGES, num_replays=2))
-    assert sorted(rows["index"].tolist()) == sorted([*ALL, *ALL, *ALL])
+    three_turns = Wanted.all_of(range(900))
+    rows = rows_of(tee_samples(service, TWO_ACTORS, set_in(tmp_path, digits), NUM_IMAGES, three_turns))
+    assert sorted(rows["serial"].tolist()) == list(range(900))
     assert service.counts().num_images_made - made_before == 304  # whole batches of 8
-    expected = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1)))
-    np.testing.assert_array_equal(rows["image"], expected["image"][rows["index"]])
-    np.testing.assert_array_equal(rows["label"], expected["label"][rows["index"]])
+    assert_rows_are_those_of_their_serials(rows, read(written, ALL))
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_of_shards_that_are_wanted_in_part_that_part_comes_and_they_are_kept_whole(
+    in_order: bool, digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+):
+    made_before = service.counts().num_images_made
+    teed = set_in(tmp_path, digits)
+    serials = IndexSet.of_ranges([range(10, 20), range(250, 258), range(305, 308)])  # of shards 0, 7 and 8, and 0 again
+    rows = rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES, Wanted(serials, in_order=in_order)))
+    came = rows["serial"].tolist()
+    assert (came if in_order else sorted(came)) == [*range(10, 20), *range(250, 258), 305, 306, 307]
+    assert_rows_are_those_of_their_serials(rows, read(written, ALL))
+    assert service.counts().num_images_made - made_before == 96
+    assert teed.missing() == [1, 2, 3, 4, 5, 6, 9]
+    for name in (make(number) for number in (0, 7, 8) for make in (shard_name, index_name)):
+        assert teed.storage.read(name) == written.storage.read(name)
+
+
+def test_of_shards_that_are_there_only_the_batches_of_what_is_wanted_are_made_again(
+    service: GenerationService, written: ShardSet
+):
+    made_before = service.counts().num_images_made
+    wanted = Wanted.all_of(range(10, 12), range(95, 97), range(330, 340), range(890, 910))
+    rows = rows_of(tee_samples(service, TWO_ACTORS, written, NUM_IMAGES, wanted))
+    expected = [10, 11, 95, 96, *range(330, 340), *range(890, 910)]
+    assert sorted(rows["serial"].tolist()) == expected
+    assert_rows_are_those_of_their_serials(rows, read(written, ALL))
+    assert service.counts().num_images_made - made_before == 24  # samples 8 to 15, 88 to 95 and 96 to 103
+
+
+def test_serials_count_from_a_sets_first_index(digits: Recipe, service: GenerationService, tmp_path: Path):
+    indices = range(1003, 1043)
+    shards = new_shard_set(Storage(str(tmp_path)), digits, indices, batch_size=8, data=DataConfig(shard_size=32))
+    teed = rows_of(tee_samples(service, TWO_ACTORS, shards, 40, Wanted.all_of(range(30, 45))))
+    assert sorted(zip(teed["serial"].tolist(), teed["index"].tolist(), strict=True)) == [
+        *zip(range(30, 40), range(1033, 1043), strict=True),
+        *zip(range(40, 45), range(1003, 1008), strict=True),
+    ]
+    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(indices))))
+    assert_rows_are_those_of_their_serials(teed, streamed)
+    kept = read(shards, range(75, 90))
+    assert kept["serial"].tolist() == [*range(80, 90), *range(75, 80)]
+    assert_rows_are_those_of_their_serials(kept, streamed)
 
 
 def test_a_set_that_was_extended_has_the_same_shards_as_before_and_the_rest(
@@ -120,10 +175,9 @@ def test_a_set_that_was_extended_amid_a_batch_has_the_same_images_to_the_bit(
     whole = shards.extended(101)
     assert [len(part) for part in whole.ranges] == [32, 11, 21, 32, 5]
     make_all(service, whole)
-    ours = by_index(rows_of(read_shards(whole, range(101), seed=0, num_readers=1)))
-    at_once = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1)))
+    ours, at_once = read(whole, range(101)), read(written, ALL)
     np.testing.assert_array_equal(ours["image"], at_once["image"][:101])
-    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, [range(43, 101)])))
+    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(range(43, 101)))))
     np.testing.assert_array_equal(streamed["image"], at_once["image"][43:101])
 
 
@@ -131,8 +185,9 @@ def test_fewer_samples_than_a_place_is_planned_for_are_kept_in_whole_shards_and_
     digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
     planned = set_in(tmp_path, digits)
-    rows = rows_of(tee_samples(service, TWO_ACTORS, planned, num_images=40, num_replays=1))
-    assert sorted(rows["index"].tolist()) == sorted([*range(40), *range(40)])
+    rows = rows_of(tee_samples(service, TWO_ACTORS, planned, num_images=40, wanted=Wanted.all_of(range(80))))
+    assert sorted(rows["serial"].tolist()) == list(range(80))
+    np.testing.assert_array_equal(rows["index"], rows["serial"] % 40)
     assert planned.missing() == list(range(2, 10))
     for number in (0, 1):
         assert planned.storage.read(shard_name(number)) == written.storage.read(shard_name(number))
@@ -166,7 +221,7 @@ def test_a_killed_asker_leaves_the_same_bytes(
 def test_rays_own_reader_reads_them(written: ShardSet):
     paths = [str(path) for path in Path(written.storage.url).glob("*.tar")]
     rows = ray.data.read_webdataset(paths).take_all()
-    ours = by_index(rows_of(read_shards(written, ALL, seed=0, num_readers=1)))
+    ours = read(written, ALL)
     assert len(rows) == NUM_IMAGES
     for row in rows:
         index = int(row["__key__"])
@@ -174,31 +229,61 @@ def test_rays_own_reader_reads_them(written: ShardSet):
         np.testing.assert_array_equal(row["png"], ours["image"][index])
 
 
-def test_the_order_is_the_same_each_time_another_in_each_lap_and_taken_up_at_the_exact_sample(written: ShardSet):
-    def order(positions: range, seed: int = 3) -> list[int]:
-        return rows_of(read_shards(written, positions, seed, num_readers=2))["index"].tolist()
+def order_of(shards: ShardSet, serials: IndexSet, seed: int = 3) -> list[int]:
+    return rows_of(read_shards(shards, seed, num_readers=2, wanted=Wanted(serials)))["serial"].tolist()
 
-    two_laps = order(range(600))
-    assert order(range(600)) == two_laps
-    assert sorted(two_laps[:300]) == sorted(two_laps[300:]) == list(ALL)
-    assert two_laps[:300] != two_laps[300:]
-    assert order(range(217, 500)) == two_laps[217:500]
-    assert order(range(600), seed=4) != two_laps
-    near = np.abs(np.diff(two_laps[:300]))
+
+TWO_TURNS = IndexSet.of_ranges([range(600)])
+
+
+def test_the_order_is_the_same_each_time_another_in_each_turn_and_another_by_another_seed(written: ShardSet):
+    two_turns = order_of(written, TWO_TURNS)
+    assert order_of(written, TWO_TURNS) == two_turns
+    assert sorted(two_turns[:300]) == list(ALL)
+    assert sorted(two_turns[300:]) == list(range(300, 600))
+    assert two_turns[:300] != [serial - 300 for serial in two_turns[300:]]
+    assert order_of(written, TWO_TURNS, seed=4) != two_turns
+    near = np.abs(np.diff(two_turns[:300]))
     assert np.median(near) > 8  # neighbours in the set are not neighbours in training
 
 
-def test_two_workers_share_them_without_overlap_and_alike_each_time(written: ShardSet):
-    def shares() -> list[list[int]]:
-        splits = read_shards(written, ALL, 3, num_readers=2).streaming_split(2, equal=True)
-        with ThreadPoolExecutor(2) as threads:
-            batches = threads.map(lambda split: list(split.iter_batches(batch_size=10)), splits)
-            return [[index for batch in share for index in batch["index"].tolist()] for share in batches]
+@pytest.mark.parametrize("num_taken", [217, 300, 431])
+def test_what_is_left_of_the_order_comes_in_the_same_order(written: ShardSet, num_taken: int):
+    two_turns = order_of(written, TWO_TURNS)
+    assert order_of(written, TWO_TURNS - IndexSet.of(np.array(two_turns[:num_taken]))) == two_turns[num_taken:]
 
-    first = shares()
-    assert [len(share) for share in first] == [150, 150]
-    assert sorted(first[0] + first[1]) == list(ALL)
-    assert shares() == first
+
+def test_of_a_scattered_set_over_several_turns_each_serial_comes_once_with_its_own_sample(written: ShardSet):
+    wanted = IndexSet.of_ranges([range(5, 8), range(290, 310), range(655, 657), range(1499, 1500)])
+    rows = rows_of(read_shards(written, 3, num_readers=2, wanted=Wanted(wanted)))
+    assert sorted(rows["serial"].tolist()) == [5, 6, 7, *range(290, 310), 655, 656, 1499]
+    assert sorted(rows["index"].tolist()) == sorted([5, 6, 7, *range(290, 300), *range(10), 55, 56, 299])
+    assert_rows_are_those_of_their_serials(rows, read(written, ALL))
+    whole = order_of(written, IndexSet.of_ranges([range(1500)]))
+    assert rows["serial"].tolist() == [serial for serial in whole if wanted.contains(np.array([serial]))[0]]
+
+
+def test_where_an_order_is_wanted_serials_ascend(written: ShardSet):
+    wanted = Wanted(IndexSet.of_ranges([range(40), range(250, 340), range(655, 657)]), in_order=True)
+    rows = rows_of(read_shards(written, 3, num_readers=2, wanted=wanted))
+    assert rows["serial"].tolist() == [*range(40), *range(250, 340), 655, 656]
+    assert_rows_are_those_of_their_serials(rows, read(written, ALL))
+
+
+def test_two_consumers_at_the_same_time_get_each_serial_once_and_alike_each_time(written: ShardSet):
+    def part_of(rank: int) -> list[int]:
+        serials = TWO_TURNS.every(run=16, offset=rank, stride=2)
+        rows = rows_of(read_shards(written, 3, num_readers=2, wanted=Wanted(serials, num_consumers=2)))
+        return rows["serial"].tolist()
+
+    def parts() -> list[list[int]]:
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(part_of, range(2)))
+
+    first = parts()
+    assert [len(part) for part in first] == [304, 296]  # 19 runs of 16, and 18 with a last one of 8
+    assert sorted(first[0] + first[1]) == list(range(600))
+    assert parts() == first
 
 
 def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: ShardSet, tmp_path: Path):
@@ -208,7 +293,7 @@ def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: Sha
     with pytest.raises(
         Exception, match=r"shard-000004\.tar: sample 1\d\d: the image is not .*Repair it: ray_jobs\.generate --verify"
     ):
-        rows_of(read_shards(shards, ALL, seed=0, num_readers=1))
+        read(shards, ALL)
     for name in (shard_name(0), index_name(0)):
         shards.storage.write(name, written.storage.read(name.replace("0.", "6.")))
     with pytest.raises(StorageError, match=r"shard-000000\.tar does not hold samples 0 to 31, in .*Repair it"):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 
 from generation.config import GenerationConfig, RecipeConfig
+from generation.indices import IndexSet, Wanted
 from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
@@ -56,13 +58,38 @@ def wait_for_loads(service: GenerationService, num_loads: int) -> None:
 
 def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe):
     with start_generation(painted, TWO_ACTORS) as service:
-        rows = rows_of(stream_samples(service, painted, TWO_ACTORS, [range(0, 300), range(1000, 1010)]))
+        wanted = Wanted.all_of(range(300), range(1000, 1010))
+        rows = rows_of(stream_samples(service, painted, TWO_ACTORS, wanted))
     indices = [*range(300), *range(1000, 1010)]
-    assert rows["index"].tolist() == indices
+    assert rows["index"].tolist() == rows["serial"].tolist() == indices
     assert rows["label"].tolist() == [plan_sample(painted, index).label for index in indices]
     painter = PaintedGenerator(16, 10)
     for row, index in enumerate(indices):
         np.testing.assert_array_equal(rows["image"][row], painter.paint(plan_sample(painted, index)))
+
+
+def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(painted: Recipe):
+    wanted = Wanted(IndexSet.of_ranges([range(3, 20), range(500, 640), range(1030, 1040), range(5000, 5001)]), 1, True)
+    with start_generation(painted, TWO_ACTORS) as service:
+        dataset = stream_samples(service, painted, TWO_ACTORS, wanted)
+        batches = list(dataset.iter_batches(batch_size=16, prefetch_batches=0))
+        num_made = service.counts().num_images_made
+    indices = [index for batch in batches for index in batch["index"].tolist()]
+    assert indices == [*range(3, 20), *range(500, 640), *range(1030, 1040), 5000]
+    assert num_made == 16 * (2 + 9 + 1 + 1)  # batches 0 and 1, 31 to 39, 64 and 312
+
+
+def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe):
+    everything = IndexSet.of_ranges([range(1010)])
+
+    def part_of(rank: int) -> list[int]:
+        wanted = Wanted(everything.every(run=32, offset=rank, stride=2), num_consumers=2)
+        return rows_of(stream_samples(service, painted, TWO_ACTORS, wanted))["index"].tolist()
+
+    with start_generation(painted, TWO_ACTORS) as service, ThreadPoolExecutor(2) as threads:
+        parts = list(threads.map(part_of, range(2)))
+    assert [len(part) for part in parts] == [512, 498]  # 16 runs of 32, and 16 of which the last is of 18
+    assert sorted(parts[0] + parts[1]) == list(range(1010))
 
 
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
@@ -74,10 +101,10 @@ def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
         os.kill(victim, signal.SIGKILL)
 
     with start_generation(digits, TWO_ACTORS) as service:
-        undisturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]))
+        undisturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(indices)))
         wait_for_loads(service, 2)
         victim = processes(service)[0]
-        disturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, [indices]), meanwhile=kill)
+        disturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(indices)), meanwhile=kill)
         wait_for_loads(service, 3)
         loads = service.counts().num_loads
     assert 640 < made_when_killed[0] < 1280  # in mid-stream
@@ -115,7 +142,7 @@ def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_samp
     large = dataclasses.replace(painted, image_size=96)  # batches of 442 kB travel through a node's object store
     indices = range(1600)
     with second_node(num_cpus) as kill_node, start_generation(large, one_per_node) as service:
-        dataset = stream_samples(service, large, one_per_node, [indices])
+        dataset = stream_samples(service, large, one_per_node, Wanted.all_of(indices))
         rows = rows_of(dataset, meanwhile=kill_node)
         assert service.num_actors() == 1
     assert rows["index"].tolist() == list(indices)
@@ -144,7 +171,7 @@ def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
 def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
     black = dataclasses.replace(painted, image_size=0)
     with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
-        rows_of(stream_samples(service, black, TWO_ACTORS, [range(4)]))
+        rows_of(stream_samples(service, black, TWO_ACTORS, Wanted.all_of(range(4))))
 
 
 def test_a_pool_whose_driver_is_gone_without_a_word_stops_itself(painted: Recipe):

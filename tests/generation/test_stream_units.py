@@ -3,21 +3,45 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from generation.config import GenerationConfig
+from generation.indices import NOTHING, IndexSet
 from generation.service import GenerationFailedError
-from generation.stream import MAX_LOSSES, MAX_UNITS, Asker, work_units
+from generation.stream import MAX_LOSSES, MAX_UNITS, Asker, StreamAsker, work_units
 
 
-def test_units_cover_every_index_once_and_never_span_two_ranges():
-    units = work_units([range(0, 300), range(1000, 1010)], batch_size=8)
-    assert [index for unit in units for index in unit] == [*range(300), *range(1000, 1010)]
-    assert [len(unit) for unit in units] == [256, 44, 10]
-    assert work_units([range(250, 600)], batch_size=8) == [range(250, 256), range(256, 512), range(512, 600)]
+def set_of(*ranges: range) -> IndexSet:
+    return IndexSet.of_ranges(ranges)
+
+
+def ranges_of(units: list[dict[str, int]]) -> list[range]:
+    return [range(unit["start"], unit["stop"]) for unit in units]
+
+
+def test_units_are_of_whole_batches_and_leave_out_where_nothing_is_wanted():
+    units = work_units(set_of(range(300), range(1000, 1010)), batch_size=8)  # of 32 batches: 256 indices
+    assert ranges_of(units) == [range(256), range(256, 512), range(768, 1024)]
+    assert ranges_of(work_units(set_of(range(250, 257)), batch_size=8)) == [range(256), range(256, 512)]
+    assert work_units(NOTHING, batch_size=8) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_units_hold_every_index_of_a_scattered_set_once_and_none_is_idle(seed: int):
+    random = np.random.default_rng(seed)
+    wanted = IndexSet.of(random.integers(0, 20_000, size=60))
+    held = [set_of(unit) for unit in ranges_of(work_units(wanted, batch_size=8))]
+    assert sum(len(wanted & unit) for unit in held) == len(wanted)
+    assert all(len(wanted & unit) for unit in held)
+    assert {int(bound) % 8 for unit in held for bound in (*unit.starts, *unit.stops)} == {0}
+
+
+def test_a_set_that_is_scattered_over_billions_makes_no_more_units_either():
+    every_other_run = set_of(range(64 * 10**7)).every(32, 0, 64)
+    assert len(work_units(every_other_run, 32)) <= MAX_UNITS
 
 
 def test_a_billion_images_make_no_more_units_than_ray_data_can_take():
-    units = work_units([range(10**9)], batch_size=32)
+    units = ranges_of(work_units(set_of(range(10**9)), batch_size=32))
     assert len(units) <= MAX_UNITS
-    assert sum(len(unit) for unit in units) == 10**9
+    assert set_of(range(10**9)) - set_of(*units) == NOTHING
 
 
 class LosingService:
@@ -43,14 +67,33 @@ class LosingService:
 
 def ask_for_four(service: LosingService) -> list[list[int]]:
     asker = Asker(service, GenerationConfig(), batch_size=4, window=1)  # pyright: ignore[reportArgumentType]
-    return [batch["index"].tolist() for batch in asker({"start": np.array([8]), "stop": np.array([12])})]
+    return [batch["index"].tolist() for batch in asker.ask_set(set_of(range(8, 12)))]
 
 
 def test_an_image_comes_in_the_same_batch_whoever_asks_for_it():
     service = LosingService(0)
     asker = Asker(service, GenerationConfig(), batch_size=4, window=1)  # pyright: ignore[reportArgumentType]
-    assert [batch["index"].tolist() for batch in asker.ask_range(6, 11)] == [[6, 7], [8, 9, 10]]
+    assert [batch["index"].tolist() for batch in asker.ask_set(set_of(range(6, 11)))] == [[6, 7], [8, 9, 10]]
     assert service.asked == [range(4, 8), range(8, 12)]
+
+
+def test_batches_of_which_nothing_is_wanted_are_not_asked_for():
+    service = LosingService(0)
+    asker = Asker(service, GenerationConfig(), batch_size=4, window=1)  # pyright: ignore[reportArgumentType]
+    batches = list(asker.ask_set(set_of(range(6, 7), range(17, 19), range(30, 33))))
+    assert [batch["index"].tolist() for batch in batches] == [[6], [17, 18], [30, 31], [32]]
+    assert service.asked == [range(4, 8), range(16, 20), range(28, 32), range(32, 36)]
+    assert list(asker.ask_set(NOTHING)) == []
+
+
+def test_of_a_unit_the_stream_asks_for_what_is_wanted_and_its_serials_are_its_indices():
+    service = LosingService(0)
+    wanted = set_of(range(3), range(30, 40), range(64, 70))
+    asker = StreamAsker(service, GenerationConfig(), 4, 1, wanted)  # pyright: ignore[reportArgumentType]
+    batches = list(asker({"start": np.array([32]), "stop": np.array([64])}))
+    assert [batch["serial"].tolist() for batch in batches] == [[32, 33, 34, 35], [36, 37, 38, 39]]
+    assert all(np.array_equal(batch["serial"], batch["index"]) for batch in batches)
+    assert service.asked == [range(32, 36), range(36, 40)]
 
 
 @pytest.fixture

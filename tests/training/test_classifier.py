@@ -15,7 +15,13 @@ RESNET18 = TrainingConfig(architecture="resnet18", num_images=64, num_epochs=1, 
 
 def batch(value: int = 0) -> dict[str, torch.Tensor]:
     images = torch.full((2, 32, 32, 3), value, dtype=torch.uint8)
-    return {"index": torch.tensor([41, 42]), "label": torch.tensor([0, 1]), "image": images}
+    return {
+        "serial": torch.tensor([41, 42]),
+        "use": torch.tensor([0, 2]),
+        "is_real": torch.tensor([False, False]),
+        "label": torch.tensor([0, 1]),
+        "image": images,
+    }
 
 
 def test_a_nan_loss_stops_with_the_step_and_the_samples():
@@ -40,7 +46,7 @@ def test_the_loss_is_the_mean_over_all_crops():
     classifier.network = Means()
     samples = batch() | {"image": torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)}
     loss = classifier.training_step(samples, 0)
-    numbers = draws(config.seed, np.array([41, 42]), np.array([0, 0]), classifier.augment.num_draws)
+    numbers = draws(config.seed, np.array([41, 42]), np.array([0, 2]), classifier.augment.num_draws)
     crops = classifier.augment(samples["image"], numbers)
     assert [len(each) for each in crops] == [2, 6]
     logits = torch.cat([Means()(classifier.normalize(each)) for each in crops])
@@ -50,7 +56,7 @@ def test_the_loss_is_the_mean_over_all_crops():
 
 def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):
     classifier = Classifier(RESNET18, num_classes=2, image_size=32).eval()
-    checkpoint = {"state_dict": classifier.state_dict(), "recipe": {}}
+    checkpoint = {"state_dict": classifier.state_dict(), "recipe": {}, "run": {}}
     classifier.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "checkpoint.ckpt")
     again = load_classifier(read_checkpoint(tmp_path / "checkpoint.ckpt"))

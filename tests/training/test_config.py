@@ -19,7 +19,10 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
     assert num_samples() == 960
     assert num_samples(reuse=8) == 120
     assert num_samples(reuse=7) == 138  # 137.1
-    assert num_samples(reuse=7, num_workers=4) == 140  # as many for each
+    assert num_samples(reuse=7, num_workers=4) == 138
+    assert (
+        num_samples(reuse=7, deterministic=True) == 192
+    )  # 10 steps need two sevenths of their samples, in whole steps
     assert num_samples(reuse="auto", min_reuse=2, max_reuse=9) == 480
 
 

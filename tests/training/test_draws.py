@@ -30,13 +30,14 @@ def test_asking_for_more_draws_keeps_the_first():
     np.testing.assert_array_equal(draws(11, INDICES, USES, 50)[:, :7], draws(11, INDICES, USES, 7))
 
 
-def test_another_seed_sample_or_use_draws_other_numbers():
+def test_another_seed_sample_use_or_domain_draws_other_numbers():
     base = draws(11, np.array([3]), np.array([1]), 8)
     for others in (
         draws(12, np.array([3]), np.array([1]), 8),
         draws(11, np.array([1]), np.array([3]), 8),
         draws(11, np.array([3]), np.array([2]), 8),
         draws(11, np.array([4]), np.array([1]), 8),
+        draws(11, np.array([3]), np.array([1]), 8, domains=np.array([True])),
     ):
         assert not np.isin(others, base).any()
 

@@ -5,28 +5,29 @@ import dataclasses
 import json
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import ray.train
 import torch
-from ray.data import Dataset
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from generation.config import GenerationConfig, RecipeConfig
+from generation.indices import Wanted
 from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe, build_recipe
-from generation.service import start_generation
+from generation.service import GenerationService, start_generation
 from generation.stream import stream_samples
 from training.checkpoint import read_checkpoint
 from training.classifier import NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
-from training.fit import fit, own_execution_options
-from training.job import FitJob
-from training.loader import StreamLoader, shard
+from training.fit import fit
+from training.job import FitJob, TrainingSamples
+from training.loop import Start, open_loader
 from training.progress import TrainingProgress
-from training.reservoir import PixelStore, Reservoir, Uses
+from training.run_state import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -49,15 +50,18 @@ def three_epochs(num_workers: int, base_learning_rate: float = 0.4) -> TrainingC
     )
 
 
+def held_out_of(config: TrainingConfig) -> Wanted:
+    return Wanted.all_of(range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out))
+
+
 def run_fit(recipe: Recipe, config: TrainingConfig, run_dir: Path):
     """Return the checkpoint, all progress said, and the pool's counts."""
     queue = Queue(actor_options={"num_cpus": 0})
     with start_generation(recipe, TWO_ACTORS) as service:
-        held_out = range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out)
+        samples = TrainingSamples(config.num_samples, partial(stream_samples, service, recipe, TWO_ACTORS))
         checkpoint = fit(
-            FitJob(config, recipe, run_dir, queue.put),
-            train=stream_samples(service, recipe, TWO_ACTORS, [range(config.num_samples)]),
-            held_out=stream_samples(service, recipe, TWO_ACTORS, [held_out]),
+            FitJob(config, recipe, run_dir, samples, None, queue.put),
+            held_out=stream_samples(service, recipe, TWO_ACTORS, held_out_of(config)),
         )
         counts = service.counts()
     said: list[TrainingProgress] = queue.get_nowait_batch(queue.qsize())
@@ -86,50 +90,54 @@ def test_three_logical_epochs_generate_each_image_once_and_load_each_model_once(
 def take_slowly(settings: dict) -> None:
     """Take a training worker's share, resting after the first batch, and send the indices home."""
     indices = []
-    size = settings["image_size"]
-    reservoir = Reservoir(PixelStore(32 * size**2 * 3, size), Uses(1, 1), key=(0, 0))
-    for batch in StreamLoader(shard("train"), 16, reservoir):
+    job, context = settings["job"], ray.train.get_context()
+    start = Start(0.0, None, 0, RunState({}, {"synthetic": job.samples.num_images}))
+    for batch in open_loader(job, start):
         if not indices:
             time.sleep(settings["rest_seconds"])
             settings["queue"].put(None)
-        indices += batch["index"].tolist()
-    settings["queue"].put(indices)
+        indices += batch["serial"].tolist()
+    settings["queue"].put((context.get_world_rank(), indices))
 
 
-def start_taking(dataset: Dataset, recipe: Recipe, num_workers: int, rest_seconds: float, scratch: Path) -> Queue:
-    """Let workers take a dataset through Ray Train, under the options that `fit` gives it."""
+def start_taking(job: FitJob, rest_seconds: float) -> Queue:
+    """Let workers take a job's samples as they would to train on them."""
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         take_slowly,
-        train_loop_config={"queue": queue, "rest_seconds": rest_seconds, "image_size": recipe.image_size},
-        datasets={"train": dataset},
-        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.1}),
-        run_config=ray.train.RunConfig(name="take", storage_path=str(scratch)),
-        dataset_config=own_execution_options({"train": dataset}),
+        train_loop_config={"queue": queue, "rest_seconds": rest_seconds, "job": job},
+        scaling_config=ray.train.ScalingConfig(num_workers=job.config.num_workers, resources_per_worker={"CPU": 0.1}),
+        run_config=ray.train.RunConfig(name="take", storage_path=str(job.run_dir)),
     )
     threading.Thread(target=trainer.fit, daemon=True).start()
     return queue
 
 
+def taking(recipe: Recipe, pool: GenerationConfig, service: GenerationService, config: TrainingConfig, scratch: Path):
+    samples = TrainingSamples(config.num_samples, partial(stream_samples, service, recipe, pool))
+    return FitJob(config, recipe, scratch, samples, None, print)
+
+
 def test_while_the_trainer_rests_generation_stops_at_its_bound(tmp_path: Path):
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=64))
     pool = dataclasses.replace(TWO_ACTORS, max_buffered_bytes=2_000_000)  # 163 images of 12,288 bytes
+    config = dataclasses.replace(three_epochs(num_workers=1), num_images=4000, num_epochs=1)
     with start_generation(recipe, pool) as service:
-        stream = stream_samples(service, recipe, pool, [range(4000)])
-        queue = start_taking(stream, recipe, num_workers=1, rest_seconds=10, scratch=tmp_path)
+        queue = start_taking(taking(recipe, pool, service, config, tmp_path), rest_seconds=10)
         assert queue.get(timeout=120) is None  # the rest is over
         assert service.counts().num_images_made < 1500
-        assert sorted(queue.get(timeout=120)) == list(range(4000))
+        rank, indices = queue.get(timeout=120)
+        assert (rank, sorted(indices)) == (0, list(range(4000)))
 
 
 def test_two_workers_share_the_stream_without_overlap(painted: Recipe, tmp_path: Path):
+    config = dataclasses.replace(three_epochs(num_workers=2), num_images=640, num_epochs=1)
     with start_generation(painted, TWO_ACTORS) as service:
-        stream = stream_samples(service, painted, TWO_ACTORS, [range(640)])
-        queue = start_taking(stream, painted, num_workers=2, rest_seconds=0.0, scratch=tmp_path)
+        queue = start_taking(taking(painted, TWO_ACTORS, service, config, tmp_path), rest_seconds=0.0)
         said = [queue.get(timeout=120) for _ in range(4)]
-    shares = [indices for indices in said if indices is not None]
-    assert [len(indices) for indices in shares] == [320, 320]
-    assert sorted(shares[0] + shares[1]) == list(range(640))
+    shares = dict(share for share in said if share is not None)
+    assert sorted(shares[0]) == list(range(320))
+    assert sorted(shares[1]) == list(range(320, 640))
 
 
 def test_images_are_used_again_in_many_crops_by_steps_in_parts_and_weights_are_averaged(
@@ -165,10 +173,10 @@ def test_with_auto_training_goes_on_and_ends_though_generators_cannot_make_an_im
     others = dataclasses.replace(painted, seed=1)
     queue = Queue(actor_options={"num_cpus": 0})
     with start_generation(painted, slow) as service, start_generation(others, TWO_ACTORS) as fast:
+        samples = TrainingSamples(config.num_samples, partial(stream_samples, service, painted, slow))
         fit(
-            FitJob(config, painted, tmp_path, queue.put),
-            train=stream_samples(service, painted, slow, [range(config.num_samples)]),
-            held_out=stream_samples(fast, others, TWO_ACTORS, [range(40)]),
+            FitJob(config, painted, tmp_path, samples, None, queue.put),
+            held_out=stream_samples(fast, others, TWO_ACTORS, Wanted.all_of(range(40))),
         )
         num_made = service.counts().num_images_made
     said: list[TrainingProgress] = queue.get_nowait_batch(queue.qsize())

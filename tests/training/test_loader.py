@@ -1,13 +1,16 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from training.loader import HeldOutLoader, StreamLoader
+from generation.indices import IndexSet
+from training.consumption import Share
+from training.loader import HeldOutLoader, MixedLoader, Pace, StreamLoader
 from training.reservoir import PixelStore, Reservoir, Uses
 
 
@@ -19,10 +22,11 @@ class CountingShard:
         self.batch_size = batch_size
         self.num_opened = 0
         self.num_handed_out = 0
+        self.skipped = np.zeros(num_batches * batch_size, bool)
 
     def iter_torch_batches(self, **_: object) -> Iterator[dict[str, torch.Tensor]]:
         self.num_opened += 1
-        return ({"index": torch.from_numpy(self.batch(i)["index"])} for i in range(self.num_batches))
+        return ({"serial": torch.from_numpy(self.batch(i)["serial"])} for i in range(self.num_batches))
 
     def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
         self.num_opened += 1
@@ -30,16 +34,21 @@ class CountingShard:
 
     def batch(self, i: int) -> dict[str, np.ndarray]:
         self.num_handed_out += 1
-        index = np.arange(i * self.batch_size, (i + 1) * self.batch_size)
-        images = np.zeros((self.batch_size, 2, 2, 3), np.uint8) + index.astype(np.uint8)[:, None, None, None]
-        return {"index": index, "label": index % 7, "image": images}
+        serial = np.arange(i * self.batch_size, (i + 1) * self.batch_size)
+        serial = serial[~self.skipped[serial]]
+        images = np.zeros((len(serial), 2, 2, 3), np.uint8) + serial.astype(np.uint8)[:, None, None, None]
+        return {"serial": serial, "label": serial % 7, "image": images}
+
+    @property
+    def share(self) -> Share:
+        """All of it, nothing begun."""
+        all_of_it = IndexSet.of_ranges([range(self.num_batches * self.batch_size)])
+        return Share(all_of_it, np.zeros(0, np.int64), np.zeros(0, np.int32))
 
 
-def loader_of(
-    shard: object, batch_size: int, uses: Uses, num_places: int = 100, max_waiting_fraction: float = 0.0
-) -> StreamLoader:
-    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, key=(0, 0))
-    return StreamLoader(shard, batch_size, reservoir, max_waiting_fraction)  # pyright: ignore[reportArgumentType]
+def loader_of(shard: CountingShard, batch_size: int, uses: Uses, num_places: int = 100, **pace: Any) -> StreamLoader:
+    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, key=(0, 0, 0))
+    return StreamLoader(shard, shard.share, reservoir, Pace(batch_size, **pace))  # pyright: ignore[reportArgumentType]
 
 
 def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
@@ -48,7 +57,7 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
     epochs = []
     for _ in range(3):
         batches = iter(loader)
-        epochs.append([next(batches)["index"].item() for _ in range(2)])
+        epochs.append([next(batches)["serial"].item() for _ in range(2)])
     assert epochs == [[0, 1], [2, 3], [4, 5]]
     assert shard.num_opened == 1
     with pytest.raises(StopIteration):
@@ -60,7 +69,7 @@ def test_every_image_comes_as_often_as_asked_with_its_label_and_the_number_of_it
     loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_places=24)
     seen: Counter[int] = Counter()
     for batch in loader:
-        indices = batch["index"].tolist()
+        indices = batch["serial"].tolist()
         assert len(set(indices)) == 5
         assert batch["label"].tolist() == [index % 7 for index in indices]
         assert batch["image"][:, 1, 1, 2].tolist() == indices
@@ -112,7 +121,7 @@ def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
 
 def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may():
     loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_places=16)
-    seen = Counter(index for batch in loader for index in batch["index"].tolist())
+    seen = Counter(index for batch in loader for index in batch["serial"].tolist())
     assert set(seen) == set(range(80))
     assert max(seen.values()) <= 6
     assert loader.reuse > 3  # steps take no time here, so that only its bound ends the use of an image
@@ -143,6 +152,62 @@ def test_auto_waits_for_new_images_as_long_as_it_may_and_then_uses_old_ones():
     loader.close()
 
 
+def serials_of(batches: Iterable[dict[str, torch.Tensor]]) -> list[list[int]]:
+    return [batch["serial"].tolist() for batch in batches]
+
+
+def test_in_order_batches_are_those_of_the_serials_whatever_the_clock():
+    assert serials_of(loader_of(CountingShard(6, batch_size=5), 10, Uses(1, 1), in_order=True)) == [
+        [*range(10)],
+        [*range(10, 20)],
+        [*range(20, 30)],
+    ]
+
+
+def test_in_order_what_is_used_again_depends_on_no_clock():
+    quick, slow = CountingShard(10, batch_size=4), SleepingShard(20, batch_size=2)
+    first = serials_of(loader_of(quick, 4, Uses(3, 3), in_order=True))
+    assert serials_of(loader_of(slow, 4, Uses(3, 3), in_order=True)) == first
+    assert Counter(serial for batch in first for serial in batch) == dict.fromkeys(range(40), 3)
+
+
+def test_a_loader_that_goes_on_draws_what_it_would_have_drawn():
+    uses, whole = Uses(3, 3), CountingShard(10, batch_size=4)
+    undisturbed = serials_of(loader_of(whole, 4, uses, in_order=True))
+    loader = loader_of(CountingShard(10, batch_size=4), 4, uses, in_order=True)
+    for _ in range(11):
+        loader.commit(next(loader)["serial"].numpy())
+    next(loader)  # a step that was not done
+    state = loader.state()
+    loader.close()
+    rest = Share(whole.share.fresh - state.taken, state.begun, state.uses_left)
+    goes_on = Reservoir(PixelStore(1200, 2), uses, key=(0, 0, 0))
+    source = CountingShard(10, batch_size=4)
+    source.skipped = ~rest.serials.contains(np.arange(40))
+    loader = StreamLoader(source, rest, goes_on, Pace(4, 0.0, in_order=True, num_drawn_before=11))  # pyright: ignore
+    assert serials_of(loader) == undisturbed[11:]
+
+
+def test_a_stream_that_ends_before_all_samples_have_come_is_an_error():
+    shard = CountingShard(3, batch_size=4)
+    reservoir = Reservoir(PixelStore(1200, 2), Uses(1, 1), key=(0, 0, 0))
+    loader = StreamLoader(shard, CountingShard(4, batch_size=4).share, reservoir, Pace(4))  # pyright: ignore
+    with pytest.raises(RuntimeError, match="ended after 12 of 16 samples"):
+        list(loader)
+
+
+def test_a_mixed_batch_has_its_part_of_each_domain_and_says_which_row_is_of_which():
+    real, synthetic = CountingShard(4, batch_size=1), CountingShard(4, batch_size=3)
+    mixed = MixedLoader(
+        {"real": loader_of(real, 1, Uses(1, 1), num_places=2), "synthetic": loader_of(synthetic, 3, Uses(1, 1))}
+    )
+    batches = list(mixed)
+    assert [batch["is_real"].tolist() for batch in batches] == [[True, False, False, False]] * 4
+    assert sorted(batch["serial"][0].item() for batch in batches) == [0, 1, 2, 3]
+    assert sorted(serial for batch in batches for serial in batch["serial"][1:].tolist()) == list(range(12))
+    assert all(batch["image"].shape == (4, 2, 2, 3) for batch in batches)
+
+
 def test_what_the_stream_ends_with_comes_where_its_samples_are_wanted():
     class BrokenShard(CountingShard):
         def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
@@ -159,7 +224,7 @@ def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():
     loader = HeldOutLoader(shard, 1)  # pyright: ignore[reportArgumentType]
     iter(loader)  # as Lightning does at set-up
     assert shard.num_opened == 0
-    epochs = [[batch["index"].item() for batch in loader] for _ in range(3)]
+    epochs = [[batch["serial"].item() for batch in loader] for _ in range(3)]
     assert epochs == [[0, 1, 2]] * 3
     assert shard.num_opened == 1
 
@@ -173,7 +238,7 @@ def test_held_out_samples_are_read_in_the_background_once_started():
         time.sleep(0.01)
     assert shard.num_handed_out == 4  # and no one has asked for them yet
     loader.start()
-    assert [batch["index"].item() for batch in loader] == [0, 1, 2, 3]
+    assert [batch["serial"].item() for batch in loader] == [0, 1, 2, 3]
     assert shard.num_opened == 1
 
 

@@ -23,7 +23,7 @@ def add(reservoir: Reservoir, serials: range, uses_left: int) -> None:
 
 
 def reservoir_of(num_places: int, uses: Uses, seed: int = 0) -> Reservoir:
-    return Reservoir(PixelStore(num_places * IMAGE_BYTES, SIZE), uses, key=(seed, 0))
+    return Reservoir(PixelStore(num_places * IMAGE_BYTES, SIZE), uses, key=(seed, 0, 0))
 
 
 def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.random.Generator) -> list[list[int]]:
@@ -77,7 +77,7 @@ def test_steps_draw_uniformly():
 
 def test_what_a_step_draws_is_a_function_of_seed_worker_and_step():
     def drawn(seed: int, rank: int, step: int) -> list[int]:
-        reservoir = Reservoir(PixelStore(50 * IMAGE_BYTES, SIZE), Uses(2, 2), key=(seed, rank))
+        reservoir = Reservoir(PixelStore(50 * IMAGE_BYTES, SIZE), Uses(2, 2), key=(seed, rank, 0))
         add(reservoir, range(50), uses_left=2)
         return reservoir.draw(step, 10, is_last=False).serials.tolist()
 
@@ -113,7 +113,7 @@ def test_with_room_between_the_bounds_the_most_used_go_for_new_ones_but_none_bef
 def test_both_stores_give_back_what_they_were_given_within_their_memory(kind: type):
     num_bytes = 40 * (IMAGE_BYTES + 4096)
     store: ImageStore = kind(num_bytes, SIZE)
-    reservoir = Reservoir(store, Uses(1, 1), key=(0, 0))
+    reservoir = Reservoir(store, Uses(1, 1), key=(0, 0, 0))
     next_serial = 0
     while room := reservoir.make_room(7)[0]:
         add(reservoir, range(next_serial, next_serial + room), uses_left=1)

@@ -1,0 +1,146 @@
+"""Jobs whose driver is killed, and that go on elsewhere, as a user calls them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs import train
+from ray_jobs.config import JobConfig, load_config
+from tests.training.test_resume import expected, steps_in, uses_of
+from training.checkpoint import checkpoint_files, read_checkpoint
+
+PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
+
+SETTINGS = [
+    "training.architecture=timm/resnet10t",
+    "training.num_images=2560",
+    "training.reuse=3",
+    "training.num_epochs=2",
+    "training.num_held_out=16",
+    "training.global_batch_size=32",
+    "training.checkpoint_every_steps=6",
+    "training.journal=true",
+    "training.cpus_per_worker=0.25",
+    "recipe.image_size=16",
+    "evaluation.dataset=none",
+]
+
+
+def start(run_dir: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ray_jobs.train", PAINTED, *SETTINGS, f"output={run_dir}", *arguments]
+    return subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill_at(job: subprocess.Popen, run_dir: Path, step: int) -> None:
+    """Kill a driver, and nothing else, once a step is done; wait until what it had started is gone."""
+    started = psutil.Process(job.pid)
+    while not any(done >= step for done in steps_in(run_dir / "journal")):
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.05)
+    processes = started.children(recursive=True)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    _, alive = psutil.wait_procs(processes, timeout=90)
+    assert not alive
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors_and_loses_no_use(
+    seed: int, tmp_path: Path
+):
+    random = np.random.default_rng(seed)
+    run_dir = tmp_path / "run"
+    workers = [1, 2, 1] if seed % 2 else [2, 1, 2]
+    job = start(run_dir, f"training.num_workers={workers[0]}", "generation.batch_size=8")
+    kill_at(job, run_dir, int(random.integers(7, 36)))
+    first = max(steps_in(run_dir / "journal"))
+    actors = int(random.integers(1, 4))
+    go_on = start(
+        run_dir,
+        "resume=true",
+        f"training.num_workers={workers[1]}",
+        f"generation.min_actors={actors}",
+        f"generation.max_actors={actors}",
+        "generation.cpus_per_actor=0.1",
+        "generation.batch_size=16",
+    )
+    said = go_on.communicate(timeout=240)[0]
+    assert go_on.returncode == 0, said
+    assert "going on from step-" in said
+    config = load_config(JobConfig, [PAINTED, *SETTINGS]).training
+    assert uses_of(run_dir / "journal") == expected(config)
+    starts = steps_in(run_dir / "journal")
+    assert len(starts[1]) == 1  # not from the beginning
+    assert sum(len(each) == 2 for each in starts.values()) <= first % 6 + 1  # what the last checkpoint had not
+    assert read_checkpoint(run_dir / "checkpoint.ckpt")["global_step"] == 80
+    assert {"config.yaml", "config-2.yaml", "metrics.csv", "resumed-2"} <= {path.name for path in run_dir.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Path:
+    """A run of which two checkpoints are left, and no process."""
+    run_dir = tmp_path_factory.mktemp("interrupted") / "run"
+    kill_at(start(run_dir), run_dir, 14)
+    assert len(checkpoint_files(run_dir / "checkpoints")) == 2
+    return run_dir
+
+
+def refuse(monkeypatch, capsys, *arguments: str) -> str:
+    """Return the one line in which the job refuses."""
+    monkeypatch.setattr(sys, "argv", ["train", PAINTED, *SETTINGS, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("recipe.seed=5", "is of another recipe: seed was 0, is 5"),
+        ("training.architecture=resnet18", "training.architecture was 'timm/resnet10t', is 'resnet18'"),
+        ("training.reuse=2", "training.reuse was 3, is 2"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_one(change: str, message: str, interrupted: Path, monkeypatch, capsys):
+    before = sorted(interrupted.rglob("*"))
+    assert message in refuse(monkeypatch, capsys, f"output={interrupted}", "resume=true", change)
+    assert sorted(interrupted.rglob("*")) == before
+
+
+@pytest.mark.ray
+def test_from_a_truncated_checkpoint_a_run_falls_back_to_the_one_before_and_says_so(
+    interrupted: Path, tmp_path: Path, monkeypatch
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(interrupted, run_dir)
+    newest, before = checkpoint_files(run_dir / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:100_000])
+    monkeypatch.setattr(sys, "argv", [])
+    notes = train.prepare([PAINTED, *SETTINGS, f"output={run_dir}", "resume=true"]).notes
+    assert f"'{newest}' cannot be read" in notes[0]
+    assert notes[1] == f"going on from {before.name}"
+    before.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No checkpoint in .* is whole"):
+        train.prepare([PAINTED, *SETTINGS, f"output={run_dir}", "resume=true"])
+
+
+def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, monkeypatch, capsys):
+    assert "holds no run to go on with" in refuse(monkeypatch, capsys, f"output={tmp_path}", "resume=true")
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "checkpoint.ckpt").write_text("")
+    assert "is finished" in refuse(monkeypatch, capsys, f"output={tmp_path}", "resume=true")

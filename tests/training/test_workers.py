@@ -1,0 +1,128 @@
+"""What several workers learn, in which order, and from real images too, on a real local cluster."""
+
+import csv
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.real_images import real_training_images
+from generation.config import DataConfig, GenerationConfig
+from generation.indices import IndexSet
+from generation.recipe import Recipe
+from generation.service import start_generation
+from generation.shard_set import new_shard_set
+from generation.shards import read_shards, write_shards
+from generation.storage import Storage
+from generation.stream import stream_samples
+from tests.training.test_fit import held_out_of
+from tests.training.test_resume import say_nothing, steps_in
+from training.checkpoint import read_checkpoint
+from training.classifier import load_classifier
+from training.config import TrainingConfig
+from training.fit import fit
+from training.job import FitJob, TrainingSamples
+from training.run_state import RunState
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+POOL = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=8)
+
+IN_ORDER = TrainingConfig(
+    architecture="timm/resnet10t",
+    num_images=640,  # 20 steps of 32
+    num_epochs=2,
+    num_held_out=16,
+    global_batch_size=32,
+    base_learning_rate=0.1,
+    augmentation="affine",
+    gpus_per_worker=0,
+    cpus_per_worker=0.25,
+    deterministic=True,
+    journal=True,
+)
+
+
+def train(recipe: Recipe, config: TrainingConfig, run_dir: Path, real: TrainingSamples | None = None) -> dict:
+    """Return the checkpoint of a run on a stream."""
+    run_dir.mkdir(exist_ok=True)
+    with start_generation(recipe, POOL) as service:
+        samples = TrainingSamples(config.num_samples, partial(stream_samples, service, recipe, POOL))
+        job = FitJob(config, recipe, run_dir, samples, real, say_nothing)
+        return read_checkpoint(fit(job, stream_samples(service, recipe, POOL, held_out_of(config))))
+
+
+def losses(run_dir: Path) -> np.ndarray:
+    """Return the losses that were logged, of every tenth step."""
+    with (run_dir / "metrics.csv").open() as file:
+        return np.array([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+
+
+def order(run_dir: Path) -> list[list[int]]:
+    """Return the serials of each step, in their order, those of the first worker first."""
+    steps = steps_in(run_dir / "journal")
+    return [[int(row[3]) for row in next(iter(steps[step].values()))] for step in sorted(steps)]
+
+
+def assert_same_weights(one: dict, other: dict) -> None:
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, weights in one["state_dict"].items():
+        assert torch.equal(weights, other["state_dict"][name]), name
+
+
+def test_two_deterministic_runs_end_with_the_same_weights_to_the_bit_live_or_from_shards(
+    painted: Recipe, tmp_path: Path
+):
+    first = train(painted, IN_ORDER, tmp_path / "first")
+    assert order(tmp_path / "first") == np.arange(640).reshape(20, 32).tolist()
+    assert_same_weights(first, train(painted, IN_ORDER, tmp_path / "second"))
+    with start_generation(painted, POOL) as service:
+        data = DataConfig(shard_size=64)
+        shards = new_shard_set(Storage(str(tmp_path / "set")), painted, range(640), 8, data)
+        shards.claim(None)
+        write_shards(service, POOL, shards, shards.missing()).materialize()
+        samples = TrainingSamples(640, partial(read_shards, shards, 0, 2))
+        (tmp_path / "third").mkdir()
+        job = FitJob(IN_ORDER, painted, tmp_path / "third", samples, None, say_nothing)
+        last = fit(job, stream_samples(service, painted, POOL, held_out_of(IN_ORDER)))
+    assert_same_weights(first, read_checkpoint(last))
+
+
+@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_workers_learn_as_one_does_at_the_same_global_batch(num_workers: int, painted: Recipe, tmp_path: Path):
+    alone = dataclasses.replace(IN_ORDER, num_images=320, num_epochs=1, base_learning_rate=0.02)
+    together = dataclasses.replace(alone, num_workers=num_workers, cpus_per_worker=0.1)
+    train(painted, alone, tmp_path / "alone")
+    train(painted, together, tmp_path / "together")
+    assert [sorted(step) for step in order(tmp_path / "together")] == np.arange(320).reshape(10, 32).tolist()
+    np.testing.assert_allclose(losses(tmp_path / "together"), losses(tmp_path / "alone"), rtol=2e-3)
+
+
+def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_own(painted: Recipe, tmp_path: Path):
+    config = dataclasses.replace(
+        IN_ORDER,
+        deterministic=False,
+        num_workers=2,
+        real_images="digits",
+        real_fraction=0.25,
+        separate_batch_norm=True,
+        reuse=2,
+    )
+    real = real_training_images("digits", painted.label_space, painted.image_size, seed=0)
+    checkpoint = train(painted, config, tmp_path / "run", TrainingSamples(real.num_images, real.open))
+    steps = steps_in(tmp_path / "run" / "journal")
+    rows = [[(row[2], int(row[3])) for row in next(iter(starts.values()))] for starts in steps.values()]
+    assert [sum(domain == "real" for domain, _ in step) for step in rows] == [8] * 20
+    real_serials = sorted(serial for step in rows for domain, serial in step if domain == "real")
+    assert real_serials == list(range(160))  # each once
+    state = RunState.from_checkpoint(checkpoint["run"])
+    assert state.of("real").taken == IndexSet.of_ranges([range(160)])
+    assert state.of("synthetic").taken == IndexSet.of_ranges([range(240)])  # 480 uses
+    classifier = load_classifier(checkpoint)
+    weights = classifier.state_dict()
+    means = [name for name in weights if name.endswith("real.running_mean")]
+    assert means
+    assert not any(torch.equal(weights[name], weights[name.replace("real", "synthetic")]) for name in means)

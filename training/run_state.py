@@ -1,0 +1,139 @@
+"""What a checkpoint holds beside weights, so that a run goes on where it was: samples used, and random states.
+
+What counts as used is what an optimisation step has used. Knows Lightning, and neither Ray nor where samples come from.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed
+
+from training.consumption import NOT_BEGUN, Consumption, merged
+from training.loader import Batch, StreamLoader
+
+JOURNAL_COLUMNS = ("started_at", "step", "domain", "serial", "use")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run between two optimisation steps."""
+
+    consumption: Mapping[str, Consumption]
+    """Of each domain: `synthetic`, and `real` where real images are mixed in."""
+
+    num_samples: Mapping[str, int]
+    """Of each domain, in a turn of its set: what serials count in."""
+
+    random: tuple[torch.Tensor, ...] = ()
+    """States of torch's generators, as `random_state` gives them, of each worker."""
+
+    def of(self, domain: str) -> Consumption:
+        """Return what has been used of a domain."""
+        return self.consumption.get(domain, NOT_BEGUN)
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """Return tensors and plain data."""
+        return {
+            "consumption": {domain: state.to_checkpoint() for domain, state in self.consumption.items()},
+            "num_samples": dict(self.num_samples),
+            "random": list(self.random),
+        }
+
+    @staticmethod
+    def from_checkpoint(saved: dict[str, Any]) -> "RunState":
+        """Return what `to_checkpoint` wrote."""
+        consumption = {domain: Consumption.from_checkpoint(state) for domain, state in saved["consumption"].items()}
+        return RunState(consumption, saved["num_samples"], tuple(saved["random"]))
+
+
+def random_state() -> torch.Tensor:
+    """Return the states of this process's generators, uint8: the CPU's, and the GPU's where it has one."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+    return torch.cat(states)
+
+
+def restore_random_state(state: torch.Tensor) -> None:
+    """Go on with what `random_state` gave; a GPU that was not there then keeps its own."""
+    num_bytes = len(torch.get_rng_state())
+    torch.set_rng_state(state[:num_bytes])
+    if torch.cuda.is_available() and len(state) > num_bytes:
+        torch.cuda.set_rng_state(state[num_bytes:])
+
+
+class CommitCallback(lightning.Callback):
+    """Counts samples as used once the optimiser has stepped, and writes the run's state into checkpoints."""
+
+    def __init__(self, loaders: Mapping[str, StreamLoader], before: RunState, journal: "Journal | None") -> None:
+        """Take the loader of each domain, and the state with which this worker and the others began."""
+        self.loaders = loaders
+        self.before = before
+        self.journal = journal
+        self.pending: list[Batch] = []
+        self.step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Go on with the random numbers where they stopped, unless the workers have changed."""
+        self.step = trainer.global_step
+        if len(self.before.random) == trainer.world_size:
+            restore_random_state(self.before.random[trainer.global_rank])
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Commit a step's batches, all its parts together."""
+        self.pending.append(batch)
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        for each in self.pending:
+            for domain, rows in by_domain(each, self.loaders):
+                self.loaders[domain].commit(each["serial"].numpy()[rows])
+                if self.journal:
+                    self.journal.write(self.step, domain, each["serial"].numpy()[rows], each["use"].numpy()[rows])
+        self.pending = []
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add what all workers have used; each of them calls this at the same step."""
+        mine = ({domain: loader.state() for domain, loader in self.loaders.items()}, random_state())
+        of_workers = [mine] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(of_workers, mine)
+        consumption = {
+            domain: merged(self.before.of(domain), [state[domain] for state, _ in of_workers])
+            for domain in self.loaders
+        }
+        state = RunState(consumption, self.before.num_samples, tuple(random for _, random in of_workers))
+        checkpoint["run"] = state.to_checkpoint()
+
+
+def by_domain(batch: Batch, loaders: Mapping[str, StreamLoader]) -> list[tuple[str, np.ndarray]]:
+    """Return for each domain which rows of a batch are of it, bool [B]."""
+    is_real = batch["is_real"].numpy()
+    return [(domain, is_real if domain == "real" else ~is_real) for domain in loaders]
+
+
+class Journal:
+    """One worker's record of which use of which sample each step took; later records of a step replace earlier ones."""
+
+    def __init__(self, folder: Path, rank: int, started_at: float) -> None:
+        """Append to the worker's file. `started_at` tells apart the times that the run was started, for all workers."""
+        folder.mkdir(exist_ok=True)
+        path = folder / f"rank-{rank}.csv"
+        is_new = not path.exists()
+        self.file: TextIO = path.open("a", newline="")
+        self.writer = csv.writer(self.file)
+        self.started_at = started_at
+        if is_new:
+            self.writer.writerow(JOURNAL_COLUMNS)
+
+    def write(self, step: int, domain: str, serials: np.ndarray, uses: np.ndarray) -> None:
+        """Write a row for each sample, for good."""
+        rows = zip(serials.tolist(), uses.tolist(), strict=True)
+        self.writer.writerows((self.started_at, step, domain, serial, use) for serial, use in rows)
+        self.file.flush()
