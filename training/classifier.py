@@ -63,7 +63,7 @@ class Classifier(lightning.LightningModule):
                 f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['serial'].tolist()}. Lower "
                 "training.base_learning_rate, or look at these samples."
             )
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def _draws(self, batch: dict[str, torch.Tensor]) -> np.ndarray:

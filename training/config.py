@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "early_stop_epochs",
     "keep_best",
     "loggers",
+    "log_every_steps",
     "journal",
 )
 """Settings that may be others when a run goes on: they say where and how, not what is learnt."""
@@ -148,6 +149,9 @@ class TrainingConfig:
     loggers: tuple[str, ...] = ()
     """`wandb` and `mlflow`, beside CSV and TensorBoard; each has to be installed."""
 
+    log_every_steps: int = 10
+    """A row of metrics every so many steps."""
+
     journal: bool = False
     """Whether `journal/` records which use of which sample each step took."""
 
@@ -174,6 +178,7 @@ class TrainingConfig:
             "threads_per_worker",
             "local_crop_size",
             "min_reuse",
+            "log_every_steps",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 1 or more.")

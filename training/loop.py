@@ -35,9 +35,6 @@ from training.run_state import CommitCallback, Journal, RunState
 PROGRESS_SECONDS = 1.0
 """How often a run says how it goes."""
 
-LOG_EVERY_STEPS = 10
-"""A row in the metrics files every so many steps."""
-
 
 @dataclass(frozen=True)
 class Start:
@@ -195,7 +192,7 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         precision=config.precision,
         deterministic=config.deterministic,
         logger=build_loggers(config, job.run_dir),
-        log_every_n_steps=LOG_EVERY_STEPS,
+        log_every_n_steps=config.log_every_steps,
         callbacks=[
             RecipeCallback(job.recipe),
             ReadAheadCallback(held_out),
