@@ -30,6 +30,11 @@ class ProgressCallback(lightning.Callback):
         self.report = report
         self.interval_seconds = interval_seconds
         self.reported_at = 0.0
+        self.num_trained_before = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Note where the run goes on."""
+        self.num_trained_before = trainer.global_step * pl_module.config.global_batch_size
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -51,6 +56,7 @@ class ProgressCallback(lightning.Callback):
         self.report(
             TrainingProgress(
                 num_trained=trainer.global_step * classifier.config.global_batch_size,
+                num_trained_before=self.num_trained_before,
                 epoch=epoch,
                 asked_at=self.loader.main.asked_at,
                 first_batch_at=self.loader.main.first_batch_at,

@@ -1,5 +1,6 @@
 """Where metrics go: CSV and TensorBoard always, Weights & Biases and MLflow where a setting names them."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def check_loggers(config: TrainingConfig) -> None:
 def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
     """Return Lightning's loggers; what is not named is not imported.
 
+    MLflow's go to MLFLOW_TRACKING_URI, or into a database in the run's folder; Weights & Biases has its own variables.
     A run that goes on writes its rows of CSV into a folder of their own: Lightning deletes those it finds.
     """
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -31,7 +33,8 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
     if "mlflow" in config.loggers:
         from lightning.pytorch.loggers import MLFlowLogger
 
-        loggers.append(MLFlowLogger(experiment_name="figment", run_name=run_dir.name))
+        server = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{run_dir}/mlflow.db")
+        loggers.append(MLFlowLogger(experiment_name="figment", run_name=run_dir.name, tracking_uri=server))
     return loggers
 
 

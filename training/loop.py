@@ -74,6 +74,7 @@ def nothing_left(config: TrainingConfig) -> TrainingProgress:
     now = time.time()
     return TrainingProgress(
         num_trained=config.num_trained,
+        num_trained_before=config.num_trained,
         epoch=config.num_epochs,
         asked_at=now,
         first_batch_at=now,
@@ -161,11 +162,7 @@ def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:
     if config.early_stop_epochs:
         found.append(EarlyStopping("held_out/top1", patience=config.early_stop_epochs, mode="max"))
     if config.keep_best:
-        found.append(
-            ModelCheckpoint(
-                run_dir, "best", "held_out/top1", mode="max", save_weights_only=True, enable_version_counter=False
-            )
-        )
+        found.append(ModelCheckpoint(run_dir, "best", "held_out/top1", mode="max", enable_version_counter=False))
     return found
 
 

@@ -10,6 +10,9 @@ class TrainingProgress:
     num_trained: int
     """Images trained on, over all workers."""
 
+    num_trained_before: int
+    """How many of them before the run was last taken up; 0 for one that was not interrupted."""
+
     epoch: int
     """Logical epochs finished."""
 
@@ -40,4 +43,4 @@ class TrainingProgress:
     @property
     def trained_per_second(self) -> float:
         """Images trained on a second, since the first batch came."""
-        return self.num_trained / max(self.training_seconds, 1e-9)
+        return (self.num_trained - self.num_trained_before) / max(self.training_seconds, 1e-9)

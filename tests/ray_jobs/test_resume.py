@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import train
@@ -144,3 +145,11 @@ def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, monkeypatch,
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / "checkpoint.ckpt").write_text("")
     assert "is finished" in refuse(monkeypatch, capsys, f"output={tmp_path}", "resume=true")
+
+
+def test_a_real_folder_with_unknown_classes_is_one_line(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "real" / "aardvark").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "real" / "aardvark" / "0.png")
+    real = [f"training.real_images={tmp_path / 'real'}", "training.real_fraction=0.5"]
+    assert "aardvark" in refuse(monkeypatch, capsys, f"output={tmp_path / 'run'}", *real)
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,21 @@ def test_logical_epochs_are_whole_steps_of_the_global_batch():
     assert TrainingConfig(global_batch_size=96, num_workers=2, accumulate_batches=4).batch_size_per_worker == 12
 
 
+def test_real_images_take_the_place_of_generated_ones():
+    config = TrainingConfig(
+        num_images=960,
+        num_epochs=1,
+        global_batch_size=96,
+        num_workers=2,
+        accumulate_batches=3,
+        real_images="digits",
+        real_fraction=0.25,
+        reuse=2,
+    )
+    assert (config.num_real_per_batch, config.num_real_per_step) == (4, 24)
+    assert config.num_samples == 360  # 720 uses
+
+
 def test_samples_that_are_used_again_need_not_be_asked_for_again():
     def num_samples(**settings: Any) -> int:
         return TrainingConfig(num_images=960, num_epochs=1, global_batch_size=96, **settings).num_samples
@@ -44,6 +59,13 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
         ({"accumulate_batches": 3, "global_batch_size": 256}, "1 workers in 3 parts each. Try 255"),
         ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
+        ({"reuse": "auto", "deterministic": True}, "reuse is auto, which goes by the clock"),
+        ({"loggers": ("wandb", "comet")}, "training.loggers has comet. Choose among wandb and mlflow"),
+        ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0: give both, or neither"),
+        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; give 0 to below 1"),
+        ({"real_images": "digits", "real_fraction": 0.3}, "0.3 of the 256 images .* are 76.8. Try 0.300781"),
+        ({"separate_batch_norm": True}, "separate_batch_norm is true, but there are no real images"),
+        ({"checkpoint_every_steps": -1}, "checkpoint_every_steps is -1"),
         ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; give at least one for each of the 2"),
     ],
 )

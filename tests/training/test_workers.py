@@ -103,6 +103,19 @@ def test_several_workers_learn_as_one_does_at_the_same_global_batch(num_workers:
     np.testing.assert_allclose(losses(tmp_path / "together"), losses(tmp_path / "alone"), rtol=1e-3)
 
 
+def test_training_stops_early_and_keeps_the_best_epoch(painted: Recipe, tmp_path: Path):
+    config = dataclasses.replace(
+        IN_ORDER, num_epochs=10, base_learning_rate=1e-9, early_stop_epochs=2, keep_best=True, ema_decay=0.9
+    )
+    last = train(painted, config, tmp_path / "run")
+    assert last["epoch"] < 9
+    assert last["global_step"] == 2 * (last["epoch"] + 1)  # whole epochs of 2 steps
+    best = read_checkpoint(tmp_path / "run" / "best.ckpt")
+    assert best["global_step"] == last["global_step"] - 4  # two epochs before
+    assert load_classifier(best).config == config
+    assert RunState.from_checkpoint(best["run"]).of("synthetic").taken
+
+
 def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_own(painted: Recipe, tmp_path: Path):
     config = dataclasses.replace(
         IN_ORDER,
