@@ -2,16 +2,19 @@
 
 import csv
 import dataclasses
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ray.data import Dataset
 
 from evaluation.real_images import real_training_images
 from generation.config import DataConfig, GenerationConfig
-from generation.indices import IndexSet
+from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.service import start_generation
 from generation.shard_set import new_shard_set
@@ -19,7 +22,7 @@ from generation.shards import read_shards, write_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
 from tests.training.test_fit import held_out_of
-from tests.training.test_resume import say_nothing, steps_in
+from tests.training.test_resume import expected, say_nothing, steps_in, uses_of
 from training.checkpoint import read_checkpoint
 from training.classifier import load_classifier
 from training.config import TrainingConfig
@@ -101,6 +104,30 @@ def test_several_workers_learn_as_one_does_at_the_same_global_batch(num_workers:
     assert [sorted(step) for step in order(tmp_path / "together")] == np.arange(320).reshape(10, 32).tolist()
     assert len(losses(tmp_path / "alone")) == 10
     np.testing.assert_allclose(losses(tmp_path / "together"), losses(tmp_path / "alone"), rtol=1e-3)
+
+
+def open_late(open_all: Callable[[Wanted], Dataset], first_late: int, wanted: Wanted) -> Dataset:
+    """Return what is wanted, late for who has none of the first serials."""
+    dataset = open_all(wanted)
+    if wanted.serials.starts[0] < first_late:
+        return dataset
+    return dataset.map_batches(rest, batch_size=8)
+
+
+def rest(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    time.sleep(0.2)
+    return batch
+
+
+def test_a_worker_to_which_images_come_late_lets_the_others_wait(painted: Recipe, tmp_path: Path):
+    config = dataclasses.replace(IN_ORDER, deterministic=False, num_workers=2, reuse=3)
+    with start_generation(painted, POOL) as service:
+        stream = partial(stream_samples, service, painted, POOL)
+        samples = TrainingSamples(config.num_samples, partial(open_late, stream, 100))  # 214, the first has 107
+        job = FitJob(config, painted, tmp_path, samples, None, say_nothing)
+        last = fit(job, stream_samples(service, painted, POOL, held_out_of(config)))
+    assert read_checkpoint(last)["global_step"] == 20
+    assert uses_of(tmp_path / "journal") == expected(config)  # 640 of 642 uses: the uneven end is left out
 
 
 def test_training_stops_early_and_keeps_the_best_epoch(painted: Recipe, tmp_path: Path):
