@@ -50,7 +50,7 @@ def scattered() -> Ledger:
 
 def ledger_of(taken: IndexSet, begun: np.ndarray) -> Ledger:
     """Return a ledger in which these have come, and some may be used again."""
-    ledger = Ledger(Share(taken, begun, np.full(len(begun), REUSE // 2, np.int32)), REUSE)
+    ledger = Ledger(Share(taken, begun, np.full(len(begun), REUSE // 2, np.int32)), REUSE, REUSE)
     ledger.taken |= taken
     return ledger
 

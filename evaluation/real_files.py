@@ -42,6 +42,11 @@ class LabelledImages(Protocol):
         """How many there are."""
         ...
 
+    @property
+    def names_hash(self) -> int:
+        """Return a number that others have if images were added, removed or renamed."""
+        ...
+
     def labels(self) -> np.ndarray:
         """Return the label of each, int64 [num_images]."""
         ...
@@ -73,6 +78,12 @@ class FolderImages:
     def num_images(self) -> int:
         """How many files there are."""
         return int(self.class_counts.sum())
+
+    @property
+    def names_hash(self) -> int:
+        """Return 32 bits of the names of files, and of the label and number of files of each folder."""
+        names = zlib.decompress(self.packed_names)
+        return zlib.crc32(names + self.class_labels.tobytes() + self.class_counts.tobytes())
 
     def labels(self) -> np.ndarray:
         """Return the label of each file, int64 [num_images]."""

@@ -22,9 +22,6 @@ NUM_BLOCKS = 8
 ORDER_STREAM = 6
 """Second key word of the counter-based generator, as in `generation.shards`: in which order images are read."""
 
-MAX_READERS = 2
-"""Actors that decode, for each consumer."""
-
 MAX_IMAGES_PER_UNIT = 64
 """Images that are read at once and travel in one block."""
 
@@ -47,19 +44,21 @@ def real_images(name: str, image_size: int) -> ray.data.Dataset:
     return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
 
 
-def real_training_images(place: str, label_space: LabelSpace, image_size: int, seed: int) -> "RealTrainingImages":
+def real_training_images(
+    place: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
+) -> "RealTrainingImages":
     """Return the images of a folder with one folder per class, or `digits`, which no evaluation uses.
 
     Files are listed and not opened. ValueError if the classes are not those of the label space.
     """
     if place != "digits":
-        return RealTrainingImages(list_images(place, label_space), image_size, seed)
+        return RealTrainingImages(list_images(place, label_space), image_size, seed, num_readers)
     if label_space.name != "digits":
         raise ValueError(
             f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
             "one folder of images per class."
         )
-    return RealTrainingImages(TrainingDigits(), image_size, seed)
+    return RealTrainingImages(TrainingDigits(), image_size, seed, num_readers)
 
 
 class TrainingDigits:
@@ -69,6 +68,11 @@ class TrainingDigits:
     def num_images(self) -> int:
         """How many there are."""
         return len(training_positions())
+
+    @property
+    def names_hash(self) -> int:
+        """Return 0: they are what they are."""
+        return 0
 
     def labels(self) -> np.ndarray:
         """Return the label of each, int64 [1257]."""
@@ -91,10 +95,18 @@ class RealTrainingImages:
     seed: int
     """Decides the order of each turn."""
 
+    num_readers: int = 2
+    """Processes that read and decode, over all consumers."""
+
     @property
     def num_images(self) -> int:
         """How many there are, each of which comes once a turn."""
         return self.images.num_images
+
+    @property
+    def names_hash(self) -> int:
+        """Return a number that others have if files were added, removed or renamed."""
+        return self.images.names_hash
 
     @property
     def images_per_unit(self) -> int:
@@ -113,7 +125,8 @@ class RealTrainingImages:
         be a block of units apart.
         """
         units = reading_units(wanted.serials, self.num_images, self.images_per_unit)
-        num_readers = 1 if wanted.in_order else max(1, min(MAX_READERS, len(units)))
+        share = self.num_readers // wanted.num_consumers
+        num_readers = 1 if wanted.in_order else max(1, min(share, len(units)))
         source = ray.data.from_items(units, override_num_blocks=max(1, min(MAX_READING_BLOCKS, len(units))))
         source.context.execution_options.preserve_order = wanted.in_order
         dataset = source.map_batches(

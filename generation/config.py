@@ -277,7 +277,7 @@ class DataConfig:
     """0 is lossless, which jpg is not; else the format's own scale, 1 to 100."""
 
     num_readers: int = 2
-    """Processes that read and decode shards."""
+    """Processes that read and decode shards, or real images that are mixed in."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""

@@ -32,7 +32,9 @@ class TurnBatch(SampleBatch):
 
 
 def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
-    """Return the samples at these places, given as bool [N] or as int64."""
+    """Return the samples at these places, given as bool [N] or as int64; all of them are not copied."""
+    if which.dtype == np.bool_ and which.all():
+        return batch
     return {
         "index": batch["index"][which],
         "label": batch["label"][which],

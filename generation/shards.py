@@ -61,7 +61,8 @@ def tee_samples(
 ) -> ray.data.Dataset:
     """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
 
-    A shard that is missing is made whole, whatever is wanted of it. At their second turn and later samples are read.
+    A shard that is missing is made whole, whatever is wanted of it; one that is wanted at later turns alone, when those
+    of the first turn are made. At their second turn and later samples are read.
     """
     first, missing = shards.first(num_images), set(shards.missing())
     units = [
@@ -69,13 +70,14 @@ def tee_samples(
         for lap, positions in wanted.serials.sections(num_images)
         for number in np.flatnonzero(_held(first, positions)).tolist()
     ]
-    at_first = {unit["number"] for unit in units if unit["lap"] == 0}
-    only_later = missing.intersection(unit["number"] for unit in units) - at_first
-    units = [{"number": number, "lap": 0} for number in sorted(only_later)] + units
+    first_turn = [unit for unit in units if unit["lap"] == 0]
+    only_later = missing.intersection(unit["number"] for unit in units) - {unit["number"] for unit in first_turn}
+    makeshift = [{"number": number, "lap": 0} for number in sorted(only_later)]
+    units = first_turn + makeshift + units[len(first_turn) :]
     asker = TeeingAsker, [shards, (missing, num_images, wanted)]
     dataset = ask_units(service, config, shards.batch_size, units, asker, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
-    bound_memory(dataset, batch_bytes, config.max_buffered_bytes // wanted.num_consumers)
+    bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
 
 
@@ -176,6 +178,8 @@ class TeeingAsker(ShardMaker):
     def __call__(self, unit: Unit) -> Iterator[TurnBatch]:
         """Yield what is wanted of one shard, a batch at a time: generated the first time, read in later turns."""
         number, lap = int(unit["number"][0]), int(unit["lap"][0])
+        if lap == 0 and not len(self._wanted_first(number)) and self.shards.storage.exists(index_name(number)):
+            return  # another consumer has made it meanwhile
         for batch in self._read(number, lap) if lap else self._generate(number):
             positions = batch["index"] - self.shards.first_index
             serials = lap * self.num_images + positions
@@ -184,11 +188,13 @@ class TeeingAsker(ShardMaker):
                 yield {"serial": serials[is_wanted], **selected(batch, is_wanted)}
 
     def _generate(self, number: int) -> Iterator[SampleBatch]:
-        if number in self.missing:
-            return self.make(number)
+        return self.make(number) if number in self.missing else self.ask_set(self._wanted_first(number))
+
+    def _wanted_first(self, number: int) -> IndexSet:
+        """Return the indices that are wanted of a shard at its first turn."""
         held, first = self.shards.ranges[number], self.shards.first_index
         this_turn = IndexSet.of_ranges([range(held.start, min(held.stop, first + self.num_images))])
-        return self.ask_set(this_turn & self.wanted.serials.moved(first))
+        return this_turn & self.wanted.serials.moved(first)
 
     def _read(self, number: int, lap: int) -> Iterator[SampleBatch]:
         """Yield a kept shard's samples in an order of the turn's; another asker makes it, as units come in order."""

@@ -29,7 +29,7 @@ from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
-from ray_jobs.kept_data import check_batches
+from ray_jobs.kept_data import check_batches, check_workers
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, resolve, write_json
 from ray_jobs.source import NoPool, kept_samples, real_samples, start_pool
@@ -82,7 +82,11 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
-    real_samples(config, recipe)
+    if config.training.real_images and "real" in config.arms:
+        raise ValueError("training.real_images mixes real images into every arm, and 'real' is one. Leave one out.")
+    if "tee_then_replay" in config.arms:
+        check_workers(config.training)
+    real_samples(config, recipe, seed=0)
     return config, recipe, run_dir
 
 
@@ -161,8 +165,8 @@ class Comparison:
         judges = real_images(self.config.evaluation.dataset, self.recipe.image_size)
         fitting_at = time.time()
         with ProgressDisplay(pool, training) as display:
-            real = real_samples(self.config, self.recipe)
-            fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put), judges)
+            real = real_samples(self.config, self.recipe, arm.seed)
+            fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put, held_out_is_real=True), judges)
         ended_at = time.time()
         last = cast(TrainingProgress, display.last().training)
         seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
@@ -220,7 +224,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     recipe, place = comparison.recipe, comparison.config.evaluation.dataset
-    images = real_training_images(place, recipe.label_space, recipe.image_size, arm.seed)
+    num_readers = comparison.config.data.num_readers
+    images = real_training_images(place, recipe.label_space, recipe.image_size, arm.seed, num_readers)
     return comparison.train(arm, TrainingSamples(images.num_images, images.open), NoPool())
 
 

@@ -33,7 +33,9 @@ class JobConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: str = "runs/run"
-    """Folder for all that a run writes; it must not exist, or be empty. For `ray_jobs.generate` also a URL."""
+    """Folder for all that a run writes; it must not exist, or be empty, unless the run goes on. For `ray_jobs.generate`
+    also a URL.
+    """
 
     resume: bool = False
     """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""

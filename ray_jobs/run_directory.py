@@ -1,14 +1,15 @@
 """The folder that holds all a run writes. What is there already is never touched."""
 
+import fcntl
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from generation.recipe import Recipe, differences, read_recipe
-from training.fit import TRAIN_FOLDER
-from training.job import CHECKPOINTS
+from training.job import CHECKPOINTS, TRAIN_FOLDER
 
 REMEDY = "Give another folder: output=..., or --out where the job has it."
 
@@ -61,7 +62,10 @@ def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
     if not (run_dir / "config.yaml").is_file():
         raise ValueError(f"output '{run_dir}' holds no run to go on with. Leave resume out, or give a run's folder.")
     if (run_dir / "checkpoint.ckpt").exists():
-        raise ValueError(f"The run in '{run_dir}' is finished: checkpoint.ckpt is there. {REMEDY}")
+        raise ValueError(
+            f"The run in '{run_dir}' is finished: checkpoint.ckpt is there. Evaluate it with ray_jobs.evaluate, or "
+            "give another folder."
+        )
     check_writable(run_dir)
     began = run_dir / "recipe.json"
     if began.is_file() and (found := differences(read_recipe(began).to_value(), recipe.to_value())):
@@ -69,18 +73,25 @@ def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
         raise ValueError(f"The run in '{run_dir}' is of another recipe: {name} was {theirs!r}, is {ours!r}. {REMEDY}")
 
 
-def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> None:
-    """Make the folder and write its config.yaml; ValueError if another run was faster.
+def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> TextIO:
+    """Make the folder and write its config.yaml; ValueError if another run was faster, or is still at work in it.
 
-    A run that goes on writes beside its first config the one it goes on with.
+    A run that goes on writes beside its first config the one it goes on with. Nobody else can claim the folder until
+    the file that is returned is closed, or the process ends.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    lock = (run_dir / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"Another job is at work in '{run_dir}'. Stop it first, or give another folder.") from error
     path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
     try:
         with path.open("x") as file:
             file.write(config_yaml)
     except FileExistsError as error:
         raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
+    return lock
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -110,10 +121,19 @@ def new_path(folder: Path, stem: str, suffix: str) -> Path:
     return path
 
 
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have a file written where there is none, so that what has its name is whole."""
+    if not path.exists():
+        unfinished = path.with_suffix(".unfinished")
+        write(unfinished)
+        unfinished.replace(path)
+
+
 def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:
     """Move the last checkpoint to where people look for it, and drop the folders of a run that is under way."""
     kept = run_dir / "checkpoint.ckpt"
     shutil.move(checkpoint, kept)
     shutil.rmtree(run_dir / CHECKPOINTS)
     shutil.rmtree(run_dir / TRAIN_FOLDER, ignore_errors=True)
+    (run_dir / "lock").unlink(missing_ok=True)
     return kept

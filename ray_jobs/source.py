@@ -42,14 +42,14 @@ def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamp
     return TrainingSamples(shards.num_images, partial(read_shards, shards, seed, config.data.num_readers))
 
 
-def real_samples(config: JobConfig, recipe: Recipe) -> TrainingSamples | None:
-    """Return the real images that are mixed in, if any are; ValueError if they are not there."""
+def real_samples(config: JobConfig, recipe: Recipe, seed: int) -> TrainingSamples | None:
+    """Return the real images that are mixed in, in an order of the seed; ValueError if they are not there."""
     training = config.training
     if not training.real_images:
         return None
     place = training.real_images if training.real_images == "digits" else str(resolve(training.real_images))
-    images = real_training_images(place, recipe.label_space, recipe.image_size, training.seed)
-    return TrainingSamples(images.num_images, images.open)
+    images = real_training_images(place, recipe.label_space, recipe.image_size, seed, config.data.num_readers)
+    return TrainingSamples(images.num_images, images.open, images.names_hash)
 
 
 class StreamSource:
@@ -85,12 +85,20 @@ class StreamSource:
     def describe(self) -> str:
         """Return how many actors there are, and their batches."""
         kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
-        return f"{self.service.num_actors()} generator actors up, batches of {self.service.batch_size()}{kept}"
+        training, batch_size = self.config.training, self.service.batch_size()
+        share = (training.global_batch_size - training.num_real_per_step) // training.num_workers
+        note = ""
+        if training.deterministic and training.num_workers > 1 and share % batch_size:
+            note = f"; some are made several times: a worker's share of a step, {share}, is no multiple of them"
+        return f"{self.service.num_actors()} generator actors up, batches of {batch_size}{kept}{note}"
 
     @property
     def num_images(self) -> int:
         """How many samples a turn of the set has, known before the pool starts."""
         return len(self.indices[0])
+
+    def keep_turns(self, num_images: int) -> None:
+        """Do nothing: how many samples a turn has follows from the settings."""
 
     def samples(self) -> TrainingSamples:
         """Return the samples to train on."""
@@ -161,6 +169,10 @@ class ShardSource(NoPool):
     def num_images(self) -> int:
         """How many samples a turn of the set has."""
         return self.train.num_images
+
+    def keep_turns(self, num_images: int) -> None:
+        """Take turns of as many samples as when the run began, though the set may have grown since."""
+        self.train = self.train.first(min(num_images, self.train.num_images))
 
     def samples(self) -> TrainingSamples:
         """Return the set to train on, over and over if it has less images than training asks for."""

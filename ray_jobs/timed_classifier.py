@@ -40,7 +40,7 @@ class TimedClassifier(Classifier):
         """Start the clock after some steps, and tell after the last."""
         loader = cast(MixedLoader, self.trainer.train_dataloader)
         now = (time.perf_counter(), self.computing_seconds, loader.waiting_seconds)
-        if self.trainer.global_step == NUM_WARM_STEPS:
+        if self.trainer.global_step == NUM_WARM_STEPS and not self.began[0]:
             self.began = now
         if self.trainer.global_step == self.config.num_steps:
             seconds, computing, waiting = (after - before for after, before in zip(now, self.began, strict=True))

@@ -1,5 +1,6 @@
 """Train a classifier on images generated on the fly: `python -m ray_jobs.train CONFIG [section.key=value ...]`."""
 
+import dataclasses
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,13 +24,21 @@ from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import evaluate_checkpoint
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
-from ray_jobs.run_directory import check_output, check_unfinished, claim, keep_checkpoint, resolve, write_json
+from ray_jobs.run_directory import (
+    check_output,
+    check_unfinished,
+    claim,
+    keep_checkpoint,
+    resolve,
+    write_json,
+    write_whole,
+)
 from ray_jobs.source import Source, open_source, real_samples
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.checkpoint import check_goes_on, newest_whole, read_checkpoint
 from training.fit import fit
-from training.job import CHECKPOINTS, FitJob, TrainingSamples, num_samples_of
+from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
 from training.loggers import check_loggers
 from training.network import check_architecture
 from training.reservoir import check_reservoir
@@ -52,7 +61,7 @@ def main() -> None:
         source.start()
     with errors_at_work(), closing(source):
         with user_errors():
-            claim(run_dir, to_yaml(config), goes_on=config.resume)
+            lock = claim(run_dir, to_yaml(config), goes_on=config.resume)
         announce(started_at, f"{source.describe()}; writing to {run_dir}")
         show_samples(recipe, source, run_dir)
         announce(started_at, "the first samples are in samples.png; training starts")
@@ -64,6 +73,7 @@ def main() -> None:
     write_json(run_dir / "summary.json", summary)
     with errors_at_work():
         source.finish()
+    lock.close()
     print(f"Everything is in {run_dir}")
 
 
@@ -91,27 +101,31 @@ def prepare(arguments: list[str]) -> Prepared:
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
-    source, real = open_source(config, recipe), real_samples(config, recipe)
-    notes = check_resumed(config, recipe, run_dir, num_samples_of(source.num_images, real)) if config.resume else []
-    return Prepared(config, recipe, run_dir, source, real, notes)
+    job = Prepared(
+        config, recipe, run_dir, open_source(config, recipe), real_samples(config, recipe, config.training.seed), []
+    )
+    return dataclasses.replace(job, notes=check_resumed(job)) if config.resume else job
 
 
-def check_resumed(config: JobConfig, recipe: Recipe, run_dir: Path, num_samples: dict[str, int]) -> list[str]:
+def check_resumed(job: Prepared) -> list[str]:
     """Return what to say about where the run goes on; ValueError if it cannot."""
-    check_unfinished(run_dir, recipe)
-    path, faults = newest_whole(run_dir / CHECKPOINTS)
+    check_unfinished(job.run_dir, job.recipe)
+    path, faults = newest_whole(job.run_dir / CHECKPOINTS)
     if path is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
-    check_goes_on(read_checkpoint(path), recipe, config.training, num_samples)
+    checkpoint = read_checkpoint(path)
+    job.source.keep_turns(checkpoint["run"]["sets"][SET_SIZE])
+    check_goes_on(checkpoint, job.recipe, job.config.training, sets_of(job.source.num_images, job.real))
     return [*faults, f"going on from {path.name}"]
 
 
 def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
     """Write the recipe and a sheet of samples, where they are not there already."""
-    if not (run_dir / "recipe.json").exists():
-        (run_dir / "recipe.json").write_text(recipe_file_text(recipe))
-    if not (run_dir / "samples.png").exists():
-        write_contact_sheet(run_dir / "samples.png", recipe, source.first_samples(NUM_SAMPLES_ON_SHEET))
+    write_whole(run_dir / "recipe.json", lambda path: path.write_text(recipe_file_text(recipe)))
+    write_whole(
+        run_dir / "samples.png",
+        lambda path: write_contact_sheet(path, recipe, source.first_samples(NUM_SAMPLES_ON_SHEET)),
+    )
 
 
 def check_resources(config: JobConfig) -> None:

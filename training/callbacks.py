@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from generation.recipe import Recipe
 from training.checkpoint import checkpoint_files, checkpoint_name
@@ -85,8 +86,40 @@ NUM_CHECKPOINTS_KEPT = 2
 """If the newest is damaged, a run goes on from the one before."""
 
 
-class SaveCallback(lightning.Callback):
-    """Writes a checkpoint at each epoch's end, and in between if so often; what is there under its name is whole."""
+class StopEarly(EarlyStopping):
+    """Ends a run after some epochs without a better held-out accuracy."""
+
+    def __init__(self, num_epochs: int) -> None:
+        """Take how many."""
+        super().__init__("held_out/top1", patience=num_epochs, mode="max")
+        self.num_epochs = num_epochs
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, up to the number that is set today."""
+        super().load_state_dict(state_dict | {"patience": self.num_epochs})
+
+
+class KeepBest(ModelCheckpoint):
+    """Keeps the checkpoint of the epoch with the best held-out accuracy as `best.ckpt`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Take the run's folder."""
+        super().__init__(run_dir, "best", "held_out/top1", mode="max", enable_version_counter=False)
+        self.run_dir = run_dir
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the best accuracy, though the run's folder may have moved."""
+        here = str(self.run_dir / "best.ckpt")
+        paths = {name: here for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
+        scores = dict.fromkeys([here], state_dict["best_model_score"]) if paths else {}
+        super().load_state_dict(state_dict | paths | {"dirpath": str(self.run_dir), "best_k_models": scores})
+
+
+class SaveCallback(Checkpoint):
+    """Writes a checkpoint at each epoch's end, and in between if so often; what is there under its name is whole.
+
+    As a `Checkpoint` it comes after all that judges an epoch, whose state is to be saved.
+    """
 
     def __init__(self, folder: Path, every_steps: int) -> None:
         """Take the folder, and after how many steps; 0 for none in between."""
@@ -109,8 +142,8 @@ class SaveCallback(lightning.Callback):
 
     def _save(self, trainer: lightning.Trainer) -> None:
         path = self.folder / checkpoint_name(trainer.global_step)
-        unfinished = path.with_suffix(".unfinished")
-        trainer.save_checkpoint(unfinished)
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+        trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             os.replace(unfinished, path)
             for old in checkpoint_files(self.folder)[NUM_CHECKPOINTS_KEPT:]:

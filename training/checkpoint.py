@@ -55,12 +55,10 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def check_goes_on(
-    checkpoint: dict[str, Any], recipe: Recipe, config: TrainingConfig, num_samples: Mapping[str, int]
-) -> None:
+def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingConfig, sets: Mapping[str, int]) -> None:
     """Raise ValueError with what differs if a run of these settings cannot go on from a checkpoint.
 
-    `num_samples` is what `training.run_state.RunState` means by it.
+    `sets` is what `training.job.sets_of` gives.
     """
     found = differences(recipe_of(checkpoint).to_value(), recipe.to_value())
     different = {f"recipe.{name}": values for name, values in found.items()}
@@ -68,11 +66,11 @@ def check_goes_on(
     for name, value in dataclasses.asdict(config).items():
         if name not in MAY_CHANGE and saved.get(name) != value:
             different[f"training.{name}"] = (saved.get(name), value)
-    for domain, number in num_samples.items():
-        if checkpoint["run"]["num_samples"].get(domain) != number:
-            different[f"images in the {domain} set"] = (checkpoint["run"]["num_samples"].get(domain), number)
-    if config.deterministic and config.reuse != 1 and saved["num_workers"] != config.num_workers:
-        different["training.num_workers"] = (saved["num_workers"], config.num_workers)
+    before = checkpoint["run"]["sets"]
+    different |= {name: (before.get(name), number) for name, number in sets.items() if before.get(name) != number}
+    for name in ("num_workers", "accumulate_batches") if config.deterministic and config.reuse != 1 else ():
+        if saved[name] != getattr(config, name):
+            different[f"training.{name}"] = (saved[name], getattr(config, name))
     if different:
         named = "; ".join(f"{name} was {a!r}, is {b!r}" for name, (a, b) in list(different.items())[:5])
         raise ValueError(f"The run cannot go on with other settings: {named}. Give those it began with.")

@@ -36,6 +36,9 @@ class Classifier(lightning.LightningModule):
         self.augment = build_augmentation(config, image_size)
         self.normalize = normalize()
         self.loss = torch.nn.CrossEntropyLoss()
+        self.held_out_is_real = False
+        """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
+
         self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro")
 
     def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
@@ -74,14 +77,17 @@ class Classifier(lightning.LightningModule):
     def _loss_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean loss of crops of one size, times their number for an image."""
         num_crops = len(crops) // len(batch["label"])
-        is_real = batch["is_real"].to(crops.device, non_blocking=True).repeat(num_crops)
+        is_real = batch["is_real"].repeat(num_crops)
         with self.domains.of(is_real) if self.domains else nullcontext():
             logits = self._logits(crops)
         return self.loss(logits, batch["label"].repeat(num_crops)) * num_crops
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Count hits on held-out generated samples."""
-        self.held_out_top1.update(self(batch["image"]), batch["label"])
+        """Count hits on held-out samples."""
+        is_real = torch.full((len(batch["label"]),), self.held_out_is_real)
+        with self.domains.of(is_real) if self.domains else nullcontext():
+            logits = self(batch["image"])
+        self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)
 
     def configure_optimizers(self) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAY_CHANGE = (
+    "real_images",
     "num_workers",
     "gpus_per_worker",
     "cpus_per_worker",
@@ -43,7 +44,8 @@ class TrainingConfig:
     """Images to train on; one that is used again counts again."""
 
     reuse: int | str = 1
-    """How often each image is trained on, every time under another augmentation; `auto` as often as it takes for
+    """How often each image is trained on, every time under another augmentation (where two
+    workers share one, some may coincide); `auto` as often as it takes for
     training not to wait: an image then goes when a new one needs its place.
     """
 
@@ -127,7 +129,7 @@ class TrainingConfig:
     """Compile the network when training starts, for a minute or more."""
 
     seed: int = 0
-    """Of the initial weights and the augmentation."""
+    """Of the initial weights, the augmentation, and the order of shards and real images."""
 
     deterministic: bool = False
     """Train in the order of the indices, so that two runs end with the same weights to the bit on the same kind of
@@ -217,6 +219,12 @@ class TrainingConfig:
             raise ValueError(f"training.reuse is {self.reuse!r}; give a number of 1 or more, without quotes, or auto.")
         if self.reuse == "auto" and self.deterministic:
             raise ValueError("training.reuse is auto, which goes by the clock, and training.deterministic is true.")
+        num_batches = self.num_steps * self.accumulate_batches
+        if isinstance(self.reuse, int) and self.reuse > num_batches > 0:
+            raise ValueError(
+                f"training.reuse is {self.reuse}, but the run has {num_batches} batches, and no image comes twice in "
+                f"one. Give {num_batches} or less, or more training.num_images."
+            )
         if self.max_reuse < self.min_reuse:
             raise ValueError(f"training.max_reuse is {self.max_reuse}, less than min_reuse {self.min_reuse}.")
         if not 0 <= self.max_waiting_fraction < 1:
@@ -256,8 +264,13 @@ class TrainingConfig:
             )
         if self.separate_batch_norm and not self.real_images:
             raise ValueError("training.separate_batch_norm is true, but there are no real images. Give real_images.")
-        num_real = self.batch_size_per_worker * self.real_fraction
-        if abs(num_real - round(num_real)) > 1e-6:
+        num_real, least = self.batch_size_per_worker * self.real_fraction, 2 if self.separate_batch_norm else 1
+        if self.real_images and not least <= round(num_real) <= self.batch_size_per_worker - least:
+            raise ValueError(
+                f"training.real_fraction {self.real_fraction} of the {self.batch_size_per_worker} images that a worker "
+                f"takes at once leaves less than {least} real or generated ones. Give another, or larger batches."
+            )
+        if abs(num_real - round(num_real)) > 1e-3:
             raise ValueError(
                 f"training.real_fraction {self.real_fraction} of the {self.batch_size_per_worker} images that a worker "
                 f"takes at once are {num_real:g}. Try {max(1, round(num_real)) / self.batch_size_per_worker:g}."

@@ -162,10 +162,17 @@ def _together(sets: Sequence[IndexSet]) -> IndexSet:
 class Ledger:
     """What one worker has used of its share, as far as its optimisation steps are done."""
 
-    def __init__(self, share: Share, most_uses: int) -> None:
-        """Take the share, of which what is begun counts as taken, and how often a new sample may be used."""
+    def __init__(self, share: Share, least_uses: int, most_uses: int) -> None:
+        """Take the share, of which what is begun counts as taken, and how often a sample is used at least and most."""
+        self.least_uses = least_uses
         self.most_uses = most_uses
         self.taken = IndexSet.of(share.begun)
+        self.came: list[np.ndarray] = []
+        """Serials that are not in `taken` yet: to unite sets each time would take longer and longer."""
+
+        self.dropped: set[int] = set()
+        """Those that go when the steps under way have used them often enough."""
+
         self.left = dict(zip(share.begun.tolist(), share.uses_left.tolist(), strict=True))
 
     def uses_left(self, serials: np.ndarray) -> np.ndarray:
@@ -174,7 +181,7 @@ class Ledger:
 
     def take(self, serials: np.ndarray) -> None:
         """Note samples that have come."""
-        self.taken |= IndexSet.of(serials)
+        self.came.append(serials)
         for serial in serials.tolist():
             self.left.setdefault(serial, self.most_uses)
 
@@ -183,16 +190,28 @@ class Ledger:
         for serial in serials.tolist():
             if serial in self.left:  # one that was dropped meanwhile is not
                 self.left[serial] -= 1
-                if self.left[serial] == 0:
-                    del self.left[serial]
+                if self.left[serial] == 0 or (serial in self.dropped and self._has_been_used(serial)):
+                    self._forget(serial)
 
     def drop(self, serials: np.ndarray) -> None:
-        """Note that these are not used any more."""
+        """Note that these are drawn no more; steps under way may still use them."""
         for serial in serials.tolist():
-            self.left.pop(serial, None)
+            if self._has_been_used(serial):
+                self._forget(serial)
+            else:
+                self.dropped.add(serial)
+
+    def _has_been_used(self, serial: int) -> bool:
+        return self.most_uses - self.left[serial] >= self.least_uses
+
+    def _forget(self, serial: int) -> None:
+        del self.left[serial]
+        self.dropped.discard(serial)
 
     def state(self) -> Consumption:
         """Return what this worker adds to the run's state."""
+        self.taken |= IndexSet.of(np.concatenate([np.zeros(0, np.int64), *self.came]))
+        self.came = []
         return Consumption(
             self.taken, np.fromiter(self.left.keys(), np.int64), np.fromiter(self.left.values(), np.int32)
         )

@@ -12,15 +12,15 @@ from typing import Any
 import ray.train
 from ray.data import Dataset
 from ray.exceptions import RayTaskError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from torch.distributed import DistError
 
 from training.checkpoint import checkpoint_files
 from training.config import TrainingConfig
-from training.job import FitJob
+from training.job import TRAIN_FOLDER, FitJob
 
-TRAIN_FOLDER = "ray_train"
-"""What Ray Train keeps of a run, in the run's folder; no checkpoint is among it."""
+LONGEST_WAIT_SECONDS = 7 * 24 * 3600
+"""A worker that has its images waits so long for another one that has not; Ray itself sees those that are gone."""
 
 
 def fit(job: FitJob, held_out: Dataset) -> Path:
@@ -47,6 +47,7 @@ def fit(job: FitJob, held_out: Dataset) -> Path:
             ),
             callbacks=[EndAtErrors()],
         ),
+        torch_config=TorchConfig(timeout_s=LONGEST_WAIT_SECONDS),
         dataset_config=own_execution_options({"held_out": held_out}),
     )
     try:
@@ -74,7 +75,8 @@ def may_come_from_a_loss(error: Exception) -> bool:
     if isinstance(error, RayTaskError):  # raised by code of ours in another process
         return False
     is_rays_own = type(error).__module__.startswith("ray.")  # not all that Ray Train says of workers is public
-    return is_rays_own or type(error) is RuntimeError or isinstance(error, DistError)  # gloo's errors are RuntimeErrors
+    is_gloos = type(error) is RuntimeError and any(word in str(error).lower() for word in ("gloo", "connection"))
+    return is_rays_own or is_gloos or isinstance(error, DistError)
 
 
 def own_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:

@@ -19,16 +19,25 @@ class TrainingSamples:
     """In a turn of the set; a run may take several turns."""
 
     open: Callable[[Wanted], Any]
-    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.TurnBatch`. Crosses processes."""
+    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.TurnBatch`, but for `attempt`. Crosses
+    processes.
+    """
+
+    names_hash: int = 0
+    """Of files, where samples are files: whether they are the same ones when a run goes on."""
 
 
-def num_samples_of(num_images: int, real: TrainingSamples | None) -> dict[str, int]:
-    """Return how many samples each domain has in a turn of its set, as checkpoints keep it."""
-    return {"synthetic": num_images} | ({"real": real.num_images} if real else {})
+SET_SIZE, REAL_SET_SIZE, REAL_NAMES = "images in the set", "real images", "hash of the real images' names"
+"""What checkpoints keep of the sets that serials count in."""
 
 
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints, in the run's own, while it is under way."""
+def sets_of(num_images: int, real: TrainingSamples | None) -> dict[str, int]:
+    """Return what a run has to find again when it goes on, by what a user calls it."""
+    return {SET_SIZE: num_images} | ({REAL_SET_SIZE: real.num_images, REAL_NAMES: real.names_hash} if real else {})
+
+
+CHECKPOINTS, TRAIN_FOLDER = "checkpoints", "ray_train"
+"""Folders of a run that is under way, in its own: its checkpoints, and what Ray Train keeps."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class FitJob:
     """Real images, where `config.real_fraction` mixes some in."""
 
     report: Callable[[TrainingProgress], Any]
+    held_out_is_real: bool = False
+    """Whether training is judged by real images."""
 
     @property
     def checkpoints(self) -> Path:

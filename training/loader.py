@@ -52,6 +52,10 @@ class Pace:
     """Batches that were drawn before the run was taken up again."""
 
 
+class EndedTooSoonError(RuntimeError):
+    """Samples or steps came to their end before the run did."""
+
+
 class StreamLoader:
     """Batches from a reservoir, which one thread fills from the stream and another draws from, a batch ahead.
 
@@ -66,7 +70,7 @@ class StreamLoader:
         self.shard = shard
         self.reservoir = reservoir
         self.pace = pace
-        self.ledger = Ledger(share, reservoir.uses.most)
+        self.ledger = Ledger(share, reservoir.uses.least, reservoir.uses.most)
         self.num_expected = len(share.serials)
         self.asked_at = 0.0
         """When the first batch was asked for, in seconds of `time.time()`."""
@@ -190,7 +194,7 @@ class StreamLoader:
             if self._closing:
                 return
         if not self._ended:
-            raise RuntimeError(f"The stream ended after {self.num_taken} of {self.num_expected} samples.")
+            raise EndedTooSoonError(f"The stream ended after {self.num_taken} of {self.num_expected} samples.")
 
     def _put(self, rows: TurnBatch) -> None:
         start, num_images = 0, len(rows["serial"])
@@ -222,9 +226,13 @@ class StreamLoader:
 
 def as_batch(drawn: Drawn) -> Batch:
     """Return what a step is given."""
-    images = drawn.images.pin_memory() if torch.cuda.is_available() else drawn.images
     columns = {"serial": drawn.serials, "label": drawn.labels, "use": drawn.uses}
-    return {"image": images, **{name: torch.from_numpy(column) for name, column in columns.items()}}
+    return {"image": pinned(drawn.images), **{name: torch.from_numpy(column) for name, column in columns.items()}}
+
+
+def pinned(images: torch.Tensor) -> torch.Tensor:
+    """Return images in memory that a GPU copies from while it works, where there is a GPU."""
+    return images.pin_memory() if torch.cuda.is_available() else images
 
 
 class MixedLoader:
@@ -251,7 +259,10 @@ class MixedLoader:
             {**part, "is_real": torch.full((len(part["label"]),), domain == "real")}
             for domain, part in [(domain, next(loader)) for domain, loader in self.loaders.items()]
         ]
-        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if len(parts) == 1:
+            return parts[0]
+        batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return batch | {"image": pinned(batch["image"])}
 
     def close(self) -> None:
         """End all threads, and the streams' executions."""

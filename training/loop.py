@@ -1,6 +1,7 @@
 """Lightning's loop over one worker's share of the samples. Knows neither generators nor the cluster."""
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,20 +14,27 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from ray.data import DataIterator
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
 from generation.indices import Wanted
 from training.batch_norm import synchronized
-from training.callbacks import ProgressCallback, ReadAheadCallback, RecipeCallback, SaveCallback
-from training.checkpoint import newest_whole, read_checkpoint
+from training.callbacks import (
+    KeepBest,
+    ProgressCallback,
+    ReadAheadCallback,
+    RecipeCallback,
+    SaveCallback,
+    StopEarly,
+)
+from training.checkpoint import checkpoint_files, newest_whole, read_checkpoint
 from training.classifier import Classifier
 from training.config import TrainingConfig
 from training.consumption import Share, Turns, Worker, exact_share, loose_share, step_share
-from training.job import FitJob, TrainingSamples, num_samples_of
-from training.loader import HeldOutLoader, MixedLoader, Pace, StreamLoader, shard
+from training.job import FitJob, TrainingSamples, sets_of
+from training.loader import EndedTooSoonError, HeldOutLoader, MixedLoader, Pace, StreamLoader, shard
 from training.loggers import build_loggers
 from training.progress import TrainingProgress
 from training.reservoir import build_real_reservoir, build_reservoir
@@ -55,27 +63,28 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
     torch.set_num_threads(job.config.threads_per_worker)
     lightning.seed_everything(job.config.seed)
     start = agreed_start(job)
-    if start.step == job.config.num_steps:  # interrupted between its last checkpoint and its end
-        job.report(nothing_left(job.config))
+    if start.step == job.config.num_steps or start.state.is_over:  # interrupted after its last checkpoint
+        job.report(nothing_left(job.config, start.step))
         return
     loader = open_loader(job, start)
     held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
     classifier = build_classifier(job.config, job.recipe.label_space.num_classes, job.recipe.image_size)
+    classifier.held_out_is_real = job.held_out_is_real
     prepare_network(classifier, job.config)
     trainer = build_trainer(job, start, loader, held_out)
     with closing(loader):
         trainer.fit(classifier, loader, held_out, ckpt_path=start.path, weights_only=True)
     if trainer.global_step != job.config.num_steps and not trainer.should_stop:
-        raise RuntimeError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
+        raise EndedTooSoonError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
 
 
-def nothing_left(config: TrainingConfig) -> TrainingProgress:
+def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
     """Return the progress of a run that has done all its steps."""
-    now = time.time()
+    now, num_trained = time.time(), step * config.global_batch_size
     return TrainingProgress(
-        num_trained=config.num_trained,
-        num_trained_before=config.num_trained,
-        epoch=config.num_epochs,
+        num_trained=num_trained,
+        num_trained_before=num_trained,
+        epoch=step // config.steps_per_epoch,
         asked_at=now,
         first_batch_at=now,
         training_seconds=0.0,
@@ -88,13 +97,23 @@ def nothing_left(config: TrainingConfig) -> TrainingProgress:
 
 def agreed_start(job: FitJob) -> Start:
     """Return where all workers go on: the first of them chooses the checkpoint."""
-    num_samples = num_samples_of(job.samples.num_images, job.real)
-    path = newest_whole(job.checkpoints)[0] if ray.train.get_context().get_world_rank() == 0 else None
+    sets = sets_of(job.samples.num_images, job.real)
+    path = choose_checkpoint(job.checkpoints) if ray.train.get_context().get_world_rank() == 0 else None
     started_at, path = broadcast_from_rank_zero((time.time(), path))
     if path is None:
-        return Start(started_at, None, 0, RunState({}, num_samples))
+        return Start(started_at, None, 0, RunState({}, sets))
     checkpoint = read_checkpoint(path)
     return Start(started_at, path, checkpoint["global_step"], RunState.from_checkpoint(checkpoint["run"]))
+
+
+def choose_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; what is newer is set aside, as this run will write steps of these names."""
+    chosen, faults = newest_whole(folder)
+    for fault in faults:
+        logging.getLogger(__name__).warning(fault)
+    for damaged in checkpoint_files(folder)[: len(faults)]:
+        damaged.rename(damaged.with_suffix(".damaged"))
+    return chosen
 
 
 def open_loader(job: FitJob, start: Start) -> MixedLoader:
@@ -158,12 +177,8 @@ def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
 
 def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:
     """Return what goes by the held-out accuracy."""
-    found: list[lightning.Callback] = []
-    if config.early_stop_epochs:
-        found.append(EarlyStopping("held_out/top1", patience=config.early_stop_epochs, mode="max"))
-    if config.keep_best:
-        found.append(ModelCheckpoint(run_dir, "best", "held_out/top1", mode="max", enable_version_counter=False))
-    return found
+    stop = [StopEarly(config.early_stop_epochs)] if config.early_stop_epochs else []
+    return [*stop, *([KeepBest(run_dir)] if config.keep_best else [])]
 
 
 def averaging(config: TrainingConfig) -> list[lightning.Callback]:
@@ -195,11 +210,10 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
             ReadAheadCallback(held_out),
             *averaging(config),
             CommitCallback(loader.loaders, start.state, journal),
-            SaveCallback(job.checkpoints, config.checkpoint_every_steps),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
             *judges(config, job.run_dir),
+            SaveCallback(job.checkpoints, config.checkpoint_every_steps),
         ],
-        enable_checkpointing=config.keep_best,
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -209,7 +209,9 @@ class Reservoir:
 
     def can_draw(self, size: int, is_last: bool) -> bool:
         """Return whether a step may take so many: the images are there, and the rest can be used up later."""
-        return len(self) >= size and (is_last or self.num_uses_left >= self.uses.needed(size))
+        if is_last:
+            return self.num_uses_left >= size
+        return len(self) >= size and self.num_uses_left >= self.uses.needed(size)
 
     def make_room(self, wanted: int) -> tuple[int, np.ndarray]:
         """Return for how many more images there is room, up to `wanted`, and the serials of those that went for it.
@@ -244,19 +246,16 @@ class Reservoir:
         """Return `size` different images, drawn uniformly by a function of the step, and count a use of each.
 
         Where no more will come (`is_last`), those that every batch from here on needs are taken first, so that at the
-        end nothing is left over.
+        end nothing is left over. Where a run goes on with fewer steps left than an image has uses, it comes twice.
         """
         chosen = self._choose(step, size, is_last)
         places = self.order[chosen]
-        drawn = Drawn(
-            self.serials[places],
-            self.labels[places],
-            (self.uses.most - self.left[places]).astype(np.int64),
-            self.store.get(places),
-        )
-        self.left[places] -= 1
+        again = np.arange(size) - np.searchsorted(chosen, chosen)
+        uses = (self.uses.most - self.left[places] + again).astype(np.int64)
+        drawn = Drawn(self.serials[places], self.labels[places], uses, self.store.get(places))
+        np.subtract.at(self.left, places, 1)
         self.num_uses_left -= size
-        self._let_go(chosen[self.left[places] == 0])
+        self._let_go(np.unique(chosen[self.left[places] == 0]))
         return drawn
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
@@ -267,7 +266,10 @@ class Reservoir:
         left = self.left[self.order]
         if not is_last:
             return np.sort(random.choice(len(left), size, replace=False, shuffle=False))
-        is_needed = left >= left.sum() // size
+        num_draws = left.sum() // size
+        if len(left) < size or (left > num_draws).any():  # another number of workers or parts has left no other way
+            return np.sort(random.choice(np.repeat(np.arange(len(left)), left), size, replace=False))
+        is_needed = left >= num_draws
         needed, others = np.flatnonzero(is_needed), np.flatnonzero(~is_needed)
         if len(needed) >= size:
             return np.sort(random.choice(needed, size, replace=False))

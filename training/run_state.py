@@ -27,11 +27,14 @@ class RunState:
     consumption: Mapping[str, Consumption]
     """Of each domain: `synthetic`, and `real` where real images are mixed in."""
 
-    num_samples: Mapping[str, int]
-    """Of each domain, in a turn of its set: what serials count in."""
+    sets: Mapping[str, int]
+    """Of which sets these are the serials, as `training.job.sets_of` tells it."""
 
     random: tuple[torch.Tensor, ...] = ()
     """States of torch's generators, as `random_state` gives them, of each worker."""
+
+    is_over: bool = False
+    """Whether the run was to be stopped early."""
 
     def of(self, domain: str) -> Consumption:
         """Return what has been used of a domain."""
@@ -41,15 +44,16 @@ class RunState:
         """Return tensors and plain data."""
         return {
             "consumption": {domain: state.to_checkpoint() for domain, state in self.consumption.items()},
-            "num_samples": dict(self.num_samples),
+            "sets": dict(self.sets),
             "random": list(self.random),
+            "is_over": self.is_over,
         }
 
     @staticmethod
     def from_checkpoint(saved: dict[str, Any]) -> "RunState":
         """Return what `to_checkpoint` wrote."""
         consumption = {domain: Consumption.from_checkpoint(state) for domain, state in saved["consumption"].items()}
-        return RunState(consumption, saved["num_samples"], tuple(saved["random"]))
+        return RunState(consumption, saved["sets"], tuple(saved["random"]), saved["is_over"])
 
 
 def random_state() -> torch.Tensor:
@@ -108,7 +112,8 @@ class CommitCallback(lightning.Callback):
             domain: merged(self.before.of(domain), [state[domain] for state, _ in of_workers])
             for domain in self.loaders
         }
-        state = RunState(consumption, self.before.num_samples, tuple(random for _, random in of_workers))
+        random = tuple(random for _, random in of_workers)
+        state = RunState(consumption, self.before.sets, random, trainer.should_stop)
         checkpoint["run"] = state.to_checkpoint()
 
 
@@ -125,12 +130,14 @@ class Journal:
         """Append to the worker's file. `started_at` tells apart the times that the run was started, for all workers."""
         folder.mkdir(exist_ok=True)
         path = folder / f"rank-{rank}.csv"
-        is_new = not path.exists()
+        before = path.read_bytes() if path.exists() else b""
         self.file: TextIO = path.open("a", newline="")
         self.writer = csv.writer(self.file)
         self.started_at = started_at
-        if is_new:
+        if not before:
             self.writer.writerow(JOURNAL_COLUMNS)
+        elif not before.endswith(b"\n"):  # cut by a kill
+            self.file.write("\r\n")
 
     def write(self, step: int, domain: str, serials: np.ndarray, uses: np.ndarray) -> None:
         """Write a row for each sample, for good."""

@@ -12,6 +12,12 @@ def test_logical_epochs_are_whole_steps_of_the_global_batch():
     assert TrainingConfig(global_batch_size=96, num_workers=2, accumulate_batches=4).batch_size_per_worker == 12
 
 
+def test_the_share_of_real_images_that_is_suggested_is_taken():
+    with pytest.raises(ValueError, match=r"Try 0\.333333"):
+        TrainingConfig(global_batch_size=6, real_images="digits", real_fraction=0.3)
+    assert TrainingConfig(global_batch_size=6, real_images="digits", real_fraction=0.333333).num_real_per_batch == 2
+
+
 def test_real_images_take_the_place_of_generated_ones():
     config = TrainingConfig(
         num_images=960,
@@ -64,6 +70,12 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
         ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0: give both, or neither"),
         ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; give 0 to below 1"),
         ({"real_images": "digits", "real_fraction": 0.3}, "0.3 of the 256 images .* are 76.8. Try 0.300781"),
+        ({"real_images": "digits", "real_fraction": 1e-9}, "leaves less than 1 real or generated ones"),
+        (
+            {"real_images": "digits", "real_fraction": 1 / 256, "separate_batch_norm": True},
+            "leaves less than 2 real or generated ones",
+        ),
+        ({"reuse": 5, "num_images": 1024, "num_epochs": 1}, "reuse is 5, but the run has 4 batches"),
         ({"separate_batch_norm": True}, "separate_batch_norm is true, but there are no real images"),
         ({"checkpoint_every_steps": -1}, "checkpoint_every_steps is -1"),
         ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; give at least one for each of the 2"),

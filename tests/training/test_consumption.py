@@ -97,7 +97,7 @@ def test_a_loose_share_is_an_equal_part():
 
 
 def test_a_ledger_counts_uses_and_survives_a_checkpoint():
-    ledger = Ledger(Share(IndexSet.of_ranges([range(10, 20)]), np.array([3]), np.array([1], np.int32)), most_uses=2)
+    ledger = Ledger(Share(IndexSet.of_ranges([range(10, 20)]), np.array([3]), np.array([1], np.int32)), 2, most_uses=2)
     assert ledger.uses_left(np.array([3, 10, 11])).tolist() == [1, 2, 2]
     ledger.take(np.array([3, 10, 11]))
     ledger.use(np.array([3, 11]))
@@ -106,9 +106,19 @@ def test_a_ledger_counts_uses_and_survives_a_checkpoint():
     again = Consumption.from_checkpoint(state.to_checkpoint())
     assert again.taken == state.taken == IndexSet.of_ranges([range(12)])
     assert dict(zip(again.begun.tolist(), again.uses_left.tolist(), strict=True)) == {10: 2}
-    ledger.drop(np.array([10]))
-    ledger.use(np.array([10]))  # of a step that was under way
-    assert len(ledger.state().begun) == 0
+
+
+def test_what_was_dropped_counts_as_begun_until_the_steps_under_way_have_used_it_often_enough():
+    nothing = np.zeros(0, np.int64)
+    ledger = Ledger(Share(IndexSet.of_ranges([range(10)]), nothing, nothing.astype(np.int32)), 2, most_uses=9)
+    ledger.take(np.array([4, 5]))
+    ledger.use(np.array([4, 4, 5]))
+    ledger.drop(np.array([4, 5]))  # a second use of 5 is drawn, and its step not done
+    assert ledger.state().begun.tolist() == [5]
+    ledger.use(np.array([5]))
+    assert ledger.state().begun.tolist() == []
+    ledger.use(np.array([4]))  # of a step that was under way when it went
+    assert ledger.state().taken == IndexSet.of_ranges([range(4, 6)])
 
 
 NUM_SERIALS, REUSE, GLOBAL_BATCH = 96, 3, 12
@@ -120,7 +130,7 @@ class Trainer:
 
     def __init__(self, share: Share, rank: int, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.ledger = Ledger(share, REUSE)
+        self.ledger = Ledger(share, REUSE, REUSE)
         self.coming = share.serials.at(np.arange(len(share.serials)))
         self.reservoir = Reservoir(PixelStore(100 * 12, 2), Uses(REUSE, REUSE), key=(0, rank, 0))
 

@@ -123,3 +123,14 @@ def test_both_stores_give_back_what_they_were_given_within_their_memory(kind: ty
     assert drawn.images.dtype == torch.uint8
     np.testing.assert_array_equal(drawn.images.numpy(), images_of(drawn.serials))
     assert reservoir.make_room(7)[0] == 7  # those that were used have gone
+
+
+def test_where_fewer_steps_are_left_than_an_image_has_uses_it_comes_twice_and_none_is_left_over():
+    reservoir = reservoir_of(10, Uses(5, 5))
+    add(reservoir, range(1), uses_left=5)
+    add(reservoir, range(1, 4), uses_left=1)
+    first, second = (reservoir.draw(step, 4, is_last=True) for step in range(2))
+    assert Counter([*first.serials.tolist(), *second.serials.tolist()]) == {0: 5, 1: 1, 2: 1, 3: 1}
+    of_the_first = [*first.uses[first.serials == 0].tolist(), *second.uses[second.serials == 0].tolist()]
+    assert of_the_first == [0, 1, 2, 3, 4]  # and every time under another augmentation
+    assert len(reservoir) == reservoir.num_uses_left == 0

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from generation.generator import GenerationFailedError
+from training.classifier import NonFiniteLossError
+from training.consumption import NOT_BEGUN
+from training.fit import may_come_from_a_loss
+from training.loader import EndedTooSoonError
+from training.run_state import Journal, RunState, random_state, restore_random_state
+
+
+def test_a_journal_goes_on_after_a_line_that_was_cut_by_a_kill(tmp_path: Path):
+    Journal(tmp_path, 0, started_at=1.0).write(1, "synthetic", np.array([5, 6]), np.array([0, 2]))
+    path = tmp_path / "rank-0.csv"
+    path.write_bytes(path.read_bytes()[:-10])
+    Journal(tmp_path, 0, started_at=2.0).write(1, "real", np.array([7]), np.array([0]))
+    assert path.read_text().split() == [
+        "started_at,step,domain,serial,use",
+        "1.0,1,synthetic,5,0",
+        "1.0,1,synth",
+        "2.0,1,real,7,0",
+    ]
+
+
+def test_random_numbers_go_on_where_they_stopped():
+    torch.manual_seed(3)
+    state = RunState({"synthetic": NOT_BEGUN}, {"images in the set": 5}, (random_state(),), is_over=True)
+    first = torch.rand(4)
+    again = RunState.from_checkpoint(state.to_checkpoint())
+    restore_random_state(again.random[0])
+    assert torch.equal(torch.rand(4), first)
+    assert (again.sets, again.is_over) == ({"images in the set": 5}, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("shape '[3]' is invalid for input of size 4"), False),
+        (EndedTooSoonError("The stream ended after 1 of 2 samples."), False),
+        (NonFiniteLossError("The loss is nan"), False),
+        (GenerationFailedError("No actor was up"), False),
+    ],
+)
+def test_what_may_come_from_the_loss_of_a_worker_is_told_from_errors_that_would_come_again(
+    error: Exception, is_one: bool
+):
+    assert may_come_from_a_loss(error) == is_one
