@@ -25,9 +25,9 @@ from training.classifier import NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
 from training.fit import fit
 from training.job import FitJob, TrainingSamples
-from training.loop import Start, open_loader
 from training.progress import TrainingProgress
 from training.run_state import RunState
+from training.start import Start, open_loader
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
