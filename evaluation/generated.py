@@ -1,0 +1,196 @@
+"""How near generated images come to real ones, and how much of the real ones they reach, from features of both.
+
+It knows no generator, network or file. Distances are those of the features as given, not normalised, and are held in
+blocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.representation import (
+    checked_features,
+    checked_labels,
+    distance_blocks,
+    mean_distance_within_classes,
+    mean_pairwise_distance,
+)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two sets share; a point's neighbourhood is the open ball up to the k-th nearest other point of its set."""
+
+    precision: float
+    """Share of generated images in a real image's neighbourhood, 0..1 (arXiv 1904.06991)."""
+
+    recall: float
+    """Share of real images in a generated image's neighbourhood, 0..1 (arXiv 1904.06991)."""
+
+    density: float
+    """Real neighbourhoods that a generated image lies in, over k: 0 or more, about 1 for equals (arXiv 2002.09797)."""
+
+    coverage: float
+    """Share of real images with a generated one in their neighbourhood, 0..1 (arXiv 2002.09797)."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Generated images beside real ones, of one class or of all."""
+
+    num_real: int
+    """Real images compared."""
+
+    num_generated: int
+    """Generated images compared."""
+
+    overlap: Overlap
+    """Fidelity (precision, density) and variety (recall, coverage)."""
+
+    frechet_distance: float
+    """Squared, 0 or more; see `frechet_distance` for what it can be compared with."""
+
+    diversity: float
+    """Mean distance of two generated features of a class, in units of the features."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All classes together, and each."""
+
+    overall: Likeness
+    """Classes pooled, except diversity: the mean over classes."""
+
+    per_class: Mapping[int, Likeness]
+    """By label."""
+
+
+def compare(
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    generated: np.ndarray,
+    generated_labels: np.ndarray,
+    num_neighbours: int = 5,
+) -> Comparison:
+    """Compare `generated` [M, D] with `real` [N, D]; ValueError if their classes differ or one has too few images."""
+    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
+    real_labels = checked_labels(real_labels, len(real), "real_labels")
+    generated_labels = checked_labels(generated_labels, len(generated), "generated_labels")
+    per_class = {}
+    for label in _shared_classes(real_labels, generated_labels, num_neighbours):
+        of_class = generated[generated_labels == label]
+        spread = mean_pairwise_distance(of_class)
+        per_class[label] = _likeness(real[real_labels == label], of_class, spread, num_neighbours)
+    overall = _likeness(real, generated, diversity(generated, generated_labels), num_neighbours)
+    return Comparison(overall, per_class)
+
+
+def _likeness(real: np.ndarray, generated: np.ndarray, spread: float, num_neighbours: int) -> Likeness:
+    return Likeness(
+        num_real=len(real),
+        num_generated=len(generated),
+        overlap=overlap(real, generated, num_neighbours),
+        frechet_distance=frechet_distance(real, generated),
+        diversity=spread,
+    )
+
+
+def _shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
+    lonely = np.setxor1d(real_labels, generated_labels)
+    if len(lonely):
+        raise ValueError(
+            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each."
+        )
+    for name, labels in (("real", real_labels), ("generated", generated_labels)):
+        classes, counts = np.unique(labels, return_counts=True)
+        fewest = counts.argmin()
+        _check_neighbours(int(counts[fewest]), num_neighbours, f"{name} images of class {classes[fewest]}")
+    return np.unique(real_labels).tolist()
+
+
+def overlap(real: np.ndarray, generated: np.ndarray, num_neighbours: int = 5) -> Overlap:
+    """Return what `generated` [M, D] shares with `real` [N, D], defined as in the package `prdc`."""
+    real, generated = _checked_pair(real, generated)
+    real_radii = neighbour_radii(real, num_neighbours)
+    generated_radii = neighbour_radii(generated, num_neighbours)
+    num_hits = np.zeros(len(generated), dtype=np.int64)
+    num_recalled = num_covered = 0
+    for rows, distances in distance_blocks(real, generated):
+        in_real = distances < real_radii[rows, None]
+        num_hits += in_real.sum(axis=0)
+        num_covered += int(in_real.any(axis=1).sum())
+        num_recalled += int((distances < generated_radii).any(axis=1).sum())
+    return Overlap(
+        precision=float(np.mean(num_hits > 0)),
+        recall=num_recalled / len(real),
+        density=float(num_hits.mean() / num_neighbours),
+        coverage=num_covered / len(real),
+    )
+
+
+def neighbour_radii(points: np.ndarray, num_neighbours: int) -> np.ndarray:
+    """Return float64 [N]: how far each of `points` [N, D] is from its k-th nearest other one.
+
+    As in `prdc`: the k + 1 nearest with the point itself, whose distance is 0. With k copies the radius is 0, and
+    nothing lies inside, as only what is strictly nearer counts.
+    """
+    _check_neighbours(len(points), num_neighbours, "points")
+    blocks = distance_blocks(points, points)
+    return np.concatenate([np.partition(block, num_neighbours, axis=1)[:, num_neighbours] for _, block in blocks])
+
+
+def _check_neighbours(num_points: int, num_neighbours: int, name: str) -> None:
+    if num_neighbours < 1:
+        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
+    if num_points <= num_neighbours:
+        raise ValueError(
+            f"There are {num_points} {name}, too few for {num_neighbours} neighbours each. Give at least "
+            f"{num_neighbours + 1}, or lower num_neighbours."
+        )
+
+
+def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """Return the squared Fréchet distance, 0 or more, of Gaussians with both sets' moments (arXiv 1706.08500).
+
+    It depends on the number of images, the more the fewer they are: compare values of equal numbers of images only.
+    """
+    real, generated = _checked_pair(real, generated)
+    return frechet_of_gaussians(*_moments(real, "real"), *_moments(generated, "generated"))
+
+
+def frechet_of_gaussians(
+    mean: np.ndarray, covariance: np.ndarray, other_mean: np.ndarray, other_covariance: np.ndarray
+) -> float:
+    """Return |m - n|^2 + Tr(S + T - 2 (S T)^(1/2)) for means m, n [D] and covariances S, T [D, D]; 0 or more."""
+    # With S = F F^T and T = G G^T the singular values of F^T G are the roots of S T's eigenvalues: real, never squared.
+    singular = np.linalg.svd(_factor(covariance).T @ _factor(other_covariance), compute_uv=False)
+    spread = np.trace(covariance) + np.trace(other_covariance) - 2 * singular.sum()
+    return max(0.0, float(np.sum((mean - other_mean) ** 2) + spread))
+
+
+def _moments(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if len(points) < 2:
+        raise ValueError(f"{name} has {len(points)} image; a covariance needs at least 2. Give more.")
+    return points.mean(axis=0), np.atleast_2d(np.cov(points, rowvar=False))
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    noise = abs(values[-1]) * len(values) * np.finfo(np.float64).eps
+    return vectors * np.sqrt(np.where(values > noise, values, 0.0))
+
+
+def diversity(generated: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean L2 distance of two of `generated` [N, D] of a class, every class with a pair counting alike."""
+    return mean_distance_within_classes(generated, labels)
+
+
+def _checked_pair(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
+    if real.shape[1] != generated.shape[1]:
+        raise ValueError(
+            f"Real features have {real.shape[1]} dimensions and generated ones {generated.shape[1]}. Use one network "
+            "for both."
+        )
+    return real, generated
