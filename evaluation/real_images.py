@@ -7,13 +7,12 @@ from functools import lru_cache
 import numpy as np
 import ray.data
 from PIL import Image
-from ray.data import ActorPoolStrategy
 
 from evaluation.real_files import LabelledImages, list_images, square
 from generation.digits.real_digits import evaluation_digits, training_digits, training_positions
 from generation.indices import IndexSet, Wanted
 from generation.labels import LabelSpace
-from generation.shards import MAX_READING_BLOCKS, PART_BYTES, PARTS_PER_READER
+from generation.shards import MAX_READING_BLOCKS, PART_BYTES, PARTS_PER_READER, each_by
 from generation.stream import bound_memory
 
 NUM_BLOCKS = 8
@@ -125,17 +124,9 @@ class RealTrainingImages:
         be a block of units apart.
         """
         units = reading_units(wanted.serials, self.num_images, self.images_per_unit)
-        share = self.num_readers // wanted.num_consumers
-        num_readers = 1 if wanted.in_order else max(1, min(share, len(units)))
-        source = ray.data.from_items(units, override_num_blocks=max(1, min(MAX_READING_BLOCKS, len(units))))
-        source.context.execution_options.preserve_order = wanted.in_order
-        dataset = source.map_batches(
-            RealReader,
-            fn_constructor_args=[self, wanted],
-            batch_size=1,
-            compute=ActorPoolStrategy(size=num_readers, max_tasks_in_flight_per_actor=1),
-            num_cpus=0,
-        )
+        num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
+        dataset = each_by(RealReader, [self, wanted], units, num_readers, MAX_READING_BLOCKS)
+        dataset.context.execution_options.preserve_order = wanted.in_order
         unit_bytes = self.images_per_unit * self.image_bytes
         bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)
         return dataset

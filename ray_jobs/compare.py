@@ -19,7 +19,7 @@ from typing import cast
 
 import psutil
 
-from evaluation.real_images import check_real_images, real_images, real_training_images
+from evaluation.real_images import check_real_images, real_images
 from generation.recipe import Recipe
 from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
@@ -32,7 +32,7 @@ from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.kept_data import check_batches, check_workers
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, resolve, write_json
-from ray_jobs.source import NoPool, kept_samples, real_samples, start_pool
+from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.fit import fit
 from training.job import FitJob, TrainingSamples
@@ -223,10 +223,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
-    recipe, place = comparison.recipe, comparison.config.evaluation.dataset
-    num_readers = comparison.config.data.num_readers
-    images = real_training_images(place, recipe.label_space, recipe.image_size, arm.seed, num_readers)
-    return comparison.train(arm, TrainingSamples(images.num_images, images.open), NoPool())
+    config = comparison.config
+    return comparison.train(arm, samples_of(config.evaluation.dataset, config, comparison.recipe, arm.seed), NoPool())
 
 
 def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:

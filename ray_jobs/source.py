@@ -48,7 +48,12 @@ def real_samples(config: JobConfig, recipe: Recipe, seed: int) -> TrainingSample
     if not training.real_images:
         return None
     place = training.real_images if training.real_images == "digits" else str(resolve(training.real_images))
-    images = real_training_images(place, recipe.label_space, recipe.image_size, seed, config.data.num_readers)
+    return samples_of(place, config, recipe, seed)
+
+
+def samples_of(real_images: str, config: JobConfig, recipe: Recipe, seed: int) -> TrainingSamples:
+    """Return the real images of a place, in an order of the seed."""
+    images = real_training_images(real_images, recipe.label_space, recipe.image_size, seed, config.data.num_readers)
     return TrainingSamples(images.num_images, images.open, images.names_hash)
 
 

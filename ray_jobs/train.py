@@ -110,13 +110,12 @@ def prepare(arguments: list[str]) -> Prepared:
 def check_resumed(job: Prepared) -> list[str]:
     """Return what to say about where the run goes on; ValueError if it cannot."""
     check_unfinished(job.run_dir, job.recipe)
-    path, faults = newest_whole(job.run_dir / CHECKPOINTS)
-    if path is None:
+    found, faults = newest_whole(job.run_dir / CHECKPOINTS)
+    if found is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
-    checkpoint = read_checkpoint(path)
-    job.source.keep_turns(checkpoint["run"]["sets"][SET_SIZE])
-    check_goes_on(checkpoint, job.recipe, job.config.training, sets_of(job.source.num_images, job.real))
-    return [*faults, f"going on from {path.name}"]
+    job.source.keep_turns(found.content["run"]["sets"][SET_SIZE])
+    check_goes_on(found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.real))
+    return [*faults, f"going on from {found.path.name}"]
 
 
 def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:

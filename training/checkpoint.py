@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,22 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:012d}.ckpt"
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that a run may go on from."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def newest_whole(folder: Path) -> tuple[Found | None, list[str]]:
     """Return the newest checkpoint that can be read, and what is wrong with newer ones; ValueError if none can."""
     faults: list[str] = []
     for path in checkpoint_files(folder):
         try:
-            read_checkpoint(path)
+            return Found(path, read_checkpoint(path)), faults
         except ValueError as error:
             faults.append(str(error))
-        else:
-            return path, faults
     if faults:
         raise ValueError(f"No checkpoint in '{folder}' is whole: {faults[0]} Start the run again, elsewhere.")
     return None, []

@@ -53,7 +53,7 @@ def choose_checkpoint(folder: Path) -> Path | None:
         logging.getLogger(__name__).warning(fault)
     for damaged in checkpoint_files(folder)[: len(faults)]:
         damaged.rename(damaged.with_suffix(".damaged"))
-    return chosen
+    return chosen.path if chosen else None
 
 
 def open_loader(job: FitJob, start: Start) -> MixedLoader:

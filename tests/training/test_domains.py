@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.generation.s3 import free_port
+from tests.training.test_batch_norm import network as network_of_both_kinds
 from training.batch_norm import synchronized
 from training.domains import DomainNorm, Domains, split_by_domain
 from training.network import build_network, parameter_groups
@@ -185,15 +186,7 @@ def test_a_network_without_batch_normalisation_is_refused():
 
 
 def small_network() -> tuple[torch.nn.Module, Domains]:
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3),
-        torch.nn.BatchNorm2d(4, affine=False),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(4, 4, 3),
-        BatchNormAct2d(4),
-        torch.nn.Flatten(),
-    )
+    network = network_of_both_kinds()
     return network, split_by_domain(network)
 
 

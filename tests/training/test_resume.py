@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -56,12 +57,15 @@ def say_nothing(_: object) -> None:
     pass
 
 
-def train(recipe: Recipe, config: TrainingConfig, run_dir: Path, num_actors: int) -> Path:
+def train(
+    recipe: Recipe, config: TrainingConfig, run_dir: Path, num_actors: int, real: TrainingSamples | None = None
+) -> dict[str, Any]:
     """Train, or go on, with a pool of that many actors; return the last checkpoint."""
+    run_dir.mkdir(exist_ok=True)
     with start_generation(recipe, pool_of(num_actors)) as service:
         samples = TrainingSamples(config.num_samples, partial(stream_samples, service, recipe, pool_of(num_actors)))
-        job = FitJob(config, recipe, run_dir, samples, None, say_nothing)
-        return fit(job, stream_samples(service, recipe, pool_of(num_actors), held_out_of(config)))
+        job = FitJob(config, recipe, run_dir, samples, real, say_nothing)
+        return read_checkpoint(fit(job, stream_samples(service, recipe, pool_of(num_actors), held_out_of(config))))
 
 
 def steps_in(journal: Path) -> dict[int, dict[float, list[list[str]]]]:
@@ -127,10 +131,10 @@ def test_after_the_loss_of_a_trainer_or_a_generator_each_sample_is_used_as_often
     with killing(name, has_done(tmp_path / "journal", int(random.integers(2, 36)))) as killed:
         last = train(painted, config, tmp_path, num_actors=int(random.choice([1, 2])))
     assert len(killed) == 1
-    assert read_checkpoint(last)["global_step"] == 40
+    assert last["global_step"] == 40
     assert uses_of(tmp_path / "journal") == expected(config)
     num_starts = {len(starts) for starts in steps_in(tmp_path / "journal").values()}
     assert num_starts <= ({1, 2} if name == "RayTrainWorker" else {1})
-    state = RunState.from_checkpoint(read_checkpoint(last)["run"]).of("synthetic")
+    state = RunState.from_checkpoint(last["run"]).of("synthetic")
     assert len(state.taken) == config.num_samples
     assert len(state.begun) == 0

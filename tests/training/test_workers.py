@@ -14,7 +14,7 @@ import torch
 from ray.data import Dataset
 
 from evaluation.real_images import real_training_images
-from generation.config import DataConfig, GenerationConfig
+from generation.config import DataConfig
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.service import start_generation
@@ -23,41 +23,29 @@ from generation.shards import read_shards, write_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
 from tests.training.test_fit import held_out_of
-from tests.training.test_resume import expected, say_nothing, steps_in, uses_of
+from tests.training.test_resume import TWO_EPOCHS, expected, pool_of, say_nothing, steps_in, uses_of
+from tests.training.test_resume import train as train_with
 from training.checkpoint import read_checkpoint
 from training.classifier import load_classifier
-from training.config import TrainingConfig
 from training.fit import fit
 from training.job import FitJob, TrainingSamples
 from training.run_state import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-POOL = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=8)
+POOL = pool_of(2)
 
-IN_ORDER = TrainingConfig(
-    architecture="timm/resnet10t",
+IN_ORDER = dataclasses.replace(
+    TWO_EPOCHS,
     num_images=640,  # 20 steps of 32
-    num_epochs=2,
-    num_held_out=16,
-    global_batch_size=32,
-    base_learning_rate=0.1,
-    augmentation="affine",
-    gpus_per_worker=0,
+    reuse=1,
     cpus_per_worker=0.25,
+    checkpoint_every_steps=0,
     deterministic=True,
-    journal=True,
     log_every_steps=1,
 )
 
-
-def train(recipe: Recipe, config: TrainingConfig, run_dir: Path, real: TrainingSamples | None = None) -> dict:
-    """Return the checkpoint of a run on a stream."""
-    run_dir.mkdir(exist_ok=True)
-    with start_generation(recipe, POOL) as service:
-        samples = TrainingSamples(config.num_samples, partial(stream_samples, service, recipe, POOL))
-        job = FitJob(config, recipe, run_dir, samples, real, say_nothing)
-        return read_checkpoint(fit(job, stream_samples(service, recipe, POOL, held_out_of(config))))
+train = partial(train_with, num_actors=2)
 
 
 def losses(run_dir: Path) -> np.ndarray:
@@ -155,7 +143,7 @@ def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_o
         reuse=2,
     )
     real = real_training_images("digits", painted.label_space, painted.image_size, seed=0)
-    checkpoint = train(painted, config, tmp_path / "run", TrainingSamples(real.num_images, real.open))
+    checkpoint = train(painted, config, tmp_path / "run", real=TrainingSamples(real.num_images, real.open))
     steps = steps_in(tmp_path / "run" / "journal")
     rows = [[(row[2], int(row[3])) for row in next(iter(starts.values()))] for starts in steps.values()]
     assert [sum(domain == "real" for domain, _ in step) for step in rows] == [8] * 20
