@@ -1,6 +1,6 @@
-"""Settings of evaluation: which real images, and on what."""
+"""Settings of evaluation: which real images, what is told of them, and on what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -8,14 +8,50 @@ from typing import Literal
 class EvaluationConfig:
     """How a classifier is tested on real images."""
 
-    dataset: Literal["none", "digits"] = "none"
-    """`digits`: 540 real handwritten digits that nothing was trained on. `none`: a training run ends without a test."""
+    sets: tuple[str, ...] = ()
+    """Names of `evaluation.real_sets.KNOWN`, or others that `paths` has; with none, a training run ends without a test.
+    `digits` are 540 real handwritten digits that nothing was trained on.
+    """
+
+    paths: dict[str, str] = field(default_factory=dict)
+    """Where sets are, by name; `imagenet_devkit` too, where validation images are not sorted into folders."""
+
+    transfer: tuple[str, ...] = ()
+    """Names of `evaluation.transfer_sets`, each with its place in `paths`: other classes, told apart by frozen
+    features.
+    """
+
+    representation: bool = False
+    """Whether the features of the first set's images are described."""
+
+    resize_size: int = 0
+    """What an image's shorter side is made, in pixels; 0 is 256/224 of the crop. Digits are shown whole."""
+
+    crop_size: int = 0
+    """Height and width of what is cropped from its centre, in pixels; 0 is what the classifier was trained on."""
+
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How an image is resized."""
+
+    allow_unreadable: int = 0
+    """Images of a set that may be left out because they cannot be decoded; with more, the job fails."""
+
+    allow_missing_classes: bool = False
+    """Whether a set may lack images of classes that it should have; guesses are then among the others."""
+
+    outputs: str = ""
+    """Folder where what networks say of images is kept as Parquet, and is not worked out again; empty is `outputs`
+    beside the checkpoint.
+    """
 
     batch_size: int = 128
     """Images classified at once."""
 
     num_actors: int = 1
     """Copies of the classifier that share the images."""
+
+    num_readers: int = 2
+    """Processes that read and decode."""
 
     gpus_per_actor: float = 0.0
     """0 classifies on the CPU."""
@@ -25,8 +61,18 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        for name in ("batch_size", "num_actors", "threads_per_actor"):
+        for name in ("batch_size", "num_actors", "num_readers", "threads_per_actor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 1 or more.")
-        if self.gpus_per_actor < 0:
-            raise ValueError(f"evaluation.gpus_per_actor is {self.gpus_per_actor}; give 0 or more.")
+        for name in ("gpus_per_actor", "resize_size", "crop_size", "allow_unreadable"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 0 or more.")
+        if 0 < self.resize_size < self.crop_size:
+            raise ValueError(
+                f"evaluation.resize_size is {self.resize_size}, less than crop_size {self.crop_size}. Give as much, or "
+                "more."
+            )
+        if twice := {name for name in self.sets if self.sets.count(name) > 1}:
+            raise ValueError(f"evaluation.sets has {', '.join(sorted(twice))} twice. Name each once.")
+        if self.representation and not self.sets:
+            raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")

@@ -1,41 +1,25 @@
-"""Real images in a folder that has one folder per class: which there are, and each as pixels.
+"""Labelled images by their position in a list that stays; here those of a folder that has one folder per class.
 
-Knows neither turns nor their order, and no Ray.
+Knows neither what classes mean, nor turns and their order, nor Ray.
 """
 
 import os
-import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from generation.labels import LabelSpace
-from generation.storage import StorageError
+from evaluation.decoding import read_image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What names of images end with, in any case, as for torchvision's ImageFolder."""
 
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What puts an image upright, by its EXIF orientation."""
 
-DAMAGED_EXIF = (struct.error, KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError)
-"""What PIL ends with, as it says itself, where EXIF is not what it should be."""
-
-
-class LabelledImages(Protocol):
-    """Images by their position in a list that stays; cheap to send."""
+class ImageSource(Protocol):
+    """Labelled images, none of them opened; cheap to send to processes that have the same files."""
 
     @property
     def num_images(self) -> int:
@@ -44,15 +28,24 @@ class LabelledImages(Protocol):
 
     @property
     def names_hash(self) -> int:
-        """Return a number that others have if images were added, removed or renamed."""
+        """Return 32 bits that others have if images were added, removed or renamed."""
         ...
 
-    def labels(self) -> np.ndarray:
-        """Return the label of each, int64 [num_images]."""
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the classes are called here: by wnid, by name, or by a number in the set's own order."""
         ...
 
-    def opener(self, image_size: int) -> Callable[[int], np.ndarray]:
-        """Return what gives the image at a position, uint8 [image_size, image_size, 3]."""
+    def class_numbers(self) -> np.ndarray:
+        """Return which of `classes` each image is of, int64 [num_images]."""
+        ...
+
+    def names(self) -> list[str]:
+        """Return what a user calls each image: its path, or its file and its place in there."""
+        ...
+
+    def opener(self) -> Callable[[int], Image.Image]:
+        """Return what gives the image at a position, upright and RGB; UnreadableImageError where it is damaged."""
         ...
 
 
@@ -63,10 +56,8 @@ class FolderImages:
     folder: str
     """Absolute; the same on every node."""
 
-    class_folders: tuple[str, ...]
-
-    class_labels: np.ndarray
-    """int64 [number of class folders]."""
+    classes: tuple[str, ...]
+    """The class folders."""
 
     class_counts: np.ndarray
     """int64 [number of class folders]: how many images each has."""
@@ -81,35 +72,43 @@ class FolderImages:
 
     @property
     def names_hash(self) -> int:
-        """Return 32 bits of the names of files, and of the label and number of files of each folder."""
-        names = zlib.decompress(self.packed_names)
-        return zlib.crc32(names + self.class_labels.tobytes() + self.class_counts.tobytes())
+        """Return 32 bits of the names of files and folders, and of the number of files in each."""
+        names = b"\0".join([zlib.decompress(self.packed_names), *map(os.fsencode, self.classes)])
+        return zlib.crc32(names + self.class_counts.tobytes())
 
-    def labels(self) -> np.ndarray:
-        """Return the label of each file, int64 [num_images]."""
-        return np.repeat(self.class_labels, self.class_counts)
+    def class_numbers(self) -> np.ndarray:
+        """Return the class folder of each file, int64 [num_images]."""
+        return np.repeat(np.arange(len(self.classes)), self.class_counts)
 
-    def opener(self, image_size: int) -> Callable[[int], np.ndarray]:
+    def names(self) -> list[str]:
+        """Return all files' paths."""
+        path_of = self._paths()
+        return [path_of(position) for position in range(self.num_images)]
+
+    def opener(self) -> Callable[[int], Image.Image]:
         """Return what decodes the file at a position."""
+        path_of = self._paths()
+        return lambda position: read_image(path_of(position))
+
+    def _paths(self) -> Callable[[int], str]:
         names = zlib.decompress(self.packed_names).split(b"\0")
         ends = np.cumsum(self.class_counts)
 
-        def read(position: int) -> np.ndarray:
-            class_folder = self.class_folders[np.searchsorted(ends, position, side="right")]
-            return read_image(os.path.join(self.folder, class_folder, os.fsdecode(names[position])), image_size)
+        def path_of(position: int) -> str:
+            class_folder = self.classes[np.searchsorted(ends, position, side="right")]
+            return os.path.join(self.folder, class_folder, os.fsdecode(names[position]))
 
-        return read
+        return path_of
 
 
-def list_images(place: str, label_space: LabelSpace) -> FolderImages:
-    """Return the images of a folder, none of them opened; ValueError where there are none, or of unknown classes.
+def list_images(place: str) -> FolderImages:
+    """Return the images of a folder of class folders, none of them opened; ValueError where there are none.
 
-    A class folder is called by its wnid or class name; what begins with a dot is left out.
+    What begins with a dot is left out.
     """
     folder = os.path.abspath(os.path.expanduser(place))
-    class_folders = [entry.name for entry in _entries(folder) if not entry.is_file()]
-    labels = labels_of_folders(class_folders, folder, label_space)
-    names = [_image_names(os.path.join(folder, class_folder)) for class_folder in class_folders]
+    class_folders = [entry.name for entry in entries_of(folder) if not entry.is_file()]
+    names = [image_names(os.path.join(folder, class_folder)) for class_folder in class_folders]
     counts = [len(names_of_class) for names_of_class in names]
     if not sum(counts):
         raise ValueError(
@@ -117,47 +116,10 @@ def list_images(place: str, label_space: LabelSpace) -> FolderImages:
             f"wnid or class name, of images that end with one of {', '.join(EXTENSIONS)}."
         )
     packed = zlib.compress(b"\0".join(os.fsencode(name) for names_of_class in names for name in names_of_class))
-    return FolderImages(folder, tuple(class_folders), np.array(labels, np.int64), np.array(counts, np.int64), packed)
+    return FolderImages(folder, tuple(class_folders), np.array(counts, np.int64), packed)
 
 
-def labels_of_folders(names: Sequence[str], folder: str, label_space: LabelSpace) -> list[int]:
-    """Return the label of each class folder; ValueError for those that are called like no class, or like several."""
-    exact, folded = _labels_by_name(label_space, str), _labels_by_name(label_space, _folded)
-    found = [exact.get(name) or folded.get(_folded(name), []) for name in names]
-    if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
-        raise ValueError(
-            f"{len(unknown)} of {len(names)} folders in '{folder}' are called like no class of {label_space.name}: "
-            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, take "
-            "them out, or choose the label space that has them."
-        )
-    for name, labels in zip(names, found, strict=True):
-        if len(labels) > 1:
-            entries = [label_space.classes[label] for label in labels]
-            raise ValueError(
-                f"The folder '{name}' in '{folder}' is called like {len(labels)} classes of {label_space.name}. Name "
-                f"it by its wnid: {' or '.join(entry.wnid or entry.class_name for entry in entries)}."
-            )
-    return [labels[0] for labels in found]
-
-
-def read_image(path: str, image_size: int) -> np.ndarray:
-    """Return a file's image, upright, uint8 [image_size, image_size, 3]; StorageError that names a damaged file."""
-    try:
-        with Image.open(path) as image:
-            return square(_rgb(_upright(image)), image_size)
-    except Exception as error:  # PIL's decoders end with errors of any kind
-        raise StorageError(
-            f"The image '{path}' cannot be decoded: {error}. Put a whole one in its place, or take it out and start a "
-            "new run."
-        ) from error
-
-
-def square(image: Image.Image, image_size: int) -> np.ndarray:
-    """Return the centre of an RGB image, its shorter side made `image_size`, as uint8 [image_size, image_size, 3]."""
-    return np.asarray(ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC))
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
     """Return what a folder has, in the order of the names' bytes."""
     try:
         with os.scandir(folder) as entries:
@@ -169,40 +131,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: os.fsencode(entry.name))
 
 
-def _image_names(folder: str) -> list[str]:
+def image_names(folder: str) -> list[str]:
     """Return the names of a folder's images; a link that leads nowhere is one, so that it is told of, not left out."""
-    return [entry.name for entry in _entries(folder) if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()]
-
-
-def _labels_by_name(label_space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
-    """Return which labels a wnid or class name, spelled so, is that of."""
-    labels: dict[str, list[int]] = {}
-    for label, entry in enumerate(label_space.classes):
-        for name in {spelling(entry.wnid), spelling(entry.class_name)} - {""}:
-            labels.setdefault(name, []).append(label)
-    return labels
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", " ").casefold()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # some formats have EXIF behind the image
-    turn = TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1, upright, where EXIF is damaged, which is no damage of the image."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DAMAGED_EXIF:
-        return 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return it as RGB; of 16 bits the upper 8, where PIL would make white of nearly all."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    return [
+        entry.name for entry in entries_of(folder) if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()
+    ]

@@ -1,17 +1,21 @@
 """Real labelled images as Ray Datasets, to judge a classifier and to train one. Knows no classifier."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import ray.data
-from PIL import Image
 
-from evaluation.real_files import LabelledImages, list_images, square
-from generation.digits.real_digits import evaluation_digits, training_digits, training_positions
+from evaluation.class_names import NOT_SHARED, labels_of_classes, matching_labels
+from evaluation.decoding import square
+from evaluation.digit_images import DIGITS, DigitImages
+from evaluation.layouts import open_layout
+from evaluation.real_files import ImageSource
+from evaluation.real_sets import RealSet
 from generation.indices import IndexSet, Wanted
-from generation.labels import LabelSpace
+from generation.labels import LabelSpace, load_label_space
 from generation.shards import MAX_READING_BLOCKS, PART_BYTES, PARTS_PER_READER, each_by
 from generation.stream import bound_memory
 
@@ -25,69 +29,50 @@ MAX_IMAGES_PER_UNIT = 64
 """Images that are read at once and travel in one block."""
 
 
-def check_real_images(name: str, label_space: str, must_have_images: bool = False) -> None:
-    """Raise ValueError if the set does not have the classes of `label_space`, or no images where it must."""
-    if name == "none" and must_have_images:
-        raise ValueError("evaluation.dataset is 'none', so there is nothing to evaluate on. Choose digits.")
-    if name == "digits" and label_space != "digits":
-        raise ValueError(f"evaluation.dataset is 'digits', but the classes are those of '{label_space}'. Choose none.")
-
-
-def real_images(name: str, image_size: int) -> ray.data.Dataset:
-    """Return rows `label` int64 and `image` uint8 [image_size, image_size, 3]; ValueError for an unknown name."""
-    if name != "digits":
-        raise ValueError(f"evaluation.dataset is '{name}', which names no real images. Choose digits.")
-    images, labels = evaluation_digits()
-    resized = np.stack([square(Image.fromarray(image), image_size) for image in images])
-    rows = [{"image": image, "label": label} for image, label in zip(resized, labels, strict=True)]
-    return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
-
-
 def real_training_images(
     place: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
 ) -> "RealTrainingImages":
-    """Return the images of a folder with one folder per class, or `digits`, which no evaluation uses.
+    """Return the images of a place in one of `evaluation.layouts`, or `digits`, which no evaluation uses.
 
     Files are listed and not opened. ValueError if the classes are not those of the label space.
     """
-    if place != "digits":
-        return RealTrainingImages(list_images(place, label_space), image_size, seed, num_readers)
-    if label_space.name != "digits":
-        raise ValueError(
-            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
-            "one folder of images per class."
-        )
-    return RealTrainingImages(TrainingDigits(), image_size, seed, num_readers)
+    if place == DIGITS:
+        source, space = DigitImages(for_training=True), load_label_space(DIGITS)
+        shared = matching_labels(space, label_space)
+        if (shared == NOT_SHARED).all():
+            raise ValueError(
+                f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that "
+                "has one folder of images per class."
+            )
+    else:
+        source, space = open_layout(place, split="train"), label_space
+        shared = np.arange(label_space.num_classes)
+    labels = shared[labels_of_classes(source.classes, place, space)[source.class_numbers()]]
+    positions = np.flatnonzero(labels != NOT_SHARED)
+    return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-class TrainingDigits:
-    """The real digits that no evaluation uses."""
-
-    @property
-    def num_images(self) -> int:
-        """How many there are."""
-        return len(training_positions())
-
-    @property
-    def names_hash(self) -> int:
-        """Return 0: they are what they are."""
-        return 0
-
-    def labels(self) -> np.ndarray:
-        """Return the label of each, int64 [1257]."""
-        return training_digits()[1]
-
-    def opener(self, image_size: int) -> Callable[[int], np.ndarray]:
-        """Return what gives the image at a position."""
-        images, _ = training_digits()
-        return lambda position: square(Image.fromarray(images[position]), image_size)
+def judging_images(images: RealSet, image_size: int) -> ray.data.Dataset:
+    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by."""
+    read = images.source.opener()
+    rows = [
+        {"image": square(read(position), image_size), "label": label}
+        for position, label in zip(images.positions.tolist(), images.labels, strict=True)
+    ]
+    return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RealTrainingImages:
     """Real images to train on, turn by turn: index `i` is the same image in each, whatever the seed."""
 
-    images: LabelledImages
+    source: ImageSource
+    positions: np.ndarray
+    """int64 [num_images]: where in the source they are."""
+
+    labels: np.ndarray
+    """int64 [num_images]."""
+
     image_size: int
     """Height and width of a row's image, in pixels."""
 
@@ -97,15 +82,29 @@ class RealTrainingImages:
     num_readers: int = 2
     """Processes that read and decode, over all consumers."""
 
+    def split(self, num_held_out: int) -> tuple["RealTrainingImages", "RealTrainingImages"]:
+        """Return so many images, drawn whatever the seed, and the others; ValueError if these are none."""
+        if num_held_out >= self.num_images:
+            raise ValueError(
+                f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Give "
+                "less."
+            )
+        order = _random(0, 0, 2).permutation(self.num_images)
+        held_out, others = (np.sort(part) for part in (order[:num_held_out], order[num_held_out:]))
+        return self._of(held_out), self._of(others)
+
+    def _of(self, places: np.ndarray) -> "RealTrainingImages":
+        return dataclasses.replace(self, positions=self.positions[places], labels=self.labels[places])
+
     @property
     def num_images(self) -> int:
         """How many there are, each of which comes once a turn."""
-        return self.images.num_images
+        return len(self.positions)
 
     @property
     def names_hash(self) -> int:
         """Return a number that others have if files were added, removed or renamed."""
-        return self.images.names_hash
+        return self.source.names_hash
 
     @property
     def images_per_unit(self) -> int:
@@ -138,9 +137,9 @@ class RealReader:
     def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
         """Take the images, and what is wanted of them."""
         self.source = source
-        self.positions = positions_by_index(source.num_images)
-        self.labels = source.images.labels()[self.positions]
-        self.read = source.images.opener(source.image_size)
+        order = positions_by_index(source.num_images)
+        self.positions, self.labels = source.positions[order], source.labels[order]
+        self.read = source.source.opener()
         self.order = lru_cache(maxsize=1)(lambda lap: order_of_lap(wanted, source.num_images, source.seed, lap))
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
@@ -154,7 +153,9 @@ class RealReader:
             "serial": lap * self.source.num_images + indices,
             "index": indices,
             "label": self.labels[indices],
-            "image": np.stack([self.read(position) for position in self.positions[indices].tolist()]),
+            "image": np.stack(
+                [square(self.read(place), self.source.image_size) for place in self.positions[indices].tolist()]
+            ),
         }
 
 

@@ -255,11 +255,16 @@ class GenerationConfig:
 class DataConfig:
     """Where samples come from, and whether and how they are kept: as shards of WebDataset's format."""
 
-    source: Literal["stream", "shards"] = "stream"
-    """What training takes: images generated meanwhile, or those kept in `shards`."""
+    source: Literal["stream", "shards", "real"] = "stream"
+    """What training takes: images generated meanwhile, those kept in `shards`, or, as a reference, `real` ones."""
 
     shards: str = ""
     """What to train on where `source` is shards: a folder or URL that `ray_jobs.generate`, or `tee`, has written."""
+
+    real: str = ""
+    """What to train on where `source` is real: `digits`, or a folder of images by class; the recipe says which classes
+    alone.
+    """
 
     tee: str = ""
     """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
@@ -293,5 +298,7 @@ class DataConfig:
             raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
         if self.replays < 0 or (self.replays and not self.tee):
             raise ValueError(f"data.replays is {self.replays}; give 0, or 1 or more with data.tee.")
-        if self.source == "shards" and self.tee:
-            raise ValueError("data.tee keeps what is generated, but data.source is shards. Leave one of them out.")
+        if self.source == "real" and not self.real:
+            raise ValueError("data.source is real, but data.real names no images. Give digits, or a folder of classes.")
+        if self.source != "stream" and self.tee:
+            raise ValueError(f"data.tee keeps what is generated, but data.source is {self.source}. Leave one out.")

@@ -31,8 +31,16 @@ from generation.sample import SampleBatch
 
 DEPLOYMENT = "GeneratorActor"
 STATUS_POLL_SECONDS = 0.2
-MAX_REQUESTS = 2
-"""Requests that an actor has at once."""
+REQUESTS_AT_WORK = 2
+"""Requests of an actor on their way through its device: one there, the next one waiting beside it."""
+
+MAX_REQUESTS = 8
+"""Requests that an actor takes on, in the order in which they come: all that are under way, on a pool half of whose
+actors are up.
+
+With fewer, who has just got an answer takes its place again at once, and who waits for one only looks now and then:
+one training worker would have all actors until it has all its images.
+"""
 
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's own log, which otherwise has a line for each batch."""
@@ -81,7 +89,7 @@ class CountsKeeper:
 
 
 class GeneratorReplica:
-    """Serve's end of a `GeneratorActor`: one request on the device, the next one waiting beside it."""
+    """Serve's end of a `GeneratorActor`: one request on the device, the others waiting beside it."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         """Load the model in this process."""
@@ -91,7 +99,7 @@ class GeneratorReplica:
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         # A request waits in its thread for the device: it starts there while the last one's images are copied and
         # looked at, without a turn of the event loop.
-        self.threads = ThreadPoolExecutor(max_workers=MAX_REQUESTS)
+        self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
         ray.get(keeper.add_load.remote(self.process, self.actor.batch_size))
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
@@ -247,7 +255,7 @@ def _pool_size(config: GenerationConfig) -> dict:
             "min_replicas": config.min_actors,
             "initial_replicas": config.max_actors,
             "max_replicas": config.max_actors,
-            "target_ongoing_requests": MAX_REQUESTS,
+            "target_ongoing_requests": REQUESTS_AT_WORK,
             "metrics_interval_s": 1,
             "look_back_period_s": 4,
             "upscale_delay_s": 1,

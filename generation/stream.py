@@ -34,7 +34,10 @@ with 4 generators 4 askers delivered 0.997 of the nominal rate, 2 askers 0.980.
 """
 
 REQUESTS_PER_ACTOR = 4
-"""Requests under way for each generator actor: one at work, one waiting beside it, two on their way."""
+"""Requests under way for each generator actor: one at work, one waiting beside it, two on their way.
+
+An actor takes on twice as many: see `generation.service.MAX_REQUESTS`.
+"""
 
 MAX_UNITS = 10_000
 """Ray Data takes minutes and gigabytes for more units of work than this."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
@@ -34,8 +34,13 @@ def connect() -> None:
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Not `auto`, which also finds the private Ray of another job, and waits for it at an address it does not listen on.
+    address = services.get_ray_address_from_environment(None, None)
+    if address is None:
+        start_local()
+        return
     try:
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         if address := os.environ.get("RAY_ADDRESS"):
             raise ValueError(

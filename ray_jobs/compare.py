@@ -19,7 +19,8 @@ from typing import cast
 
 import psutil
 
-from evaluation.real_images import check_real_images, real_images
+from evaluation.real_images import judging_images
+from evaluation.real_sets import RealSet
 from generation.recipe import Recipe
 from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
@@ -29,6 +30,7 @@ from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
+from ray_jobs.evaluate import plan
 from ray_jobs.kept_data import check_batches, check_workers
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import check_output, claim, resolve, write_json
@@ -78,7 +80,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     check_batches(config.generation)
     if config.generation.batch_size:
         new_shard_set(Storage(str(run_dir)), recipe, range(1), config.generation.batch_size, config.data)
-    check_real_images(config.evaluation.dataset, recipe.label_space.name, must_have_images=True)
+    judges(config, recipe)
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
@@ -88,6 +90,13 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
         check_workers(config.training)
     real_samples(config, recipe, seed=0)
     return config, recipe, run_dir
+
+
+def judges(config: CompareConfig, recipe: Recipe) -> RealSet:
+    """Return the real images that every epoch is judged by: those of the first set."""
+    if not config.evaluation.sets:
+        raise ValueError("evaluation.sets names no images to judge by. Add evaluation.sets=NAME.")
+    return plan(config.evaluation, recipe.label_space).sets[0]
 
 
 @dataclass
@@ -162,11 +171,11 @@ class Comparison:
         training = dataclasses.replace(self.config.training, seed=arm.seed)
         run_dir = self.run_dir / arm.label
         run_dir.mkdir()
-        judges = real_images(self.config.evaluation.dataset, self.recipe.image_size)
+        judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size)
         fitting_at = time.time()
         with ProgressDisplay(pool, training) as display:
             real = real_samples(self.config, self.recipe, arm.seed)
-            fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put, held_out_is_real=True), judges)
+            fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put, held_out_is_real=True), judging)
         ended_at = time.time()
         last = cast(TrainingProgress, display.last().training)
         seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
@@ -224,7 +233,7 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
-    return comparison.train(arm, samples_of(config.evaluation.dataset, config, comparison.recipe, arm.seed), NoPool())
+    return comparison.train(arm, samples_of(config.real_images, config, comparison.recipe, arm.seed), NoPool())
 
 
 def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:

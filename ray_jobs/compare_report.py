@@ -1,11 +1,7 @@
 """What a comparison came to: a table, a JSON, and one self-contained HTML page with plots."""
 
 import dataclasses
-import io
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,20 +13,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from generation.model_files import PROJECT_ROOT
+from evaluation.page_parts import html_table, page
+from evaluation.plots import svg
 from generation.recipe import Recipe
+from ray_jobs.circumstances import circumstances
 from ray_jobs.config import CompareConfig, Prices, to_yaml
 from ray_jobs.run_directory import write_json
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
-table { border-collapse: collapse; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #8884; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; background: white; }
-pre { overflow: auto; }
-"""
 
 
 @dataclass(frozen=True)
@@ -139,36 +127,22 @@ def print_results(runs: Sequence[ArmRun], prices: Prices) -> None:
 
 def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Sequence[ArmRun]) -> None:
     """Write `results.json` and `report.html`."""
-    circumstances = {
-        "commit": commit(),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+    facts = {
+        **circumstances(),
         "recipe_sha256": recipe.sha256,
         "model": recipe.model or recipe.generator,
     }
-    content = circumstances | {"runs": [dataclasses.asdict(run) for run in runs]}
+    content = facts | {"runs": [dataclasses.asdict(run) for run in runs]}
     write_json(run_dir / "results.json", content)
-    (run_dir / "report.html").write_text(page(config, circumstances, runs))
+    (run_dir / "report.html").write_text(report(config, facts, runs))
 
 
-def commit() -> str:
-    """Return the commit of the code that runs, `unknown` outside a repository."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
-    )
-    return said.stdout.strip() or "unknown"
-
-
-def page(config: CompareConfig, circumstances: dict[str, Any], runs: Sequence[ArmRun]) -> str:
+def report(config: CompareConfig, facts: dict[str, Any], runs: Sequence[ArmRun]) -> str:
     """Return the page, which needs no other file."""
     head, *rows = table_of(runs, config.prices)
-    cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    facts = "; ".join(f"{name} {value}" for name, value in circumstances.items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Ways to train on the same images</title><style>{STYLE}</style></head>
-<body>
-<h1>Ways to train on the same images</h1>
-<p>{escape(facts)}.</p>
-<table><thead><tr>{"".join(f"<th>{escape(name)}</th>" for name in head)}</tr></thead><tbody>{cells}</tbody></table>
+    told = "; ".join(f"{name} {value}" for name, value in facts.items())
+    body = f"""<p>{escape(told)}.</p>
+{html_table(head, rows)}
 <p>Mean and standard deviation over seeds {", ".join(map(str, config.seeds))}. Waited for images: from
 the first that was asked for to the first batch in training, the starts of pool and workers aside, which the first step
 includes. Images that were generated before training, once for all seeds, count in full for each. Devices are held from
@@ -178,9 +152,8 @@ the start of a pool, or of training workers, to its end.</p>
 <h2>Settings</h2>
 <pre>{escape(to_yaml(config))}</pre>
 <h2>Numbers</h2>
-<pre>{escape(json.dumps([dataclasses.asdict(run) for run in runs], indent=1))}</pre>
-</body></html>
-"""
+<pre>{escape(json.dumps([dataclasses.asdict(run) for run in runs], indent=1))}</pre>"""
+    return page("Ways to train on the same images", body)
 
 
 def plot(runs: Sequence[ArmRun], along: Callable[[Moment], float], label: str) -> str:
@@ -195,7 +168,4 @@ def plot(runs: Sequence[ArmRun], along: Callable[[Moment], float], label: str) -
     axes.set_ylabel("top-1 on real images")
     axes.grid(alpha=0.3)
     axes.legend()
-    file = io.StringIO()
-    figure.savefig(file, format="svg", bbox_inches="tight")
-    svg = file.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg(figure)

@@ -69,7 +69,27 @@ class CompareConfig(JobConfig):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each arm is trained once with each, in place of `training.seed`."""
 
+    real_images: str = "digits"
+    """What the arm `real` trains on: `digits`, or a place of real images as in `training.real_images`."""
+
     prices: Prices = field(default_factory=Prices)
+
+
+@dataclass(frozen=True)
+class JudgeConfig(JobConfig):
+    """A look at generated images beside those of the first real set, by the classifier in `checkpoint`."""
+
+    num_generated: int = 5_000
+    """Generated images that are looked at: the first of the recipe, or of the shards."""
+
+    num_neighbours: int = 5
+    """Neighbours that density, coverage, precision and recall go by."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings before anything starts."""
+        for name in ("num_generated", "num_neighbours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
 
 
 Config = TypeVar("Config")

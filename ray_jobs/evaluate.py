@@ -1,49 +1,109 @@
-"""Evaluate a classifier on real images: `python -m ray_jobs.evaluate CONFIG checkpoint=FILE [section.key=value]`."""
+"""Evaluate a classifier on real images: `python -m ray_jobs.evaluate CONFIG checkpoint=FILE [section.key=value]`.
 
+Writes a new folder beside the checkpoint: `evaluation.json`, `evaluation.csv` and `report.html`. What the classifier
+says of each image is kept, so that a job that was stopped goes on where it ended when it is started again.
+"""
+
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluation.classify import count_hits
+import psutil
+from rich.console import Console
+from rich.table import Table
+
 from evaluation.config import EvaluationConfig
-from evaluation.real_images import check_real_images, real_images
-from evaluation.report import evaluation_json, print_evaluation
+from evaluation.evaluate import Planned, evaluate, plan_evaluation
+from evaluation.model import Model, open_model
+from evaluation.pages import csv_text, model_page
+from generation.labels import LabelSpace
+from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand
-from ray_jobs.config import JobConfig, load_config
+from ray_jobs.config import JobConfig, load_config, to_yaml
+from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_writable, new_path, resolve, write_json
-from ray_jobs.user_errors import user_errors
-from training.checkpoint import read_checkpoint, recipe_of
+from ray_jobs.user_errors import errors_at_work, user_errors
 
 
 def main() -> None:
     """Compose the job: a checkpoint, real images, numbers."""
+    started_at = psutil.Process().create_time()
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
-        path, checkpoint = open_checkpoint(config.checkpoint)
-        check_writable(path.parent)
-        check_real_images(config.evaluation.dataset, recipe_of(checkpoint).label_space.name, must_have_images=True)
+        model = open_checkpoint(config.checkpoint)
+        check_writable(model.path.parent)
+        check_asked(config.evaluation)
+        planned = plan(config.evaluation, model.label_space)
         connect()
         check_placement([evaluation_demand(config.evaluation)])
-    evaluation = evaluate_checkpoint(checkpoint, config.evaluation)
-    print_evaluation(evaluation)
-    report = new_path(path.parent, "evaluation", ".json")
-    write_json(report, evaluation)
-    print(f"Written to {report}")
+    with errors_at_work():
+        write_evaluation(model, planned, config, lambda text: announce(started_at, text))
 
 
-def open_checkpoint(checkpoint: str) -> tuple[Path, dict[str, Any]]:
-    """Return the checkpoint's absolute path and content."""
+def open_checkpoint(checkpoint: str) -> Model:
+    """Return the checkpoint that the settings name."""
     if not checkpoint:
         raise ValueError("No checkpoint given. Add checkpoint=runs/NAME/checkpoint.ckpt.")
-    path = resolve(checkpoint)
-    return path, read_checkpoint(path)
+    return open_model(resolve(checkpoint))
 
 
-def evaluate_checkpoint(checkpoint: dict[str, Any], config: EvaluationConfig) -> dict[str, Any]:
-    """Return the accuracies of a checkpoint's classifier on the configured real images."""
-    images = real_images(config.dataset, checkpoint["classifier"]["image_size"])
-    counts = count_hits(images, checkpoint, config)
-    return evaluation_json(counts, recipe_of(checkpoint).label_space.class_names, config.dataset)
+def check_asked(config: EvaluationConfig) -> None:
+    """Raise ValueError if there is nothing to evaluate on."""
+    if not (config.sets or config.transfer):
+        raise ValueError(
+            "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
+        )
+
+
+def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
+    """Return the images that the settings name; relative paths are those of `resolve`."""
+    paths = {name: str(resolve(path)) for name, path in config.paths.items()}
+    return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
+
+
+def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
+    """Evaluate, print a table, and write a new folder beside the checkpoint; return what evaluation.json holds."""
+    run_dir = model.path.parent
+    evaluation = {
+        "model": model.facts(run_dir.name),
+        "circumstances": circumstances(),
+        "settings": to_yaml(config),
+        **evaluate(model, planned, config.evaluation, outputs_folder(model, config), say),
+    }
+    print_evaluation(evaluation)
+    folder = new_path(run_dir, "evaluation", "")
+    folder.mkdir()
+    write_json(folder / "evaluation.json", evaluation)
+    (folder / "evaluation.csv").write_text(csv_text([evaluation]))
+    (folder / "report.html").write_text(model_page(evaluation))
+    say(f"evaluated: {folder}/report.html, evaluation.json, evaluation.csv")
+    return evaluation
+
+
+def outputs_folder(model: Model, config: JobConfig) -> Path:
+    """Return where what a model says of images is kept."""
+    return resolve(config.evaluation.outputs) if config.evaluation.outputs else model.path.parent / "outputs"
+
+
+def print_evaluation(evaluation: dict[str, Any]) -> None:
+    """Print a row a set."""
+    table = Table(title="Real images")
+    for column in ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE"):
+        table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
+    for name, told in evaluation["sets"].items():
+        low, high = told["top1_interval"]
+        fractions = (told[key] for key in ("top5", "mean_per_class_top1", "ece"))
+        table.add_row(
+            name,
+            f"{told['num_images']:,}",
+            f"{told['num_shared_classes']}",
+            f"{told['top1']:.2%}",
+            f"{low:.2%} - {high:.2%}",
+            *(f"{fraction:.2%}" for fraction in fractions),
+        )
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

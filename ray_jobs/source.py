@@ -27,6 +27,8 @@ def open_source(config: JobConfig, recipe: Recipe) -> "Source":
     """Return the configured source, checked as far as that goes without a cluster."""
     if config.data.source == "shards":
         return ShardSource(config, *open_to_read(config.data.shards, recipe, config.training))
+    if config.data.source == "real":
+        return RealSource(config, recipe)
     parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
     return StreamSource(config, recipe, parts)
 
@@ -54,7 +56,7 @@ def real_samples(config: JobConfig, recipe: Recipe, seed: int) -> TrainingSample
 def samples_of(real_images: str, config: JobConfig, recipe: Recipe, seed: int) -> TrainingSamples:
     """Return the real images of a place, in an order of the seed."""
     images = real_training_images(real_images, recipe.label_space, recipe.image_size, seed, config.data.num_readers)
-    return TrainingSamples(images.num_images, images.open, images.names_hash)
+    return TrainingSamples(images.num_images, images.open, "real", images.names_hash)
 
 
 class StreamSource:
@@ -199,4 +201,51 @@ class ShardSource(NoPool):
         """Do nothing."""
 
 
-Source = StreamSource | ShardSource
+class RealSource(NoPool):
+    """Real images, over and over: what training on generated ones is measured against."""
+
+    def __init__(self, config: JobConfig, recipe: Recipe) -> None:
+        """Take the images, of which some are held out; ValueError if there are too few."""
+        if config.training.real_images:
+            raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
+        place = config.data.real if config.data.real == "digits" else str(resolve(config.data.real))
+        images = real_training_images(
+            place, recipe.label_space, recipe.image_size, config.training.seed, config.data.num_readers
+        )
+        self.place = place
+        self.held_out_images, self.train = images.split(config.training.num_held_out)
+
+    def start(self) -> None:
+        """Do nothing: they are there."""
+
+    def describe(self) -> str:
+        """Return where they are."""
+        return f"{self.train.num_images:,} real images of {self.place}"
+
+    @property
+    def num_images(self) -> int:
+        """How many images a turn of the set has."""
+        return self.train.num_images
+
+    def keep_turns(self, num_images: int) -> None:
+        """Do nothing: a run goes on with the same files alone."""
+
+    def samples(self) -> TrainingSamples:
+        """Return the images to train on."""
+        return TrainingSamples(self.train.num_images, self.train.open, "real", self.train.names_hash)
+
+    def held_out(self) -> Dataset:
+        """Return the images that are never trained on."""
+        return self.held_out_images.open(Wanted.all_of(range(self.held_out_images.num_images)))
+
+    def first_samples(self, number: int) -> None:
+        """Return nothing: these have no prompts to show."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+Source = StreamSource | ShardSource | RealSource

@@ -15,12 +15,16 @@ from training.progress import TrainingProgress
 def summarize(
     recipe: Recipe, counts: GenerationCounts, progress: RunProgress, evaluation: dict[str, Any], started_at: float
 ) -> dict[str, Any]:
-    """Return the run's numbers; `started_at` is in seconds of `time.time()`, fractions are 0..1."""
+    """Return the run's numbers, accuracies of the first real set; fractions are 0..1.
+
+    `started_at` is in seconds of `time.time()`.
+    """
     training = cast(TrainingProgress, progress.training)  # a run that is through has trained
+    first_set = next(iter(evaluation.get("sets", {}).values()), {})
     return {
-        "top1": evaluation.get("top1"),
-        "top5": evaluation.get("top5"),
-        "num_real_images": evaluation.get("num_real_images", 0),
+        "top1": first_set.get("top1"),
+        "top5": first_set.get("top5"),
+        "num_real_images": first_set.get("num_images", 0),
         "num_generated": counts.num_images_made,
         "num_refused": dict(counts.num_refused),
         "num_trained": training.num_trained,

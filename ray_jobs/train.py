@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from evaluation.real_images import check_real_images
-from evaluation.report import print_evaluation
+from evaluation.evaluate import Planned
+from evaluation.model import open_model
 from generation.recipe import Recipe, recipe_file_text
 from ray_jobs.cluster import (
     check_placement,
@@ -22,7 +23,7 @@ from ray_jobs.cluster import (
 )
 from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
-from ray_jobs.evaluate import evaluate_checkpoint
+from ray_jobs.evaluate import plan, write_evaluation
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import (
     check_output,
@@ -36,7 +37,7 @@ from ray_jobs.run_directory import (
 from ray_jobs.source import Source, open_source, real_samples
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
-from training.checkpoint import check_goes_on, newest_whole, read_checkpoint
+from training.checkpoint import check_goes_on, newest_whole
 from training.fit import fit
 from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
 from training.loggers import check_loggers
@@ -64,10 +65,11 @@ def main() -> None:
             lock = claim(run_dir, to_yaml(config), goes_on=config.resume)
         announce(started_at, f"{source.describe()}; writing to {run_dir}")
         show_samples(recipe, source, run_dir)
-        announce(started_at, "the first samples are in samples.png; training starts")
+        announce(started_at, "training starts; its first samples are in samples.png, where they are generated")
         checkpoint_file, progress = train(job)
         counts = source.counts()
-    evaluation = evaluate(config, checkpoint_file, run_dir)
+    with errors_at_work():
+        evaluation = evaluate(job, checkpoint_file, lambda text: announce(started_at, text))
     summary = summarize(recipe, counts, progress, evaluation, started_at)
     print_summary(summary)
     write_json(run_dir / "summary.json", summary)
@@ -86,6 +88,9 @@ class Prepared:
     run_dir: Path
     source: Source
     real: TrainingSamples | None
+    planned: Planned
+    """What the classifier is evaluated on."""
+
     notes: list[str]
     """What to say about the checkpoint that it goes on from."""
 
@@ -97,13 +102,12 @@ def prepare(arguments: list[str]) -> Prepared:
     if not config.resume:
         check_output(run_dir)
     recipe = open_recipe(config)
-    check_real_images(config.evaluation.dataset, recipe.label_space.name)
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
-    job = Prepared(
-        config, recipe, run_dir, open_source(config, recipe), real_samples(config, recipe, config.training.seed), []
-    )
+    planned = plan(config.evaluation, recipe.label_space)
+    real = real_samples(config, recipe, config.training.seed)
+    job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, [])
     return dataclasses.replace(job, notes=check_resumed(job)) if config.resume else job
 
 
@@ -121,20 +125,20 @@ def check_resumed(job: Prepared) -> list[str]:
 def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
     """Write the recipe and a sheet of samples, where they are not there already."""
     write_whole(run_dir / "recipe.json", lambda path: path.write_text(recipe_file_text(recipe)))
-    write_whole(
-        run_dir / "samples.png",
-        lambda path: write_contact_sheet(path, recipe, source.first_samples(NUM_SAMPLES_ON_SHEET)),
-    )
+    sheet = run_dir / "samples.png"
+    samples = None if sheet.exists() else source.first_samples(NUM_SAMPLES_ON_SHEET)
+    if samples is not None:
+        write_whole(sheet, lambda path: write_contact_sheet(path, recipe, samples))
 
 
 def check_resources(config: JobConfig) -> None:
     """Raise ValueError if a stage of the job can never be placed on the cluster, unless the cluster may grow."""
     if config.generation.wait_for_nodes_seconds:
         return
-    generation = [] if config.data.source == "shards" else [generation_demand(config.generation)]
+    generation = [generation_demand(config.generation)] if config.data.source == "stream" else []
     check_placement(
         [*generation, training_demand(config.training)],
-        [] if config.evaluation.dataset == "none" else [evaluation_demand(config.evaluation)],
+        [evaluation_demand(config.evaluation)] if config.evaluation.sets or config.evaluation.transfer else [],
     )
 
 
@@ -147,14 +151,11 @@ def train(job: Prepared) -> tuple[Path, RunProgress]:
     return keep_checkpoint(checkpoint_file, job.run_dir), display.last()
 
 
-def evaluate(config: JobConfig, checkpoint_file: Path, run_dir: Path) -> dict[str, Any]:
-    """Print and write the accuracy on real images; return it, empty where none are configured."""
-    if config.evaluation.dataset == "none":
+def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Print and write how the classifier does on real images; return it, empty where none are configured."""
+    if not (job.planned.sets or job.planned.transfers):
         return {}
-    evaluation = evaluate_checkpoint(read_checkpoint(checkpoint_file), config.evaluation)
-    print_evaluation(evaluation)
-    write_json(run_dir / "evaluation.json", evaluation)
-    return evaluation
+    return write_evaluation(open_model(checkpoint_file), job.planned, job.config, say)
 
 
 if __name__ == "__main__":

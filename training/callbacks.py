@@ -153,10 +153,12 @@ class SaveCallback(Checkpoint):
 class RecipeCallback(lightning.Callback):
     """Writes the recipe into every checkpoint: what the classifier was taught, and how to make it again."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        """Take the recipe of the stream."""
+    def __init__(self, recipe: Recipe, trained_on: str) -> None:
+        """Take the recipe of the stream, and what tables say that the classifier was trained on."""
         self.recipe = recipe
+        self.trained_on = trained_on
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the recipe's JSON and its hash."""
         checkpoint["recipe"] = {"json": self.recipe.to_json(), "sha256": self.recipe.sha256}
+        checkpoint["trained_on"] = self.trained_on

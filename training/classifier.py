@@ -13,7 +13,7 @@ from training.augment import build_augmentation, normalize
 from training.config import TrainingConfig
 from training.domains import split_by_domain
 from training.draws import draws
-from training.network import build_network, parameter_groups
+from training.network import build_network, features_and_logits, parameter_groups
 from training.operations import to_float
 from training.schedule import learning_rate
 
@@ -45,10 +45,17 @@ class Classifier(lightning.LightningModule):
         """Return logits [N, num_classes] for uint8 images [N, H, W, 3], without augmentation."""
         return self._logits(to_float(images_nhwc))
 
+    def features_and_logits(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
+        return features_and_logits(self.network, self.num_classes, self._input(to_float(images_nhwc)))
+
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1."""
+        return self.network(self._input(images))
+
+    def _input(self, images: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return self.network(self.normalize(images).contiguous(memory_format=layout))
+        return self.normalize(images).contiguous(memory_format=layout)
 
     def transfer_batch_to_device(
         self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int

@@ -23,6 +23,9 @@ class TrainingSamples:
     processes.
     """
 
+    kind: str = "generated"
+    """What tables call them: `generated` or `real`."""
+
     names_hash: int = 0
     """Of files, where samples are files: whether they are the same ones when a run goes on."""
 
@@ -56,6 +59,11 @@ class FitJob:
     report: Callable[[TrainingProgress], Any]
     held_out_is_real: bool = False
     """Whether training is judged by real images."""
+
+    @property
+    def trained_on(self) -> str:
+        """What tables say that the classifier was trained on."""
+        return f"{self.samples.kind} and real" if self.real else self.samples.kind
 
     @property
     def checkpoints(self) -> Path:

@@ -113,7 +113,7 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         logger=build_loggers(config, job.run_dir),
         log_every_n_steps=config.log_every_steps,
         callbacks=[
-            RecipeCallback(job.recipe),
+            RecipeCallback(job.recipe, job.trained_on),
             ReadAheadCallback(held_out),
             *averaging(config),
             CommitCallback(loader.loaders, start.state, journal),

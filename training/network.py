@@ -62,7 +62,8 @@ def _last_layer(network: torch.nn.Module, num_classes: int) -> tuple[str, torch.
     ]
     if not linear:
         raise ValueError(
-            f"training.head is cosine, but {type(network).__name__} does not end in a linear layer. Take linear."
+            f"{type(network).__name__} does not end in a linear layer, which a cosine head replaces and which is given "
+            "a network's features. Take another architecture, and training.head=linear to train this one."
         )
     return linear[-1]
 
@@ -80,6 +81,21 @@ class CosineHead(torch.nn.Module):
         """Return [N, num_classes] in -1/temperature..1/temperature for [N, num_features]."""
         directions = functional.normalize(self.weight, dim=1)
         return functional.linear(functional.normalize(features, dim=1), directions) / self.temperature
+
+
+def features_and_logits(
+    network: torch.nn.Module, num_classes: int, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a network's last layer is given, float [N, D], and its logits, for `images` float [N, 3, H, W]."""
+    kept: list[torch.Tensor] = []
+    heads = [module for module in network.modules() if isinstance(module, CosineHead)]
+    head = heads[-1] if heads else _last_layer(network, num_classes)[1]
+    hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    try:
+        logits = network(images)
+    finally:
+        hook.remove()
+    return kept[0].flatten(1), logits
 
 
 def parameter_groups(network: torch.nn.Module, weight_decay: float) -> list[dict]:

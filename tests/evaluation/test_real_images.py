@@ -1,15 +1,13 @@
-"""Real images to train on: which are found, what they look like, in which order they come."""
+"""Real images to train on: which, and in which order they come."""
 
+import dataclasses
 import pickle
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from evaluation.real_files import EXTENSIONS, list_images, read_image
 from evaluation.real_images import (
     RealReader,
     RealTrainingImages,
@@ -22,9 +20,6 @@ from generation.digits.real_digits import training_digits
 from generation.indices import IndexSet, Wanted
 from generation.labels import ClassEntry, LabelSpace, load_label_space
 from generation.storage import StorageError
-
-RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-EXIF_ORIENTATION = 0x0112
 
 BIRDS = LabelSpace(
     "birds",
@@ -44,25 +39,6 @@ def write(folder: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), i).save(path, format="PNG")
     return folder
-
-
-def labels_by_name(folder: Path, space: LabelSpace = BIRDS) -> dict[str, int]:
-    images = list_images(str(folder), space)
-    return dict(zip(images.class_folders, images.class_labels.tolist(), strict=True))
-
-
-def colours(image: np.ndarray) -> list[list[int]]:
-    """Return the colours of the four quarters, from the top left in reading order."""
-    quarters = [image[rows, columns] for rows in (slice(4), slice(4, 8)) for columns in (slice(4), slice(4, 8))]
-    assert all((quarter == quarter[0, 0]).all() for quarter in quarters)
-    return [quarter[0, 0].tolist() for quarter in quarters]
-
-
-def stripes(*stripe_colours: tuple[int, int, int], width: int = 8, height: int = 16) -> Image.Image:
-    image = Image.new("RGB", (width * len(stripe_colours), height))
-    for i, colour in enumerate(stripe_colours):
-        image.paste(colour, (i * width, 0, (i + 1) * width, height))
-    return image
 
 
 @pytest.fixture(scope="module")
@@ -101,154 +77,20 @@ def check_rows(rows: dict[str, np.ndarray]) -> None:
     }
 
 
-def test_extensions_are_torchvisions():
-    assert EXTENSIONS == IMG_EXTENSIONS
-
-
-def test_class_folders_are_called_by_wnid_or_by_name_however_written(tmp_path: Path):
-    write(tmp_path, "n02012849/a.png", "N03126707/a.png", "SNOWY_owl/a.png", "Puffin/a.png")
-    assert labels_by_name(tmp_path) == {"n02012849": 0, "N03126707": 1, "SNOWY_owl": 2, "Puffin": 3}
-
-
-def test_a_name_as_the_class_has_it_goes_before_one_that_differs_in_case(tmp_path: Path):
-    space = LabelSpace("cars", (ClassEntry("Polo"), ClassEntry("polo")))
-    write(tmp_path, "polo/a.png")
-    assert labels_by_name(tmp_path, space) == {"polo": 1}
-    write(tmp_path, "POLO/a.png")
-    with pytest.raises(ValueError, match=r"'POLO' in '.*' is called like 2 classes of cars.*: Polo or polo\."):
-        list_images(str(tmp_path), space)
-
-
-def test_images_of_class_folders_are_listed_in_a_sorted_order(tmp_path: Path):
-    write(tmp_path, "puffin/b.JPEG", "puffin/a.Tiff", "n01621127/ü.jpg", "n01621127/z.webp")
-    write(tmp_path, "puffin/deeper/no.png", "puffin/folder.png/no.png", "puffin/._b.jpg", ".git/no.png", "no.png")
-    (tmp_path / "puffin" / "notes.txt").write_text("no image")
-    (tmp_path / "n02012849").mkdir()
-    images = list_images(str(tmp_path), BIRDS)
-    assert images.class_folders == ("n01621127", "n02012849", "puffin")
-    assert images.class_counts.tolist() == [2, 0, 2]
-    assert images.labels().tolist() == [2, 2, 3, 3]
-    read = images.opener(8)
-    assert [read(place)[0, 0, 0] for place in range(4)] == [3, 2, 1, 0]  # z, ü, a, b
-
-
 def test_what_is_listed_is_small_to_send(tmp_path: Path):
     (tmp_path / "puffin").mkdir()
     for i in range(2000):
         (tmp_path / "puffin" / f"n01440764_{i}.JPEG").touch()
     source = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
     sent = pickle.dumps(source)
-    assert len(sent) < 10 * 2000
+    assert len(sent) < 30 * 2000
     assert pickle.loads(sent).num_images == source.num_images == 2000
-
-
-def test_class_folders_may_be_links_and_a_link_that_leads_nowhere_is_told_of(tmp_path: Path):
-    elsewhere = write(tmp_path / "elsewhere", "a.png")
-    (tmp_path / "birds").mkdir()
-    (tmp_path / "birds" / "puffin").symlink_to(elsewhere)
-    assert list_images(str(tmp_path / "birds"), BIRDS).num_images == 1
-    (tmp_path / "birds" / "Snowy Owl").symlink_to(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"Snowy Owl' cannot be listed: No such file or directory\."):
-        list_images(str(tmp_path / "birds"), BIRDS)
 
 
 def test_folders_of_unknown_classes_are_refused_in_one_line(tmp_path: Path):
     write(tmp_path, *(f"{name}/a.png" for name in ("puffin", "auk", "dodo", "kiwi", "moa")))
-    with pytest.raises(ValueError, match=r"^4 of 5 folders in .* no class of birds: auk, dodo, kiwi, \.\.\. Name"):
-        list_images(str(tmp_path), BIRDS)
-
-
-def test_a_name_of_two_classes_asks_for_a_wnid(tmp_path: Path):
-    write(tmp_path, "crane/a.png")
-    with pytest.raises(ValueError, match=r"'crane' .* like 2 classes of birds.* its wnid: n02012849 or n03126707\."):
-        list_images(str(tmp_path), BIRDS)
-
-
-def test_a_place_without_images_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"gone' cannot be listed: No such file or directory\. Give a folder"):
-        list_images(str(tmp_path / "gone"), BIRDS)
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file' cannot be listed: Not a directory\. Give a folder"):
-        list_images(str(tmp_path / "file"), BIRDS)
-    (tmp_path / "puffin").mkdir()
-    write(tmp_path, "flat.png")
-    with pytest.raises(ValueError, match=r"has no images in folders of classes\. Give a folder"):
-        list_images(str(tmp_path), BIRDS)
-
-
-def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
-    for image, name in (
-        (stripes(RED, GREEN, BLUE, width=8, height=8), "as it is.png"),
-        (stripes(RED, GREEN, BLUE, width=16, height=16), "halved.png"),
-        (stripes(RED, GREEN, BLUE, width=4, height=4), "doubled.png"),
-        (stripes(RED, GREEN, BLUE, width=8, height=8).rotate(90, expand=True), "high.png"),
-    ):
-        image.save(tmp_path / name)
-        read = read_image(str(tmp_path / name), 8)
-        assert (read[1:-1, 1:-1] == GREEN).all()  # at the border other stripes shine through
-
-
-@pytest.mark.parametrize(
-    ("orientation", "quarters"),
-    [
-        (1, [RED, BLUE, RED, BLUE]),
-        (2, [BLUE, RED, BLUE, RED]),
-        (3, [BLUE, RED, BLUE, RED]),
-        (6, [RED, RED, BLUE, BLUE]),  # the camera's left is up
-        (8, [BLUE, BLUE, RED, RED]),
-    ],
-)
-@pytest.mark.parametrize("extension", ["png", "tiff", "webp"])
-def test_images_are_put_upright(tmp_path: Path, orientation: int, quarters: list, extension: str):
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = orientation
-    path = tmp_path / f"turned.{extension}"
-    stripes(RED, BLUE, width=4, height=8).save(path, exif=exif, lossless=True)
-    assert colours(read_image(str(path), 8)) == [list(colour) for colour in quarters]
-
-
-def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6
-    for content, name, top_right in ((exif, "turned.jpg", RED), (b"Exif\0\0no TIFF header", "damaged.jpg", BLUE)):
-        stripes(RED, BLUE).save(tmp_path / name, exif=content, quality=95, subsampling=0)
-        image = read_image(str(tmp_path / name), 16)
-        np.testing.assert_allclose(image[2, 13], top_right, atol=3)
-        np.testing.assert_allclose(image[2, 2], RED, atol=3)
-
-
-@pytest.mark.parametrize(
-    ("image", "format", "colour"),
-    [
-        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", RED),
-        (Image.new("L", (8, 8), 120), "JPEG", (120, 120, 120)),
-        (Image.new("RGB", (8, 8), BLUE), "PNG", BLUE),
-        (Image.new("RGBA", (8, 8), (*GREEN, 100)), "PNG", GREEN),
-        (Image.new("LA", (8, 8), (120, 0)), "PNG", (120, 120, 120)),
-        (Image.new("RGB", (8, 8), RED).convert("P"), "PNG", RED),
-        (Image.new("RGB", (8, 8), RED).convert("P"), "GIF", RED),
-        (Image.new("1", (8, 8), 1), "PNG", (255, 255, 255)),
-        (Image.new("I;16", (8, 8), 0x7812), "PNG", (120, 120, 120)),
-        (Image.new("I;16", (8, 8), 0x7812), "PPM", (120, 120, 120)),
-        (Image.new("YCbCr", (8, 8), (120, 128, 128)), "TIFF", (120, 120, 120)),
-    ],
-)
-def test_images_of_any_mode_and_format_become_rgb(tmp_path: Path, image: Image.Image, format: str, colour: tuple):
-    image.save(tmp_path / "odd.JPEG", format=format)
-    square = read_image(str(tmp_path / "odd.JPEG"), 8)
-    assert (square.shape, square.dtype) == ((8, 8, 3), np.uint8)
-    np.testing.assert_allclose(square.astype(int), np.broadcast_to(colour, (8, 8, 3)), atol=1)
-
-
-def test_a_file_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path: Path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "cut.png")
-    content = (tmp_path / "cut.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    (tmp_path / "text.jpg").write_text("no image")
-    for name in ("cut.png", "text.jpg", "gone.jpg"):
-        named = re.escape(str(tmp_path / name))
-        with pytest.raises(StorageError, match=f"^The image '{named}' cannot be decoded: .* Put a whole one in"):
-            read_image(str(tmp_path / name), 8)
+    with pytest.raises(ValueError, match=r"^4 of 5 classes in .* no class of birds: auk, dodo, kiwi, \.\.\. Name"):
+        real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
 
 
 def test_every_range_of_indices_has_all_classes():
@@ -289,7 +131,7 @@ def test_units_of_work_are_small_and_of_one_lap():
 
 def test_a_unit_has_64_images_or_16_megabytes(owls_and_puffins: RealTrainingImages):
     def images_per_unit(image_size: int) -> int:
-        return RealTrainingImages(owls_and_puffins.images, image_size, seed=0).images_per_unit
+        return dataclasses.replace(owls_and_puffins, image_size=image_size).images_per_unit
 
     assert [images_per_unit(size) for size in (8, 256, 512, 4096)] == [64, 64, 20, 1]
 

@@ -80,7 +80,7 @@ def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path, m
         (["arms=[streams]"], "arms has streams. Choose among stream, generate_then_train"),
         (["seeds=[]"], "arms or seeds is empty"),
         (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 64 images"),
-        (["evaluation.dataset=none"], "there is nothing to evaluate on"),
+        (["evaluation.sets=[]"], "names no images to judge by"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_one_line(

@@ -32,7 +32,7 @@ SETTINGS = [
     "training.journal=true",
     "training.cpus_per_worker=0.25",
     "recipe.image_size=16",
-    "evaluation.dataset=none",
+    "evaluation.sets=[]",
 ]
 
 

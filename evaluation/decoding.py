@@ -1,0 +1,78 @@
+"""Files' bytes to pixels: upright, RGB, cut to a square. Knows no folders, classes or Ray."""
+
+import struct
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from generation.storage import StorageError
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts an image upright, by its EXIF orientation."""
+
+DAMAGED_EXIF = (struct.error, KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError)
+"""What PIL ends with, as it says itself, where EXIF is not what it should be."""
+
+
+class UnreadableImageError(StorageError):
+    """An image cannot be decoded."""
+
+
+def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
+    """Return a file's image, upright and RGB; UnreadableImageError with its name, by default its path, if damaged."""
+    try:
+        with Image.open(file) as image:
+            return _rgb(_upright(image))
+    except Exception as error:  # PIL's decoders end with errors of any kind
+        raise UnreadableImageError(
+            f"The image '{name or file}' cannot be decoded: {error}. Put a whole one in its place, or take it out and "
+            "start a new run."
+        ) from error
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Return the largest centred square of an RGB image, made `size` wide, bicubic: uint8 [size, size, 3]."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+
+
+def centre_crop(image: Image.Image, resize_size: int, crop_size: int, resampling: Image.Resampling) -> np.ndarray:
+    """Return the centre of an RGB image whose shorter side was made `resize_size`: uint8 [crop_size, crop_size, 3].
+
+    As torchvision's Resize and CenterCrop do it, to the pixel, for a crop no larger than `resize_size`.
+    """
+    width, height = image.size
+    longer = int(resize_size * max(width, height) / min(width, height))
+    size = (resize_size, longer) if width <= height else (longer, resize_size)
+    resized = image if size == image.size else image.resize(size, resampling)
+    left, top = (round((side - crop_size) / 2) for side in resized.size)
+    return np.asarray(resized.crop((left, top, left + crop_size, top + crop_size)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # some formats have EXIF behind the image
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1, upright, where EXIF is damaged, which is no damage of the image."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGED_EXIF:
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return it as RGB; of 16 bits the upper 8, where PIL would make white of nearly all."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")

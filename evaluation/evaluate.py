@@ -1,0 +1,131 @@
+"""All that is told of a model on real images: how it classifies them, what its features are like and serve for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.class_names import NOT_SHARED, matching_labels
+from evaluation.config import EvaluationConfig
+from evaluation.digit_images import DIGITS, DigitImages
+from evaluation.metrics import Guesses, measure, to_json
+from evaluation.model import Model
+from evaluation.outputs import Outputs, outputs_of
+from evaluation.real_sets import RealSet, open_sets, whole_set
+from evaluation.representation import describe
+from evaluation.transfer import Labelled, Solver, fit_transfer, log_odds_average
+from evaluation.transfer_sets import open_transfer_set
+from generation.labels import LabelSpace, load_label_space
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TransferImages:
+    """A set of other classes to tell apart by a network's features."""
+
+    name: str
+    trainval: RealSet
+    test: RealSet
+    solver: Solver
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Images to evaluate on, all listed and none opened."""
+
+    sets: list[RealSet]
+    transfers: list[TransferImages]
+
+
+def plan_evaluation(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
+    """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be."""
+    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
+    return Planned(open_sets(config, label_space), transfers)
+
+
+def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferImages:
+    """Return the images of a transfer set; of `digits` those of classes that the classifier does not know."""
+    if name == DIGITS:
+        return unknown_digits(label_space)
+    if name not in config.paths:
+        raise ValueError(
+            f"evaluation.transfer has '{name}', and where its images are is not said. Add "
+            f"evaluation.paths.{name}=FOLDER."
+        )
+    found, place = open_transfer_set(name, config.paths[name]), config.paths[name]
+    trainval = whole_set(f"{name}/trainval", place, found.trainval)
+    return TransferImages(name, trainval, whole_set(f"{name}/test", place, found.test), found.solver)
+
+
+def unknown_digits(label_space: LabelSpace) -> TransferImages:
+    """Return the digits of classes that a classifier does not know; ValueError if there are not two."""
+    is_unknown = matching_labels(load_label_space(DIGITS), label_space) == NOT_SHARED
+    if is_unknown.sum() < 2:
+        raise ValueError(
+            f"evaluation.transfer has 'digits', but {label_space.name} has all of them, or all but one. Train a "
+            "classifier of some of them, such as zero to four."
+        )
+    trainval, test = (
+        whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])
+        for part, source in (("trainval", DigitImages(for_training=True)), ("test", DigitImages()))
+    )
+    return TransferImages(DIGITS, trainval, test, "lbfgs")
+
+
+def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
+    """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
+
+    A network is loaded once to guess, and once for all features.
+    """
+    guesses = outputs_of(planned.sets, model, ("guesses",), config, outputs, say)
+    told: dict[str, Any] = {"sets": {}}
+    for images, said in zip(planned.sets, guesses, strict=True):
+        measures = told["sets"][images.name] = classification(model, images, said)
+        say(f"{images.name}: top-1 {measures['top1']:.2%} of {measures['num_images']:,} images")
+    described = planned.sets[:1] if config.representation else []
+    featured = [*described, *(images for each in planned.transfers for images in (each.trainval, each.test))]
+    features = dict(zip(featured, outputs_of(featured, model, ("features",), config, outputs, say), strict=True))
+    for images in described:
+        told["representation"] = representation(images, features[images])
+    if planned.transfers:
+        told["transfer"] = transfer(planned.transfers, features, say)
+    return told
+
+
+def classification(model: Model, images: RealSet, said: Outputs) -> dict[str, Any]:
+    """Return the numbers of one set."""
+    accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
+    guesses = Guesses(images.labels[said.rows], said.columns["prediction"], said.columns["confidence"], accepted)
+    return {
+        **to_json(measure(guesses, model.label_space.class_names, images.shared)),
+        "num_unreadable": len(said.unreadable),
+        "unreadable": list(said.unreadable),
+        "num_shared_classes": len(images.shared),
+    }
+
+
+def representation(images: RealSet, said: Outputs) -> dict[str, Any]:
+    """Return what the features of a set's images are like."""
+    features = said.columns["feature"]
+    measures = asdict(describe(features, images.labels[said.rows]))
+    return {"set": images.name, "num_images": len(features), "num_dimensions": features.shape[1], **measures}
+
+
+def transfer(transfers: Sequence[TransferImages], features: Mapping[RealSet, Outputs], say: Say) -> dict[str, Any]:
+    """Return how well frozen features tell other classes apart, by set, and their mean log odds."""
+    told: dict[str, Any] = {}
+    for each in transfers:
+        trainval, test = (labelled(images, features[images]) for images in (each.trainval, each.test))
+        found = fit_transfer(trainval, test, each.solver)
+        told[each.name] = asdict(found)
+        say(f"transfer to {each.name}: top-1 {found.top1:.2%} of {found.num_test:,} images")
+    average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
+    return {"sets": told, "log_odds_average": average}
+
+
+def labelled(images: RealSet, said: Outputs) -> Labelled:
+    """Return features with the labels of their images."""
+    return Labelled(said.columns["feature"], np.asarray(images.labels[said.rows]))

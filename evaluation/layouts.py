@@ -1,0 +1,154 @@
+"""Real image sets as they lie on disk: folders of classes, Parquet, tars, or ImageNet's validation images as shipped.
+
+Knows neither what classes mean, nor Ray.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.listed_images import PREFERRED_SPLITS, SPLITS, ListedImages, folder_with, packed
+from evaluation.parquet_files import parquet_images
+from evaluation.real_files import ImageSource, entries_of, image_names, list_images
+from evaluation.tar_files import tar_images
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+GROUND_TRUTH = os.path.join("data", "ILSVRC2012_validation_ground_truth.txt")
+META = os.path.join("data", "meta.mat")
+
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
+"""How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
+
+LAYOUTS = (
+    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; or "
+    f"ILSVRC2012_val_*.JPEG with {DEVKIT} beside them"
+)
+
+
+def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
+    """Return the images of a folder, or of one Parquet file or tar, in the layout that is found there.
+
+    A split is looked for among the folders in it, then in the names of Parquet files and tars; where nothing is called
+    by a split, all images are taken. Without one it is validation, or else test, where there are several. ValueError if
+    there are no images with classes, or several splits and not the one that is asked for.
+    """
+    path = os.path.abspath(os.path.expanduser(place))
+    inside = _folder_of_split(path, split)
+    if inside:
+        return open_layout(inside, "", devkit)
+    match _layout_of(path):
+        case "classes":
+            return list_images(path)
+        case "parquet":
+            return parquet_images(path, split)
+        case "tar":
+            return tar_images(path, split)
+        case "flat":
+            return flat_images(path, devkit)
+    is_there = "has no images whose classes are known" if os.path.exists(path) else "is not there"
+    raise ValueError(f"'{path}' {is_there}. Give {LAYOUTS}.")
+
+
+def flat_images(folder: str, devkit: str = "") -> ListedImages:
+    """Return ImageNet's validation images as shipped, all in one folder; the devkit says which class each is of.
+
+    Classes are all its wnids, sorted. Where none is given, it is looked for in the folder and beside it. ValueError if
+    it is not found, is damaged, or does not know a file.
+    """
+    folder = os.path.abspath(os.path.expanduser(folder))
+    names = image_names(folder)
+    lines = [_line_of(folder, name) for name in names]
+    if not lines:
+        raise ValueError(f"'{folder}' has no images. Give the folder that has ILSVRC2012_val_00000001.JPEG.")
+    devkit = _find_devkit(folder, devkit)
+    wnids = _wnids_by_id(devkit)
+    ids = _ids_of_lines(devkit, wnids)
+    unknown = next((name for name, line in zip(names, lines, strict=True) if not 1 <= line <= len(ids)), None)
+    if unknown:
+        raise ValueError(
+            f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
+            "Give the whole devkit, or take the image out."
+        )
+    classes = sorted(wnids.values())
+    class_of_id = {class_id: classes.index(wnid) for class_id, wnid in wnids.items()}
+    numbers = np.array([class_of_id[ids[line - 1]] for line in lines], np.int32)
+    return ListedImages(folder, tuple(classes), numbers, packed(names))
+
+
+def _folder_of_split(path: str, split: str) -> str:
+    """Return the folder with images, in any layout, that is called by a split; empty if there is none."""
+    folders = [entry for entry in entries_of(path) if entry.is_dir()] if os.path.isdir(path) else []
+    for wanted in [SPLITS.get(split, split)] if split else PREFERRED_SPLITS:
+        for folder in folders:
+            if SPLITS.get(folder.name, folder.name) == wanted and _layout_of(folder.path):
+                return folder.path
+    return ""
+
+
+def _layout_of(path: str) -> str:
+    """Return the name of a place's layout, empty if there is none."""
+    if os.path.isfile(path):
+        return {".parquet": "parquet", ".tar": "tar"}.get(os.path.splitext(path)[1], "")
+    if not os.path.isdir(path):
+        return ""
+    is_flat = any(VALIDATION_NAME.match(name) for name in image_names(path))
+    if any(entry.is_dir() and image_names(entry.path) for entry in entries_of(path)):
+        if is_flat:
+            raise ValueError(f"'{path}' has images both in folders and beside them. Move one of these elsewhere.")
+        return "classes"
+    if folder_with(path, ".parquet"):
+        return "parquet"
+    if is_flat:
+        return "flat"  # a tar beside them is what they came in
+    return "tar" if folder_with(path, ".tar") else ""
+
+
+def _line_of(folder: str, name: str) -> int:
+    """Return the line that a file's name has, counted from 1."""
+    match = VALIDATION_NAME.match(name)
+    if match is None:
+        raise ValueError(
+            f"'{name}' in '{folder}' is not called like ILSVRC2012_val_00000001.JPEG, so that nothing says its class. "
+            f"Take it out, or give {LAYOUTS}."
+        )
+    return int(match[1])
+
+
+def _find_devkit(folder: str, devkit: str) -> str:
+    """Return the devkit's folder."""
+    beside = [os.path.join(folder, DEVKIT), os.path.join(os.path.dirname(folder), DEVKIT)]
+    for place in [os.path.abspath(os.path.expanduser(devkit))] if devkit else beside:
+        if os.path.isfile(os.path.join(place, GROUND_TRUTH)):
+            return place
+    raise ValueError(
+        f"The classes of the images in '{folder}' are in ImageNet's devkit, but '{devkit or beside[0]}' has no "
+        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz beside the images, or give the devkit's folder."
+    )
+
+
+def _wnids_by_id(devkit: str) -> dict[int, str]:
+    """Return the wnids of the classes that images are of: of all synsets those that have no others below them."""
+    from scipy.io import loadmat
+
+    path = os.path.join(devkit, META)
+    try:
+        synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
+        leaves = synsets[synsets["num_children"] == 0]
+        return {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+    except Exception as error:  # scipy's reader ends with errors of any kind
+        raise ValueError(f"'{path}' cannot be read: {error}. Unpack {DEVKIT}.tar.gz again.") from error
+
+
+def _ids_of_lines(devkit: str, wnids: dict[int, str]) -> list[int]:
+    """Return the ILSVRC2012_ID of each line of the ground truth."""
+    path = os.path.join(devkit, GROUND_TRUTH)
+    lines = Path(path).read_text(errors="replace").rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not (line.strip().isdecimal() and int(line) in wnids):
+            raise ValueError(
+                f"Line {number} of '{path}' is {line[:40]!r}, which is no ILSVRC2012_ID of the {len(wnids)} classes in "
+                f"{META}. Unpack {DEVKIT}.tar.gz again."
+            )
+    return [int(line) for line in lines]

@@ -1,0 +1,154 @@
+"""What image sets have in common, however they lie on disk: names, class numbers, and the files of a split.
+
+Knows neither what is in a file but an image, nor what classes mean, nor Ray.
+"""
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from evaluation.decoding import read_image
+from evaluation.real_files import entries_of
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Words in names of files, and the splits that they mean."""
+
+PREFERRED_SPLITS = ("validation", "test")
+"""Those to evaluate on, the better one first: labels of a test split are often kept secret."""
+
+PART_OF_SPLIT = re.compile(r"(.+?)-\d+-of-\d+")
+"""A file of a split, as Hugging Face calls it: `validation-00000-of-00014.parquet`."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListedImages:
+    """Files anywhere below a folder, in a list that also has the class of each."""
+
+    folder: str
+    """Absolute; the same on every node."""
+
+    classes: tuple[str, ...]
+    """What the set calls them: wnids, names, or numbers."""
+
+    numbers: np.ndarray
+    """int32 [num_images]: which of `classes` each image is of."""
+
+    packed_names: bytes
+    """What each image is called below the folder, compressed."""
+
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+        return len(self.numbers)
+
+    @property
+    def names_hash(self) -> int:
+        """Return 32 bits of the images' names and classes, wherever the folder lies."""
+        names = b"\0".join([zlib.decompress(self.packed_names), *map(os.fsencode, self.classes)])
+        return zlib.crc32(names + self.numbers.tobytes())
+
+    def class_numbers(self) -> np.ndarray:
+        """Return which of `classes` each image is of, int64 [num_images]."""
+        return self.numbers.astype(np.int64)
+
+    def names(self) -> list[str]:
+        """Return all files' paths; of a file that has many images, each with what it is called in there."""
+        names = zlib.decompress(self.packed_names).split(b"\0")
+        return [os.path.join(self.folder, os.fsdecode(name)) for name in names]
+
+    def opener(self) -> Callable[[int], Image.Image]:
+        """Return what decodes the file at a position."""
+        paths = self.names()
+        return lambda position: read_image(paths[position])
+
+
+def packed(names: Iterable[str]) -> bytes:
+    """Return names as `ListedImages` has them."""
+    return zlib.compress(b"\0".join(map(os.fsencode, names)))
+
+
+def numbered(labels: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the classes that labels name, by number if all are numbers, and the place of each label among them, int32.
+
+    Numbers that no image has are left out.
+    """
+    seen = set(labels)
+    are_numbers = all(label.isdecimal() for label in seen)
+    classes = sorted(seen, key=(lambda label: (int(label), label)) if are_numbers else None)
+    place = {label: i for i, label in enumerate(classes)}
+    return tuple(classes), np.array([place[label] for label in labels], np.int32)
+
+
+def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
+    """Return a folder and the names of its files that have a split, sorted; ValueError if there are none.
+
+    A place is one file, whatever its split, or as for `folder_with`. No split asked for is validation, or else test, or
+    else the only one.
+    """
+    place = os.path.abspath(os.path.expanduser(place))
+    if os.path.isfile(place):
+        folder, name = os.path.split(place)
+        return folder, [name]
+    if not (folder := folder_with(place, extension)):
+        raise ValueError(f"'{place}' has no *{extension}, and none in a folder data. Give a place that has some.")
+    return folder, _of_split(folder, _names_ending(folder, extension), split)
+
+
+def folder_with(place: str, extension: str) -> str:
+    """Return a folder, or its `data`, if files in it end so; empty if there are none."""
+    folders = [folder for folder in (place, os.path.join(place, "data")) if os.path.isdir(folder)]
+    return next((folder for folder in folders if _names_ending(folder, extension)), "")
+
+
+def _names_ending(folder: str, extension: str) -> list[str]:
+    return [entry.name for entry in entries_of(folder) if entry.name.endswith(extension) and not entry.is_dir()]
+
+
+def split_of(name: str) -> str:
+    """Return which split a file's name says that it has; empty if it says nothing."""
+    part = PART_OF_SPLIT.match(name)
+    words = re.split(r"[^a-z]+", (part[1] if part else name).lower())
+    known = next((SPLITS[word] for word in words if word in SPLITS), "")
+    return known or (part[1] if part else "")
+
+
+def _of_split(folder: str, names: list[str], split: str) -> list[str]:
+    """Return the names that have a split, all if none says which it has."""
+    splits = [split_of(name) for name in names]
+    if set(splits) == {""} or (not split and len(set(splits)) == 1):
+        return names
+    choices = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
+    wanted = next((choice for choice in choices if choice in splits), None)
+    if wanted is None:
+        there = " and ".join(name or "files of no split" for name in sorted(set(splits)))
+        raise ValueError(
+            f"'{folder}' has {there}, and not {split or 'validation or test'}. Ask for one that it has, or give a file."
+        )
+    return [name for name, its_split in zip(names, splits, strict=True) if its_split == wanted]
+
+
+@contextmanager
+def told_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Make what a library ends with at a damaged file one line that names the file."""
+    try:
+        yield
+    except (OSError, *errors) as error:
+        message = " ".join(str(error).split())[:200]
+        raise error_type(
+            f"'{path}' cannot be read as {kind}: {message}. Put a whole one in its place, or give another place."
+        ) from error

@@ -1,0 +1,278 @@
+"""An evaluation's figures as SVG to stand in a page. Knows numbers and names; no HTML, no file, no pyplot."""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
+
+Rows = Sequence[Mapping[str, Any]]
+"""A list out of an evaluation's JSON."""
+
+MOST_CLASSES = 100
+"""Of more classes only the ends of the list are drawn, and no confusion matrix."""
+
+NUM_EXTREMES = 25
+"""Best, and worst, of too many classes."""
+
+MOST_CLASSES_WITH_COUNTS = 20
+"""A larger confusion matrix has no room for numbers."""
+
+MEASURES = ("sparsity", "intra_class_distance", "feature_redundancy", "coding_length")
+"""Of a representation, see `evaluation.representation`."""
+
+MARKERS = "osD^vPX"
+"""Seven, beside ten colours: 70 models look different."""
+
+
+def svg(figure: Figure) -> str:
+    """Return an `<svg>` element: text stays text, ids differ from other figures', nothing depends on the clock."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment"}):
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    element = file.getvalue()
+    element = re.sub(r"<metadata>.*?</metadata>", "", element[element.index("<svg") :], flags=re.DOTALL)
+    own = hashlib.sha256(element.encode()).hexdigest()[:8]
+    # An SVG may stand in a closed <details>; another that used its clip paths would not be drawn.
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{own}-", element)
+
+
+def label(name: str, num_letters: int = 32) -> str:
+    """Return a name in one line, cut in the middle if long (names differ at their ends); dollars start no formula."""
+    line = " ".join(name.split())
+    if len(line) > num_letters:
+        line = line[: num_letters // 2] + "…" + line[num_letters // 2 + 1 - num_letters :]
+    return line.replace("$", r"\$")
+
+
+def look(i: int) -> dict[str, Any]:
+    """Return colour and marker of model `i`, the same in all figures."""
+    return {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
+
+
+def interval_bars(rows: Rows) -> np.ndarray:
+    """Return how far `top1_interval` reaches below and above `top1`, [2, N]; nowhere if a row has none."""
+    reaches = [
+        (row["top1"] - row["top1_interval"][0], row["top1_interval"][1] - row["top1"])
+        if row.get("top1_interval")
+        else (0.0, 0.0)
+        for row in rows
+    ]
+    return np.clip(np.array(reaches).reshape(-1, 2).T, 0, None)
+
+
+def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> Figure:
+    """Return top-1 with intervals over `sets`, a line a model; alone, a model has its first set as a reference."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, of_model in enumerate(models.values()):
+        present = [(place, of_model[name]) for place, name in enumerate(sets) if name in of_model]
+        if not present:
+            continue
+        # Side by side, or the intervals of models that are alike hide each other.
+        beside = (i - (len(models) - 1) / 2) * 0.6 / max(8, len(models))
+        _dots(axes, [place + beside for place, _ in present], [row for _, row in present], i)
+        if len(models) == 1:
+            axes.axhline(present[0][1]["top1"], color="gray", linestyle="--", linewidth=1, zorder=0)
+    axes.set_xticks(range(len(sets)), [label(name) for name in sets])
+    if len(sets) > 5:
+        axes.tick_params(axis="x", labelrotation=35)
+        for tick in axes.get_xticklabels():
+            tick.set(horizontalalignment="right", rotation_mode="anchor")
+    axes.set_xlim(-0.5, len(sets) - 0.5)
+    axes.set_ylabel("top-1")
+    _in_percent(axes)
+    if len(models) > 1:
+        _legend_below(figure, dict(enumerate(models)))
+    return figure
+
+
+def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int, linewidth: float = 0.8) -> None:
+    values = [row["top1"] for row in rows]
+    axes.errorbar(places, values, yerr=interval_bars(rows), **look(i), linewidth=linewidth, elinewidth=1.2, capsize=2.5)
+
+
+def _in_percent(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+
+
+def _legend_below(figure: Figure, names: Mapping[int, str]) -> None:
+    """Write the models' names, by their place among all, under what is drawn."""
+    handles = [Line2D([], [], **look(i)) for i in names]
+    texts = [label(name, 90) for name in names.values()]
+    columns = max(1, min(4, 100 // (max(map(len, texts)) + 8)))
+    figure.legend(handles, texts, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=columns, frameon=False)
+
+
+def class_figure(per_class: Rows) -> Figure:
+    """Return top-1 a class with intervals, sorted; of more than `MOST_CLASSES` the best and the worst."""
+    ranked = sorted((row for row in per_class if row["top1"] is not None), key=lambda row: -row["top1"])
+    parts = {"": ranked}
+    if len(ranked) > MOST_CLASSES:
+        parts = {
+            f"{NUM_EXTREMES} worst": ranked[: -NUM_EXTREMES - 1 : -1],
+            f"{NUM_EXTREMES} best": ranked[:NUM_EXTREMES],
+        }
+    figure = Figure(figsize=(10, 1 + 0.19 * max(map(len, parts.values()))), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+        values = [row["top1"] for row in rows]
+        axes.barh(range(len(rows)), values, xerr=interval_bars(rows), color="C0", alpha=0.7, ecolor="black", capsize=2)
+        axes.set_yticks(range(len(rows)), [label(row["class_name"]) for row in rows], fontsize=8)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_title(title)
+        axes.set_xlabel("top-1")
+    return figure
+
+
+def confused_classes(per_class: Rows, confusions: Rows) -> dict[int, Mapping[str, Any]]:
+    """Return the classes that have images or are taken for such, by label; of some only that may be known."""
+    of_label = {row["label"]: row for row in per_class}
+    seen = {number for number, row in of_label.items() if row["num_images"]}
+    seen |= {row[end] for row in confusions for end in ("label", "predicted")}
+    unknown = {"num_images": 0, "num_top1": 0}
+    return {number: of_label.get(number, {"class_name": f"label {number}", **unknown}) for number in sorted(seen)}
+
+
+def confusion_counts(per_class: Rows, confusions: Rows) -> np.ndarray:
+    """Return how many images of a class (row) were taken for each (column), in the order of `confused_classes`."""
+    classes = confused_classes(per_class, confusions)
+    place = {number: i for i, number in enumerate(classes)}
+    counts = np.zeros((len(place), len(place)), dtype=np.int64)
+    for row in confusions:
+        counts[place[row["label"]], place[row["predicted"]]] = row["num_images"]
+    np.fill_diagonal(counts, [row["num_top1"] for row in classes.values()])
+    return counts
+
+
+def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
+    """Return the confusion matrix, coloured by the share of a class's images; a class without images has no colour."""
+    counts = confusion_counts(per_class, confusions)
+    classes = confused_classes(per_class, confusions)
+    sizes = np.array([row["num_images"] for row in classes.values()], dtype=np.float64)
+    shares = counts / np.where(sizes > 0, sizes, np.nan)[:, None]
+    few = len(classes) <= MOST_CLASSES_WITH_COUNTS
+    side = 2 + len(classes) * (0.4 if few else 0.09)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    # By the square root: of many classes even the commonest confusion is a small share.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="none")
+    names = [label(row["class_name"], 24) for row in classes.values()]
+    axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8 if few else 6)
+    axes.set_yticks(range(len(classes)), names, fontsize=8 if few else 6)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(1.0), label="of the class's images")
+    for i, j in np.argwhere(counts) if few else ():
+        ink = "w" if shares[i, j] > 0.3 else "k"
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8, color=ink)
+    return figure
+
+
+def reliability_figure(calibration: Rows) -> Figure:
+    """Return accuracy over confidence beside the diagonal, with the number of images of each bin below."""
+    bins = [row for row in calibration if row["num_images"]]
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    confidences = [row["confidence"] for row in bins]
+    above.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
+    above.plot(confidences, [row["accuracy"] for row in bins], marker="o")
+    above.set_ylim(0, 1.03)
+    above.set_ylabel("accuracy")
+    above.yaxis.set_major_formatter(PercentFormatter(1.0))
+    below.vlines(confidences, 0, [row["num_images"] for row in bins], linewidth=6)
+    below.set_ylim(bottom=0)
+    below.set_ylabel("images")
+    below.set_xlabel("confidence")
+    below.set_xlim(0, 1.03)
+    below.xaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def scaled_by_maximum(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return [models, measures] over each measure's largest value, and these [measures]; all 0 stays 0."""
+    largest = np.fmax.reduce(values, axis=0)
+    return values / np.where(largest > 0, largest, 1.0), largest
+
+
+def spider_figure(models: Mapping[str, Mapping[str, Any] | None]) -> Figure:
+    """Return a radar of representations: an axis a measure, from 0 in the middle to the largest of the models."""
+    values = np.array(
+        [[None if row is None else row.get(name) for name in MEASURES] for row in models.values()], dtype=np.float64
+    )
+    scaled, largest = scaled_by_maximum(values)
+    angles = np.arange(len(MEASURES)) * 2 * np.pi / len(MEASURES)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots(subplot_kw={"projection": "polar"})
+    for i, row in enumerate(scaled):
+        axes.plot(np.append(angles, 0), np.append(row, row[0]), **look(i), linewidth=1.5)
+    axes.set_ylim(0, 1.04)
+    axes.set_yticks([0.25, 0.5, 0.75, 1], [""] * 4)
+    titles = [f"{name.replace('_', ' ')}\n0 to {top:.4g}" for name, top in zip(MEASURES, largest, strict=True)]
+    axes.set_xticks(angles, titles)
+    axes.tick_params(axis="x", pad=8)
+    for tick, angle in zip(axes.get_xticklabels(), angles, strict=True):
+        # Away from the circle: a label on the right begins there, one on the left ends there.
+        tick.set_horizontalalignment(("right", "center", "left")[1 + round(np.cos(angle))])
+    _legend_below(figure, {i: name for i, (name, row) in enumerate(models.items()) if row is not None})
+    return figure
+
+
+def growth_figure(evaluations: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> Figure:
+    """Return top-1 over the number of different training images, a panel a set; models with none are left out.
+
+    A line joins models of the same guidance scales, templates and augmentation.
+    """
+    trained = {i: one for i, one in enumerate(evaluations.values()) if one["model"]["num_images"]}
+    num_columns = min(3, len(sets))
+    num_rows = -(-len(sets) // num_columns)
+    size = (10 if num_columns > 1 else 6, 0.4 + 2.7 * num_rows)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.08))
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flat
+    for axes in list(panels)[len(sets) :]:
+        axes.remove()
+    for i, (axes, name) in enumerate(zip(figure.axes, sets, strict=True)):
+        _growth_panel(axes, trained, name)
+        axes.set_xlabel("training images" if i + num_columns >= len(sets) else "")
+        axes.set_ylabel("top-1" if i % num_columns == 0 else "")
+    _legend_below(figure, {i: name for i, name in enumerate(evaluations) if i in trained})
+    return figure
+
+
+def _growth_panel(axes: Axes, evaluations: Mapping[int, Mapping[str, Any]], name: str) -> None:
+    points = [
+        (_ingredients(one), one["model"]["num_images"], one["sets"][name]["top1"]) for one in evaluations.values()
+    ]
+    for _, alike in groupby(sorted(points), key=lambda point: point[0]):
+        axes.plot(*zip(*(point[1:] for point in alike), strict=True), color="0.75", linewidth=1, zorder=1)
+    for i, one in evaluations.items():
+        _dots(axes, [one["model"]["num_images"]], [one["sets"][name]], i)
+    nums = [num for _, num, _ in points]
+    axes.set_xscale("log")
+    # At least a factor of 4, which holds a 1, 2 or 5 of some decade.
+    axes.set_xlim(min(nums) / 2, max(nums) * 2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(nums) < 10 * min(nums) else (1,)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_title(label(name), fontsize=10)
+    _in_percent(axes)
+
+
+def _ingredients(evaluation: Mapping[str, Any]) -> str:
+    model = evaluation["model"]
+    return repr([model["guidance_scale"], model["templates"], model["augmentation"]])

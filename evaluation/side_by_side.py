@@ -1,0 +1,135 @@
+"""Several evaluations laid side by side on one self-contained page. Knows no model, image or file."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from evaluation import plots
+from evaluation.page_parts import (
+    Evaluation,
+    facts_of,
+    html_table,
+    number,
+    numbered,
+    page,
+    percent,
+    representation_table,
+    robustness,
+    section,
+)
+from evaluation.plots import svg
+
+NUM_DIFFERENCES = 20
+"""Classes in which the last model differs most from the first."""
+
+
+def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
+    """Return several models on one page, in the order in which they are given."""
+    if not evaluations:
+        raise ValueError("There are 0 evaluations to lay side by side. Give at least one.")
+    models = numbered(evaluations)
+    sets = list(dict.fromkeys(name for one in evaluations for name in one["sets"]))
+    common = [name for name in sets if all(name in one["sets"] for one in evaluations)]
+    parts = [
+        section("Top-1", _top1_table(models, sets)),
+        section("Robustness", robustness(models, sets)),
+        section("Accuracy over training images", _growth(models, common)),
+        section("Representation", _representations(models)),
+        section("Transfer", _transfer_table(models)),
+        section("Classes", _differences(models, common)),
+        section("Models", _models_table(models)),
+    ]
+    return page("Models side by side", "\n".join(parts))
+
+
+def best_of_columns(values: Sequence[Sequence[float | None]]) -> set[tuple[int, int]]:
+    """Return the places (row, column) of each column's largest value, where there are two or more to choose from."""
+    best = set()
+    for j, column in enumerate(zip(*values, strict=True)):
+        present = [value for value in column if value is not None]
+        if len(present) > 1:
+            best |= {(i, j) for i, value in enumerate(column) if value == max(present)}
+    return best
+
+
+def _values_table(head: Sequence[str], models: Collection[str], values: Sequence[Sequence[Any]], rows: Sequence) -> str:
+    """Return a row a model, the largest value of each column in bold."""
+    bold = {(i, j + 1) for i, j in best_of_columns(values)}
+    return html_table(["model", *head], [[name, *row] for name, row in zip(models, rows, strict=True)], bold)
+
+
+def _top1_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
+    found = [[one["sets"].get(name, {}) for name in sets] for one in models.values()]
+    head = []
+    for j, name in enumerate(sets):
+        nums = sorted({row[j]["num_shared_classes"] for row in found if row[j]})
+        head.append(f"{name}\n{' or '.join(map(number, nums))} classes")
+    values = [[of_set.get("top1") for of_set in row] for row in found]
+    cells = [[percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row] for row in found]
+    note = "<p>With its interval; the best of a set in bold. Models compare where as many classes compete.</p>"
+    return _values_table(head, models, values, cells) + note
+
+
+def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
+    if not common or not any(one["model"]["num_images"] for one in models.values()):
+        return "<p>No set is common to all models, or none was trained on generated images.</p>"
+    note = "<p>A line joins models of the same guidance scales, templates and augmentation.</p>"
+    return svg(plots.growth_figure(models, common)) + note
+
+
+def _representations(models: Mapping[str, Evaluation]) -> str:
+    measured = {name: one.get("representation") or None for name, one in models.items()}
+    if not any(measured.values()):
+        return "<p>Not measured.</p>"
+    return svg(plots.spider_figure(measured)) + representation_table(models)
+
+
+def _transfer_table(models: Mapping[str, Evaluation]) -> str:
+    transfers: list[Mapping[str, Any]] = [one.get("transfer") or {"sets": {}} for one in models.values()]
+    sets = list(dict.fromkeys(name for transfer in transfers for name in transfer["sets"]))
+    if not sets:
+        return "<p>Not measured.</p>"
+    top1 = [[transfer["sets"].get(name, {}).get("top1") for name in sets] for transfer in transfers]
+    averages = [transfer.get("log_odds_average") for transfer in transfers]
+    values = [[*row, average] for row, average in zip(top1, averages, strict=True)]
+    cells = [[*map(percent, row), number(average)] for row, average in zip(top1, averages, strict=True)]
+    return _values_table([*sets, "average of log-odds"], models, values, cells)
+
+
+def _models_table(models: Mapping[str, Evaluation]) -> str:
+    facts = [facts_of(one) for one in models.values()]
+    rows = [[name, *of_model.values()] for name, of_model in zip(models, facts, strict=True)]
+    return f'<div class="text">{html_table(["model", *facts[0]], rows)}</div>'
+
+
+def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
+    """Return the classes of the first common set in which the last model differs most from the first."""
+    if len(models) < 2 or not common:
+        return "<p>There are no two models with a common set.</p>"
+    (first, before), *_, (last, after) = models.items()
+    pairs = [(row, other, other["top1"] - row["top1"]) for row, other in same_classes(before, after, common[0])]
+    largest = sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:NUM_DIFFERENCES]
+    rows = [
+        [
+            row["class_name"],
+            number(row["num_images"]),
+            percent(row["top1"]),
+            percent(other["top1"]),
+            f"{100 * gain:+.2f}",
+        ]
+        for row, other, gain in largest
+    ]
+    note = (
+        f"<p>On {escape(common[0])}: the {len(rows)} largest differences in top-1, of {number(len(pairs))} classes.</p>"
+    )
+    return note + html_table(["class", "images", first, last, "difference, points"], rows)
+
+
+def same_classes(first: Evaluation, last: Evaluation, name: str) -> list[tuple[Mapping, Mapping]]:
+    """Return a set's classes with images in both: by label in one label space, otherwise by names that occur once."""
+    key = "label" if first["model"]["label_space"] == last["model"]["label_space"] else "class_name"
+    rows, others = ([row for row in one["sets"][name]["per_class"] if row["top1"] is not None] for one in (first, last))
+    counts = [Counter(row[key] for row in side) for side in (rows, others)]
+    other_by_key = {row[key]: row for row in others}
+    return [(row, other_by_key[row[key]]) for row in rows if all(count[row[key]] == 1 for count in counts)]

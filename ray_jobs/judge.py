@@ -1,0 +1,158 @@
+"""Judge generated images beside real ones: `python -m ray_jobs.judge CONFIG checkpoint=JUDGE [key=value ...]`.
+
+The judge is a classifier that was trained on real images (`data.source=real`); generated images are the first of the
+config's recipe, made for the purpose, or those kept in `data.shards`. Writes `judgement.json` and `report.html`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from ray.data import Dataset
+
+from evaluation.judgement import Judged, judgement
+from evaluation.judgement_page import judgement_page
+from evaluation.model import Model
+from evaluation.outputs import Outputs, outputs_of, outputs_of_generated
+from evaluation.real_sets import RealSet
+from generation.indices import Wanted
+from generation.recipe import Recipe
+from generation.service import start_generation
+from generation.shard_set import ShardSet, check_same, read_shard_set
+from generation.shards import read_shards
+from generation.storage import Storage
+from generation.stream import stream_samples
+from ray_jobs.circumstances import circumstances
+from ray_jobs.cluster import check_placement, connect, evaluation_demand, generation_demand
+from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
+from ray_jobs.evaluate import open_checkpoint, outputs_folder, plan
+from ray_jobs.progress_display import announce
+from ray_jobs.run_directory import check_output, claim, resolve, resolve_place, write_json
+from ray_jobs.user_errors import errors_at_work, user_errors
+
+
+def main() -> None:
+    """Compose the job: a judge, real images, generated ones."""
+    started_at = psutil.Process().create_time()
+    with user_errors():
+        job = prepare(sys.argv[1:])
+        connect()
+        demands = [evaluation_demand(job.config.evaluation)]
+        check_placement(demands if job.shards else [*demands, generation_demand(job.config.generation)])
+        claim(job.run_dir, to_yaml(job.config))
+
+    def say(text: str) -> None:
+        announce(started_at, text)
+
+    with errors_at_work():
+        (real,) = outputs_of(
+            [job.real],
+            job.judge,
+            ("guesses", "features"),
+            job.config.evaluation,
+            outputs_folder(job.judge, job.config),
+            say,
+        )
+        say(f"{len(real.rows):,} real images are looked at")
+        generated = look_at_generated(job)
+        say(f"{len(generated.labels):,} generated images are looked at")
+    with user_errors():
+        found = judgement(
+            judged(real, job.real.labels[real.rows]),
+            generated,
+            job.recipe.label_space.class_names,
+            job.config.num_neighbours,
+        )
+    told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": to_yaml(job.config)}
+    write_json(job.run_dir / "judgement.json", told)
+    (job.run_dir / "report.html").write_text(judgement_page(told))
+    overall = found["overall"]
+    say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
+    print(f"Everything is in {job.run_dir}: report.html, judgement.json")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can run, as far as that is known without a cluster."""
+
+    config: JudgeConfig
+    recipe: Recipe
+    run_dir: Path
+    judge: Model
+    real: RealSet
+    shards: ShardSet | None
+
+
+def prepare(arguments: list[str]) -> Prepared:
+    """Return the job, checked as far as possible without a cluster."""
+    config = load_config(JudgeConfig, arguments)
+    run_dir = resolve(config.output)
+    check_output(run_dir)
+    recipe = open_recipe(config)
+    judge = open_checkpoint(config.checkpoint)
+    if judge.label_space.sha256 != recipe.label_space.sha256:
+        raise ValueError(
+            f"The judge in '{judge.path}' knows the classes of {judge.label_space.name}, the recipe has those of "
+            f"{recipe.label_space.name}. Give a judge of the same classes."
+        )
+    if not config.evaluation.sets:
+        raise ValueError("evaluation.sets names no real images to compare with. Add evaluation.sets=NAME.")
+    real = plan(config.evaluation, judge.label_space).sets[0]
+    return Prepared(config, recipe, run_dir, judge, real, open_shards(config, recipe))
+
+
+def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
+    """Return the shards that generated images are kept in, if they are; ValueError if these are not there."""
+    if config.data.source == "real":
+        raise ValueError("data.source is real, but generated images are judged. Give stream, or shards.")
+    if config.data.source == "stream":
+        return None
+    found = read_shard_set(Storage(resolve_place(config.data.shards)))
+    if found is None:
+        raise ValueError(f"data.shards is '{config.data.shards}', where no data set is.")
+    check_same(found, recipe)
+    shards = found.first(min(found.num_images, config.num_generated))
+    if missing := set(shards.missing()).intersection(shards.needed(shards.num_images)):
+        raise ValueError(f"'{config.data.shards}' lacks {len(missing)} shards. Run ray_jobs.generate again.")
+    return shards
+
+
+def look_at_generated(job: Prepared) -> Judged:
+    """Return the first generated images, as the judge sees them."""
+    config = job.config
+    if job.shards:
+        return see(
+            job, read_shards(job.shards, 0, config.data.num_readers, Wanted.all_of(range(job.shards.num_images)))
+        )
+    with start_generation(job.recipe, config.generation) as service:
+        wanted = Wanted.all_of(range(config.num_generated))
+        return see(job, stream_samples(service, job.recipe, config.generation, wanted))
+
+
+def see(job: Prepared, samples: Dataset) -> Judged:
+    """Return a dataset's images, as the judge sees them."""
+    columns = outputs_of_generated(samples, job.judge, job.config.evaluation)
+    return Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])
+
+
+def judged(said: Outputs, labels: np.ndarray) -> Judged:
+    """Return a set's images, as the judge sees them."""
+    return Judged(labels, said.columns["feature"], said.columns["prediction"][:, 0])
+
+
+def facts(job: Prepared) -> dict[str, str]:
+    """Return what was compared with what."""
+    recipe = job.recipe
+    return {
+        "generated": f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",
+        "guidance": ", ".join(map(str, recipe.guidance_scale)),
+        "templates": "; ".join(recipe.templates),
+        "real": job.real.name,
+        "judge": f"{job.judge.path}, trained on {job.judge.facts('')['trained_on']} images",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Files' bytes to pixels: upright, RGB, cut as the field cuts."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from evaluation.decoding import UnreadableImageError, centre_crop, read_image, square
+from generation.storage import StorageError
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+EXIF_ORIENTATION = 0x0112
+
+
+def colours(image: np.ndarray) -> list[list[int]]:
+    """Return the colours of the four quarters, from the top left in reading order."""
+    quarters = [image[rows, columns] for rows in (slice(4), slice(4, 8)) for columns in (slice(4), slice(4, 8))]
+    assert all((quarter == quarter[0, 0]).all() for quarter in quarters)
+    return [quarter[0, 0].tolist() for quarter in quarters]
+
+
+def stripes(*stripe_colours: tuple[int, int, int], width: int = 8, height: int = 16) -> Image.Image:
+    image = Image.new("RGB", (width * len(stripe_colours), height))
+    for i, colour in enumerate(stripe_colours):
+        image.paste(colour, (i * width, 0, (i + 1) * width, height))
+    return image
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
+    for image, name in (
+        (stripes(RED, GREEN, BLUE, width=8, height=8), "as it is.png"),
+        (stripes(RED, GREEN, BLUE, width=16, height=16), "halved.png"),
+        (stripes(RED, GREEN, BLUE, width=4, height=4), "doubled.png"),
+        (stripes(RED, GREEN, BLUE, width=8, height=8).rotate(90, expand=True), "high.png"),
+    ):
+        image.save(tmp_path / name)
+        seen = square(read_image(str(tmp_path / name)), 8)
+        assert (seen.shape, seen.dtype) == ((8, 8, 3), np.uint8)
+        assert (seen[1:-1, 1:-1] == GREEN).all()  # at the border other stripes shine through
+
+
+@pytest.mark.parametrize(
+    ("orientation", "quarters"),
+    [
+        (1, [RED, BLUE, RED, BLUE]),
+        (2, [BLUE, RED, BLUE, RED]),
+        (3, [BLUE, RED, BLUE, RED]),
+        (6, [RED, RED, BLUE, BLUE]),  # the camera's left is up
+        (8, [BLUE, BLUE, RED, RED]),
+    ],
+)
+@pytest.mark.parametrize("extension", ["png", "tiff", "webp"])
+def test_images_are_put_upright(tmp_path: Path, orientation: int, quarters: list, extension: str):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = tmp_path / f"turned.{extension}"
+    stripes(RED, BLUE, width=4, height=8).save(path, exif=exif, lossless=True)
+    assert colours(square(read_image(str(path)), 8)) == [list(colour) for colour in quarters]
+
+
+def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    for content, name, top_right in ((exif, "turned.jpg", RED), (b"Exif\0\0no TIFF header", "damaged.jpg", BLUE)):
+        stripes(RED, BLUE).save(tmp_path / name, exif=content, quality=95, subsampling=0)
+        image = square(read_image(str(tmp_path / name)), 16)
+        np.testing.assert_allclose(image[2, 13], top_right, atol=3)
+        np.testing.assert_allclose(image[2, 2], RED, atol=3)
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "colour"),
+    [
+        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", RED),
+        (Image.new("L", (8, 8), 120), "JPEG", (120, 120, 120)),
+        (Image.new("RGB", (8, 8), BLUE), "PNG", BLUE),
+        (Image.new("RGBA", (8, 8), (*GREEN, 100)), "PNG", GREEN),
+        (Image.new("LA", (8, 8), (120, 0)), "PNG", (120, 120, 120)),
+        (Image.new("RGB", (8, 8), RED).convert("P"), "PNG", RED),
+        (Image.new("RGB", (8, 8), RED).convert("P"), "GIF", RED),
+        (Image.new("1", (8, 8), 1), "PNG", (255, 255, 255)),
+        (Image.new("I;16", (8, 8), 0x7812), "PNG", (120, 120, 120)),
+        (Image.new("I;16", (8, 8), 0x7812), "PPM", (120, 120, 120)),
+        (Image.new("YCbCr", (8, 8), (120, 128, 128)), "TIFF", (120, 120, 120)),
+    ],
+)
+def test_images_of_any_mode_and_format_become_rgb(tmp_path: Path, image: Image.Image, format: str, colour: tuple):
+    image.save(tmp_path / "odd.JPEG", format=format)
+    read = read_image(str(tmp_path / "odd.JPEG"))
+    assert (read.mode, read.size) == ("RGB", (8, 8))
+    np.testing.assert_allclose(np.asarray(read).astype(int), np.broadcast_to(colour, (8, 8, 3)), atol=1)
+
+
+def test_a_file_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path: Path):
+    noise(32, 32).save(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("cut.png", "text.jpg", "gone.jpg"):
+        named = re.escape(str(tmp_path / name))
+        with pytest.raises(StorageError, match=f"^The image '{named}' cannot be decoded: .* Put a whole one in"):
+            read_image(str(tmp_path / name))
+
+
+def test_bytes_are_read_as_files_are_and_called_by_the_name_that_is_given():
+    file = io.BytesIO()
+    stripes(RED, BLUE, width=4, height=8).save(file, "PNG")
+    assert colours(np.asarray(read_image(io.BytesIO(file.getvalue()), "a.tar/a.png"))) == [[*RED], [*BLUE]] * 2
+    with pytest.raises(UnreadableImageError, match=r"^The image 'a\.tar/a\.png' cannot be decoded: "):
+        read_image(io.BytesIO(file.getvalue()[:40]), "a.tar/a.png")
+
+
+@pytest.mark.parametrize("mode", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+@pytest.mark.parametrize(("resize_size", "crop_size"), [(256, 224), (255, 224), (232, 224), (224, 224), (36, 33)])
+@pytest.mark.parametrize(
+    "size",
+    [
+        (500, 375),
+        (375, 500),
+        (501, 333),
+        (333, 499),
+        (256, 256),
+        (256, 301),
+        (297, 256),
+        (100, 75),
+        (61, 97),
+        (31, 600),
+    ],
+)
+def test_the_centre_is_torchvisions_to_the_pixel(
+    size: tuple[int, int], resize_size: int, crop_size: int, mode: InterpolationMode
+):
+    image = noise(*size)
+    theirs = transforms.Compose([transforms.Resize(resize_size, mode), transforms.CenterCrop(crop_size)])(image)
+    resampling = Image.Resampling.BILINEAR if mode == InterpolationMode.BILINEAR else Image.Resampling.BICUBIC
+    ours = centre_crop(image, resize_size, crop_size, resampling)
+    assert (ours.shape, ours.dtype) == ((crop_size, crop_size, 3), np.uint8)
+    np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_the_centre_of_an_image_of_that_size_is_its_own_pixels():
+    image = noise(8, 12)
+    cropped = centre_crop(image, 8, 4, Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(cropped, np.asarray(image)[4:8, 2:6])

@@ -1,0 +1,579 @@
+"""Real image sets in the layouts in which they lie on disk: which images are found, and that each keeps its class."""
+
+import io
+import pickle
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision.datasets import imagenet
+from webdataset.tariterators import base_plus_ext
+from webdataset.writer import TarWriter
+
+from evaluation.decoding import UnreadableImageError
+from evaluation.layouts import flat_images, open_layout
+from evaluation.listed_images import ListedImages, packed, split_of
+from evaluation.parquet_files import parquet_images
+from evaluation.real_files import FolderImages, ImageSource
+from evaluation.tar_files import TarImages, key_and_ending, tar_images
+from generation.storage import StorageError
+
+SYNSETS = (
+    (1, "n02119789", "kit fox, Vulpes macrotis", 0),
+    (2, "n02100735", "English setter", 0),
+    (3, "n01440764", "tench, Tinca tinca", 0),
+    (4, "n00001740", "entity", 2),
+)
+"""ILSVRC2012_ID, wnid, names, and how many synsets are below: the last one is no class."""
+
+WNIDS = ("n01440764", "n02100735", "n02119789")
+"""The classes, sorted: IDs 3, 2, 1."""
+
+INT64 = pa.int64()
+PARQUET_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(grey: int, mode: str = "L", format: str = "PNG", **settings: object) -> bytes:
+    """Return the file of a small image of one grey."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8), grey).convert(mode).save(file, format, **settings)
+    return file.getvalue()
+
+
+def devkit(place: Path, ids: Iterable[int], synsets: Sequence[tuple] = SYNSETS) -> Path:
+    """Make a devkit as ImageNet ships it: `ids` are the lines of the ground truth."""
+    data = place / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{class_id}\n" for class_id in ids))
+    fields = (
+        "ILSVRC2012_ID",
+        "WNID",
+        "words",
+        "gloss",
+        "num_children",
+        "children",
+        "wordnet_height",
+        "num_train_images",
+    )
+    rows = [(*row[:3], "a gloss", row[3], np.arange(row[3]), 0, 1300) for row in synsets]
+    savemat(data / "meta.mat", {"synsets": np.array([rows], [(name, "O") for name in fields]).reshape(-1, 1)})
+    return data.parent
+
+
+def validation(folder: Path, *numbers: int) -> Path:
+    """Make validation images with these numbers, each of a grey of its number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        (folder / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(png(number))
+    return folder
+
+
+def parquet(path: Path, rows: Sequence[tuple], label: pa.DataType = INT64, group: int = 2) -> Path:
+    """Write rows of bytes, path and label, some to a row group."""
+    images = [{"bytes": row[0], "path": row[1]} for row in rows]
+    columns = {"image": pa.array(images, PARQUET_IMAGE), "label": pa.array([row[2] for row in rows], label)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+    return path
+
+
+def tar(path: Path, *samples: dict) -> Path:
+    """Write samples as WebDataset does, those who name no key under the number of their place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TarWriter(str(path)) as writer:
+        for i, sample in enumerate(samples):
+            writer.write({"__key__": f"{i:04}"} | sample)
+    return path
+
+
+def raw_tar(path: Path, **members: bytes) -> Path:
+    """Write members as they are, a `__` in their names being a dot."""
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def greys(source: ImageSource, positions: Iterable[int] | None = None) -> list[int]:
+    """Return the grey of each image."""
+    read = source.opener()
+    images = [np.asarray(read(i)) for i in (positions if positions is not None else range(source.num_images))]
+    assert all(image.shape == (8, 8, 3) for image in images)
+    return [int(image[0, 0, 0]) for image in images]
+
+
+def classes_of(source: ImageSource) -> list[str]:
+    """Return the class of each image."""
+    assert source.class_numbers().dtype == np.int64
+    return [source.classes[number] for number in source.class_numbers()]
+
+
+def names_in(source: ImageSource, folder: Path) -> list[str]:
+    return [str(Path(name).relative_to(folder)) for name in source.names()]
+
+
+# ImageNet's validation images as shipped
+
+
+def test_the_line_of_a_validation_image_is_its_number_whatever_its_place(tmp_path: Path):
+    folder = validation(tmp_path / "val", 2, 5, 6)  # of six lines: 3, 1, 2, 2, 1, 3
+    devkit(tmp_path, [3, 1, 2, 2, 1, 3])
+    source = flat_images(str(folder))
+    assert source.classes == WNIDS
+    assert classes_of(source) == ["n02119789", "n02119789", "n01440764"]
+    assert greys(source) == [2, 5, 6]
+    assert names_in(source, folder) == [f"ILSVRC2012_val_0000000{number}.JPEG" for number in (2, 5, 6)]
+
+
+def test_classes_of_validation_images_are_those_that_torchvision_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = flat_images(str(validation(tmp_path / "val", *range(1, 7))), str(devkit(tmp_path, [3, 1, 2, 2, 1, 3])))
+    with tarfile.open(tmp_path / "devkit.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    monkeypatch.setattr(imagenet, "check_integrity", lambda *_: True)  # it is not the real archive
+    imagenet.parse_devkit_archive(tmp_path, "devkit.tar.gz")
+    names_by_wnid, wnids = imagenet.load_meta_file(tmp_path)
+    assert classes_of(source) == wnids == [WNIDS[3 - class_id] for class_id in (3, 1, 2, 2, 1, 3)]
+    assert source.classes == tuple(sorted(names_by_wnid))
+
+
+def test_the_devkit_may_lie_among_the_images_beside_them_or_elsewhere(tmp_path: Path):
+    for i, place in enumerate(("a/val", "b", "c")):
+        folder = validation(tmp_path / place, 1)
+        at = devkit(tmp_path / ("a", "b", "elsewhere")[i], [2])
+        assert classes_of(flat_images(str(folder), str(at) if i == 2 else "")) == ["n02100735"]
+
+
+def test_validation_images_in_odd_modes_are_read(tmp_path: Path):
+    devkit(tmp_path, [1, 2, 3, 1])
+    (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(png(80, "CMYK", "JPEG"))
+    (tmp_path / "ILSVRC2012_val_00000002.JPEG").write_bytes(png(81, "L", "JPEG"))
+    (tmp_path / "ILSVRC2012_val_00000003.JPEG").write_bytes(png(82, "RGBA"))  # a PNG by that name
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera's left is up
+    turned = Image.new("RGB", (16, 8))
+    turned.paste((255, 255, 255), (0, 0, 8, 8))
+    turned.save(tmp_path / "ILSVRC2012_val_00000004.JPEG", exif=exif, quality=95)
+    read = open_layout(str(tmp_path)).opener()
+    for i in range(3):
+        np.testing.assert_allclose(np.asarray(read(i)), 80 + i, atol=1)
+    upright = np.asarray(read(3))
+    assert upright.shape == (16, 8, 3)
+    assert upright[4, 4].min() > 250
+    assert upright[12, 4].max() < 5
+
+
+def test_a_validation_image_that_is_cut_is_named(tmp_path: Path):
+    devkit(tmp_path, [1])
+    (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(png(80, "RGB", "JPEG")[:-20])
+    with pytest.raises(UnreadableImageError, match=r"ILSVRC2012_val_00000001\.JPEG' cannot be decoded"):
+        flat_images(str(tmp_path)).opener()(0)
+
+
+def test_validation_images_without_their_devkit_are_refused(tmp_path: Path):
+    validation(tmp_path / "val", 1)
+    with pytest.raises(ValueError, match=r"^The classes of .*val' .* but '.*_t12' has no data/.*Unpack .*\.tar\.gz"):
+        flat_images(str(tmp_path / "val"))
+    with pytest.raises(ValueError, match=r"but '/no/devkit' has no data/ILSVRC2012_validation_ground_truth\.txt\."):
+        flat_images(str(tmp_path / "val"), "/no/devkit")
+
+
+@pytest.mark.parametrize("name", ["cat.JPEG", "ILSVRC2012_test_00000001.JPEG", "val_1.JPEG", "ILSVRC2012_val_.JPEG"])
+def test_an_image_that_is_not_called_by_its_number_is_refused(tmp_path: Path, name: str):
+    devkit(tmp_path, [1])
+    (validation(tmp_path, 1) / name).touch()
+    with pytest.raises(ValueError, match=rf"^'{name}' in .* is not called like ILSVRC2012_val_00000001\.JPEG"):
+        open_layout(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_an_image_without_a_line_in_the_ground_truth_is_refused(tmp_path: Path, number: int):
+    devkit(tmp_path, [1, 2])
+    validation(tmp_path, 1, number)
+    with pytest.raises(ValueError, match=rf"^'ILSVRC2012_val_0000000{number}\.JPEG' .* among the 2 lines of"):
+        flat_images(str(tmp_path))
+
+
+def test_a_damaged_devkit_is_refused(tmp_path: Path):
+    validation(tmp_path, 1)
+    data = devkit(tmp_path, [1, 4]) / "data"
+    with pytest.raises(ValueError, match=r"^Line 2 of .*ground_truth\.txt' is '4', which is no .* of the 3 classes"):
+        flat_images(str(tmp_path))
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n\n2\n")
+    with pytest.raises(ValueError, match=r"^Line 2 of .* is '', which is no"):
+        flat_images(str(tmp_path))
+    for content in (b"", b"no MATLAB", (data / "meta.mat").read_bytes()[:300]):
+        (data / "meta.mat").write_bytes(content)
+        with pytest.raises(ValueError, match=r"meta\.mat' cannot be read: .* Unpack ILSVRC2012_devkit_t12\.tar\.gz"):
+            flat_images(str(tmp_path))
+    savemat(data / "meta.mat", {"other": 1})
+    with pytest.raises(ValueError, match=r"meta\.mat' cannot be read: 'synsets'"):
+        flat_images(str(tmp_path))
+
+
+# Parquet
+
+
+def test_each_row_keeps_its_image_and_its_label_over_files_and_row_groups(tmp_path: Path):
+    labels = [7, 2, 2, 9, 0, 7, 9]
+    rows = [(png(10 + i), f"ILSVRC2012_val_{90 - i:08}_n01440764.JPEG", label) for i, label in enumerate(labels)]
+    parquet(tmp_path / "validation-00000-of-00002.parquet", rows[:5])  # groups of 2, 2 and 1
+    parquet(tmp_path / "validation-00001-of-00002.parquet", rows[5:], group=1)
+    source = parquet_images(str(tmp_path))
+    assert source.classes == ("0", "2", "7", "9")
+    assert classes_of(source) == ["7", "2", "2", "9", "0", "7", "9"]
+    assert greys(source) == [10, 11, 12, 13, 14, 15, 16]
+    assert greys(source, [6, 0, 4, 3, 5, 1]) == [16, 10, 14, 13, 15, 11]
+    first, last = source.names()[0], source.names()[6]
+    assert first == f"{tmp_path}/validation-00000-of-00002.parquet/ILSVRC2012_val_00000090_n01440764.JPEG"
+    assert last == f"{tmp_path}/validation-00001-of-00002.parquet/ILSVRC2012_val_00000084_n01440764.JPEG"
+    assert greys(pickle.loads(pickle.dumps(source))) == greys(source)
+
+
+def test_classes_that_are_numbers_are_sorted_as_numbers_and_others_as_names(tmp_path: Path):
+    numbers = parquet(tmp_path / "n.parquet", [(png(i), None, label) for i, label in enumerate([10, 9, 2])], pa.int32())
+    assert parquet_images(str(numbers)).classes == ("2", "9", "10")
+    rows = [(png(i), None, label) for i, label in enumerate(["tench", "10", "Kite"])]
+    names = parquet(tmp_path / "s.parquet", rows, pa.string())
+    assert parquet_images(str(names)).classes == ("10", "Kite", "tench")
+    dictionary = parquet(tmp_path / "d.parquet", rows, pa.dictionary(pa.int8(), pa.string()))
+    assert classes_of(parquet_images(str(dictionary))) == ["tench", "10", "Kite"]
+
+
+def test_images_without_a_path_are_called_by_their_row(tmp_path: Path):
+    path = parquet(
+        tmp_path / "a.parquet", [(png(1), None, 0), (png(2), "b.png", 1), (b"no image", None, 1), (None,) * 2 + (0,)]
+    )
+    source = parquet_images(str(path))
+    assert source.names() == [f"{path} row 0", f"{path}/b.png", f"{path} row 2", f"{path} row 3"]
+    for position in (2, 3):
+        with pytest.raises(UnreadableImageError, match=rf"a\.parquet row {position}' cannot be decoded"):
+            source.opener()(position)
+    pathless = pa.array([{"bytes": png(3)}], pa.struct([("bytes", pa.binary())]))
+    pq.write_table(pa.table({"image": pathless, "label": [0]}), tmp_path / "b.parquet")
+    source = parquet_images(str(tmp_path / "b.parquet"))
+    assert (greys(source), source.names()) == ([3], [f"{tmp_path}/b.parquet row 0"])
+
+
+def test_no_image_is_read_while_parquet_is_listed_and_one_row_group_at_a_time_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reads = []
+    for name in ("read", "read_row_group"):
+        original = getattr(pq.ParquetFile, name)
+
+        def noted(self: pq.ParquetFile, *args: object, _original: Callable = original, **settings: object) -> pa.Table:
+            reads.append((*args, settings["columns"]))
+            return _original(self, *args, **settings)
+
+        monkeypatch.setattr(pq.ParquetFile, name, noted)
+    parquet(tmp_path / "a.parquet", [(png(i), None, 0) for i in range(5)])
+    source = parquet_images(str(tmp_path))
+    assert reads == [(["image.path", "label"],)]
+    assert greys(source, [0, 1, 4, 2, 3, 2, 1]) == [0, 1, 4, 2, 3, 2, 1]
+    assert reads[1:] == [(group, ["image.bytes"]) for group in (0, 2, 1, 0)]
+
+
+def test_of_several_splits_validation_is_taken_or_the_one_that_is_asked_for(tmp_path: Path):
+    for grey, split in enumerate(("test", "train", "validation")):
+        parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [(png(grey), None, 0)])
+    assert greys(open_layout(str(tmp_path))) == [2]
+    assert greys(open_layout(str(tmp_path), split="val")) == [2]
+    assert greys(open_layout(str(tmp_path), split="train")) == [1]
+    with pytest.raises(ValueError, match=r"data' has test and train and validation, and not extra\. Ask for one"):
+        open_layout(str(tmp_path), split="extra")
+    (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
+    assert greys(open_layout(str(tmp_path))) == [0]
+    assert greys(open_layout(str(tmp_path / "data" / "train-00000-of-00001.parquet"))) == [1]
+
+
+def test_who_asks_for_no_split_gets_the_only_one_and_else_must_choose(tmp_path: Path):
+    parquet(tmp_path / "train-00000-of-00002.parquet", [(png(1), None, 0)])
+    parquet(tmp_path / "train-00001-of-00002-6ad52a061d95a2d9.parquet", [(png(2), None, 0)])
+    assert greys(parquet_images(str(tmp_path))) == [1, 2]
+    parquet(tmp_path / "blur-00000-of-00001.parquet", [(png(3), None, 0)])
+    with pytest.raises(ValueError, match=r"has blur and train, and not validation or test\. Ask for"):
+        parquet_images(str(tmp_path))
+    assert greys(parquet_images(str(tmp_path), "blur")) == [3]
+
+
+def test_files_that_say_no_split_are_of_any(tmp_path: Path):
+    parquet(tmp_path / "0000.parquet", [(png(1), None, 0)])
+    parquet(tmp_path / "0001.parquet", [(png(2), None, 0)])
+    assert greys(open_layout(str(tmp_path), split="train")) == [1, 2]
+    parquet(tmp_path / "valid.parquet", [(png(3), None, 0)])
+    assert greys(open_layout(str(tmp_path))) == [3]
+    with pytest.raises(ValueError, match="has files of no split and validation, and not train"):
+        open_layout(str(tmp_path), split="train")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("validation-00000-of-00014.parquet", "validation"),
+        ("train-00003-of-00014-6ad52a061d95a2d9.parquet", "train"),
+        ("imagenet1k-validation-00.tar", "validation"),
+        ("imagenet_val_000.tar", "validation"),
+        ("top_images-00000-of-00002.parquet", "top_images"),
+        ("0000.parquet", ""),
+        ("trainspotting.tar", ""),
+    ],
+)
+def test_splits_are_words_in_names(name: str, split: str):
+    assert split_of(name) == split
+
+
+@pytest.mark.parametrize(("label", "kind"), [(-1, pa.int64()), (None, pa.int64()), ("", pa.string())])
+def test_a_row_without_a_label_is_refused(tmp_path: Path, label: object, kind: pa.DataType):
+    parquet(tmp_path / "test.parquet", [(png(1), None, 1 if kind == pa.int64() else "a"), (png(2), None, label)], kind)
+    with pytest.raises(ValueError, match=rf"test\.parquet' row 1 has the label {label!r}, .* Choose another split"):
+        parquet_images(str(tmp_path))
+
+
+def test_parquet_with_other_columns_is_refused(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    for columns in ({"text": ["a"]}, {"image": [b"a"], "label": [1]}, {"image": [{"bytes": b"a"}], "label": [0.5]}):
+        pq.write_table(pa.table(columns), path)
+        with pytest.raises(
+            ValueError, match=rf"a\.parquet' has other columns than image, .*: {next(iter(columns))} \("
+        ):
+            parquet_images(str(path))
+    parquet(path, [])
+    with pytest.raises(ValueError, match="have no rows"):
+        parquet_images(str(path))
+
+
+def test_parquet_that_is_cut_or_damaged_is_named(tmp_path: Path):
+    path = parquet(tmp_path / "a.parquet", [(png(i), None, 0) for i in range(5)])
+    content = path.read_bytes()
+    source = parquet_images(str(path))
+    for damaged in (b"", content[:100], content[:-1], b"version https://git-lfs.github.com/spec/v1\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^'.*a\.parquet' cannot be read as Parquet: .* Put a whole one in its"):
+            parquet_images(str(path))
+        with pytest.raises(StorageError, match=r"^'.*a\.parquet' cannot be read as Parquet"):
+            source.opener()(0)
+    path.write_bytes(content[:4] + bytes(100) + content[104:])
+    with pytest.raises(StorageError, match=r"^'.*a\.parquet' cannot be read as Parquet"):
+        source.opener()(0)
+    path.unlink()
+    with pytest.raises(StorageError, match=r"a\.parquet' cannot be read as Parquet: .*No such file"):
+        source.opener()(0)
+
+
+# Tars
+
+
+def test_each_sample_of_a_tar_keeps_its_image_and_its_label(tmp_path: Path):
+    labels = [11, 3, 3, 9, 11]
+    samples = [{"__key__": f"v.2/{40 - i}", "jpg": png(i), "cls": label} for i, label in enumerate(labels)]
+    tar(tmp_path / "a-000000.tar", *samples[:2])
+    tar(tmp_path / "a-000001.tar", *samples[2:])
+    source = tar_images(str(tmp_path))
+    assert source.classes == ("3", "9", "11")
+    assert classes_of(source) == ["11", "3", "3", "9", "11"]
+    assert greys(source) == [0, 1, 2, 3, 4]
+    assert greys(source, [4, 0, 2]) == [4, 0, 2]
+    assert [source.names()[i] for i in (0, 4)] == [
+        f"{tmp_path}/a-000000.tar/v.2/40.jpg",
+        f"{tmp_path}/a-000001.tar/v.2/36.jpg",
+    ]
+    assert greys(pickle.loads(pickle.dumps(source))) == greys(source)
+
+
+def test_labels_of_a_tar_are_numbers_or_names_in_cls_or_json(tmp_path: Path):
+    def classes(*samples: dict) -> list[str]:
+        return classes_of(tar_images(str(tar(tmp_path / "a.tar", *samples))))
+
+    image = {"PNG": png(1)}
+    assert classes(image | {"cls": b" 007\n"}, image | {"json": {"label": 12, "height": 8}}) == ["7", "12"]
+    assert classes(image | {"json": {"cls": 4}}, image | {"json": {"label": "4", "cls": 5}}) == ["4", "4"]
+    assert classes(image | {"cls": b"3", "json": {"label": 8}}) == ["3"]
+    assert classes(image | {"cls": b"tench"}, image | {"json": {"label": "kite"}}) == ["tench", "kite"]
+
+
+def test_members_that_are_no_sample_are_left_out(tmp_path: Path):
+    path = raw_tar(
+        tmp_path / "a.tar",
+        README=b"no ending",
+        info__json=b'{"num_images": 1}',
+        list__json=b"[1]",
+        a__txt=b"a caption",
+        a__seg__png=png(9),
+        a__cls=b"0",
+        a__jpg=png(5),
+        **{"__hidden__jpg": b"no image"},
+    )
+    source = tar_images(str(path))
+    assert (greys(source), names_in(source, tmp_path)) == ([5], ["a.tar/a.jpg"])
+
+
+def test_members_of_a_sample_need_not_be_neighbours(tmp_path: Path):
+    source = tar_images(str(raw_tar(tmp_path / "a.tar", a__jpg=png(1), b__jpg=png(2), b__cls=b"5", a__cls=b"6")))
+    assert (greys(source), classes_of(source)) == ([1, 2], ["6", "5"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jpg", "v1.0/a.jpg", "./a.seg.png", "v1.0/a", "a", ".hidden.jpg", "d/.hidden.jpg", "a.b/c.d/e.tar.gz", ""],
+)
+def test_keys_and_endings_are_webdatasets(name: str):
+    key, ending = base_plus_ext(name)
+    assert key_and_ending(name) == (key or "", ending or "")
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"a__jpg": b"", "a__txt": b"0"}, r"has for 'a' a\.jpg: not one image and its label"),
+        ({"a__jpg": b"", "a__json": b'{"height": 8}'}, r"has for 'a' a\.jpg, a\.json: not one image"),
+        ({"a__cls": b"0", "a__avif": b""}, r"has for 'a' a\.cls: not one image"),
+        ({"a__cls": b"0", "a__jpg": b"", "a__png": b""}, r"for 'a' a\.cls, a\.jpg, a\.png: not one"),
+        ({"a__cls": b"0", "a__jpg": b"", "a__JPG": b""}, r"has two of 'a\.jpg'\. Make"),
+        ({"a__cls": b"-1", "a__jpg": b""}, r"'a\.cls' in .* has the label '-1'\. Make"),
+        ({"a__cls": b" \n", "a__jpg": b""}, r"'a\.cls' in .* has the label ''\. Make"),
+        ({"a__cls": b"\xff", "a__jpg": b""}, r"'a\.cls' in .* cannot be read: 'utf-8'"),
+        ({"a__json": b'{"label": 0.5}', "a__jpg": b""}, r"'a\.json' in .* has the label 0\.5\. Make"),
+        ({"a__json": b'{"label": true}', "a__jpg": b""}, r"'a\.json' in .* has the label True\. Make"),
+        ({"a__json": b"{", "a__jpg": b""}, r"'a\.json' in .* cannot be read: Expecting"),
+        ({"a__txt": b"0"}, r"have no labelled images\. Give tars"),
+    ],
+)
+def test_samples_that_are_no_image_with_its_label_are_refused(tmp_path: Path, members: dict[str, bytes], told: str):
+    path = raw_tar(tmp_path / "a.tar", **members)
+    with pytest.raises(ValueError, match=rf"^[^\n]*{told}[^\n]*\.$"):
+        tar_images(str(path))
+
+
+def test_a_tar_that_is_cut_or_damaged_is_named_wherever_that_is(tmp_path: Path):
+    path = raw_tar(tmp_path / "a.tar", a__cls=b"0", a__jpg=bytes(1000), b__cls=b"1", b__jpg=bytes(1000))
+    content = path.read_bytes()  # a header of 512 bytes and 512 or 1024 of content, each twice
+    ends = (0, 100, 512, 1024, 1500, 2000, 2560, 2600, 3584, 5120, 5200)
+    for damaged in (*(content[:end] for end in ends), content[:2560] + b"?" * 512 + content[3072:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^'.*a\.tar' cannot be read as a tar that is not compressed: "):
+            tar_images(str(path))
+    with tarfile.open(path, "w:gz") as file:
+        file.addfile(tarfile.TarInfo("a.jpg"))
+    with pytest.raises(ValueError, match=r"^'.*a\.tar' cannot be read as a tar that is not compressed: "):
+        tar_images(str(path))
+
+
+def test_a_tar_that_changed_since_it_was_listed_is_named(tmp_path: Path):
+    path = tar(tmp_path / "a.tar", {"jpg": b"no image", "cls": 0}, {"jpg": png(1), "cls": 0})
+    source = tar_images(str(path))
+    with pytest.raises(UnreadableImageError, match=r"a\.tar/0000\.jpg' cannot be decoded"):
+        source.opener()(0)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(StorageError, match=r"^'.*a\.tar' cannot be read as the tar that was listed: it ends too early"):
+        source.opener()(1)
+    path.unlink()
+    with pytest.raises(StorageError, match=r"a\.tar' cannot be read as the tar that was listed: .*No such file"):
+        source.opener()(1)
+
+
+# Any of them
+
+
+def test_layouts_are_told_apart(tmp_path: Path):
+    (tmp_path / "classes" / "tench").mkdir(parents=True)
+    (tmp_path / "classes" / "tench" / "a.png").write_bytes(png(1))
+    (tmp_path / "classes" / "tench.tar").touch()  # what it came in
+    parquet(tmp_path / "parquet" / "a.parquet", [(png(2), None, 0)])
+    tar(tmp_path / "tars" / "a.tar", {"png": png(3), "cls": 0})
+    validation(tmp_path / "flat", 4)
+    devkit(tmp_path / "flat", [1, 1, 1, 1])
+    (tmp_path / "flat" / "ILSVRC2012_img_val.tar").touch()
+    for grey, place in enumerate(("classes", "parquet", "tars", "flat"), start=1):
+        assert greys(open_layout(str(tmp_path / place))) == [grey]
+    assert isinstance(open_layout(str(tmp_path / "classes"), split="train"), FolderImages)  # no split is told there
+    assert greys(open_layout(str(tmp_path / "parquet" / "a.parquet"))) == [2]
+    assert greys(open_layout(str(tmp_path / "tars" / "a.tar"), split="train")) == [3]
+
+
+def test_splits_may_be_folders(tmp_path: Path):
+    (tmp_path / "train" / "tench").mkdir(parents=True)
+    (tmp_path / "train" / "tench" / "a.png").write_bytes(png(1))
+    parquet(tmp_path / "test" / "0000.parquet", [(png(2), None, 0)])
+    assert greys(open_layout(str(tmp_path))) == [2]
+    validation(tmp_path / "val", 3)
+    devkit(tmp_path, [1, 1, 1])
+    assert greys(open_layout(str(tmp_path))) == greys(open_layout(str(tmp_path), split="validation")) == [3]
+    assert greys(open_layout(str(tmp_path), split="train")) == [1]
+
+
+def test_a_class_that_is_called_like_a_split_is_a_class(tmp_path: Path):
+    for name in ("bus", "train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png(1))
+    for split in ("", "train"):
+        assert open_layout(str(tmp_path), split).classes == ("bus", "test", "train")
+
+
+def test_images_in_folders_and_beside_them_are_refused(tmp_path: Path):
+    validation(tmp_path, 1)
+    validation(tmp_path / "n01440764", 2)
+    with pytest.raises(ValueError, match="has images both in folders and beside them"):
+        open_layout(str(tmp_path))
+
+
+def test_a_place_without_a_known_layout_is_refused_with_those_that_are_known(tmp_path: Path):
+    (tmp_path / "cat.png").write_bytes(png(1))
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    (tmp_path / "a.zip").touch()
+    layouts = r"Give a folder that has one folder .*\*\.parquet .*\*\.tar; or ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
+    for place, told in (
+        (tmp_path, "has no images whose"),
+        (tmp_path / "empty", "has no images whose"),
+        (tmp_path / "a.zip", "has no images whose"),
+        (tmp_path / "gone", "is not there"),
+        (tmp_path / "gone.parquet", "is not there"),
+    ):
+        with pytest.raises(ValueError, match=rf"^'{re.escape(str(place))}' {told}.*{layouts}"):
+            open_layout(str(place))
+    for images_in in (flat_images, parquet_images, tar_images):
+        with pytest.raises(ValueError, match=r"empty' has no "):
+            images_in(str(tmp_path / "empty"))
+
+
+def test_fifty_thousand_images_are_small_to_send(tmp_path: Path):
+    order = np.random.default_rng(0).permutation(50000)
+    names = [f"ILSVRC2012_val_{number + 1:08}_n{number % 1000:08}.JPEG" for number in order]
+    parquet(tmp_path / "a.parquet", [(b"", name, i % 1000) for i, name in enumerate(names)], group=100)
+    files = ListedImages("/val", ("a", "b"), order.astype(np.int32) % 2, packed(names))
+    tars = TarImages(
+        "/val", ("a", "b"), files.numbers, files.packed_names, ("a",), np.array([50000]), order * 997, order
+    )
+    for source, limit in ((files, 1e6), (parquet_images(str(tmp_path)), 1e6), (tars, 2e6)):
+        sent = pickle.dumps(source)
+        assert len(sent) < limit
+        assert pickle.loads(sent).names() == source.names()
+        assert source.num_images == 50000
+
+
+@pytest.mark.parametrize("layout", ["flat", "parquet", "tar"])
+def test_sets_of_other_names_or_classes_have_another_hash_and_moved_ones_the_same(tmp_path: Path, layout: str):
+    def written(place: str, name: int, class_id: int) -> int:
+        """Return the hash of two images, the second of which has this name and class."""
+        if layout == "flat":
+            devkit(tmp_path / place, [1, *[class_id] * 8])
+            validation(tmp_path / place, 1, name)
+        elif layout == "parquet":
+            parquet(tmp_path / place / "a.parquet", [(b"", "1.png", 1), (b"", f"{name}.png", class_id)])
+        else:
+            tar(
+                tmp_path / place / "a.tar",
+                *({"__key__": str(k), "png": b"", "cls": c} for k, c in ((1, 1), (name, class_id))),
+            )
+        return open_layout(str(tmp_path / place)).names_hash
+
+    assert written("here", 2, 2) == written("there", 2, 2)
+    assert len({written("a", 2, 2), written("b", 3, 2), written("c", 2, 3)}) == 3
