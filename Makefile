@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 READY := .venv/ready
 
-.PHONY: demo test check bench compare lock clean
+.PHONY: demo test check bench compare miniature lock clean
 
 demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes on two cores
 	@output=runs/digits; number=2; \
@@ -31,6 +31,11 @@ compare: $(READY)  ## Stream, generate first, keep and replay, real images: the 
 	@output=runs/compare; number=2; \
 	while [ -e "$$output" ]; do output=runs/compare-$$number; number=$$((number + 1)); done; \
 	$(PYTHON) -m ray_jobs.compare ray_jobs/configs/compare.yaml output="$$output"
+
+miniature: $(READY)  ## The paper's experiments on digits, into docs; within 20 minutes on two cores
+	@output=docs/miniature; number=2; \
+	while [ -e "$$output" ]; do output=docs/miniature-$$number; number=$$((number + 1)); done; \
+	$(PYTHON) -m ray_jobs.miniature ray_jobs/configs/miniature.yaml output="$$output"
 
 lock: $(READY)  ## Write the versions that are installed to requirements.lock
 	$(PYTHON) -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > requirements.lock

@@ -92,6 +92,27 @@ class JudgeConfig(JobConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
 
 
+@dataclass(frozen=True)
+class MiniatureConfig(JobConfig):
+    """A grid of small classifiers: each template, guidance scale and number of images, twice augmented."""
+
+    images_per_class: int = 25
+    """How many images `1x` is."""
+
+    multiples: tuple[int, ...] = (1, 3, 10)
+    """How many times as many a classifier is taught."""
+
+    strong_augmentation: str = "multi_crop"
+    """What `training.augmentation` is compared with."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings before anything starts."""
+        if self.images_per_class < 1 or not self.multiples or min(self.multiples) < 1:
+            raise ValueError(
+                f"images_per_class is {self.images_per_class} and multiples {self.multiples}; give 1 or more."
+            )
+
+
 Config = TypeVar("Config")
 
 

@@ -1,0 +1,239 @@
+"""The paper's experiments in miniature: `python -m ray_jobs.miniature CONFIG output=DIR [section.key=value]`.
+
+A classifier for each prompt form, guidance scale, number of images and augmentation, all from one set of the embedded
+model's digits, and some on real digits; tested on real ones, clean and shifted. Writes `README.md`, `results.json` and
+plots.
+"""
+
+import dataclasses
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import ray
+
+from evaluation.findings import Cell
+from evaluation.miniature_report import markdown, write_plots
+from evaluation.real_sets import RealSet
+from generation.config import GenerationConfig
+from generation.digits.real_digits import training_digits
+from generation.plan import plan_sample
+from generation.recipe import Recipe
+from generation.service import start_generation
+from generation.stream import ask_samples
+from ray_jobs.circumstances import circumstances
+from ray_jobs.cluster import check_placement, connect, generation_demand
+from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
+from ray_jobs.evaluate import plan
+from ray_jobs.progress_display import announce
+from ray_jobs.run_directory import check_output, claim, resolve, write_json
+from ray_jobs.user_errors import errors_at_work, user_errors
+from training.config import TrainingConfig
+
+LINE_SECONDS = 15.0
+"""How often a line says how it goes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A classifier to be trained."""
+
+    cell: Cell
+    """With no accuracies yet."""
+
+    rows: np.ndarray
+    """int64: which of the images it is taught."""
+
+    config: TrainingConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images in memory."""
+
+    images: np.ndarray
+    """uint8 [N, H, W, 3]."""
+
+    labels: np.ndarray
+    """int64 [N]."""
+
+
+def main() -> None:
+    """Compose the job: images, experiments, findings."""
+    started_at = psutil.Process().create_time()
+    with user_errors():
+        config, recipe, run_dir, sets = prepare(sys.argv[1:])
+        chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
+        connect()
+        check_placement([generation_demand(config.generation)])
+        claim(run_dir, to_yaml(config)).close()
+    with errors_at_work():
+        num_images = sum(map(len, chosen.values()))
+        announce(started_at, f"{num_images:,} images of {len(chosen)} kinds are generated")
+        generated = generate(recipe, config.generation, chosen, started_at)
+        experiments = plan_experiments(config, recipe, chosen)
+        announce(started_at, f"{len(experiments)} classifiers are trained")
+        cells = run_experiments(experiments, generated, judging(sets), started_at)
+    write_results(run_dir, config, cells, time.time() - started_at)
+    announce(started_at, f"everything is in {run_dir}: README.md, results.json")
+
+
+def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[RealSet]]:
+    """Return settings, recipe, output and real sets, all checked."""
+    config = load_config(MiniatureConfig, arguments)
+    run_dir = resolve(config.output)
+    check_output(run_dir)
+    recipe = open_recipe(config)
+    sets = plan(config.evaluation, recipe.label_space).sets
+    if [images.name for images in sets][:1] != ["digits"] or len(sets) < 2:
+        raise ValueError("evaluation.sets must be digits and shifts of them, such as [digits,digits/noisy].")
+    if len(recipe.guidance_scale) < 2 or recipe.guidance_draw != "one_of":
+        raise ValueError("recipe.guidance_scale needs two scales or more, and guidance_draw one_of.")
+    return config, recipe, run_dir, sets
+
+
+Kind = tuple[str, float]
+"""A template's text and a guidance scale."""
+
+
+def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
+    """Return for each kind the recipe's first indices with so many of each class, int64.
+
+    Every `num_classes` of them have each class once, so that any such part of the beginning is a smaller set.
+    """
+    num_classes = recipe.label_space.num_classes
+    found: dict[Kind, list[list[int]]] = defaultdict(lambda: [[] for _ in range(num_classes)])
+    num_kinds, num_full, index = len(recipe.templates) * len(recipe.guidance_scale), 0, 0
+    while num_full < num_kinds * num_classes:
+        sample = plan_sample(recipe, index)
+        of_class = found[sample.template, sample.guidance_scale][sample.label]
+        if len(of_class) < per_class:
+            of_class.append(index)
+            num_full += len(of_class) == per_class
+        index += 1
+    return {kind: np.array(of_classes).T.reshape(-1) for kind, of_classes in found.items()}
+
+
+def generate(
+    recipe: Recipe, generation: GenerationConfig, chosen: dict[Kind, np.ndarray], started_at: float
+) -> dict[int, tuple[np.ndarray, int]]:
+    """Return the image and label of each chosen index."""
+    indices = np.sort(np.concatenate(list(chosen.values()))).tolist()
+    made: dict[int, tuple[np.ndarray, int]] = {}
+    said_at = time.monotonic()
+    with start_generation(recipe, generation) as service:
+        for batch in ask_samples(service, generation, indices):
+            for index, image, label in zip(
+                batch["index"].tolist(), batch["image"], batch["label"].tolist(), strict=True
+            ):
+                made[index] = image, label
+            if time.monotonic() - said_at > LINE_SECONDS:
+                announce(started_at, f"{len(made):,} of {len(indices):,} images are there")
+                said_at = time.monotonic()
+    return made
+
+
+def plan_experiments(config: MiniatureConfig, recipe: Recipe, chosen: dict[Kind, np.ndarray]) -> list[Experiment]:
+    """Return all classifiers of the grid, those on real digits last; rows are indices, or places of real digits."""
+    forms = dict(zip(recipe.templates, config.recipe.templates, strict=True))
+    one = config.images_per_class * recipe.label_space.num_classes
+    experiments = []
+    for (template, guidance), indices in sorted(chosen.items()):
+        for multiple in config.multiples:
+            cell = Cell("generated", forms[template], guidance, f"{multiple}x", "", multiple * one, {})
+            experiments += both_ways(cell, indices[: multiple * one], config)
+    by_class = places_by_class(training_digits()[1])
+    for size, places in (("1x", by_class[:one]), ("all", by_class)):
+        experiments += both_ways(Cell("real", "", 0.0, size, "", len(places), {}), places, config)
+    return experiments
+
+
+def both_ways(cell: Cell, rows: np.ndarray, config: MiniatureConfig) -> Iterator[Experiment]:
+    """Yield an experiment with plain augmentation and one with strong."""
+    ways = (("plain", config.training.augmentation), ("strong", config.strong_augmentation))
+    for name, augmentation in ways:
+        training = dataclasses.replace(config.training, augmentation=augmentation)
+        yield Experiment(dataclasses.replace(cell, augmentation=name), rows, training)
+
+
+def places_by_class(labels: np.ndarray) -> np.ndarray:
+    """Return all places, one of each class after another as long as there are some, int64 [N]."""
+    order = np.argsort(labels, kind="stable")
+    rank = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return order[np.lexsort((labels[order], rank))]
+
+
+def judging(sets: Sequence[RealSet]) -> dict[str, Images]:
+    """Return the real sets' images."""
+    judges = {}
+    for each in sets:
+        read = each.source.opener()
+        images = np.stack([np.asarray(read(position)) for position in each.positions.tolist()])
+        judges[each.name] = Images(images, each.labels)
+    return judges
+
+
+def run_experiments(
+    experiments: Sequence[Experiment],
+    generated: dict[int, tuple[np.ndarray, int]],
+    judges: dict[str, Images],
+    started_at: float,
+) -> list[Cell]:
+    """Return all cells with their accuracies, in the order of the experiments; as many at once as there are cores."""
+    indices = np.array(sorted(generated))
+    made = Images(
+        np.stack([generated[index][0] for index in indices.tolist()]),
+        np.array([generated[index][1] for index in indices.tolist()]),
+    )
+    taught = {"generated": ray.put(made), "real": ray.put(Images(*training_digits()))}
+    judges_ref = ray.put(judges)
+    under_way = {}
+    for number, each in enumerate(experiments):
+        rows = np.searchsorted(indices, each.rows) if each.cell.data == "generated" else each.rows
+        task = run_experiment.remote(dataclasses.replace(each, rows=rows), taught[each.cell.data], judges_ref)
+        under_way[task] = number
+    cells: dict[int, Cell] = {}
+    said_at = time.monotonic()
+    while under_way:
+        (done, *_), _ = ray.wait(list(under_way), num_returns=1)
+        cells[under_way.pop(done)] = ray.get(done)
+        if time.monotonic() - said_at > LINE_SECONDS or not under_way:
+            announce(started_at, f"{len(cells)} of {len(experiments)} classifiers are trained")
+            said_at = time.monotonic()
+    return [cells[number] for number in range(len(experiments))]
+
+
+@ray.remote(num_cpus=1)
+def run_experiment(experiment: Experiment, taught: Images, judges: dict[str, Images]) -> Cell:
+    """Return the cell with its classifier's accuracy on each real set."""
+    import torch
+
+    from training.in_memory import train_in_memory
+
+    rows = experiment.rows
+    num_classes = int(taught.labels.max()) + 1
+    classifier = train_in_memory(taught.images[rows], taught.labels[rows], experiment.config, num_classes)
+
+    @torch.inference_mode()
+    def top1(judge: Images) -> float:
+        guesses = classifier(torch.tensor(judge.images)).argmax(dim=1).numpy()
+        return float(np.mean(guesses == judge.labels))
+
+    return dataclasses.replace(experiment.cell, top1={name: top1(judge) for name, judge in judges.items()})
+
+
+def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell], seconds: float) -> None:
+    """Write the table, the findings and the plots."""
+    told = circumstances() | {"seconds": f"{seconds:.0f}", "config": "config.yaml"}
+    write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
+    plots = write_plots(run_dir, cells)
+    (run_dir / "README.md").write_text(markdown(cells, told, plots))
+
+
+if __name__ == "__main__":
+    main()

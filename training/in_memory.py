@@ -1,0 +1,65 @@
+"""Training in one process on images that are all in memory: for many small experiments. Knows no Ray and no stream."""
+
+from collections.abc import Iterator
+
+import lightning
+import numpy as np
+import torch
+
+from training.classifier import Classifier
+from training.config import TrainingConfig
+
+
+def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConfig, num_classes: int) -> Classifier:
+    """Return a classifier of uint8 images [N, H, W, 3] and int64 labels [N], in evaluation mode.
+
+    It is trained for the steps of the settings, turn by turn through the images, each turn shuffled anew by the seed;
+    whatever the number of images, the steps are as many.
+    """
+    torch.set_num_threads(config.threads_per_worker)
+    lightning.seed_everything(config.seed, verbose=False)
+    classifier = Classifier(config, num_classes, images.shape[1])
+    trainer = lightning.Trainer(
+        max_steps=config.num_steps,
+        accelerator="gpu" if config.gpus_per_worker else "cpu",
+        devices=1,
+        precision=config.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(classifier, Batches(images, labels, config))
+    return classifier.eval()
+
+
+class Batches:
+    """The batches of a run, in the columns that `Classifier` takes."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, config: TrainingConfig) -> None:
+        """Take the images; none are copied before their batch is asked for."""
+        self.images = images
+        self.labels = labels
+        self.config = config
+
+    def __len__(self) -> int:
+        """Return how many batches there are."""
+        return self.config.num_steps
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield them."""
+        size, num_images = self.config.global_batch_size, len(self.images)
+        random = np.random.default_rng(self.config.seed)
+        num_turns = -(-self.config.num_steps * size // num_images)
+        order = np.concatenate([random.permutation(num_images) for _ in range(num_turns)])
+        uses = np.repeat(np.arange(num_turns), num_images)
+        for start in range(0, self.config.num_steps * size, size):
+            chosen = order[start : start + size]
+            yield {
+                "image": torch.from_numpy(self.images[chosen]),
+                "label": torch.from_numpy(self.labels[chosen]),
+                "serial": torch.from_numpy(chosen),
+                "use": torch.from_numpy(uses[start : start + size]),
+                "is_real": torch.zeros(size, dtype=torch.bool),
+            }
