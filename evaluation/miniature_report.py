@@ -21,7 +21,7 @@ def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Seq
     parts = [
         "# The paper in miniature",
         f"Made by `make miniature`: {facts}.",
-        f"Top-1 in per cent on 540 real digits, clean / mean over their shifts ({shifts}). All classifiers take as many "
+        f"Top-1 in per cent on 540 real digits, clean / mean over shifts ({shifts}). All classifiers take as many "
         "steps; 1x, 3x and 10x are different images. Strong is the paper's augmentation, of as many local crops as the "
         "config says.",
         _table(cells),

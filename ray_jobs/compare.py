@@ -33,7 +33,7 @@ from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import plan
 from ray_jobs.kept_data import check_batches, check_workers
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
-from ray_jobs.run_directory import check_output, claim, resolve, write_json
+from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
 from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.fit import fit
@@ -51,7 +51,7 @@ def main() -> None:
         config, recipe, run_dir = prepare(sys.argv[1:])
         connect()
         check_placement([generation_demand(config.generation), training_demand(config.training)])
-        claim(run_dir, to_yaml(config))
+        lock = claim(run_dir, to_yaml(config))
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
     with errors_at_work():
@@ -62,6 +62,7 @@ def main() -> None:
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
     print_results(runs, config.prices)
     write_report(run_dir, config, recipe, runs)
+    release(lock)
     print(f"Everything is in {run_dir}: report.html, results.json")
 
 

@@ -29,7 +29,7 @@ from ray_jobs.cluster import check_placement, connect, evaluation_demand, genera
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import open_checkpoint, outputs_folder, plan
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, resolve, resolve_place, write_json
+from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         connect()
         demands = [evaluation_demand(job.config.evaluation)]
         check_placement(demands if job.shards else [*demands, generation_demand(job.config.generation)])
-        claim(job.run_dir, to_yaml(job.config))
+        lock = claim(job.run_dir, to_yaml(job.config))
 
     def say(text: str) -> None:
         announce(started_at, text)
@@ -70,6 +70,7 @@ def main() -> None:
     (job.run_dir / "report.html").write_text(judgement_page(told))
     overall = found["overall"]
     say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
+    release(lock)
     print(f"Everything is in {job.run_dir}: report.html, judgement.json")
 
 

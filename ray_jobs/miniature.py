@@ -31,7 +31,7 @@ from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import plan
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, resolve, write_json
+from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.config import TrainingConfig
 
@@ -71,7 +71,7 @@ def main() -> None:
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
         connect()
         check_placement([generation_demand(config.generation)])
-        claim(run_dir, to_yaml(config)).close()
+        lock = claim(run_dir, to_yaml(config))
     with errors_at_work():
         num_images = sum(map(len, chosen.values()))
         announce(started_at, f"{num_images:,} images of {len(chosen)} kinds are generated")
@@ -80,6 +80,7 @@ def main() -> None:
         announce(started_at, f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judging(sets), started_at)
     write_results(run_dir, config, cells, time.time() - started_at)
+    release(lock)
     announce(started_at, f"everything is in {run_dir}: README.md, results.json")
 
 

@@ -94,6 +94,12 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> TextIO:
     return lock
 
 
+def release(lock: TextIO) -> None:
+    """Let go of a folder whose job is through, and leave no lock in it."""
+    Path(lock.name).unlink(missing_ok=True)
+    lock.close()
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a new file of indented JSON; FileExistsError if there is one already."""
     with path.open("x") as file:
@@ -135,5 +141,4 @@ def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:
     shutil.move(checkpoint, kept)
     shutil.rmtree(run_dir / CHECKPOINTS)
     shutil.rmtree(run_dir / TRAIN_FOLDER, ignore_errors=True)
-    (run_dir / "lock").unlink(missing_ok=True)
     return kept

@@ -30,6 +30,7 @@ from ray_jobs.run_directory import (
     check_unfinished,
     claim,
     keep_checkpoint,
+    release,
     resolve,
     write_json,
     write_whole,
@@ -75,7 +76,7 @@ def main() -> None:
     write_json(run_dir / "summary.json", summary)
     with errors_at_work():
         source.finish()
-    lock.close()
+    release(lock)
     print(f"Everything is in {run_dir}")
 
 

@@ -92,6 +92,22 @@ def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe):
     assert sorted(parts[0] + parts[1]) == list(range(1010))
 
 
+def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe):
+    slow = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0)
+    came: list[int] = []
+
+    def consume(rank: int) -> None:
+        wanted = Wanted(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
+        for _ in stream_samples(service, painted, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
+            came.append(rank)
+            if len(came) >= 24:  # of 80 batches
+                return
+
+    with start_generation(painted, slow) as service, ThreadPoolExecutor(2) as threads:
+        list(threads.map(consume, range(2)))
+    assert min(came[:24].count(rank) for rank in range(2)) >= 6
+
+
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
     indices = range(640)
     made_when_killed = []

@@ -1,0 +1,90 @@
+"""What a grid says of the paper's findings, on grids whose answer is known."""
+
+import pytest
+
+from evaluation.findings import Cell, Difference, Finding, difference, findings, verdict_of
+
+FORMS, SCALES, SIZES, WAYS = ("class_name", "definition", "background"), (1.0, 5.0), ("1x", "10x"), ("plain", "strong")
+NUMBERS = {"1x": 100, "10x": 1000}
+
+
+def cell(form: str, guidance: float, size: str, way: str, clean: float, noisy: float = 0.5) -> Cell:
+    """Return a cell of generated images, or, without a form, of real ones."""
+    data = "generated" if form else "real"
+    return Cell(data, form, guidance, size, way, NUMBERS[size], {"digits": clean, "digits/noisy": noisy})
+
+
+def grid(**gains: float) -> list[Cell]:
+    """Return a grid in which each choice adds what `gains` says, and pairs differ by a little."""
+    cells = []
+    for i, (form, guidance, size, way) in enumerate(
+        (form, guidance, size, way) for form in FORMS for guidance in SCALES for size in SIZES for way in WAYS
+    ):
+        clean = 0.5 + 0.001 * (i % 5)
+        clean += gains.get("low", 0.0) * (guidance == 1.0) + gains.get("large", 0.0) * (size == "10x")
+        clean += gains.get("strong", 0.0) * (way == "strong")
+        noisy = 0.4 + 0.001 * (i % 3) + gains.get("background", 0.0) * (form == "background")
+        cells.append(cell(form, guidance, size, way, clean, noisy))
+    for i, (size, way) in enumerate((size, way) for size in SIZES for way in WAYS):
+        cells.append(cell("", 0.0, size, way, 0.6 + 0.001 * (i % 3)))
+    return cells
+
+
+def verdicts(cells: list[Cell]) -> list[str]:
+    return [each.verdict for each in findings(cells)]
+
+
+def test_a_difference_is_the_mean_over_pairs_that_differ_in_nothing_else():
+    better = [cell("class_name", 1.0, "1x", "plain", 0.9), cell("class_name", 1.0, "10x", "plain", 0.8)]
+    worse = [cell("class_name", 5.0, "1x", "plain", 0.7), cell("class_name", 5.0, "10x", "plain", 0.7)]
+    unpaired = [cell("definition", 5.0, "1x", "plain", 0.0)]
+    found = difference(better, worse + unpaired, lambda each: (each.form, each.size), lambda each: each.clean)
+    assert (found.mean, found.num_pairs) == (pytest.approx(0.15), 2)  # 0.2 and 0.1
+    assert found.error == pytest.approx(0.05)  # their standard deviation 0.0707, over the root of 2
+    assert str(found) == "+15.0 ± 5.0 points over 2 pairs"
+
+
+def test_cells_without_a_pair_are_refused():
+    with pytest.raises(ValueError, match="No two experiments differ in this alone"):
+        difference([cell("class_name", 1.0, "1x", "plain", 0.9)], [], lambda each: each.form, lambda each: each.clean)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "num_pairs", "verdict"),
+    [
+        (0.05, 0.02, 9, "shown"),
+        (0.03, 0.02, 9, "not shown"),
+        (-0.03, 0.02, 9, "not shown"),
+        (-0.05, 0.02, 9, "the contrary"),
+        (0.05, 0.0, 1, "not shown"),
+    ],
+)
+def test_a_difference_is_shown_above_two_errors_of_several_pairs(
+    mean: float, error: float, num_pairs: int, verdict: str
+):
+    assert verdict_of(Difference(mean, error, num_pairs)) == verdict
+
+
+def test_a_grid_in_which_all_helps_shows_it():
+    told = findings(grid(low=0.1, strong=0.1, large=0.1, background=0.1))
+    assert [each.verdict for each in told[:4]] == ["shown"] * 4
+    assert "guidance 1 instead of 5: +10" in told[0].evidence
+    assert "10x instead of 1x" in told[2].evidence
+    assert "noisy +10" in told[3].evidence
+
+
+def test_a_grid_in_which_all_harms_shows_the_contrary():
+    assert verdicts(grid(low=-0.1, strong=-0.1, large=-0.1, background=-0.1))[:4] == ["the contrary"] * 4
+
+
+def test_what_helps_real_images_as_much_does_not_help_generated_ones_more():
+    cells = [each for each in grid(strong=0.1) if each.data == "generated"]
+    real = [cell("", 0.0, size, way, 0.6 + 0.1 * (way == "strong")) for size in SIZES for way in WAYS]
+    assert findings(cells + real)[1].verdict == "not shown"
+
+
+def test_definitions_are_never_said_to_be_shown_and_real_images_are_compared_with_the_best():
+    told: list[Finding] = findings(grid())
+    assert told[4].verdict == "cannot be shown here"
+    assert (told[5].verdict, "generated 50.4% clean" in told[5].evidence) == ("not shown", True)
+    assert findings(grid(large=0.1))[5].verdict == "shown"
