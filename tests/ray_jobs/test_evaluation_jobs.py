@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from generation.config import RecipeConfig
+from generation.labels import load_label_space
 from generation.model_files import PROJECT_ROOT
 from generation.plan import plan_sample
 from generation.recipe import build_recipe
@@ -17,7 +18,11 @@ from ray_jobs.miniature import choose_indices, places_by_class
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "recipe.image_size=32"]
-FIVE = "- {class_name: zero, wnid: n13742358}\n- one\n- two\n- three\n- four\n"
+FIVE = "".join(
+    f"- {{class_name: {entry.class_name}, definition: a digit}}\n"
+    for entry in load_label_space("digits").classes[:5]
+)
+"""A class file that needs no WordNet, since each class says all of itself."""
 
 
 def call(job, monkeypatch, *arguments: str, config: str = PAINTED) -> None:
