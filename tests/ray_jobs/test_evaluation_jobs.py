@@ -19,8 +19,7 @@ from ray_jobs.miniature import choose_indices, places_by_class
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "recipe.image_size=32"]
 FIVE = "".join(
-    f"- {{class_name: {entry.class_name}, definition: a digit}}\n"
-    for entry in load_label_space("digits").classes[:5]
+    f"- {{class_name: {entry.class_name}, definition: a digit}}\n" for entry in load_label_space("digits").classes[:5]
 )
 """A class file that needs no WordNet, since each class says all of itself."""
 
