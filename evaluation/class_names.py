@@ -36,6 +36,23 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
     return np.array([labels[0] for labels in found], dtype=np.int64)
 
 
+def labels_of_titles(
+    names: Sequence[str], titles: Sequence[str], place: str, space: LabelSpace, is_order_known: bool
+) -> np.ndarray:
+    """Return labels as `labels_of_classes`, where numbers may have titles of the set's own, by number.
+
+    Titles go before numbers, unless they name no classes and the set's order is known to be that of the label space.
+    """
+    if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
+        return labels_of_classes(names, place, space)
+    try:
+        return labels_of_classes([titles[int(name)] for name in names], place, space)
+    except ValueError:
+        if not is_order_known:
+            raise
+        return labels_of_classes(names, place, space)
+
+
 def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
     """Return our label of each of their classes, int64 [their number]; `NOT_SHARED` for those that we lack.
 

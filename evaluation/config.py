@@ -9,8 +9,8 @@ class EvaluationConfig:
     """How a classifier is tested on real images."""
 
     sets: tuple[str, ...] = ()
-    """Names of `evaluation.real_sets.KNOWN`, or others that `paths` has; with none, a training run ends without a test.
-    `digits` are 540 real handwritten digits that nothing was trained on.
+    """Names of `evaluation.real_sets.KNOWN`, or others that `paths` has; with none, and no `transfer`, a training run
+    ends without a test. `digits` are 540 real handwritten digits that nothing was trained on.
     """
 
     paths: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,8 @@ class EvaluationConfig:
                 f"evaluation.resize_size is {self.resize_size}, less than crop_size {self.crop_size}. Give as much, or "
                 "more."
             )
-        if twice := {name for name in self.sets if self.sets.count(name) > 1}:
-            raise ValueError(f"evaluation.sets has {', '.join(sorted(twice))} twice. Name each once.")
+        for which, names in (("sets", self.sets), ("transfer", self.transfer)):
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"evaluation.{which} has {', '.join(sorted(twice))} twice. Name each once.")
         if self.representation and not self.sets:
             raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")

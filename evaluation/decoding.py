@@ -1,5 +1,6 @@
 """Files' bytes to pixels: upright, RGB, cut to a square. Knows no folders, classes or Ray."""
 
+import socket
 import struct
 from typing import BinaryIO
 
@@ -28,11 +29,19 @@ class UnreadableImageError(StorageError):
 
 
 def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
-    """Return a file's image, upright and RGB; UnreadableImageError with its name, by default its path, if damaged."""
+    """Return a file's image, upright and RGB; UnreadableImageError with its name, by default its path, if damaged.
+
+    StorageError if this machine cannot read the file, whatever is in it.
+    """
     try:
         with Image.open(file) as image:
             return _rgb(_upright(image))
     except Exception as error:  # PIL's decoders end with errors of any kind
+        if isinstance(error, OSError) and error.errno is not None:
+            raise StorageError(
+                f"The image '{name or file}' cannot be read on {socket.gethostname()}: {error.strerror}. Is its folder "
+                "there, and the same on every node?"
+            ) from error
         raise UnreadableImageError(
             f"The image '{name or file}' cannot be decoded: {error}. Put a whole one in its place, or take it out and "
             "start a new run."

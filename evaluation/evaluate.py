@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ray
 
 from evaluation.class_names import NOT_SHARED, matching_labels
 from evaluation.config import EvaluationConfig
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.metrics import Guesses, measure, to_json
 from evaluation.model import Model
-from evaluation.outputs import Outputs, outputs_of
+from evaluation.outputs import Outputs, crop_for, outputs_of
 from evaluation.real_sets import RealSet, open_sets, whole_set
 from evaluation.representation import describe
-from evaluation.transfer import Labelled, Solver, fit_transfer, log_odds_average
+from evaluation.transfer import Labelled, Solver, Transfer, fit_transfer, log_odds_average
 from evaluation.transfer_sets import open_transfer_set
 from generation.labels import LabelSpace, load_label_space
 
@@ -30,6 +30,8 @@ class TransferImages:
     trainval: RealSet
     test: RealSet
     solver: Solver
+    split: str
+    """`published` by the set's authors, or `drawn` here."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) 
         )
     found, place = open_transfer_set(name, config.paths[name]), config.paths[name]
     trainval = whole_set(f"{name}/trainval", place, found.trainval)
-    return TransferImages(name, trainval, whole_set(f"{name}/test", place, found.test), found.solver)
+    return TransferImages(name, trainval, whole_set(f"{name}/test", place, found.test), found.solver, found.split)
 
 
 def unknown_digits(label_space: LabelSpace) -> TransferImages:
@@ -72,13 +74,20 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
         whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])
         for part, source in (("trainval", DigitImages(for_training=True)), ("test", DigitImages()))
     )
-    return TransferImages(DIGITS, trainval, test, "lbfgs")
+    return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
+
+
+def check_shown(planned: Planned, config: EvaluationConfig, trained_size: int) -> None:
+    """Raise ValueError if images cannot be shown as configured to a network trained on crops of that size."""
+    for images in planned.sets:
+        crop_for(trained_size, config, images.has_border)
 
 
 def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
-    A network is loaded once to guess, and once for all features.
+    A network is loaded once to guess, and once for all features, of which one set's at a time are in memory. ValueError
+    where images are too few for what is asked.
     """
     guesses = outputs_of(planned.sets, model, ("guesses",), config, outputs, say)
     told: dict[str, Any] = {"sets": {}}
@@ -91,14 +100,14 @@ def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: 
     for images in described:
         told["representation"] = representation(images, features[images])
     if planned.transfers:
-        told["transfer"] = transfer(planned.transfers, features, say)
+        told["transfer"] = transfer(planned.transfers, features, config, say)
     return told
 
 
 def classification(model: Model, images: RealSet, said: Outputs) -> dict[str, Any]:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
-    guesses = Guesses(images.labels[said.rows], said.columns["prediction"], said.columns["confidence"], accepted)
+    guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
     return {
         **to_json(measure(guesses, model.label_space.class_names, images.shared)),
         "num_unreadable": len(said.unreadable),
@@ -109,23 +118,36 @@ def classification(model: Model, images: RealSet, said: Outputs) -> dict[str, An
 
 def representation(images: RealSet, said: Outputs) -> dict[str, Any]:
     """Return what the features of a set's images are like."""
-    features = said.columns["feature"]
-    measures = asdict(describe(features, images.labels[said.rows]))
-    return {"set": images.name, "num_images": len(features), "num_dimensions": features.shape[1], **measures}
+    features = said.read("feature")
+    told = {"set": images.name, "num_images": len(features), "num_unreadable": len(said.unreadable)}
+    return {**told, "num_dimensions": features.shape[1], **asdict(describe(features, images.labels[said.rows]))}
 
 
-def transfer(transfers: Sequence[TransferImages], features: Mapping[RealSet, Outputs], say: Say) -> dict[str, Any]:
+def transfer(
+    transfers: Sequence[TransferImages], features: Mapping[RealSet, Outputs], config: EvaluationConfig, say: Say
+) -> dict[str, Any]:
     """Return how well frozen features tell other classes apart, by set, and their mean log odds."""
     told: dict[str, Any] = {}
     for each in transfers:
-        trainval, test = (labelled(images, features[images]) for images in (each.trainval, each.test))
-        found = fit_transfer(trainval, test, each.solver)
-        told[each.name] = asdict(found)
-        say(f"transfer to {each.name}: top-1 {found.top1:.2%} of {found.num_test:,} images")
+        said = [features[images] for images in (each.trainval, each.test)]
+        trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said, strict=True))
+        say(f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test")
+        found = fitted(trainval, test, each.solver, config, say)
+        num_unreadable = sum(len(one.unreadable) for one in said)
+        told[each.name] = {**asdict(found), "split": each.split, "num_unreadable": num_unreadable}
+        say(f"transfer to {each.name}: top-1 {found.top1:.2%}")
     average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
     return {"sets": told, "log_odds_average": average}
 
 
+def fitted(trainval: Labelled, test: Labelled, solver: Solver, config: EvaluationConfig, say: Say) -> Transfer:
+    """Return how a linear classifier does, fitted here, or on a GPU where networks have one and the solver likes it."""
+    if solver != "sgd" or not config.gpus_per_actor:
+        return fit_transfer(trainval, test, solver, say=say)
+    on_gpu: Any = ray.remote(num_gpus=config.gpus_per_actor)(fit_transfer)
+    return ray.get(on_gpu.remote(trainval, test, solver, device="cuda"))
+
+
 def labelled(images: RealSet, said: Outputs) -> Labelled:
     """Return features with the labels of their images."""
-    return Labelled(said.columns["feature"], np.asarray(images.labels[said.rows]))
+    return Labelled(said.read("feature"), images.labels[said.rows])

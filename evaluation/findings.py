@@ -9,8 +9,15 @@ import numpy as np
 CLEAN = "digits"
 """The set without a shift."""
 
-SHOWN_AFTER = 2.0
-"""A difference counts as shown where it is so many standard errors from zero."""
+FORMS = ("class_name", "definition", "background")
+"""Prompt forms that are compared."""
+
+T_QUANTILES = tuple(
+    float(text)
+    for text in "12.706 4.303 3.182 2.776 2.571 2.447 2.365 2.306 2.262 2.228 2.201 2.179 2.160 2.145 2.131 2.120 "
+    "2.110 2.101 2.093 2.086 2.080 2.074 2.069 2.064 2.060 2.056 2.052 2.048 2.045 2.042".split()
+)
+"""Student's t, two-sided 95%, for 1 to 30 degrees of freedom; for more, where it falls to 1.960, the last serves."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,8 @@ class Difference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether it is well above zero."""
-        return self.num_pairs > 1 and self.mean > SHOWN_AFTER * self.error
+        """Whether it is above zero by more than the 95% interval of so few pairs allows."""
+        return self.num_pairs > 1 and self.mean > quantile(self.num_pairs - 1) * self.error
 
     def __str__(self) -> str:
         """Return it in points."""
@@ -95,6 +102,17 @@ def difference(
         raise ValueError("No two experiments differ in this alone. Run a grid that has both.")
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
     return Difference(float(values.mean()), error, len(values))
+
+
+def quantile(num_degrees: int) -> float:
+    """Return how many standard errors from zero a difference counts as shown, for 1 degree of freedom or more."""
+    return T_QUANTILES[min(num_degrees, len(T_QUANTILES)) - 1]
+
+
+def excess(gain: Difference, other: Difference) -> Difference:
+    """Return by how much one gain exceeds another, judged by the smaller number of pairs."""
+    error = float(np.hypot(gain.error, other.error))
+    return Difference(gain.mean - other.mean, error, min(gain.num_pairs, other.num_pairs))
 
 
 def verdict_of(found: Difference) -> str:
@@ -138,21 +156,13 @@ def on_augmentation(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
         )
         for cells, measure in product((generated, real), (_clean, _shifted))
     ]
-    on_shifts = Difference(
-        gains[1].mean - gains[3].mean,
-        float(np.hypot(gains[1].error, gains[3].error)),
-        min(gains[1].num_pairs, gains[3].num_pairs),
-    )
-    on_clean = Difference(
-        gains[0].mean - gains[2].mean,
-        float(np.hypot(gains[0].error, gains[2].error)),
-        min(gains[0].num_pairs, gains[2].num_pairs),
-    )
+    on_clean, on_shifts = excess(gains[0], gains[2]), excess(gains[1], gains[3])
     return Finding(
         "Strong augmentation helps generated images more than real ones.",
         verdict_of(on_clean),
         f"Clean digits: {gains[0]} on generated, {gains[2]} on real images. Shifted digits: {gains[1]} on generated, "
-        f"{gains[3]} on real images; the difference there: {verdict_of(on_shifts)}.",
+        f"{gains[3]} on real images; the difference there: {verdict_of(on_shifts)}. The fewer pairs, "
+        f"{on_clean.num_pairs}, decide how large a difference must be.",
     )
 
 

@@ -78,7 +78,7 @@ def compare(
     real_labels = checked_labels(real_labels, len(real), "real_labels")
     generated_labels = checked_labels(generated_labels, len(generated), "generated_labels")
     per_class = {}
-    for label in _shared_classes(real_labels, generated_labels, num_neighbours):
+    for label in shared_classes(real_labels, generated_labels, num_neighbours):
         of_class = generated[generated_labels == label]
         spread = mean_pairwise_distance(of_class)
         per_class[label] = _likeness(real[real_labels == label], of_class, spread, num_neighbours)
@@ -96,7 +96,8 @@ def _likeness(real: np.ndarray, generated: np.ndarray, spread: float, num_neighb
     )
 
 
-def _shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
+def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
+    """Return the classes, if both have them and enough images of each; ValueError otherwise."""
     lonely = np.setxor1d(real_labels, generated_labels)
     if len(lonely):
         raise ValueError(

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -69,7 +70,5 @@ def _all_real_labels() -> list[list[int]]:
 
 def _timms(name: str) -> Path:
     """Return a file of timm's, which need not be imported for it."""
-    spec = find_spec("timm")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "data" / "_info" / name
+    spec = cast(ModuleSpec, find_spec("timm"))
+    return Path(cast(list[str], spec.submodule_search_locations)[0]) / "data" / "_info" / name

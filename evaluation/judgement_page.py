@@ -1,6 +1,6 @@
 """A judgement of generated images as one self-contained page. Knows no images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.page_parts import html_table, number, page, percent
@@ -15,8 +15,8 @@ COLUMNS = {
     "frechet_distance": ("Fréchet distance", number),
     "diversity": ("diversity", number),
     "real_diversity": ("diversity of real ones", number),
-    "num_generated": ("generated", str),
-    "num_real": ("real", str),
+    "num_generated": ("generated", number),
+    "num_real": ("real", number),
 }
 
 MEANINGS = """
@@ -35,14 +35,19 @@ def judgement_page(told: Mapping[str, Any]) -> str:
     found = told["judgement"]
     rows = [[row["class_name"], *_cells(row)] for row in sorted(found["per_class"], key=lambda row: row["coverage"])]
     body = [
-        html_table([], facts),
+        f'<div class="text facts">{html_table([], facts)}</div>',
         "<h2>All classes</h2>",
-        html_table(head, [_cells(found["overall"])]),
+        _dense(["classes", *head], [[f"all {number(len(rows))}", *_cells(found["overall"])]]),
         MEANINGS.format(num_neighbours=found["num_neighbours"]),
         "<h2>By class, the least covered first</h2>",
-        html_table(["class", *head], rows),
+        _dense(["class", *head], rows),
     ]
     return page("What was generated", "\n".join(body))
+
+
+def _dense(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose many columns fit on a page side by side."""
+    return f'<div class="dense">{html_table(head, rows)}</div>'
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

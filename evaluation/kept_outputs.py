@@ -57,15 +57,19 @@ class KeptOutputs:
                 f"'{self.folder}' cannot be written: {error.strerror}. Give another folder: evaluation.outputs=..."
             ) from error
 
-    def missing(self) -> np.ndarray:
-        """Return the rows that are not there yet, int64, ascending."""
+    def rows(self) -> np.ndarray:
+        """Return the rows that are there, int64, ascending."""
         there = np.zeros(self.num_rows, dtype=bool)
         for path in self._parts():
             there[_read(path, [ROW])[ROW]] = True
-        return np.flatnonzero(~there)
+        return np.flatnonzero(there)
+
+    def missing(self) -> np.ndarray:
+        """Return the rows that are not there yet, int64, ascending."""
+        return np.setdiff1d(np.arange(self.num_rows), self.rows(), assume_unique=True)
 
     def add(self, columns: Columns) -> None:
-        """Keep some rows: `row` int64 [N], and arrays [N, ...]."""
+        """Keep some rows: `row` int64 [N], and arrays [N] or [N, D]."""
         if len(columns[ROW]):
             self.waiting.append(columns)
         num_bytes = sum(column.nbytes for columns in self.waiting for column in columns.values())
@@ -76,33 +80,41 @@ class KeptOutputs:
         """Write what waits, as a file that appears whole."""
         if self.waiting:
             columns = {name: np.concatenate([part[name] for part in self.waiting]) for name in self.waiting[0]}
+            table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
             unfinished = self.folder / f".{uuid4().hex}"
-            pq.write_table(pa.table({name: _to_arrow(column) for name, column in columns.items()}), unfinished)
-            unfinished.rename(self.folder / f"part-{uuid4().hex}.parquet")
+            try:
+                pq.write_table(table, unfinished)
+                unfinished.rename(self.folder / f"part-{uuid4().hex}.parquet")
+            except OSError as error:
+                raise StorageError(
+                    f"'{self.folder}' cannot be written: {error}. What it holds already is kept."
+                ) from error
         self.waiting, self.written_at = [], time.monotonic()
 
-    def read(self) -> Columns:
-        """Return all rows that are there, each once, in the order of `row`."""
-        parts = [_read(path) for path in self._parts()]
-        if not parts:
-            return {ROW: np.zeros(0, dtype=np.int64)}
-        rows, first = np.unique(np.concatenate([part[ROW] for part in parts]), return_index=True)
-        others = {
-            name: np.concatenate([part.pop(name) for part in parts])[first] for name in list(parts[0]) if name != ROW
-        }
-        return {ROW: rows, **others}
+    def read(self, name: str) -> np.ndarray:
+        """Return a column of all rows that are there, each once, in the order of `rows`: [N] or [N, D].
+
+        Memory holds it, and a part of it besides.
+        """
+        rows, whole = self.rows(), np.zeros(0)
+        for path in self._parts():
+            part = _read(path, [ROW, name])
+            if not whole.size:
+                whole = np.zeros((len(rows), *part[name].shape[1:]), dtype=part[name].dtype)
+            whole[np.searchsorted(rows, part[ROW])] = part[name]
+        return whole
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
 
 def _to_arrow(column: np.ndarray) -> pa.Array:
-    """Return a column of arrays [N, ...] as lists of one length."""
+    """Return a column [N], or [N, D] as lists of one length."""
     flat = pa.array(column.reshape(-1))
     return flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column[0].size)
 
 
-def _read(path: Path, names: list[str] | None = None) -> Columns:
+def _read(path: Path, names: list[str]) -> Columns:
     try:
         table = pq.read_table(path, columns=names)
     except (OSError, pa.ArrowException) as error:
@@ -110,8 +122,7 @@ def _read(path: Path, names: list[str] | None = None) -> Columns:
     return {name: _to_numpy(table.column(name).combine_chunks()) for name in table.column_names}
 
 
-def _to_numpy(column: Any) -> np.ndarray:
-    array = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+def _to_numpy(array: Any) -> np.ndarray:
     if not pa.types.is_fixed_size_list(array.type):
         return array.to_numpy(zero_copy_only=False)
     return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)

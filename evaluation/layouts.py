@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.listed_images import PREFERRED_SPLITS, SPLITS, ListedImages, folder_with, packed
+from evaluation.listed_images import PREFERRED_SPLITS, SPLITS, ListedImages, entries_of, folder_with, packed
 from evaluation.parquet_files import parquet_images
-from evaluation.real_files import ImageSource, entries_of, image_names, list_images
+from evaluation.real_files import ImageSource, image_names, list_images
 from evaluation.tar_files import tar_images
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -47,8 +47,7 @@ def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
             return tar_images(path, split)
         case "flat":
             return flat_images(path, devkit)
-    is_there = "has no images whose classes are known" if os.path.exists(path) else "is not there"
-    raise ValueError(f"'{path}' {is_there}. Give {LAYOUTS}.")
+    raise ValueError(_why_none(path, split))
 
 
 def flat_images(folder: str, devkit: str = "") -> ListedImages:
@@ -78,13 +77,48 @@ def flat_images(folder: str, devkit: str = "") -> ListedImages:
 
 
 def _folder_of_split(path: str, split: str) -> str:
-    """Return the folder with images, in any layout, that is called by a split; empty if there is none."""
-    folders = [entry for entry in entries_of(path) if entry.is_dir()] if os.path.isdir(path) else []
-    for wanted in [SPLITS.get(split, split)] if split else PREFERRED_SPLITS:
-        for folder in folders:
-            if SPLITS.get(folder.name, folder.name) == wanted and _layout_of(folder.path):
-                return folder.path
-    return ""
+    """Return the folder with images, in any layout, that is called by a split; empty if there is none.
+
+    Nor is there one where at least as many folders are called otherwise and have images: then all are classes.
+    """
+    folders = _folders_in(path)
+    called = [folder for folder in folders if folder.name in {*SPLITS, split}]
+    splits = [folder.path for folder in called if _layout_of(folder.path)]
+    found = _first_of_split(splits, split)
+    if found and sum(bool(image_names(folder.path)) for folder in folders if folder not in called) >= len(splits):
+        return ""
+    return found
+
+
+def _folders_in(path: str) -> list[os.DirEntry[str]]:
+    return [entry for entry in entries_of(path) if entry.is_dir()] if os.path.isdir(path) else []
+
+
+def _first_of_split(paths: list[str], split: str) -> str:
+    """Return the first that is called by a split, or without one by the best to evaluate on; empty if none is."""
+    names = [SPLITS.get(os.path.basename(path), os.path.basename(path)) for path in paths]
+    wanted = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
+    return next((paths[names.index(name)] for name in wanted if name in names), "")
+
+
+def _why_none(path: str, split: str) -> str:
+    """Return why a place has no layout, with the folders in it, or in these, that have one."""
+    if not os.path.exists(path):
+        return f"'{path}' is not there. Give {LAYOUTS}."
+    inside = [place for folder in _folders_in(path) for place in _places_in(folder.path)]
+    if not inside:
+        return f"'{path}' has no images whose classes are known. Give {LAYOUTS}."
+    names = ", ".join(os.path.relpath(place, path) for place in inside[:5])
+    return (
+        f"'{path}' has no images whose classes are known, and no folder {split or 'validation or test'} of such. Other "
+        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Give the one that you mean, as "
+        f"'{_first_of_split(inside, split) or inside[0]}'."
+    )
+
+
+def _places_in(folder: str) -> list[str]:
+    """Return a folder if it has a layout, else those of its folders that have one."""
+    return [folder] if _layout_of(folder) else [inner.path for inner in _folders_in(folder) if _layout_of(inner.path)]
 
 
 def _layout_of(path: str) -> str:

@@ -1,20 +1,20 @@
-"""What image sets have in common, however they lie on disk: names, class numbers, and the files of a split.
+"""What image sets have in common, however they lie on disk: names, class numbers, what a folder has, files of a split.
 
 Knows neither what is in a file but an image, nor what classes mean, nor Ray.
 """
 
+import itertools
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from evaluation.decoding import read_image
-from evaluation.real_files import entries_of
 
 SPLITS = {
     "train": "train",
@@ -31,8 +31,8 @@ SPLITS = {
 PREFERRED_SPLITS = ("validation", "test")
 """Those to evaluate on, the better one first: labels of a test split are often kept secret."""
 
-PART_OF_SPLIT = re.compile(r"(.+?)-\d+-of-\d+")
-"""A file of a split, as Hugging Face calls it: `validation-00000-of-00014.parquet`."""
+PART_OF_SPLIT = re.compile(r"(.+?)-(\d+)-of-(\d+)")
+"""How Hugging Face calls a file of a split: `validation-00000-of-00014.parquet`, once with a hash before the dot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,9 @@ class ListedImages:
     packed_names: bytes
     """What each image is called below the folder, compressed."""
 
+    titles: tuple[str, ...] = field(default=(), kw_only=True)
+    """As in `evaluation.real_files.ImageSource`."""
+
     @property
     def num_images(self) -> int:
         """How many there are."""
@@ -59,8 +62,7 @@ class ListedImages:
     @property
     def names_hash(self) -> int:
         """Return 32 bits of the images' names and classes, wherever the folder lies."""
-        names = b"\0".join([zlib.decompress(self.packed_names), *map(os.fsencode, self.classes)])
-        return zlib.crc32(names + self.numbers.tobytes())
+        return hash_of_names(self.packed_names, (*self.classes, *self.titles), self.numbers)
 
     def class_numbers(self) -> np.ndarray:
         """Return which of `classes` each image is of, int64 [num_images]."""
@@ -68,8 +70,7 @@ class ListedImages:
 
     def names(self) -> list[str]:
         """Return all files' paths; of a file that has many images, each with what it is called in there."""
-        names = zlib.decompress(self.packed_names).split(b"\0")
-        return [os.path.join(self.folder, os.fsdecode(name)) for name in names]
+        return [os.path.join(self.folder, name) for name in unpacked(self.packed_names)]
 
     def opener(self) -> Callable[[int], Image.Image]:
         """Return what decodes the file at a position."""
@@ -80,6 +81,29 @@ class ListedImages:
 def packed(names: Iterable[str]) -> bytes:
     """Return names as `ListedImages` has them."""
     return zlib.compress(b"\0".join(map(os.fsencode, names)))
+
+
+def unpacked(packed_names: bytes) -> list[str]:
+    """Return what `packed` had."""
+    return [os.fsdecode(name) for name in zlib.decompress(packed_names).split(b"\0")]
+
+
+def hash_of_names(packed_names: bytes, classes: Iterable[str], numbers: np.ndarray) -> int:
+    """Return 32 bits of names of images, names of classes, and what numbers say of which is of which."""
+    names = b"\0".join([zlib.decompress(packed_names), *map(os.fsencode, classes)])
+    return zlib.crc32(names + numbers.tobytes())
+
+
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """Return what a folder has, in the order of the names' bytes."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(
+            f"'{folder}' cannot be listed: {error.strerror}. Give a folder that has one folder of images per class."
+        ) from error
+    return sorted(shown, key=lambda entry: os.fsencode(entry.name))
 
 
 def numbered(labels: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -95,7 +119,7 @@ def numbered(labels: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
-    """Return a folder and the names of its files that have a split, sorted; ValueError if there are none.
+    """Return a folder and the names of its files that have a split, sorted; ValueError if there are none, or not all.
 
     A place is one file, whatever its split, or as for `folder_with`. No split asked for is validation, or else test, or
     else the only one.
@@ -106,7 +130,9 @@ def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
         return folder, [name]
     if not (folder := folder_with(place, extension)):
         raise ValueError(f"'{place}' has no *{extension}, and none in a folder data. Give a place that has some.")
-    return folder, _of_split(folder, _names_ending(folder, extension), split)
+    names = _of_split(folder, _names_ending(folder, extension), split)
+    _check_parts(folder, names)
+    return folder, names
 
 
 def folder_with(place: str, extension: str) -> str:
@@ -120,11 +146,14 @@ def _names_ending(folder: str, extension: str) -> list[str]:
 
 
 def split_of(name: str) -> str:
-    """Return which split a file's name says that it has; empty if it says nothing."""
+    """Return which split a file's name says that it has; empty if it says nothing.
+
+    Of several words that mean splits, the last before a part's number says it: what comes first names the set.
+    """
     part = PART_OF_SPLIT.match(name)
     words = re.split(r"[^a-z]+", (part[1] if part else name).lower())
-    known = next((SPLITS[word] for word in words if word in SPLITS), "")
-    return known or (part[1] if part else "")
+    known = [SPLITS[word] for word in words if word in SPLITS]
+    return known[-1] if known else (part[1] if part else "")
 
 
 def _of_split(folder: str, names: list[str], split: str) -> list[str]:
@@ -140,6 +169,43 @@ def _of_split(folder: str, names: list[str], split: str) -> list[str]:
             f"'{folder}' has {there}, and not {split or 'validation or test'}. Ask for one that it has, or give a file."
         )
     return [name for name, its_split in zip(names, splits, strict=True) if its_split == wanted]
+
+
+def _check_parts(folder: str, names: list[str]) -> None:
+    """Raise ValueError if files are parts of a split, and not each part of one whole once."""
+    parts = [PART_OF_SPLIT.match(name) for name in names]
+    if not any(parts):
+        return
+    num_parts = [int(part[3]) if part else 0 for part in parts]
+    if other := next((name for name, num in zip(names, num_parts, strict=True) if num != num_parts[0]), None):
+        raise ValueError(
+            f"'{folder}' has of one split '{names[0]}' and '{other}', which are not parts of one whole. Take one of "
+            "them out, or give one file."
+        )
+    _check_each_once(folder, names, [int(part[2]) for part in parts if part], num_parts[0])
+
+
+def _check_each_once(folder: str, names: list[str], numbers: list[int], num_parts: int) -> None:
+    """Raise ValueError unless the numbers are those from 0 to one less than that of the parts, each once."""
+    name_of: dict[int, str] = {}
+    for number, name in zip(numbers, names, strict=True):
+        if number in name_of:
+            raise ValueError(
+                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Take one of them out, or give "
+                "one file."
+            )
+        name_of[number] = name
+    if max(numbers) >= num_parts:
+        raise ValueError(
+            f"'{name_of[max(numbers)]}' in '{folder}' is no part of {num_parts}, which are counted from 0. Take it "
+            "out, or give one file."
+        )
+    missing = next(number for number in itertools.count() if number not in name_of)
+    if missing < num_parts:
+        raise ValueError(
+            f"'{folder}' has {len(names)} of the {num_parts} parts that '{names[0]}' tells of: part {missing} is "
+            "missing. Put all of them there, or give one file."
+        )
 
 
 @contextmanager

@@ -8,7 +8,12 @@ from typing import Any
 from generation.labels import LabelSpace
 from generation.recipe import Recipe
 from training.checkpoint import read_checkpoint, recipe_of
-from training.job import SET_SIZE
+from training.consumption import Consumption
+from training.job import CHECKPOINTS, SET_SIZE
+
+
+class EvaluationError(RuntimeError):
+    """A model cannot be evaluated; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,21 @@ class Model:
     """Of the file: whose outputs are whose."""
 
     checkpoint: dict[str, Any]
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the folder of its run, also where it is one of a run under way."""
+        return self.path.parent.parent if self.path.parent.name == CHECKPOINTS else self.path.parent
+
+    @property
+    def name(self) -> str:
+        """Return what tables call it: its run, and of a run under way its step."""
+        return self.run_dir.name if self.path.parent == self.run_dir else f"{self.run_dir.name}, {self.path.stem}"
+
+    @property
+    def architecture(self) -> str:
+        """Return the name of its network."""
+        return self.checkpoint["classifier"]["config"]["architecture"]
 
     @property
     def recipe(self) -> Recipe:
@@ -43,18 +63,23 @@ class Model:
         return saved["config"]["crop_size"] or saved["image_size"]
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Return what tables say of it; generated images are counted once, however often each was used."""
+        """Return what tables say of it.
+
+        `num_images` are different ones, other than real ones that were mixed in; `num_trained` all uses.
+        """
         saved, recipe = self.checkpoint["classifier"], self.recipe
         settings = saved["config"]
+        run = self.checkpoint["run"]
         num_trained = self.checkpoint["global_step"] * settings["global_batch_size"]
+        num_taken = len(Consumption.from_checkpoint(run["consumption"]["synthetic"]).taken)
         return {
             "name": name,
-            "architecture": settings["architecture"],
+            "architecture": self.architecture,
             "checkpoint": str(self.path),
             "label_space": recipe.label_space.name,
             "num_classes": saved["num_classes"],
             "image_size": saved["image_size"],
-            "num_images": min(num_trained, self.checkpoint["run"]["sets"][SET_SIZE]),
+            "num_images": min(num_taken, run["sets"][SET_SIZE]),
             "num_trained": num_trained,
             "trained_on": self.checkpoint.get("trained_on", "generated"),
             "recipe_sha256": recipe.sha256,

@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy
 from evaluation.config import EvaluationConfig
 from evaluation.decoding import UnreadableImageError, centre_crop
 from evaluation.kept_outputs import ROW, Columns, KeptOutputs, folder_of
-from evaluation.model import Model
+from evaluation.model import EvaluationError, Model
 from evaluation.real_files import ImageSource
 from evaluation.real_sets import RealSet
 from generation.shards import PART_BYTES, PARTS_PER_READER, each_by
@@ -29,6 +29,9 @@ MAX_IMAGES_PER_UNIT = 512
 
 UNITS_PER_READER = 4
 """A small set is cut into more units than there are readers, so that all have work."""
+
+OUTPUTS_VERSION = 1
+"""Of what is shown to networks, and what is kept of their answers: with another, nothing that is kept is used."""
 
 NUM_NAMED = 10
 """Unreadable images that a message names."""
@@ -56,18 +59,18 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What was said of a set's images."""
+    """What was said of a set's images, read when it is asked for."""
 
-    columns: Columns
-    """By `Kinds`; `row` int64 says which image of the set each is about, ascending."""
+    kept: KeptOutputs
+    rows: np.ndarray
+    """int64 [N]: which images of the set it is about, ascending."""
 
     unreadable: tuple[str, ...]
     """Names of images that are left out."""
 
-    @property
-    def rows(self) -> np.ndarray:
-        """Return which images of the set were read, int64."""
-        return self.columns[ROW]
+    def read(self, name: str) -> np.ndarray:
+        """Return a column of `Kinds`, a row for each of `rows`."""
+        return self.kept.read(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +129,9 @@ def compared(images: RealSet, model: Model, kinds: Kinds) -> list[int]:
 
 def open_kept(images: RealSet, model: Model, config: EvaluationConfig, folder: Path, asked: dict[str, Any]) -> Asked:
     """Return what is kept of a set's outputs, by all that decides them."""
-    crop = crop_for(model, config, images.has_border)
+    crop = crop_for(model.crop_size, config, images.has_border)
     key = {
+        "version": OUTPUTS_VERSION,
         "checkpoint_sha256": model.sha256,
         "set": images.name,
         "place": images.place,
@@ -143,7 +147,7 @@ def open_kept(images: RealSet, model: Model, config: EvaluationConfig, folder: P
 
 def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
     """Return all that came; StorageError where too many images are unreadable."""
-    images, columns = asked.images, asked.kept.read()
+    images, rows = asked.images, asked.kept.rows()
     all_names = images.source.names() if asked.unreadable else []
     names = [all_names[position] for position in images.positions[sorted(asked.unreadable)].tolist()]
     if len(names) > config.allow_unreadable:
@@ -153,16 +157,19 @@ def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
             f"{', '.join(names[:NUM_NAMED])}{more}. Put whole ones in their place, or leave them out: "
             f"evaluation.allow_unreadable={len(names)}. What was worked out for the others is kept."
         )
-    if len(columns[ROW]) + len(names) != images.num_images:
-        raise RuntimeError(f"{len(columns[ROW])} and {len(names)} of {images.num_images} images came: some were lost.")
-    if not len(columns[ROW]):
+    if len(rows) + len(names) != images.num_images:
+        raise RuntimeError(f"{len(rows)} and {len(names)} of {images.num_images} images came: some were lost.")
+    if not len(rows):
         raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
-    return Outputs(columns, tuple(names))
+    return Outputs(asked.kept, rows, tuple(names))
 
 
-def crop_for(model: Model, config: EvaluationConfig, has_border: bool) -> Crop:
-    """Return what is shown of an image: by default the centre 224/256 of it, at the size of the network's training."""
-    crop_size = config.crop_size or model.crop_size
+def crop_for(trained_size: int, config: EvaluationConfig, has_border: bool) -> Crop:
+    """Return what is shown of an image to a network that was trained on crops of a size.
+
+    By default the centre 224/256 of it, at that size; without a border the largest square, bicubic.
+    """
+    crop_size = config.crop_size or trained_size
     resize_size = config.resize_size or round(crop_size * 256 / 224)
     if resize_size < crop_size:
         raise ValueError(
@@ -203,7 +210,7 @@ def ask_network(asked: Sequence[Asked], network: "Network", config: EvaluationCo
 
 def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
     """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
-    crop = crop_for(model, config, has_border=False)
+    crop = crop_for(model.crop_size, config, has_border=False)
     network = Network(model.checkpoint, config, ("guesses", "features"), [[]])
     shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)
     said = shown.map_batches(
@@ -309,9 +316,9 @@ class Network:
 
 
 def finite(said: torch.Tensor) -> torch.Tensor:
-    """Return it in single precision; ValueError if a value is NaN or infinite."""
+    """Return it in single precision; EvaluationError if a value is NaN or infinite."""
     if not said.isfinite().all():
-        raise ValueError("The network's output has NaN or infinite values; this checkpoint cannot be evaluated.")
+        raise EvaluationError("The network's output has NaN or infinite values; this checkpoint cannot be evaluated.")
     return said.float()
 
 

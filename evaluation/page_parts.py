@@ -29,6 +29,8 @@ td:first-child { min-width: 11rem; }
 .wide { overflow-x: auto; }
 .wide svg { max-width: none; }
 svg { max-width: 100%; height: auto; background: white; }
+.dense th, .dense td { padding: .3rem .35rem; }
+.dense td:first-child { min-width: 8rem; }
 pre { overflow: auto; max-height: 40rem; }
 summary { cursor: pointer; }
 """
@@ -108,12 +110,18 @@ def facts_of(evaluation: Evaluation) -> dict[str, str]:
         "trained on": f"{num_images} {model['trained_on']} images, {num_uses} uses",
         **taught,
         "augmentation": model["augmentation"],
-        "recipe": model["recipe_sha256"],
+        "recipe": model["recipe_sha256"][:12],
         "checkpoint": model["checkpoint"],
         "commit": circumstances["commit"],
         "machine": circumstances["machine"],
         "date": circumstances["date"],
     }
+
+
+def set_title(name: str, *rows: Mapping[str, Any]) -> str:
+    """Return a transfer set's name, and on a second line whose split of it was taken, where its rows say so."""
+    splits = sorted({row["split"] for row in rows if row.get("split")})
+    return f"{name}\n{' or '.join(splits)} split" if splits else name
 
 
 def robustness(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:

@@ -20,12 +20,16 @@ from evaluation.page_parts import (
     representation_table,
     robustness,
     section,
+    set_title,
 )
 from evaluation.plots import svg
 
 NUM_CONFUSIONS = 25
 """The commonest, where there are too many classes for a matrix."""
 
+OWN_LABELS = (
+    "<p>By the image's own label; where several labels are accepted, a guess of another one may be right.</p>\n"
+)
 
 CSV_HEAD = ["model", "set", "num_images", "top1", "lo", "hi", "top5", "mean_per_class_top1", "ece"]
 
@@ -51,7 +55,7 @@ def model_page(evaluation: Evaluation) -> str:
         f'<div class="text facts">{html_table((), [list(fact) for fact in facts_of(evaluation).items()])}</div>',
         section("Sets", _sets_table(sets) + "".join(_unreadable(name, sets[name]) for name in sets)),
         section("Robustness", robustness({"": evaluation}, list(sets))),
-        *(section(name, _set_details(of_set)) for name, of_set in sets.items()),
+        *(section(name, _set_details(name, of_set)) for name, of_set in sets.items()),
     ]
     if evaluation.get("representation"):
         parts.append(section("Representation", representation_table(numbered([evaluation]))))
@@ -96,7 +100,7 @@ def _unreadable(name: str, of_set: Mapping[str, Any]) -> str:
     return folded(f"Unreadable in {name}: {number(of_set['num_unreadable'])}", f"<pre>{names}</pre>")
 
 
-def _set_details(of_set: Mapping[str, Any]) -> str:
+def _set_details(name: str, of_set: Mapping[str, Any]) -> str:
     """Return what is too long to stand open: classes, confusions, calibration."""
     with_images = [row for row in of_set["per_class"] if row["top1"] is not None]
     if not with_images:
@@ -106,10 +110,19 @@ def _set_details(of_set: Mapping[str, Any]) -> str:
     if len(with_images) > plots.MOST_CLASSES:
         classes += f"<p>Of {number(len(with_images))} classes the {plots.NUM_EXTREMES} worst and best.</p>"
     classes += svg(plots.class_figure(with_images))
-    parts = [folded("Classes", classes), folded("Confusions", _confusions(of_set["per_class"], of_set["confusions"]))]
+    note = OWN_LABELS if accepts_others(name, of_set) else ""
+    confusions = note + _confusions(of_set["per_class"], of_set["confusions"])
+    parts = [folded("Classes", classes), folded("Confusions", confusions)]
     if of_set.get("calibration"):
         parts.append(folded("Confidence and accuracy", svg(plots.reliability_figure(of_set["calibration"]))))
     return "\n".join(parts)
+
+
+def accepts_others(name: str, of_set: Mapping[str, Any]) -> bool:
+    """Return whether other labels than an image's own count as right, as far as a set's name and numbers tell."""
+    own = {row["label"]: row["num_images"] for row in of_set["confusions"] if row["label"] == row["predicted"]}
+    differ = (row["num_top1"] != own.get(row["label"], 0) for row in of_set["per_class"] if row["num_images"])
+    return name == "imagenet_real" or any(differ)
 
 
 def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
@@ -131,7 +144,8 @@ def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
     counts = {"num_trainval": "images to train", "num_test": "images to test", "num_classes": "classes", "C": "C"}
     fractions = {"validation_top1": "top-1 in validation", "top1": "top-1", "mean_per_class": "mean per class"}
     average = number(transfer.get("log_odds_average"))
-    return _numbers_table(transfer["sets"], counts, fractions) + f"<p>Average of the log-odds: {average}.</p>"
+    sets = {set_title(name, of_set): of_set for name, of_set in transfer["sets"].items()}
+    return _numbers_table(sets, counts, fractions) + f"<p>Average of the log-odds: {average}.</p>"
 
 
 def _embedded_json(evaluation: Evaluation) -> str:

@@ -3,6 +3,7 @@
 Knows neither what classes mean, nor Ray.
 """
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,15 +67,18 @@ class _Rows(NamedTuple):
     names: list[str]
     labels: list[str]
     rows_of_groups: list[int]
+    titles: tuple[str, ...]
 
 
 def parquet_images(place: str, split: str = "") -> ParquetImages:
     """Return the images of a Parquet file, or of those in a folder or its `data` folder; no image is read.
 
-    Labels are integers or strings. ValueError if a file, a column, a label or the split is not there.
+    Labels are integers or strings. ValueError if a file, a column, a label or the split is not there, or if files call
+    the numbers of classes by other names.
     """
     folder, files = files_of(place, ".parquet", split)
     parts = [_rows_of(folder, file) for file in files]
+    _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
     classes, numbers = numbered([label for part in parts for label in part.labels])
     if not classes:
         raise ValueError(f"The Parquet files of '{folder}' have no rows. Give some that have images.")
@@ -86,6 +90,7 @@ def parquet_images(place: str, split: str = "") -> ParquetImages:
         tuple(files),
         np.array([len(part.rows_of_groups) for part in parts], np.int64),
         np.array([rows for part in parts for rows in part.rows_of_groups], np.int64),
+        titles=parts[0].titles,
     )
 
 
@@ -94,11 +99,12 @@ def _rows_of(folder: str, file: str) -> _Rows:
     path = os.path.join(folder, file)
     with told_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
         has_paths = _check_columns(path, parquet.schema_arrow)
+        titles = _titles(path, parquet.schema_arrow)
         table = parquet.read(columns=["image.path", "label"] if has_paths else ["label"])
         groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
     paths = _field(table, "path").to_pylist() if has_paths else [None] * len(table)
     names = [f"{file}/{path}" if path else f"{file} row {row}" for row, path in enumerate(paths)]
-    return _Rows(names, _labels(path, table["label"].to_pylist()), groups)
+    return _Rows(names, _labels(path, table["label"].to_pylist(), titles), groups, titles)
 
 
 def _field(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -121,13 +127,53 @@ def _check_columns(path: str, schema: pa.Schema) -> bool:
 
 
 def _is_label(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = _kind_of_values(kind)
     return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _labels(path: str, labels: list[int | str | None]) -> list[str]:
-    """Return labels as strings; ValueError where one is missing, for which Hugging Face has -1."""
+def _kind_of_values(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _titles(path: str, schema: pa.Schema) -> tuple[str, ...]:
+    """Return the names that Hugging Face's `ClassLabel` has for numbers, in their order; empty if there are none."""
+    described = (schema.metadata or {}).get(b"huggingface", b"")
+    if not described or not pa.types.is_integer(_kind_of_values(schema.field("label").type)):
+        return ()
+    with told_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
+        feature = json.loads(described)
+    for key in ("info", "features", "label"):
+        feature = feature.get(key) if isinstance(feature, dict) else None
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return ()
+    names = feature.get("names") or []
+    if isinstance(names, dict):  # as older files have them, by number
+        names = [names.get(str(number), "") for number in range(len(names))]
+    if not (isinstance(names, list) and all(name and isinstance(name, str) for name in names)):
+        raise ValueError(
+            f"'{path}' does not say which class each number is: {str(names)[:60]}. Name each from 0 in its ClassLabel."
+        )
+    return tuple(names)
+
+
+def _check_titles(folder: str, titles: dict[str, tuple[str, ...]]) -> None:
+    """Raise ValueError if not all files have the same."""
+    first = next(iter(titles))
+    if other := next((file for file in titles if titles[file] != titles[first]), None):
+        raise ValueError(
+            f"'{other}' in '{folder}' has other names for the numbers of classes in its ClassLabel than '{first}'. "
+            "Give files of one set."
+        )
+
+
+def _labels(path: str, labels: list[int | str | None], titles: tuple[str, ...]) -> list[str]:
+    """Return labels as strings; ValueError where one is missing, for which Hugging Face has -1, or has no title."""
     for row, label in enumerate(labels):
+        if titles and isinstance(label, int) and label >= len(titles):
+            raise ValueError(
+                f"'{path}' row {row} has the label {label}, and its ClassLabel has {len(titles)} names, from 0. Name "
+                "all classes there, or give other files."
+            )
         if label is None or label == "" or (isinstance(label, int) and label < 0):
             raise ValueError(
                 f"'{path}' row {row} has the label {label!r}, which is none: the labels of this split may be secret. "

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -38,13 +39,15 @@ MARKERS = "osD^vPX"
 def svg(figure: Figure) -> str:
     """Return an `<svg>` element: text stays text, ids differ from other figures', nothing depends on the clock."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment"}), warnings.catch_warnings():
+        # The reader's fonts draw the text; ours only guess how wide it is.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     element = file.getvalue()
     element = re.sub(r"<metadata>.*?</metadata>", "", element[element.index("<svg") :], flags=re.DOTALL)
     own = hashlib.sha256(element.encode()).hexdigest()[:8]
     # An SVG may stand in a closed <details>; another that used its clip paths would not be drawn.
-    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{own}-", element)
+    return re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{own}-", tag[0]), element)
 
 
 def label(name: str, num_letters: int = 32) -> str:
@@ -143,18 +146,19 @@ def confused_classes(per_class: Rows, confusions: Rows) -> dict[int, Mapping[str
     of_label = {row["label"]: row for row in per_class}
     seen = {number for number, row in of_label.items() if row["num_images"]}
     seen |= {row[end] for row in confusions for end in ("label", "predicted")}
-    unknown = {"num_images": 0, "num_top1": 0}
-    return {number: of_label.get(number, {"class_name": f"label {number}", **unknown}) for number in sorted(seen)}
+    return {number: of_label.get(number, {"class_name": f"label {number}", "num_images": 0}) for number in sorted(seen)}
 
 
 def confusion_counts(per_class: Rows, confusions: Rows) -> np.ndarray:
-    """Return how many images of a class (row) were taken for each (column), in the order of `confused_classes`."""
+    """Return how many images of a class (row) were taken for each (column), in the order of `confused_classes`.
+
+    A class is the image's own label, whatever else is accepted for it.
+    """
     classes = confused_classes(per_class, confusions)
     place = {number: i for i, number in enumerate(classes)}
     counts = np.zeros((len(place), len(place)), dtype=np.int64)
     for row in confusions:
         counts[place[row["label"]], place[row["predicted"]]] = row["num_images"]
-    np.fill_diagonal(counts, [row["num_top1"] for row in classes.values()])
     return counts
 
 
@@ -236,7 +240,7 @@ def spider_figure(models: Mapping[str, Mapping[str, Any] | None]) -> Figure:
 def growth_figure(evaluations: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> Figure:
     """Return top-1 over the number of different training images, a panel a set; models with none are left out.
 
-    A line joins models of the same guidance scales, templates and augmentation.
+    A line joins models that differ in nothing else that `_ingredients` names.
     """
     trained = {i: one for i, one in enumerate(evaluations.values()) if one["model"]["num_images"]}
     num_columns = min(3, len(sets))
@@ -274,5 +278,7 @@ def _growth_panel(axes: Axes, evaluations: Mapping[int, Mapping[str, Any]], name
 
 
 def _ingredients(evaluation: Mapping[str, Any]) -> str:
+    """Return what models of one line have in common; the recipe of generated images says nothing of real ones."""
     model = evaluation["model"]
-    return repr([model["guidance_scale"], model["templates"], model["augmentation"]])
+    recipe = [] if model["trained_on"] == "real" else [model["guidance_scale"], model["templates"]]
+    return repr([model["trained_on"], model["architecture"], model["label_space"], model["augmentation"], recipe])

@@ -4,7 +4,6 @@ Knows neither what classes mean, nor turns and their order, nor Ray.
 """
 
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.decoding import read_image
+from evaluation.listed_images import entries_of, hash_of_names, packed, unpacked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What names of images end with, in any case, as for torchvision's ImageFolder."""
@@ -34,6 +34,11 @@ class ImageSource(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """What the classes are called here: by wnid, by name, or by a number in the set's own order."""
+        ...
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """What the set's own table calls the classes that it numbers, by number; empty where it has none."""
         ...
 
     def class_numbers(self) -> np.ndarray:
@@ -66,6 +71,11 @@ class FolderImages:
     """All files' names, compressed: ImageNet's are sent as 5 MB."""
 
     @property
+    def titles(self) -> tuple[str, ...]:
+        """None: folders have no table."""
+        return ()
+
+    @property
     def num_images(self) -> int:
         """How many files there are."""
         return int(self.class_counts.sum())
@@ -73,8 +83,7 @@ class FolderImages:
     @property
     def names_hash(self) -> int:
         """Return 32 bits of the names of files and folders, and of the number of files in each."""
-        names = b"\0".join([zlib.decompress(self.packed_names), *map(os.fsencode, self.classes)])
-        return zlib.crc32(names + self.class_counts.tobytes())
+        return hash_of_names(self.packed_names, self.classes, self.class_counts)
 
     def class_numbers(self) -> np.ndarray:
         """Return the class folder of each file, int64 [num_images]."""
@@ -91,12 +100,12 @@ class FolderImages:
         return lambda position: read_image(path_of(position))
 
     def _paths(self) -> Callable[[int], str]:
-        names = zlib.decompress(self.packed_names).split(b"\0")
+        names = unpacked(self.packed_names)
         ends = np.cumsum(self.class_counts)
 
         def path_of(position: int) -> str:
             class_folder = self.classes[np.searchsorted(ends, position, side="right")]
-            return os.path.join(self.folder, class_folder, os.fsdecode(names[position]))
+            return os.path.join(self.folder, class_folder, names[position])
 
         return path_of
 
@@ -115,20 +124,8 @@ def list_images(place: str) -> FolderImages:
             f"'{folder}' has no images in folders of classes. Give a folder with one folder per class, named by its "
             f"wnid or class name, of images that end with one of {', '.join(EXTENSIONS)}."
         )
-    packed = zlib.compress(b"\0".join(os.fsencode(name) for names_of_class in names for name in names_of_class))
-    return FolderImages(folder, tuple(class_folders), np.array(counts, np.int64), packed)
-
-
-def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """Return what a folder has, in the order of the names' bytes."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise ValueError(
-            f"'{folder}' cannot be listed: {error.strerror}. Give a folder that has one folder of images per class."
-        ) from error
-    return sorted(shown, key=lambda entry: os.fsencode(entry.name))
+    packed_names = packed(name for names_of_class in names for name in names_of_class)
+    return FolderImages(folder, tuple(class_folders), np.array(counts, np.int64), packed_names)
 
 
 def image_names(folder: str) -> list[str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import ray.data
 
-from evaluation.class_names import NOT_SHARED, labels_of_classes, matching_labels
+from evaluation.class_names import NOT_SHARED, labels_of_titles, matching_labels
 from evaluation.decoding import square
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.layouts import open_layout
@@ -24,6 +24,9 @@ NUM_BLOCKS = 8
 
 ORDER_STREAM = 6
 """Second key word of the counter-based generator, as in `generation.shards`: in which order images are read."""
+
+MAX_JUDGING_BYTES = 2_000_000_000
+"""Of images that training is judged by."""
 
 MAX_IMAGES_PER_UNIT = 64
 """Images that are read at once and travel in one block."""
@@ -47,13 +50,23 @@ def real_training_images(
     else:
         source, space = open_layout(place, split="train"), label_space
         shared = np.arange(label_space.num_classes)
-    labels = shared[labels_of_classes(source.classes, place, space)[source.class_numbers()]]
+    by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=False)
+    labels = shared[by_class[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
 def judging_images(images: RealSet, image_size: int) -> ray.data.Dataset:
-    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by."""
+    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by.
+
+    ValueError for one that is not small: it is held in memory.
+    """
+    num_bytes = images.num_images * image_size**2 * 3
+    if num_bytes > MAX_JUDGING_BYTES:
+        raise ValueError(
+            f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
+            "Name a smaller set first in evaluation.sets."
+        )
     read = images.source.opener()
     rows = [
         {"image": square(read(position), image_size), "label": label}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.class_names import NOT_SHARED, labels_of_classes, matching_labels
+from evaluation.class_names import NOT_SHARED, labels_of_titles, matching_labels
 from evaluation.config import EvaluationConfig
 from evaluation.digit_images import DIGITS, is_digits, open_digits
 from evaluation.imagenet import IMAGENET_SETS, classes_of_set, our_labels, real_labels
@@ -63,7 +63,7 @@ def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> Re
         open_digits(name) if is_digits(name) else open_layout(place, devkit=config.paths.get("imagenet_devkit", ""))
     )
     set_space = _classes_of(name, label_space)
-    in_set = labels_of_classes(source.classes, place or name, set_space)
+    in_set = labels_of_titles(source.classes, source.titles, place or name, set_space, name in IMAGENET_SETS)
     ours = matching_labels(set_space, label_space)
     labels = ours[in_set[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)

@@ -17,6 +17,7 @@ from evaluation.page_parts import (
     representation_table,
     robustness,
     section,
+    set_title,
 )
 from evaluation.plots import svg
 
@@ -54,27 +55,31 @@ def best_of_columns(values: Sequence[Sequence[float | None]]) -> set[tuple[int, 
 
 
 def _values_table(head: Sequence[str], models: Collection[str], values: Sequence[Sequence[Any]], rows: Sequence) -> str:
-    """Return a row a model, the largest value of each column in bold."""
+    """Return a row a model, the largest of each column's `values` in bold; None does not compare."""
     bold = {(i, j + 1) for i, j in best_of_columns(values)}
     return html_table(["model", *head], [[name, *row] for name, row in zip(models, rows, strict=True)], bold)
 
 
 def _top1_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
     found = [[one["sets"].get(name, {}) for name in sets] for one in models.values()]
-    head = []
-    for j, name in enumerate(sets):
-        nums = sorted({row[j]["num_shared_classes"] for row in found if row[j]})
-        head.append(f"{name}\n{' or '.join(map(number, nums))} classes")
-    values = [[of_set.get("top1") for of_set in row] for row in found]
+    nums = [
+        sorted({of_set["num_shared_classes"] for of_set in column if of_set}) for column in zip(*found, strict=True)
+    ]
+    head = [f"{name}\n{' or '.join(map(number, of_name))} classes" for name, of_name in zip(sets, nums, strict=True)]
+    compare = [len(of_name) == 1 for of_name in nums]
+    values = [[of_set.get("top1") if ok else None for of_set, ok in zip(row, compare, strict=True)] for row in found]
     cells = [[percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row] for row in found]
-    note = "<p>With its interval; the best of a set in bold. Models compare where as many classes compete.</p>"
+    note = "<p>With its interval. Models compare where as many classes compete: there the best is in bold.</p>"
     return _values_table(head, models, values, cells) + note
 
 
 def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
     if not common or not any(one["model"]["num_images"] for one in models.values()):
-        return "<p>No set is common to all models, or none was trained on generated images.</p>"
-    note = "<p>A line joins models of the same guidance scales, templates and augmentation.</p>"
+        return "<p>No set is common to all models, or none of them was trained on images.</p>"
+    note = (
+        "<p>A line joins models of the same architecture, label space and augmentation, all trained on real images or "
+        "all on generated ones of the same guidance scales and templates.</p>"
+    )
     return svg(plots.growth_figure(models, common)) + note
 
 
@@ -90,17 +95,35 @@ def _transfer_table(models: Mapping[str, Evaluation]) -> str:
     sets = list(dict.fromkeys(name for transfer in transfers for name in transfer["sets"]))
     if not sets:
         return "<p>Not measured.</p>"
-    top1 = [[transfer["sets"].get(name, {}).get("top1") for name in sets] for transfer in transfers]
+    found = [[transfer["sets"].get(name, {}) for name in sets] for transfer in transfers]
+    top1 = [[of_set.get("top1") for of_set in row] for row in found]
     averages = [transfer.get("log_odds_average") for transfer in transfers]
-    values = [[*row, average] for row, average in zip(top1, averages, strict=True)]
+    columns = list(zip(*found, strict=True))
+    compare = [len({_task(of_set) for of_set in column if of_set}) == 1 for column in columns]
+    # An average is over a model's own sets.
+    compare.append(len({tuple(map(_task, row)) for row in found if any(row)}) == 1)
+    values = [
+        [value if ok else None for value, ok in zip([*row, average], compare, strict=True)]
+        for row, average in zip(top1, averages, strict=True)
+    ]
     cells = [[*map(percent, row), number(average)] for row, average in zip(top1, averages, strict=True)]
-    return _values_table([*sets, "average of log-odds"], models, values, cells)
+    head = [set_title(name, *column) for name, column in zip(sets, columns, strict=True)]
+    note = "<p>Averages compare where they are over the same sets. The best of what compares is in bold.</p>"
+    return _values_table([*head, "average of log-odds"], models, values, cells) + note
+
+
+def _task(of_set: Mapping[str, Any]) -> tuple:
+    """Return what tells sets of one name apart: `digits` are those of the classes that a model does not know."""
+    return tuple(of_set.get(key) for key in ("num_classes", "num_trainval", "num_test", "split")) if of_set else ()
 
 
 def _models_table(models: Mapping[str, Evaluation]) -> str:
+    """Return a row a fact, a column a model: models of real images have fewer facts."""
     facts = [facts_of(one) for one in models.values()]
-    rows = [[name, *of_model.values()] for name, of_model in zip(models, facts, strict=True)]
-    return f'<div class="text">{html_table(["model", *facts[0]], rows)}</div>'
+    # The longest first: its order is that of all.
+    titles = dict.fromkeys(title for of_model in sorted(facts, key=len, reverse=True) for title in of_model)
+    rows = [[title, *(of_model.get(title, "-") for of_model in facts)] for title in titles]
+    return f'<div class="text">{html_table(["model", *models], rows)}</div>'
 
 
 def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
@@ -108,8 +131,13 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
     if len(models) < 2 or not common:
         return "<p>There are no two models with a common set.</p>"
     (first, before), *_, (last, after) = models.items()
+    place = escape(common[0])
     pairs = [(row, other, other["top1"] - row["top1"]) for row, other in same_classes(before, after, common[0])]
+    if not pairs:
+        return f"<p>On {place}, {escape(first)} and {escape(last)} have no class in common that a name tells.</p>"
     largest = sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:NUM_DIFFERENCES]
+    if not largest:
+        return f"<p>On {place}, {escape(first)} and {escape(last)} are alike in all {number(len(pairs))} classes.</p>"
     rows = [
         [
             row["class_name"],
@@ -120,16 +148,22 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
         ]
         for row, other, gain in largest
     ]
-    note = (
-        f"<p>On {escape(common[0])}: the {len(rows)} largest differences in top-1, of {number(len(pairs))} classes.</p>"
-    )
+    note = f"<p>On {place}: the {len(rows)} largest differences in top-1, of {number(len(pairs))} classes.</p>"
     return note + html_table(["class", "images", first, last, "difference, points"], rows)
 
 
 def same_classes(first: Evaluation, last: Evaluation, name: str) -> list[tuple[Mapping, Mapping]]:
-    """Return a set's classes with images in both: by label in one label space, otherwise by names that occur once."""
-    key = "label" if first["model"]["label_space"] == last["model"]["label_space"] else "class_name"
-    rows, others = ([row for row in one["sets"][name]["per_class"] if row["top1"] is not None] for one in (first, last))
+    """Return a set's classes with images in both: by label where these agree, otherwise by names that occur once."""
+    per_class = [one["sets"][name]["per_class"] for one in (first, last)]
+    same_space = first["model"]["label_space"] == last["model"]["label_space"]
+    key = "label" if same_space and labels_agree(*per_class) else "class_name"
+    rows, others = ([row for row in side if row["top1"] is not None] for side in per_class)
     counts = [Counter(row[key] for row in side) for side in (rows, others)]
     other_by_key = {row[key]: row for row in others}
     return [(row, other_by_key[row[key]]) for row in rows if all(count[row[key]] == 1 for count in counts)]
+
+
+def labels_agree(rows: plots.Rows, others: plots.Rows) -> bool:
+    """Return whether labels that both have are of one name; two files of classes may be called alike."""
+    names = {row["label"]: row["class_name"] for row in rows}
+    return all(names.get(row["label"], row["class_name"]) == row["class_name"] for row in others)

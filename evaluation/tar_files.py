@@ -6,6 +6,7 @@ Knows neither what classes mean, nor Ray, nor the shards that this project makes
 import json
 import os
 import re
+import reprlib
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def key_and_ending(name: str) -> tuple[str, str]:
 
 
 def _samples_of(path: str) -> list[_Sample]:
-    """Return a tar's samples in the order of their first members."""
+    """Return a tar's samples in the order of their first members; what has another ending is left out."""
     kind = "a tar that is not compressed"
     with told_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
         samples = [_sample(path, file, key, members) for key, members in _members_by_key(path, file).items()]
@@ -113,23 +114,51 @@ def _samples_of(path: str) -> list[_Sample]:
 
 def _members_by_key(path: str, file: BinaryIO) -> dict[str, Members]:
     by_key: dict[str, Members] = {}
+    others: list[str] = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             key, ending = key_and_ending(member.name)
             if not member.isfile() or ending not in IMAGE_ENDINGS + LABEL_ENDINGS:
+                if member.isfile() and ending.rpartition(".")[2] in (*IMAGE_ENDINGS, "cls"):
+                    others.append(member.name)
                 continue
             if ending in by_key.setdefault(key, {}):
                 raise ValueError(f"'{path}' has two of '{key}.{ending}'. Make a tar that has each sample once.")
             by_key[key][ending] = member
     if _read(file, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end
         raise tarfile.ReadError("behind its last whole member is neither a member nor the end")
+    _check_dots(path, others, by_key)
     return by_key
+
+
+def _check_dots(path: str, others: list[str], by_key: dict[str, Members]) -> None:
+    """Raise ValueError if images or labels with dots in what they end with, as `photo.1.jpg`, seem meant as samples.
+
+    One as `a.seg.png` does not, beside the image of a sample `a`, and without a label of its own.
+    """
+    labels = {_stem(name) for name in others if name.lower().endswith(".cls")}
+    images = {_stem(name) for name in others if not name.lower().endswith(".cls")}
+
+    def is_meant(name: str) -> bool:
+        members = by_key.get(key_and_ending(name)[0], {})
+        return _stem(name) in labels & images or members.keys().isdisjoint(IMAGE_ENDINGS)
+
+    if meant := [name for name in others if is_meant(name)]:
+        key, ending = key_and_ending(meant[0])
+        raise ValueError(
+            f"'{path}' has {len(meant)} images and labels with a dot amid their names, as '{meant[0]}': WebDataset "
+            f"ends a key at the first dot behind the folders, so that this is '{ending}' of '{key}'. Rename them."
+        )
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _sample(path: str, file: BinaryIO, key: str, members: Members) -> _Sample | None:
     """Return one sample; None for JSON that is neither of an image nor a label."""
-    labels = [_label(path, file, members[ending]) for ending in LABEL_ENDINGS if ending in members]
-    label = next((label for label in labels if label), "")
+    labelling = next((members[ending] for ending in LABEL_ENDINGS if ending in members), None)
+    label = _label(path, file, labelling) if labelling else ""
     images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
     if len(images) == 1 and label:
         return _Sample(images[0].name, label, images[0].offset_data, images[0].size)
@@ -147,7 +176,8 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
     content = _read(file, member.offset_data, member.size)
     try:
         value = _entry(json.loads(content)) if member.name.lower().endswith("json") else content.decode().strip()
-    except ValueError as error:
+        value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"'{member.name}' in '{path}' cannot be read: {error}. Make a tar that has a label there."
         ) from error
@@ -155,9 +185,10 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | str) or re.fullmatch(r"-\d+|", str(value)):
         raise ValueError(
-            f"'{member.name}' in '{path}' has the label {value!r}. Make a tar whose labels are names or numbers from 0."
+            f"'{member.name}' in '{path}' has the label {reprlib.repr(value)}. Make a tar whose labels are names or "
+            "numbers from 0."
         )
-    return str(int(value)) if str(value).isdecimal() else str(value)
+    return str(value)
 
 
 def _entry(sample: object) -> object:

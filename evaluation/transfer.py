@@ -6,12 +6,14 @@ classifier is fitted again to all of them, and the test images are classified on
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from evaluation.representation import checked_features, checked_labels
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
 
 Solver = Literal["lbfgs", "sgd"]
-"""`lbfgs` is scikit-learn's, for some ten thousand images; `sgd` is torch's, for more, on a GPU where there is one."""
+"""`lbfgs` is scikit-learn's, for some ten thousand images; `sgd` is torch's, for more, best on a GPU."""
 
 C_RANGE = (1e-5, 1e6)
 """Where C is searched. As scikit-learn has it: C times the sum of the images' losses, plus half the squared weights."""
@@ -37,6 +39,9 @@ LBFGS_ITERATIONS = 2000
 SGD_EPOCHS = 100
 SGD_BATCH_SIZE = 1024
 SGD_MOMENTUM = 0.9
+
+ROWS_CLASSIFIED_AT_ONCE = 1024
+"""So many features are copied at a time, whatever their number."""
 
 
 @dataclass(frozen=True)
@@ -87,22 +92,48 @@ class Transfer:
     """Those of the training images."""
 
 
+@dataclass(frozen=True)
+class Search:
+    """How settings are searched."""
+
+    seed: int = 0
+    """Decides the validation images, the settings tried and the order of `sgd`."""
+
+    num_trials: int = 30
+    """How many settings are tried, 1 or more."""
+
+
+SEARCH = Search()
+
+Say = Callable[[str], None]
+"""Takes a line for who waits."""
+
 Classifier = Callable[[np.ndarray], np.ndarray]
 """Features [N, D] to class numbers, int [N]."""
 
-Fit = Callable[[Labelled, Settings, int], Classifier]
-"""What fits a classifier, by settings and a seed, to features with class numbers that all occur."""
+Fit = Callable[[np.ndarray, Settings], Classifier]
+"""What fits a classifier, by settings, to rows of the training images, int [N], among which all classes occur."""
 
 
-def fit_transfer(trainval: Labelled, test: Labelled, solver: Solver, seed: int = 0, num_trials: int = 30) -> Transfer:
-    """Return how a classifier with the best of `num_trials` settings, fitted to `trainval`, does on `test`.
+def fit_transfer(
+    trainval: Labelled,
+    test: Labelled,
+    solver: Solver,
+    device: str = "cpu",
+    say: Say = print,
+    search: Search = SEARCH,
+) -> Transfer:
+    """Return how a classifier with the best settings found, fitted to `trainval`, does on `test`.
 
-    `seed` decides the validation images, the settings tried and SGD's order: the same numbers on the same device.
-    Besides `trainval`, memory holds a copy of it, in its precision (that of `sgd` is single), until settings are found.
+    `device` is torch's name of where `sgd` computes, the same numbers again on the same one; `lbfgs` has the CPU alone.
+    `say` is told of each trial of `sgd`. Besides features in single precision, memory holds one copy of those of
+    `trainval` for `lbfgs`; for `sgd` none, but one on a device other than the CPU.
     """
     trainval, test = numbered(trainval, test)
-    settings, validation_top1 = search(trainval, solver, seed, num_trials)
-    hits = FITS[solver](trainval, settings, seed)(test.features) == test.labels
+    fit = fitter(trainval, solver, search.seed, device)
+    settings, validation_top1 = best_settings(trainval, fit, solver, search, say)
+    classify = fit(np.arange(len(trainval.labels)), settings)
+    hits = classes_of(classify, test.features, np.arange(len(test.labels))) == test.labels
     return Transfer(
         top1=float(hits.mean()),
         mean_per_class=mean_per_class(hits, test.labels),
@@ -115,28 +146,44 @@ def fit_transfer(trainval: Labelled, test: Labelled, solver: Solver, seed: int =
     )
 
 
-def search(trainval: Labelled, solver: Solver, seed: int, num_trials: int) -> tuple[Settings, float]:
-    """Return the first of the best settings by validation top-1, and that; labels are class numbers 0..K-1."""
+def best_settings(trainval: Labelled, fit: Fit, solver: Solver, search: Search, say: Say) -> tuple[Settings, float]:
+    """Return the first of the best settings by validation top-1, and that; `fit` is of `trainval`."""
     import optuna
 
-    held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, seed)
-    if num_trials < 1 or not held_out.any():
+    held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, search.seed)
+    if search.num_trials < 1 or not held_out.any():
         raise ValueError(
-            f"{num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one trial or "
-            "more, and give at least one class with two training images."
+            f"{search.num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one "
+            "trial or more, and give at least one class with two training images."
         )
-    train = Labelled(trainval.features[~held_out], trainval.labels[~held_out])
-    validation = Labelled(trainval.features[held_out], trainval.labels[held_out])
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def validation_top1(trial: "optuna.Trial") -> float:
-        classify = FITS[solver](train, _suggested(trial, solver), seed)
-        return float(np.mean(classify(validation.features) == validation.labels))
+        settings = _suggested(trial, solver)
+        classes = classes_of(fit(train, settings), trainval.features, validation)
+        top1 = float(np.mean(classes == trainval.labels[validation]))
+        if solver == "sgd":
+            say(_said(trial.number + 1, search.num_trials, settings, top1))
+        return top1
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=solver == "sgd")
+    sampler = optuna.samplers.TPESampler(seed=search.seed, multivariate=solver == "sgd")
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(validation_top1, n_trials=num_trials)
+    study.optimize(validation_top1, n_trials=search.num_trials)
     return Settings(**study.best_params), study.best_value
+
+
+def _said(number: int, num_trials: int, settings: Settings, top1: float) -> str:
+    return (
+        f"trial {number} of {num_trials}: C {settings.C:.3g}, learning rate {settings.learning_rate:.3g}, "
+        f"validation top-1 {top1:.2%}"
+    )
+
+
+def classes_of(classify: Classifier, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return what a classifier says of some rows of features, int [number of rows]."""
+    parts = (rows[start : start + ROWS_CLASSIFIED_AT_ONCE] for start in range(0, len(rows), ROWS_CLASSIFIED_AT_ONCE))
+    return np.concatenate([classify(features[part]) for part in parts])
 
 
 def _suggested(trial: "optuna.Trial", solver: Solver) -> Settings:
@@ -161,51 +208,68 @@ def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return held_out
 
 
-def fit_lbfgs(train: Labelled, settings: Settings, _seed: int) -> Classifier:
-    """Return scikit-learn's logistic regression on features as they are; it depends on no seed."""
+def fitter(trainval: Labelled, solver: Solver, seed: int, device: str) -> Fit:
+    """Return what fits classifiers to rows of `trainval`, whose labels are class numbers 0..K-1."""
+    if solver == "lbfgs":
+        return lambda rows, settings: fit_lbfgs(trainval, rows, settings)
+    features, labels = _on(device, np.asarray(trainval.features, np.float32)), _on(device, trainval.labels)
+    return lambda rows, settings: fit_sgd(features, labels, rows, settings, seed)
+
+
+def _on(device: str, array: np.ndarray) -> torch.Tensor:
+    """Return an array on a device, on the CPU without a copy: nobody writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # as Ray's are
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def fit_lbfgs(trainval: Labelled, rows: np.ndarray, settings: Settings) -> Classifier:
+    """Return scikit-learn's logistic regression on features as they are; no seed decides anything.
+
+    It has one BLAS thread: products are small, and threads that wait for each other on shared cores take many times as
+    long.
+    """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     regression = LogisticRegression(C=settings.C, max_iter=LBFGS_ITERATIONS)
-    return regression.fit(train.features, train.labels).predict
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # as of `LBFGS_ITERATIONS`
+        return regression.fit(trainval.features[rows], trainval.labels[rows]).predict
 
 
-def fit_sgd(train: Labelled, settings: Settings, seed: int) -> Classifier:
-    """Return a linear layer on L2-normalised features, trained from zeros by SGD with cosine decay.
+def fit_sgd(
+    features: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, settings: Settings, seed: int
+) -> Classifier:
+    """Return a linear layer on L2-normalised features, trained from zeros by SGD with cosine decay, where they are.
 
     Batches, epochs and momentum are the source's, which searches a weight decay of 1e-12..1e-4 for all parameters. Our
     choice: the decay is 1 / (C N) for N images and leaves the bias alone, so that C is that of `lbfgs` (for
     three classes or more); the rate is held to the decay's inverse, well below where decay alone makes weights explode.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    features = torch.tensor(train.features, dtype=torch.float32, device=device)
-    labels = torch.tensor(train.labels, dtype=torch.int64, device=device)
-    layer = torch.nn.Linear(features.shape[1], int(labels.max()) + 1, device=device)
+    layer = torch.nn.Linear(features.shape[1], int(labels.max()) + 1, device=features.device)
     for parameter in layer.parameters():
         torch.nn.init.zeros_(parameter)
-    decay = 1 / (settings.C * len(features))
+    decay = 1 / (settings.C * len(rows))
     groups = [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias]}]
     optimizer = torch.optim.SGD(groups, lr=min(settings.learning_rate, 1 / decay), momentum=SGD_MOMENTUM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, SGD_EPOCHS)
     random = np.random.default_rng(seed)
     for _ in range(SGD_EPOCHS):
-        for rows in torch.from_numpy(random.permutation(len(features))).to(device).split(SGD_BATCH_SIZE):
-            loss = functional.cross_entropy(layer(functional.normalize(features[rows])), labels[rows])
+        for batch in torch.from_numpy(random.permutation(rows)).to(features.device).split(SGD_BATCH_SIZE):
+            loss = functional.cross_entropy(layer(functional.normalize(features[batch])), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
-    return lambda others: _classes_by_layer(layer, others, device)
+    return lambda others: _classes_by_layer(layer, others)
 
 
 @torch.inference_mode()
-def _classes_by_layer(layer: torch.nn.Linear, features: np.ndarray, device: str) -> np.ndarray:
+def _classes_by_layer(layer: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
     """Return the class number of each L2-normalised row, int64 [N]."""
-    batches = (features[start : start + SGD_BATCH_SIZE] for start in range(0, len(features), SGD_BATCH_SIZE))
-    tensors = (torch.tensor(batch, dtype=torch.float32, device=device) for batch in batches)
-    return torch.cat([layer(functional.normalize(batch)).argmax(dim=1).cpu() for batch in tensors]).numpy()
-
-
-FITS: dict[Solver, Fit] = {"lbfgs": fit_lbfgs, "sgd": fit_sgd}
+    on_device = torch.tensor(features, dtype=torch.float32, device=layer.weight.device)
+    return layer(functional.normalize(on_device)).argmax(dim=1).cpu().numpy()
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:

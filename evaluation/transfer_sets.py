@@ -86,7 +86,8 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
         raise ValueError(
             f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
         )
-    listing = layout.read(name, folder)
+    with told_as(ValueError, folder, name, Exception):  # who knows what damaged files, and readers of them, end with
+        listing = layout.read(name, folder)
     trainval, test = (_source(name, folder, listing.classes, items) for items in (listing.trainval, listing.test))
     return TransferSet(name, trainval, test, layout.solver, listing.split)
 
@@ -116,8 +117,7 @@ def _by_torchvision(name: str, folder: str) -> Listing:
         "flowers": (datasets.Flowers102, ["train", "val"]),
         "food101": (datasets.Food101, ["train"]),
     }[name]
-    with told_as(ValueError, folder, name, RuntimeError, KeyError):
-        parts = {part: make(folder, split=part, loader=str) for part in [*parts_of_trainval, "test"]}
+    parts = {part: make(folder, split=part, loader=str) for part in [*parts_of_trainval, "test"]}
 
     def items(part: str) -> list[Item]:
         pairs = (parts[part][position] for position in range(len(parts[part])))
@@ -132,7 +132,7 @@ def _pets(_name: str, folder: str) -> Listing:
 
     def items(split: str) -> list[Item]:
         lines = Path(folder, "oxford-iiit-pet/annotations", f"{split}.txt").read_text().splitlines()
-        files = [line.split()[0] for line in lines]
+        files = [line.split()[0] for line in lines if line.strip()]
         return [(f"oxford-iiit-pet/images/{file}.jpg", file.rpartition("_")[0]) for file in files]
 
     trainval = items("trainval")
@@ -170,11 +170,13 @@ def _inat(name: str, folder: str) -> Listing:
 
 
 def _annotated(file: Path) -> list[Item]:
-    """Return the images of a file of annotations as COCO has them."""
-    with told_as(ValueError, str(file), "annotations of images", KeyError, json.JSONDecodeError):
+    """Return the images of a file of annotations as COCO has them; ValueError with the file's name."""
+    try:
         content = json.loads(file.read_bytes())
-        file_of = {image["id"]: image["file_name"] for image in content["images"]}
-        return [(file_of[entry["image_id"]], str(entry["category_id"])) for entry in content["annotations"]]
+        file_of = {image["id"]: os.fsdecode(image["file_name"]) for image in content["images"]}
+        return [(file_of[entry["image_id"]], str(int(entry["category_id"]))) for entry in content["annotations"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file.name}: {error!r}") from error
 
 
 def _cog(_name: str, folder: str) -> Listing:

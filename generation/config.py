@@ -298,6 +298,9 @@ class DataConfig:
             raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
         if self.replays < 0 or (self.replays and not self.tee):
             raise ValueError(f"data.replays is {self.replays}; give 0, or 1 or more with data.tee.")
+        for name in ("shards", "real"):
+            if getattr(self, name) and self.source != name:
+                raise ValueError(f"data.{name} is given, but data.source is {self.source}. Add data.source={name}.")
         if self.source == "real" and not self.real:
             raise ValueError("data.source is real, but data.real names no images. Give digits, or a folder of classes.")
         if self.source != "stream" and self.tee:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from evaluation.kept_outputs import KeptOutputs
 from evaluation.layouts import open_layout
-from evaluation.outputs import ROW, Asked, Crop, Network, ask_network
+from evaluation.outputs import ROW, Asked, Crop, Network, ask_network, crop_for
 from evaluation.real_sets import whole_set
 from ray_jobs.cluster import check_placement, connect, evaluation_demand
 from ray_jobs.config import JobConfig, load_config
@@ -51,13 +51,11 @@ def main() -> None:
     with user_errors():
         options, arguments = split_options(sys.argv[1:], ("images",))
         config = load_config(JobConfig, arguments)
-        num_images = int(options.get("images", "1000"))
+        num_images = parse_images(options.get("images", "1000"), config)
         connect()
         check_placement([evaluation_demand(config.evaluation)])
     crop_size = config.evaluation.crop_size or 224
-    crop = Crop(
-        config.evaluation.resize_size or round(crop_size * 256 / 224), crop_size, config.evaluation.interpolation
-    )
+    crop = crop_for(crop_size, config.evaluation, has_border=True)
     network = Network(random_checkpoint(config.training, crop_size), config.evaluation, ("guesses",), [[]])
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), num_images)
@@ -71,6 +69,14 @@ def main() -> None:
     print(f"evaluation, files read and decoded: {told.images_per_second:.1f} images/s, {fraction:.3f} of it")
     print(f"memory of all processes, MB, by fifths of the time, highest: {told.memory()}")
     sys.exit(fraction < MIN_FRACTION)
+
+
+def parse_images(text: str, config: JobConfig) -> int:
+    """Return how many photographs are made; ValueError unless they fill several units of reading."""
+    least = 8 * config.evaluation.num_readers * config.evaluation.batch_size
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"--images is '{text}'. Give {least} or more, so that there is a first and a last batch.")
+    return int(text)
 
 
 @dataclass
@@ -144,6 +150,8 @@ def run(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Told:
     asked = Asked(images, crop, KeptOutputs(folder / "outputs", images.num_images), np.arange(images.num_images))
     for _, columns in ask_network([asked], network, config.evaluation):
         last_at = time.monotonic()
+        if not columns["is_read"].all():
+            raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
         if not rows:
             first_at = last_at
             watcher.start()
@@ -153,7 +161,8 @@ def run(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Told:
     ended.set()
     watcher.join()
     told.seconds = last_at - first_at
-    assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(images.num_images))
+    if not np.array_equal(np.sort(np.concatenate(rows)), np.arange(images.num_images)):
+        raise RuntimeError("Not every photograph came once.")
     return told
 
 

@@ -9,10 +9,13 @@ from generation.model_files import PROJECT_ROOT
 
 
 def commit() -> str:
-    """Return the commit of the code that runs, `unknown` outside a repository."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
-    )
+    """Return the commit of the code that runs, `unknown` outside a repository or where there is no git."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "unknown"
     return said.stdout.strip() or "unknown"
 
 

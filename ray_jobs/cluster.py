@@ -35,6 +35,8 @@ def connect() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Not `auto`, which also finds the private Ray of another job, and waits for it at an address it does not listen on.
+    if os.environ.get("RAY_ADDRESS") == "auto":
+        del os.environ["RAY_ADDRESS"]
     address = services.get_ray_address_from_environment(None, None)  # pyright: ignore[reportArgumentType]
     if address is None:
         start_local()

@@ -90,6 +90,8 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     if "tee_then_replay" in config.arms:
         check_workers(config.training)
     real_samples(config, recipe, seed=0)
+    if "real" in config.arms:
+        samples_of(config.real_images, config, recipe, seed=0)
     return config, recipe, run_dir
 
 

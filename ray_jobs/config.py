@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin
+from typing import Any, Literal, TypeVar, cast, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -100,9 +100,9 @@ class MiniatureConfig(JobConfig):
     """How many images `1x` is."""
 
     multiples: tuple[int, ...] = (1, 3, 10)
-    """How many times as many a classifier is taught."""
+    """How many times as many a classifier is taught: two or more, which are compared."""
 
-    strong_augmentation: str = "multi_crop"
+    strong_augmentation: Literal["none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global"] = "multi_crop"
     """What `training.augmentation` is compared with."""
 
     def __post_init__(self) -> None:
@@ -110,6 +110,15 @@ class MiniatureConfig(JobConfig):
         if self.images_per_class < 1 or not self.multiples or min(self.multiples) < 1:
             raise ValueError(
                 f"images_per_class is {self.images_per_class} and multiples {self.multiples}; give 1 or more."
+            )
+        if len(set(self.multiples)) < max(2, len(self.multiples)):
+            raise ValueError(
+                f"multiples are {', '.join(map(str, self.multiples))}; give two or more, each once, such as [1, 3, 10]."
+            )
+        if self.strong_augmentation == self.training.augmentation:
+            raise ValueError(
+                f"strong_augmentation is {self.strong_augmentation}, and so is training.augmentation: nothing would be "
+                "compared. Give another."
             )
 
 

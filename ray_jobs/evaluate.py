@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.config import EvaluationConfig
-from evaluation.evaluate import Planned, evaluate, plan_evaluation
+from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
 from evaluation.model import Model, open_model
 from evaluation.pages import csv_text, model_page
 from generation.labels import LabelSpace
@@ -25,6 +25,7 @@ from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_writable, new_path, resolve, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
+from training.network import check_features
 
 
 def main() -> None:
@@ -33,12 +34,12 @@ def main() -> None:
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
         model = open_checkpoint(config.checkpoint)
-        check_writable(model.path.parent)
         check_asked(config.evaluation)
         planned = plan(config.evaluation, model.label_space)
+        check_evaluation(planned, config.evaluation, model.run_dir, model.crop_size, model.architecture)
         connect()
         check_placement([evaluation_demand(config.evaluation)])
-    with errors_at_work():
+    with user_errors(), errors_at_work():
         write_evaluation(model, planned, config, lambda text: announce(started_at, text))
 
 
@@ -63,11 +64,24 @@ def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
     return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
 
 
+def check_evaluation(
+    planned: Planned, config: EvaluationConfig, run_dir: Path, trained_size: int, architecture: str
+) -> None:
+    """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
+    check_shown(planned, config, trained_size)
+    if config.representation or planned.transfers:
+        check_features(architecture)
+    outputs = resolve(config.outputs) if config.outputs else run_dir
+    check_writable(next(path for path in (outputs, *outputs.parents) if path.exists()))
+    if run_dir.exists():
+        check_writable(run_dir)
+
+
 def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
-    """Evaluate, print a table, and write a new folder beside the checkpoint; return what evaluation.json holds."""
-    run_dir = model.path.parent
+    """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds."""
+    run_dir = model.run_dir
     evaluation = {
-        "model": model.facts(run_dir.name),
+        "model": model.facts(model.name),
         "circumstances": circumstances(),
         "settings": to_yaml(config),
         **evaluate(model, planned, config.evaluation, outputs_folder(model, config), say),
@@ -84,7 +98,7 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Cal
 
 def outputs_folder(model: Model, config: JobConfig) -> Path:
     """Return where what a model says of images is kept."""
-    return resolve(config.evaluation.outputs) if config.evaluation.outputs else model.path.parent / "outputs"
+    return resolve(config.evaluation.outputs) if config.evaluation.outputs else model.run_dir / "outputs"
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:

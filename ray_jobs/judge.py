@@ -4,6 +4,7 @@ The judge is a classifier that was trained on real images (`data.source=real`); 
 config's recipe, made for the purpose, or those kept in `data.shards`. Writes `judgement.json` and `report.html`.
 """
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import psutil
 from ray.data import Dataset
 
+from evaluation.generated import shared_classes
 from evaluation.judgement import Judged, judgement
 from evaluation.judgement_page import judgement_page
 from evaluation.model import Model
 from evaluation.outputs import Outputs, outputs_of, outputs_of_generated
 from evaluation.real_sets import RealSet
 from generation.indices import Wanted
+from generation.plan import plan_sample
 from generation.recipe import Recipe
 from generation.service import start_generation
 from generation.shard_set import ShardSet, check_same, read_shard_set
@@ -27,7 +30,7 @@ from generation.stream import stream_samples
 from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand, generation_demand
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
-from ray_jobs.evaluate import open_checkpoint, outputs_folder, plan
+from ray_jobs.evaluate import check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
@@ -46,7 +49,7 @@ def main() -> None:
     def say(text: str) -> None:
         announce(started_at, text)
 
-    with errors_at_work():
+    with user_errors(), errors_at_work():
         (real,) = outputs_of(
             [job.real],
             job.judge,
@@ -100,8 +103,17 @@ def prepare(arguments: list[str]) -> Prepared:
         )
     if not config.evaluation.sets:
         raise ValueError("evaluation.sets names no real images to compare with. Add evaluation.sets=NAME.")
-    real = plan(config.evaluation, judge.label_space).sets[0]
-    return Prepared(config, recipe, run_dir, judge, real, open_shards(config, recipe))
+    first = dataclasses.replace(config.evaluation, sets=config.evaluation.sets[:1], transfer=(), representation=True)
+    planned = plan(first, judge.label_space)
+    check_evaluation(planned, first, judge.run_dir, judge.crop_size, judge.architecture)
+    real = dataclasses.replace(planned.sets[0], has_border=False)  # as generated images are shown, and the judge's were
+    shards = open_shards(config, recipe)
+    indices = (
+        range(shards.first_index, shards.first_index + shards.num_images) if shards else range(config.num_generated)
+    )
+    labels = np.array([plan_sample(recipe, index).label for index in indices])
+    shared_classes(real.labels, labels, config.num_neighbours)
+    return Prepared(config, recipe, run_dir, judge, real, shards)
 
 
 def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
@@ -140,7 +152,7 @@ def see(job: Prepared, samples: Dataset) -> Judged:
 
 def judged(said: Outputs, labels: np.ndarray) -> Judged:
     """Return a set's images, as the judge sees them."""
-    return Judged(labels, said.columns["feature"], said.columns["prediction"][:, 0])
+    return Judged(labels, said.read("feature"), said.read("prediction")[:, 0])
 
 
 def facts(job: Prepared) -> dict[str, str]:

@@ -17,11 +17,12 @@ import numpy as np
 import psutil
 import ray
 
-from evaluation.findings import Cell
+from evaluation.digit_images import DIGITS
+from evaluation.findings import FORMS, Cell
 from evaluation.miniature_report import markdown, write_plots
 from evaluation.real_sets import RealSet
 from generation.config import GenerationConfig
-from generation.digits.real_digits import training_digits
+from generation.digits.real_digits import IMAGE_SIZE, training_digits
 from generation.plan import plan_sample
 from generation.recipe import Recipe
 from generation.service import start_generation
@@ -34,9 +35,13 @@ from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.config import TrainingConfig
+from training.network import check_architecture
 
 LINE_SECONDS = 15.0
 """How often a line says how it goes."""
+
+WITHOUT_EFFECT = ("ema_decay", "reuse", "num_workers", "accumulate_batches", "real_images")
+"""Settings of `training` that `training.in_memory` does not know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,7 @@ def main() -> None:
     with user_errors():
         config, recipe, run_dir, sets = prepare(sys.argv[1:])
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
+        experiments, judges = plan_experiments(config, recipe, chosen), judging(sets)
         connect()
         check_placement([generation_demand(config.generation)])
         lock = claim(run_dir, to_yaml(config))
@@ -76,9 +82,8 @@ def main() -> None:
         num_images = sum(map(len, chosen.values()))
         announce(started_at, f"{num_images:,} images of {len(chosen)} kinds are generated")
         generated = generate(recipe, config.generation, chosen, started_at)
-        experiments = plan_experiments(config, recipe, chosen)
         announce(started_at, f"{len(experiments)} classifiers are trained")
-        cells = run_experiments(experiments, generated, judging(sets), started_at)
+        cells = run_experiments(experiments, generated, judges, started_at)
     write_results(run_dir, config, cells, time.time() - started_at)
     release(lock)
     announce(started_at, f"everything is in {run_dir}: README.md, results.json")
@@ -89,13 +94,77 @@ def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[R
     config = load_config(MiniatureConfig, arguments)
     run_dir = resolve(config.output)
     check_output(run_dir)
+    check_images(config)
+    check_training(config.training)
+    check_sets(config.evaluation.sets)
     recipe = open_recipe(config)
-    sets = plan(config.evaluation, recipe.label_space).sets
-    if [images.name for images in sets][:1] != ["digits"] or len(sets) < 2:
-        raise ValueError("evaluation.sets must be digits and shifts of them, such as [digits,digits/noisy].")
-    if len(recipe.guidance_scale) < 2 or recipe.guidance_draw != "one_of":
-        raise ValueError("recipe.guidance_scale needs two scales or more, and guidance_draw one_of.")
-    return config, recipe, run_dir, sets
+    check_kinds(recipe)
+    return config, recipe, run_dir, plan(config.evaluation, recipe.label_space).sets
+
+
+def check_images(config: MiniatureConfig) -> None:
+    """Raise ValueError if generated images cannot be laid beside the real digits, or lack a form to compare."""
+    if config.recipe_file:
+        raise ValueError(
+            f"'{config.recipe_file}' is a recipe file, which does not say which prompt form a template is. Give a "
+            "config with recipe.templates."
+        )
+    for name, wanted in (("label_space", DIGITS), ("image_size", IMAGE_SIZE)):
+        if (given := getattr(config.recipe, name)) != wanted:
+            raise ValueError(f"recipe.{name} is {given}; the real digits' is {wanted}. Give {wanted}.")
+    if missing := [form for form in FORMS if form not in config.recipe.templates]:
+        raise ValueError(
+            f"recipe.templates are {', '.join(config.recipe.templates)}; the findings also need {', '.join(missing)}. "
+            "Add what is missing."
+        )
+    if config.images_per_class > (fewest := np.bincount(training_digits()[1]).min()):
+        raise ValueError(
+            f"images_per_class is {config.images_per_class}, but there are {fewest} real digits of a class. Give "
+            f"{fewest} or less."
+        )
+
+
+def check_training(training: TrainingConfig) -> None:
+    """Raise ValueError for an unknown architecture, and for settings that change nothing in memory on a CPU."""
+    if training.gpus_per_worker:
+        raise ValueError(
+            f"training.gpus_per_worker is {training.gpus_per_worker:g}; these classifiers are trained on CPUs. Give 0."
+        )
+    usual = TrainingConfig()
+    for name in WITHOUT_EFFECT:
+        if (given := getattr(training, name)) != getattr(usual, name):
+            raise ValueError(
+                f"training.{name} is {given}, which changes nothing here, where images are in memory. Leave it out."
+            )
+    check_architecture(training.architecture)
+
+
+def check_sets(names: Sequence[str]) -> None:
+    """Raise ValueError unless these are the digits, and then shifts of them."""
+    shifts = [name.partition("/") for name in names[1:]]
+    if names[:1] != (DIGITS,) or not shifts or not all(place == DIGITS and shift for place, _, shift in shifts):
+        raise ValueError(
+            f"evaluation.sets are {', '.join(names) or 'empty'}; give digits, and then shifts of them, such as "
+            "[digits,digits/noisy]."
+        )
+
+
+def check_kinds(recipe: Recipe) -> None:
+    """Raise ValueError unless each kind of image comes, and as often as the others: `choose_indices` waits for all."""
+    scales = recipe.guidance_scale
+    if len(set(scales)) < max(2, len(scales)) or recipe.guidance_draw != "one_of":
+        raise ValueError(
+            f"recipe.guidance_scale is {', '.join(f'{scale:g}' for scale in scales)} and guidance_draw "
+            f"{recipe.guidance_draw}; give two scales or more, each once, and one_of."
+        )
+    if twice := {text for text in recipe.templates if recipe.templates.count(text) > 1}:
+        raise ValueError(f"recipe.templates has '{min(twice)}' twice. Give each form once.")
+    for name in ("class_weights", "template_weights"):
+        if weights := getattr(recipe, name):
+            raise ValueError(
+                f"recipe.{name} are {', '.join(f'{weight:g}' for weight in weights)}; the grid has as many images of "
+                "each class and form. Leave them out."
+            )
 
 
 Kind = tuple[str, float]

@@ -49,18 +49,27 @@ def real_samples(config: JobConfig, recipe: Recipe, seed: int) -> TrainingSample
     training = config.training
     if not training.real_images:
         return None
-    place = training.real_images if training.real_images == "digits" else str(resolve(training.real_images))
-    return samples_of(place, config, recipe, seed)
+    return samples_of(training.real_images, config, recipe, seed)
 
 
 def samples_of(real_images: str, config: JobConfig, recipe: Recipe, seed: int) -> TrainingSamples:
-    """Return the real images of a place, in an order of the seed."""
-    images = real_training_images(real_images, recipe.label_space, recipe.image_size, seed, config.data.num_readers)
+    """Return the real images of a place, in an order of the seed; ValueError if they are not there."""
+    images = real_training_images(
+        real_place(real_images), recipe.label_space, recipe.image_size, seed, config.data.num_readers
+    )
     return TrainingSamples(images.num_images, images.open, "real", images.names_hash)
+
+
+def real_place(place: str) -> str:
+    """Return `digits` as it is, and anything else as an absolute path."""
+    return place if place == "digits" else str(resolve(place))
 
 
 class StreamSource:
     """A pool of generators; what it makes may be kept."""
+
+    names_hash = 0
+    """Samples that a recipe makes have no names."""
 
     service: GenerationService
 
@@ -147,6 +156,8 @@ class StreamSource:
 class NoPool:
     """What is at work where nothing is generated."""
 
+    names_hash = 0
+
     def num_actors(self) -> int:
         """Return 0."""
         return 0
@@ -208,11 +219,12 @@ class RealSource(NoPool):
         """Take the images, of which some are held out; ValueError if there are too few."""
         if config.training.real_images:
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
-        place = config.data.real if config.data.real == "digits" else str(resolve(config.data.real))
+        place = real_place(config.data.real)
         images = real_training_images(
             place, recipe.label_space, recipe.image_size, config.training.seed, config.data.num_readers
         )
         self.place = place
+        self.names_hash = images.names_hash
         self.held_out_images, self.train = images.split(config.training.num_held_out)
 
     def start(self) -> None:

@@ -23,7 +23,7 @@ from ray_jobs.cluster import (
 )
 from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
-from ray_jobs.evaluate import plan, write_evaluation
+from ray_jobs.evaluate import check_evaluation, plan, write_evaluation
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import (
     check_output,
@@ -69,14 +69,16 @@ def main() -> None:
         announce(started_at, "training starts; its first samples are in samples.png, where they are generated")
         checkpoint_file, progress = train(job)
         counts = source.counts()
-    with errors_at_work():
-        evaluation = evaluate(job, checkpoint_file, lambda text: announce(started_at, text))
-    summary = summarize(recipe, counts, progress, evaluation, started_at)
-    print_summary(summary)
-    write_json(run_dir / "summary.json", summary)
-    with errors_at_work():
-        source.finish()
-    release(lock)
+    evaluation: dict[str, Any] = {}
+    try:
+        with user_errors(), errors_at_work():
+            source.finish()
+            evaluation = evaluate(job, checkpoint_file, lambda text: announce(started_at, text))
+    finally:  # what was trained is told, whatever becomes of its evaluation
+        summary = summarize(recipe, counts, progress, evaluation, started_at)
+        print_summary(summary)
+        write_json(run_dir / "summary.json", summary)
+        release(lock)
     print(f"Everything is in {run_dir}")
 
 
@@ -107,6 +109,8 @@ def prepare(arguments: list[str]) -> Prepared:
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
     planned = plan(config.evaluation, recipe.label_space)
+    trained_size = config.training.crop_size or recipe.image_size
+    check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
     real = real_samples(config, recipe, config.training.seed)
     job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, [])
     return dataclasses.replace(job, notes=check_resumed(job)) if config.resume else job
@@ -119,7 +123,9 @@ def check_resumed(job: Prepared) -> list[str]:
     if found is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
     job.source.keep_turns(found.content["run"]["sets"][SET_SIZE])
-    check_goes_on(found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.real))
+    check_goes_on(
+        found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.source.names_hash, job.real)
+    )
     return [*faults, f"going on from {found.path.name}"]
 
 

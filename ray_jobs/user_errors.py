@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from evaluation.model import EvaluationError
 from generation.generator import GenerationFailedError
 from generation.storage import StorageError
 
-KNOWN_AT_WORK = (GenerationFailedError, StorageError)
+KNOWN_AT_WORK = (GenerationFailedError, StorageError, EvaluationError)
 """What tells a user what to do, wherever it happens."""
 
 USER_ERROR_STATUS = 2

@@ -74,7 +74,9 @@ def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingCo
         if name not in MAY_CHANGE and saved.get(name) != value:
             different[f"training.{name}"] = (saved.get(name), value)
     before = checkpoint["run"]["sets"]
-    different |= {name: (before.get(name), number) for name, number in sets.items() if before.get(name) != number}
+    for name in before.keys() | sets.keys():
+        if before.get(name) != sets.get(name):
+            different[name] = (before.get(name), sets.get(name))
     for name in ("num_workers", "accumulate_batches") if config.deterministic and config.reuse != 1 else ():
         if saved[name] != getattr(config, name):
             different[f"training.{name}"] = (saved[name], getattr(config, name))

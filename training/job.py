@@ -30,13 +30,17 @@ class TrainingSamples:
     """Of files, where samples are files: whether they are the same ones when a run goes on."""
 
 
-SET_SIZE, REAL_SET_SIZE, REAL_NAMES = "images in the set", "real images", "hash of the real images' names"
+SET_SIZE, SET_NAMES = "images in the set", "hash of their names"
+REAL_SET_SIZE, REAL_NAMES = "real images", "hash of the real images' names"
 """What checkpoints keep of the sets that serials count in."""
 
 
-def sets_of(num_images: int, real: TrainingSamples | None) -> dict[str, int]:
+def sets_of(num_images: int, names_hash: int, real: TrainingSamples | None) -> dict[str, int]:
     """Return what a run has to find again when it goes on, by what a user calls it."""
-    return {SET_SIZE: num_images} | ({REAL_SET_SIZE: real.num_images, REAL_NAMES: real.names_hash} if real else {})
+    names = {SET_NAMES: names_hash} if names_hash else {}
+    return (
+        {SET_SIZE: num_images} | names | ({REAL_SET_SIZE: real.num_images, REAL_NAMES: real.names_hash} if real else {})
+    )
 
 
 CHECKPOINTS, TRAIN_FOLDER = "checkpoints", "ray_train"

@@ -83,6 +83,13 @@ class CosineHead(torch.nn.Module):
         return functional.linear(functional.normalize(features, dim=1), directions) / self.temperature
 
 
+def check_features(name: str) -> None:
+    """Raise ValueError if a network of this name has no linear layer at its end, which is given its features."""
+    if name not in COMMON:
+        with torch.device("meta"):
+            _last_layer(build_network(name, 7, "linear", 1.0), 7)
+
+
 def features_and_logits(
     network: torch.nn.Module, num_classes: int, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

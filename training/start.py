@@ -37,7 +37,7 @@ class Start:
 
 def agreed_start(job: FitJob) -> Start:
     """Return where all workers go on: the first of them chooses the checkpoint."""
-    sets = sets_of(job.samples.num_images, job.real)
+    sets = sets_of(job.samples.num_images, job.samples.names_hash, job.real)
     path = choose_checkpoint(job.checkpoints) if ray.train.get_context().get_world_rank() == 0 else None
     started_at, path = broadcast_from_rank_zero((time.time(), path))
     if path is None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.class_names import NOT_SHARED, labels_of_classes, matching_labels
+from evaluation.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
 from generation.labels import ClassEntry, LabelSpace, load_label_space
 
 BIRDS = LabelSpace(
@@ -106,3 +106,18 @@ def test_the_hundred_are_found_among_the_thousand_and_the_other_nine_hundred_are
     assert (ours == NOT_SHARED).sum() == 900
     there = matching_labels(hundred, thousand)
     assert [thousand.classes[label] for label in there] == list(hundred.classes)
+
+
+def test_titles_of_numbered_classes_go_before_their_numbers():
+    space = LabelSpace("digits", tuple(ClassEntry(name) for name in ("zero", "one", "two")))
+    titles = ("one", "two", "zero")  # sorted by name, as Hugging Face numbers the classes of folders
+    assert labels_of_titles(["0", "1", "2"], titles, "/d", space, is_order_known=False).tolist() == [1, 2, 0]
+    assert labels_of_titles(["0", "2"], titles, "/d", space, is_order_known=True).tolist() == [1, 0]
+
+
+def test_titles_that_name_no_classes_are_refused_unless_the_order_is_known():
+    space = LabelSpace("digits", tuple(ClassEntry(name) for name in ("zero", "one")))
+    assert labels_of_titles(["0", "1"], ("nought, 0", "unity"), "/d", space, is_order_known=True).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="called like no class of digits: nought, 0, unity"):
+        labels_of_titles(["0", "1"], ("nought, 0", "unity"), "/d", space, is_order_known=False)
+    assert labels_of_titles(["1", "0"], (), "/d", space, is_order_known=False).tolist() == [1, 0]

@@ -105,10 +105,20 @@ def test_a_file_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path: Path):
     content = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.jpg").write_text("no image")
-    for name in ("cut.png", "text.jpg", "gone.jpg"):
+    for name in ("cut.png", "text.jpg"):
         named = re.escape(str(tmp_path / name))
-        with pytest.raises(StorageError, match=f"^The image '{named}' cannot be decoded: .* Put a whole one in"):
+        with pytest.raises(
+            UnreadableImageError, match=f"^The image '{named}' cannot be decoded: .* Put a whole one in"
+        ):
             read_image(str(tmp_path / name))
+
+
+def test_a_file_that_is_not_there_is_no_damaged_image(tmp_path: Path):
+    with pytest.raises(
+        StorageError, match=r"gone\.jpg' cannot be read on .*: No such file or directory\. Is its folder"
+    ) as said:
+        read_image(str(tmp_path / "gone.jpg"))
+    assert not isinstance(said.value, UnreadableImageError)
 
 
 def test_bytes_are_read_as_files_are_and_called_by_the_name_that_is_given():

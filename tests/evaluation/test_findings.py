@@ -1,8 +1,9 @@
 """What a grid says of the paper's findings, on grids whose answer is known."""
 
 import pytest
+from scipy import stats
 
-from evaluation.findings import Cell, Difference, Finding, difference, findings, verdict_of
+from evaluation.findings import Cell, Difference, Finding, difference, excess, findings, quantile, verdict_of
 
 FORMS, SCALES, SIZES, WAYS = ("class_name", "definition", "background"), (1.0, 5.0), ("1x", "10x"), ("plain", "strong")
 NUMBERS = {"1x": 100, "10x": 1000}
@@ -57,12 +58,44 @@ def test_cells_without_a_pair_are_refused():
         (-0.03, 0.02, 9, "not shown"),
         (-0.05, 0.02, 9, "the contrary"),
         (0.05, 0.0, 1, "not shown"),
+        (0.12, 0.01, 2, "not shown"),
+        (-0.12, 0.01, 2, "not shown"),
+        (0.13, 0.01, 2, "shown"),  # two pairs need 12.7 errors
+        (0.023, 0.01, 9, "not shown"),  # nine need 2.306
+        (0.023, 0.01, 18, "shown"),  # eighteen need 2.110
+        (0.0204, 0.01, 900, "not shown"),  # and more than 31 the 2.042 of 31
     ],
 )
-def test_a_difference_is_shown_above_two_errors_of_several_pairs(
+def test_the_fewer_pairs_there_are_the_more_errors_a_difference_must_be_from_zero(
     mean: float, error: float, num_pairs: int, verdict: str
 ):
     assert verdict_of(Difference(mean, error, num_pairs)) == verdict
+
+
+def test_quantiles_are_those_of_students_t():
+    assert [quantile(degrees) for degrees in range(1, 31)] == pytest.approx(
+        stats.t.ppf(0.975, range(1, 31)).tolist(), abs=0.0005
+    )
+    assert quantile(31) == quantile(30)
+
+
+def test_the_difference_of_two_gains_has_both_errors_and_the_fewer_pairs():
+    found = excess(Difference(-0.07, 0.04, 27), Difference(0.05, 0.03, 2))
+    assert (found.mean, found.error, found.num_pairs) == (pytest.approx(-0.12), pytest.approx(0.05), 2)
+
+
+def test_what_two_pairs_of_real_images_say_of_augmentation_is_not_taken_for_more():
+    cells = [each for each in grid(strong=-0.1) if each.data == "generated"]
+    real = [
+        cell("", 0.0, size, way, 0.6 + harm * (way == "strong"))
+        for size, harm in (("1x", 0.0), ("10x", -0.02))
+        for way in WAYS
+    ]
+    told = findings(cells + real)[1]  # -10 on generated and -1 +- 1 on real images: 9 errors, of 12.7
+    assert told.verdict == "not shown"
+    assert "-1.0 ± 1.0 points over 2 pairs on real images" in told.evidence
+    assert "over 12 pairs on generated" in told.evidence
+    assert "The fewer pairs, 2, decide" in told.evidence
 
 
 def test_a_grid_in_which_all_helps_shows_it():

@@ -1,5 +1,7 @@
 """What a judge makes of generated images, on features worked out by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -41,5 +43,16 @@ def test_the_page_says_which_classes_are_covered_least_first():
         "judgement": judgement(REAL, half, NAMES, num_neighbours=1),
     }
     page = judgement_page(told)
-    assert "a &lt;b&gt;" in page
+    assert '<div class="text facts"><div class="wide"><table><tbody><tr><td>judge</td><td>a &lt;b&gt;</td>' in page
     assert page.index(">one<") < page.index(">zero<")
+
+
+def test_the_page_has_a_name_in_each_row_and_counts_with_their_thousands_apart():
+    found = judgement(REAL, REAL, NAMES, num_neighbours=1)
+    found["overall"] |= {"num_generated": 20000, "num_real": 1257}
+    page = judgement_page({"facts": {}, "circumstances": {}, "judgement": found})
+    first, *_ = (re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", page))
+    assert first[0] == "all 2"
+    assert first[-2:] == ["20,000", "1,257"]
+    for head in re.findall(r"<thead>(.*?)</thead>", page):
+        assert head.count("<th>") == len(first)

@@ -28,11 +28,13 @@ def rows(*numbers: int) -> Columns:
     }
 
 
-def check(columns: Columns, *numbers: int) -> None:
-    assert columns.keys() == rows().keys()
-    for name, expected in rows(*numbers).items():
-        assert columns[name].dtype == expected.dtype
-        np.testing.assert_array_equal(columns[name], expected)
+def check(kept: KeptOutputs, *numbers: int) -> None:
+    expected = rows(*numbers)
+    assert kept.rows().tolist() == list(numbers)
+    for name in ("feature", "guess"):
+        found = kept.read(name)
+        assert found.dtype == expected[name].dtype
+        np.testing.assert_array_equal(found, expected[name])
 
 
 def test_rows_come_back_in_order_with_their_shapes_and_types(tmp_path: Path):
@@ -43,10 +45,10 @@ def test_rows_come_back_in_order_with_their_shapes_and_types(tmp_path: Path):
     kept.add(rows(2))
     kept.flush()
     assert len(list(tmp_path.glob("part-*.parquet"))) == 2
-    check(kept.read(), 0, 2, 3, 5)
-    assert kept.read()["feature"].shape == (4, 2)
+    check(kept, 0, 2, 3, 5)
+    assert kept.read("feature").shape == (4, 2)
     assert kept.missing().tolist() == [1, 4]
-    check(opened(tmp_path).read(), 0, 2, 3, 5)
+    check(opened(tmp_path), 0, 2, 3, 5)
 
 
 def test_what_two_writers_wrote_is_there_once(tmp_path: Path):
@@ -55,7 +57,7 @@ def test_what_two_writers_wrote_is_there_once(tmp_path: Path):
         writer.add(rows(*numbers))
         writer.flush()
     kept = opened(tmp_path)
-    check(kept.read(), 0, 1, 2, 4)
+    check(kept, 0, 1, 2, 4)
     assert kept.missing().tolist() == [3, 5]
 
 
@@ -64,7 +66,7 @@ def test_of_nothing_all_rows_are_missing_and_nothing_is_written(tmp_path: Path):
     kept.add(rows())
     kept.flush()
     assert kept.missing().tolist() == [0, 1, 2]
-    assert kept.read()["row"].tolist() == []
+    assert (kept.rows().tolist(), kept.read("feature").tolist()) == ([], [])
     assert [path.name for path in tmp_path.iterdir()] == ["about.json"]
     assert opened(tmp_path, num_rows=0).missing().tolist() == []
 
@@ -101,7 +103,7 @@ def test_a_file_that_was_not_finished_is_as_if_it_were_not_there(tmp_path: Path)
     (part,) = tmp_path.glob("part-*.parquet")
     (tmp_path / ".0123456789abcdef").write_bytes(part.read_bytes()[:100])
     assert kept.missing().tolist() == [2, 3, 4, 5]
-    check(kept.read(), 0, 1)
+    check(kept, 0, 1)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 3, 200])
@@ -112,7 +114,7 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path, num_bytes: int)
         kept.flush()
     damaged = sorted(tmp_path.glob("part-*.parquet"))[1]
     damaged.write_bytes(damaged.read_bytes()[:num_bytes])
-    for look in (kept.missing, kept.read):
+    for look in (kept.missing, lambda: kept.read("feature")):
         with pytest.raises(StorageError, match=rf"^'{re.escape(str(damaged))}' cannot be read: .* Remove it: it is "):
             look()
     damaged.unlink()

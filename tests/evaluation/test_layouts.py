@@ -1,6 +1,7 @@
 """Real image sets in the layouts in which they lie on disk: which images are found, and that each keeps its class."""
 
 import io
+import json
 import pickle
 import re
 import tarfile
@@ -75,12 +76,28 @@ def validation(folder: Path, *numbers: int) -> Path:
     return folder
 
 
-def parquet(path: Path, rows: Sequence[tuple], label: pa.DataType = INT64, group: int = 2) -> Path:
-    """Write rows of bytes, path and label, some to a row group."""
+def parquet(
+    path: Path, rows: Sequence[tuple], label: pa.DataType = INT64, group: int = 2, described: bytes = b""
+) -> Path:
+    """Write rows of bytes, path and label, some to a row group, with what Hugging Face describes."""
     images = [{"bytes": row[0], "path": row[1]} for row in rows]
     columns = {"image": pa.array(images, PARQUET_IMAGE), "label": pa.array([row[2] for row in rows], label)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=group)
+    table = pa.table(columns).replace_schema_metadata({b"huggingface": described} if described else None)
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def class_label(names: object, kind: str = "ClassLabel") -> bytes:
+    """Return how Hugging Face describes columns: those of an image and of a label that has names."""
+    label = {"num_classes": 2, "names": names, "names_file": None, "id": None, "_type": kind}
+    return json.dumps({"info": {"features": {"image": {"_type": "Image"}, "label": label}}}).encode()
+
+
+def png_at(path: Path, grey: int = 1) -> Path:
+    """Make a small image there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(grey))
     return path
 
 
@@ -248,6 +265,62 @@ def test_classes_that_are_numbers_are_sorted_as_numbers_and_others_as_names(tmp_
     assert classes_of(parquet_images(str(dictionary))) == ["tench", "10", "Kite"]
 
 
+@pytest.mark.parametrize("names", [["tench", "auk", "kite"], {"0": "tench", "2": "kite", "1": "auk"}])
+def test_the_names_that_a_table_has_for_numbers_are_titles(tmp_path: Path, names: object):
+    for i, kind in enumerate((INT64, pa.dictionary(pa.int8(), INT64))):
+        rows = [(png(1), None, 2), (png(2), None, 0)]
+        source = parquet_images(str(parquet(tmp_path / f"{i}.parquet", rows, kind, described=class_label(names))))
+        assert source.titles == ("tench", "auk", "kite")
+        assert source.classes == ("0", "2")
+        assert classes_of(source) == ["2", "0"]
+
+
+def test_there_are_no_titles_where_no_numbers_are_named(tmp_path: Path):
+    described = (b"", b"{}", b"[]", b'{"info": {"features": {"text": 1}}}', class_label(None), class_label([], "Value"))
+    for i, content in enumerate(described):
+        path = parquet(tmp_path / f"{i}.parquet", [(png(1), None, 0)], described=content)
+        assert parquet_images(str(path)).titles == ()
+    path = parquet(tmp_path / "s.parquet", [(png(1), None, "auk")], pa.string(), described=class_label(["kite"]))
+    assert parquet_images(str(path)).titles == ()
+
+
+@pytest.mark.parametrize(
+    ("described", "told"),
+    [
+        (b"{", r"cannot be read as Hugging Face's description of its columns: Expecting"),
+        (b"[" * 10**5, r"cannot be read as Hugging Face's description of its columns: "),
+        (class_label("kite"), r"does not say which class each number is: kite\. Name"),
+        (class_label(["auk", ""]), r"does not say which class each number is: \['auk', ''\]\."),
+        (class_label({"1": "auk", "2": "kite"}), r"does not say which class each number is: \['', 'auk'\]\."),
+        (class_label(["auk"]), r"row 1 has the label 1, and its ClassLabel has 1 names, from 0\."),
+    ],
+)
+def test_a_table_that_does_not_name_each_number_is_refused(tmp_path: Path, described: bytes, told: str):
+    path = parquet(tmp_path / "a.parquet", [(png(1), None, 0), (png(2), None, 1)], described=described)
+    with pytest.raises(ValueError, match=rf"^'[^\n]*a\.parquet' {told}[^\n]*\.$"):
+        parquet_images(str(path))
+
+
+def test_files_whose_tables_differ_are_refused(tmp_path: Path):
+    for i, names in enumerate((["auk", "kite"], ["auk", "kite"], ["kite", "auk"])):
+        parquet(tmp_path / f"{i}.parquet", [(png(i), None, 0)], described=class_label(names))
+    with pytest.raises(ValueError, match=r"^'2\.parquet' in '.*' has other names for .* than '0\.parquet'\. Give"):
+        parquet_images(str(tmp_path))
+    (tmp_path / "2.parquet").unlink()
+    assert parquet_images(str(tmp_path)).titles == ("auk", "kite")
+    parquet(tmp_path / "3.parquet", [(png(3), None, 0)])  # has no table
+    with pytest.raises(ValueError, match=r"^'3\.parquet' in '.*' has other names for .* than '0\.parquet'\. Give"):
+        parquet_images(str(tmp_path))
+
+
+def test_sets_whose_tables_differ_have_another_hash(tmp_path: Path):
+    hashes = set()
+    for i, described in enumerate((b"", class_label(["auk", "kite"]), class_label(["kite", "auk"]))):
+        path = parquet(tmp_path / str(i) / "a.parquet", [(b"", "1.png", 0)], described=described)
+        hashes.add(parquet_images(str(path)).names_hash)
+    assert len(hashes) == 3
+
+
 def test_images_without_a_path_are_called_by_their_row(tmp_path: Path):
     path = parquet(
         tmp_path / "a.parquet", [(png(1), None, 0), (png(2), "b.png", 1), (b"no image", None, 1), (None,) * 2 + (0,)]
@@ -325,10 +398,51 @@ def test_files_that_say_no_split_are_of_any(tmp_path: Path):
         ("top_images-00000-of-00002.parquet", "top_images"),
         ("0000.parquet", ""),
         ("trainspotting.tar", ""),
+        ("imagenet-dev-train-00000-of-00002.parquet", "train"),
+        ("train-00000-of-00002-1val2.parquet", "train"),
+        ("my-train-set-val-000.tar", "validation"),
+        ("val-train-test.tar", "test"),
     ],
 )
-def test_splits_are_words_in_names(name: str, split: str):
+def test_splits_are_words_in_names_the_last_of_which_counts(name: str, split: str):
     assert split_of(name) == split
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ("train-1-of-3", r"has 1 of the 3 parts that 'train-1-of-3\.parquet' tells of: part 0 is missing\. Put"),
+        ("train-0-of-3 train-2-of-3-6ad5", r"has 2 of the 3 parts that 'train-0-of-3\..*: part 1 is missing\. Put"),
+        ("train-00000-of-00002 train-0-of-2", r"part 0 twice: 'train-0-of-2\.parquet' and 'train-00000-of-00002\."),
+        ("train-0-of-1-6ad5 train-0-of-1-77ab", r"part 0 twice: 'train-0-of-1-6ad5\.parquet' and 'train-0-of-1-77ab"),
+        (
+            "train-0-of-1 train-0-of-2 train-1-of-2",
+            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet', which are not",
+        ),
+        (
+            "train train-0-of-1",
+            r"'train-0-of-1\.parquet' and 'train\.parquet', which are not parts of one whole\. Take",
+        ),
+        ("train-0-of-1 train-1-of-1", r"^'train-1-of-1\.parquet' in '.*' is no part of 1, which are counted from 0\."),
+    ],
+)
+def test_a_split_without_a_part_or_with_one_twice_is_refused(tmp_path: Path, files: str, told: str):
+    parquet(tmp_path / "validation-00000-of-00001.parquet", [(png(7), None, 0)])
+    for grey, file in enumerate(files.split()):
+        parquet(tmp_path / f"{file}.parquet", [(png(grey), None, 0)])
+    with pytest.raises(ValueError, match=rf"{told}[^\n]*\.$"):
+        open_layout(str(tmp_path), split="train")
+    assert greys(open_layout(str(tmp_path))) == [7]
+    assert greys(open_layout(str(tmp_path / f"{files.split(maxsplit=1)[0]}.parquet"))) == [0]
+
+
+def test_a_split_of_tars_without_a_part_is_refused(tmp_path: Path):
+    for part in (0, 1, 3):
+        tar(tmp_path / f"set-train-{part:06}-of-000004.tar", {"png": png(part), "cls": 0})
+    with pytest.raises(ValueError, match=r"has 3 of the 4 parts that .*: part 2 is missing\. Put all of them there"):
+        open_layout(str(tmp_path))
+    tar(tmp_path / "set-train-000002-of-000004.tar", {"png": png(2), "cls": 0})
+    assert greys(open_layout(str(tmp_path))) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("label", "kind"), [(-1, pa.int64()), (None, pa.int64()), ("", pa.string())])
@@ -397,6 +511,10 @@ def test_labels_of_a_tar_are_numbers_or_names_in_cls_or_json(tmp_path: Path):
     assert classes(image | {"cls": b" 007\n"}, image | {"json": {"label": 12, "height": 8}}) == ["7", "12"]
     assert classes(image | {"json": {"cls": 4}}, image | {"json": {"label": "4", "cls": 5}}) == ["4", "4"]
     assert classes(image | {"cls": b"3", "json": {"label": 8}}) == ["3"]
+    assert classes(image | {"cls": b"3", "json": b"no JSON"}, image | {"cls": b"4", "json": {"label": 0.5}}) == [
+        "3",
+        "4",
+    ]
     assert classes(image | {"cls": b"tench"}, image | {"json": {"label": "kite"}}) == ["tench", "kite"]
 
 
@@ -408,9 +526,11 @@ def test_members_that_are_no_sample_are_left_out(tmp_path: Path):
         list__json=b"[1]",
         a__txt=b"a caption",
         a__seg__png=png(9),
+        a__coarse__cls=b"1",
+        a__v2__json=b"{}",
         a__cls=b"0",
         a__jpg=png(5),
-        **{"__hidden__jpg": b"no image"},
+        **{"__hidden__jpg": b"no image", "____a__jpg": b"a Mac's"},
     )
     source = tar_images(str(path))
     assert (greys(source), names_in(source, tmp_path)) == ([5], ["a.tar/a.jpg"])
@@ -444,12 +564,36 @@ def test_keys_and_endings_are_webdatasets(name: str):
         ({"a__json": b'{"label": 0.5}', "a__jpg": b""}, r"'a\.json' in .* has the label 0\.5\. Make"),
         ({"a__json": b'{"label": true}', "a__jpg": b""}, r"'a\.json' in .* has the label True\. Make"),
         ({"a__json": b"{", "a__jpg": b""}, r"'a\.json' in .* cannot be read: Expecting"),
+        ({"a__json": b"[" * 10**5, "a__jpg": b""}, r"'a\.json' in .*a\.tar' cannot be read: .*recursion"),
+        ({"a__cls": b"1" * 5000, "a__jpg": b""}, r"'a\.cls' in .*a\.tar' cannot be read: Exceeds the limit"),
+        ({"a__json": b'{"label": %s}' % (b"1" * 5000), "a__jpg": b""}, r"'a\.json' in .* cannot be read: Exceeds"),
+        ({"a__json": b'{"label": [%s0]}' % (b"0," * 5000), "a__jpg": b""}, r"the label \[0, 0, 0, 0, 0, 0, \.\.\.\]\."),
         ({"a__txt": b"0"}, r"have no labelled images\. Give tars"),
     ],
 )
 def test_samples_that_are_no_image_with_its_label_are_refused(tmp_path: Path, members: dict[str, bytes], told: str):
     path = raw_tar(tmp_path / "a.tar", **members)
     with pytest.raises(ValueError, match=rf"^[^\n]*{told}[^\n]*\.$"):
+        tar_images(str(path))
+
+
+@pytest.mark.parametrize(
+    ("members", "num_meant", "first"),
+    [
+        ({"photo__1__jpg": b"", "photo__1__cls": b"0"}, 2, "photo.1.jpg"),
+        ({"photo__1__cls": b"0", "photo__1__JPG": b""}, 2, "photo.1.cls"),
+        ({"photo__jpg": b"", "photo__cls": b"0", "photo__1__jpg": b"", "photo__1__cls": b"0"}, 2, "photo.1.jpg"),
+        ({"photo__1__jpg": b"", "photo__1__json": b'{"label": 0}'}, 1, "photo.1.jpg"),
+        ({"photo__1__jpg": b"", "photo__json": b"{}", "photo__1__cls": b"0"}, 2, "photo.1.jpg"),
+    ],
+)
+def test_images_and_labels_with_a_dot_amid_their_names_are_refused_beside_samples(
+    tmp_path: Path, members: dict[str, bytes], num_meant: int, first: str
+):
+    path = raw_tar(tmp_path / "a.tar", good__jpg=png(1), good__cls=b"0", **members)
+    ending = first.removeprefix("photo.").lower()
+    told = rf"has {num_meant} images and labels with a dot .*, as '{first}': .* this is '{ending}' of 'photo'\. Rename"
+    with pytest.raises(ValueError, match=told):
         tar_images(str(path))
 
 
@@ -516,6 +660,42 @@ def test_a_class_that_is_called_like_a_split_is_a_class(tmp_path: Path):
         (tmp_path / name / "a.png").write_bytes(png(1))
     for split in ("", "train"):
         assert open_layout(str(tmp_path), split).classes == ("bus", "test", "train")
+
+
+def test_a_class_that_is_called_like_a_split_may_have_folders(tmp_path: Path):
+    for name in ("bus/a", "dev/a", "dev/sub/a", "kite/a", "test/sub/a"):
+        png_at(tmp_path / f"{name}.png")
+    for split in ("", "validation", "train", "test"):
+        source = open_layout(str(tmp_path), split)
+        assert source.classes == ("bus", "dev", "kite", "test")
+        assert classes_of(source) == ["bus", "dev", "kite"]
+
+
+def test_a_folder_of_figures_beside_splits_makes_them_no_classes(tmp_path: Path):
+    for grey, name in enumerate(("figures/a", "train/bus/a", "val/bus/a")):
+        png_at(tmp_path / f"{name}.png", grey)
+    assert greys(open_layout(str(tmp_path))) == [2]
+    assert greys(open_layout(str(tmp_path), split="train")) == [1]
+
+
+def test_where_only_other_folders_have_a_layout_they_are_named(tmp_path: Path):
+    def told(*names: str, split: str = "") -> str:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in names:
+            png_at(root / name / "a.png")
+        with pytest.raises(ValueError, match=r"^[^\n]* has no images whose classes are known[^\n]*\.$") as error:
+            open_layout(str(root), split)
+        return str(error.value).replace(str(root), "ROOT")
+
+    assert told("train/bus") == (
+        "'ROOT' has no images whose classes are known, and no folder validation or test of such. Other folders in it "
+        "have some: train. Give the one that you mean, as 'ROOT/train'."
+    )
+    assert "have some: data/train, data/val. Give" in told("data/train/bus", "data/val/bus")
+    assert told("data/train/bus", "data/val/bus").endswith("as 'ROOT/data/val'.")
+    assert told("data/train/bus", "data/val/bus", split="train").endswith("as 'ROOT/data/train'.")
+    assert "no folder train of such. Other folders in it have some: val. Give" in told("val/bus", split="train")
+    assert "some: a, b, c, d, e, ... Give" in told(*(f"{name}/bus" for name in "abcdef"))
 
 
 def test_images_in_folders_and_beside_them_are_refused(tmp_path: Path):

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from evaluation import kept_outputs, outputs
 from evaluation.config import EvaluationConfig
-from evaluation.model import Model
+from evaluation.model import EvaluationError, Model
 from evaluation.outputs import Crop, ImageReader, Kinds, Network, Outputs, Reading, best_guesses, crop_for, outputs_of
 from evaluation.real_files import list_images
 from evaluation.real_sets import RealSet, open_set
@@ -80,11 +80,16 @@ def said_alone(images: RealSet, among: list[int]) -> dict[str, np.ndarray]:
     }
 
 
+def all_of(said: Outputs) -> dict[str, np.ndarray]:
+    return {"row": said.rows} | {name: said.read(name) for name in ("prediction", "confidence", "feature")}
+
+
 def check(said: Outputs, expected: dict[str, np.ndarray], atol: float = 1e-5) -> None:
     """Compare; batches of other sizes may add up in another order."""
-    assert said.columns.keys() == expected.keys()
-    for name, column in expected.items():
-        np.testing.assert_allclose(said.columns[name], column, rtol=1e-4, atol=atol if column.dtype.kind == "f" else 0)
+    np.testing.assert_array_equal(said.rows, expected["row"])
+    for name in ("prediction", "confidence", "feature"):
+        column = expected[name]
+        np.testing.assert_allclose(said.read(name), column, rtol=1e-4, atol=atol if column.dtype.kind == "f" else 0)
 
 
 # What needs no cluster
@@ -131,7 +136,7 @@ def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
     checkpoint = untrained().checkpoint
     checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
     answer = Network(checkpoint, ALONE, kinds, [[]]).load()
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(EvaluationError, match="NaN or infinite"):
         answer(0, np.zeros((1, 32, 32, 3), dtype=np.uint8))
 
 
@@ -195,14 +200,14 @@ def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch
 )
 def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
     config = EvaluationConfig(**settings)
-    assert crop_for(untrained(image_size=224), config, has_border=True) == expected
-    assert crop_for(untrained(image_size=256, crop_size=224), config, has_border=True) == expected
+    assert crop_for(untrained(image_size=224).crop_size, config, has_border=True) == expected
+    assert crop_for(untrained(image_size=256, crop_size=224).crop_size, config, has_border=True) == expected
 
 
 def test_an_image_without_a_border_is_shown_as_a_whole():
     config = EvaluationConfig(resize_size=64)
-    assert crop_for(untrained(), config, has_border=False) == Crop(32, 32, "bicubic")
-    assert crop_for(untrained(), config, has_border=True) == Crop(64, 32, "bilinear")
+    assert crop_for(untrained().crop_size, config, has_border=False) == Crop(32, 32, "bicubic")
+    assert crop_for(untrained().crop_size, config, has_border=True) == Crop(64, 32, "bilinear")
 
 
 # What needs one
@@ -216,15 +221,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_all_images_of_all_sets_are_asked_as_one_process_would(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(outputs, "MAX_BLOCKS", 3, raising=False)  # fewer than units, as where there are thousands
+def test_all_images_of_all_sets_are_asked_as_one_process_would(photos: Path, tmp_path: Path):
     sets = [birds(photos), birds(write_photos(tmp_path / "two", auk=5, owl=6), "auks and owls")]
     (of_all, of_two), told = ask(sets, tmp_path / "outputs", IN_ODD_PARTS)
     check(of_all, said_alone(sets[0], [0, 1, 2]))
     check(of_two, said_alone(sets[1], [0, 2]))
-    assert len(set(of_all.columns["prediction"][:, 0])) > 1
+    assert len(set(of_all.read("prediction")[:, 0])) > 1
     assert (of_all.unreadable, of_two.unreadable, told) == ((), (), [])
 
 
@@ -245,11 +247,11 @@ def test_what_is_kept_is_not_asked_again_and_of_half_the_parts_the_rest_is(
     for row in still_kept:
         Path(images.source.names()[row]).unlink()
     (again,), told = ask([images], kept, replace(ALONE, batch_size=5))
-    check(again, first.columns)
+    check(again, all_of(first))
     assert told == [f"birds: {len(still_kept)} of 60 images are kept already"]
     shutil.rmtree(folder)
     (once_more,), told = ask([images], kept, ALONE)
-    check(once_more, again.columns, atol=0)
+    check(once_more, all_of(again), atol=0)
     assert told == []
 
 

@@ -49,7 +49,11 @@ def one_set(top1: float = 0.75, num_classes: int = 2, names: str = "class") -> d
             {"confidence": None, "accuracy": None, "num_images": 0},
         ],
         "per_class": per_class,
-        "confusions": [{"label": i, "predicted": (i + 1) % num_classes, "num_images": 1} for i in range(num_classes)],
+        "confusions": [
+            {"label": i, "predicted": predicted, "num_images": num_images}
+            for i in range(num_classes)
+            for predicted, num_images in ((i, 3), ((i + 1) % num_classes, 1))
+        ],
     }
 
 
@@ -65,7 +69,7 @@ def evaluated(name: str = "mine", sets: dict[str, Any] | None = None, **others: 
             "num_images": 20000,
             "trained_on": "generated",
             "num_trained": 80000,
-            "recipe_sha256": "5e1f",
+            "recipe_sha256": "1f82c32187e19dcc",
             "guidance_scale": [1.0, 2.5],
             "templates": ["a photo of a {}"],
             "augmentation": "crops",
@@ -83,7 +87,7 @@ def representation(sparsity: float = 0.25) -> dict[str, Any]:
 
 
 def transfer(top1: float = 0.8125) -> dict[str, Any]:
-    of_set = {"top1": top1, "mean_per_class": 0.8, "C": 0.316, "validation_top1": 0.79}
+    of_set: dict[str, Any] = {"top1": top1, "mean_per_class": 0.8, "C": 0.316, "validation_top1": 0.79}
     return {
         "sets": {"flowers": of_set | {"num_trainval": 2040, "num_test": 6149, "num_classes": 102}},
         "log_odds_average": 1.4663,
@@ -141,6 +145,7 @@ def test_a_page_says_what_was_evaluated_and_where():
     told = {row[0]: row[1] for row in cells(page) if len(row) == 2}
     assert told["trained on"] == "20,000 generated images, 80,000 uses"
     assert told["guidance scale"] == "1, 2.5"
+    assert told["recipe"] == "1f82c32187e1"
     assert told["commit"] == "cbdc476"
     assert told["machine"] == "x86_64, 2 cores"
     assert "<h1>mine</h1>" in page
@@ -185,7 +190,6 @@ def test_a_set_without_images_and_a_model_without_sets_have_pages():
 
 def test_of_many_classes_the_commonest_confusions_are_listed_by_name():
     many = one_set(num_classes=101)
-    many["confusions"] = [{"label": 5, "predicted": 5, "num_images": 3}, *many["confusions"]]
     many["confusions"].append({"label": 7, "predicted": 100, "num_images": 2})
     page = model_page(evaluated(sets={"big": many}))
     listed = [row for row in cells(page) if len(row) == 4]
@@ -212,20 +216,69 @@ def test_side_by_side_the_best_is_bold_and_what_is_missing_a_dash():
 
 @pytest.mark.parametrize("num_models", [1, 3, 8])
 def test_some_models_have_a_page(num_models: int):
-    page = side_by_side_page([FULL, *(evaluated(f"other {i}") for i in range(1, num_models))])
-    assert all(f">other {i}</text>" in page for i in range(1, num_models))
+    names = ["mine", *(f"other {i}" for i in range(1, num_models))]
+    page = side_by_side_page([FULL, *map(evaluated, names[1:])])
+    assert [row[0] for row in cells(page) if row[1:] and "75.00%" in row[1]][:num_models] == names
+    assert all(f">{name}</text>" in page for name in names)
 
 
-def test_sets_in_which_other_numbers_of_classes_compete_say_so():
+def test_sets_in_which_other_numbers_of_classes_compete_say_so_and_have_no_best():
     page = side_by_side_page([evaluated(), evaluated("b", sets={"digits": one_set(num_classes=3)})])
     assert "<th>digits\n2 or 3 classes</th>" in page
+    assert "<b>" not in page
+
+
+def test_the_best_average_of_log_odds_is_bold_among_models_with_the_same_transfer_sets_alone():
+    better: dict[str, Any] = transfer(0.9) | {"log_odds_average": 2.1972}
+    same = cells(side_by_side_page([FULL, evaluated("b", transfer=better)]))
+    assert ["b", "<b>90.00%</b>", "<b>2.197</b>"] in same
+    more = better | {"sets": better["sets"] | {"cars": better["sets"]["flowers"]}}
+    other = cells(side_by_side_page([FULL, evaluated("b", transfer=more)]))
+    assert ["b", "<b>90.00%</b>", "90.00%", "2.197"] in other
+
+
+def test_transfer_to_other_classes_under_the_same_name_has_no_best():
+    fewer = transfer(0.9)
+    fewer["sets"]["flowers"]["num_classes"] = 5
+    assert ["b", "90.00%", "1.466"] in cells(side_by_side_page([FULL, evaluated("b", transfer=fewer)]))
+
+
+def test_a_transfer_set_says_whose_split_it_has_where_that_is_known():
+    drawn = transfer()
+    drawn["sets"]["flowers"]["split"] = "drawn"
+    one = evaluated("b", transfer=drawn)
+    assert "<td>flowers\ndrawn split</td>" in model_page(one)
+    assert "<th>flowers\ndrawn split</th>" in side_by_side_page([FULL, one])
+
+
+def test_models_are_told_a_fact_a_row_and_one_of_real_images_has_no_recipe_of_prompts():
+    real = evaluated("real")
+    real["model"] |= {"trained_on": "real", "architecture": "resnet50"}
+    told = {row[0]: row[1:] for row in cells(side_by_side_page([real, FULL])) if row}
+    assert told["architecture"] == ["resnet50", "resnet18"]
+    assert told["guidance scale"] == ["-", "1, 2.5"]
+    assert told["templates"] == ["-", "a photo of a {}"]
+    assert told["augmentation"] == ["crops", "crops"]
+    assert told["recipe"] == ["1f82c32187e1", "1f82c32187e1"]
+    assert told["date"] == ["2026-11-24", "2026-11-24"]
+
+
+@pytest.mark.parametrize(("name", "num_top1", "says"), [("digits", 3, False), ("digits", 4, True)])
+def test_confusions_say_where_other_labels_than_the_images_own_are_right(name: str, num_top1: int, says: bool):
+    of_set = one_set()
+    of_set["per_class"][0]["num_top1"] = num_top1
+    assert ("By the image's own label" in model_page(evaluated(sets={name: of_set}))) == says
+
+
+def test_confusions_of_reassessed_labels_say_so_even_where_the_counts_are_equal():
+    assert "By the image's own label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
 
 
 def test_classes_are_compared_from_the_first_model_to_the_last_largest_difference_first():
     last = one_set()
     last["per_class"][0]["top1"], last["per_class"][1]["top1"] = 1.0, 0.0
     told = cells(side_by_side_page([evaluated(), BARE, evaluated("last", sets={"digits": last})]))
-    rows = [row for row in told if row and row[0].startswith("class")]
+    rows = [row for row in told if row and row[0].startswith("class ")]
     assert rows == [
         ["class 1", "4", "75.00%", "0.00%", "-75.00"],
         ["class 0", "4", "75.00%", "100.00%", "+25.00"],
@@ -240,6 +293,31 @@ def test_classes_of_other_label_spaces_are_the_same_by_a_name_that_occurs_once()
         for row, name in zip(one["sets"]["digits"]["per_class"], names, strict=True):
             row["class_name"] = name
     assert [(row["label"], other["label"]) for row, other in same_classes(first, last, "digits")] == [(2, 0)]
+
+
+def test_classes_of_two_files_of_one_name_are_the_same_by_label_where_their_names_agree_alone():
+    first, last = evaluated(), evaluated()
+    for one, names in ((first, ["cat", "dog", "fox"]), (last, ["cat", "fox", "dog"])):
+        one["sets"]["digits"] = one_set(num_classes=3)
+        for row, name in zip(one["sets"]["digits"]["per_class"], names, strict=True):
+            row["class_name"] = name
+    pairs = same_classes(first, last, "digits")
+    assert [(row["label"], other["label"]) for row, other in pairs] == [(0, 0), (1, 2), (2, 1)]
+
+
+def test_classes_of_one_label_space_that_share_a_name_are_told_apart_by_label():
+    one = evaluated(sets={"digits": one_set(num_classes=2)})
+    for row in one["sets"]["digits"]["per_class"]:
+        row["class_name"] = "crane"
+    assert [(row["label"], other["label"]) for row, other in same_classes(one, one, "digits")] == [(0, 0), (1, 1)]
+
+
+def test_classes_without_a_difference_or_a_common_name_are_a_sentence():
+    other = evaluated("other", sets={"digits": one_set(names="kind")})
+    for last, sentence in ((BARE, "are alike in all 2 classes."), (other, "have no class in common that a name tells")):
+        page = side_by_side_page([evaluated(), last])
+        assert sentence in page
+        assert "difference, points" not in page
 
 
 def test_nothing_cannot_be_laid_side_by_side():

@@ -1,5 +1,8 @@
 """What an evaluation's figures are drawn from, and the SVG that comes out."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
@@ -22,9 +25,17 @@ def classes(num: int) -> list[dict]:
     ]
 
 
-def trained_on(num_images: int, top1: float, augmentation: str = "crops") -> dict:
-    model = {"num_images": num_images, "guidance_scale": [2.0], "templates": ["{}"], "augmentation": augmentation}
-    return {"model": model, "sets": {"digits": {"top1": top1}}}
+def trained_on(num_images: int, top1: float, **others: object) -> dict:
+    taught = {"trained_on": "generated", "guidance_scale": [2.0], "templates": ["{}"], "augmentation": "crops"}
+    model = {"num_images": num_images, "architecture": "resnet18", "label_space": "digits", **taught}
+    return {"model": model | others, "sets": {"digits": {"top1": top1}}}
+
+
+def joined(models: dict[str, dict]) -> list[list[list[float]]]:
+    """Numbers of images and top-1 of each grey line with more than one model."""
+    lines = growth_figure(models, ["digits"]).axes[0].lines
+    data = [[[*np.asarray(x)], [*np.asarray(y)]] for x, y in (line.get_data() for line in lines)]
+    return [line for line in data if len(line[0]) > 1]
 
 
 def tick_names(figure: Figure, panel: int = 0) -> list[str]:
@@ -69,13 +80,22 @@ def test_a_lone_model_has_its_first_set_as_a_reference_and_interval_bars():
     np.testing.assert_allclose(ends, [[0.8, 0.95], [0.4, 0.4]])
 
 
-def test_the_confusion_matrix_has_hits_on_its_diagonal_and_no_room_for_classes_that_do_not_occur():
-    counts = confusion_counts(CATS_AND_DOGS, [{"label": 0, "predicted": 2, "num_images": 1}])
+HITS = [{"label": 0, "predicted": 0, "num_images": 3}, {"label": 2, "predicted": 2, "num_images": 2}]
+
+
+def test_the_confusion_matrix_has_no_room_for_classes_that_do_not_occur():
+    counts = confusion_counts(CATS_AND_DOGS, [*HITS, {"label": 0, "predicted": 2, "num_images": 1}])
+    np.testing.assert_array_equal(counts, [[3, 1], [0, 2]])
+
+
+def test_a_guess_of_another_accepted_label_is_off_the_diagonal_and_counted_once():
+    both_accepted = [CATS_AND_DOGS[0] | {"num_top1": 4, "top1": 1.0}, *CATS_AND_DOGS[1:]]
+    counts = confusion_counts(both_accepted, [*HITS, {"label": 0, "predicted": 2, "num_images": 1}])
     np.testing.assert_array_equal(counts, [[3, 1], [0, 2]])
 
 
 def test_a_class_without_images_that_others_are_taken_for_is_in_the_matrix():
-    counts = confusion_counts(CATS_AND_DOGS, [{"label": 0, "predicted": 1, "num_images": 1}])
+    counts = confusion_counts(CATS_AND_DOGS, [*HITS, {"label": 0, "predicted": 1, "num_images": 1}])
     np.testing.assert_array_equal(counts, [[3, 1, 0], [0, 0, 0], [0, 0, 2]])
 
 
@@ -99,14 +119,35 @@ def test_a_hundred_classes_are_all_drawn():
 
 
 def test_models_of_the_same_ingredients_are_joined_in_order_of_their_images():
-    models = {"c": trained_on(4000, 0.9), "a": trained_on(1000, 0.5), "other": trained_on(2000, 0.3, "none")}
-    lines = growth_figure(models, ["digits"]).axes[0].lines
-    assert [[1000, 4000], [0.5, 0.9]] in [
-        [[*np.asarray(x)], [*np.asarray(y)]] for x, y in (i.get_data() for i in lines)
-    ]
+    models = {"c": trained_on(4000, 0.9), "a": trained_on(1000, 0.5)}
+    assert joined(models) == [[[1000, 4000], [0.5, 0.9]]]
 
 
-def test_a_model_without_generated_images_has_no_place_on_a_log_scale():
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"trained_on": "real"},
+        {"architecture": "resnet50"},
+        {"label_space": "imagenet100"},
+        {"augmentation": "none"},
+        {"guidance_scale": [1.0]},
+        {"templates": ["a {}"]},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_models_that_differ_in_more_than_their_images_are_not_joined(other: dict[str, object]):
+    assert joined({"a": trained_on(1000, 0.5), "b": trained_on(4000, 0.9, **other)}) == []
+
+
+def test_models_of_real_images_are_joined_whatever_recipe_their_files_name():
+    models = {
+        "a": trained_on(1000, 0.5, trained_on="real"),
+        "b": trained_on(4000, 0.9, trained_on="real", guidance_scale=[1.0], templates=["a {}"]),
+    }
+    assert joined(models) == [[[1000, 4000], [0.5, 0.9]]]
+
+
+def test_a_model_without_training_images_has_no_place_on_a_log_scale():
     assert "borrowed" not in svg(
         growth_figure({"borrowed": trained_on(0, 0.9), "own": trained_on(10, 0.5)}, ["digits"])
     )
@@ -118,6 +159,13 @@ def test_the_same_figure_is_the_same_svg_and_refers_to_nothing_outside():
     assert first == second
     assert first.startswith("<svg")
     assert "<metadata" not in first
+    tags = "".join(re.findall(r"<[^>]*>", first))
+    places = re.findall(r'(?:href|src)="([^"]*)"', tags) + re.findall(r"url\(([^)]*)\)", tags)
+    assert places
+    ids = re.findall(r' id="([^"]*)"', tags)
+    assert {place.removeprefix("#") for place in places} <= set(ids)
+    assert "//" not in re.sub(r' xmlns(:\w+)?="[^"]*"', "", tags)
+    assert "@import" not in first
 
 
 def test_two_figures_share_no_id():
@@ -127,10 +175,23 @@ def test_two_figures_share_no_id():
     assert not ids[0] & ids[1]
 
 
-@pytest.mark.parametrize("name", ["$x$ & <b>", r"$\frac", "_hidden", "--> ]]>"])
+@pytest.mark.parametrize("name", ["$x$ & <b>", r"$\frac", "_hidden", "--> ]]>", 'x id="y"', "url(#a)", "手書き数字"])
 def test_a_name_is_written_as_it_is(name: str):
     figure = robustness_figure({name: {"s": {"top1": 0.5}}, "b": {"s": {"top1": 0.4}}}, ["s"])
-    assert f">{name.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}</text>" in svg(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = svg(figure)
+    assert f">{name.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}</text>" in drawn
+
+
+def test_other_warnings_than_of_glyphs_reach_the_caller():
+    class TooSmall(Figure):
+        def savefig(self, *args, **kwargs):
+            warnings.warn("the page is too small", UserWarning, stacklevel=2)
+            super().savefig(*args, **kwargs)
+
+    with pytest.warns(UserWarning, match="too small"):
+        svg(TooSmall())
 
 
 def test_a_long_name_is_cut_in_the_middle():

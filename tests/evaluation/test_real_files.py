@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from evaluation.decoding import UnreadableImageError
 from evaluation.real_files import EXTENSIONS, list_images
+from generation.storage import StorageError
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -33,6 +33,7 @@ def test_images_of_class_folders_are_listed_in_a_sorted_order(tmp_path: Path):
     (tmp_path / "n02012849").mkdir()
     images = list_images(str(tmp_path))
     assert images.classes == ("n01621127", "n02012849", "puffin")
+    assert images.titles == ()
     assert images.class_counts.tolist() == [2, 0, 2]
     assert images.num_images == 4
     assert images.class_numbers().tolist() == [0, 0, 2, 2]
@@ -76,7 +77,7 @@ def test_an_image_that_is_a_link_leading_nowhere_is_listed_and_named_when_it_is_
     (tmp_path / "puffin" / "b.png").symlink_to(tmp_path / "gone")
     images = list_images(str(tmp_path))
     assert images.num_images == 2
-    with pytest.raises(UnreadableImageError, match=r"puffin/b\.png' cannot be decoded: .*No such file"):
+    with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be read on .*: No such file"):
         images.opener()(1)
 
 

@@ -304,12 +304,50 @@ def test_test_images_of_classes_without_others_are_refused(tmp_path: Path):
         open_transfer_set("cog_l2", str(tmp_path))
 
 
-@pytest.mark.parametrize("content", ["{", '{"images": []}'])
-def test_annotations_that_are_none_are_named(content: str, tmp_path: Path):
-    inat(tmp_path, 2019)
-    write(tmp_path / "val2019.json", content)
-    with pytest.raises(ValueError, match=r"val2019\.json' cannot be read as annotations of images"):
-        open_transfer_set("inat2019", str(tmp_path))
+DAMAGES = [
+    ("inat2019", "val2019.json", "{", r"val2019\.json: JSONDecodeError\('Expecting property name"),
+    ("inat2019", "val2019.json", '{"images": []}', r"val2019\.json: KeyError\('annotations'\)"),
+    ("inat2018", "train2018.json", "[1]", r"train2018\.json: TypeError\('list indices must be"),
+    (
+        "inat2018",
+        "val2018.json",
+        '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "category_id": "Aves"}]}',
+        r"val2018\.json: ValueError\(.*'Aves'",
+    ),
+    (
+        "inat2019",
+        "val2019.json",
+        '{"images": [{"id": 1, "file_name": 7}], "annotations": [{"image_id": 1, "category_id": 9}]}',
+        r"val2019\.json: TypeError\(.*not int",
+    ),
+    ("cars", "stanford_cars/devkit/cars_meta.mat", "", "Mat file"),
+    ("food101", "food-101/meta/train.json", "[]", "'list' object has no attribute"),
+    ("food101", "food-101/meta/test.json", "{", "Expecting property name"),
+    ("aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt", "0034309\n", "not enough values to unpack"),
+    ("aircraft", "fgvc-aircraft-2013b/data/variants.txt", "A320\n", "'Cessna 172'"),
+    ("dtd", "dtd/dtd/labels/val1.txt", "woven\n", "not enough values to unpack"),
+    ("flowers", "flowers-102/setid.mat", "no matrices", "Mat file"),
+    ("pets", "oxford-iiit-pet/annotations/test.txt", "\udcff", "'utf-8' codec can't decode"),
+]
+"""A set, a file of it, what is in the file instead, and what the reader says of that."""
+
+
+@pytest.mark.parametrize(("name", "file", "content", "said"), DAMAGES)
+def test_a_damaged_file_is_told_in_one_line_with_the_set_and_its_folder(
+    name: str, file: str, content: str, said: str, tmp_path: Path
+):
+    PUBLISHED[name](tmp_path)
+    (tmp_path / file).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=f"^'{tmp_path}' cannot be read as {name}: .*{said}.* Put a whole one") as told:
+        open_transfer_set(name, str(tmp_path))
+    assert "\n" not in str(told.value)
+
+
+def test_blank_lines_among_pets_are_no_images(tmp_path: Path):
+    expected = pets(tmp_path)
+    annotations = tmp_path / "oxford-iiit-pet/annotations/trainval.txt"
+    annotations.write_text("\n" + annotations.read_text().replace("\n", "\n \n"))
+    assert found(open_transfer_set("pets", str(tmp_path)).trainval, tmp_path) == expected[0]
 
 
 def test_what_torchvision_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,21 +2,32 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from evaluation.outputs import Crop, crop_for
 from generation.config import RecipeConfig
 from generation.labels import load_label_space
 from generation.model_files import PROJECT_ROOT
 from generation.plan import plan_sample
 from generation.recipe import build_recipe
 from ray_jobs import evaluate, judge, miniature, report, train
-from ray_jobs.miniature import choose_indices, places_by_class
+from ray_jobs.config import MiniatureConfig
+from ray_jobs.miniature import check_training, choose_indices, places_by_class, prepare
+from training.classifier import Classifier
+from training.config import TrainingConfig
+from training.consumption import NOT_BEGUN
+from training.job import SET_SIZE
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
+MINIATURE = str(PROJECT_ROOT / "ray_jobs" / "configs" / "miniature.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "recipe.image_size=32"]
 FIVE = "".join(
     f"- {{class_name: {entry.class_name}, definition: a digit}}\n" for entry in load_label_space("digits").classes[:5]
@@ -59,7 +70,7 @@ def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_bes
     assert transfer["top1"] > 0.5
 
     call(evaluate, monkeypatch, f"checkpoint={tmp_path / 'real' / 'checkpoint.ckpt'}", "evaluation.sets=[digits/noisy]")
-    places = [str(tmp_path / "real"), str(tmp_path / "real" / "evaluation-2")]
+    places = [str(tmp_path / "real" / "evaluation"), str(tmp_path / "real")]  # the latter's newest
     monkeypatch.setattr(sys, "argv", ["report", *places, "--out", str(tmp_path / "both")])
     report.main()
     with (tmp_path / "both" / "evaluations.csv").open() as file:
@@ -70,9 +81,7 @@ def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_bes
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_generated_images_are_judged_beside_real_ones_and_another_label_space_is_refused(
-    tmp_path: Path, monkeypatch, capsys
-):
+def test_generated_images_are_judged_beside_real_ones(tmp_path: Path, monkeypatch):
     call(train, monkeypatch, *SMALL, "data.source=real", "data.real=digits", f"output={tmp_path / 'judge'}")
     checkpoint = f"checkpoint={tmp_path / 'judge' / 'checkpoint.ckpt'}"
     call(judge, monkeypatch, checkpoint, "recipe.image_size=32", "num_generated=100", f"output={tmp_path / 'judged'}")
@@ -81,10 +90,6 @@ def test_generated_images_are_judged_beside_real_ones_and_another_label_space_is
     assert (overall["num_generated"], overall["num_real"]) == (100, 540)
     assert [row["num_generated"] for row in told["judgement"]["per_class"]] == [10] * 10
     assert overall["coverage"] < 0.5  # painted images are far from handwriting
-    with pytest.raises(SystemExit) as ended:
-        call(judge, monkeypatch, checkpoint, "recipe.label_space=imagenet100", f"output={tmp_path / 'other'}")
-    assert ended.value.code == 2
-    assert "knows the classes of digits, the recipe has those of imagenet100" in capsys.readouterr().err
 
 
 @pytest.mark.ray
@@ -92,8 +97,7 @@ def test_generated_images_are_judged_beside_real_ones_and_another_label_space_is
 def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tmp_path: Path, monkeypatch):
     small = ["training.num_images=64", "images_per_class=2", "multiples=[1,2]", "recipe.generator=painted"]
     sets = ["evaluation.sets=[digits,digits/noisy]", "recipe.num_inference_steps=1", "recipe.model=''"]
-    config = str(PROJECT_ROOT / "ray_jobs" / "configs" / "miniature.yaml")
-    call(miniature, monkeypatch, *small, *sets, f"output={tmp_path / 'out'}", config=config)
+    call(miniature, monkeypatch, *small, *sets, f"output={tmp_path / 'out'}", config=MINIATURE)
     cells = read(tmp_path / "out" / "results.json")["cells"]
     assert len(cells) == 3 * 3 * 2 * 2 + 2 * 2
     assert {(cell["data"], cell["size"]): cell["num_images"] for cell in cells} == {
@@ -105,6 +109,162 @@ def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tm
     page = (tmp_path / "out" / "README.md").read_text()
     assert page.count("- **") == 6
     assert (tmp_path / "out" / "clean.svg").exists()
+
+
+def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
+    config, recipe, run_dir, sets = prepare([MINIATURE, f"output={tmp_path / 'out'}"])
+    assert (config.multiples, len(recipe.templates), len(sets)) == ((1, 3, 10), 3, 7)
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["recipe.guidance_scale=[2,2]"], r"guidance_scale is 2, 2 and .*give two scales or more, each once"),
+        (["recipe.guidance_scale=2"], r"guidance_scale is 2 and .*give two scales or more"),
+        (["recipe.guidance_scale=[1,2]", "recipe.guidance_draw=between"], r"guidance_draw between; give .* one_of"),
+        (["recipe.templates=[class_name,definition]"], r"the findings also need background"),
+        (
+            ["recipe.templates=[class_name,definition,background,class_name]"],
+            r"recipe\.templates has '\{lemmas\}' twice",
+        ),
+        (
+            ["recipe.templates=[class_name,definition,background,'{lemmas}']"],
+            r"recipe\.templates has '\{lemmas\}' twice",
+        ),
+        (["recipe.template_weights=[0.5,0.5,0]"], r"template_weights are 0\.5, 0\.5, 0; .* Leave them out"),
+        (["recipe.class_weights.zero=0"], r"class_weights are 0, 1, .* Leave them out"),
+        (["recipe.label_space=imagenet100"], r"label_space is imagenet100; .* Give digits"),
+        (["recipe.image_size=64"], r"image_size is 64; .* Give 32"),
+        (["images_per_class=123"], r"images_per_class is 123, but there are 122 real digits of a class"),
+        (["multiples=1"], r"multiples are 1; give two or more"),
+        (["multiples=[1,3,3]"], r"multiples are 1, 3, 3; give two or more, each once"),
+        (["strong_augmentation=none"], r"strong_augmentation is none, and so is training\.augmentation"),
+        (["strong_augmentation=strong"], r"strong_augmentation: .*'strong'.*multi_crop"),
+        (["training.gpus_per_worker=1"], r"gpus_per_worker is 1; .* Give 0"),
+        (["training.architecture=resnet17"], r"architecture is 'resnet17'.*resnet18"),
+        (["evaluation.sets=[digits]"], r"evaluation\.sets are digits; give digits, and then shifts"),
+        (["evaluation.sets=[]"], r"evaluation\.sets are empty"),
+        (["evaluation.sets=[digits/noisy,digits]"], r"evaluation\.sets are digits/noisy, digits; give digits"),
+        (["evaluation.sets=[digits,imagenet_val]"], r"evaluation\.sets are digits, imagenet_val; give digits"),
+        (["evaluation.sets=[digits,digits/]"], r"evaluation\.sets are digits, digits/; give digits"),
+        (["evaluation.sets=[digits,digits/nosy]"], r"no shift 'nosy'. Did you mean noisy"),
+    ],
+)
+def test_a_miniature_that_cannot_end_or_compare_is_refused_in_one_line(
+    overrides: list[str], message: str, tmp_path: Path
+):
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare([MINIATURE, *overrides, f"output={tmp_path / 'out'}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("step", ["choose_indices", "plan_experiments", "judging"])
+def test_whatever_can_fail_without_a_cluster_fails_before_one_is_asked(step: str, tmp_path: Path, monkeypatch, capsys):
+    def fail(*_: object):
+        raise ValueError(f"{step} cannot be")
+
+    monkeypatch.setattr(miniature, step, fail)
+    monkeypatch.setattr(miniature, "connect", lambda: pytest.fail("a cluster was asked"))
+    small = ["images_per_class=1", "multiples=[1,2]"]
+    with pytest.raises(SystemExit) as ended:
+        call(miniature, monkeypatch, *small, f"output={tmp_path / 'out'}", config=MINIATURE)
+    assert (ended.value.code, f"{step} cannot be" in capsys.readouterr().err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_miniature_of_a_recipe_file_is_refused():
+    with pytest.raises(ValueError, match=r"'some/recipe\.json' is a recipe file, .* Give a config"):
+        prepare(["some/recipe.json"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ema_decay", 0.9), ("reuse", 2), ("num_workers", 2), ("accumulate_batches", 2), ("real_images", "digits")],
+)
+def test_settings_that_change_nothing_in_memory_are_refused(name: str, value: Any):
+    mixed: dict[str, Any] = {"real_fraction": 0.25} if name == "real_images" else {}
+    training = TrainingConfig(gpus_per_worker=0, **mixed, **{name: value})
+    with pytest.raises(ValueError, match=rf"training\.{name} is {value}, which changes nothing here.* Leave it out"):
+        check_training(training)
+
+
+def test_strong_augmentation_may_be_whatever_augmentation_may_be():
+    assert get_type_hints(MiniatureConfig)["strong_augmentation"] == get_type_hints(TrainingConfig)["augmentation"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluation.sets=[imagenet_val]"], r"Add evaluation\.paths\.imagenet_val=FOLDER"),
+        (["evaluation.sets=[]"], "name nothing to evaluate on"),
+        (
+            ["evaluation.resize_size=16", "evaluation.sets=[digits]", "evaluation.crop_size=32"],
+            "less than crop_size 32",
+        ),
+        (["evaluation.outputs=s3://bucket/a"], "is no path"),
+        (["evaluation.transfer=digits"], "digits has all of them"),
+        (["evaluation.transfer=[dtd,dtd]"], "evaluation.transfer has dtd twice"),
+    ],
+)
+def test_what_cannot_be_evaluated_ends_with_status_2_and_one_line_before_a_cluster_is_touched(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys, painted_checkpoint: Path
+):
+    with pytest.raises(SystemExit) as ended:
+        call(evaluate, monkeypatch, f"checkpoint={painted_checkpoint}", *arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", said)
+
+
+@pytest.fixture(scope="module")
+def painted_checkpoint(tmp_path_factory) -> Path:
+    """A classifier of ten digits that nothing has trained."""
+    recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
+    classifier = Classifier(TrainingConfig(architecture="resnet18", gpus_per_worker=0), num_classes=10, image_size=32)
+    consumption = {"synthetic": NOT_BEGUN.to_checkpoint()}
+    checkpoint = {
+        "state_dict": classifier.state_dict(),
+        "recipe": {"json": recipe.to_json(), "sha256": recipe.sha256},
+        "run": {"consumption": consumption, "sets": {SET_SIZE: 1}},
+        "global_step": 0,
+    }
+    classifier.on_save_checkpoint(checkpoint)
+    path = tmp_path_factory.mktemp("run") / "checkpoint.ckpt"
+    torch.save(checkpoint, path)
+    return path
+
+
+def test_a_judge_needs_more_generated_images_of_each_class_than_neighbours_and_of_the_same_classes(
+    tmp_path: Path, monkeypatch, capsys, painted_checkpoint: Path
+):
+    for arguments, message in (
+        (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours each"),
+        (["num_generated=5"], "have only real or only generated images"),
+        (["recipe.label_space=imagenet100"], "knows the classes of digits, the recipe has those of imagenet100"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            call(judge, monkeypatch, f"checkpoint={painted_checkpoint}", *arguments, f"output={tmp_path / 'judged'}")
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, painted_checkpoint: Path):
+    for i, entry in enumerate(load_label_space("digits").classes):
+        (tmp_path / entry.wnid).mkdir()
+        for number in range(6):
+            Image.new("RGB", (48, 40), (i * 20, number, 0)).save(tmp_path / entry.wnid / f"{number}.png")
+    job = judge.prepare(
+        [
+            PAINTED,
+            f"checkpoint={painted_checkpoint}",
+            "num_generated=60",
+            "evaluation.sets=[mine]",
+            f"evaluation.paths.mine={tmp_path}",
+            f"output={tmp_path / 'judged'}",
+        ]
+    )
+    assert crop_for(job.judge.crop_size, job.config.evaluation, job.real.has_border) == Crop(32, 32, "bicubic")
 
 
 def test_indices_of_each_kind_have_each_class_once_in_every_ten():

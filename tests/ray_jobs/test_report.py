@@ -1,0 +1,138 @@
+"""Which evaluations are laid side by side, and what becomes of files that are none."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs import report
+from ray_jobs.report import find_evaluation, read_evaluation
+
+EVALUATION: dict[str, Any] = {
+    "model": {
+        "name": "mine",
+        "architecture": "resnet18",
+        "checkpoint": "runs/1/checkpoint.ckpt",
+        "label_space": "digits",
+        "num_classes": 2,
+        "image_size": 32,
+        "num_images": 100,
+        "trained_on": "real",
+        "num_trained": 200,
+        "recipe_sha256": "1f82c32187e19dcc",
+        "guidance_scale": [1.0],
+        "templates": ["{class_name}"],
+        "augmentation": "crops",
+    },
+    "circumstances": {"commit": "cbdc476", "machine": "x86_64, 2 cores", "date": "2026-11-24"},
+    "sets": {
+        "digits": {
+            "num_images": 4,
+            "num_shared_classes": 2,
+            "top1": 0.75,
+            "top1_interval": [0.5, 1.0],
+            "per_class": [
+                {"label": 0, "class_name": "zero", "num_images": 4, "top1": 0.75},
+                {"label": 1, "class_name": "one", "num_images": 0, "top1": None},
+            ],
+        }
+    },
+}
+
+
+def written(folder: Path, evaluation: object = EVALUATION) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return folder / "evaluation.json"
+
+
+def but(*place: str | int, value: object) -> dict[str, Any]:
+    """The evaluation with another value at a place."""
+    changed = copy.deepcopy(EVALUATION)
+    inner: Any = changed
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return changed
+
+
+def lay(monkeypatch: pytest.MonkeyPatch, out: Path, *places: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, places), "--out", str(out)])
+    report.main()
+
+
+def test_a_run_stands_for_its_newest_evaluation(tmp_path: Path):
+    for name in ("evaluation", "evaluation-2", "evaluation-10", "evaluation-of-old"):
+        written(tmp_path / name)
+    (tmp_path / "evaluation-11").mkdir()
+    assert find_evaluation(tmp_path) == tmp_path / "evaluation-10" / "evaluation.json"
+
+
+def test_an_evaluations_folder_and_its_file_stand_for_themselves(tmp_path: Path):
+    path = written(tmp_path / "evaluation")
+    written(tmp_path / "evaluation-2")
+    assert find_evaluation(path.parent) == find_evaluation(path) == path
+
+
+def test_the_job_says_which_file_each_model_was_read_from(tmp_path: Path, monkeypatch, capsys):
+    first, second = written(tmp_path / "a" / "evaluation"), written(tmp_path / "b", but("model", "name", value="b"))
+    lay(monkeypatch, tmp_path / "out", tmp_path / "a", second)
+    assert f"mine: {first}\nb: {second}\n" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.html",
+        "evaluations.json",
+        "evaluations.csv",
+    }
+
+
+def test_an_evaluation_from_before_real_images_was_of_a_model_of_generated_ones(tmp_path: Path):
+    old = copy.deepcopy(EVALUATION)
+    del old["model"]["trained_on"]
+    assert read_evaluation(written(tmp_path / "old", old))["model"]["trained_on"] == "generated"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ([], "the whole"),
+        ({}, "model"),
+        (but("model", value="mine"), "model"),
+        (but("model", "num_images", value="100"), "model.num_images"),
+        (but("model", "num_classes", value=True), "model.num_classes"),
+        (but("model", "templates", value="{class_name}"), "model.templates"),
+        (but("model", "guidance_scale", value=[None]), "model.guidance_scale[0]"),
+        (but("circumstances", "commit", value=None), "circumstances.commit"),
+        (but("sets", value=["digits"]), "sets"),
+        (but("sets", "digits", value=0.75), "sets.digits"),
+        (but("sets", "digits", "top1", value=None), "sets.digits.top1"),
+        (but("sets", "digits", "top1_interval", value=[0.5]), "sets.digits.top1_interval"),
+        (but("sets", "digits", "per_class", 1, value={"label": 1}), "sets.digits.per_class[1].class_name"),
+        (but("representation", value={"sparsity": 0.5}), "representation.set"),
+        (but("transfer", value={"flowers": 0.8}), "transfer.sets"),
+        (but("transfer", value={"sets": {"flowers": {}}}), "transfer.sets.flowers.top1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_of_another_shape_is_one_line_that_names_the_place_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch, capsys, content: object, named: str
+):
+    path = written(tmp_path / "other", content)
+    with pytest.raises(SystemExit) as ended:
+        lay(monkeypatch, tmp_path / "out", path)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: '{path}' was not written by this version's ray_jobs.evaluate: {named} is missing")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, monkeypatch, capsys):
+    path = written(tmp_path / "cut")
+    path.write_text('{"model": ')
+    with pytest.raises(SystemExit):
+        lay(monkeypatch, tmp_path / "out", path)
+    assert f"'{path}' cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
