@@ -50,7 +50,8 @@ def real_training_images(
     else:
         source, space = open_layout(place, split="train"), label_space
         shared = np.arange(label_space.num_classes)
-    by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=False)
+    is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
+    by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
     labels = shared[by_class[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)

@@ -161,7 +161,10 @@ def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serial
         ({"image_format": "jpg"}, r"quality is 0; for jpg give 1 to 100"),
         ({"shard_size": 0}, r"data\.shard_size is 0; give 1 or more"),
         ({"source": "shards"}, r"data\.shards names none"),
-        ({"source": "shards", "shards": "a", "tee": "b"}, r"data.tee keeps what is generated, but data.source is shards"),
+        (
+            {"source": "shards", "shards": "a", "tee": "b"},
+            r"data.tee keeps what is generated, but data.source is shards",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict, message: str):
