@@ -62,7 +62,7 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
     if theirs == ours:
         return np.arange(ours.num_classes)
     by_wnid = {entry.wnid: label for label, entry in enumerate(ours.classes) if entry.wnid}
-    by_name, their_names = _labels_by_class_name(ours), _labels_by_class_name(theirs)
+    by_name, their_names = (_labels_by(space, lambda entry: {_folded(entry.class_name)}) for space in (ours, theirs))
 
     def label_of(entry: ClassEntry) -> int:
         if entry.wnid in by_wnid:
@@ -74,13 +74,6 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
         return found[0]
 
     return np.array([label_of(entry) for entry in theirs.classes], dtype=np.int64)
-
-
-def _labels_by_class_name(space: LabelSpace) -> dict[str, list[int]]:
-    labels: dict[str, list[int]] = {}
-    for label, entry in enumerate(space.classes):
-        labels.setdefault(_folded(entry.class_name), []).append(label)
-    return labels
 
 
 def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) -> np.ndarray:
@@ -95,9 +88,13 @@ def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) ->
 
 def _labels_by_name(space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
     """Return which labels a wnid or class name, spelled so, is that of."""
+    return _labels_by(space, lambda entry: {spelling(entry.wnid), spelling(entry.class_name)} - {""})
+
+
+def _labels_by(space: LabelSpace, names_of: Callable[[ClassEntry], set[str]]) -> dict[str, list[int]]:
     labels: dict[str, list[int]] = {}
     for label, entry in enumerate(space.classes):
-        for name in {spelling(entry.wnid), spelling(entry.class_name)} - {""}:
+        for name in names_of(entry):
             labels.setdefault(name, []).append(label)
     return labels
 

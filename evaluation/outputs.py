@@ -192,7 +192,16 @@ def ask_network(asked: Sequence[Asked], network: "Network", config: EvaluationCo
     dataset = each_by(ImageReader, [[readings]], units, config.num_readers, len(units))
     unit_bytes = max(sizes) * image_bytes
     bound_memory(dataset, unit_bytes, (config.num_readers + config.num_actors) * PARTS_PER_READER * unit_bytes)
-    said = dataset.map_batches(
+    for columns in said_of(dataset, network, config):
+        numbers = set(columns.pop("set").tolist())
+        if len(numbers) != 1:
+            raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
+        yield numbers.pop(), columns
+
+
+def said_of(units: ray.data.Dataset, network: "Network", config: EvaluationConfig) -> Iterator[Columns]:
+    """Yield what a network says of blocks of `set` and `image`, with their other columns, in no certain order."""
+    said = units.map_batches(
         NetworkActor,
         fn_constructor_args=[[ray.put(network)]],
         batch_size=None,
@@ -201,11 +210,7 @@ def ask_network(asked: Sequence[Asked], network: "Network", config: EvaluationCo
         zero_copy_batch=True,
     )
     for batch in said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
-        columns = cast(Columns, batch)
-        numbers = set(columns.pop("set").tolist())
-        if len(numbers) != 1:
-            raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
-        yield numbers.pop(), columns
+        yield cast(Columns, batch)
 
 
 def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
@@ -213,14 +218,7 @@ def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: Evalua
     crop = crop_for(model.crop_size, config, has_border=False)
     network = Network(model.checkpoint, config, ("guesses", "features"), [[]])
     shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)
-    said = shown.map_batches(
-        NetworkActor,
-        fn_constructor_args=[[ray.put(network)]],
-        batch_size=None,
-        compute=ActorPoolStrategy(size=config.num_actors),
-        num_gpus=config.gpus_per_actor,
-    )
-    parts = [cast(Columns, batch) for batch in said.iter_batches(batch_size=None, batch_format="numpy")]
+    parts = list(said_of(shown, network, config))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -71,7 +71,7 @@ def check_evaluation(
     check_shown(planned, config, trained_size)
     if config.representation or planned.transfers:
         check_features(architecture)
-    outputs = resolve(config.outputs) if config.outputs else run_dir
+    outputs = outputs_folder(config, run_dir)
     check_writable(next(path for path in (outputs, *outputs.parents) if path.exists()))
     if run_dir.exists():
         check_writable(run_dir)
@@ -84,7 +84,7 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Cal
         "model": model.facts(model.name),
         "circumstances": circumstances(),
         "settings": to_yaml(config),
-        **evaluate(model, planned, config.evaluation, outputs_folder(model, config), say),
+        **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), say),
     }
     print_evaluation(evaluation)
     folder = new_path(run_dir, "evaluation", "")
@@ -96,9 +96,9 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Cal
     return evaluation
 
 
-def outputs_folder(model: Model, config: JobConfig) -> Path:
-    """Return where what a model says of images is kept."""
-    return resolve(config.evaluation.outputs) if config.evaluation.outputs else model.run_dir / "outputs"
+def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
+    """Return where what a run's model says of images is kept."""
+    return resolve(config.outputs) if config.outputs else run_dir / "outputs"
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:

@@ -55,13 +55,12 @@ def main() -> None:
             job.judge,
             ("guesses", "features"),
             job.config.evaluation,
-            outputs_folder(job.judge, job.config),
+            outputs_folder(job.config.evaluation, job.judge.run_dir),
             say,
         )
         say(f"{len(real.rows):,} real images are looked at")
         generated = look_at_generated(job)
         say(f"{len(generated.labels):,} generated images are looked at")
-    with user_errors():
         found = judgement(
             judged(real, job.real.labels[real.rows]),
             generated,

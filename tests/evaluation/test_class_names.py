@@ -4,16 +4,8 @@ import pytest
 
 from evaluation.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
 from generation.labels import ClassEntry, LabelSpace, load_label_space
+from tests.evaluation.birds import BIRDS
 
-BIRDS = LabelSpace(
-    "birds",
-    (
-        ClassEntry("crane", wnid="n02012849"),
-        ClassEntry("crane", wnid="n03126707"),
-        ClassEntry("Snowy Owl", wnid="n01621127"),
-        ClassEntry("puffin"),
-    ),
-)
 CARS = LabelSpace("cars", (ClassEntry("Polo"), ClassEntry("polo")))
 LINES = LabelSpace("lines", (ClassEntry("3"), ClassEntry("U3"), ClassEntry("0")))
 

@@ -5,21 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from evaluation.real_files import EXTENSIONS, list_images
 from generation.storage import StorageError
-
-
-def write(folder: Path, *names: str) -> Path:
-    """Make small images of these names, each of one grey: that of its place among them."""
-    for i, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), i).save(path, format="PNG")
-    return folder
+from tests.evaluation.birds import write
 
 
 def test_extensions_are_torchvisions():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from evaluation.real_images import (
     RealReader,
@@ -18,27 +17,9 @@ from evaluation.real_images import (
 )
 from generation.digits.real_digits import training_digits
 from generation.indices import IndexSet, Wanted
-from generation.labels import ClassEntry, LabelSpace, load_label_space
+from generation.labels import load_label_space
 from generation.storage import StorageError
-
-BIRDS = LabelSpace(
-    "birds",
-    (
-        ClassEntry("crane", wnid="n02012849"),
-        ClassEntry("crane", wnid="n03126707"),
-        ClassEntry("Snowy Owl", wnid="n01621127"),
-        ClassEntry("puffin"),
-    ),
-)
-
-
-def write(folder: Path, *names: str) -> Path:
-    """Make small images of these names, each of one grey: that of its place among them."""
-    for i, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), i).save(path, format="PNG")
-    return folder
+from tests.evaluation.birds import BIRDS, write
 
 
 @pytest.fixture(scope="module")
