@@ -75,5 +75,8 @@ class EvaluationConfig:
         for which, names in (("sets", self.sets), ("transfer", self.transfer)):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"evaluation.{which} has {', '.join(sorted(twice))} twice. Name each once.")
+        for name in self.paths:
+            if name.split("/", maxsplit=1)[0] == "digits":
+                raise ValueError(f"evaluation.paths.{name} is given, but the digits come with Figment. Leave it out.")
         if self.representation and not self.sets:
             raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")

@@ -1,5 +1,7 @@
 """All that is told of a model on real images: how it classifies them, what its features are like and serve for."""
 
+import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +12,21 @@ import ray
 from evaluation.class_names import NOT_SHARED, matching_labels
 from evaluation.config import EvaluationConfig
 from evaluation.digit_images import DIGITS, DigitImages
+from evaluation.inference import KINDS, Kinds
+from evaluation.kept_outputs import folder_name
 from evaluation.metrics import Guesses, measure, to_json
 from evaluation.model import Model
-from evaluation.outputs import Outputs, crop_for, outputs_of
+from evaluation.outputs import Outputs, outputs_of
+from evaluation.reading import crop_for
 from evaluation.real_sets import RealSet, open_sets, whole_set
 from evaluation.representation import describe
 from evaluation.transfer import Labelled, Solver, Transfer, fit_transfer, log_odds_average
 from evaluation.transfer_sets import open_transfer_set
 from generation.labels import LabelSpace, load_label_space
+from generation.storage import Storage
+
+TRANSFER_VERSION = 1
+"""Of how classifiers are fitted to features: with another, none that is kept is used."""
 
 Say = Callable[[str], None]
 
@@ -86,21 +95,22 @@ def check_shown(planned: Planned, config: EvaluationConfig, trained_size: int) -
 def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
-    A network is loaded once to guess, and once for all features, of which one set's at a time are in memory. ValueError
-    where images are too few for what is asked.
+    Images are looked at once, the sets' first; of features one set's at a time are in memory. ValueError where images
+    are too few for what is asked.
     """
-    guesses = outputs_of(planned.sets, model, ("guesses",), config, outputs, say)
-    told: dict[str, Any] = {"sets": {}}
-    for images, said in zip(planned.sets, guesses, strict=True):
-        measures = told["sets"][images.name] = classification(model, images, said)
-        say(f"{images.name}: top-1 {measures['top1']:.2%} of {measures['num_images']:,} images")
     described = planned.sets[:1] if config.representation else []
-    featured = [*described, *(images for each in planned.transfers for images in (each.trainval, each.test))]
-    features = dict(zip(featured, outputs_of(featured, model, ("features",), config, outputs, say), strict=True))
+    wanted: dict[RealSet, Kinds] = {images: KINDS if images in described else ("guesses",) for images in planned.sets}
+    said = outputs_of(wanted, model, config, outputs, say)
+    told: dict[str, Any] = {"sets": {}}
+    for images in planned.sets:
+        measures = told["sets"][images.name] = classification(model, images, said[images])
+        say(f"{images.name}: top-1 {measures['top1']:.2%} of {measures['num_images']:,} images")
     for images in described:
-        told["representation"] = representation(images, features[images])
+        told["representation"] = representation(images, said[images])
     if planned.transfers:
-        told["transfer"] = transfer(planned.transfers, features, config, say)
+        featured = [images for each in planned.transfers for images in (each.trainval, each.test)]
+        features = outputs_of(dict.fromkeys(featured, ("features",)), model, config, outputs, say)
+        told["transfer"] = transfer(planned.transfers, features, config, outputs, say)
     return told
 
 
@@ -124,20 +134,39 @@ def representation(images: RealSet, said: Outputs) -> dict[str, Any]:
 
 
 def transfer(
-    transfers: Sequence[TransferImages], features: Mapping[RealSet, Outputs], config: EvaluationConfig, say: Say
+    transfers: Sequence[TransferImages],
+    features: Mapping[RealSet, Outputs],
+    config: EvaluationConfig,
+    outputs: Path,
+    say: Say,
 ) -> dict[str, Any]:
     """Return how well frozen features tell other classes apart, by set, and their mean log odds."""
     told: dict[str, Any] = {}
     for each in transfers:
         said = [features[images] for images in (each.trainval, each.test)]
-        trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said, strict=True))
-        say(f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test")
-        found = fitted(trainval, test, each.solver, config, say)
+        kept, name = Storage(str(outputs)), name_of_kept(each, said)
+        if not kept.exists(name):
+            trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said, strict=True))
+            say(f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test")
+            found = fitted(trainval, test, each.solver, config, say)
+            kept.write(name, json.dumps(asdict(found), indent=2).encode())
+        found = Transfer(**json.loads(kept.read(name)))
         num_unreadable = sum(len(one.unreadable) for one in said)
         told[each.name] = {**asdict(found), "split": each.split, "num_unreadable": num_unreadable}
         say(f"transfer to {each.name}: top-1 {found.top1:.2%}")
     average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
     return {"sets": told, "log_odds_average": average}
+
+
+def name_of_kept(transfer: TransferImages, said: Sequence[Outputs]) -> str:
+    """Return the file that keeps what was found, which may have taken hours, by all that decides it."""
+    key = {
+        "version": TRANSFER_VERSION,
+        "features": [each.kept.folder.name for each in said],
+        "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
+        "solver": transfer.solver,
+    }
+    return f"{folder_name(f'transfer-{transfer.name}', key)}.json"
 
 
 def fitted(trainval: Labelled, test: Labelled, solver: Solver, config: EvaluationConfig, say: Say) -> Transfer:

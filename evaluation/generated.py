@@ -6,6 +6,7 @@ blocks.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -152,34 +153,24 @@ def _check_neighbours(num_points: int, num_neighbours: int, name: str) -> None:
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """Return the squared Fréchet distance, 0 or more, of Gaussians with both sets' moments (arXiv 1706.08500).
+    """Return |m - n|^2 + Tr(S + T - 2 (S T)^(1/2)) of both sets' means and covariances, 0 or more (arXiv 1706.08500).
 
     It depends on the number of images, the more the fewer they are: compare values of equal numbers of images only.
     """
     real, generated = _checked_pair(real, generated)
-    return frechet_of_gaussians(*_moments(real, "real"), *_moments(generated, "generated"))
+    # With S = F^T F and T = G^T G the singular values of F G^T are the roots of S T's eigenvalues: real, never squared.
+    f, g = _covariance_factor(real, "real"), _covariance_factor(generated, "generated")
+    shared = np.linalg.svd(f @ g.T, compute_uv=False).sum()
+    shift = np.sum((real.mean(axis=0) - generated.mean(axis=0)) ** 2)
+    return max(0.0, float(shift + np.sum(f**2) + np.sum(g**2) - 2 * shared))
 
 
-def frechet_of_gaussians(
-    mean: np.ndarray, covariance: np.ndarray, other_mean: np.ndarray, other_covariance: np.ndarray
-) -> float:
-    """Return |m - n|^2 + Tr(S + T - 2 (S T)^(1/2)) for means m, n [D] and covariances S, T [D, D]; 0 or more."""
-    # With S = F F^T and T = G G^T the singular values of F^T G are the roots of S T's eigenvalues: real, never squared.
-    singular = np.linalg.svd(_factor(covariance).T @ _factor(other_covariance), compute_uv=False)
-    spread = np.trace(covariance) + np.trace(other_covariance) - 2 * singular.sum()
-    return max(0.0, float(np.sum((mean - other_mean) ** 2) + spread))
-
-
-def _moments(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _covariance_factor(points: np.ndarray, name: str) -> np.ndarray:
+    """Return F [N or D, the lesser; D], whose F^T F is the covariance of `points` [N, D]."""
     if len(points) < 2:
         raise ValueError(f"{name} has {len(points)} image; a covariance needs at least 2. Give more.")
-    return points.mean(axis=0), np.atleast_2d(np.cov(points, rowvar=False))
-
-
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(covariance)
-    noise = abs(values[-1]) * len(values) * np.finfo(np.float64).eps
-    return vectors * np.sqrt(np.where(values > noise, values, 0.0))
+    centred = (points - points.mean(axis=0)) / np.sqrt(len(points) - 1)
+    return centred if len(centred) <= centred.shape[1] else cast(np.ndarray, np.linalg.qr(centred, mode="r"))
 
 
 def diversity(generated: np.ndarray, labels: np.ndarray) -> float:

@@ -28,10 +28,10 @@ ROW = "row"
 Columns = dict[str, np.ndarray]
 
 
-def folder_of(outputs: Path, name: str, key: Mapping[str, Any]) -> Path:
-    """Return where the outputs are kept that `key` decides: other settings have another folder."""
+def folder_name(name: str, key: Mapping[str, Any]) -> str:
+    """Return what a folder is called whose content `key` decides: with other settings it is another."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return outputs / f"{name.replace('/', '-')}-{digest[:12]}"
+    return f"{name.replace('/', '-')}-{digest[:12]}"
 
 
 @dataclass

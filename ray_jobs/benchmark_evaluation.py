@@ -19,9 +19,11 @@ import psutil
 import ray
 from PIL import Image
 
-from evaluation.kept_outputs import KeptOutputs
+from evaluation.inference import Network, Question
+from evaluation.kept_outputs import ROW, KeptOutputs
 from evaluation.layouts import open_layout
-from evaluation.outputs import ROW, Asked, Crop, Network, ask_network, crop_for
+from evaluation.outputs import Asked, ask_network
+from evaluation.reading import Crop, crop_for
 from evaluation.real_sets import whole_set
 from ray_jobs.cluster import check_placement, connect, evaluation_demand
 from ray_jobs.config import JobConfig, load_config
@@ -37,6 +39,7 @@ NUM_DIFFERENT = 64
 """Photographs that are made; files beyond are copies."""
 
 NUM_CLASSES = 10
+QUESTION = Question(("guesses",))
 BARE_SECONDS = 20.0
 """How long the plain loop runs, before and after."""
 
@@ -56,7 +59,7 @@ def main() -> None:
         check_placement([evaluation_demand(config.evaluation)])
     crop_size = config.evaluation.crop_size or 224
     crop = crop_for(crop_size, config.evaluation, has_border=True)
-    network = Network(random_checkpoint(config.training, crop_size), config.evaluation, ("guesses",), [[]])
+    network = Network(random_checkpoint(config.training, crop_size), config.evaluation, [QUESTION])
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), num_images)
         bare_rate = ray.remote(num_cpus=1, num_gpus=config.evaluation.gpus_per_actor)(rate_of_plain_loop)
@@ -147,8 +150,9 @@ def run(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Told:
     told, ended = Told(), threading.Event()
     watcher = threading.Thread(target=watch, args=(told, ended), daemon=True)
     rows, first_at, last_at = [], 0.0, 0.0
-    asked = Asked(images, crop, KeptOutputs(folder / "outputs", images.num_images), np.arange(images.num_images))
-    for _, columns in ask_network([asked], network, config.evaluation):
+    kept = KeptOutputs(folder / "outputs", images.num_images)
+    asked = Asked(images, QUESTION, crop, kept, np.arange(images.num_images))
+    for _, columns in ask_network([asked], network.checkpoint, config.evaluation):
         last_at = time.monotonic()
         if not columns["is_read"].all():
             raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")

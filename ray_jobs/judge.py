@@ -14,6 +14,7 @@ import psutil
 from ray.data import Dataset
 
 from evaluation.generated import shared_classes
+from evaluation.inference import KINDS
 from evaluation.judgement import Judged, judgement
 from evaluation.judgement_page import judgement_page
 from evaluation.model import Model
@@ -50,17 +51,13 @@ def main() -> None:
         announce(started_at, text)
 
     with user_errors(), errors_at_work():
-        (real,) = outputs_of(
-            [job.real],
-            job.judge,
-            ("guesses", "features"),
-            job.config.evaluation,
-            outputs_folder(job.config.evaluation, job.judge.run_dir),
-            say,
-        )
+        outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
+        real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, say)[job.real]
         say(f"{len(real.rows):,} real images are looked at")
         generated = look_at_generated(job)
-        say(f"{len(generated.labels):,} generated images are looked at")
+        fewer = len(generated.labels) < job.config.num_generated
+        all_there = f", all that are in {job.config.data.shards}" if fewer else ""
+        say(f"{len(generated.labels):,} generated images are looked at{all_there}")
         found = judgement(
             judged(real, job.real.labels[real.rows]),
             generated,
@@ -99,6 +96,11 @@ def prepare(arguments: list[str]) -> Prepared:
         raise ValueError(
             f"The judge in '{judge.path}' knows the classes of {judge.label_space.name}, the recipe has those of "
             f"{recipe.label_space.name}. Give a judge of the same classes."
+        )
+    if (trained_on := judge.facts("")["trained_on"]) != "real":
+        raise ValueError(
+            f"The judge in '{judge.path}' was trained on {trained_on} images, and would know others like them by their "
+            "marks. Train one on real images: ray_jobs.train with data.source=real data.real=PLACE."
         )
     if not config.evaluation.sets:
         raise ValueError("evaluation.sets names no real images to compare with. Add evaluation.sets=NAME.")
@@ -162,7 +164,7 @@ def facts(job: Prepared) -> dict[str, str]:
         "guidance": ", ".join(map(str, recipe.guidance_scale)),
         "templates": "; ".join(recipe.templates),
         "real": job.real.name,
-        "judge": f"{job.judge.path}, trained on {job.judge.facts('')['trained_on']} images",
+        "judge": f"{job.judge.path}, trained on real images",
     }
 
 

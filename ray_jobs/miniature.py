@@ -40,7 +40,20 @@ from training.network import check_architecture
 LINE_SECONDS = 15.0
 """How often a line says how it goes."""
 
-WITHOUT_EFFECT = ("ema_decay", "reuse", "num_workers", "accumulate_batches", "real_images")
+WITHOUT_EFFECT = (
+    "ema_decay",
+    "reuse",
+    "num_workers",
+    "accumulate_batches",
+    "real_images",
+    "compile",
+    "deterministic",
+    "checkpoint_every_steps",
+    "early_stop_epochs",
+    "keep_best",
+    "loggers",
+    "journal",
+)
 """Settings of `training` that `training.in_memory` does not know."""
 
 

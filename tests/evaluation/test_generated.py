@@ -9,7 +9,6 @@ from evaluation.generated import (
     compare,
     diversity,
     frechet_distance,
-    frechet_of_gaussians,
     neighbour_radii,
     overlap,
 )
@@ -96,19 +95,34 @@ def test_frechet_distance_on_a_line_is_that_of_means_and_deviations():
     assert frechet_distance(column(-1, 1), column(1, 7)) == pytest.approx(16 + 8)
 
 
+def mirrored(*points: tuple[float, float]) -> np.ndarray:
+    """Return k points p and their opposites: their mean is 0, their covariance twice the sum of p p^T, over 2k - 1."""
+    return np.array([*points, *((-x, -y) for x, y in points)])
+
+
 def test_frechet_distance_of_gaussians_that_do_not_commute_has_its_closed_form():
-    # In two dimensions Tr (S T)^(1/2) = sqrt(Tr S T + 2 sqrt(det S T)): here sqrt(8 + 2 * 3).
-    s, t = np.array([[2.0, 1.0], [1.0, 2.0]]), np.diag([3.0, 1.0])
-    m, n = np.array([0.0, 0.0]), np.array([3.0, 4.0])
+    # Covariances ((2, 1), (1, 2)) and ((3, 0), (0, 1)), means 0 and (3, 4). In two dimensions
+    # Tr (S T)^(1/2) = sqrt(Tr S T + 2 sqrt(det S T)): here sqrt(8 + 2 * 3).
+    s = mirrored((1.5, 1.5), (math.sqrt(0.75), -math.sqrt(0.75)))
+    t = mirrored((math.sqrt(4.5), 0), (0, math.sqrt(1.5))) + np.array([3.0, 4.0])
+    np.testing.assert_allclose(np.cov(s, rowvar=False), [[2, 1], [1, 2]])
     expected = 25 + 4 + 4 - 2 * math.sqrt(14)
-    assert frechet_of_gaussians(m, s, n, t) == pytest.approx(expected)
-    assert frechet_of_gaussians(n, t, m, s) == pytest.approx(expected)
+    assert frechet_distance(s, t) == pytest.approx(expected)
+    assert frechet_distance(t, s) == pytest.approx(expected)
 
 
 def test_frechet_distance_to_a_point_is_the_variance():
-    # Nothing is shared with a Gaussian without width: |m|^2 + Tr S.
-    zero = np.zeros(2)
-    assert frechet_of_gaussians(zero, np.diag([2.0, 5.0]), zero, np.zeros((2, 2))) == pytest.approx(7)
+    # Nothing is shared with a Gaussian without width: |m|^2 + Tr S, of variances 2 and 5.
+    points = mirrored((math.sqrt(3), 0), (0, math.sqrt(7.5)))
+    assert frechet_distance(points, np.zeros((3, 2))) == pytest.approx(7)
+
+
+def test_frechet_distance_of_fewer_images_than_dimensions_is_that_without_the_dimensions_they_lack():
+    generator = np.random.default_rng(7)
+    few, many = generator.normal(size=(4, 3)), generator.normal(1, 2, size=(20, 3))
+    wide = np.zeros((3, 50))
+    wide[:, 5:8] = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    assert frechet_distance(few @ wide, many @ wide) == pytest.approx(frechet_distance(few, many))
 
 
 @pytest.mark.parametrize("shape", [(50, 4), (5, 40)])

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,31 +13,19 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from evaluation import kept_outputs, outputs
+from evaluation import kept_outputs
 from evaluation.config import EvaluationConfig
-from evaluation.model import EvaluationError, Model
-from evaluation.outputs import Crop, ImageReader, Kinds, Network, Outputs, Reading, best_guesses, crop_for, outputs_of
-from evaluation.real_files import list_images
+from evaluation.inference import KINDS, Kinds, Question
+from evaluation.outputs import Outputs, open_kept, outputs_of, same_images
 from evaluation.real_sets import RealSet, open_set
 from generation.labels import ClassEntry, LabelSpace
 from generation.storage import StorageError
-from training.classifier import Classifier, load_classifier
-from training.config import TrainingConfig
+from tests.evaluation.models import untrained
+from training.classifier import load_classifier
 
 BIRDS = LabelSpace("birds", (ClassEntry("auk"), ClassEntry("puffin"), ClassEntry("owl")))
 IN_ODD_PARTS = EvaluationConfig(batch_size=7, num_readers=3, num_actors=2, allow_missing_classes=True)
 ALONE = EvaluationConfig(batch_size=16, num_readers=1)
-BOTH: Kinds = ("guesses", "features")
-
-
-def untrained(image_size: int = 32, crop_size: int = 0) -> Model:
-    """Return a classifier that nothing has trained, the same each time, and not of one opinion."""
-    torch.manual_seed(0)
-    config = TrainingConfig(architecture="resnet18", crop_size=crop_size, gpus_per_worker=0)
-    classifier = Classifier(config, num_classes=3, image_size=image_size).eval()
-    checkpoint: dict[str, Any] = {"state_dict": classifier.state_dict()}
-    classifier.on_save_checkpoint(checkpoint)
-    return Model(Path("checkpoint.ckpt"), "0" * 64, checkpoint)
 
 
 def write_photos(folder: Path, **counts: int) -> Path:
@@ -57,11 +44,12 @@ def birds(folder: Path, name: str = "birds") -> RealSet:
 
 
 def ask(
-    sets: Sequence[RealSet], folder: Path, config: EvaluationConfig, kinds: Kinds = BOTH
+    sets: Sequence[RealSet], folder: Path, config: EvaluationConfig, kinds: Kinds = KINDS
 ) -> tuple[list[Outputs], list[str]]:
     """Return what is said of sets, and what the user was told meanwhile."""
     told: list[str] = []
-    return outputs_of(sets, untrained(), kinds, config, folder, told.append), told
+    said = outputs_of(dict.fromkeys(sets, kinds), untrained(), config, folder, told.append)
+    return [said[images] for images in sets], told
 
 
 def said_alone(images: RealSet, among: list[int]) -> dict[str, np.ndarray]:
@@ -92,125 +80,22 @@ def check(said: Outputs, expected: dict[str, np.ndarray], atol: float = 1e-5) ->
         np.testing.assert_allclose(said.read(name), column, rtol=1e-4, atol=atol if column.dtype.kind == "f" else 0)
 
 
-# What needs no cluster
-
-
-def test_guesses_are_the_best_five_of_all_with_the_chance_of_the_first():
-    logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 0.5], [10.0, 4.0, 3.0, 2.0, 0.5, 1.0]]))
-    said = best_guesses(logits, [])
-    assert said["prediction"].tolist() == [[4, 3, 2, 1, 0], [0, 1, 2, 3, 5]]
-    np.testing.assert_allclose(said["confidence"], [10 / 20.5, 10 / 20.5], rtol=1e-6)
-    assert (said["prediction"].dtype, said["confidence"].dtype) == (np.int32, np.float32)
-
-
-def test_guesses_and_their_chances_are_among_shared_labels_alone():
-    logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0], [6.0, 2.0, 1.0, 1.0, 90.0]]))
-    said = best_guesses(logits, [0, 2, 3])  # of 1 + 3 + 4, and of 6 + 1 + 1
-    assert said["prediction"][0].tolist() == [3, 2, 0]
-    assert said["prediction"][1, 0] == 0
-    np.testing.assert_allclose(said["confidence"], [4 / 8, 6 / 8], rtol=1e-6)
-
-
-def test_of_one_shared_label_a_guess_is_certain():
-    said = best_guesses(torch.tensor([[5.0, -5.0], [-5.0, 5.0]]), [1])
-    assert said["prediction"].tolist() == [[1], [1]]
-    assert said["confidence"].tolist() == [1.0, 1.0]
-
-
-def test_a_network_says_the_same_guesses_with_its_features_and_without():
-    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-    network = Network(untrained().checkpoint, ALONE, BOTH, [[], [0, 2]])
-    both = network.load()(1, images)
-    assert both.keys() == {"prediction", "confidence", "feature"}
-    assert set(both["prediction"].ravel()) == {0, 2}
-    assert (both["feature"].shape, both["feature"].dtype) == ((4, 512), np.float32)
-    for kinds in (("guesses",), ("features",)):
-        alone = replace(network, kinds=kinds).load()(1, images)
-        assert len(alone) == {"guesses": 2, "features": 1}[kinds[0]]
-        for name, column in alone.items():
-            np.testing.assert_allclose(column, both[name], rtol=1e-5)
-
-
-@pytest.mark.parametrize("kinds", [("guesses",), ("features",), BOTH])
-def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
-    checkpoint = untrained().checkpoint
-    checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
-    answer = Network(checkpoint, ALONE, kinds, [[]]).load()
-    with pytest.raises(EvaluationError, match="NaN or infinite"):
-        answer(0, np.zeros((1, 32, 32, 3), dtype=np.uint8))
-
-
-def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for place, greys in (("first", (10,)), ("second", (0, 40, 80, 120, 160))):
-        (tmp_path / place / "auk").mkdir(parents=True)
-        for grey in greys:
-            Image.new("L", (8, 12), grey).save(tmp_path / place / "auk" / f"{grey:03}.jpg")
-    damaged = tmp_path / "second" / "auk" / "080.jpg"
-    damaged.write_bytes(damaged.read_bytes()[:200])
-    readings = [
-        Reading(list_images(str(tmp_path / "first")), np.array([0]), np.array([0]), Crop(8, 8, "bilinear")),
-        # Images 0, 40, 80 and 160 are of the set, of which the first row is there already.
-        Reading(
-            list_images(str(tmp_path / "second")), np.array([0, 1, 2, 4]), np.array([1, 2, 3]), Crop(4, 4, "bicubic")
-        ),
+def test_images_of_two_sets_are_asked_once_for_all_that_is_wanted_of_either(photos: Path, tmp_path: Path):
+    named, relabelled, two = birds(photos), birds(photos), birds(write_photos(tmp_path / "two", auk=5, owl=6))
+    wanted: dict[RealSet, Kinds] = {named: ("guesses",), two: ("guesses",), relabelled: ("features", "guesses")}
+    groups = same_images(wanted, untrained())
+    assert groups == [[named, relabelled], [two]]
+    asked = [open_kept(group, wanted, untrained(), ALONE, tmp_path / "outputs") for group in groups]
+    assert [each.question for each in asked] == [Question(KINDS, []), Question(("guesses",), [0, 2])]
+    assert sorted(path.name[:-13] for path in (tmp_path / "outputs").iterdir()) == [
+        f"{photos.name}-guesses-features",
+        "two-guesses",
     ]
-    monkeypatch.setattr(outputs.ray, "get", lambda reference: reference)
-    reader = ImageReader([readings])  # pyright: ignore[reportArgumentType]
-
-    def read(number: int, start: int, stop: int) -> outputs.Columns:
-        unit = {"set": np.array([number]), "start": np.array([start]), "stop": np.array([stop])}
-        (columns,) = reader(unit)
-        return columns
-
-    whole, last, other = read(1, 0, 3), read(1, 2, 3), read(0, 0, 1)
-    assert whole["row"].tolist() == [1, 2, 3]
-    assert whole["is_read"].tolist() == [True, False, True]
-    assert (whole["image"].shape, whole["image"].dtype) == ((3, 4, 4, 3), np.uint8)
-    for image, grey in zip(whole["image"], (40, 0, 160), strict=True):
-        np.testing.assert_allclose(image.astype(int), grey, atol=1)
-    assert (last["row"].tolist(), last["set"].tolist(), last["image"][0, 0, 0, 0]) == ([3], [1], 160)
-    assert (other["row"].tolist(), other["set"].tolist(), other["image"].shape) == ([0], [0], (1, 8, 8, 3))
 
 
-@pytest.mark.parametrize(
-    ("num_images", "crop_size", "batch_size", "expected"),
-    [
-        (50_000, 224, 32, 96),  # 16 MB are 106 images
-        (50_000, 224, 128, 128),  # no less than a batch
-        (50_000, 32, 128, 512),  # no more than 512
-        (540, 32, 16, 64),  # two readers have four units each: 67 images, in whole batches
-        (540, 32, 128, 128),
-        (10_000, 4096, 8, 8),
-        (0, 224, 128, 128),
-    ],
-)
-def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch_size: int, expected: int):
-    config = EvaluationConfig(batch_size=batch_size, num_readers=2)
-    assert outputs._unit_size(num_images, crop_size**2 * 3, config) == expected
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, Crop(256, 224, "bilinear")),
-        ({"crop_size": 288}, Crop(329, 288, "bilinear")),  # 329.1
-        ({"resize_size": 232, "interpolation": "bicubic"}, Crop(232, 224, "bicubic")),
-        ({"resize_size": 256, "crop_size": 256}, Crop(256, 256, "bilinear")),
-    ],
-)
-def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
-    config = EvaluationConfig(**settings)
-    assert crop_for(untrained(image_size=224).crop_size, config, has_border=True) == expected
-    assert crop_for(untrained(image_size=256, crop_size=224).crop_size, config, has_border=True) == expected
-
-
-def test_an_image_without_a_border_is_shown_as_a_whole():
-    config = EvaluationConfig(resize_size=64)
-    assert crop_for(untrained().crop_size, config, has_border=False) == Crop(32, 32, "bicubic")
-    assert crop_for(untrained().crop_size, config, has_border=True) == Crop(64, 32, "bilinear")
-
-
-# What needs one
+def test_images_that_are_shown_otherwise_are_asked_apart(photos: Path):
+    as_squares = replace(birds(photos), has_border=False)
+    assert len(same_images({birds(photos): KINDS, as_squares: KINDS}, untrained())) == 2
 
 
 @pytest.fixture(scope="module")

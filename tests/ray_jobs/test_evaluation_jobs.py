@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.outputs import Crop, crop_for
+from evaluation.reading import Crop, crop_for
 from generation.config import RecipeConfig
 from generation.labels import load_label_space
 from generation.model_files import PROJECT_ROOT
@@ -142,6 +142,7 @@ def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
         (["strong_augmentation=none"], r"strong_augmentation is none, and so is training\.augmentation"),
         (["strong_augmentation=strong"], r"strong_augmentation: .*'strong'.*multi_crop"),
         (["training.gpus_per_worker=1"], r"gpus_per_worker is 1; .* Give 0"),
+        (["training.keep_best=true"], r"keep_best is True, which changes nothing here"),
         (["training.architecture=resnet17"], r"architecture is 'resnet17'.*resnet18"),
         (["evaluation.sets=[digits]"], r"evaluation\.sets are digits; give digits, and then shifts"),
         (["evaluation.sets=[]"], r"evaluation\.sets are empty"),
@@ -205,6 +206,7 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
         (["evaluation.outputs=s3://bucket/a"], "is no path"),
         (["evaluation.transfer=digits"], "digits has all of them"),
         (["evaluation.transfer=[dtd,dtd]"], "evaluation.transfer has dtd twice"),
+        (["evaluation.paths.digits=/data"], "evaluation.paths.digits is given, but the digits come with Figment"),
     ],
 )
 def test_what_cannot_be_evaluated_ends_with_status_2_and_one_line_before_a_cluster_is_touched(
@@ -235,8 +237,28 @@ def painted_checkpoint(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def judge_checkpoint(tmp_path_factory: pytest.TempPathFactory, painted_checkpoint: Path) -> Path:
+    """The same as if real images had taught it."""
+    path = tmp_path_factory.mktemp("judge") / "checkpoint.ckpt"
+    torch.save(torch.load(painted_checkpoint, weights_only=False) | {"trained_on": "real"}, path)
+    return path
+
+
+@pytest.mark.parametrize("trained_on", ["generated", "generated and real"])
+def test_a_judge_that_generated_images_taught_is_refused(
+    tmp_path: Path, monkeypatch, capsys, painted_checkpoint: Path, trained_on: str
+):
+    path = tmp_path / "checkpoint.ckpt"
+    torch.save(torch.load(painted_checkpoint, weights_only=False) | {"trained_on": trained_on}, path)
+    with pytest.raises(SystemExit) as ended:
+        call(judge, monkeypatch, f"checkpoint={path}", f"output={tmp_path / 'judged'}")
+    assert ended.value.code == 2
+    assert f"was trained on {trained_on} images" in capsys.readouterr().err
+
+
 def test_a_judge_needs_more_generated_images_of_each_class_than_neighbours_and_of_the_same_classes(
-    tmp_path: Path, monkeypatch, capsys, painted_checkpoint: Path
+    tmp_path: Path, monkeypatch, capsys, judge_checkpoint: Path
 ):
     for arguments, message in (
         (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours each"),
@@ -244,12 +266,12 @@ def test_a_judge_needs_more_generated_images_of_each_class_than_neighbours_and_o
         (["recipe.label_space=imagenet100"], "knows the classes of digits, the recipe has those of imagenet100"),
     ):
         with pytest.raises(SystemExit) as ended:
-            call(judge, monkeypatch, f"checkpoint={painted_checkpoint}", *arguments, f"output={tmp_path / 'judged'}")
+            call(judge, monkeypatch, f"checkpoint={judge_checkpoint}", *arguments, f"output={tmp_path / 'judged'}")
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
 
 
-def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, painted_checkpoint: Path):
+def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, judge_checkpoint: Path):
     for i, entry in enumerate(load_label_space("digits").classes):
         (tmp_path / entry.wnid).mkdir()
         for number in range(6):
@@ -257,7 +279,7 @@ def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, pain
     job = judge.prepare(
         [
             PAINTED,
-            f"checkpoint={painted_checkpoint}",
+            f"checkpoint={judge_checkpoint}",
             "num_generated=60",
             "evaluation.sets=[mine]",
             f"evaluation.paths.mine={tmp_path}",
