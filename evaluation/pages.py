@@ -141,7 +141,13 @@ def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
 
 
 def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
-    counts = {"num_trainval": "images to train", "num_test": "images to test", "num_classes": "classes", "C": "C"}
+    counts = {
+        "num_trainval": "images to train",
+        "num_test": "images to test",
+        "num_unreadable": "unreadable",
+        "num_classes": "classes",
+        "C": "C",
+    }
     fractions = {"validation_top1": "top-1 in validation", "top1": "top-1", "mean_per_class": "mean per class"}
     average = number(transfer.get("log_odds_average"))
     sets = {set_title(name, of_set): of_set for name, of_set in transfer["sets"].items()}
