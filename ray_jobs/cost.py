@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_jobs.config import JobConfig, Prices, Rates, load_config
-from ray_jobs.prediction import Prediction, num_generators, predict
+from ray_jobs.prediction import Prediction, num_generators, num_images_needed, predict
 from ray_jobs.run_directory import new_path, resolve
+from training.config import TrainingConfig
 
 NUM_REHEARSED_STEPS = 64
 """Optimisation steps of a rehearsal: the first few are slower than those of a long run."""
@@ -25,6 +26,7 @@ NUM_REHEARSED_STEPS = 64
 
 def print_cost(config: JobConfig, arguments: Sequence[str], like: str) -> None:
     """Predict the run and print it: by an earlier run's rates, by the settings' own, or by those of a rehearsal."""
+    num_images_needed(config)  # what cannot be is said before a rehearsal
     run_dir = resolve(like) if like else None
     if run_dir is None and config.rates == Rates():
         run_dir = rehearse(config, arguments)
@@ -56,8 +58,7 @@ def read_rates(run_dir: Path) -> Rates:
 
 def rehearse(config: JobConfig, arguments: Sequence[str]) -> Path:
     """Run the job with few steps and return its folder, which stays; ends with its status where it fails."""
-    training = config.training
-    num_steps = min(training.num_steps, max(NUM_REHEARSED_STEPS, training.least_uses))
+    training, num_steps = config.training, num_rehearsed_steps(config.training)
     output = resolve(config.output)
     run_dir = new_path(output.parent, f"{output.name}-rehearsal", "")
     few = [
@@ -75,6 +76,11 @@ def rehearse(config: JobConfig, arguments: Sequence[str]) -> Path:
     if ended.returncode:
         sys.exit(ended.returncode)
     return run_dir
+
+
+def num_rehearsed_steps(training: TrainingConfig) -> int:
+    """Return how many steps are enough to measure by, and for an image to be used as often as it will be."""
+    return min(training.num_steps, max(NUM_REHEARSED_STEPS, training.least_uses))
 
 
 def other_settings(config: JobConfig, run_dir: Path) -> list[str]:
