@@ -33,8 +33,7 @@ class ProgressCallback(lightning.Callback):
         self.reported_at = 0.0
         self.num_trained_before = 0
         self.judging_seconds = 0.0
-        self.judging_began = (0.0, 0.0)
-        """When the held-out accuracy was last begun, and how long its samples had been waited for until then."""
+        self.judging_since = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Note where the run goes on."""
@@ -49,13 +48,12 @@ class ProgressCallback(lightning.Callback):
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Note when."""
-        self.judging_began = (time.time(), self.held_out.waiting_seconds)
+        """Note when: Lightning has fetched the first held-out samples by now, and waited for them if need be."""
+        self.judging_since = time.time()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Count the seconds, but for those in which the samples were still to come."""
-        began_at, waiting_seconds = self.judging_began
-        self.judging_seconds += time.time() - began_at - (self.held_out.waiting_seconds - waiting_seconds)
+        """Count the seconds."""
+        self.judging_seconds += time.time() - self.judging_since
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Report the epoch, its held-out accuracy known by now."""
