@@ -4,8 +4,9 @@ An ordinary class that knows no Ray: generation/service.py makes it an actor.
 """
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,10 +31,50 @@ class WorkCounts:
     num_refused: Counter[str] = field(default_factory=Counter)
     """Images refused by the guard, by reason."""
 
+    working_seconds: float = 0.0
+    """How long actors had anything to do, each on its own clock."""
+
     def add(self, other: "WorkCounts") -> None:
         """Add another's counts to these."""
         self.num_images_made += other.num_images_made
         self.num_refused.update(other.num_refused)
+        self.working_seconds += other.working_seconds
+
+
+class WorkClock:
+    """Adds up the time in which one thread or more is at work; each enters it as a context."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Take what tells the time, in seconds."""
+        self._now = now
+        self._lock = threading.Lock()
+        self._num_at_work = 0
+        self._seconds = self._counted_until = 0.0
+
+    def __enter__(self) -> None:
+        """Begin to work."""
+        with self._lock:
+            self._count()
+            self._num_at_work += 1
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        with self._lock:
+            self._count()
+            self._num_at_work -= 1
+
+    def take(self) -> float:
+        """Return the seconds since this was last asked."""
+        with self._lock:
+            self._count()
+            taken, self._seconds = self._seconds, 0.0
+        return taken
+
+    def _count(self) -> None:
+        now = self._now()
+        if self._num_at_work:
+            self._seconds += now - self._counted_until
+        self._counted_until = now
 
 
 class GeneratorActor:
@@ -46,6 +87,7 @@ class GeneratorActor:
         self.generator = build_generator(recipe, config)
         self._counts = WorkCounts()
         self._counts_lock = threading.Lock()
+        self._clock = WorkClock()
 
     @property
     def batch_size(self) -> int:
@@ -56,12 +98,14 @@ class GeneratorActor:
         """Return what was done since this was last asked."""
         with self._counts_lock:
             taken, self._counts = self._counts, WorkCounts()
+        taken.working_seconds = self._clock.take()
         return taken
 
     def generate(self, indices: Sequence[int]) -> SampleBatch:
         """Return the samples of these indices, in their order."""
-        plans = [plan_sample(self.recipe, int(index)) for index in indices]
-        images, attempts = self._make_accepted(plans)
+        with self._clock:
+            plans = [plan_sample(self.recipe, int(index)) for index in indices]
+            images, attempts = self._make_accepted(plans)
         return {
             "index": np.array([plan.index for plan in plans], dtype=np.int64),
             "label": np.array([plan.label for plan in plans], dtype=np.int64),

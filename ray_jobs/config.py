@@ -5,6 +5,7 @@ After `load_config` there are no dicts; each setting has its home in the `config
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,27 +22,30 @@ from training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
-class JobConfig:
-    """A named run: what `ray_jobs/configs/*.yaml` hold, for every job alike."""
+class Rates:
+    """How fast a run goes, by which `ray_jobs.plan --cost` predicts it; 0 is unknown.
 
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
-    recipe_file: str = ""
-    """A recipe that `ray_jobs.plan` wrote, in place of the settings in `recipe`."""
-
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    output: str = "runs/run"
-    """Folder for all that a run writes; it must not exist, or be empty, unless the run goes on. For `ray_jobs.generate`
-    also a URL.
+    Every run's summary.json has its own.
     """
 
-    resume: bool = False
-    """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
+    generated_per_second: float = 0.0
+    """Images that a generator actor makes while it has anything to do."""
 
-    checkpoint: str = ""
-    """What `ray_jobs.evaluate` evaluates."""
+    trained_per_second: float = 0.0
+    """Images that a training worker learns from while it neither waits nor judges."""
+
+    judged_per_second: float = 0.0
+    """Held-out images that a training worker judges; where it is unknown, judging is taken to need no time."""
+
+    start_seconds: float = 0.0
+    """From the job's start until the first batch would be there if generating it took no time."""
+
+    end_seconds: float = 0.0
+    """From the last step to the job's end, evaluation included."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings before anything starts."""
+        check_not_negative("rates", self)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,44 @@ class Prices:
     stored_gb: float = 0.0
     """A gigabyte of shards, for as long as they are kept."""
 
+    def __post_init__(self) -> None:
+        """Refuse impossible settings before anything starts."""
+        check_not_negative("prices", self)
+
+
+def check_not_negative(section: str, settings: Rates | Prices) -> None:
+    """Raise ValueError for a number below 0, or none."""
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise ValueError(f"{section}.{entry.name} is {value}; give 0 or more.")
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A named run: what `ray_jobs/configs/*.yaml` hold, for every job alike."""
+
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    recipe_file: str = ""
+    """A recipe that `ray_jobs.plan` wrote, in place of the settings in `recipe`."""
+
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    rates: Rates = field(default_factory=Rates)
+    prices: Prices = field(default_factory=Prices)
+    output: str = "runs/run"
+    """Folder for all that a run writes; it must not exist, or be empty, unless the run goes on. For `ray_jobs.generate`
+    also a URL.
+    """
+
+    resume: bool = False
+    """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
+
+    checkpoint: str = ""
+    """What `ray_jobs.evaluate` evaluates."""
+
 
 @dataclass(frozen=True)
 class CompareConfig(JobConfig):
@@ -71,8 +113,6 @@ class CompareConfig(JobConfig):
 
     real_images: str = "digits"
     """What the arm `real` trains on: `digits`, or a place of real images as in `training.real_images`."""
-
-    prices: Prices = field(default_factory=Prices)
 
 
 @dataclass(frozen=True)

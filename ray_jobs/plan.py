@@ -1,7 +1,9 @@
 """Look at a data set before it is generated: `python -m ray_jobs.plan CONFIG [section.key=value ...]`.
 
 Prints what the recipe says and writes it to a file that every job takes in place of the settings. `--index N` explains
-one sample, `--compare RECIPE` says in which fields two recipes differ, `--out FILE` says where to write.
+one sample, `--compare RECIPE` says in which fields two recipes differ, `--out FILE` says where to write. `--cost`
+predicts how long a run takes and what it costs, by rates of the settings, of an earlier run (`--like RUN`), or of a
+rehearsal.
 """
 
 import sys
@@ -20,6 +22,7 @@ from generation.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.tokens import TokenCounter, open_token_counter
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.cost import print_cost
 from ray_jobs.options import split_options
 from ray_jobs.run_directory import resolve, write_once
 from ray_jobs.user_errors import user_errors
@@ -35,15 +38,17 @@ CONSOLE = Console(width=120, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:
-    """Compose the job: print one sample, a comparison, or the whole recipe and its file."""
+    """Compose the job: print one sample, a comparison, a prediction, or the whole recipe and its file."""
     with user_errors():
-        options, arguments = split_options(sys.argv[1:], ("index", "compare", "out"))
+        options, arguments = split_options(sys.argv[1:], ("index", "compare", "out", "like"), flags=("cost",))
         config = load_config(JobConfig, arguments)
         recipe = open_recipe(config)
         if "index" in options:
             print_sample(recipe, parse_index(options["index"]))
         elif "compare" in options:
             print_differences(recipe, read_recipe_value(Path(options["compare"])))
+        elif "cost" in options or "like" in options:
+            print_cost(config, arguments, options.get("like", ""))
         else:
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
             write_once(path, recipe_file_text(recipe))

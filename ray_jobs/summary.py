@@ -1,5 +1,6 @@
 """What a finished run comes to, in one small JSON and on the screen."""
 
+import dataclasses
 import time
 from typing import Any, cast
 
@@ -8,17 +9,26 @@ from rich.table import Table
 
 from generation.recipe import Recipe
 from generation.service import GenerationCounts
+from ray_jobs.config import JobConfig
+from ray_jobs.prediction import measured_rates, predict_if_given
 from ray_jobs.progress_display import RunProgress
 from training.progress import TrainingProgress
 
 
 def summarize(
-    recipe: Recipe, counts: GenerationCounts, progress: RunProgress, evaluation: dict[str, Any], started_at: float
+    config: JobConfig,
+    recipe: Recipe,
+    counts: GenerationCounts,
+    progress: RunProgress,
+    evaluation: dict[str, Any],
+    started_at: float,
 ) -> dict[str, Any]:
     """Return the run's numbers, accuracies of the first real set; fractions are 0..1.
 
-    `started_at` is in seconds of `time.time()`.
+    `started_at` is in seconds of `time.time()`. What was predicted is None where the settings have no rates.
     """
+    ended_at = time.time()
+    wall_seconds, prediction = ended_at - started_at, predict_if_given(config)
     training = cast(TrainingProgress, progress.training)  # a run that is through has trained
     first_set = next(iter(evaluation.get("sets", {}).values()), {})
     return {
@@ -36,14 +46,19 @@ def summarize(
         "waiting_fraction": training.waiting_fraction,
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,
-        "wall_seconds": time.time() - started_at,
+        "wall_seconds": wall_seconds,
+        "wall_seconds_predicted": prediction.wall_seconds if prediction else None,
+        "wall_seconds_error_fraction": prediction.wall_seconds / wall_seconds - 1 if prediction else None,
+        "rates": dataclasses.asdict(measured_rates(config, counts, training, started_at, ended_at)),
         "recipe_hash": recipe.sha256,
     }
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print a row a number."""
+    """Print a row a number, those that belong together under a common name."""
     table = Table(title="Summary", show_header=False)
     for name, value in summary.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        numbers = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
+        for each, number in (numbers or {name: value}).items():
+            table.add_row(each, f"{number:.4g}" if isinstance(number, float) else str(number))
     Console().print(table)

@@ -24,6 +24,7 @@ from ray_jobs.cluster import (
 from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import check_evaluation, plan, write_evaluation
+from ray_jobs.prediction import predict_if_given
 from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
 from ray_jobs.run_directory import (
     check_output,
@@ -75,7 +76,7 @@ def main() -> None:
             source.finish()
             evaluation = evaluate(job, checkpoint_file, lambda text: announce(started_at, text))
     finally:  # what was trained is told, whatever becomes of its evaluation
-        summary = summarize(recipe, counts, progress, evaluation, started_at)
+        summary = summarize(config, recipe, counts, progress, evaluation, started_at)
         print_summary(summary)
         write_json(run_dir / "summary.json", summary)
         release(lock)
@@ -95,7 +96,7 @@ class Prepared:
     """What the classifier is evaluated on."""
 
     notes: list[str]
-    """What to say about the checkpoint that it goes on from."""
+    """What to say before it starts."""
 
 
 def prepare(arguments: list[str]) -> Prepared:
@@ -112,8 +113,17 @@ def prepare(arguments: list[str]) -> Prepared:
     trained_size = config.training.crop_size or recipe.image_size
     check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
     real = real_samples(config, recipe, config.training.seed)
-    job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, [])
+    job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, predicted(config))
     return dataclasses.replace(job, notes=check_resumed(job)) if config.resume else job
+
+
+def predicted(config: JobConfig) -> list[str]:
+    """Return what the settings' rates lead to, in a line, if they have any; ValueError if one is missing."""
+    prediction = predict_if_given(config)
+    if prediction is None:
+        return []
+    first, whole = prediction.time_to_first_batch_seconds, prediction.wall_seconds
+    return [f"predicted: first batch at {first:.1f} s, end at {whole:.1f} s; {prediction.binding_side} binds"]
 
 
 def check_resumed(job: Prepared) -> list[str]:

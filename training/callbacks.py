@@ -32,6 +32,8 @@ class ProgressCallback(lightning.Callback):
         self.interval_seconds = interval_seconds
         self.reported_at = 0.0
         self.num_trained_before = 0
+        self.judging_seconds = 0.0
+        self.judging_since = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Note where the run goes on."""
@@ -44,6 +46,14 @@ class ProgressCallback(lightning.Callback):
         pl_module.log("train/reuse", self.loader.main.reuse)
         if time.time() - self.reported_at >= self.interval_seconds:
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Note when: Lightning has fetched the first held-out samples by now, and waited for them if need be."""
+        self.judging_since = time.time()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Count the seconds."""
+        self.judging_seconds += time.time() - self.judging_since
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Report the epoch, its held-out accuracy known by now."""
@@ -63,6 +73,7 @@ class ProgressCallback(lightning.Callback):
                 first_batch_at=self.loader.main.first_batch_at,
                 training_seconds=self.reported_at - self.loader.main.first_batch_at,
                 waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
+                judging_seconds=self.judging_seconds,
                 reuse=self.loader.main.reuse,
                 loss=float(trainer.callback_metrics["train/loss"]),
                 held_out_top1=None if top1 is None else float(top1),

@@ -28,6 +28,9 @@ class TrainingProgress:
     waiting_seconds: float
     """How much of `training_seconds` the first worker waited for images, held-out ones included."""
 
+    judging_seconds: float
+    """How much of `training_seconds` the held-out accuracy took, waiting for its samples aside."""
+
     reuse: float
     """How often an image was used so far, in the mean."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from generation.actor import GeneratorActor, ImagesRefusedError, WorkCounts
+from generation.actor import GeneratorActor, ImagesRefusedError, WorkClock, WorkCounts
 from generation.config import GenerationConfig
 from generation.generator import GeneratedImages
 from generation.painted_generator import PaintedGenerator
@@ -53,8 +53,29 @@ def test_a_refused_image_is_made_again_by_the_next_attempt_and_its_neighbours_st
     assert batch["attempt"].tolist() == [0, 2, 1, 0]
     for row, (index, attempt) in enumerate([(4, 0), (5, 2), (6, 1), (7, 0)]):
         np.testing.assert_array_equal(batch["image"][row], painter.paint(plan_sample(painted, index, attempt)))
-    assert actor.take_counts() == WorkCounts(num_images_made=4 + 2 + 1, num_refused=Counter(black=3))
+    taken = actor.take_counts()
+    assert (taken.num_images_made, taken.num_refused) == (4 + 2 + 1, Counter(black=3))
+    assert taken.working_seconds > 0
     assert actor.take_counts() == WorkCounts()
+
+
+def test_time_in_which_two_threads_are_at_work_counts_once_and_idle_time_does_not():
+    times = iter([10.0, 12.0, 13.0, 15.0, 18.0, 20.0, 21.0, 30.0])
+    clock = WorkClock(lambda: next(times))
+    clock.__enter__()  # at 10
+    clock.__enter__()  # at 12
+    assert clock.take() == 3.0  # at 13
+    clock.__exit__()  # at 15
+    clock.__exit__()  # at 18
+    assert clock.take() == 5.0  # at 20
+    clock.__enter__()  # at 21
+    assert clock.take() == 9.0  # at 30
+
+
+def test_counts_add_up():
+    counts = WorkCounts(1, Counter(black=1), 2.0)
+    counts.add(WorkCounts(2, Counter(black=1, flat=1), 3.0))
+    assert counts == WorkCounts(3, Counter(black=2, flat=1), 5.0)
 
 
 def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):

@@ -17,7 +17,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import read_recipe, recipe_file_text
-from ray_jobs import benchmark, evaluate, gallery, regenerate, train
+from ray_jobs import benchmark, evaluate, gallery, plan, regenerate, train
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from tests.generation.tiny_models import save_with_safety_checker
 
@@ -79,6 +79,29 @@ def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tm
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_run_is_compared_with_what_was_predicted_and_has_the_rates_to_predict_the_next(
+    tmp_path: Path, monkeypatch, capsys
+):
+    rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
+    given = [f"rates.{rate}" for rate in rates]
+    call(train, monkeypatch, *SMALL, *given, "evaluation.sets=[]", f"output={tmp_path / 'run'}")
+    # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
+    predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
+    assert f"predicted: first batch at 7.9 s, end at {predicted:.1f} s; training binds" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["wall_seconds_predicted"] == pytest.approx(predicted)
+    assert summary["wall_seconds_error_fraction"] == pytest.approx(predicted / summary["wall_seconds"] - 1)
+    assert all(rate > 0 for rate in summary["rates"].values())
+    learning_seconds = summary["training_seconds"] * (1 - summary["waiting_fraction"])
+    learning_seconds -= 40 / summary["rates"]["judged_per_second"]
+    assert summary["rates"]["trained_per_second"] == pytest.approx(128 / learning_seconds)
+
+    call(plan, monkeypatch, *SMALL, f"--like={tmp_path / 'run'}")
+    assert "not counted" not in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkeypatch):
     on_cpu = ["generation.gpus_per_actor=0", "generation.cpus_per_actor=0.1", "generation.batch_size=2"]
     call(regenerate, monkeypatch, "--index", "7,1000:1003", "--out", str(tmp_path / "a"), "recipe.image_size=32")
@@ -87,11 +110,11 @@ def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkey
     config = load_config(JobConfig, [PAINTED, "recipe.image_size=32"])
     recipe = open_recipe(config)
     for index in (7, 1000, 1001, 1002):
-        plan = plan_sample(recipe, index)
+        planned = plan_sample(recipe, index)
         image = np.asarray(Image.open(tmp_path / "a" / f"{index}.png"))
-        np.testing.assert_array_equal(image, PaintedGenerator(32, 10).paint(plan))
+        np.testing.assert_array_equal(image, PaintedGenerator(32, 10).paint(planned))
         described = json.loads((tmp_path / "a" / f"{index}.json").read_text())
-        assert (described["index"], described["label"], described["prompt"]) == (index, plan.label, plan.prompt)
+        assert (described["index"], described["label"], described["prompt"]) == (index, planned.label, planned.prompt)
     (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
     call(
         regenerate,
@@ -115,10 +138,10 @@ def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, mon
     figures = re.findall(r'title="index (\d+), .*?base64,(.*?)"', (folder / "gallery.html").read_text(), re.DOTALL)
     assert len(figures) == 2 * 2 * 2  # classes, templates, images
     for index, data in figures:
-        plan = plan_sample(recipe, int(index))
-        assert plan.label in (0, 7)
+        planned = plan_sample(recipe, int(index))
+        assert planned.label in (0, 7)
         image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-        np.testing.assert_array_equal(image, PaintedGenerator(32, 10).paint(plan))
+        np.testing.assert_array_equal(image, PaintedGenerator(32, 10).paint(planned))
     assert "8 images are in" in capsys.readouterr().out
 
 

@@ -1,13 +1,15 @@
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from training.callbacks import KeepBest, SaveCallback, StopEarly
+from training.callbacks import KeepBest, ProgressCallback, SaveCallback, StopEarly
 from training.checkpoint import checkpoint_files, checkpoint_name
 
 BATCHES = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
@@ -60,6 +62,58 @@ def test_a_run_that_goes_on_elsewhere_remembers_its_best_epoch_and_how_long_ago_
     assert best_epoch(tmp_path / "there") == 1
     assert trainer.should_stop
     assert trainer.global_step == 10  # after epoch 4, the third that was not better
+
+
+class Judged(Scripted):
+    """Takes a second of a clock to judge a batch."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__([0.5, 0.5, 0.5])
+        self.clock = clock
+        self.config: Any = SimpleNamespace(global_batch_size=2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.log("train/loss", 0.5)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.clock[0] += 1.0
+        super().validation_step(batch, batch_idx)
+
+
+class SlowToCome:
+    """Held-out batches that come after 50 seconds of a clock, once."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+        self.waiting_seconds = 0.0
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        if not self.waiting_seconds:
+            self.clock[0] += 50.0
+            self.waiting_seconds = 50.0
+        yield from BATCHES
+
+
+def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_samples(monkeypatch):
+    clock, told = [1000.0], []
+    monkeypatch.setattr("training.callbacks.time.time", lambda: clock[0])
+    held_out = SlowToCome(clock)
+    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0)
+    loader = SimpleNamespace(main=main, waiting_seconds=0.0)
+    trainer = lightning.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        callbacks=[ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9)],
+    )
+    trainer.fit(Judged(clock), BATCHES, held_out)
+    ends = [(each.training_seconds, each.waiting_seconds, each.judging_seconds) for each in told if each.epoch]
+    assert ends == [(57.0, 50.0, 2.0), (59.0, 50.0, 4.0), (61.0, 50.0, 6.0)]
 
 
 @pytest.mark.parametrize("num_epochs", [1, 4])

@@ -1,0 +1,147 @@
+"""Predictions worked out by hand: 16 steps of 64 images in four epochs, 64 held-out images, two actors."""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from generation.actor import WorkCounts
+from generation.config import DataConfig, GenerationConfig
+from ray_jobs.config import JobConfig, Prices, Rates
+from ray_jobs.prediction import measured_rates, predict, predict_if_given
+from training.config import TrainingConfig
+from training.progress import TrainingProgress
+
+TRAINING = TrainingConfig(num_images=1024, num_epochs=4, num_held_out=64, global_batch_size=64)
+RATES = Rates(
+    generated_per_second=8.0, trained_per_second=128.0, judged_per_second=256.0, start_seconds=20.0, end_seconds=5.0
+)
+CONFIG = JobConfig(
+    training=TRAINING,
+    generation=GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0.5),
+    rates=RATES,
+)
+
+
+def with_training(**changes: Any) -> JobConfig:
+    return dataclasses.replace(CONFIG, training=dataclasses.replace(TRAINING, **changes))
+
+
+def with_rates(**changes: float) -> JobConfig:
+    return dataclasses.replace(CONFIG, rates=dataclasses.replace(RATES, **changes))
+
+
+def test_a_run_takes_as_long_as_its_slower_side():
+    found = predict(CONFIG)
+    assert found.generation_seconds == (1024 + 64) / 16
+    assert found.training_seconds == 1024 / 128 + 4 * 64 / 256
+    assert found.binding_side == "generation"
+    assert found.time_to_first_batch_seconds == 20 + 64 / 16
+    assert found.wall_seconds == 24 + 68 + 5
+    assert (found.num_generated, found.num_trained) == (1088, 1024)
+    faster = predict(with_rates(generated_per_second=512.0))
+    assert (faster.binding_side, faster.generation_seconds, faster.run_seconds) == ("training", 1088 / 1024, 9.0)
+    assert faster.wall_seconds == 20 + 64 / 1024 + 9 + 5
+
+
+def test_workers_share_images_and_what_is_judged():
+    assert predict(with_training(num_workers=2)).training_seconds == (1024 / 128 + 4 * 64 / 256) / 2
+
+
+def test_an_image_that_is_used_four_times_is_generated_once():
+    found = predict(with_training(reuse=4))
+    assert (found.num_generated, found.generation_seconds) == (256 + 64, 20.0)
+
+
+def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
+    slow = dataclasses.replace(
+        with_training(reuse="auto", max_reuse=8), rates=with_rates(trained_per_second=32.0).rates
+    )
+    found = predict(slow)
+    assert found.generation_seconds == (1024 / 8 + 64) / 16
+    assert (found.binding_side, found.run_seconds) == ("training", 1024 / 32 + 1)
+    assert found.num_generated == 16 * 33  # what the pool makes meanwhile: each image is used 2.2 times
+    fast = predict(with_training(reuse="auto", max_reuse=8))
+    assert (fast.binding_side, fast.run_seconds, fast.num_generated) == ("generation", 12.0, 192)
+    plenty = predict(dataclasses.replace(slow, rates=dataclasses.replace(slow.rates, generated_per_second=100.0)))
+    assert plenty.num_generated == 1024 + 64  # no more than a run that uses each once
+
+
+def test_real_images_in_a_batch_need_not_be_generated():
+    found = predict(with_training(real_images="digits", real_fraction=0.25))
+    assert (found.num_generated, found.time_to_first_batch_seconds) == (768 + 64, 20 + 48 / 16)
+
+
+def test_what_is_kept_is_generated_once_and_then_only_trained_on():
+    found = predict(dataclasses.replace(CONFIG, data=DataConfig(tee="somewhere", replays=1)))
+    assert found.generation_seconds == (512 + 64) / 16
+    assert found.run_seconds == 36 + 9 / 2
+
+
+def test_images_that_are_there_need_no_pool():
+    found = predict(dataclasses.replace(with_rates(generated_per_second=0.0), data=DataConfig("shards", "somewhere")))
+    assert (found.num_generated, found.generation_seconds, found.generation_device_hours) == (0, 0.0, 0.0)
+    assert (found.binding_side, found.wall_seconds) == ("training", 20 + 9 + 5)
+
+
+def test_devices_are_held_until_the_last_step_and_cost_their_hours():
+    found = predict(with_rates(start_seconds=3600 - 4 - 68))
+    assert found.generation_device_hours == 2 * 0.5
+    assert found.training_device_hours == 1.0
+    assert found.cost(Prices(generation_device_hour=3.0, training_device_hour=2.0)) == 5.0
+    on_cpus = dataclasses.replace(CONFIG.generation, gpus_per_actor=0)
+    assert predict(dataclasses.replace(CONFIG, generation=on_cpus)).generation_devices == 2.0
+
+
+@pytest.mark.parametrize("name", ["generated_per_second", "trained_per_second"])
+def test_a_rate_without_which_nothing_is_known_is_asked_for(name: str):
+    with pytest.raises(ValueError, match=rf"rates\.{name} is unknown.*--like RUN"):
+        predict(with_rates(**{name: 0.0}))
+
+
+def test_a_run_without_rates_and_one_that_is_taken_up_again_are_not_predicted():
+    assert predict_if_given(dataclasses.replace(CONFIG, rates=Rates())) is None
+    assert predict_if_given(dataclasses.replace(CONFIG, resume=True)) is None
+    assert predict_if_given(CONFIG) == predict(CONFIG)
+
+
+PROGRESS = TrainingProgress(
+    num_trained=1024,
+    num_trained_before=0,
+    epoch=4,
+    asked_at=1018.0,
+    first_batch_at=1024.0,
+    training_seconds=80.0,
+    waiting_seconds=71.0,
+    judging_seconds=1.0,
+    reuse=1.0,
+    loss=0.5,
+    held_out_top1=0.5,
+)
+
+
+def test_the_rates_of_a_run_leave_waiting_judging_and_refused_images_out():
+    counts = WorkCounts(num_images_made=1120, num_refused=Counter(black=20, flat=12), working_seconds=136.0)
+    found = measured_rates(CONFIG, counts, PROGRESS, started_at=1000.0, ended_at=1109.0)
+    assert found == RATES  # 1088 / 136, 1024 / (80 - 71 - 1), 4 * 64 / 1, 24 - 64 / 16, 109 - 24 - 80
+
+
+def test_the_rates_of_a_run_count_since_it_was_taken_up_again():
+    again = dataclasses.replace(PROGRESS, num_trained_before=512, training_seconds=76.0)  # after the second of 4 epochs
+    workers = with_training(num_workers=2)
+    found = measured_rates(workers, WorkCounts(), again, started_at=1000.0, ended_at=1105.0)
+    assert found == Rates(
+        generated_per_second=0.0,
+        trained_per_second=512 / (76 - 71 - 1) / 2,
+        judged_per_second=2 * 64 / 1 / 2,
+        start_seconds=24.0,
+        end_seconds=5.0,
+    )
+
+
+def test_by_its_own_rates_a_run_is_predicted_as_it_went():
+    counts = WorkCounts(num_images_made=1088, working_seconds=136.0)
+    went = dataclasses.replace(PROGRESS, training_seconds=68.0, waiting_seconds=59.0)  # it waited for the pool
+    rates = measured_rates(CONFIG, counts, went, started_at=1000.0, ended_at=1097.0)
+    assert predict(dataclasses.replace(CONFIG, rates=rates)).wall_seconds == 97.0
