@@ -207,6 +207,7 @@ def said_of(units: ray.data.Dataset, network: "Network", config: EvaluationConfi
         batch_size=None,
         compute=ActorPoolStrategy(size=config.num_actors),
         num_gpus=config.gpus_per_actor,
+        label_selector=config.label_selector,
         zero_copy_batch=True,
     )
     for batch in said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
