@@ -14,7 +14,7 @@ from ray._private.state import actors
 from ray.train.torch import TorchTrainer
 
 from evaluation.config import EvaluationConfig
-from evaluation.outputs import Network, said_of
+from evaluation.inference import Network, answers
 from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.recipe import Recipe
@@ -144,7 +144,7 @@ class WhereNetwork:
 def test_evaluation_lands_on_its_group_alone():
     config = EvaluationConfig(num_actors=2, label_selector={GROUP: "trainer"})
     units = ray.data.from_items([{"set": 0, "image": 0}] * 8, override_num_blocks=8)
-    said = said_of(units, cast(Network, WhereNetwork(config)), config)
+    said = answers(units, cast(Network, WhereNetwork(config)))
     assert [group for columns in said for group in columns["group"].tolist()] == ["trainer"] * 8
 
 
