@@ -74,7 +74,6 @@ def stream_samples(
     batch_size = service.batch_size()
     units = work_units(wanted.serials, batch_size)
     dataset = ask_units(service, config, batch_size, units, (StreamAsker, [wanted.serials]), wanted)
-    keep_beside(dataset)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
 
@@ -99,6 +98,7 @@ def ask_units(
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers),
         num_cpus=0,
+        scheduling_strategy=source.context.scheduling_strategy if asker[0].IS_SPREAD else beside_driver(),
     )
 
 
@@ -121,11 +121,6 @@ def fetch_samples(service: GenerationService, config: GenerationConfig, indices:
         "image": np.concatenate([batch["image"] for batch in batches]),
         "attempt": np.concatenate([batch["attempt"] for batch in batches]),
     }
-
-
-def keep_beside(dataset: ray.data.Dataset) -> None:
-    """Run a dataset's askers on this process's node: on a generator's they would keep it from being given back."""
-    dataset.context.scheduling_strategy = beside_driver()
 
 
 def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes: int, num_consumers: int = 1) -> None:
@@ -162,6 +157,11 @@ class Request:
 
 class Asker:
     """The asking stage: keeps requests under way and yields each batch in its order."""
+
+    IS_SPREAD = False
+    """Whether there is work beside asking, to be spread over nodes: else askers are beside who opens the stream, since
+    on a generator's node they would keep it from being given back.
+    """
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""

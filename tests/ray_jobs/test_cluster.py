@@ -2,7 +2,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -15,6 +15,8 @@ from ray.train.torch import TorchTrainer
 
 from evaluation.config import EvaluationConfig
 from evaluation.inference import Network, answers
+from evaluation.outputs import Shown
+from evaluation.reading import Crop
 from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.recipe import Recipe
@@ -111,6 +113,9 @@ def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_
         next(iter(stream))
         assert groups_of("ServeReplica") == ["generator"] * 3
         assert groups_of("StreamAsker") == [None] * 3
+        samples = stream_samples(service, painted, GENERATION, Wanted.all_of(range(16)))
+        shown = samples.map_batches(cast(Any, Shown(Crop(8, 8, "bilinear"))), batch_size=4, num_cpus=0)
+        assert groups_that_answer(shown, EvaluationConfig(label_selector={GROUP: "trainer"})) == ["trainer"] * 16
 
 
 @pytest.mark.ray
@@ -139,13 +144,18 @@ class WhereNetwork:
         return lambda _, images: {"group": np.array([this_group()] * len(images))}
 
 
+def groups_that_answer(images: ray.data.Dataset, config: EvaluationConfig) -> list[str]:
+    """Return the group of who answers for each image."""
+    said = answers(images, cast(Network, WhereNetwork(config)))
+    return [group for columns in said for group in columns["group"].tolist()]
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("two_groups")
 def test_evaluation_lands_on_its_group_alone():
     config = EvaluationConfig(num_actors=2, label_selector={GROUP: "trainer"})
     units = ray.data.from_items([{"set": 0, "image": 0}] * 8, override_num_blocks=8)
-    said = answers(units, cast(Network, WhereNetwork(config)))
-    assert [group for columns in said for group in columns["group"].tolist()] == ["trainer"] * 8
+    assert groups_that_answer(units, config) == ["trainer"] * 8
 
 
 @pytest.mark.ray
