@@ -109,9 +109,13 @@ def test_what_cannot_be_predicted_is_one_line(monkeypatch, capsys, tmp_path: Pat
         assert "has no rates that this version" in error_of(monkeypatch, capsys, DIGITS, f"--like={run}")
     assert "rates.generated_per_second is unknown" in error_of(monkeypatch, capsys, DIGITS, "--cost", GIVEN[1])
     assert "rates.start_seconds is -1.0" in error_of(monkeypatch, capsys, DIGITS, "--cost", "rates.start_seconds=-1")
-    replays = ["data.tee=kept", "data.replays=2", f"output={tmp_path / 'mine'}"]
-    assert "data.replays is 2" in error_of(monkeypatch, capsys, DIGITS, "--cost", *replays)
     assert "prices.stored_gb is nan" in error_of(monkeypatch, capsys, DIGITS, "--cost", "prices.stored_gb=nan")
+
+
+def test_what_cannot_run_is_not_rehearsed(monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=3))
+    message = error_of(monkeypatch, capsys, DIGITS, "--cost", "data.tee=kept", "data.replays=2")
+    assert "data.replays is 2, but the 16384 samples" in message
 
 
 def test_a_rehearsal_has_no_more_steps_than_the_run():
