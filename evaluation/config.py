@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from generation.config import check_gpus
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -56,6 +58,9 @@ class EvaluationConfig:
     gpus_per_actor: float = 0.0
     """0 classifies on the CPU."""
 
+    label_selector: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that may hold an actor, as for `generation.label_selector`."""
+
     threads_per_actor: int = 2
     """Threads that torch may use in an actor; Ray counts one core as taken."""
 
@@ -67,6 +72,7 @@ class EvaluationConfig:
         for name in ("gpus_per_actor", "resize_size", "crop_size", "allow_unreadable"):
             if getattr(self, name) < 0:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 0 or more.")
+        check_gpus("evaluation.gpus_per_actor", self.gpus_per_actor)
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(
                 f"evaluation.resize_size is {self.resize_size}, less than crop_size {self.crop_size}. Give as much, or "

@@ -173,7 +173,7 @@ def fitted(trainval: Labelled, test: Labelled, solver: Solver, config: Evaluatio
     """Return how a linear classifier does, fitted here, or on a GPU where networks have one and the solver likes it."""
     if solver != "sgd" or not config.gpus_per_actor:
         return fit_transfer(trainval, test, solver, say=say)
-    on_gpu: Any = ray.remote(num_gpus=config.gpus_per_actor)(fit_transfer)
+    on_gpu: Any = ray.remote(num_gpus=config.gpus_per_actor, label_selector=config.label_selector)(fit_transfer)
     return ray.get(on_gpu.remote(trainval, test, solver, device="cuda"))
 
 

@@ -108,6 +108,7 @@ def answers(images: ray.data.Dataset, network: Network) -> Iterator[Columns]:
         batch_size=None,
         compute=ActorPoolStrategy(size=network.config.num_actors),
         num_gpus=network.config.gpus_per_actor,
+        label_selector=network.config.label_selector,
         zero_copy_batch=True,
     )
     for batch in said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):

@@ -174,10 +174,15 @@ class GenerationConfig:
     """The pool starts with this many actors and never has more."""
 
     gpus_per_actor: float = 1.0
-    """0 runs the actor on the CPU."""
+    """0 runs the actor on the CPU; with a share of a GPU, such as 0.5, several actors are on one."""
 
     cpus_per_actor: float = 0.5
     """Cores that Ray counts as taken; see `threads_per_actor` for the cores really used."""
+
+    label_selector: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that may hold an actor, as Ray selects by them: `{ray.io/node-group: generator}`,
+    `{ray.io/accelerator-type: "in(L4,A10G)"}`; empty is any node.
+    """
 
     threads_per_actor: int = 1
     """Threads that torch may use in an actor."""
@@ -244,11 +249,18 @@ class GenerationConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"generation.{name} is {getattr(self, name)}; give 0 or more.")
+        check_gpus("generation.gpus_per_actor", self.gpus_per_actor)
 
     @property
     def longest_start_seconds(self) -> float:
         """How long the pool may be without an actor that is up."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds
+
+
+def check_gpus(name: str, gpus: float) -> None:
+    """Raise ValueError for what Ray gives nobody: more than one GPU, and a share of another."""
+    if gpus > 1 and gpus % 1:
+        raise ValueError(f"{name} is {gpus:g}; give a whole number, or a share below 1.")
 
 
 @dataclass(frozen=True)

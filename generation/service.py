@@ -215,6 +215,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         ray_actor_options={
             "num_gpus": config.gpus_per_actor,
             "num_cpus": config.cpus_per_actor,
+            "label_selector": config.label_selector,
             "runtime_env": {"env_vars": hub_settings()},
         },
         max_ongoing_requests=MAX_REQUESTS,

@@ -23,7 +23,7 @@ from generation.service import GenerationService
 from generation.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shard_set import ShardSet, index_name, shard_name
 from generation.storage import StorageError
-from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
+from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory, keep_beside
 
 ORDER_STREAM = 3
 """Second key word of the counter-based generator, beside those of `generation.plan`: in which order shards are read."""
@@ -76,6 +76,7 @@ def tee_samples(
     units = first_turn + makeshift + units[len(first_turn) :]
     asker = TeeingAsker, [shards, (missing, num_images, wanted)]
     dataset = ask_units(service, config, shards.batch_size, units, asker, wanted)
+    keep_beside(dataset)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset

@@ -24,7 +24,7 @@ from generation.generator import GenerationFailedError
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
-from generation.service import GenerationService
+from generation.service import GenerationService, beside_driver
 
 MIN_ASKERS, MAX_ASKERS = 2, 16
 """Actors of the asking stage, as many as generators within these bounds.
@@ -74,6 +74,7 @@ def stream_samples(
     batch_size = service.batch_size()
     units = work_units(wanted.serials, batch_size)
     dataset = ask_units(service, config, batch_size, units, (StreamAsker, [wanted.serials]), wanted)
+    keep_beside(dataset)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
 
@@ -120,6 +121,11 @@ def fetch_samples(service: GenerationService, config: GenerationConfig, indices:
         "image": np.concatenate([batch["image"] for batch in batches]),
         "attempt": np.concatenate([batch["attempt"] for batch in batches]),
     }
+
+
+def keep_beside(dataset: ray.data.Dataset) -> None:
+    """Run a dataset's askers on this process's node: on a generator's they would keep it from being given back."""
+    dataset.context.scheduling_strategy = beside_driver()
 
 
 def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes: int, num_consumers: int = 1) -> None:

@@ -90,7 +90,8 @@ def start_painters(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, Generat
             "and batch_size above 0."
         )
     connect()
-    check_placement([generation_demand(config.generation), training_demand(config.training)])
+    wait_seconds = config.generation.wait_for_nodes_seconds
+    check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])
     return config, recipe, start_generation(recipe, config.generation)
 
 
@@ -111,6 +112,7 @@ def actor_pool_samples(recipe: Recipe, config: GenerationConfig, num_samples: in
             compute=ActorPoolStrategy(size=config.max_actors),
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
+            label_selector=config.label_selector,
         )
     )
 
@@ -135,7 +137,9 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
             take_all,
             train_loop_config={"batch_size": config.global_batch_size, "answer": answer},
             datasets={"train": dataset},
-            scaling_config=ray.train.ScalingConfig(resources_per_worker=worker_resources(config)),
+            scaling_config=ray.train.ScalingConfig(
+                resources_per_worker=worker_resources(config), label_selector=config.label_selector
+            ),
             run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
             dataset_config=own_execution_options({"train": dataset}),
         ).fit()

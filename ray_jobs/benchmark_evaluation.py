@@ -56,13 +56,15 @@ def main() -> None:
         config = load_config(JobConfig, arguments)
         num_images = parse_images(options.get("images", "1000"), config)
         connect()
-        check_placement([evaluation_demand(config.evaluation)])
+        check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     crop_size = config.evaluation.crop_size or 224
     crop = crop_for(crop_size, config.evaluation, has_border=True)
     network = Network(random_checkpoint(config.training, crop_size), config.evaluation, [QUESTION])
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), num_images)
-        bare_rate = ray.remote(num_cpus=1, num_gpus=config.evaluation.gpus_per_actor)(rate_of_plain_loop)
+        bare_rate = ray.remote(
+            num_cpus=1, num_gpus=config.evaluation.gpus_per_actor, label_selector=config.evaluation.label_selector
+        )(rate_of_plain_loop)
         first_bare = ray.get(bare_rate.remote(network, folder, crop))
         told = run(network, Path(folder), crop, config)
         bare = (first_bare + ray.get(bare_rate.remote(network, folder, crop))) / 2

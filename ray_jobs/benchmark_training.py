@@ -29,7 +29,7 @@ from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.kept_data import indices_of
 from ray_jobs.user_errors import user_errors
 from training.config import TrainingConfig
-from training.fit import own_execution_options, worker_resources
+from training.fit import own_execution_options, worker_group
 from training.job import FitJob, TrainingSamples
 
 NUM_WARM_STEPS = 3
@@ -77,7 +77,8 @@ def main() -> None:
         recipe = open_recipe(config)
         check(config, recipe)
         connect()
-        check_placement([generation_demand(config.generation), training_demand(config.training)])
+        wait_seconds = config.generation.wait_for_nodes_seconds
+        check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])
     plenty = dataclasses.replace(config.generation, painted_batch_seconds=0.0)
     first = measure(recipe, plenty, config.training)
     ordered = measure(recipe, plenty, dataclasses.replace(config.training, deterministic=True))
@@ -116,7 +117,7 @@ def measure(recipe: Recipe, generation: GenerationConfig, training: TrainingConf
             train_and_time,
             train_loop_config={"job": FitJob(training, recipe, Path(scratch), samples, None, ignore), "answer": answer},
             datasets={"held_out": judges},
-            scaling_config=ray.train.ScalingConfig(resources_per_worker=worker_resources(training)),
+            scaling_config=worker_group(training),
             run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
             dataset_config=own_execution_options({"held_out": judges}),
         ).fit()

@@ -7,14 +7,15 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import ray
 from ray._private import ray_constants, services
+from ray._private.label_utils import validate_label_selector
 from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
+from ray_jobs.placement import Demand, Node, no_room_yet, place
 from training.config import TrainingConfig
 from training.fit import worker_resources
 
@@ -75,36 +76,38 @@ def session_logs() -> str:
     return f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
 
 
-@dataclass(frozen=True)
-class Demand:
-    """So many processes, each with these resources."""
-
-    what: str
-    count: int
-    resources: dict[str, float]
-    remedy: str
-
-
 def check_placement(*stages: Sequence[Demand]) -> None:
-    """Raise ValueError with the numbers if the cluster's nodes can never hold all that a stage of the job asks for."""
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    """Raise ValueError with the numbers if the cluster's nodes can never hold all that a stage of the job asks for.
+
+    Of a stage that may wait for nodes nothing is known yet.
+    """
     for demands in stages:
-        place(demands, nodes)
+        if not any(demand.wait_seconds for demand in demands):
+            place(demands, nodes_alive())
 
 
 @contextmanager
-def room_kept(demand: Demand, wait_seconds: float) -> Iterator[None]:
+def room_kept(demand: Demand) -> Iterator[None]:
     """Keep room for a stage that starts later, before an earlier one takes its share; ValueError if none comes free.
 
-    Ray Train, unlike a generation service, would wait without end for room that other jobs hold.
+    Ray Train, unlike a generation service, would wait without end for room that other jobs hold. The cluster's
+    autoscaler brings nodes for it.
     """
-    room = placement_group([dict(demand.resources)] * demand.count)
+    count, wait_seconds = demand.count, ROOM_GRACE_SECONDS + demand.wait_seconds
+    room = placement_group([dict(demand.resources)] * count, bundle_label_selector=[demand.label_selector] * count)
     try:
-        if not room.wait(math.ceil(ROOM_GRACE_SECONDS + wait_seconds)):
-            raise ValueError(_taken(demand, ROOM_GRACE_SECONDS + wait_seconds))
+        if not room.wait(math.ceil(wait_seconds)):
+            raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
         yield
     finally:
         remove_placement_group(room)
+
+
+def wait_for_room(demand: Demand) -> None:
+    """Return when the cluster has the nodes that a stage may wait for, and room on them; ValueError if it never has."""
+    if demand.wait_seconds:
+        with room_kept(demand):
+            pass
 
 
 def generation_demand(config: GenerationConfig) -> Demand:
@@ -113,70 +116,42 @@ def generation_demand(config: GenerationConfig) -> Demand:
         what="generator actors",
         count=config.max_actors,
         resources={"GPU": config.gpus_per_actor, "CPU": config.cpus_per_actor},
-        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor, or add nodes; where the cluster adds "
-        "them itself, set generation.wait_for_nodes_seconds",
+        remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor",
+        label_selector=_checked("generation.label_selector", config.label_selector),
+        wait_seconds=config.wait_for_nodes_seconds,
     )
 
 
-def training_demand(config: TrainingConfig) -> Demand:
+def training_demand(config: TrainingConfig, wait_seconds: float) -> Demand:
     """Return what the training workers take."""
     return Demand(
         what="training workers",
         count=config.num_workers,
         resources=worker_resources(config),
-        remedy="Lower training.num_workers, gpus_per_worker or cpus_per_worker, or add nodes",
+        remedy="Lower training.num_workers, gpus_per_worker or cpus_per_worker",
+        label_selector=_checked("training.label_selector", config.label_selector),
+        wait_seconds=wait_seconds,
     )
 
 
-def evaluation_demand(config: EvaluationConfig) -> Demand:
+def evaluation_demand(config: EvaluationConfig, wait_seconds: float) -> Demand:
     """Return what evaluation takes."""
     return Demand(
         what="evaluation actors",
         count=config.num_actors,
         resources={"GPU": config.gpus_per_actor, "CPU": 1.0},
-        remedy="Lower evaluation.num_actors or gpus_per_actor, or add nodes",
+        remedy="Lower evaluation.num_actors or gpus_per_actor",
+        label_selector=_checked("evaluation.label_selector", config.label_selector),
+        wait_seconds=wait_seconds,
     )
 
 
-def place(demands: Sequence[Demand], nodes: Sequence[dict[str, float]]) -> None:
-    """Put all demands on nodes, the largest first, each where the fewest GPUs are free; ValueError for no room."""
-    free = [dict(node) for node in nodes]
-    for demand in sorted(demands, key=_size, reverse=True):
-        for placed in range(demand.count):
-            node = min((node for node in free if _fits(demand, node)), key=_free_gpus, default=None)
-            if node is None:
-                raise ValueError(_no_room(demand, placed, nodes))
-            for name, amount in demand.resources.items():
-                node[name] = node.get(name, 0.0) - amount
+def _checked(setting: str, selector: dict[str, str]) -> dict[str, str]:
+    if error := validate_label_selector(selector):
+        raise ValueError(f"{setting} is {selector}: {error}")
+    return selector
 
 
-def _size(demand: Demand) -> tuple[float, float]:
-    return demand.resources.get("GPU", 0.0), demand.resources.get("CPU", 0.0)
-
-
-def _free_gpus(node: dict[str, float]) -> float:
-    return node.get("GPU", 0.0)
-
-
-def _fits(demand: Demand, node: dict[str, float]) -> bool:
-    return all(node.get(name, 0.0) >= amount - 1e-9 for name, amount in demand.resources.items())
-
-
-def _no_room(demand: Demand, placed: int, nodes: Sequence[dict[str, float]]) -> str:
-    totals = {name: math.fsum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-    return (
-        f"The job asks for {demand.count} {demand.what} of {_each(demand)} each, and only {placed} can ever be placed "
-        f"beside the rest: the cluster has {totals['CPU']:g} CPU and {totals['GPU']:g} GPU on {len(nodes)} nodes. "
-        f"{demand.remedy}."
-    )
-
-
-def _taken(demand: Demand, waited_seconds: float) -> str:
-    return (
-        f"{demand.count} {demand.what} of {_each(demand)} each found no room within {waited_seconds:g} s: other jobs "
-        f"hold the cluster's resources. {demand.remedy}, or wait for the other jobs."
-    )
-
-
-def _each(demand: Demand) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
+def nodes_alive() -> list[Node]:
+    """Return the cluster's nodes, all of each free."""
+    return [Node(dict(node["Resources"]), dict(node["Labels"])) for node in ray.nodes() if node["Alive"]]

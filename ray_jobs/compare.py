@@ -50,7 +50,8 @@ def main() -> None:
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         connect()
-        check_placement([generation_demand(config.generation), training_demand(config.training)])
+        wait_seconds = config.generation.wait_for_nodes_seconds
+        check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])
         lock = claim(run_dir, to_yaml(config))
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []

@@ -20,7 +20,7 @@ from evaluation.model import Model, open_model
 from evaluation.pages import csv_text, model_page
 from generation.labels import LabelSpace
 from ray_jobs.circumstances import circumstances
-from ray_jobs.cluster import check_placement, connect, evaluation_demand
+from ray_jobs.cluster import check_placement, connect, evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_writable, new_path, resolve, write_json
@@ -38,7 +38,9 @@ def main() -> None:
         planned = plan(config.evaluation, model.label_space)
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop_size, model.architecture)
         connect()
-        check_placement([evaluation_demand(config.evaluation)])
+        demand = evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)
+        check_placement([demand])
+        wait_for_room(demand)
     with user_errors(), errors_at_work():
         write_evaluation(model, planned, config, lambda text: announce(started_at, text))
 

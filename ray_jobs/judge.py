@@ -43,7 +43,7 @@ def main() -> None:
     with user_errors():
         job = prepare(sys.argv[1:])
         connect()
-        demands = [evaluation_demand(job.config.evaluation)]
+        demands = [evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)]
         check_placement(demands if job.shards else [*demands, generation_demand(job.config.generation)])
         lock = claim(job.run_dir, to_yaml(job.config))
 

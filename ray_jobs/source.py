@@ -14,7 +14,7 @@ from generation.service import GenerationCounts, GenerationService, start_genera
 from generation.shard_set import ShardSet
 from generation.shards import first_samples, read_shards, tee_samples
 from generation.stream import fetch_samples, stream_samples
-from ray_jobs.cluster import room_kept, training_demand
+from ray_jobs.cluster import room_kept, training_demand, wait_for_room
 from ray_jobs.config import JobConfig
 from ray_jobs.data_card import write_card
 from ray_jobs.kept_data import Part, batch_size_of, check_batches, check_workers, indices_of, open_parts, open_to_read
@@ -35,7 +35,7 @@ def open_source(config: JobConfig, recipe: Recipe) -> "Source":
 
 def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
     """Return a running pool, with room kept for training beside it."""
-    with room_kept(training_demand(training), generation.wait_for_nodes_seconds):
+    with room_kept(training_demand(training, generation.wait_for_nodes_seconds)):
         return start_generation(recipe, generation)
 
 
@@ -156,7 +156,12 @@ class StreamSource:
 class NoPool:
     """What is at work where nothing is generated."""
 
+    config: JobConfig
     names_hash = 0
+
+    def start(self) -> None:
+        """Wait for nodes to train on, where the cluster has to bring them."""
+        wait_for_room(training_demand(self.config.training, self.config.generation.wait_for_nodes_seconds))
 
     def num_actors(self) -> int:
         """Return 0."""
@@ -175,9 +180,6 @@ class ShardSource(NoPool):
         self.config = config
         self.train = train.first(min(train.num_images, config.training.num_samples))
         self.held_out_set = held_out.first(config.training.num_held_out)
-
-    def start(self) -> None:
-        """Do nothing: shards are there."""
 
     def describe(self) -> str:
         """Return where they are."""
@@ -219,6 +221,7 @@ class RealSource(NoPool):
         """Take the images, of which some are held out; ValueError if there are too few."""
         if config.training.real_images:
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
+        self.config = config
         place = real_place(config.data.real)
         images = real_training_images(
             place, recipe.label_space, recipe.image_size, config.training.seed, config.data.num_readers
@@ -226,9 +229,6 @@ class RealSource(NoPool):
         self.place = place
         self.names_hash = images.names_hash
         self.held_out_images, self.train = images.split(config.training.num_held_out)
-
-    def start(self) -> None:
-        """Do nothing: they are there."""
 
     def describe(self) -> str:
         """Return where they are."""

@@ -140,12 +140,11 @@ def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
 
 def check_resources(config: JobConfig) -> None:
     """Raise ValueError if a stage of the job can never be placed on the cluster, unless the cluster may grow."""
-    if config.generation.wait_for_nodes_seconds:
-        return
+    wait_seconds, evaluation = config.generation.wait_for_nodes_seconds, config.evaluation
     generation = [generation_demand(config.generation)] if config.data.source == "stream" else []
     check_placement(
-        [*generation, training_demand(config.training)],
-        [evaluation_demand(config.evaluation)] if config.evaluation.sets or config.evaluation.transfer else [],
+        [*generation, training_demand(config.training, wait_seconds)],
+        [evaluation_demand(evaluation, wait_seconds)] if evaluation.sets or evaluation.transfer else [],
     )
 
 

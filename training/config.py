@@ -1,14 +1,17 @@
 """Settings of training: the classifier, its optimisation, and the workers it runs on."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from generation.config import check_gpus
 
 MAY_CHANGE = (
     "real_images",
     "num_workers",
     "gpus_per_worker",
     "cpus_per_worker",
+    "label_selector",
     "threads_per_worker",
     "accumulate_batches",
     "reservoir_bytes",
@@ -166,6 +169,9 @@ class TrainingConfig:
     cpus_per_worker: float = 1.0
     """Cores that Ray counts as taken; see `threads_per_worker` for the cores really used."""
 
+    label_selector: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that may hold a worker, as for `generation.label_selector`."""
+
     threads_per_worker: int = 1
     """Threads that torch may use in a worker."""
 
@@ -198,6 +204,12 @@ class TrainingConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 0 or more.")
+        check_gpus("training.gpus_per_worker", self.gpus_per_worker)
+        if not (self.gpus_per_worker or self.cpus_per_worker):
+            raise ValueError(
+                "training.gpus_per_worker and cpus_per_worker are 0; Ray keeps no room for what takes nothing. Give "
+                "one of them."
+            )
         for name in ("base_learning_rate", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give more than 0.")

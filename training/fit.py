@@ -32,11 +32,7 @@ def fit(job: FitJob, held_out: Dataset) -> Path:
         train_on_worker,
         train_loop_config={"job": job},
         datasets={"held_out": held_out},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=job.config.num_workers,
-            use_gpu=job.config.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(job.config),
-        ),
+        scaling_config=worker_group(job.config),
         run_config=ray.train.RunConfig(
             name=TRAIN_FOLDER,
             storage_path=str(job.run_dir),
@@ -101,6 +97,16 @@ def interrupt_raises() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def worker_group(config: TrainingConfig) -> ray.train.ScalingConfig:
+    """Return how many workers there are, and on which nodes."""
+    return ray.train.ScalingConfig(
+        num_workers=config.num_workers,
+        use_gpu=config.gpus_per_worker > 0,
+        resources_per_worker=worker_resources(config),
+        label_selector=config.label_selector,
+    )
 
 
 def worker_resources(config: TrainingConfig) -> dict[str, float]:

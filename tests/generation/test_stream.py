@@ -5,17 +5,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray._private.node import Node
-from ray._private.parameter import RayParams
 
 from generation.config import GenerationConfig, RecipeConfig
 from generation.indices import IndexSet, Wanted
@@ -26,6 +23,7 @@ from generation.recipe import Recipe, build_recipe
 from generation.service import GenerationFailedError, GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
 from tests.generation.hub import COMMIT, serve_hub
+from tests.generation.nodes import joined_node
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -132,32 +130,12 @@ def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
         np.testing.assert_array_equal(disturbed[name], undisturbed[name])
 
 
-@contextmanager
-def second_node(num_cpus: int) -> Iterator[Callable[[], None]]:
-    """Join a node to the cluster, as `ray.cluster_utils` does, and yield what kills all its processes."""
-    params = RayParams(
-        gcs_address=ray.get_runtime_context().gcs_address,
-        node_ip_address="127.0.0.1",
-        num_cpus=num_cpus,
-        node_manager_port=0,
-        include_log_monitor=False,  # pyright: ignore[reportArgumentType]
-    )
-    node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
-    try:
-        give_up_at = time.monotonic() + 60
-        while sum(node["Alive"] for node in ray.nodes()) < 2 and time.monotonic() < give_up_at:
-            time.sleep(0.2)
-        yield lambda: node.kill_all_processes(check_alive=False, allow_graceful=False)
-    finally:
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
-
-
 def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_sample(painted: Recipe):
     num_cpus = int(ray.cluster_resources()["CPU"])
     one_per_node = dataclasses.replace(TWO_ACTORS, cpus_per_actor=0.75 * num_cpus, painted_batch_seconds=0.1)
     large = dataclasses.replace(painted, image_size=96)  # batches of 442 kB travel through a node's object store
     indices = range(1600)
-    with second_node(num_cpus) as kill_node, start_generation(large, one_per_node) as service:
+    with joined_node(num_cpus) as kill_node, start_generation(large, one_per_node) as service:
         dataset = stream_samples(service, large, one_per_node, Wanted.all_of(indices))
         rows = rows_of(dataset, meanwhile=kill_node)
         assert service.num_actors() == 1

@@ -1,43 +1,31 @@
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
 import psutil
 import pytest
 import ray
+import ray.data
+import ray.train
+from ray._private.state import actors
+from ray.train.torch import TorchTrainer
 
+from evaluation.config import EvaluationConfig
+from evaluation.inference import Network, answers
+from generation.config import GenerationConfig
+from generation.indices import Wanted
+from generation.recipe import Recipe
+from generation.stream import stream_samples
 from ray_jobs import cluster
-from ray_jobs.cluster import Demand, connect, place, room_kept
-
-GPU_NODE = {"CPU": 8.0, "GPU": 2.0}
-CPU_NODE = {"CPU": 2.0}
-
-
-def actors(count: int, **resources: float) -> Demand:
-    return Demand("generator actors", count, resources, "Lower generation.max_actors")
-
-
-def test_what_fits_is_not_refused():
-    place([actors(4, GPU=1, CPU=1), actors(2, GPU=0, CPU=1)], [GPU_NODE, GPU_NODE, CPU_NODE])
-
-
-def test_half_gpus_share_a_device_and_a_whole_one_does_not_span_nodes():
-    place([actors(4, GPU=0.5)], [GPU_NODE])
-    with pytest.raises(ValueError, match="only 0 can ever be placed"):
-        place([actors(1, GPU=3)], [GPU_NODE, GPU_NODE])
-
-
-def test_a_gpu_where_there_is_none_is_said_with_the_numbers():
-    with pytest.raises(ValueError, match=r"1 GPU .*has 2 CPU and 0 GPU on 1 nodes\. Lower generation\.max_actors"):
-        place([actors(1, GPU=1.0, CPU=0.5)], [CPU_NODE])
-
-
-def test_work_without_gpus_leaves_the_gpu_node_to_those_who_need_it():
-    training = Demand("training workers", 1, {"CPU": 4.0}, "")
-    place([actors(1, GPU=1, CPU=0.5), training], [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}])
-    place([training, actors(2, CPU=0.5), actors(1, GPU=1, CPU=4)], [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 5.0}])
-
-
-def test_generation_and_training_are_placed_together():
-    training = Demand("training workers", 1, {"CPU": 1.0, "GPU": 1.0}, "Lower training.num_workers")
-    with pytest.raises(ValueError, match="placed beside the rest"):
-        place([actors(2, GPU=1, CPU=0.5), training], [GPU_NODE])
+from ray_jobs.cluster import check_placement, connect, generation_demand, room_kept, training_demand
+from ray_jobs.placement import Demand
+from ray_jobs.source import start_pool
+from tests.generation.nodes import joined_node
+from training.config import TrainingConfig
+from training.fit import worker_group
 
 
 @pytest.mark.ray
@@ -60,12 +48,12 @@ def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(mo
     monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 2.0)
     everything = Demand("training workers", 1, {"CPU": ray.cluster_resources()["CPU"]}, "Lower training.num_workers")
     with (
-        room_kept(everything, wait_seconds=0),
+        room_kept(everything),
         pytest.raises(ValueError, match=r"1 training workers of \d+ CPU each found no room within 2 s.*Lower training"),
-        room_kept(everything, wait_seconds=0),
+        room_kept(everything),
     ):
         raise AssertionError("there was room twice")
-    with room_kept(everything, wait_seconds=10):
+    with room_kept(dataclasses.replace(everything, wait_seconds=8)):
         pass
 
 
@@ -78,3 +66,106 @@ def test_an_address_where_no_cluster_answers_is_said_and_no_other_ray_is_started
     monkeypatch.setattr(ray, "init", nothing_there)
     with pytest.raises(ValueError, match=r"RAY_ADDRESS is '127\.0\.0\.1:1', where no Ray cluster answers"):
         connect()
+
+
+GROUP = "ray.io/node-group"
+GENERATION = GenerationConfig(
+    min_actors=3,
+    max_actors=3,
+    gpus_per_actor=0.5,
+    cpus_per_actor=0.1,
+    batch_size=4,
+    painted_batch_seconds=0.2,
+    label_selector={GROUP: "generator"},
+    start_timeout_seconds=10,
+)
+TRAINING = TrainingConfig(
+    num_workers=2, gpus_per_worker=0, cpus_per_worker=0.5, global_batch_size=8, label_selector={GROUP: "trainer"}
+)
+
+
+@pytest.fixture(scope="module")
+def two_groups(ray_cluster) -> Iterator[None]:
+    """Two nodes beside that of the session, which has no group: two GPUs to generate, and one that must stay free."""
+    with joined_node(2, 2, {GROUP: "generator"}), joined_node(2, 1, {GROUP: "trainer"}):
+        yield
+
+
+def this_group() -> str | None:
+    """Return the group of the node that this process is on."""
+    return cast(dict[str, str], ray.get_runtime_context().get_node_labels()).get(GROUP)
+
+
+def groups_of(kind: str) -> list[str | None]:
+    """Return the groups of the nodes where actors of a kind are alive."""
+    group_of = {node["NodeID"]: node["Labels"].get(GROUP) for node in ray.nodes()}
+    alive = [actor for actor in actors().values() if kind in actor["ActorClassName"] and actor["State"] == "ALIVE"]
+    return [group_of[actor["Address"]["NodeID"]] for actor in alive]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_groups")
+def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_stays_off_it(painted: Recipe):
+    with start_pool(painted, GENERATION, TRAINING) as service:
+        stream = stream_samples(service, painted, GENERATION, Wanted.all_of(range(400))).iter_batches(batch_size=4)
+        next(iter(stream))
+        assert groups_of("ServeReplica") == ["generator"] * 3
+        assert groups_of("StreamAsker") == [None] * 3
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_groups")
+def test_training_workers_land_on_their_group_alone(tmp_path: Path):
+    def note_group(settings: dict[str, Path]) -> None:
+        (settings["folder"] / str(ray.train.get_context().get_world_rank())).write_text(str(this_group()))
+
+    TorchTrainer(
+        note_group,
+        train_loop_config={"folder": tmp_path},
+        scaling_config=worker_group(TRAINING),
+        run_config=ray.train.RunConfig(storage_path=str(tmp_path)),
+    ).fit()
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["trainer", "trainer"]
+
+
+@dataclass(frozen=True)
+class WhereNetwork:
+    """Says where it was asked, in place of a `Network`."""
+
+    config: EvaluationConfig
+
+    def load(self) -> Callable[[int, np.ndarray], dict[str, np.ndarray]]:
+        """Return what answers with the group of its node."""
+        return lambda _, images: {"group": np.array([this_group()] * len(images))}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_groups")
+def test_evaluation_lands_on_its_group_alone():
+    config = EvaluationConfig(num_actors=2, label_selector={GROUP: "trainer"})
+    units = ray.data.from_items([{"set": 0, "image": 0}] * 8, override_num_blocks=8)
+    said = answers(units, cast(Network, WhereNetwork(config)))
+    assert [group for columns in said for group in columns["group"].tolist()] == ["trainer"] * 8
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_groups")
+def test_room_for_a_group_that_never_comes_is_not_found_elsewhere(monkeypatch, painted: Recipe):
+    monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 1.0)
+    elsewhere = dataclasses.replace(TRAINING, label_selector={GROUP: "trainers"})
+    message = r"2 training workers .* within 2 s: the cluster has no node with ray\.io/node-group=trainers \(of its 3"
+    with pytest.raises(ValueError, match=message):
+        start_pool(painted, dataclasses.replace(GENERATION, wait_for_nodes_seconds=1), elsewhere)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_groups")
+def test_a_pool_for_a_group_that_is_not_there_is_refused_before_it_starts():
+    elsewhere = dataclasses.replace(GENERATION, label_selector={GROUP: "gpus"})
+    stage = [generation_demand(elsewhere), training_demand(TRAINING, 0)]
+    with pytest.raises(
+        ValueError, match=r"no node with ray\.io/node-group=gpus \(of its 3, .* is generator, trainer\)"
+    ):
+        check_placement(stage)
+    check_placement([generation_demand(dataclasses.replace(elsewhere, wait_for_nodes_seconds=1)), stage[1]])
+    check_placement([generation_demand(GENERATION), stage[1]])

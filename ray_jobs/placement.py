@@ -1,0 +1,124 @@
+"""Whether processes can ever be placed on nodes: by CPUs, by each GPU, by labels. Knows no running cluster."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ray._raylet import node_labels_match_selector  # pyright: ignore[reportAttributeAccessIssue]
+
+ROUNDING = 1e-6
+"""Sums of shares of a GPU or a core are no exacter."""
+
+WHERE_THEY_COME = "where the cluster adds nodes itself, set generation.wait_for_nodes_seconds"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """So many processes, each with these resources, on nodes that have these labels."""
+
+    what: str
+    count: int
+    resources: dict[str, float]
+    """Of `CPU` and `GPU`."""
+
+    remedy: str
+    """What else to ask for."""
+
+    label_selector: dict[str, str] = field(default_factory=dict)
+    wait_seconds: float = 0.0
+    """How long the cluster may take to bring nodes for it; 0 where it has those that it will ever have."""
+
+
+@dataclass
+class Node:
+    """A node of the cluster, and what of it is free."""
+
+    resources: dict[str, float]
+    labels: dict[str, str] = field(default_factory=dict)
+    cpus: float = field(init=False)
+    gpus: list[float] = field(init=False)
+    """What is free of each GPU, 0..1: a process's share is a share of one, and whole ones have to be all free."""
+
+    def __post_init__(self) -> None:
+        """Begin with all of it."""
+        self.cpus = self.resources.get("CPU", 0.0)
+        self.gpus = [1.0] * int(self.resources.get("GPU", 0.0))
+
+    def is_meant(self, demand: Demand) -> bool:
+        """Return whether its labels are those that are asked for."""
+        return node_labels_match_selector(self.labels, demand.label_selector)
+
+    def fits(self, demand: Demand) -> bool:
+        """Return whether one more process has room here."""
+        cpus, gpus = demand.resources.get("CPU", 0.0), demand.resources.get("GPU", 0.0)
+        free = [gpu for gpu in self.gpus if gpu >= min(gpus, 1.0) - ROUNDING]
+        return self.is_meant(demand) and self.cpus >= cpus - ROUNDING and len(free) >= math.ceil(gpus)
+
+    def take(self, demand: Demand) -> None:
+        """Give a process its room; a share of a GPU is taken where the least that suffices is free, as Ray does."""
+        self.cpus -= demand.resources.get("CPU", 0.0)
+        left = demand.resources.get("GPU", 0.0)
+        while left > ROUNDING:
+            share = min(left, 1.0)
+            number = min((i for i, gpu in enumerate(self.gpus) if gpu >= share - ROUNDING), key=lambda i: self.gpus[i])
+            self.gpus[number] -= share
+            left -= share
+
+
+def place(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
+    """Put all demands on nodes, those for labels and the largest first, each where the fewest GPUs are free.
+
+    ValueError for no room.
+    """
+    for demand in sorted(demands, key=_hardness, reverse=True):
+        for placed in range(demand.count):
+            node = min((node for node in nodes if node.fits(demand)), key=lambda node: sum(node.gpus), default=None)
+            if node is None:
+                raise ValueError(_no_room(demand, placed, nodes))
+            node.take(demand)
+
+
+def _hardness(demand: Demand) -> tuple[bool, float, float]:
+    return bool(demand.label_selector), demand.resources.get("GPU", 0.0), demand.resources.get("CPU", 0.0)
+
+
+def _no_room(demand: Demand, placed: int, nodes: Sequence[Node]) -> str:
+    meant = [node for node in nodes if node.is_meant(demand)]
+    if not meant:
+        return f"The job asks for {_asked(demand)}, and {_none_meant(demand, nodes)} {WHERE_THEY_COME}."
+    cpus, gpus = (math.fsum(node.resources.get(name, 0.0) for node in meant) for name in ("CPU", "GPU"))
+    these = f" with {_labels(demand)}" if demand.label_selector else ""
+    return (
+        f"The job asks for {_asked(demand)}, and only {placed} can ever be placed beside the rest: the cluster has "
+        f"{cpus:g} CPU and {gpus:g} GPU on {len(meant)} nodes{these}. {demand.remedy}, or add nodes; {WHERE_THEY_COME}."
+    )
+
+
+def no_room_yet(demand: Demand, waited_seconds: float, nodes: Sequence[Node]) -> str:
+    """Return what to say of processes that found no room in this time, on nodes that others may be using."""
+    found_none = f"{_asked(demand)} found no room within {waited_seconds:g} s: "
+    if not any(node.is_meant(demand) for node in nodes):
+        return found_none + _none_meant(demand, nodes).removesuffix(";") + "."
+    return (
+        f"{found_none}other jobs hold the cluster's resources, or too few nodes came. {demand.remedy}, or wait for the "
+        "other jobs."
+    )
+
+
+def _none_meant(demand: Demand, nodes: Sequence[Node]) -> str:
+    """Say that no node has the labels, and which it has instead."""
+    found = {key: sorted({node.labels[key] for node in nodes if key in node.labels}) for key in demand.label_selector}
+    there = "; ".join(f"{key} is {', '.join(values)}" if values else f"none has {key}" for key, values in found.items())
+    return (
+        f"the cluster has no node with {_labels(demand)} (of its {len(nodes)}, {there}). Add such nodes, or select "
+        "others by label_selector;"
+    )
+
+
+def _asked(demand: Demand) -> str:
+    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
+    return f"{demand.count} {demand.what} of {each} each"
+
+
+def _labels(demand: Demand) -> str:
+    return ", ".join(f"{key}={value}" for key, value in demand.label_selector.items())
