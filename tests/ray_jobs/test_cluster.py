@@ -107,8 +107,9 @@ def groups_of(kind: str) -> list[str | None]:
 @pytest.mark.usefixtures("two_groups")
 def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_stays_off_it(painted: Recipe):
     with start_pool(painted, GENERATION, TRAINING) as service:
-        stream = stream_samples(service, painted, GENERATION, Wanted.all_of(range(400))).iter_batches(batch_size=4)
-        next(iter(stream))
+        samples = stream_samples(service, painted, GENERATION, Wanted.all_of(range(400)))
+        batches = iter(samples.iter_batches(batch_size=4))
+        next(batches)
         assert groups_of("ServeReplica") == ["generator"] * 3
         assert groups_of("StreamAsker") == [None] * 3
 
