@@ -1,5 +1,6 @@
 """Settings of evaluation: which real images, what is told of them, and on what."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -70,7 +71,7 @@ class EvaluationConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 1 or more.")
         for name in ("gpus_per_actor", "resize_size", "crop_size", "allow_unreadable"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 0 or more.")
         check_gpus("evaluation.gpus_per_actor", self.gpus_per_actor)
         if 0 < self.resize_size < self.crop_size:

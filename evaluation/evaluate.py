@@ -159,10 +159,13 @@ def transfer(
 
 
 def name_of_kept(transfer: TransferImages, said: Sequence[Outputs]) -> str:
-    """Return the file that keeps what was found, which may have taken hours, by all that decides it."""
+    """Return the file that keeps what was found, which may have taken hours.
+
+    Features that are worked out anew, whatever for, are in files of other names, and are fitted anew.
+    """
     key = {
         "version": TRANSFER_VERSION,
-        "features": [each.kept.folder.name for each in said],
+        "features": [each.kept.parts() for each in said],
         "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
         "solver": transfer.solver,
     }

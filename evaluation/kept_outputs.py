@@ -104,6 +104,10 @@ class KeptOutputs:
             whole[np.searchsorted(rows, part[ROW])] = part[name]
         return whole
 
+    def parts(self) -> list[str]:
+        """Return the names of the files, which no others ever have."""
+        return [path.name for path in self._parts()]
+
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 

@@ -80,7 +80,8 @@ def read_images(readings: Sequence[Reading], config: EvaluationConfig) -> ray.da
         for number, (each, size) in enumerate(zip(readings, sizes, strict=True))
         for start in range(0, len(each.rows), size)
     ]
-    dataset = each_by(ImageReader, [[ray.put(list(readings))]], units, config.num_readers, len(units))
+    reader = ImageReader, [[ray.put(list(readings))]]
+    dataset = each_by(reader, units, config.num_readers, len(units), config.label_selector)
     unit_bytes = max(sizes) * image_bytes
     bound_memory(dataset, unit_bytes, (config.num_readers + config.num_actors) * PARTS_PER_READER * unit_bytes)
     return dataset

@@ -138,7 +138,7 @@ class RealTrainingImages:
         """
         units = reading_units(wanted.serials, self.num_images, self.images_per_unit)
         num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
-        dataset = each_by(RealReader, [self, wanted], units, num_readers, MAX_READING_BLOCKS)
+        dataset = each_by((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
         dataset.context.execution_options.preserve_order = wanted.in_order
         unit_bytes = self.images_per_unit * self.image_bytes
         bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)

@@ -95,7 +95,7 @@ def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -
     """
     units = reading_units(shards, seed, wanted)
     num_readers = max(1, num_readers // wanted.num_consumers)
-    dataset = each_by(ShardReader, [shards, seed, wanted], units, num_readers, MAX_READING_BLOCKS)
+    dataset = each_by((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
     part_bytes = images_per_part(shards.recipe) * shards.recipe.image_bytes
     bound_memory(dataset, part_bytes, num_readers * PARTS_PER_READER * part_bytes)
@@ -105,21 +105,29 @@ def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -
 def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
     units = [{"number": number} for number in numbers]
-    return each_by(ShardChecker, [shards], units, num_readers, MAX_SOURCE_BLOCKS)
+    return each_by((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
 
 
 def each_by(
-    reader: type, arguments: Sequence[Any], units: Sequence[dict[str, int]], num_readers: int, max_blocks: int
+    reader: tuple[type, Sequence[Any]],
+    units: Sequence[dict[str, int]],
+    num_readers: int,
+    max_blocks: int,
+    label_selector: dict[str, str] | None = None,
 ) -> ray.data.Dataset:
-    """Return what so many readers, made with these arguments, make of units of work."""
+    """Return what so many readers of a kind, which comes with its arguments, make of units of work.
+
+    They are spread over the nodes with these labels, or over all.
+    """
     source = ray.data.from_items(list(units), override_num_blocks=max(1, min(max_blocks, len(units))))
     return source.map_batches(
-        reader,
-        fn_constructor_args=arguments,
+        reader[0],
+        fn_constructor_args=reader[1],
         batch_size=1,
         # One block at a time: where the order is kept, what waits behind a reader's own block waits for all of it.
         compute=ActorPoolStrategy(size=max(1, min(num_readers, len(units))), max_tasks_in_flight_per_actor=1),
         num_cpus=0,
+        label_selector=label_selector or {},
     )
 
 

@@ -154,6 +154,12 @@ class Comparison:
             device_seconds = self.config.generation.max_actors * (made_at - began_at)
         return Made(shards, made_at - asked_at, time.time() - began_at, device_seconds)
 
+    def no_pool(self) -> NoPool:
+        """Return what is at work where nothing is generated, when there are nodes to train on."""
+        pool = NoPool(self.config)
+        pool.start()
+        return pool
+
     def start_pool(self) -> GenerationService:
         """Return a pool, with room kept for training beside it."""
         return start_pool(self.recipe, self.config.generation, self.config.training)
@@ -220,7 +226,7 @@ def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     made = comparison.made
     arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
     images = kept_samples(comparison.config, made.shards, arm.seed)
-    run = comparison.train(arm, images, NoPool(), before=made)
+    run = comparison.train(arm, images, comparison.no_pool(), before=made)
     return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))
 
 
@@ -237,7 +243,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
-    return comparison.train(arm, samples_of(config.real_images, config, comparison.recipe, arm.seed), NoPool())
+    images = samples_of(config.real_images, config, comparison.recipe, arm.seed)
+    return comparison.train(arm, images, comparison.no_pool())
 
 
 def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:

@@ -179,6 +179,7 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         overrides = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:]))))
         sources = [_fitted(source, schema, prefix="") for source in (*_read_files(Path(arguments[0])), overrides)]
         _check_one_recipe(sources)
+        _let_last_selector_count(sources)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except MarkedYAMLError as error:
         raise ValueError(f"An override is no YAML: {' '.join(str(error).split())}.") from error
@@ -186,6 +187,14 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
     return cast(Config, settings)
+
+
+def _let_last_selector_count(sources: Sequence[dict[str, Any]]) -> None:
+    """Leave of several label selectors of a section the last alone: their keys are not to add up, as others' do."""
+    for section in ("generation", "training", "evaluation"):
+        given = [source[section] for source in sources if "label_selector" in source.get(section, {})]
+        for earlier in given[:-1]:
+            del earlier["label_selector"]
 
 
 def _check_one_recipe(sources: Sequence[dict[str, Any]]) -> None:

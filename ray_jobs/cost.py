@@ -71,7 +71,11 @@ def rehearse(config: JobConfig, arguments: Sequence[str]) -> Path:
         "resume=false",
         f"output={run_dir}",
     ]
-    print(f"No rates are known: a rehearsal of {num_steps:,} of {training.num_steps:,} steps measures them", flush=True)
+    print(
+        f"No rates are known: a rehearsal measures them, with {num_steps:,} of {training.num_steps:,} steps of "
+        f"{training.global_batch_size:,} images, all held-out images and the whole evaluation",
+        flush=True,
+    )
     ended = subprocess.run([sys.executable, "-m", "ray_jobs.train", *arguments, *few], check=False)
     if ended.returncode:
         sys.exit(ended.returncode)
@@ -91,8 +95,10 @@ def other_settings(config: JobConfig, run_dir: Path) -> list[str]:
 
 def settings(config: JobConfig) -> dict[str, Any]:
     """Return settings that may change a rate, by their names."""
-    sections: dict[str, Any] = {name: getattr(config, name) for name in ("recipe", "generation", "data", "training")}
-    return {
+    sections: dict[str, Any] = {
+        name: getattr(config, name) for name in ("recipe", "generation", "data", "training", "evaluation")
+    }
+    return {"recipe_file": config.recipe_file} | {
         f"{section}.{entry.name}": getattr(values, entry.name)
         for section, values in sections.items()
         for entry in dataclasses.fields(values)
@@ -143,7 +149,7 @@ def rows(config: JobConfig, prediction: Prediction, origin: str) -> Iterator[tup
         f"training, {training.num_workers} workers",
         held(prediction.training_device_hours, training.gpus_per_worker),
     )
-    yield "cost", cost(prediction, config.prices)
+    yield "cost of devices", cost(prediction, config.prices)
 
 
 def duration(seconds: float) -> str:
@@ -163,7 +169,7 @@ def binding(config: JobConfig, prediction: Prediction) -> str:
     if num_actors := num_generators(config):
         sides += f", generation {prediction.generation_seconds:.1f} s"
         if prediction.binding_side == "generation":
-            enough = math.ceil(num_actors * prediction.generation_seconds / prediction.training_seconds)
+            enough = math.ceil(num_actors * prediction.generation_seconds / prediction.first_turn_seconds)
             sides += f"; {enough:,} actors would keep up"
     return f"{prediction.binding_side}: {sides}"
 

@@ -38,9 +38,7 @@ def main() -> None:
         planned = plan(config.evaluation, model.label_space)
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop_size, model.architecture)
         connect()
-        demand = evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)
-        check_placement([demand])
-        wait_for_room(demand)
+        check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     with user_errors(), errors_at_work():
         write_evaluation(model, planned, config, lambda text: announce(started_at, text))
 
@@ -80,8 +78,12 @@ def check_evaluation(
 
 
 def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
-    """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds."""
+    """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
+
+    ValueError if nodes for it do not come in the time that the settings give them.
+    """
     run_dir = model.run_dir
+    wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation = {
         "model": model.facts(model.name),
         "circumstances": circumstances(),

@@ -29,7 +29,7 @@ from generation.shards import read_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
 from ray_jobs.circumstances import circumstances
-from ray_jobs.cluster import check_placement, connect, evaluation_demand, generation_demand
+from ray_jobs.cluster import check_placement, connect, evaluation_demand, generation_demand, wait_for_room
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.progress_display import announce
@@ -43,14 +43,15 @@ def main() -> None:
     with user_errors():
         job = prepare(sys.argv[1:])
         connect()
-        demands = [evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)]
-        check_placement(demands if job.shards else [*demands, generation_demand(job.config.generation)])
+        demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
+        check_placement([demand] if job.shards else [demand, generation_demand(job.config.generation)])
         lock = claim(job.run_dir, to_yaml(job.config))
 
     def say(text: str) -> None:
         announce(started_at, text)
 
     with user_errors(), errors_at_work():
+        wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
         real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, say)[job.real]
         say(f"{len(real.rows):,} real images are looked at")

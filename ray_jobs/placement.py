@@ -66,13 +66,14 @@ class Node:
 
 
 def place(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
-    """Put all demands on nodes, those for labels and the largest first, each where the fewest GPUs are free.
+    """Put all demands on nodes, those for labels and the largest first, each where the fewest GPUs and CPUs are free.
 
     ValueError for no room.
     """
     for demand in sorted(demands, key=_hardness, reverse=True):
         for placed in range(demand.count):
-            node = min((node for node in nodes if node.fits(demand)), key=lambda node: sum(node.gpus), default=None)
+            fitting = [node for node in nodes if node.fits(demand)]
+            node = min(fitting, key=lambda node: (sum(node.gpus), node.cpus), default=None)
             if node is None:
                 raise ValueError(_no_room(demand, placed, nodes))
             node.take(demand)
@@ -116,7 +117,7 @@ def _none_meant(demand: Demand, nodes: Sequence[Node]) -> str:
 
 
 def _asked(demand: Demand) -> str:
-    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount)
+    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount) or "nothing"
     return f"{demand.count} {demand.what} of {each} each"
 
 

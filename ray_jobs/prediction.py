@@ -23,10 +23,13 @@ class Prediction:
 
     num_trained: int
     generation_seconds: float
-    """What the pool needs for all that training cannot do without, if it is never held up."""
+    """What the pool needs from the first batch on for all that training cannot do without, if it is never held up."""
 
     training_seconds: float
     """What training needs if it never waits, the held-out accuracy included."""
+
+    first_turn_seconds: float
+    """How much of that goes by while images are generated; what is kept and trained on again needs none."""
 
     time_to_first_batch_seconds: float
     run_seconds: float
@@ -44,7 +47,7 @@ class Prediction:
     @property
     def binding_side(self) -> Literal["generation", "training"]:
         """Which side the other one waits for."""
-        return "generation" if self.generation_seconds > self.training_seconds else "training"
+        return "generation" if self.generation_seconds > self.first_turn_seconds else "training"
 
     @property
     def generation_device_hours(self) -> float:
@@ -75,20 +78,21 @@ def predict(config: JobConfig) -> Prediction:
     check_known(rates, num_actors)
     made_per_second = num_actors * rates.generated_per_second
     fewest, most = num_images_needed(config) if num_actors else (0, 0)
-    generation_seconds = fewest / made_per_second if num_actors else 0.0
     first_batch_seconds = first_batch_size(training) / made_per_second if num_actors else 0.0
+    generation_seconds = max(0.0, fewest / made_per_second - first_batch_seconds) if num_actors else 0.0
     training_seconds = training.num_trained / (training.num_workers * rates.trained_per_second)
     if rates.judged_per_second:
         num_judged = training.num_epochs * training.num_held_out
         training_seconds += num_judged / (training.num_workers * rates.judged_per_second)
-    replay_seconds = training_seconds * config.data.replays / (1 + config.data.replays)
-    run_seconds = max(generation_seconds, training_seconds - replay_seconds) + replay_seconds
+    first_turn_seconds = training_seconds / (1 + config.data.replays)
+    run_seconds = max(generation_seconds, first_turn_seconds) + training_seconds - first_turn_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
     return Prediction(
-        num_generated=max(fewest, min(most, round(made_per_second * run_seconds))),
+        num_generated=max(fewest, min(most, round(made_per_second * (first_batch_seconds + run_seconds)))),
         num_trained=training.num_trained,
         generation_seconds=generation_seconds,
         training_seconds=training_seconds,
+        first_turn_seconds=first_turn_seconds,
         time_to_first_batch_seconds=before_seconds,
         run_seconds=run_seconds,
         wall_seconds=before_seconds + run_seconds + rates.end_seconds,
@@ -135,10 +139,14 @@ def check_known(rates: Rates, num_actors: int) -> None:
 def measured_rates(
     config: JobConfig, counts: WorkCounts, progress: TrainingProgress, started_at: float, ended_at: float
 ) -> Rates:
-    """Return the rates at which a run went, since it was last taken up; moments are in seconds of `time.time()`."""
+    """Return the rates at which a run went, since it was last taken up; moments are in seconds of `time.time()`.
+
+    Of a run that lost a worker it is not known how long it took to start.
+    """
     training = config.training
     learning_seconds = progress.training_seconds - progress.waiting_seconds - progress.judging_seconds
     num_learnt = progress.num_trained - progress.num_trained_before
+    lost_worker = progress.num_trained_before > 0 and not config.resume
     num_epochs = progress.epoch - progress.num_trained_before // (training.steps_per_epoch * training.global_batch_size)
     num_accepted = counts.num_images_made - counts.num_refused.total()
     generated_per_second = per_second(num_accepted, counts.working_seconds)
@@ -149,7 +157,7 @@ def measured_rates(
         trained_per_second=per_second(num_learnt, learning_seconds) / training.num_workers,
         judged_per_second=per_second(num_epochs * training.num_held_out, progress.judging_seconds)
         / training.num_workers,
-        start_seconds=max(0.0, progress.first_batch_at - started_at - first_batch_seconds),
+        start_seconds=0.0 if lost_worker else max(0.0, progress.first_batch_at - started_at - first_batch_seconds),
         end_seconds=max(0.0, ended_at - progress.first_batch_at - progress.training_seconds),
     )
 

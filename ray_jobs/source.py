@@ -156,8 +156,11 @@ class StreamSource:
 class NoPool:
     """What is at work where nothing is generated."""
 
-    config: JobConfig
     names_hash = 0
+
+    def __init__(self, config: JobConfig) -> None:
+        """Take the settings."""
+        self.config = config
 
     def start(self) -> None:
         """Wait for nodes to train on, where the cluster has to bring them."""
@@ -177,7 +180,7 @@ class ShardSource(NoPool):
 
     def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
         """Take complete sets."""
-        self.config = config
+        super().__init__(config)
         self.train = train.first(min(train.num_images, config.training.num_samples))
         self.held_out_set = held_out.first(config.training.num_held_out)
 
@@ -221,7 +224,7 @@ class RealSource(NoPool):
         """Take the images, of which some are held out; ValueError if there are too few."""
         if config.training.real_images:
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
-        self.config = config
+        super().__init__(config)
         place = real_place(config.data.real)
         images = real_training_images(
             place, recipe.label_space, recipe.image_size, config.training.seed, config.data.num_readers

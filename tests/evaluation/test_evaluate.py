@@ -1,5 +1,6 @@
 """What of an evaluation is worked out again when it is asked for again."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,4 +50,6 @@ def test_a_fit_of_the_same_features_is_not_done_again(tmp_path: Path, monkeypatc
     features = features_of(digits, tmp_path / "whole")
     assert [top1(features), top1(features)] == [0.25, 0.25]
     assert top1(features_of(digits, tmp_path / "less", num_left_out=1)) == 0.5
-    assert fits == [1257, 1256]
+    shutil.rmtree(tmp_path / "whole")
+    assert top1(features_of(digits, tmp_path / "whole")) == 0.75
+    assert fits == [1257, 1256, 1257]

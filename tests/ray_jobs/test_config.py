@@ -75,6 +75,14 @@ def test_labels_are_selected_by_keys_with_dots():
     assert config.training.label_selector == {"ray.io/node-group": "trainer", "zone": "in(a,b)"}
 
 
+def test_another_selection_of_nodes_stands_in_the_place_of_that_of_the_file_and_an_empty_one_is_any_node():
+    cluster = "ray_jobs/configs/cluster.yaml"
+    config = load_config(JobConfig, [cluster, "training.label_selector={zone: a}", "evaluation.label_selector={}"])
+    assert config.training.label_selector == {"zone": "a"}
+    assert config.evaluation.label_selector == {}
+    assert config.generation.label_selector == {"ray.io/node-group": "generator"}
+
+
 def test_a_single_value_stands_for_a_list_of_one():
     config = load_config(JobConfig, [PAINTED, "recipe.templates=hypernym", "recipe.guidance_scale=7.5"])
     assert (config.recipe.templates, config.recipe.guidance_scale) == (("hypernym",), (7.5,))

@@ -32,7 +32,7 @@ def test_given_rates_lead_to_hours_and_what_is_unknown_says_so(monkeypatch, caps
     for text in (
         "16,640",  # 16,384 and 256 held out
         "unknown: give rates.start_seconds",
-        "training alone needs 128.0 s, generation 128.0 s",
+        "training alone needs 128.0 s, generation 127.5 s",
         "not counted in it",
         "rates.judged_per_second, rates.start_seconds, rates.end_seconds",
         "unknown: give prices.generation_device_hour, prices.training_device_hour",
@@ -54,7 +54,7 @@ def test_gpus_are_paid_by_the_hour_and_a_price_that_is_missing_is_named(monkeypa
 
 def test_where_generation_binds_the_actors_that_would_keep_up_are_told(monkeypatch, capsys):
     out = call(monkeypatch, capsys, DIGITS, "--cost", "rates.generated_per_second=13", GIVEN[1])
-    assert "generation: training alone needs 128.0 s, generation 640.0 s; 10 actors would keep up" in out
+    assert "generation: training alone needs 128.0 s, generation 637.5 s; 10 actors would keep up" in out
 
 
 def test_an_earlier_run_gives_its_rates_and_tells_what_was_otherwise_in_it(monkeypatch, capsys, tmp_path: Path):
@@ -90,7 +90,7 @@ def test_without_rates_the_job_is_rehearsed_as_it_would_run_but_for_a_few_settin
         output=str(taken.with_name("mine-rehearsal-2")),
     )
     assert rehearsed == expected
-    assert "a rehearsal of 128 of 256 steps" in out
+    assert "128 of 256 steps of 64 images, all held-out images" in out
     assert "rates.generated_per_second=100 rates.trained_per_second=100" in out
 
 

@@ -35,6 +35,11 @@ def test_what_fits_is_not_refused():
     place([actors(4, GPU=1, CPU=1), actors(2, GPU=0, CPU=1)], nodes(GPU_NODE, GPU_NODE, CPU_NODE))
 
 
+@pytest.mark.parametrize("cpus", [(6.0, 3.0), (3.0, 6.0)])
+def test_a_process_goes_where_the_fewest_cores_are_left(cpus: tuple[float, float]):
+    place([workers(1, CPU=3), actors(3, CPU=2)], nodes(*({"CPU": each} for each in cpus)))
+
+
 def test_half_gpus_share_a_device_and_a_whole_one_does_not_span_nodes():
     place([actors(4, GPU=0.5)], nodes(GPU_NODE))
     with pytest.raises(ValueError, match="only 0 can ever be placed"):

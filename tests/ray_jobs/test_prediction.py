@@ -34,14 +34,14 @@ def with_rates(**changes: float) -> JobConfig:
 
 def test_a_run_takes_as_long_as_its_slower_side():
     found = predict(CONFIG)
-    assert found.generation_seconds == (1024 + 64) / 16
+    assert found.generation_seconds == (1024 + 64 - 64) / 16  # the first batch is there already
     assert found.training_seconds == 1024 / 128 + 4 * 64 / 256
     assert found.binding_side == "generation"
     assert found.time_to_first_batch_seconds == 20 + 64 / 16
-    assert found.wall_seconds == 24 + 68 + 5
+    assert found.wall_seconds == 24 + 64 + 5
     assert (found.num_generated, found.num_trained) == (1088, 1024)
     faster = predict(with_rates(generated_per_second=512.0))
-    assert (faster.binding_side, faster.generation_seconds, faster.run_seconds) == ("training", 1088 / 1024, 9.0)
+    assert (faster.binding_side, faster.generation_seconds, faster.run_seconds) == ("training", 1.0, 9.0)
     assert faster.wall_seconds == 20 + 64 / 1024 + 9 + 5
 
 
@@ -51,7 +51,7 @@ def test_workers_share_images_and_what_is_judged():
 
 def test_an_image_that_is_used_four_times_is_generated_once():
     found = predict(with_training(reuse=4))
-    assert (found.num_generated, found.generation_seconds) == (256 + 64, 20.0)
+    assert (found.num_generated, found.generation_seconds) == (256 + 64, (256 + 64 - 64) / 16)
 
 
 def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
@@ -59,11 +59,11 @@ def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
         with_training(reuse="auto", max_reuse=8), rates=with_rates(trained_per_second=32.0).rates
     )
     found = predict(slow)
-    assert found.generation_seconds == (1024 / 8 + 64) / 16
+    assert found.generation_seconds == (1024 / 8 + 64 - 64) / 16
     assert (found.binding_side, found.run_seconds) == ("training", 1024 / 32 + 1)
-    assert found.num_generated == 16 * 33  # what the pool makes meanwhile: each image is used 2.2 times
-    fast = predict(with_training(reuse="auto", max_reuse=8))
-    assert (fast.binding_side, fast.run_seconds, fast.num_generated) == ("generation", 12.0, 192)
+    assert found.num_generated == 16 * (4 + 33)  # what the pool makes meanwhile: each image is used 1.9 times
+    fast = predict(with_training(reuse="auto", max_reuse=4))
+    assert (fast.binding_side, fast.run_seconds, fast.num_generated) == ("generation", 16.0, 256 + 64)
     plenty = predict(dataclasses.replace(slow, rates=dataclasses.replace(slow.rates, generated_per_second=100.0)))
     assert plenty.num_generated == 1024 + 64  # no more than a run that uses each once
 
@@ -75,8 +75,13 @@ def test_real_images_in_a_batch_need_not_be_generated():
 
 def test_what_is_kept_is_generated_once_and_then_only_trained_on():
     found = predict(dataclasses.replace(CONFIG, data=DataConfig(tee="somewhere", replays=1)))
-    assert found.generation_seconds == (512 + 64) / 16
-    assert found.run_seconds == 36 + 9 / 2
+    assert found.generation_seconds == (512 + 64 - 64) / 16
+    assert found.run_seconds == 32 + 9 / 2
+    slower = predict(dataclasses.replace(with_rates(trained_per_second=16), data=DataConfig(tee="a place", replays=1)))
+    assert (slower.binding_side, slower.run_seconds) == ("training", 65.0)  # 32.5 for a turn
+    between = predict(dataclasses.replace(with_rates(trained_per_second=20), data=DataConfig(tee="a place", replays=1)))
+    assert between.training_seconds == 1024 / 20 + 1
+    assert (between.binding_side, between.run_seconds) == ("generation", 32 + 26.1)
 
 
 def test_images_that_are_there_need_no_pool():
@@ -86,7 +91,7 @@ def test_images_that_are_there_need_no_pool():
 
 
 def test_devices_are_held_until_the_last_step_and_cost_their_hours():
-    found = predict(with_rates(start_seconds=3600 - 4 - 68))
+    found = predict(with_rates(start_seconds=3600 - 4 - 64))
     assert found.generation_device_hours == 2 * 0.5
     assert found.training_device_hours == 1.0
     assert found.cost(Prices(generation_device_hour=3.0, training_device_hour=2.0)) == 5.0
@@ -130,7 +135,8 @@ def test_the_rates_of_a_run_leave_waiting_judging_and_refused_images_out():
 def test_the_rates_of_a_run_count_since_it_was_taken_up_again():
     again = dataclasses.replace(PROGRESS, num_trained_before=512, training_seconds=76.0)  # after the second of 4 epochs
     workers = with_training(num_workers=2)
-    found = measured_rates(workers, WorkCounts(), again, started_at=1000.0, ended_at=1105.0)
+    resumed = dataclasses.replace(workers, resume=True)
+    found = measured_rates(resumed, WorkCounts(), again, started_at=1000.0, ended_at=1105.0)
     assert found == Rates(
         generated_per_second=0.0,
         trained_per_second=512 / (76 - 71 - 1) / 2,
@@ -140,8 +146,14 @@ def test_the_rates_of_a_run_count_since_it_was_taken_up_again():
     )
 
 
+def test_how_long_a_run_took_to_start_is_not_known_after_a_loss():
+    again = dataclasses.replace(PROGRESS, num_trained_before=512, first_batch_at=8000.0)
+    found = measured_rates(CONFIG, WorkCounts(), again, started_at=1000.0, ended_at=8100.0)
+    assert (found.start_seconds, found.end_seconds) == (0.0, 20.0)
+
+
 def test_by_its_own_rates_a_run_is_predicted_as_it_went():
     counts = WorkCounts(num_images_made=1088, working_seconds=136.0)
-    went = dataclasses.replace(PROGRESS, training_seconds=68.0, waiting_seconds=59.0)  # it waited for the pool
-    rates = measured_rates(CONFIG, counts, went, started_at=1000.0, ended_at=1097.0)
-    assert predict(dataclasses.replace(CONFIG, rates=rates)).wall_seconds == 97.0
+    went = dataclasses.replace(PROGRESS, training_seconds=64.0, waiting_seconds=55.0)  # it waited for the pool
+    rates = measured_rates(CONFIG, counts, went, started_at=1000.0, ended_at=1093.0)
+    assert predict(dataclasses.replace(CONFIG, rates=rates)).wall_seconds == 93.0
