@@ -159,8 +159,8 @@ class Asker:
     """The asking stage: keeps requests under way and yields each batch in its order."""
 
     IS_SPREAD = False
-    """Whether there is work beside asking, to be spread over nodes: else askers are beside who opens the stream, since
-    on a generator's node they would keep it from being given back.
+    """Whether they are spread over nodes; else they are beside who opens the stream, since on a generator's node they
+    would keep it from being given back.
     """
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:

@@ -53,6 +53,10 @@ WITHOUT_EFFECT = (
     "keep_best",
     "loggers",
     "journal",
+    "max_restarts",
+    "min_reuse",
+    "max_reuse",
+    "label_selector",
 )
 """Settings of `training` that `training.in_memory` does not know."""
 
