@@ -79,7 +79,7 @@ GENERATION = GenerationConfig(
     batch_size=4,
     painted_batch_seconds=0.2,
     label_selector={GROUP: "generator"},
-    start_timeout_seconds=10,
+    start_timeout_seconds=120,
 )
 TRAINING = TrainingConfig(
     num_workers=2, gpus_per_worker=0, cpus_per_worker=0.5, global_batch_size=8, label_selector={GROUP: "trainer"}
