@@ -92,7 +92,15 @@ def expected(config: TrainingConfig) -> Counter[int]:
 
 
 def processes_of(name: str) -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if name in " ".join(process.cmdline())]
+    return [process for process in psutil.Process().children(recursive=True) if name in command_of(process)]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return what a process is, empty for one that has just ended, or that another test left unwaited for."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @contextmanager
