@@ -1,10 +1,9 @@
 """Settings of evaluation: which real images, what is told of them, and on what."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.config import check_gpus
+from generation.config import check_gpus, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ class EvaluationConfig:
         for name in ("batch_size", "num_actors", "num_readers", "threads_per_actor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 1 or more.")
-        for name in ("gpus_per_actor", "resize_size", "crop_size", "allow_unreadable"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 0 or more.")
+        check_not_negative("evaluation", self, "gpus_per_actor", "resize_size", "crop_size", "allow_unreadable")
         check_gpus("evaluation.gpus_per_actor", self.gpus_per_actor)
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(

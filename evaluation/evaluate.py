@@ -142,9 +142,10 @@ def transfer(
 ) -> dict[str, Any]:
     """Return how well frozen features tell other classes apart, by set, and their mean log odds."""
     told: dict[str, Any] = {}
+    kept = Storage(str(outputs))
     for each in transfers:
         said = [features[images] for images in (each.trainval, each.test)]
-        kept, name = Storage(str(outputs)), name_of_kept(each, said)
+        name = name_of_kept(each, said)
         if not kept.exists(name):
             trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said, strict=True))
             say(f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test")

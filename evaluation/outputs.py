@@ -85,7 +85,8 @@ def outputs_of(
             asked[number].add(columns)
     for each in asked:
         each.kept.flush()
-    return {images: _whole(each, config) for each, group in zip(asked, groups, strict=True) for images in group}
+    said = [_whole(each, config) for each in asked]
+    return {images: one for one, group in zip(said, groups, strict=True) for images in group}
 
 
 def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:

@@ -237,7 +237,9 @@ class GenerationConfig:
                 raise ValueError(f"generation.{name} is {getattr(self, name)}; give 1 or more.")
         if not 1 <= self.max_attempts <= 127:
             raise ValueError(f"generation.max_attempts is {self.max_attempts}; give 1 to 127.")
-        for name in (
+        check_not_negative(
+            "generation",
+            self,
             "gpus_per_actor",
             "cpus_per_actor",
             "batch_size",
@@ -246,15 +248,20 @@ class GenerationConfig:
             "start_timeout_seconds",
             "idle_seconds",
             "painted_batch_seconds",
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"generation.{name} is {getattr(self, name)}; give 0 or more.")
+        )
         check_gpus("generation.gpus_per_actor", self.gpus_per_actor)
 
     @property
     def longest_start_seconds(self) -> float:
         """How long the pool may be without an actor that is up."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds
+
+
+def check_not_negative(section: str, settings: object, *names: str) -> None:
+    """Raise ValueError for one of these settings of a section that is below 0, infinite, or no number."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{section}.{name} is {getattr(settings, name)}; give 0 or more.")
 
 
 def check_gpus(name: str, gpus: float) -> None:

@@ -5,7 +5,6 @@ After `load_config` there are no dicts; each setting has its home in the `config
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from evaluation.config import EvaluationConfig
-from generation.config import DataConfig, GenerationConfig, RecipeConfig
+from generation.config import DataConfig, GenerationConfig, RecipeConfig, check_not_negative
 from generation.recipe import Recipe, build_recipe, read_recipe
 from training.config import TrainingConfig
 
@@ -45,7 +44,7 @@ class Rates:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        check_not_negative("rates", self)
+        check_not_negative("rates", self, *(entry.name for entry in dataclasses.fields(self)))
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,7 @@ class Prices:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        check_not_negative("prices", self)
-
-
-def check_not_negative(section: str, settings: Rates | Prices) -> None:
-    """Raise ValueError for a number below 0, or none."""
-    for entry in dataclasses.fields(settings):
-        value = getattr(settings, entry.name)
-        if isinstance(value, float) and not 0 <= value < math.inf:
-            raise ValueError(f"{section}.{entry.name} is {value}; give 0 or more.")
+        check_not_negative("prices", self, "generation_device_hour", "training_device_hour", "stored_gb")
 
 
 @dataclass(frozen=True)

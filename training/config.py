@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.config import check_gpus
+from generation.config import check_gpus, check_not_negative
 
 MAY_CHANGE = (
     "real_images",
@@ -190,7 +190,9 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give 1 or more.")
-        for name in (
+        check_not_negative(
+            "training",
+            self,
             "gpus_per_worker",
             "cpus_per_worker",
             "weight_decay",
@@ -201,9 +203,7 @@ class TrainingConfig:
             "checkpoint_every_steps",
             "max_restarts",
             "early_stop_epochs",
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"training.{name} is {getattr(self, name)}; give 0 or more.")
+        )
         check_gpus("training.gpus_per_worker", self.gpus_per_worker)
         if not (self.gpus_per_worker or self.cpus_per_worker):
             raise ValueError(
