@@ -4,9 +4,8 @@ An ordinary class that knows no Ray: generation/service.py makes it an actor.
 """
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +16,7 @@ from generation.guard import refusals
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
+from generation.work_clock import WorkClock
 
 
 class ImagesRefusedError(GenerationFailedError):
@@ -39,42 +39,6 @@ class WorkCounts:
         self.num_images_made += other.num_images_made
         self.num_refused.update(other.num_refused)
         self.working_seconds += other.working_seconds
-
-
-class WorkClock:
-    """Adds up the time in which one thread or more is at work; each enters it as a context."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Take what tells the time, in seconds."""
-        self._now = now
-        self._lock = threading.Lock()
-        self._num_at_work = 0
-        self._seconds = self._counted_until = 0.0
-
-    def __enter__(self) -> None:
-        """Begin to work."""
-        with self._lock:
-            self._count()
-            self._num_at_work += 1
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-        with self._lock:
-            self._count()
-            self._num_at_work -= 1
-
-    def take(self) -> float:
-        """Return the seconds since this was last asked."""
-        with self._lock:
-            self._count()
-            taken, self._seconds = self._seconds, 0.0
-        return taken
-
-    def _count(self) -> None:
-        now = self._now()
-        if self._num_at_work:
-            self._seconds += now - self._counted_until
-        self._counted_until = now
 
 
 class GeneratorActor:

@@ -168,10 +168,13 @@ class GenerationConfig:
     """The pool of generator actors, and how the stream asks it. Decides no image."""
 
     min_actors: int = 1
-    """The pool shrinks to this many actors when the trainer asks for less."""
+    """The pool shrinks to no less than this many actors where the trainer needs less."""
 
     max_actors: int = 1
-    """The pool starts with this many actors and never has more."""
+    """The pool never has more."""
+
+    initial_actors: int = 0
+    """The pool starts with this many actors; 0 is `max_actors`. Training does not wait for more than `min_actors`."""
 
     gpus_per_actor: float = 1.0
     """0 runs the actor on the CPU; with a share of a GPU, such as 0.5, several actors are on one."""
@@ -230,6 +233,11 @@ class GenerationConfig:
                 f"generation.min_actors is {self.min_actors} and max_actors {self.max_actors}; "
                 "give 0 <= min_actors <= max_actors, and max_actors of 1 or more."
             )
+        if self.initial_actors and not self.min_actors <= self.initial_actors <= self.max_actors:
+            raise ValueError(
+                f"generation.initial_actors is {self.initial_actors}; give {self.min_actors} to {self.max_actors}, as "
+                "min_actors and max_actors are, or 0 for the most."
+            )
         if self.attention == "xformers" and (self.fuse_qkv or not self.gpus_per_actor):
             raise ValueError("generation.attention is xformers, which needs gpus_per_actor and no fuse_qkv. Take sdpa.")
         for name in ("threads_per_actor", "max_buffered_bytes"):
@@ -250,6 +258,11 @@ class GenerationConfig:
             "painted_batch_seconds",
         )
         check_gpus("generation.gpus_per_actor", self.gpus_per_actor)
+
+    @property
+    def num_initial_actors(self) -> int:
+        """How many actors the pool starts with."""
+        return self.initial_actors or self.max_actors
 
     @property
     def longest_start_seconds(self) -> float:

@@ -1,6 +1,7 @@
 """The pool of generator actors: a Ray Serve deployment that loads each model once and outlives epochs and restarts.
 
-It knows indices and samples; it does not know who asks. Demand is what the stream asks for, nothing else.
+It knows indices and samples; it does not know who asks. Demand is what the stream asks for, and how long a trainer says
+that it waits: see `generation.autoscaling`.
 """
 
 import asyncio
@@ -23,9 +24,11 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from generation.actor import GeneratorActor, WorkCounts
+from generation.autoscaling import PoolLook, PoolSizer, TrainerClock
 from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError
 from generation.model_files import hub_settings
+from generation.pool_policy import AskKeeper
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 
@@ -61,12 +64,15 @@ class GenerationCounts(WorkCounts):
 
 
 @ray.remote(num_cpus=0)
-class CountsKeeper:
-    """Adds up what generator actors report, so that a dead actor's counts stay."""
+class PoolKeeper:
+    """Adds up what generator actors report, so that a dead actor's counts stay; decides how many there are to be."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: GenerationConfig) -> None:
         """Start from zero."""
         self.counts = GenerationCounts()
+        self.num_batches = 0
+        self.trainer: TrainerClock | None = None
+        self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
     def add_load(self, process: str, batch_size: int) -> None:
         """Count one model load of a process."""
@@ -82,6 +88,24 @@ class CountsKeeper:
         """Count what a process has done since it last told."""
         self.counts.batch_sizes[process] = batch_size
         self.counts.add(done)
+        self.num_batches += 1
+
+    def hear(self, trainer: TrainerClock) -> None:
+        """Note what the trainer says."""
+        self.trainer = trainer
+
+    def size(self, num_running: int, num_requests: float) -> int:
+        """Return how many actors there are to be, from how many are up and how many batches are asked for."""
+        return self.sizer.size(
+            PoolLook(
+                at=time.monotonic(),
+                num_running=num_running,
+                num_requests=num_requests,
+                num_batches=self.num_batches,
+                working_seconds=self.counts.working_seconds,
+                trainer=self.trainer,
+            )
+        )
 
     def snapshot(self) -> GenerationCounts:
         """Return the counts so far."""
@@ -139,6 +163,10 @@ class GenerationService:
         """Return what the pool has done so far."""
         return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
 
+    def hear(self, trainer: TrainerClock) -> None:
+        """Be told, once a second or so, how a trainer's time goes by: from now on the pool's size follows that."""
+        self.keeper.hear.remote(trainer)
+
     def batch_size(self) -> int:
         """Return how many samples to ask for at once: as many as the actor with the largest batches makes."""
         return max(self.counts().batch_sizes.values())
@@ -158,8 +186,16 @@ class GenerationService:
 
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
+        return self._replica_states().get("RUNNING", 0)
+
+    def num_awaited(self) -> int:
+        """Return how many more are to come: their nodes are not there yet, or their models not loaded."""
+        states = self._replica_states()
+        return states.get("STARTING", 0) + states.get("RECOVERING", 0)
+
+    def _replica_states(self) -> dict[str, int]:
         deployment = self._status().deployments.get(DEPLOYMENT)
-        return 0 if deployment is None else cast(dict[str, int], deployment.replica_states).get("RUNNING", 0)
+        return {} if deployment is None else cast(dict[str, int], deployment.replica_states)
 
     def raise_if_failed(self) -> None:
         """Raise GenerationFailedError with the actor's own message if no actor can work."""
@@ -170,15 +206,21 @@ class GenerationService:
         if status.status == ApplicationStatus.DEPLOY_FAILED:
             raise GenerationFailedError(f"No generator actor could start: {_messages(status)}")
 
-    def wait_until_running(self, timeout_seconds: float) -> None:
-        """Return when the pool is up; GenerationFailedError when it cannot be or takes longer than the timeout."""
+    def wait_until_running(self, num_actors: int, timeout_seconds: float) -> None:
+        """Return when so many actors are up, or after the timeout if any is: the others may come later.
+
+        Raises GenerationFailedError when none can be up, or is after the timeout.
+        """
         give_up_at = time.monotonic() + timeout_seconds
-        while self._status().status != ApplicationStatus.RUNNING:
+        while self.num_actors() < num_actors:
             self.raise_if_failed()
             if time.monotonic() > give_up_at:
+                if self.num_actors():
+                    return
                 raise GenerationFailedError(
-                    f"The generator actors were not up after {timeout_seconds:g} s ({self.num_actors()} were): "
-                    f"{_messages(self._status())}. Ask for fewer actors, or raise generation.start_timeout_seconds."
+                    f"No generator actor was up after {timeout_seconds:g} s: {_messages(self._status())}. Has the "
+                    "cluster such nodes? If they only take their time, raise generation.wait_for_nodes_seconds, or "
+                    "start_timeout_seconds where it is the model that does."
                 )
             time.sleep(STATUS_POLL_SECONDS)
 
@@ -191,6 +233,7 @@ class GenerationService:
     def stop(self) -> None:
         """End this pool and no other; its devices are free afterwards."""
         serve.delete(self.app_name)
+        ray.kill(self.keeper)
 
     def __enter__(self) -> "GenerationService":
         """Use the pool as a context, which stops it at the end however that comes."""
@@ -204,12 +247,15 @@ class GenerationService:
 def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationService:
     """Start a pool on the cluster this process is connected to and return when its models are loaded.
 
-    Raises GenerationFailedError, with the pool stopped again, if a model cannot be loaded or the start takes too long.
+    Of a pool that may shrink the least number is waited for, of another one all. Raises GenerationFailedError, with the
+    pool stopped again, if a model cannot be loaded or the start takes too long.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it warns of each actor that is slow while it starts
     serve.start(proxy_location="Disabled", logging_config=QUIET)
     app_name = f"generation-{ray.get_runtime_context().get_job_id()}-{recipe.sha256[:8]}"
-    keeper = cast(ActorHandle, CountsKeeper.options(scheduling_strategy=beside_driver()).remote())
+    keeper_name, namespace = f"{app_name}-keeper", ray.get_runtime_context().namespace
+    options = PoolKeeper.options(name=keeper_name, scheduling_strategy=beside_driver())
+    keeper = cast(ActorHandle, options.remote(config))
     deployment = serve.deployment(
         name=DEPLOYMENT,
         ray_actor_options={
@@ -222,16 +268,17 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         max_constructor_retry_count=1,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=5,
-        **_pool_size(config),
+        **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
     )
     app = deployment(GeneratorReplica).bind(recipe, config, keeper)
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
     try:
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         service = GenerationService(app_name, handle, keeper)
-        service.wait_until_running(config.longest_start_seconds)
+        service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
     except BaseException:
         serve.delete(app_name)
+        ray.kill(keeper)
         raise
     return service
 
@@ -248,19 +295,19 @@ def log_to_stderr() -> None:
     logger.addHandler(logging.StreamHandler())
 
 
-def _pool_size(config: GenerationConfig) -> dict:
+def _pool_size(config: GenerationConfig, keeper: dict[str, str]) -> dict:
     if config.min_actors == config.max_actors:
         return {"num_replicas": config.max_actors}
     return {
         "autoscaling_config": {
             "min_replicas": config.min_actors,
-            "initial_replicas": config.max_actors,
+            "initial_replicas": config.num_initial_actors,
             "max_replicas": config.max_actors,
-            "target_ongoing_requests": REQUESTS_AT_WORK,
+            "policy": {"policy_function": AskKeeper, "policy_kwargs": keeper},
             "metrics_interval_s": 1,
-            "look_back_period_s": 4,
-            "upscale_delay_s": 1,
-            "downscale_delay_s": config.idle_seconds,
+            "look_back_period_s": 2,
+            "upscale_delay_s": 0,  # the keeper knows when
+            "downscale_delay_s": 0,
         }
     }
 

@@ -9,6 +9,7 @@ from ray.util.queue import Queue
 from rich.console import Console
 from rich.live import Live
 
+from generation.autoscaling import TrainerClock
 from generation.service import GenerationService, beside_driver
 from ray_jobs.source import NoPool, StreamSource
 from training.config import TrainingConfig
@@ -27,6 +28,9 @@ class RunProgress:
     """None until the first step."""
 
     num_actors: int
+    num_awaited: int
+    """Actors that are to come: their nodes are not there yet, or their models not loaded."""
+
     num_generated: int
     """Images the actors made since the display was opened."""
 
@@ -42,7 +46,7 @@ class ProgressDisplay:
         self.source = source
         self.config = config
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
-        self._latest = RunProgress(None, source.num_actors(), 0, 0.0)
+        self._latest = RunProgress(None, source.num_actors(), source.num_awaited(), 0, 0.0)
         self.epochs: list[RunProgress] = []
         """The run at the end of each epoch."""
 
@@ -95,13 +99,15 @@ class ProgressDisplay:
                     console.print(line, soft_wrap=True)
 
     def _observe(self) -> RunProgress:
-        """Wait up to `POLL_SECONDS` for training to say something, then look at the pool."""
+        """Wait up to `POLL_SECONDS` for training to say something, hand it on to the pool and look at that."""
         try:
             training = self.queue.get(timeout=POLL_SECONDS)
+            self.source.hear(TrainerClock(training.training_seconds, training.pool_waiting_seconds))
         except Empty:
             training = self._latest.training
         num_made = self.source.counts().num_images_made - self._num_made_before
-        return RunProgress(training, self.source.num_actors(), num_made, self._per_second(num_made))
+        num_actors, num_awaited = self.source.num_actors(), self.source.num_awaited()
+        return RunProgress(training, num_actors, num_awaited, num_made, self._per_second(num_made))
 
     def _per_second(self, num_made: int) -> float:
         if num_made and self._generating_since is None:
@@ -117,7 +123,8 @@ def announce(started_at: float, text: str) -> None:
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
     """Return the run in one line."""
     training = progress.training
-    generation = f"generated {progress.generated_per_second:.1f}/s  actors {progress.num_actors}"
+    awaited = f" of {progress.num_actors + progress.num_awaited}" if progress.num_awaited else ""
+    generation = f"generated {progress.generated_per_second:.1f}/s  actors {progress.num_actors}{awaited}"
     if training is None:
         return f"  0%  waiting for the first images  {generation}"
     seconds_left = (config.num_trained - training.num_trained) / max(training.trained_per_second, 1e-9)

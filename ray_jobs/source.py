@@ -6,6 +6,7 @@ from functools import partial
 from ray.data import Dataset
 
 from evaluation.real_images import real_training_images
+from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.recipe import Recipe
@@ -34,9 +35,11 @@ def open_source(config: JobConfig, recipe: Recipe) -> "Source":
 
 
 def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
-    """Return a running pool, with room kept for training beside it."""
+    """Return a running pool that waits for what its trainer says, with room kept for training beside it."""
     with room_kept(training_demand(training, generation.wait_for_nodes_seconds)):
-        return start_generation(recipe, generation)
+        service = start_generation(recipe, generation)
+    service.hear(TrainerClock(0.0, 0.0))
+    return service
 
 
 def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:
@@ -135,9 +138,17 @@ class StreamSource:
         """Return samples of the lowest indices."""
         return fetch_samples(self.service, self.generation, range(number))
 
+    def hear(self, trainer: TrainerClock) -> None:
+        """Tell the pool what the trainer says of its time."""
+        self.service.hear(trainer)
+
     def num_actors(self) -> int:
         """Return how many are up."""
         return self.service.num_actors()
+
+    def num_awaited(self) -> int:
+        """Return how many more are to come."""
+        return self.service.num_awaited()
 
     def counts(self) -> GenerationCounts:
         """Return what the pool has done."""
@@ -166,7 +177,14 @@ class NoPool:
         """Wait for nodes to train on, where the cluster has to bring them."""
         wait_for_room(training_demand(self.config.training, self.config.generation.wait_for_nodes_seconds))
 
+    def hear(self, trainer: TrainerClock) -> None:
+        """Do nothing."""
+
     def num_actors(self) -> int:
+        """Return 0."""
+        return 0
+
+    def num_awaited(self) -> int:
         """Return 0."""
         return 0
 

@@ -1,6 +1,8 @@
 """What Lightning's loop does beside its steps: read ahead, say how it goes, sign and save checkpoints."""
 
+import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,10 @@ from training.progress import TrainingProgress
 
 
 class ProgressCallback(lightning.Callback):
-    """Says how the run goes after a step, at most once in `interval_seconds`, and at each epoch's end."""
+    """Says how the run goes after a step, at most once in `interval_seconds`, and at each epoch's end.
+
+    While a step takes longer, or waits for images, it says so often how long that has been.
+    """
 
     def __init__(
         self,
@@ -34,10 +39,14 @@ class ProgressCallback(lightning.Callback):
         self.num_trained_before = 0
         self.judging_seconds = 0.0
         self.judging_since = 0.0
+        self._last: TrainingProgress | None = None
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Note where the run goes on."""
         self.num_trained_before = trainer.global_step * pl_module.config.global_batch_size
+        threading.Thread(target=self._repeat, daemon=True).start()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -59,26 +68,52 @@ class ProgressCallback(lightning.Callback):
         """Report the epoch, its held-out accuracy known by now."""
         self._report(trainer, pl_module, epoch=trainer.current_epoch + 1)
 
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Say no more."""
+        self._is_over.set()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Say no more."""
+        self._is_over.set()
+
     def _report(self, trainer: lightning.Trainer, classifier: Any, epoch: int) -> None:
         if not trainer.is_global_zero or self.loader.main.first_batch_at is None:
             return
-        self.reported_at = time.time()
         top1 = trainer.callback_metrics.get("held_out/top1")
-        self.report(
-            TrainingProgress(
-                num_trained=trainer.global_step * classifier.config.global_batch_size,
-                num_trained_before=self.num_trained_before,
-                epoch=epoch,
-                asked_at=self.loader.main.asked_at,
-                first_batch_at=self.loader.main.first_batch_at,
-                training_seconds=self.reported_at - self.loader.main.first_batch_at,
-                waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
-                judging_seconds=self.judging_seconds,
-                reuse=self.loader.main.reuse,
-                loss=float(trainer.callback_metrics["train/loss"]),
-                held_out_top1=None if top1 is None else float(top1),
-            )
+        progress = TrainingProgress(
+            num_trained=trainer.global_step * classifier.config.global_batch_size,
+            num_trained_before=self.num_trained_before,
+            epoch=epoch,
+            asked_at=self.loader.main.asked_at,
+            first_batch_at=self.loader.main.first_batch_at,
+            training_seconds=0.0,
+            waiting_seconds=0.0,
+            pool_waiting_seconds=0.0,
+            judging_seconds=0.0,
+            reuse=self.loader.main.reuse,
+            loss=float(trainer.callback_metrics["train/loss"]),
+            held_out_top1=None if top1 is None else float(top1),
         )
+        with self._lock:
+            self._tell(progress)
+
+    def _repeat(self) -> None:
+        while not self._is_over.wait(self.interval_seconds):
+            with self._lock:
+                if self._last is not None and time.time() - self.reported_at >= 2 * self.interval_seconds:
+                    self._tell(self._last)
+
+    def _tell(self, progress: TrainingProgress) -> None:
+        """Report with the times of now."""
+        self.reported_at = time.time()
+        self._last = dataclasses.replace(
+            progress,
+            training_seconds=self.reported_at - progress.first_batch_at,
+            waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
+            pool_waiting_seconds=self.loader.main.waiting_seconds + self.held_out.waiting_seconds,
+            judging_seconds=self.judging_seconds,
+        )
+        self.report(self._last)
 
 
 class ReadAheadCallback(lightning.Callback):

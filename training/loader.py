@@ -18,6 +18,7 @@ import torch
 from ray.data import DataIterator
 
 from generation.sample import TurnBatch
+from generation.work_clock import WorkClock
 from training.consumption import Consumption, Ledger, Share
 from training.reservoir import Drawn, Reservoir
 
@@ -78,9 +79,6 @@ class StreamLoader:
         self.first_batch_at: float | None = None
         """When it came."""
 
-        self.waiting_seconds = 0.0
-        """Time spent waiting for batches after the first."""
-
         self.num_taken = 0
         """Images that have come."""
 
@@ -90,7 +88,7 @@ class StreamLoader:
         self.threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._ready: deque[Batch] = deque()
-        self._waiting_since: float | None = None
+        self._waiting = WorkClock()
         self._ended = self.num_expected == 0
         self._drawn = self._closing = False
         self._error: BaseException | None = None
@@ -99,6 +97,11 @@ class StreamLoader:
     def reuse(self) -> float:
         """How often an image that has come was used, in the mean."""
         return self.num_given * self.pace.batch_size / max(1, self.num_taken)
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Time spent waiting for batches after the first, a wait that is not over included."""
+        return self._waiting.seconds if self.first_batch_at else 0.0
 
     def __iter__(self) -> "StreamLoader":
         """Go on where the last epoch stopped."""
@@ -113,11 +116,10 @@ class StreamLoader:
             for thread in self.threads:
                 thread.start()
         with self._changed:
-            self._waiting_since = asked_at = time.monotonic()
-            self._changed.notify_all()
-            while not (self._ready or self._drawn or self._error):
-                self._changed.wait()
-            self._waiting_since = None
+            with self._waiting:
+                self._changed.notify_all()
+                while not (self._ready or self._drawn or self._error):
+                    self._changed.wait()
             if self._error is not None:
                 raise self._error
             if not self._ready:
@@ -125,9 +127,8 @@ class StreamLoader:
             batch = self._ready.popleft()
             self.num_given += 1
             if self.first_batch_at is None:
+                self._waiting.take()
                 self.first_batch_at = time.time()
-            else:
-                self.waiting_seconds += time.monotonic() - asked_at
             self._changed.notify_all()
         return batch
 
@@ -167,7 +168,7 @@ class StreamLoader:
                 if not self._may_draw():
                     self._drawn = self._ended and not self.reservoir.can_draw(batch_size, is_last=True)
                     self._changed.notify_all()
-                    self._changed.wait(LOOK_SECONDS if self._waiting_since else None)
+                    self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
                     continue
                 self._ready.append(as_batch(self.reservoir.draw(num_drawn, batch_size, self._ended)))
                 num_drawn += 1
@@ -181,9 +182,7 @@ class StreamLoader:
             return True
         if self.reservoir.num_uses_owed >= self.pace.batch_size:
             return True
-        since = time.monotonic() if self._waiting_since is None else self._waiting_since
-        waiting_seconds = self.waiting_seconds + time.monotonic() - since
-        return waiting_seconds >= self.pace.max_waiting_fraction * (time.time() - self.first_batch_at)
+        return self.waiting_seconds >= self.pace.max_waiting_fraction * (time.time() - self.first_batch_at)
 
     def _fill(self) -> None:
         """Put all that comes into the reservoir, as it has room."""
@@ -286,8 +285,12 @@ class HeldOutLoader:
         self.batch_size = batch_size
         self.reader = ThreadPoolExecutor(max_workers=1)
         self.kept: Future[list[Batch]] | None = None
-        self.waiting_seconds = 0.0
-        """Time spent waiting for these samples to be generated."""
+        self._waiting = WorkClock()
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Time spent waiting for these samples to be generated, a wait that is not over included."""
+        return self._waiting.seconds
 
     def start(self) -> Future[list[Batch]]:
         """Begin to read in the background, once: training need not wait at its first epoch's end."""
@@ -297,9 +300,8 @@ class HeldOutLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches, the last perhaps smaller; only the first `next` waits for them, not opening it."""
-        asked_at = time.monotonic()
-        batches = self.start().result()
-        self.waiting_seconds += time.monotonic() - asked_at
+        with self._waiting:
+            batches = self.start().result()
         yield from batches
 
     def _read(self) -> list[Batch]:

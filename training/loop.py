@@ -66,6 +66,7 @@ def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
         first_batch_at=now,
         training_seconds=0.0,
         waiting_seconds=0.0,
+        pool_waiting_seconds=0.0,
         judging_seconds=0.0,
         reuse=0.0,
         loss=math.nan,

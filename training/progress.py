@@ -26,7 +26,12 @@ class TrainingProgress:
     """Since the first batch came."""
 
     waiting_seconds: float
-    """How much of `training_seconds` the first worker waited for images, held-out ones included."""
+    """How much of `training_seconds` the first worker waited for images, held-out ones included, and a wait that is not
+    over.
+    """
+
+    pool_waiting_seconds: float
+    """The same without waiting for real images: what a pool of generators may do something about."""
 
     judging_seconds: float
     """How much of `training_seconds` the held-out accuracy took, waiting for its samples aside."""

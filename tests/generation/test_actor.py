@@ -4,12 +4,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from generation.actor import GeneratorActor, ImagesRefusedError, WorkClock, WorkCounts
+from generation.actor import GeneratorActor, ImagesRefusedError, WorkCounts
 from generation.config import GenerationConfig
 from generation.generator import GeneratedImages
 from generation.painted_generator import PaintedGenerator
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
+from generation.work_clock import WorkClock
 from tests.conftest import ON_CPU
 
 

@@ -119,6 +119,7 @@ PROGRESS = TrainingProgress(
     first_batch_at=1024.0,
     training_seconds=80.0,
     waiting_seconds=71.0,
+    pool_waiting_seconds=71.0,
     judging_seconds=1.0,
     reuse=1.0,
     loss=0.5,

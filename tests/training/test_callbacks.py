@@ -1,4 +1,5 @@
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,9 +100,46 @@ def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_sampl
     clock, told = [1000.0], []
     monkeypatch.setattr("training.callbacks.time.time", lambda: clock[0])
     held_out = SlowToCome(clock)
-    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0)
+    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=0.0)
     loader = SimpleNamespace(main=main, waiting_seconds=0.0)
-    trainer = lightning.Trainer(
+    trainer = told_trainer(ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9))
+    trainer.fit(Judged(clock), BATCHES, held_out)
+    ends = [(each.training_seconds, each.waiting_seconds, each.judging_seconds) for each in told if each.epoch]
+    assert ends == [(57.0, 50.0, 2.0), (59.0, 50.0, 4.0), (61.0, 50.0, 6.0)]
+
+
+class WaitsAtStep(Judged):
+    """Lets no step but the first end before it was told four times."""
+
+    def __init__(self, told: list[Any]) -> None:
+        super().__init__([0.0])
+        self.told = told
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        give_up_at = time.monotonic() + 30
+        while self.trainer.global_step and len(self.told) < 4 and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_wait_is_told_while_it_lasts():
+    told: list[Any] = []
+    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=7.0)
+    loader, held_out = SimpleNamespace(main=main, waiting_seconds=9.0), SimpleNamespace(waiting_seconds=1.0)
+    callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=0.05)
+    told_trainer(callback).fit(WaitsAtStep(told), BATCHES, BATCHES)
+    during = told[:4]
+    assert [each.num_trained for each in during] == [2, 2, 2, 2]  # the first step's, and what was told in the second
+    assert [each.training_seconds for each in during] == sorted({each.training_seconds for each in during})
+    assert {(each.waiting_seconds, each.pool_waiting_seconds) for each in during} == {(10.0, 8.0)}
+    num_told = len(told)
+    time.sleep(0.2)
+    assert len(told) == num_told  # it is over
+
+
+def told_trainer(callback: ProgressCallback) -> lightning.Trainer:
+    """Return a trainer of three epochs with this callback alone."""
+    return lightning.Trainer(
         max_epochs=3,
         accelerator="cpu",
         logger=False,
@@ -109,11 +147,8 @@ def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_sampl
         enable_model_summary=False,
         enable_checkpointing=False,
         num_sanity_val_steps=0,
-        callbacks=[ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9)],
+        callbacks=[callback],
     )
-    trainer.fit(Judged(clock), BATCHES, held_out)
-    ends = [(each.training_seconds, each.waiting_seconds, each.judging_seconds) for each in told if each.epoch]
-    assert ends == [(57.0, 50.0, 2.0), (59.0, 50.0, 4.0), (61.0, 50.0, 6.0)]
 
 
 @pytest.mark.parametrize("num_epochs", [1, 4])

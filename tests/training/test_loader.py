@@ -119,6 +119,26 @@ def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
     assert 0 < loader.waiting_seconds <= waited
 
 
+def test_a_wait_counts_while_it_lasts():
+    class WaitsOnce(CountingShard):
+        def iter_batches(self, **settings: object) -> Iterator[dict[str, np.ndarray]]:
+            batches = super().iter_batches(**settings)
+            yield next(batches)
+            is_over.wait(30)
+            yield from batches
+
+    is_over = threading.Event()
+    loader = loader_of(WaitsOnce(4), 1, Uses(1, 1), num_places=1)
+    next(loader)
+    waiting = threading.Thread(target=lambda: next(loader))
+    waiting.start()
+    time.sleep(0.2)
+    while_it_lasts = loader.waiting_seconds
+    is_over.set()
+    waiting.join()
+    assert 0.1 < while_it_lasts < loader.waiting_seconds
+
+
 def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may():
     loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_places=16)
     seen = Counter(index for batch in loader for index in batch["serial"].tolist())
@@ -214,7 +234,7 @@ def test_what_the_stream_ends_with_comes_where_its_samples_are_wanted():
             yield self.batch(0)
             raise RuntimeError("no actor was up")
 
-    loader = loader_of(BrokenShard(1, batch_size=4), 4, Uses(1, 1))
+    loader = loader_of(BrokenShard(2, batch_size=4), 4, Uses(1, 1))
     with pytest.raises(RuntimeError, match="no actor was up"):
         list(loader)
 

@@ -1,0 +1,177 @@
+"""How many actors a pool needs, by what its trainer lacks. Numbers in, a number out: no Ray, no clock.
+
+Training and generation work at once. A trainer that waits for a share w of its time works for the share 1 - w with what
+b actors make at work: to work all the time it needs the work of b / (1 - w). One that does not wait leaves actors idle,
+and b is less than the pool. So one formula tells how far to grow and how far to shrink.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import cast
+
+GROW_WAITING_FRACTION = 0.02
+"""A pool grows only for a trainer that waits for more than this share of its time, and shrinks only for one that does
+not: a queue that is full because the stream runs ahead says nothing.
+"""
+
+SPARE = 1.05
+"""A pool has so many times the actors that are needed in the mean: no two batches take the same time."""
+
+SHORTEST_WINDOW_SECONDS, LONGEST_WINDOW_SECONDS = 5.0, 30.0
+BATCHES_PER_WINDOW = 4
+"""What a pool does is measured over a window of so many batches' time: actors tell it at the end of each."""
+
+ROUNDING = 1e-9
+
+MOST_ACTORS = 1_000_000
+
+
+@dataclass(frozen=True)
+class TrainerClock:
+    """What a trainer says of its time, once a second or so."""
+
+    seconds: float
+    """Since its first batch came; 0 before that, while the pool stays as it is."""
+
+    waiting_seconds: float
+    """How much of that it waited for images, a wait that is not over included."""
+
+
+@dataclass(frozen=True)
+class PoolLook:
+    """A pool and its trainer at one moment."""
+
+    at: float
+    """In seconds of any one clock."""
+
+    num_running: int
+    """Actors that are up."""
+
+    num_requests: float
+    """Batches asked for and not answered."""
+
+    num_batches: int
+    """Batches that actors have made so far, dead ones included."""
+
+    working_seconds: float
+    """Time in which they had anything to do, added up over actors."""
+
+    trainer: TrainerClock | None
+    """None where none says anything: whoever asks wants all as soon as may be."""
+
+
+def actors_needed(working_actors: float, waiting_fraction: float) -> float:
+    """Return how many actors' work a trainer takes if it never waits, from what it took while it waited at times.
+
+    `working_actors` is the time that actors worked over the time that went by; infinite for a trainer that only waits.
+    """
+    return working_actors / (1 - waiting_fraction) if waiting_fraction < 1 else math.inf
+
+
+class PoolSizer:
+    """Decides how many actors there are to be; remembers what it saw within its window, and what was needed lately."""
+
+    def __init__(self, min_actors: int, initial_actors: int, max_actors: int, idle_seconds: float) -> None:
+        """Take the bounds, and how long an actor that is not needed is kept."""
+        self.min_actors = min_actors
+        self.max_actors = max_actors
+        self.idle_seconds = idle_seconds
+        self._size = initial_actors
+        self._looks: deque[PoolLook] = deque()
+        self._waits = self._is_growing = False
+        self._needs: deque[tuple[float, int]] = deque()
+        """What was needed at each look within `idle_seconds`."""
+
+        self._need_before_lull = initial_actors
+        """What an idle pool that is asked again grows to."""
+
+    def size(self, look: PoolLook) -> int:
+        """Return how many actors there are to be, `min_actors` to `max_actors`."""
+        if not self._needs:
+            self._needs.append((look.at, self._size))
+        if self._looks and began_anew(self._looks[-1], look):
+            self._looks.clear()
+        if self._is_growing and look.num_running >= self._size:
+            self._is_growing = False
+            self._looks.clear()
+        self._looks.append(look)
+        need = self._need(look)
+        lately = self._needed_lately(look.at)
+        if not need and self._needs[-1][1]:
+            self._need_before_lull = lately
+        self._needs.append((look.at, need))
+        size = min(max(need, self.min_actors, min(self._size, lately)), self.max_actors)
+        self._is_growing |= size > self._size
+        self._size = size
+        return size
+
+    def _needed_lately(self, now: float) -> int:
+        while len(self._needs) > 1 and self._needs[0][0] < now - self.idle_seconds:
+            self._needs.popleft()
+        return max(need for _, need in self._needs)
+
+    def _need(self, look: PoolLook) -> int:
+        """Return what is needed; as many as there are, as long as that cannot be told."""
+        if look.trainer is not None and not look.trainer.seconds:
+            return self._size
+        if not look.num_requests:
+            return 0
+        if look.trainer is None:
+            return self.max_actors
+        if not look.num_running or not self._looks[0].num_running:
+            self._looks = deque([look])
+            return max(self._need_before_lull, self._size)
+        earlier = self._start_of_window(look)
+        return self._size if earlier is None else self._trainer_needs(earlier, look)
+
+    def _trainer_needs(self, earlier: PoolLook, look: PoolLook) -> int:
+        waiting, working = waiting_fraction(earlier, look), working_actors(earlier, look)
+        waited, self._waits = self._waits, waiting > GROW_WAITING_FRACTION
+        if not self._waits:
+            return min(needed(working, waiting), self._size)
+        if not waited:  # A window in which it waits all along tells what it needs, in one step.
+            self._looks = deque([look])
+        if not waited or self._is_growing:  # What was asked for comes before more is.
+            return self._size
+        if working < look.num_running / 2:  # They are only just coming up, after a lull.
+            return max(self._need_before_lull, self._size)
+        return max(needed(working, waiting), self._size)
+
+    def _start_of_window(self, look: PoolLook) -> PoolLook | None:
+        """Forget the looks before the window; return its first, None while it is not full or the trainer is silent."""
+        first = self._looks[0]
+        num_batches = look.num_batches - first.num_batches
+        batch_seconds = (look.working_seconds - first.working_seconds) / num_batches if num_batches else 0.0
+        seconds = min(max(SHORTEST_WINDOW_SECONDS, BATCHES_PER_WINDOW * batch_seconds), LONGEST_WINDOW_SECONDS)
+        while len(self._looks) > 2 and self._looks[1].at <= look.at - seconds:
+            self._looks.popleft()
+        first = self._looks[0]
+        if first.at > look.at - seconds or first.trainer is None or look.trainer is None:
+            return None
+        return first if 0 < first.trainer.seconds < look.trainer.seconds else None
+
+
+def began_anew(earlier: PoolLook, later: PoolLook) -> bool:
+    """Return whether the trainer was started again between two looks, or is another one."""
+    if earlier.trainer is None or later.trainer is None:
+        return earlier.trainer is not later.trainer
+    return later.trainer.seconds < earlier.trainer.seconds
+
+
+def waiting_fraction(earlier: PoolLook, later: PoolLook) -> float:
+    """Return the share of its time that the trainer waited between two looks, 0..1."""
+    before, after = cast(TrainerClock, earlier.trainer), cast(TrainerClock, later.trainer)
+    return min(1.0, (after.waiting_seconds - before.waiting_seconds) / (after.seconds - before.seconds))
+
+
+def working_actors(earlier: PoolLook, later: PoolLook) -> float:
+    """Return how many actors' time was spent at work between two looks, no more than there were."""
+    working_seconds = later.working_seconds - earlier.working_seconds
+    most = max(earlier.num_running, later.num_running)
+    return min(working_seconds / (later.at - earlier.at), most)
+
+
+def needed(working: float, waiting: float) -> int:
+    """Return a number of actors with which the trainer would hardly wait; large, not infinite, if it only waits."""
+    return math.ceil(min(actors_needed(working, waiting) * SPARE, MOST_ACTORS) - ROUNDING)

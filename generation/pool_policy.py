@@ -1,0 +1,44 @@
+"""What Ray Serve's controller asks how many actors a pool is to have: it hands the question to the pool's keeper.
+
+Serve pickles this module by value, since the controller may be older than the code of the job that starts a pool: it
+imports Ray alone.
+"""
+
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.serve.config import AutoscalingContext
+
+LOOK_SECONDS = 1.0
+
+
+class AskKeeper:
+    """An autoscaling policy of Serve: the keeper's last answer, which is never waited for."""
+
+    def __init__(self, name: str, namespace: str) -> None:
+        """Take the keeper's name and namespace."""
+        self.name = name
+        self.namespace = namespace
+        self.asked: Future | None = None
+        self.asked_at = 0.0
+        self.size: int | None = None
+
+    def __call__(self, pool: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        """Return how many actors there are to be; as many as there were to be, until the keeper has answered."""
+        if self.asked is not None and self.asked.done():
+            if self.asked.exception() is None:  # else the keeper is gone, and the pool goes with it
+                self.size = self.asked.result()
+            self.asked = None
+        if self.asked is None and time.monotonic() - self.asked_at >= LOOK_SECONDS:
+            self.asked_at = time.monotonic()
+            self.asked = self._ask(pool)
+        return pool.target_num_replicas if self.size is None else self.size, {}
+
+    def _ask(self, pool: AutoscalingContext) -> Future | None:
+        try:
+            keeper = ray.get_actor(self.name, self.namespace)
+        except ValueError:  # gone
+            return None
+        return keeper.size.remote(pool.current_num_replicas, pool.total_num_requests).future()

@@ -1,0 +1,53 @@
+"""How much time goes by at something, which threads begin and end."""
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class WorkClock:
+    """Adds up the time in which one thread or more is at work, or waits; each enters it as a context."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Take what tells the time, in seconds."""
+        self._now = now
+        self._lock = threading.Lock()
+        self._num_at_work = 0
+        self._seconds = self._counted_until = 0.0
+
+    def __enter__(self) -> None:
+        """Begin."""
+        with self._lock:
+            self._count()
+            self._num_at_work += 1
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        with self._lock:
+            self._count()
+            self._num_at_work -= 1
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any thread is at it."""
+        return self._num_at_work > 0
+
+    @property
+    def seconds(self) -> float:
+        """The time so far, up to now."""
+        with self._lock:
+            self._count()
+            return self._seconds
+
+    def take(self) -> float:
+        """Return the seconds since this was last asked, and start from zero."""
+        with self._lock:
+            self._count()
+            taken, self._seconds = self._seconds, 0.0
+        return taken
+
+    def _count(self) -> None:
+        now = self._now()
+        if self._num_at_work:
+            self._seconds += now - self._counted_until
+        self._counted_until = now

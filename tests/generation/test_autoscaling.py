@@ -1,0 +1,156 @@
+import math
+from dataclasses import dataclass, field
+
+import pytest
+
+from generation.autoscaling import PoolLook, PoolSizer, TrainerClock, actors_needed
+
+
+@pytest.mark.parametrize(
+    ("working", "waiting", "needed"),
+    [
+        (2.0, 0.875, 16.0),  # two actors let it work an eighth of its time
+        (16.0, 0.0, 16.0),
+        (4.0, 0.0, 4.0),  # of sixteen: the others have nothing to do
+        (3.0, 0.25, 4.0),
+        (1.0, 1.0, math.inf),
+    ],
+)
+def test_a_trainer_needs_the_work_that_it_took_over_the_share_of_time_in_which_it_did_not_wait(
+    working: float, waiting: float, needed: float
+):
+    assert actors_needed(working, waiting) == needed
+
+
+@dataclass
+class Simulation:
+    """A trainer that takes as much as so many actors make, and a pool whose actors take a while to start.
+
+    A look a second; an actor's work of a second is a unit of images, and a few seconds' work may lie ready.
+    """
+
+    sizer: PoolSizer
+    start_seconds: float
+    running: int
+    appetite: float = 0.0
+    ready_at_most: float = 4.0
+    is_heard: bool = True
+    at: float = 0.0
+    ready: float = 0.0
+    waiting_seconds: float = 0.0
+    working_seconds: float = 0.0
+    sizes: list[int] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    """When actors that are on their way will be up."""
+
+    def run(self, seconds: int, appetite: float) -> list[int]:
+        """Return the sizes that were decided in this time."""
+        for _ in range(seconds):
+            self._second(appetite)
+        return self.sizes[-seconds:]
+
+    def _second(self, appetite: float) -> None:
+        self.at += 1.0
+        self.running += sum(start <= self.at for start in self.starts)
+        self.starts = [start for start in self.starts if start > self.at]
+        made = min(float(self.running), appetite + self.ready_at_most - self.ready)
+        taken = min(appetite, self.ready + made)
+        self.ready += made - taken
+        self.working_seconds += made
+        self.waiting_seconds += 1 - taken / appetite if appetite else 0.0
+        has_room = self.ready < self.ready_at_most
+        trainer = TrainerClock(self.at, self.waiting_seconds) if self.is_heard else None
+        num_requests = 4.0 * self.sizer.max_actors if has_room else appetite
+        look = PoolLook(self.at, self.running, num_requests, round(self.working_seconds), self.working_seconds, trainer)
+        size = self.sizer.size(look)
+        self.sizes.append(size)
+        self.starts = self.starts[: max(0, size - self.running)]
+        self.starts += [self.at + self.start_seconds] * (size - self.running - len(self.starts))
+        self.running = min(self.running, size)
+
+
+def pool(initial: int, lowest: int = 0, highest: int = 32, idle_seconds: float = 20.0) -> Simulation:
+    """Return a simulated pool whose actors start within 15 s."""
+    return Simulation(PoolSizer(lowest, initial, highest, idle_seconds), 15.0, initial)
+
+
+def test_a_pool_grows_in_one_step_to_what_its_trainer_lacks():
+    two = pool(initial=2)
+    assert set(two.run(40, appetite=1.9)) == {2}
+    sizes = two.run(60, appetite=15.0)
+    assert sorted(set(sizes)) == [2, 16]
+    assert sizes.index(16) < 10  # a window to see that it waits, and one to see how much
+    assert two.running == 16
+    before = two.waiting_seconds
+    two.run(20, appetite=15.0)
+    assert two.waiting_seconds == before
+
+
+def test_a_pool_grows_to_its_bound_and_no_further():
+    assert max(pool(initial=1, highest=8).run(60, appetite=100.0)) == 8
+
+
+def test_a_pool_of_a_trainer_that_is_the_bottleneck_never_grows_though_all_that_it_may_ask_for_is_asked_for():
+    assert max(pool(initial=4).run(200, appetite=3.9)) == 4
+
+
+def test_a_pool_gives_back_what_a_slow_trainer_leaves_idle_after_a_while_and_the_trainer_does_not_wait_for_it():
+    sixteen = pool(initial=16)
+    assert set(sixteen.run(20, appetite=4.5)) == {16}
+    assert sixteen.run(20, appetite=4.5)[-1] == 5
+    waited = sixteen.waiting_seconds
+    assert set(sixteen.run(100, appetite=4.5)) == {5}
+    assert sixteen.waiting_seconds == waited
+
+
+def test_a_pool_is_kept_through_a_short_lull_and_given_back_in_a_long_one():
+    eight = pool(initial=8)
+    assert set(eight.run(30, appetite=7.5)) == {8}
+    assert set(eight.run(15, appetite=0.0)) == {8}
+    assert set(eight.run(30, appetite=7.5)) == {8}
+    assert eight.run(40, appetite=0.0)[-1] == 0
+
+
+def test_a_pool_that_was_given_back_grows_to_what_was_needed_before_once_it_is_asked_again():
+    eight = pool(initial=8)
+    eight.run(40, appetite=5.5)
+    assert eight.run(60, appetite=0.0)[-1] == 0
+    assert eight.run(1, appetite=5.5) == [6]
+
+
+def test_a_pool_never_falls_below_its_least_size():
+    assert pool(initial=8, lowest=3).run(100, appetite=0.0)[-1] == 3
+
+
+@pytest.mark.parametrize("num_requests", [0.0, 128.0])
+def test_a_pool_whose_trainer_has_no_first_batch_yet_stays_as_it_is(num_requests: float):
+    trainer, sizer = TrainerClock(0.0, 0.0), PoolSizer(0, 2, 32, idle_seconds=20.0)
+    assert {sizer.size(PoolLook(float(at), 2, num_requests, at, 2.0 * at, trainer)) for at in range(60)} == {2}
+
+
+def test_without_a_trainer_all_that_is_asked_for_is_wanted_at_once_and_nothing_where_nothing_is():
+    sizer = PoolSizer(0, 2, 32, idle_seconds=20.0)
+    assert sizer.size(PoolLook(0.0, 2, 1.0, 0, 0.0, None)) == 32
+    assert sizer.size(PoolLook(19.0, 32, 0.0, 0, 0.0, None)) == 32
+    assert sizer.size(PoolLook(21.0, 32, 0.0, 0, 0.0, None)) == 0
+
+
+def test_a_trainer_that_is_started_again_is_not_taken_for_one_that_does_not_wait():
+    sizer = PoolSizer(0, 8, 32, idle_seconds=5.0)
+    for at in range(15):  # waits all the time, and its eight actors work
+        sizer.size(PoolLook(float(at), 8, 99.0, 8 * at, 8.0 * at, TrainerClock(at + 1.0, float(at))))
+    size = sizer.size(PoolLook(15.0, 8, 99.0, 15, 120.0, TrainerClock(0.0, 0.0)))
+    assert size == 32
+    for at in range(16, 40):
+        size = sizer.size(PoolLook(float(at), 8, 99.0, at, 120.0, TrainerClock(0.0, 0.0)))
+    assert size == 32
+
+
+def test_one_long_batch_is_no_lull():
+    """An actor tells of a batch of 12 s when it is through: in between it seems to have nothing to do."""
+    sizer = PoolSizer(0, 1, 4, idle_seconds=30.0)
+    sizes = {
+        sizer.size(PoolLook(float(at), 1, 9.0, at // 12, 12.0 * (at // 12), TrainerClock(float(at) + 1, 0.0)))
+        for at in range(300)
+    }
+    assert sizes == {1}
