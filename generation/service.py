@@ -45,6 +45,11 @@ With fewer, who has just got an answer takes its place again at once, and who wa
 one training worker would have all actors until it has all its images.
 """
 
+LONGEST_LAST_BATCH_SECONDS = 30.0
+"""An actor that is given back, or whose node is to go, may take so long to finish what it was asked for: as long as Ray
+leaves a node that gets a SIGTERM.
+"""
+
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's own log, which otherwise has a line for each batch."""
 
@@ -71,11 +76,13 @@ class PoolKeeper:
         """Start from zero."""
         self.counts = GenerationCounts()
         self.num_batches = 0
+        self.actors: list[ActorHandle] = []
         self.trainer: TrainerClock | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
-    def add_load(self, process: str, batch_size: int) -> None:
-        """Count one model load of a process."""
+    def add_load(self, process: str, batch_size: int, actor: ActorHandle) -> None:
+        """Count one model load of an actor's process."""
+        self.actors.append(actor)
         self.counts.num_loads[process] += 1
         self.counts.batch_sizes[process] = batch_size
         self.counts.load_errors.clear()
@@ -107,6 +114,10 @@ class PoolKeeper:
             )
         )
 
+    def loaded(self) -> list[ActorHandle]:
+        """Return all actors that have loaded a model, dead ones included."""
+        return self.actors
+
     def snapshot(self) -> GenerationCounts:
         """Return the counts so far."""
         return self.counts
@@ -124,7 +135,8 @@ class GeneratorReplica:
         # A request waits in its thread for the device: it starts there while the last one's images are copied and
         # looked at, without a turn of the event loop.
         self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
-        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size))
+        this_actor = ray.get_runtime_context().current_actor
+        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, this_actor))
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         try:
@@ -231,7 +243,10 @@ class GenerationService:
         return overview
 
     def stop(self) -> None:
-        """End this pool and no other; its devices are free afterwards."""
+        """End this pool and no other; its devices are free afterwards. Nobody waits for batches under way."""
+        serve.delete(self.app_name, _blocking=False)
+        for actor in ray.get(self.keeper.loaded.remote()):
+            ray.kill(actor)
         serve.delete(self.app_name)
         ray.kill(self.keeper)
 
@@ -267,7 +282,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         max_ongoing_requests=MAX_REQUESTS,
         max_constructor_retry_count=1,
         health_check_timeout_s=60,
-        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_timeout_s=LONGEST_LAST_BATCH_SECONDS,
         **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
     )
     app = deployment(GeneratorReplica).bind(recipe, config, keeper)

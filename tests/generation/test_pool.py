@@ -1,21 +1,20 @@
 """The pool's size on a real cluster, by what a trainer says."""
 
 import dataclasses
-import threading
+import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 import ray
 from ray._private.state import actors
 
-from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.recipe import Recipe
-from generation.service import GenerationService, start_generation
+from generation.service import start_generation
 from generation.stream import stream_samples
+from tests.generation.nodes import blocking_node
+from tests.generation.trainers import Trainer, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -33,64 +32,8 @@ UP_TO_SIX = GenerationConfig(
 """Each actor makes ten images a second."""
 
 
-class Trainer:
-    """Takes images at a rate that may change, and says how long it waits, from a thread of its own."""
-
-    def __init__(self, service: GenerationService, recipe: Recipe, config: GenerationConfig) -> None:
-        self.service = service
-        self.images = stream_samples(service, recipe, config, Wanted.all_of(range(1_000_000)))
-        self.images_per_second = 0.0
-        self.is_over = False
-        self.num_taken = 0
-        self.waiting_seconds = 0.0
-        self.waiting_since: float | None = None
-        self.started_at = 0.0
-
-    @contextmanager
-    def at_work(self, images_per_second: float) -> Iterator[None]:
-        """Take images meanwhile."""
-        self.images_per_second = images_per_second
-        threads = [threading.Thread(target=work) for work in (self._take, self._tell)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.is_over = True
-            for thread in threads:
-                thread.join()
-
-    def _take(self) -> None:
-        batches = iter(self.images.iter_batches(batch_size=4, prefetch_batches=0))
-        next(batches)
-        self.started_at = time.monotonic()
-        while not self.is_over:
-            time.sleep(4 / self.images_per_second if self.images_per_second else 0.1)
-            if self.images_per_second:
-                self.waiting_since = asked_at = time.monotonic()
-                next(batches)
-                self.waiting_since = None
-                self.waiting_seconds += time.monotonic() - asked_at
-                self.num_taken += 4
-
-    def _tell(self) -> None:
-        while not self.is_over:
-            now = time.monotonic()
-            under_way = now - (self.waiting_since or now)
-            if self.started_at:
-                self.service.hear(TrainerClock(now - self.started_at, self.waiting_seconds + under_way))
-            time.sleep(0.5)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not holds() and time.monotonic() < give_up_at:
-        time.sleep(0.2)
-
-
 def test_a_pool_grows_in_one_step_for_a_trainer_that_waits_and_is_given_back_when_it_does_not(painted: Recipe):
     with start_generation(painted, UP_TO_SIX) as service:
-        service.hear(TrainerClock(0.0, 0.0))
         trainer = Trainer(service, painted, UP_TO_SIX)
         with trainer.at_work(images_per_second=8):
             time.sleep(12)
@@ -136,3 +79,16 @@ def test_nothing_of_a_pool_is_left_once_it_is_stopped(painted: Recipe):
         assert len(left()) == 2
     wait_until(lambda: not left())
     assert left() == []
+
+
+def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(painted: Recipe):
+    there = {"ray.io/node-group": "leaving"}
+    config = dataclasses.replace(
+        UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=there
+    )
+    with blocking_node(there) as node, start_generation(painted, config) as service:
+        answer = service.ask(range(4))
+        time.sleep(1)
+        node.send_signal(signal.SIGTERM)
+        assert answer.result(timeout_s=30)["index"].tolist() == [0, 1, 2, 3]
+        assert node.wait(timeout=60) is not None

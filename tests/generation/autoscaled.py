@@ -1,0 +1,119 @@
+"""A Ray cluster on this machine whose autoscaler brings local processes as nodes, and takes them away.
+
+Ray's own `AutoscalingCluster` lacks a file in the wheel, and ends every Ray on the machine when it stops.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback alone
+    "RAY_AUTH_MODE": "disabled",
+}
+
+COMMANDS = (
+    "cluster_synced_files",
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
+"""What Ray wants to find, though no node of this cluster is set up by it."""
+
+
+def cluster_config(gcs_address: str, node_types: dict[str, Any], idle_minutes: float) -> dict[str, Any]:
+    """Return the autoscaler's settings: a head without a part in the work, and types of nodes that may come."""
+    head = {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0}
+    return {
+        "cluster_name": "autoscaled",
+        "max_workers": sum(each["max_workers"] for each in node_types.values()),
+        "idle_timeout_minutes": idle_minutes,
+        "upscaling_speed": 100.0,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": gcs_address,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {FAKE_HEAD_NODE_TYPE: head}
+        | {name: {"node_config": {}, "min_workers": 0} | each for name, each in node_types.items()},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "auth": {},
+        "file_mounts": {},
+    } | {name: [] for name in COMMANDS}
+
+
+@contextmanager
+def autoscaled_cluster(node_types: dict[str, Any], idle_minutes: float) -> Iterator[str]:
+    """Start a head and yield its address; all processes have ended afterwards, those of nodes too."""
+    scratch = Path(tempfile.mkdtemp(dir="/tmp"))  # not under pytest's folder: paths of sockets are short
+    port = free_port()
+    config_file = scratch / "cluster.yaml"
+    config_file.write_text(yaml.safe_dump(cluster_config(f"127.0.0.1:{port}", node_types, idle_minutes)))
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=4"),
+        *("--node-ip-address=127.0.0.1", f"--autoscaling-config={config_file}", f"--temp-dir={scratch}/ray"),
+        *("--include-dashboard=false", "--disable-usage-stats", "--num-gpus=0"),
+    ]
+    of_head = {
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    }
+    with (scratch / "head.log").open("w") as log:
+        head = subprocess.Popen(
+            command, env=os.environ | LOCAL | of_head, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_for_port(port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        end(head)
+        shutil.rmtree(scratch)
+
+
+def end(head: subprocess.Popen[bytes]) -> None:
+    """End a head, which ends its nodes."""
+    head.send_signal(signal.SIGTERM)
+    try:
+        head.wait(45)
+    finally:
+        if head.poll() is None:
+            os.killpg(head.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def wait_for_port(port: int) -> None:
+    """Return when somebody listens."""
+    give_up_at = time.monotonic() + 60
+    while time.monotonic() < give_up_at:
+        with socket.socket() as asking:
+            if asking.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"Nobody listens on port {port}.")

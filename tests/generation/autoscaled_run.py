@@ -1,0 +1,57 @@
+"""A pool on an autoscaled cluster, for test_autoscaled.py: `python -m tests.generation.autoscaled_run FILE`.
+
+In a process of its own, since a process knows one Ray cluster. Writes into FILE how many nodes and actors there were,
+phase by phase.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import ray
+
+from generation.config import RecipeConfig
+from generation.recipe import build_recipe
+from generation.service import GenerationService, start_generation
+from tests.generation.test_pool import UP_TO_SIX
+from tests.generation.trainers import Trainer, wait_until
+
+ON_GENERATORS = dataclasses.replace(
+    UP_TO_SIX,
+    max_actors=4,
+    gpus_per_actor=1,
+    label_selector={"ray.io/node-group": "generator"},
+    wait_for_nodes_seconds=60,
+)
+
+
+def num_generator_nodes() -> int:
+    """Return how many nodes have a GPU."""
+    return sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes())
+
+
+def main() -> None:
+    """Start a pool where no node can hold it, have its trainer starve, and then pause."""
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    recipe = build_recipe(RecipeConfig(generator="painted", image_size=16, num_inference_steps=1))
+    phases: dict[str, tuple[int, int]] = {"before": (num_generator_nodes(), 0)}
+
+    def note(phase: str, service: GenerationService) -> None:
+        phases[phase] = (num_generator_nodes(), service.num_actors())
+
+    with start_generation(recipe, ON_GENERATORS) as service:
+        note("one", service)
+        trainer = Trainer(service, recipe, ON_GENERATORS)
+        with trainer.at_work(images_per_second=60):
+            wait_until(lambda: service.num_actors() == 4)
+            note("starving", service)
+            trainer.images_per_second = 0
+            wait_until(lambda: num_generator_nodes() == 0)
+            note("paused", service)
+    Path(sys.argv[1]).write_text(json.dumps(phases))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A pool on a cluster whose nodes Ray's autoscaler brings and takes away, as local processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from tests.generation.autoscaled import LOCAL, autoscaled_cluster
+
+GENERATORS = {
+    "resources": {"CPU": 1, "GPU": 1},
+    "labels": {"ray.io/node-group": "generator"},
+    "max_workers": 4,
+}
+
+
+@pytest.mark.ray
+def test_nodes_come_for_a_pool_that_none_can_hold_and_for_a_trainer_that_starves_and_go_when_it_pauses(
+    tmp_path: Path,
+):
+    """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144)."""
+    with autoscaled_cluster({"generator": GENERATORS}, idle_minutes=0.05) as address:
+        subprocess.run(
+            [sys.executable, "-m", "tests.generation.autoscaled_run", str(tmp_path / "phases.json")],
+            env=os.environ | LOCAL | {"RAY_ADDRESS": address},
+            cwd=PROJECT_ROOT,
+            timeout=240,
+            check=True,
+        )
+    phases = json.loads((tmp_path / "phases.json").read_text())
+    assert phases == {"before": [0, 0], "one": [1, 1], "starving": [4, 4], "paused": [0, 0]}

@@ -1,0 +1,68 @@
+"""A trainer without training: takes images at a rate, and says how long it waits for them."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from generation.autoscaling import TrainerClock
+from generation.config import GenerationConfig
+from generation.indices import Wanted
+from generation.recipe import Recipe
+from generation.service import GenerationService
+from generation.stream import stream_samples
+from generation.work_clock import WorkClock
+
+
+class Trainer:
+    """Takes images at a rate that may change, four at once, and says how it goes, from threads of its own."""
+
+    def __init__(self, service: GenerationService, recipe: Recipe, config: GenerationConfig) -> None:
+        """Tell the pool that a trainer is to come."""
+        service.hear(TrainerClock(0.0, 0.0))
+        self.service = service
+        self.images = stream_samples(service, recipe, config, Wanted.all_of(range(1_000_000)))
+        self.images_per_second = 0.0
+        self.num_taken = 0
+        self._is_over = False
+        self._waiting = WorkClock()
+        self._first_batch_at = 0.0
+
+    @contextmanager
+    def at_work(self, images_per_second: float) -> Iterator[None]:
+        """Take images meanwhile."""
+        self.images_per_second = images_per_second
+        threads = [threading.Thread(target=work) for work in (self._take, self._tell)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._is_over = True
+            for thread in threads:
+                thread.join()
+
+    def _take(self) -> None:
+        batches = iter(self.images.iter_batches(batch_size=4, prefetch_batches=0))
+        next(batches)
+        self._first_batch_at = time.monotonic()
+        while not self._is_over:
+            time.sleep(4 / self.images_per_second if self.images_per_second else 0.1)
+            if self.images_per_second:
+                with self._waiting:
+                    next(batches)
+                self.num_taken += 4
+
+    def _tell(self) -> None:
+        while not self._is_over:
+            if self._first_batch_at:
+                seconds = time.monotonic() - self._first_batch_at
+                self.service.hear(TrainerClock(seconds, self._waiting.seconds))
+            time.sleep(0.5)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Return when something holds, or after so long."""
+    give_up_at = time.monotonic() + seconds
+    while not holds() and time.monotonic() < give_up_at:
+        time.sleep(0.2)
