@@ -90,6 +90,7 @@ class ProgressCallback(lightning.Callback):
             waiting_seconds=0.0,
             pool_waiting_seconds=0.0,
             judging_seconds=0.0,
+            num_delivered=self.loader.main.num_taken * trainer.world_size,
             reuse=self.loader.main.reuse,
             loss=float(trainer.callback_metrics["train/loss"]),
             held_out_top1=None if top1 is None else float(top1),

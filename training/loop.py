@@ -68,6 +68,7 @@ def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
         waiting_seconds=0.0,
         pool_waiting_seconds=0.0,
         judging_seconds=0.0,
+        num_delivered=0,
         reuse=0.0,
         loss=math.nan,
         held_out_top1=None,

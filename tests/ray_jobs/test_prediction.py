@@ -121,6 +121,7 @@ PROGRESS = TrainingProgress(
     waiting_seconds=71.0,
     pool_waiting_seconds=71.0,
     judging_seconds=1.0,
+    num_delivered=1024,
     reuse=1.0,
     loss=0.5,
     held_out_top1=0.5,

@@ -100,7 +100,7 @@ def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_sampl
     clock, told = [1000.0], []
     monkeypatch.setattr("training.callbacks.time.time", lambda: clock[0])
     held_out = SlowToCome(clock)
-    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=0.0)
+    main = SimpleNamespace(num_taken=8, reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=0.0)
     loader = SimpleNamespace(main=main, waiting_seconds=0.0)
     trainer = told_trainer(ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9))
     trainer.fit(Judged(clock), BATCHES, held_out)
@@ -124,7 +124,7 @@ class WaitsAtStep(Judged):
 
 def test_a_wait_is_told_while_it_lasts():
     told: list[Any] = []
-    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=7.0)
+    main = SimpleNamespace(num_taken=8, reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=7.0)
     loader, held_out = SimpleNamespace(main=main, waiting_seconds=9.0), SimpleNamespace(waiting_seconds=1.0)
     callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=0.05)
     told_trainer(callback).fit(WaitsAtStep(told), BATCHES, BATCHES)
