@@ -102,8 +102,17 @@ def _of_enough(stretch: Stretch, config: JobConfig) -> str:
     busy = actors_at_work(stretch) / max(num_actors, 1)
     return (
         f"trainer waited {stretch.pool_waiting_fraction:.0%}, generators were busy {busy:.0%} of the time: "
-        f"{', or '.join(remedies) or 'balanced'}"
+        f"{', or '.join(remedies) or _balanced(stretch, config)}"
     )
+
+
+def _balanced(stretch: Stretch, config: JobConfig) -> str:
+    """Return that nothing need grow, and with `training.reuse` auto what it takes to use images less often."""
+    reuse, least = getattr(stretch.now.training, "reuse", 0.0), config.training.least_uses
+    if config.training.reuse != "auto" or reuse < 1.05 * least:
+        return "balanced"
+    more = max(1, math.ceil(_actors_needed(stretch) * reuse / least) - stretch.now.num_actors)
+    return f"balanced, by using images {reuse:.1f} times; {least} would take about {counted(more, 'generator')} more"
 
 
 def counted(number: int, noun: str) -> str:

@@ -79,6 +79,16 @@ def test_a_pool_that_keeps_up_with_little_to_spare_is_balanced():
     )
 
 
+def test_a_trainer_that_uses_images_again_rather_than_wait_hears_what_fresh_ones_would_take():
+    auto = dataclasses.replace(FIXED, training=TrainingConfig(reuse="auto"))
+    now = looked(200.0, counts=worked(380.0), waiting_seconds=0.0, reuse=3.2)
+    assert advise(Stretch(looked(100.0, epoch=0), now), auto) == (
+        "trainer waited 0%, generators were busy 95% of the time: balanced, by using images 3.2 times; 1 would take "
+        "about 9 generators more"  # 3.8 x 3.2 = 12.2
+    )
+    assert advise(stretch(1, 396), auto).endswith(": balanced")  # each is used once
+
+
 def test_generators_that_had_nothing_to_make_are_too_many_but_for_one():
     assert advise(stretch(0, 0), FIXED) == "trainer waited 0%, generators were busy 0% of the time: 1 of 4 would do"
 
