@@ -65,18 +65,22 @@ class Stretch:
 
     @property
     def learning_seconds(self) -> float:
-        """How long training learnt or waited for images; judging is neither."""
-        return self._trained("training_seconds") - self._trained("judging_seconds")
+        """How long training learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""
+        return (
+            self._trained("training_seconds")
+            - self._trained("judging_seconds")
+            - self._trained("held_out_waiting_seconds")
+        )
 
     @property
     def waiting_fraction(self) -> float:
-        """Share of `learning_seconds` in which the first worker waited for images, 0..1."""
-        return self._trained("waiting_seconds") / max(self.learning_seconds, 1e-9)
+        """Share of `learning_seconds` in which the first worker waited, 0..1."""
+        return self._waiting_fraction("waiting_seconds")
 
     @property
     def pool_waiting_fraction(self) -> float:
         """The same without waiting for real images, 0..1."""
-        return self._trained("pool_waiting_seconds") / max(self.learning_seconds, 1e-9)
+        return self._waiting_fraction("pool_waiting_seconds")
 
     @property
     def working_seconds(self) -> float:
@@ -91,6 +95,10 @@ class Stretch:
     @property
     def _seconds(self) -> float:
         return self.now.observed_at - self.before.observed_at
+
+    def _waiting_fraction(self, name: str) -> float:
+        waiting_seconds = self._trained(name) - self._trained("held_out_waiting_seconds")
+        return waiting_seconds / max(self.learning_seconds, 1e-9)
 
     def _trained(self, name: str) -> float:
         """Return by how much a number of training's has grown."""

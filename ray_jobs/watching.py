@@ -84,7 +84,7 @@ METRICS = (
         "figment_trainer_waiting_fraction",
         "gauge",
         "0..1",
-        "Share of the last 30 s, judging aside, in which the first worker waited for images",
+        "Share of the last 30 s, all about held-out images aside, in which the first worker waited for images",
         lambda run: run.waiting_fraction if run.learning_seconds > 0 else None,
     ),
     Metric(

@@ -67,6 +67,7 @@ def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
         training_seconds=0.0,
         waiting_seconds=0.0,
         pool_waiting_seconds=0.0,
+        held_out_waiting_seconds=0.0,
         judging_seconds=0.0,
         num_delivered=0,
         reuse=0.0,

@@ -33,6 +33,9 @@ class TrainingProgress:
     pool_waiting_seconds: float
     """The same without waiting for real images: what a pool of generators may do something about."""
 
+    held_out_waiting_seconds: float
+    """How much of `waiting_seconds` went by at the end of epochs, until held-out samples were there."""
+
     judging_seconds: float
     """How much of `training_seconds` the held-out accuracy took, waiting for its samples aside."""
 

@@ -22,6 +22,7 @@ BEGUN: dict[str, Any] = {
     "asked_at": 5000.0,
     "first_batch_at": 5001.0,
     "waiting_seconds": 0.0,
+    "held_out_waiting_seconds": 0.0,
     "judging_seconds": 0.0,
     "num_delivered": 0,
     "reuse": 1.0,

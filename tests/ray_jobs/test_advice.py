@@ -99,6 +99,12 @@ def test_judging_is_neither_waiting_nor_time_in_which_generators_are_wanted():
     assert advise(stretch(41, 700, judging_seconds=100), FIXED) == advise(stretch(41, 400), FIXED)  # 4 are no 7
 
 
+def test_waiting_for_held_out_images_at_an_epochs_end_is_none_for_those_to_learn_from():
+    begun = looked(100.0, epoch=0)
+    waited = looked(300.0, counts=worked(400.0), waiting_seconds=141.0, held_out_waiting_seconds=100.0)
+    assert advise(Stretch(begun, waited), FIXED) == "trainer waited 41%: add about 3 generators"
+
+
 def test_a_run_without_generators_hears_of_readers_alone():
     shards = dataclasses.replace(FIXED, data=DataConfig(source="shards", shards="somewhere"))
     real = dataclasses.replace(FIXED, data=DataConfig(source="real", real="digits"))

@@ -120,6 +120,7 @@ PROGRESS = TrainingProgress(
     training_seconds=80.0,
     waiting_seconds=71.0,
     pool_waiting_seconds=71.0,
+    held_out_waiting_seconds=0.0,
     judging_seconds=1.0,
     num_delivered=1024,
     reuse=1.0,

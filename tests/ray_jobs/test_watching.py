@@ -29,7 +29,7 @@ def test_all_that_is_known_of_a_stretch_is_told():
     pool.batch_sizes = {"a:1": 16, "b:2": 8}
     pool.num_requests = {"a:1": 3, "b:2": 1}
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
-    now = looked(130.0, 4, pool, **training, waiting_seconds=6.0, judging_seconds=10.0)
+    now = looked(130.0, 4, pool, **training, waiting_seconds=9.0, held_out_waiting_seconds=3.0, judging_seconds=7.0)
     assert values(before, now) == {
         "figment_images_generated": 400,
         "figment_images_refused black": 5,
@@ -38,7 +38,7 @@ def test_all_that_is_known_of_a_stretch_is_told():
         "figment_images_trained": 240,
         "figment_images_generated_per_second": 300 / 30,
         "figment_images_trained_per_second": 240 / 30,
-        "figment_trainer_waiting_fraction": 6 / (30 - 10),
+        "figment_trainer_waiting_fraction": (9 - 3) / (30 - 3 - 7),
         "figment_generator_working_fraction": 60 / (4 * 30),
         "figment_generator_requests": 3 + 1,
         "figment_generator_actors": 4,

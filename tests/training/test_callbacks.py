@@ -131,7 +131,8 @@ def test_a_wait_is_told_while_it_lasts():
     during = told[:4]
     assert [each.num_trained for each in during] == [2, 2, 2, 2]  # the first step's, and what was told in the second
     assert [each.training_seconds for each in during] == sorted({each.training_seconds for each in during})
-    assert {(each.waiting_seconds, each.pool_waiting_seconds) for each in during} == {(10.0, 8.0)}
+    waits = {(each.waiting_seconds, each.pool_waiting_seconds, each.held_out_waiting_seconds) for each in during}
+    assert waits == {(10.0, 8.0, 1.0)}
     num_told = len(told)
     time.sleep(0.2)
     assert len(told) == num_told  # it is over
