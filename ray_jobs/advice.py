@@ -16,6 +16,9 @@ LITTLE_WAITING_FRACTION = 0.05
 MOST_WAITING_FRACTION = 0.99
 """Training that waited all the time would need generators without end: no more of it is believed than this."""
 
+NOTABLE_REUSE = 1.05
+"""Images that are used so many times as often as they have to be are used again for want of new ones."""
+
 NOTHING_TO_GO_BY = "nothing was seen to go by"
 
 
@@ -108,11 +111,12 @@ def _of_enough(stretch: Stretch, config: JobConfig) -> str:
 
 def _balanced(stretch: Stretch, config: JobConfig) -> str:
     """Return that nothing need grow, and with `training.reuse` auto what it takes to use images less often."""
-    reuse, least = getattr(stretch.now.training, "reuse", 0.0), config.training.least_uses
-    if config.training.reuse != "auto" or reuse < 1.05 * least:
+    training, least = stretch.now.training, config.training.least_uses
+    if training is None or config.training.reuse != "auto" or training.reuse < NOTABLE_REUSE * least:
         return "balanced"
-    more = max(1, math.ceil(_actors_needed(stretch) * reuse / least) - stretch.now.num_actors)
-    return f"balanced, by using images {reuse:.1f} times; {least} would take about {counted(more, 'generator')} more"
+    more = max(1, math.ceil(_actors_needed(stretch) * training.reuse / least) - stretch.now.num_actors)
+    used = f"balanced, by using images {training.reuse:.1f} times"
+    return f"{used}; {least} would take about {counted(more, 'generator')} more"
 
 
 def counted(number: int, noun: str) -> str:

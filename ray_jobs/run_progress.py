@@ -1,5 +1,6 @@
 """A run at one moment, and what happened between two. Knows no clock, and nobody who watches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from generation.service import GenerationCounts
@@ -50,7 +51,7 @@ class Stretch:
     @property
     def num_epochs(self) -> int:
         """Logical epochs that ended."""
-        return int(self._trained("epoch"))
+        return int(self._grown(lambda training: training.epoch))
 
     @property
     def generated_per_second(self) -> float:
@@ -61,26 +62,24 @@ class Stretch:
     @property
     def trained_per_second(self) -> float:
         """Images trained on a second, waiting and judging included."""
-        return self._trained("num_learnt") / max(self._seconds, 1e-9)
+        return self._grown(lambda training: training.num_learnt) / max(self._seconds, 1e-9)
 
     @property
     def learning_seconds(self) -> float:
         """How long training learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""
-        return (
-            self._trained("training_seconds")
-            - self._trained("judging_seconds")
-            - self._trained("held_out_waiting_seconds")
+        return self._grown(
+            lambda training: training.training_seconds - training.judging_seconds - training.held_out_waiting_seconds
         )
 
     @property
     def waiting_fraction(self) -> float:
         """Share of `learning_seconds` in which the first worker waited, 0..1."""
-        return self._waiting_fraction("waiting_seconds")
+        return self._share(lambda training: training.waiting_seconds - training.held_out_waiting_seconds)
 
     @property
     def pool_waiting_fraction(self) -> float:
         """The same without waiting for real images, 0..1."""
-        return self._waiting_fraction("pool_waiting_seconds")
+        return self._share(lambda training: training.pool_waiting_seconds - training.held_out_waiting_seconds)
 
     @property
     def working_seconds(self) -> float:
@@ -96,11 +95,10 @@ class Stretch:
     def _seconds(self) -> float:
         return self.now.observed_at - self.before.observed_at
 
-    def _waiting_fraction(self, name: str) -> float:
-        waiting_seconds = self._trained(name) - self._trained("held_out_waiting_seconds")
-        return waiting_seconds / max(self.learning_seconds, 1e-9)
+    def _share(self, seconds: Callable[[TrainingProgress], float]) -> float:
+        return self._grown(seconds) / max(self.learning_seconds, 1e-9)
 
-    def _trained(self, name: str) -> float:
+    def _grown(self, number: Callable[[TrainingProgress], float]) -> float:
         """Return by how much a number of training's has grown."""
         now, before = self.now.training, None if self.is_interrupted else self.before.training
-        return (getattr(now, name) if now else 0.0) - (getattr(before, name) if before else 0.0)
+        return (number(now) if now else 0.0) - (number(before) if before else 0.0)

@@ -38,6 +38,7 @@ SUMMARY_KEYS = {
     "time_to_first_batch_seconds",
     "wall_seconds",
     "recipe_hash",
+    "advice",
 }
 
 
