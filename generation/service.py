@@ -61,11 +61,17 @@ class GenerationCounts(WorkCounts):
     num_loads: Counter[str] = field(default_factory=Counter)
     """Models loaded by each actor's process, as `host:pid`; an actor started anew is another process."""
 
+    load_seconds: float = 0.0
+    """How long those loads took, added up."""
+
     load_errors: list[str] = field(default_factory=list)
     """One line for each actor whose model could not be loaded, since the last that was."""
 
     batch_sizes: dict[str, int] = field(default_factory=dict)
     """How many images each process makes at once: what it was told, or found, or was left with as memory ran out."""
+
+    num_requests: dict[str, int] = field(default_factory=dict)
+    """Requests that each process still had when it last answered one, since an actor last came up."""
 
 
 @ray.remote(num_cpus=0)
@@ -80,10 +86,12 @@ class PoolKeeper:
         self.trainer: TrainerClock | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
-    def add_load(self, process: str, batch_size: int, actor: ActorHandle) -> None:
-        """Count one model load of an actor's process."""
+    def add_load(self, process: str, batch_size: int, load_seconds: float, actor: ActorHandle) -> None:
+        """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
         self.actors.append(actor)
         self.counts.num_loads[process] += 1
+        self.counts.load_seconds += load_seconds
+        self.counts.num_requests.clear()
         self.counts.batch_sizes[process] = batch_size
         self.counts.load_errors.clear()
 
@@ -91,9 +99,10 @@ class PoolKeeper:
         """Keep why a model could not be loaded."""
         self.counts.load_errors.append(message)
 
-    def add_work(self, process: str, batch_size: int, done: WorkCounts) -> None:
-        """Count what a process has done since it last told."""
+    def add_work(self, process: str, batch_size: int, num_requests: int, done: WorkCounts) -> None:
+        """Count what a process has done since it last told, and the requests it still has."""
         self.counts.batch_sizes[process] = batch_size
+        self.counts.num_requests[process] = num_requests
         self.counts.add(done)
         self.num_batches += 1
 
@@ -130,13 +139,16 @@ class GeneratorReplica:
         """Load the model in this process."""
         log_to_stderr()
         self.keeper = keeper
+        loading_since = time.monotonic()
         self.actor = self._load(recipe, config)
+        load_seconds = time.monotonic() - loading_since
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         # A request waits in its thread for the device: it starts there while the last one's images are copied and
         # looked at, without a turn of the event loop.
         self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
+        self.num_requests = 0
         this_actor = ray.get_runtime_context().current_actor
-        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, this_actor))
+        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds, this_actor))
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         try:
@@ -147,8 +159,13 @@ class GeneratorReplica:
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
         """Return the samples of these indices; health checks are answered meanwhile."""
-        batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
-        self.keeper.add_work.remote(self.process, self.actor.batch_size, self.actor.take_counts())
+        self.num_requests += 1
+        try:
+            batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
+        finally:
+            self.num_requests -= 1
+        done = self.actor.take_counts()
+        self.keeper.add_work.remote(self.process, self.actor.batch_size, self.num_requests, done)
         return batch
 
     async def check_health(self) -> None:

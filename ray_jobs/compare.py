@@ -32,10 +32,12 @@ from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import plan
 from ray_jobs.kept_data import check_batches, check_workers
-from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
+from ray_jobs.progress_display import ProgressDisplay, announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
+from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool
 from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.watching import Exporter
 from training.fit import fit
 from training.job import FitJob, TrainingSamples
 from training.loggers import check_loggers
@@ -183,7 +185,7 @@ class Comparison:
         run_dir.mkdir()
         judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size)
         fitting_at = time.time()
-        with ProgressDisplay(pool, training) as display:
+        with ProgressDisplay(pool, training, Exporter(run_dir.name, self.recipe.sha256[:12]).look) as display:
             real = real_samples(self.config, self.recipe, arm.seed)
             fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put, held_out_is_real=True), judging)
         ended_at = time.time()

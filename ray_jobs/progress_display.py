@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from queue import Empty
 
 from ray.util.queue import Queue
@@ -11,46 +11,38 @@ from rich.live import Live
 
 from generation.autoscaling import TrainerClock
 from generation.service import GenerationService, beside_driver
+from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool, StreamSource
 from training.config import TrainingConfig
-from training.progress import TrainingProgress
 
 POLL_SECONDS = 1.0
 PLAIN_LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal; an epoch's end always prints one."""
 
 
-@dataclass(frozen=True)
-class RunProgress:
-    """Generation and training at one moment."""
-
-    training: TrainingProgress | None
-    """None until the first step."""
-
-    num_actors: int
-    num_awaited: int
-    """Actors that are to come: their nodes are not there yet, or their models not loaded."""
-
-    num_generated: int
-    """Images the actors made since the display was opened."""
-
-    generated_per_second: float
-    """The same a second, in the mean since the stream's first ones."""
-
-
 class ProgressDisplay:
     """A context: while it is open, a thread of this process shows how the run goes."""
 
-    def __init__(self, source: GenerationService | StreamSource | NoPool, config: TrainingConfig) -> None:
-        """Watch where samples come from, and a training run that puts its progress into `self.queue`."""
+    def __init__(
+        self,
+        source: GenerationService | StreamSource | NoPool,
+        config: TrainingConfig,
+        *watchers: Callable[[RunProgress], None],
+    ) -> None:
+        """Watch where samples come from, and a training run that puts its progress into `self.queue`.
+
+        Watchers are told each look, after its line is shown.
+        """
         self.source = source
         self.config = config
+        self.watchers = watchers
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
-        self._latest = RunProgress(None, source.num_actors(), source.num_awaited(), 0, 0.0)
+        counts, num_actors, num_awaited = source.counts(), source.num_actors(), source.num_awaited()
+        self._latest = RunProgress(time.monotonic(), None, num_actors, num_awaited, counts, 0, 0.0)
         self.epochs: list[RunProgress] = []
         """The run at the end of each epoch."""
 
-        self._num_made_before = source.counts().num_images_made
+        self._num_made_before = counts.num_images_made
         self._generating_since: float | None = None
         self._closing = threading.Event()
         self._error: Exception | None = None
@@ -97,6 +89,8 @@ class ProgressDisplay:
                 if epoch != printed_epoch or is_due:
                     printed_at, printed_epoch = time.monotonic(), epoch
                     console.print(line, soft_wrap=True)
+                for watch in self.watchers:
+                    watch(self._latest)
 
     def _observe(self) -> RunProgress:
         """Wait up to `POLL_SECONDS` for training to say something, hand it on to the pool and look at that."""
@@ -105,9 +99,11 @@ class ProgressDisplay:
             self.source.hear(TrainerClock(training.training_seconds, training.pool_waiting_seconds))
         except Empty:
             training = self._latest.training
-        num_made = self.source.counts().num_images_made - self._num_made_before
+        counts, observed_at = self.source.counts(), time.monotonic()
+        num_made = counts.num_images_made - self._num_made_before
         num_actors, num_awaited = self.source.num_actors(), self.source.num_awaited()
-        return RunProgress(training, num_actors, num_awaited, num_made, self._per_second(num_made))
+        per_second = self._per_second(num_made)
+        return RunProgress(observed_at, training, num_actors, num_awaited, counts, num_made, per_second)
 
     def _per_second(self, num_made: int) -> float:
         if num_made and self._generating_since is None:

@@ -11,7 +11,7 @@ from generation.recipe import Recipe
 from generation.service import GenerationCounts
 from ray_jobs.config import JobConfig
 from ray_jobs.prediction import measured_rates, predict_if_given
-from ray_jobs.progress_display import RunProgress
+from ray_jobs.run_progress import RunProgress
 from training.progress import TrainingProgress
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 from evaluation.evaluate import Planned
 from evaluation.model import open_model
 from generation.recipe import Recipe, recipe_file_text
+from ray_jobs.advice import Adviser
 from ray_jobs.cluster import (
     check_placement,
     connect,
@@ -25,7 +27,7 @@ from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.contact_sheet import write_contact_sheet
 from ray_jobs.evaluate import check_evaluation, plan, write_evaluation
 from ray_jobs.prediction import predict_if_given
-from ray_jobs.progress_display import ProgressDisplay, RunProgress, announce
+from ray_jobs.progress_display import ProgressDisplay, announce
 from ray_jobs.run_directory import (
     check_output,
     check_unfinished,
@@ -36,9 +38,11 @@ from ray_jobs.run_directory import (
     write_json,
     write_whole,
 )
+from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import Source, open_source, real_samples
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.watching import Exporter
 from training.checkpoint import check_goes_on, newest_whole
 from training.fit import fit
 from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
@@ -52,31 +56,33 @@ NUM_SAMPLES_ON_SHEET = 20
 def main() -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
     started_at = psutil.Process().create_time()
+    say = partial(announce, started_at)
     with user_errors():
         job = prepare(sys.argv[1:])
         config, recipe, run_dir, source = job.config, job.recipe, job.run_dir, job.source
-        announce(started_at, f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
+        say(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
-            announce(started_at, note)
+            say(note)
         connect()
-        announce(started_at, f"connected to Ray; its logs are in {session_logs()}")
+        say(f"connected to Ray; its logs are in {session_logs()}")
         check_resources(config)
         source.start()
     with errors_at_work(), closing(source):
         with user_errors():
             lock = claim(run_dir, to_yaml(config), goes_on=config.resume)
-        announce(started_at, f"{source.describe()}; writing to {run_dir}")
+        say(f"{source.describe()}; writing to {run_dir}")
         show_samples(recipe, source, run_dir)
-        announce(started_at, "training starts; its first samples are in samples.png, where they are generated")
-        checkpoint_file, progress = train(job)
+        say("training starts; its first samples are in samples.png, where they are generated")
+        checkpoint_file, progress, advice = train(job, say)
+        say(f"the whole run: {advice}")
         counts = source.counts()
     evaluation: dict[str, Any] = {}
     try:
         with user_errors(), errors_at_work():
             source.finish()
-            evaluation = evaluate(job, checkpoint_file, lambda text: announce(started_at, text))
+            evaluation = evaluate(job, checkpoint_file, say)
     finally:  # what was trained is told, whatever becomes of its evaluation
-        summary = summarize(config, recipe, counts, progress, evaluation, started_at)
+        summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
         print_summary(summary)
         write_json(run_dir / "summary.json", summary)
         release(lock)
@@ -158,13 +164,14 @@ def check_resources(config: JobConfig) -> None:
     )
 
 
-def train(job: Prepared) -> tuple[Path, RunProgress]:
-    """Train through the samples, shown as it goes; return the checkpoint and the run's last progress."""
-    training = job.config.training
-    with ProgressDisplay(job.source, training) as display:
+def train(job: Prepared, say: Callable[[str], None]) -> tuple[Path, RunProgress, str]:
+    """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
+    training, adviser = job.config.training, Adviser(job.config, say)
+    exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
+    with ProgressDisplay(job.source, training, exporter.look, adviser.look) as display:
         fit_job = FitJob(training, job.recipe, job.run_dir, job.source.samples(), job.real, display.queue.put)
         checkpoint_file = fit(fit_job, job.source.held_out())
-    return keep_checkpoint(checkpoint_file, job.run_dir), display.last()
+    return keep_checkpoint(checkpoint_file, job.run_dir), display.last(), adviser.of_whole_run()
 
 
 def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> dict[str, Any]:

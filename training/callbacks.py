@@ -89,7 +89,9 @@ class ProgressCallback(lightning.Callback):
             training_seconds=0.0,
             waiting_seconds=0.0,
             pool_waiting_seconds=0.0,
+            held_out_waiting_seconds=0.0,
             judging_seconds=0.0,
+            num_delivered=self.loader.main.num_taken * trainer.world_size,
             reuse=self.loader.main.reuse,
             loss=float(trainer.callback_metrics["train/loss"]),
             held_out_top1=None if top1 is None else float(top1),
@@ -111,6 +113,7 @@ class ProgressCallback(lightning.Callback):
             training_seconds=self.reported_at - progress.first_batch_at,
             waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
             pool_waiting_seconds=self.loader.main.waiting_seconds + self.held_out.waiting_seconds,
+            held_out_waiting_seconds=self.held_out.waiting_seconds,
             judging_seconds=self.judging_seconds,
         )
         self.report(self._last)

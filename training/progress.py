@@ -33,8 +33,14 @@ class TrainingProgress:
     pool_waiting_seconds: float
     """The same without waiting for real images: what a pool of generators may do something about."""
 
+    held_out_waiting_seconds: float
+    """How much of `waiting_seconds` went by at the end of epochs, until held-out samples were there."""
+
     judging_seconds: float
     """How much of `training_seconds` the held-out accuracy took, waiting for its samples aside."""
+
+    num_delivered: int
+    """Generated images that have come to the workers since then: those of the first worker, times their number."""
 
     reuse: float
     """How often an image was used so far, in the mean."""
@@ -51,4 +57,9 @@ class TrainingProgress:
     @property
     def trained_per_second(self) -> float:
         """Images trained on a second, since the first batch came."""
-        return (self.num_trained - self.num_trained_before) / max(self.training_seconds, 1e-9)
+        return self.num_learnt / max(self.training_seconds, 1e-9)
+
+    @property
+    def num_learnt(self) -> int:
+        """Images trained on since the run was last taken up."""
+        return self.num_trained - self.num_trained_before

@@ -20,7 +20,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe
-from generation.service import GenerationFailedError, GenerationService, start_generation
+from generation.service import MAX_REQUESTS, GenerationFailedError, GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
 from tests.generation.hub import COMMIT, serve_hub
 from tests.generation.nodes import joined_node
@@ -93,17 +93,20 @@ def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe):
 def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe):
     slow = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0)
     came: list[int] = []
+    under_way: list[int] = []
 
     def consume(rank: int) -> None:
         wanted = Wanted(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
         for _ in stream_samples(service, painted, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
             came.append(rank)
             if len(came) >= 24:  # of 80 batches
+                under_way.append(sum(service.counts().num_requests.values()))
                 return
 
     with start_generation(painted, slow) as service, ThreadPoolExecutor(2) as threads:
         list(threads.map(consume, range(2)))
     assert min(came[:24].count(rank) for rank in range(2)) >= 6
+    assert 0 < under_way[0] <= 2 * MAX_REQUESTS
 
 
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):

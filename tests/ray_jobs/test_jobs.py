@@ -7,10 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from PIL import Image
 
 from generation.model_files import PROJECT_ROOT
@@ -35,6 +38,7 @@ SUMMARY_KEYS = {
     "time_to_first_batch_seconds",
     "wall_seconds",
     "recipe_hash",
+    "advice",
 }
 
 
@@ -42,6 +46,28 @@ def call(job, monkeypatch, *arguments: str, config: str = PAINTED) -> None:
     """Run a job's main as if called from the command line, in this process and on its cluster."""
     monkeypatch.setattr(sys, "argv", [job.__name__, config, *arguments])
     job.main()
+
+
+TOLD_LIKE_SUMMARY = {
+    "images_generated_total": "num_generated",
+    "images_delivered_total": "num_trained",  # each is used once
+    "images_trained_total": "num_trained",
+    "image_uses": "reuse",
+    "model_loads_total": "num_model_loads",
+}
+"""What Prometheus is told of a run that its summary has too."""
+
+
+def scraped(run: str, name: str, value: float) -> dict[str, float]:
+    """What Ray tells Prometheus of a run, once it has come to a value of a metric, which Ray passes on now and then."""
+    url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    found, give_up_at = {}, time.monotonic() + 30
+    while found.get(name) != value and time.monotonic() < give_up_at:
+        time.sleep(0.5)
+        with urllib.request.urlopen(url) as answer:
+            lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
+        found = {each: float(number) for each, tags, number in lines if f'run="{run}"' in tags}
+    return found
 
 
 @pytest.mark.ray
@@ -79,16 +105,19 @@ def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tm
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_is_compared_with_what_was_predicted_and_has_the_rates_to_predict_the_next(
+def test_a_run_is_watched_compared_with_what_was_predicted_and_has_the_rates_to_predict_the_next(
     tmp_path: Path, monkeypatch, capsys
 ):
+    run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
-    call(train, monkeypatch, *SMALL, *given, "evaluation.sets=[]", f"output={tmp_path / 'run'}")
+    call(train, monkeypatch, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
+    watched = scraped("predicted", "ray_figment_images_trained_total", 128)
     # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
     predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
-    assert f"predicted: first batch at 7.9 s, end at {predicted:.1f} s; training binds" in capsys.readouterr().out
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    log = capsys.readouterr().out
+    assert f"predicted: first batch at 7.9 s, end at {predicted:.1f} s; training binds" in log
+    summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["wall_seconds_predicted"] == pytest.approx(predicted)
     assert summary["wall_seconds_error_fraction"] == pytest.approx(predicted / summary["wall_seconds"] - 1)
     assert all(rate > 0 for rate in summary["rates"].values())
@@ -96,7 +125,16 @@ def test_a_run_is_compared_with_what_was_predicted_and_has_the_rates_to_predict_
     learning_seconds -= 40 / summary["rates"]["judged_per_second"]
     assert summary["rates"]["trained_per_second"] == pytest.approx(128 / learning_seconds)
 
-    call(plan, monkeypatch, *SMALL, f"--like={tmp_path / 'run'}")
+    told = {name: watched[f"ray_figment_{name}"] for name in TOLD_LIKE_SUMMARY}
+    assert told == {name: summary[of_summary] for name, of_summary in TOLD_LIKE_SUMMARY.items()}
+    assert (watched["ray_figment_generator_actors"], watched["ray_figment_generator_batch_images"]) == (2, 64)
+    assert watched["ray_figment_model_load_seconds_total"] > 0
+    assert 0 <= watched["ray_figment_trainer_waiting_fraction"] <= 1
+    for part in ("epoch 1", "epoch 2", "the whole run"):
+        assert f"  {part}: trainer waited " in log
+    assert f"the whole run: {summary['advice']}" in log
+
+    call(plan, monkeypatch, *SMALL, f"--like={run_dir}")
     assert "not counted" not in capsys.readouterr().out
 
 

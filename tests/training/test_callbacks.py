@@ -100,7 +100,7 @@ def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_sampl
     clock, told = [1000.0], []
     monkeypatch.setattr("training.callbacks.time.time", lambda: clock[0])
     held_out = SlowToCome(clock)
-    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=0.0)
+    main = SimpleNamespace(num_taken=8, reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=0.0)
     loader = SimpleNamespace(main=main, waiting_seconds=0.0)
     trainer = told_trainer(ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9))
     trainer.fit(Judged(clock), BATCHES, held_out)
@@ -124,14 +124,15 @@ class WaitsAtStep(Judged):
 
 def test_a_wait_is_told_while_it_lasts():
     told: list[Any] = []
-    main = SimpleNamespace(reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=7.0)
+    main = SimpleNamespace(num_taken=8, reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=7.0)
     loader, held_out = SimpleNamespace(main=main, waiting_seconds=9.0), SimpleNamespace(waiting_seconds=1.0)
     callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=0.05)
     told_trainer(callback).fit(WaitsAtStep(told), BATCHES, BATCHES)
     during = told[:4]
     assert [each.num_trained for each in during] == [2, 2, 2, 2]  # the first step's, and what was told in the second
     assert [each.training_seconds for each in during] == sorted({each.training_seconds for each in during})
-    assert {(each.waiting_seconds, each.pool_waiting_seconds) for each in during} == {(10.0, 8.0)}
+    waits = {(each.waiting_seconds, each.pool_waiting_seconds, each.held_out_waiting_seconds) for each in during}
+    assert waits == {(10.0, 8.0, 1.0)}
     num_told = len(told)
     time.sleep(0.2)
     assert len(told) == num_told  # it is over

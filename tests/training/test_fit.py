@@ -156,7 +156,7 @@ def test_images_are_used_again_in_many_crops_by_steps_in_parts_and_weights_are_a
     )
     checkpoint_file, said, counts = run_fit(painted, config, tmp_path)
     assert counts.num_images_made == 160 + 48  # 480 uses, and the 40 held-out samples once
-    assert (said[-1].num_trained, said[-1].reuse) == (480, 3.0)
+    assert (said[-1].num_trained, said[-1].num_delivered, said[-1].reuse) == (480, 160, 3.0)
     checkpoint = read_checkpoint(checkpoint_file)
     averaged = load_classifier(checkpoint).state_dict()
     last = checkpoint["current_model_state"]

@@ -1,0 +1,36 @@
+"""Looks at a run that tests make up."""
+
+from collections import Counter
+from typing import Any
+
+from generation.service import GenerationCounts
+from ray_jobs.run_progress import RunProgress
+from training.progress import TrainingProgress
+
+
+def looked(at: float, num_actors: int = 4, counts: GenerationCounts | None = None, **training: Any) -> RunProgress:
+    """A look at a second of a run whose training has run since second 100; without any training, not yet."""
+    training = {"pool_waiting_seconds": training.get("waiting_seconds", 0.0), **training} if training else {}
+    of_training = TrainingProgress(**{**BEGUN, "training_seconds": at - 100.0, **training}) if training else None
+    return RunProgress(at, of_training, num_actors, 0, counts or GenerationCounts(), 0, 0.0)
+
+
+BEGUN: dict[str, Any] = {
+    "num_trained": 0,
+    "num_trained_before": 0,
+    "epoch": 0,
+    "asked_at": 5000.0,
+    "first_batch_at": 5001.0,
+    "waiting_seconds": 0.0,
+    "held_out_waiting_seconds": 0.0,
+    "judging_seconds": 0.0,
+    "num_delivered": 0,
+    "reuse": 1.0,
+    "loss": 0.5,
+    "held_out_top1": None,
+}
+
+
+def worked(seconds: float, num_made: int = 0, **refused: int) -> GenerationCounts:
+    """What a pool has done."""
+    return GenerationCounts(num_images_made=num_made, num_refused=Counter(refused), working_seconds=seconds)
