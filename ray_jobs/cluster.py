@@ -4,13 +4,17 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._private.label_utils import validate_label_selector
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import AuthenticationError, RpcError
 from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
@@ -21,6 +25,9 @@ from training.fit import worker_resources
 
 ROOM_GRACE_SECONDS = 10.0
 """How long a running cluster may take to find room, or to take back what a job that has just ended held."""
+
+ANSWER_SECONDS = 5.0
+"""How long a cluster's head may take to take a connection."""
 
 LOCAL_STARTUP_CONCURRENCY = "8"
 """Processes that a local Ray may start at once; on two cores it would warn that a job has more actors than it likes."""
@@ -39,17 +46,50 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS") == "auto":
         del os.environ["RAY_ADDRESS"]
     address = services.get_ray_address_from_environment(None, None)  # pyright: ignore[reportArgumentType]
-    if address is None:
-        start_local()
-        return
-    try:
+    if address not in (None, "local") and answers(address):
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except ConnectionError as error:
-        if address := os.environ.get("RAY_ADDRESS"):
-            raise ValueError(
-                f"RAY_ADDRESS is '{address}', where no Ray cluster answers. Start it, or unset it."
-            ) from error
+    else:
         start_local()
+
+
+def answers(address: str) -> bool:
+    """Return whether a cluster answers; ValueError if not, and RAY_ADDRESS names it, or if it asks for another token.
+
+    `ray.init` alone tries for a quarter of an hour where nothing answers, and for 20 seconds with a wrong token.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    address = _of_head(address)
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        ensure_token_if_auth_enabled(create_token_if_missing=False)
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        raise ValueError(
+            f"The Ray cluster at {address} asks for a token, and this process has none or another. Set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head."
+        ) from error
+    except (OSError, RpcError) as error:
+        if named:
+            raise ValueError(
+                f"RAY_ADDRESS is '{named}', where no Ray cluster answers. Start it, or unset it."
+            ) from error
+        return False
+    return True
+
+
+def _of_head(address: str) -> str:
+    """Return a head's HOST:PORT as Ray itself takes it; ValueError if it is no such address."""
+    try:
+        host, _, port = str(services.canonicalize_bootstrap_address(address)).rpartition(":")
+        if "//" in host:
+            raise ValueError(f"{address} is a URL")
+        return f"{host}:{int(port)}"
+    except ValueError as error:
+        raise ValueError(
+            f"RAY_ADDRESS is '{address}'; a job connects to HOST:PORT of a cluster's head. Give that, or leave it out "
+            "and submit the job: ray job submit --address http://HOST:8265 --working-dir . -- python -m ray_jobs...."
+        ) from error
 
 
 def start_local() -> None:

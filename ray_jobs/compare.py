@@ -54,7 +54,7 @@ def main() -> None:
         connect()
         wait_seconds = config.generation.wait_for_nodes_seconds
         check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])
-        lock = claim(run_dir, to_yaml(config))
+        claimed = claim(run_dir, to_yaml(config))
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
     with errors_at_work():
@@ -65,7 +65,7 @@ def main() -> None:
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
     print_results(runs, config.prices)
     write_report(run_dir, config, recipe, runs)
-    release(lock)
+    release(claimed)
     print(f"Everything is in {run_dir}: report.html, results.json")
 
 

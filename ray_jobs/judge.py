@@ -45,7 +45,7 @@ def main() -> None:
         connect()
         demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
         check_placement([demand] if job.shards else [demand, generation_demand(job.config.generation)])
-        lock = claim(job.run_dir, to_yaml(job.config))
+        claimed = claim(job.run_dir, to_yaml(job.config))
 
     def say(text: str) -> None:
         announce(started_at, text)
@@ -70,7 +70,7 @@ def main() -> None:
     (job.run_dir / "report.html").write_text(judgement_page(told))
     overall = found["overall"]
     say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
-    release(lock)
+    release(claimed)
     print(f"Everything is in {job.run_dir}: report.html, judgement.json")
 
 

@@ -94,7 +94,7 @@ def main() -> None:
         experiments, judges = plan_experiments(config, recipe, chosen), judging(sets)
         connect()
         check_placement([generation_demand(config.generation)])
-        lock = claim(run_dir, to_yaml(config))
+        claimed = claim(run_dir, to_yaml(config))
     with errors_at_work():
         num_images = sum(map(len, chosen.values()))
         announce(started_at, f"{num_images:,} images of {len(chosen)} kinds are generated")
@@ -102,7 +102,7 @@ def main() -> None:
         announce(started_at, f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judges, started_at)
     write_results(run_dir, config, cells, time.time() - started_at)
-    release(lock)
+    release(claimed)
     announce(started_at, f"everything is in {run_dir}: README.md, results.json")
 
 

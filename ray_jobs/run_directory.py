@@ -4,7 +4,9 @@ import fcntl
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,6 +14,9 @@ from generation.recipe import Recipe, differences, read_recipe
 from training.job import CHECKPOINTS, TRAIN_FOLDER
 
 REMEDY = "Give another folder: output=..., or --out where the job has it."
+
+LOCK = "lock"
+"""The file in a run's folder that its job has locked; without a job it means nothing."""
 
 
 def resolve(path: str) -> Path:
@@ -38,6 +43,7 @@ def resolve_place(path: str) -> str:
 def check_output(run_dir: Path) -> None:
     """Raise ValueError if a run cannot be written to this folder, leaving no trace."""
     try:
+        check_idle(run_dir)
         if run_dir.is_dir() and any(run_dir.iterdir()):
             raise ValueError(f"output '{run_dir}' already holds files, which are not overwritten. {REMEDY}")
         existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
@@ -61,11 +67,8 @@ def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
     """Raise ValueError if a folder holds no run that can go on, or one of another recipe."""
     if not (run_dir / "config.yaml").is_file():
         raise ValueError(f"output '{run_dir}' holds no run to go on with. Leave resume out, or give a run's folder.")
-    if (run_dir / "checkpoint.ckpt").exists():
-        raise ValueError(
-            f"The run in '{run_dir}' is finished: checkpoint.ckpt is there. Evaluate it with ray_jobs.evaluate, or "
-            "give another folder."
-        )
+    check_idle(run_dir)
+    _check_not_finished(run_dir)
     check_writable(run_dir)
     began = run_dir / "recipe.json"
     if began.is_file() and (found := differences(read_recipe(began).to_value(), recipe.to_value())):
@@ -73,31 +76,79 @@ def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
         raise ValueError(f"The run in '{run_dir}' is of another recipe: {name} was {theirs!r}, is {ours!r}. {REMEDY}")
 
 
-def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> TextIO:
+def _check_not_finished(run_dir: Path) -> None:
+    if (run_dir / "checkpoint.ckpt").exists():
+        raise ValueError(
+            f"The run in '{run_dir}' is finished: checkpoint.ckpt is there. Evaluate it with ray_jobs.evaluate, or "
+            "give another folder."
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that a job has for itself, and the config that it wrote there."""
+
+    lock: TextIO
+    config: Path
+
+
+def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
     """Make the folder and write its config.yaml; ValueError if another run was faster, or is still at work in it.
 
     A run that goes on writes beside its first config the one it goes on with. Nobody else can claim the folder until
-    the file that is returned is closed, or the process ends.
+    it is released, or the process ends, however that comes: the kernel holds the lock, and not the file, which a
+    killed job leaves behind. On storage that several nodes mount that holds between nodes where the storage has locks
+    for all of them, as NFS has unless it is mounted with `nolock` or `local_lock`; of a node that is lost the server
+    frees them, NFS after its lease of a minute or two. Tried on one machine alone.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = (run_dir / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"Another job is at work in '{run_dir}'. Stop it first, or give another folder.") from error
+    lock = _lock(run_dir)
+    _check_not_finished(run_dir)  # nor by a job that has let go of it since this one began
     path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
     try:
         with path.open("x") as file:
             file.write(config_yaml)
     except FileExistsError as error:
         raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
-    return lock
+    return Claim(lock, path)
 
 
-def release(lock: TextIO) -> None:
+def release(claimed: Claim) -> None:
     """Let go of a folder whose job is through, and leave no lock in it."""
-    Path(lock.name).unlink(missing_ok=True)
-    lock.close()
+    Path(claimed.lock.name).unlink(missing_ok=True)
+    claimed.lock.close()
+
+
+@contextmanager
+def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
+    """Leave no trace of a claim if what has to be there before the work begins does not come."""
+    try:
+        yield
+    except BaseException:
+        claimed.config.unlink()
+        release(claimed)
+        with suppress(OSError):  # what went on is there, or somebody put something in
+            claimed.config.parent.rmdir()
+        raise
+
+
+def check_idle(run_dir: Path) -> None:
+    """Raise ValueError if a job is at work in a folder."""
+    if (run_dir / LOCK).exists():
+        _lock(run_dir).close()
+
+
+def _lock(run_dir: Path) -> TextIO:
+    lock = (run_dir / LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"Another job is at work in '{run_dir}'. Stop it first, or give another folder.") from error
+    except OSError as error:
+        raise ValueError(
+            f"'{run_dir}' cannot be locked: {error.strerror}. Give a folder on storage that has locks."
+        ) from error
+    return lock
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

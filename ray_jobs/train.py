@@ -35,6 +35,7 @@ from ray_jobs.run_directory import (
     keep_checkpoint,
     release,
     resolve,
+    withdrawn_at_errors,
     write_json,
     write_whole,
 )
@@ -63,13 +64,13 @@ def main() -> None:
         say(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
             say(note)
-        connect()
-        say(f"connected to Ray; its logs are in {session_logs()}")
-        check_resources(config)
-        source.start()
+        claimed = claim(run_dir, to_yaml(config), goes_on=config.resume)
+        with withdrawn_at_errors(claimed):
+            connect()
+            say(f"connected to Ray; its logs are in {session_logs()}")
+            check_resources(config)
+            source.start()
     with errors_at_work(), closing(source):
-        with user_errors():
-            lock = claim(run_dir, to_yaml(config), goes_on=config.resume)
         say(f"{source.describe()}; writing to {run_dir}")
         show_samples(recipe, source, run_dir)
         say("training starts; its first samples are in samples.png, where they are generated")
@@ -85,7 +86,7 @@ def main() -> None:
         summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
         print_summary(summary)
         write_json(run_dir / "summary.json", summary)
-        release(lock)
+        release(claimed)
     print(f"Everything is in {run_dir}")
 
 

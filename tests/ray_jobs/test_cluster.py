@@ -59,14 +59,20 @@ def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(mo
         pass
 
 
-def test_an_address_where_no_cluster_answers_is_said_and_no_other_ray_is_started(monkeypatch):
-    def nothing_there(**_: object) -> None:
-        raise ConnectionError("Could not find any running Ray instance.")
-
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"RAY_ADDRESS is '127\.0\.0\.1:1', where no Ray cluster answers"),
+        ("http://127.0.0.1:8265", r"a job connects to HOST:PORT .* submit the job: ray job submit --address"),
+        ("nowhere", r"RAY_ADDRESS is 'nowhere'; a job connects to HOST:PORT"),
+    ],
+)
+def test_an_address_where_no_cluster_answers_is_said_and_no_other_ray_is_started(
+    address: str, message: str, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", nothing_there)
-    with pytest.raises(ValueError, match=r"RAY_ADDRESS is '127\.0\.0\.1:1', where no Ray cluster answers"):
+    with pytest.raises(ValueError, match=message):
         connect()
 
 

@@ -1,8 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from ray_jobs.run_directory import check_output, claim, new_path, resolve, write_json
+from ray_jobs.run_directory import check_output, claim, new_path, release, resolve, withdrawn_at_errors, write_json
 
 
 def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
@@ -53,6 +54,38 @@ def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="taken by another run"):
         claim(tmp_path / "run", "second")
     assert (tmp_path / "run" / "config.yaml").read_text() == "first"
+
+
+def test_a_folder_where_a_job_is_at_work_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):
+    run_dir = tmp_path / "run"
+    claimed = claim(run_dir, "first")
+    at_work = re.escape(f"Another job is at work in '{run_dir}'. Stop it first")
+    for asks in (lambda: check_output(run_dir), lambda: claim(run_dir, "second", goes_on=True)):
+        with pytest.raises(ValueError, match=at_work):
+            asks()
+    claimed.lock.close()  # as the kernel does for a process that was killed
+    assert (run_dir / "lock").exists()
+    with pytest.raises(ValueError, match="already holds files"):
+        check_output(run_dir)
+    release(claim(run_dir, "second", goes_on=True))
+    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
+
+
+def test_a_run_that_has_been_finished_meanwhile_does_not_go_on(tmp_path: Path):
+    (tmp_path / "checkpoint.ckpt").write_text("")
+    with pytest.raises(ValueError, match="is finished"):
+        claim(tmp_path, "config", goes_on=True)
+    assert (tmp_path / "checkpoint.ckpt").exists()
+
+
+def test_a_job_that_cannot_begin_leaves_its_folder_as_it_was(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("first")
+    for folder, goes_on in (("run", True), ("new", False)):
+        with pytest.raises(SystemExit), withdrawn_at_errors(claim(tmp_path / folder, "mine", goes_on)):
+            raise SystemExit
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
 
 def test_a_bucket_is_not_taken_for_a_folder():

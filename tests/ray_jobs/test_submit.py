@@ -1,0 +1,166 @@
+"""Jobs by `ray job submit`, on a head of their own that asks for a token."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs.config import JobConfig, load_config
+from tests.ray_jobs.head import RAY, Head, started_head
+from tests.ray_jobs.test_resume import PAINTED, SETTINGS
+from tests.training.test_resume import expected, steps_in, uses_of
+from training.checkpoint import checkpoint_files, read_checkpoint
+
+TOKEN = "0123456789abcdef" * 4
+CONFIG = "ray_jobs/configs/painted.yaml"
+STOPPED_WITHIN_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A head for all jobs here."""
+    with started_head(TOKEN, num_cpus=4) as head:
+        yield head
+
+
+def ray_job(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Call `ray job` as a user does."""
+    command = [RAY, "job", arguments[0], "--address", head.jobs_url, *arguments[1:]]
+    return subprocess.run(
+        command,
+        cwd=PROJECT_ROOT,
+        env=os.environ | head.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def submit(head: Head, job: str, name: str, *settings: str, waits: bool = True) -> subprocess.CompletedProcess[str]:
+    """Submit a job under a name; with its log, unless nobody waits for it."""
+    options = ["--submission-id", name, "--working-dir", ".", *([] if waits else ["--no-wait"])]
+    return ray_job(head, "submit", *options, "--", sys.executable, "-m", f"ray_jobs.{job}", CONFIG, *settings)
+
+
+def state_of(head: Head, name: str) -> str:
+    return head.ask(f"jobs/{name}")["status"]
+
+
+def log_of(head: Head, name: str) -> str:
+    return head.ask(f"jobs/{name}/logs")["logs"]
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.2)
+
+
+def left_over(head: Head) -> list[str]:
+    """Return what holds or does something on the cluster: placement groups, generators, workers."""
+    groups, actors = (
+        head.ask(f"v0/{kind}?limit=1000")["data"]["result"]["result"] for kind in ("placement_groups", "actors")
+    )
+    busy = ("ServeReplica", "RayTrainWorker", "TrainController", "MapWorker", "SplitCoordinator", "JobSupervisor")
+    alive = [actor["class_name"] for actor in actors if actor["state"] != "DEAD"]
+    return [
+        *(group["placement_group_id"] for group in groups if group["state"] != "REMOVED"),
+        *(name for name in alive if name.startswith(busy)),
+    ]
+
+
+def error_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job(head: Head, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    settings = [*SETTINGS, f"output={run_dir}"]
+    assert submit(head, "train", "stopped", *settings, waits=False).returncode == 0
+    wait_until((run_dir / "config.yaml").exists, 120)
+    again = submit(head, "train", "again", *settings)
+    (line,) = error_lines(log_of(head, "again"))
+    assert line.startswith(f"error: Another job is at work in '{run_dir}'. Stop it first, or give another folder.")
+    assert (again.returncode, state_of(head, "again")) == (1, "FAILED")
+    wait_until(lambda: any(step >= 7 for step in steps_in(run_dir / "journal")), 180)
+
+    stop = ray_job(head, "stop", "stopped")
+    assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
+    wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
+    first = max(steps_in(run_dir / "journal"))
+    assert first < 80
+    assert all(read_checkpoint(path)["global_step"] % 6 == 0 for path in checkpoint_files(run_dir / "checkpoints"))
+
+    said = submit(head, "train", "resumed", *settings, "resume=true").stdout
+    assert state_of(head, "resumed") == "SUCCEEDED", said
+    for line in (
+        "going on from step-",
+        "connected to Ray; its logs are in /tmp/",
+        "2 generator actors up, batches of 64",
+        "2,560/2,560 trained",
+        "time_to_first_batch_seconds",
+        f"Everything is in {run_dir}",
+    ):
+        assert line in said
+    assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
+    assert uses_of(run_dir / "journal") == expected(load_config(JobConfig, [PAINTED, *SETTINGS]).training)
+    assert sum(len(each) == 2 for each in steps_in(run_dir / "journal").values()) <= first % 6 + 1
+    assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
+    assert left_over(head) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_job_is_submitted_alike_and_what_cannot_run_fails_in_one_line(head: Head, tmp_path: Path):
+    small = ["recipe.image_size=16", "training.num_images=64", "training.num_held_out=16", "training.num_epochs=1"]
+    keeping = ["data.shard_size=16", "generation.batch_size=16", f"output={tmp_path / 'set'}"]
+    submit(head, "train", "wrong", "recipe.image_size=30", f"output={tmp_path / 'wrong'}", waits=False)
+    submit(head, "plan", "planned", *small, waits=False)
+    said = submit(head, "generate", "generated", *small, *keeping).stdout
+    wait_until(lambda: state_of(head, "planned") == "SUCCEEDED" and state_of(head, "wrong") == "FAILED", 60)
+    assert state_of(head, "generated") == "SUCCEEDED", said
+    assert f"all 80 images are in {tmp_path / 'set'}" in said
+    assert len(list((tmp_path / "set").glob("*.tar"))) == 4
+
+    log = log_of(head, "wrong")
+    (line,) = error_lines(log)
+    assert "Try 24" in line
+    assert "Traceback" not in log
+    assert head.ask("jobs/wrong")["driver_exit_code"] == 2
+    assert not (tmp_path / "wrong").exists()
+    assert left_over(head) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_who_comes_with_another_token_or_none_is_told_in_one_line_what_to_set(head: Head, tmp_path: Path):
+    home = os.environ | {"HOME": str(tmp_path), "RAY_ADDRESS": head.address, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ray_jobs.train", CONFIG, f"output={tmp_path / f'run{number}'}"],
+            cwd=PROJECT_ROOT,
+            env=home | given,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, given in enumerate([wrong, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "disabled"}])
+    ]
+    for driver in drivers:
+        said = driver.communicate(timeout=120)[1]
+        (line,) = error_lines(said)
+        assert f"The Ray cluster at {head.address} asks for a token, and this process has none or another." in line
+        assert "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in line
+        assert "Traceback" not in said
+        assert driver.returncode == 2
+    assert not list(tmp_path.glob("run*"))
