@@ -18,9 +18,9 @@ not: a queue that is full because the stream runs ahead says nothing.
 SPARE = 1.05
 """A pool has so many times the actors that are needed in the mean: no two batches take the same time."""
 
-SHORTEST_WINDOW_SECONDS, LONGEST_WINDOW_SECONDS = 5.0, 30.0
+SHORTEST_WINDOW_SECONDS = 5.0
 BATCHES_PER_WINDOW = 4
-"""What a pool does is measured over a window of so many batches' time: actors tell it at the end of each."""
+"""A trainer's waiting is measured over a window of so many batches' time: in between it may have images, or none."""
 
 ROUNDING = 1e-9
 
@@ -32,10 +32,12 @@ class TrainerClock:
     """What a trainer says of its time, once a second or so."""
 
     seconds: float
-    """Since its first batch came; 0 before that, while the pool stays as it is."""
+    """How long it learnt or waited, since its first batch came; 0 before that, while the pool stays as it is."""
 
     waiting_seconds: float
-    """How much of that it waited for images, a wait that is not over included."""
+    """How much of that it waited for images, a wait that is not over included. Neither counts time for anything else,
+    such as judging.
+    """
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,13 @@ class PoolSizer:
         self.idle_seconds = idle_seconds
         self._size = initial_actors
         self._looks: deque[PoolLook] = deque()
-        self._waits = self._is_growing = False
+        self._waits = False
+        self._is_growing = True
+        """Whether not all that were asked for have been up since."""
+
+        self._batch_seconds = 0.0
+        """What a batch takes an actor, as far as that is known."""
+
         self._needs: deque[tuple[float, int]] = deque()
         """What was needed at each look within `idle_seconds`."""
 
@@ -134,16 +142,14 @@ class PoolSizer:
             self._looks = deque([look])
         if not waited or self._is_growing:  # What was asked for comes before more is.
             return self._size
-        if working < look.num_running / 2:  # They are only just coming up, after a lull.
-            return max(self._need_before_lull, self._size)
         return max(needed(working, waiting), self._size)
 
     def _start_of_window(self, look: PoolLook) -> PoolLook | None:
         """Forget the looks before the window; return its first, None while it is not full or the trainer is silent."""
         first = self._looks[0]
-        num_batches = look.num_batches - first.num_batches
-        batch_seconds = (look.working_seconds - first.working_seconds) / num_batches if num_batches else 0.0
-        seconds = min(max(SHORTEST_WINDOW_SECONDS, BATCHES_PER_WINDOW * batch_seconds), LONGEST_WINDOW_SECONDS)
+        if num_batches := look.num_batches - first.num_batches:
+            self._batch_seconds = (look.working_seconds - first.working_seconds) / num_batches
+        seconds = max(SHORTEST_WINDOW_SECONDS, BATCHES_PER_WINDOW * self._batch_seconds)
         while len(self._looks) > 2 and self._looks[1].at <= look.at - seconds:
             self._looks.popleft()
         first = self._looks[0]

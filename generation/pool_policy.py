@@ -23,16 +23,20 @@ class AskKeeper:
         self.namespace = namespace
         self.asked: Future | None = None
         self.asked_at = 0.0
+        self.asked_of_none = False
         self.size: int | None = None
 
     def __call__(self, pool: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Return how many actors there are to be; as many as there were to be, until the keeper has answered."""
+        if self.asked_of_none and pool.current_num_replicas:
+            # Serve itself brings an empty pool's first actor: what was answered before that would take it back.
+            self.asked, self.asked_at, self.asked_of_none, self.size = None, 0.0, False, None
         if self.asked is not None and self.asked.done():
             if self.asked.exception() is None:  # else the keeper is gone, and the pool goes with it
                 self.size = self.asked.result()
             self.asked = None
         if self.asked is None and time.monotonic() - self.asked_at >= LOOK_SECONDS:
-            self.asked_at = time.monotonic()
+            self.asked_at, self.asked_of_none = time.monotonic(), not pool.current_num_replicas
             self.asked = self._ask(pool)
         return pool.target_num_replicas if self.size is None else self.size, {}
 

@@ -5,6 +5,7 @@ that it waits: see `generation.autoscaling`.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import cast
 
 import ray
@@ -44,6 +46,9 @@ actors are up.
 With fewer, who has just got an answer takes its place again at once, and who waits for one only looks now and then:
 one training worker would have all actors until it has all its images.
 """
+
+TELL_SECONDS = 1.0
+"""An actor at work tells at least so often what it has done."""
 
 LONGEST_LAST_BATCH_SECONDS = 30.0
 """An actor that is given back, or whose node is to go, may take so long to finish what it was asked for: as long as Ray
@@ -82,13 +87,17 @@ class PoolKeeper:
         """Start from zero."""
         self.counts = GenerationCounts()
         self.num_batches = 0
-        self.actors: list[ActorHandle] = []
+        self.initial_size = config.num_initial_actors
+        self.actors: dict[str, ActorHandle] = {}
         self.trainer: TrainerClock | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
-    def add_load(self, process: str, batch_size: int, load_seconds: float, actor: ActorHandle) -> None:
+    def add_actor(self, process: str, actor: ActorHandle) -> None:
+        """Note an actor that begins to load its model."""
+        self.actors[process] = actor
+
+    def add_load(self, process: str, batch_size: int, load_seconds: float) -> None:
         """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
-        self.actors.append(actor)
         self.counts.num_loads[process] += 1
         self.counts.load_seconds += load_seconds
         self.counts.num_requests.clear()
@@ -104,14 +113,21 @@ class PoolKeeper:
         self.counts.batch_sizes[process] = batch_size
         self.counts.num_requests[process] = num_requests
         self.counts.add(done)
-        self.num_batches += 1
+        self.num_batches += done.num_images_made > 0
 
     def hear(self, trainer: TrainerClock) -> None:
         """Note what the trainer says."""
         self.trainer = trainer
 
     def size(self, num_running: int, num_requests: float) -> int:
-        """Return how many actors there are to be, from how many are up and how many batches are asked for."""
+        """Return how many actors there are to be, from how many are up and how many batches are asked for.
+
+        Until the first one is up, that is no question: nodes may take as long as they like.
+        """
+        if not self.counts.num_loads:
+            return self.initial_size
+        if num_running:
+            self.counts.load_errors.clear()  # they are no reason any more why none would be up
         return self.sizer.size(
             PoolLook(
                 at=time.monotonic(),
@@ -123,9 +139,9 @@ class PoolKeeper:
             )
         )
 
-    def loaded(self) -> list[ActorHandle]:
-        """Return all actors that have loaded a model, dead ones included."""
-        return self.actors
+    def all_actors(self) -> list[ActorHandle]:
+        """Return all actors there were, dead ones included."""
+        return list(self.actors.values())
 
     def snapshot(self) -> GenerationCounts:
         """Return the counts so far."""
@@ -139,16 +155,17 @@ class GeneratorReplica:
         """Load the model in this process."""
         log_to_stderr()
         self.keeper = keeper
+        self.process = f"{socket.gethostname()}:{os.getpid()}"
+        keeper.add_actor.remote(self.process, ray.get_runtime_context().current_actor)
         loading_since = time.monotonic()
         self.actor = self._load(recipe, config)
         load_seconds = time.monotonic() - loading_since
-        self.process = f"{socket.gethostname()}:{os.getpid()}"
         # A request waits in its thread for the device: it starts there while the last one's images are copied and
         # looked at, without a turn of the event loop.
         self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
         self.num_requests = 0
-        this_actor = ray.get_runtime_context().current_actor
-        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds, this_actor))
+        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds))
+        Thread(target=self._tell_while_at_work, daemon=True).start()
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         try:
@@ -164,9 +181,19 @@ class GeneratorReplica:
             batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
         finally:
             self.num_requests -= 1
+        self._tell()
+        return batch
+
+    def _tell(self) -> None:
         done = self.actor.take_counts()
         self.keeper.add_work.remote(self.process, self.actor.batch_size, self.num_requests, done)
-        return batch
+
+    def _tell_while_at_work(self) -> None:
+        """Tell of long batches while they are made: an actor that is at one is not idle."""
+        while True:
+            time.sleep(TELL_SECONDS)
+            if self.num_requests:
+                self._tell()
 
     async def check_health(self) -> None:
         """Stop the pool if its driver is gone without a word: the keeper of counts ends with the driver's job."""
@@ -262,8 +289,9 @@ class GenerationService:
     def stop(self) -> None:
         """End this pool and no other; its devices are free afterwards. Nobody waits for batches under way."""
         serve.delete(self.app_name, _blocking=False)
-        for actor in ray.get(self.keeper.loaded.remote()):
-            ray.kill(actor)
+        with contextlib.suppress(ActorDiedError):  # a keeper that is gone
+            for actor in ray.get(self.keeper.all_actors.remote()):
+                ray.kill(actor)
         serve.delete(self.app_name)
         ray.kill(self.keeper)
 
@@ -304,13 +332,12 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     )
     app = deployment(GeneratorReplica).bind(recipe, config, keeper)
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
+    (handle,) = serve.run_many([target], wait_for_applications_running=False)
+    service = GenerationService(app_name, handle, keeper)
     try:
-        (handle,) = serve.run_many([target], wait_for_applications_running=False)
-        service = GenerationService(app_name, handle, keeper)
         service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
     except BaseException:
-        serve.delete(app_name)
-        ray.kill(keeper)
+        service.stop()
         raise
     return service
 

@@ -62,7 +62,7 @@ def advise(stretch: Stretch, config: JobConfig) -> str:
 
 def actors_at_work(stretch: Stretch) -> float:
     """Return how many actors were at work in the mean; while training judges nobody needs them."""
-    return min(stretch.working_seconds / stretch.learning_seconds, stretch.now.num_actors)
+    return min(stretch.working_seconds / stretch.learning_seconds, stretch.mean_actors)
 
 
 def _actors_needed(stretch: Stretch) -> float:
@@ -80,12 +80,14 @@ def _of_too_few(stretch: Stretch, config: JobConfig) -> str:
     """Return what to grow where training waited."""
     pool, num_actors = config.generation, stretch.now.num_actors
     waited, enough = f"trainer waited {stretch.pool_waiting_fraction:.0%}", math.ceil(_actors_needed(stretch))
-    if enough <= num_actors:
+    if _actors_needed(stretch) <= stretch.mean_actors:
         setting = "data.num_readers" if config.data.replays else "generation.max_buffered_bytes"
         return (
-            f"{waited}, but {actors_at_work(stretch):.1f} of {counted(num_actors, 'generator')} were at work in the "
+            f"{waited}, but {actors_at_work(stretch):.1f} of {stretch.mean_actors:.1f} generators were at work in the "
             f"mean: images were held up on their way, and more of them would not help; try a larger {setting}"
         )
+    if enough <= num_actors:
+        return f"{waited}: about {counted(enough, 'generator')} would do, and {num_actors} are up by now"
     if pool.min_actors == pool.max_actors:
         return f"{waited}: add about {counted(enough - num_actors, 'generator')}"
     if enough > pool.max_actors:
@@ -102,7 +104,7 @@ def _of_enough(stretch: Stretch, config: JobConfig) -> str:
         *([f"{enough} of {num_actors} would do"] if enough < num_actors else []),
         *([f"add about {counted(fed - num_workers, 'training worker')}"] if fed > num_workers else []),
     ]
-    busy = actors_at_work(stretch) / max(num_actors, 1)
+    busy = actors_at_work(stretch) / max(stretch.mean_actors, 1e-9)
     return (
         f"trainer waited {stretch.pool_waiting_fraction:.0%}, generators were busy {busy:.0%} of the time: "
         f"{', or '.join(remedies) or _balanced(stretch, config)}"

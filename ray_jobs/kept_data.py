@@ -83,6 +83,12 @@ def check_batches(config: GenerationConfig) -> None:
             "generation.compile fills batches up, and their size decides the last bits of images, which are to be "
             "kept. Give generation.batch_size."
         )
+    if config.min_actors < config.max_actors and not config.batch_size:
+        raise ValueError(
+            f"Images are to be kept, and the pool may grow from {config.min_actors} to {config.max_actors} actors: one "
+            "that joins later may find another size of batches, which decides the last bits of images. Give "
+            "generation.batch_size."
+        )
 
 
 def check_workers(training: TrainingConfig) -> None:

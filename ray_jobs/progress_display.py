@@ -38,7 +38,7 @@ class ProgressDisplay:
         self.watchers = watchers
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
         counts, num_actors, num_awaited = source.counts(), source.num_actors(), source.num_awaited()
-        self._latest = RunProgress(time.monotonic(), None, num_actors, num_awaited, counts, 0, 0.0)
+        self._latest = RunProgress(time.monotonic(), None, num_actors, 0.0, num_awaited, counts, 0, 0.0)
         self.epochs: list[RunProgress] = []
         """The run at the end of each epoch."""
 
@@ -49,7 +49,8 @@ class ProgressDisplay:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "ProgressDisplay":
-        """Start showing."""
+        """Start showing; the pool is to wait for what the trainer says."""
+        self.source.hear(TrainerClock(0.0, 0.0))
         self._thread.start()
         return self
 
@@ -96,14 +97,16 @@ class ProgressDisplay:
         """Wait up to `POLL_SECONDS` for training to say something, hand it on to the pool and look at that."""
         try:
             training = self.queue.get(timeout=POLL_SECONDS)
-            self.source.hear(TrainerClock(training.training_seconds, training.pool_waiting_seconds))
+            waiting_seconds = training.pool_waiting_seconds - training.held_out_waiting_seconds
+            self.source.hear(TrainerClock(training.learning_seconds, waiting_seconds))
         except Empty:
             training = self._latest.training
         counts, observed_at = self.source.counts(), time.monotonic()
         num_made = counts.num_images_made - self._num_made_before
         num_actors, num_awaited = self.source.num_actors(), self.source.num_awaited()
+        up_seconds = self._latest.actor_seconds + num_actors * (observed_at - self._latest.observed_at)
         per_second = self._per_second(num_made)
-        return RunProgress(observed_at, training, num_actors, num_awaited, counts, num_made, per_second)
+        return RunProgress(observed_at, training, num_actors, up_seconds, num_awaited, counts, num_made, per_second)
 
     def _per_second(self, num_made: int) -> float:
         if num_made and self._generating_since is None:

@@ -18,6 +18,9 @@ class RunProgress:
     """None until the first step."""
 
     num_actors: int
+    actor_seconds: float
+    """How long actors were up since the display was opened, added up over them."""
+
     num_awaited: int
     """Actors that are to come: their nodes are not there yet, or their models not loaded."""
 
@@ -67,9 +70,7 @@ class Stretch:
     @property
     def learning_seconds(self) -> float:
         """How long training learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""
-        return self._grown(
-            lambda training: training.training_seconds - training.judging_seconds - training.held_out_waiting_seconds
-        )
+        return self._grown(lambda training: training.learning_seconds)
 
     @property
     def waiting_fraction(self) -> float:
@@ -87,9 +88,14 @@ class Stretch:
         return self.now.counts.working_seconds - self.before.counts.working_seconds
 
     @property
+    def mean_actors(self) -> float:
+        """How many actors were up, in the mean over the stretch."""
+        return (self.now.actor_seconds - self.before.actor_seconds) / max(self._seconds, 1e-9)
+
+    @property
     def working_fraction(self) -> float:
-        """The same as a share of the time of the actors that are up now, 0..1."""
-        return min(1.0, self.working_seconds / max(self._seconds * self.now.num_actors, 1e-9))
+        """The same as a share of the time of the actors that were up, 0..1."""
+        return min(1.0, self.working_seconds / max(self._seconds * self.mean_actors, 1e-9))
 
     @property
     def _seconds(self) -> float:

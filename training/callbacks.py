@@ -12,6 +12,7 @@ import lightning
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from generation.recipe import Recipe
+from generation.work_clock import WorkClock
 from training.checkpoint import checkpoint_files, checkpoint_name
 from training.loader import HeldOutLoader, MixedLoader
 from training.progress import TrainingProgress
@@ -37,8 +38,7 @@ class ProgressCallback(lightning.Callback):
         self.interval_seconds = interval_seconds
         self.reported_at = 0.0
         self.num_trained_before = 0
-        self.judging_seconds = 0.0
-        self.judging_since = 0.0
+        self._judging = WorkClock(time.time)
         self._last: TrainingProgress | None = None
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -57,12 +57,12 @@ class ProgressCallback(lightning.Callback):
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Note when: Lightning has fetched the first held-out samples by now, and waited for them if need be."""
-        self.judging_since = time.time()
+        """Begin to count: Lightning has fetched the first held-out samples by now, and waited for them if need be."""
+        self._judging.__enter__()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Count the seconds."""
-        self.judging_seconds += time.time() - self.judging_since
+        """End."""
+        self._judging.__exit__()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Report the epoch, its held-out accuracy known by now."""
@@ -114,7 +114,7 @@ class ProgressCallback(lightning.Callback):
             waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
             pool_waiting_seconds=self.loader.main.waiting_seconds + self.held_out.waiting_seconds,
             held_out_waiting_seconds=self.held_out.waiting_seconds,
-            judging_seconds=self.judging_seconds,
+            judging_seconds=self._judging.seconds,
         )
         self.report(self._last)
 

@@ -245,7 +245,7 @@ class MixedLoader:
 
     @property
     def waiting_seconds(self) -> float:
-        """Time spent waiting for batches after the first."""
+        """Time spent waiting for batches after the first, a wait that is not over included."""
         return sum(loader.waiting_seconds for loader in self.loaders.values())
 
     def __iter__(self) -> "MixedLoader":

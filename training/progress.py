@@ -50,6 +50,11 @@ class TrainingProgress:
     """Accuracy on held-out generated samples at the end of the last epoch, 0..1."""
 
     @property
+    def learning_seconds(self) -> float:
+        """How long it learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""
+        return self.training_seconds - self.judging_seconds - self.held_out_waiting_seconds
+
+    @property
     def waiting_fraction(self) -> float:
         """Share of time spent waiting for images, 0..1."""
         return self.waiting_seconds / max(self.training_seconds, 1e-9)

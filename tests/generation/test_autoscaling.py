@@ -1,9 +1,12 @@
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
 
 from generation.autoscaling import PoolLook, PoolSizer, TrainerClock, actors_needed
+from generation.pool_policy import AskKeeper
 
 
 @pytest.mark.parametrize(
@@ -146,11 +149,52 @@ def test_a_trainer_that_is_started_again_is_not_taken_for_one_that_does_not_wait
     assert size == 32
 
 
-def test_one_long_batch_is_no_lull():
-    """An actor tells of a batch of 12 s when it is through: in between it seems to have nothing to do."""
-    sizer = PoolSizer(0, 1, 4, idle_seconds=30.0)
-    sizes = {
-        sizer.size(PoolLook(float(at), 1, 9.0, at // 12, 12.0 * (at // 12), TrainerClock(float(at) + 1, 0.0)))
-        for at in range(300)
+def test_an_actor_at_a_long_batch_is_kept_though_the_trainer_never_waits():
+    sizer = PoolSizer(0, 1, 4, idle_seconds=20.0)
+    sizes = {  # a batch is 90 s of work, told while it lasts
+        sizer.size(PoolLook(float(at), 1, 9.0, at // 90, float(at), TrainerClock(float(at) + 1, 0.0)))
+        for at in range(600)
     }
     assert sizes == {1}
+
+
+def test_while_what_was_asked_for_first_is_not_up_no_more_is_asked_for():
+    sizer = PoolSizer(0, 4, 32, idle_seconds=60.0)
+    looks = [PoolLook(float(at), 1, 99.0, at, float(at), TrainerClock(at + 1.0, float(at))) for at in range(60)]
+    assert {sizer.size(look) for look in looks} == {4}
+
+
+def test_actors_that_idle_though_the_trainer_waits_become_no_more():
+    sizer = PoolSizer(0, 5, 16, idle_seconds=60.0)
+    sizes = {  # 2 of 5 at work, and it waits 5% of its time: images are held up on their way
+        sizer.size(PoolLook(float(at), 5, 99.0, 2 * at, 2.0 * at, TrainerClock(at + 1.0, 0.05 * at)))
+        for at in range(300)
+    }
+    assert sizes == {5}
+
+
+class Pool:
+    """What Serve tells its policy."""
+
+    def __init__(self, num_running: int, target: int, num_requests: float = 9.0) -> None:
+        self.current_num_replicas = num_running
+        self.target_num_replicas = target
+        self.total_num_requests = num_requests
+
+
+def test_what_was_answered_of_an_empty_pool_does_not_take_back_the_actor_that_serve_brings(monkeypatch):
+    asked: list[Future[int]] = []
+
+    def ask(_: object, pool: Any) -> Future[int]:
+        asked.append(Future())
+        return asked[-1]
+
+    monkeypatch.setattr(AskKeeper, "_ask", ask)
+    policy = AskKeeper("keeper", "namespace")
+    assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0
+    asked[0].set_result(0)
+    assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0
+    assert policy(cast(Any, Pool(num_running=1, target=1)))[0] == 1
+    assert len(asked) == 2
+    asked[1].set_result(6)
+    assert policy(cast(Any, Pool(num_running=1, target=1)))[0] == 6

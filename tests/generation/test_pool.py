@@ -40,17 +40,16 @@ def test_a_pool_grows_in_one_step_for_a_trainer_that_waits_and_is_given_back_whe
             assert service.num_actors() + service.num_awaited() == 1  # it is the trainer that binds
             trainer.images_per_second = 37
             wait_until(lambda: service.num_awaited() > 0)
-            assert service.num_actors() + service.num_awaited() in (4, 5)  # in one step
+            assert service.num_actors() + service.num_awaited() >= 3  # in one step
             wait_until(lambda: service.num_awaited() == 0)
             trainer.images_per_second = 0
             wait_until(lambda: service.num_actors() == 0)
             assert service.num_actors() == 0
+            num_taken, num_loads = trainer.num_taken, service.counts().num_loads.total()
             trainer.images_per_second = 8
-            num_before = trainer.num_taken
-            wait_until(lambda: trainer.num_taken >= num_before + 40)
-            assert trainer.num_taken >= num_before + 40
-        num_loads = service.counts().num_loads.total()
-    assert num_loads <= 11
+            wait_until(lambda: trainer.num_taken >= num_taken + 40)
+            assert trainer.num_taken >= num_taken + 40
+            assert service.counts().num_loads.total() <= num_loads + 6
 
 
 def test_a_pool_of_which_some_nodes_never_come_goes_on_with_the_actors_that_did(painted: Recipe):

@@ -12,7 +12,7 @@ def looked(at: float, num_actors: int = 4, counts: GenerationCounts | None = Non
     """A look at a second of a run whose training has run since second 100; without any training, not yet."""
     training = {"pool_waiting_seconds": training.get("waiting_seconds", 0.0), **training} if training else {}
     of_training = TrainingProgress(**{**BEGUN, "training_seconds": at - 100.0, **training}) if training else None
-    return RunProgress(at, of_training, num_actors, 0, counts or GenerationCounts(), 0, 0.0)
+    return RunProgress(at, of_training, num_actors, at * num_actors, 0, counts or GenerationCounts(), 0, 0.0)
 
 
 BEGUN: dict[str, Any] = {

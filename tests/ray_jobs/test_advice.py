@@ -42,11 +42,19 @@ def test_a_pool_that_has_grown_as_far_as_it_may_is_to_have_more_room():
 def test_generators_that_idle_while_training_waits_are_not_to_become_more():
     said = advise(stretch(30, 200), FIXED)  # 2 / 0.7 = 2.9
     assert said == (
-        "trainer waited 30%, but 2.0 of 4 generators were at work in the mean: images were held up on their way, and "
+        "trainer waited 30%, but 2.0 of 4.0 generators were at work in the mean: images were held up on their way, and "
         "more of them would not help; try a larger generation.max_buffered_bytes"
     )
     replays = dataclasses.replace(FIXED, data=DataConfig(tee="somewhere", replays=1))
     assert advise(stretch(30, 200), replays).endswith("try a larger data.num_readers")
+
+
+def test_a_pool_that_grew_meanwhile_is_judged_by_how_many_it_had_in_the_mean():
+    before = dataclasses.replace(looked(100.0, 2, worked(0.0), epoch=0), actor_seconds=0.0)
+    now = dataclasses.replace(looked(200.0, 16, worked(500.0), waiting_seconds=40.0), actor_seconds=500.0)
+    assert advise(Stretch(before, now), growing(16)) == (  # 5 at work of 5 in the mean; 5 / 0.6 = 8.3
+        "trainer waited 40%: about 9 generators would do, and 16 are up by now"
+    )
 
 
 def test_training_that_only_waits_wants_a_hundred_times_the_generators():
