@@ -13,7 +13,7 @@ from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.service import start_generation
 from generation.stream import stream_samples
-from tests.generation.nodes import blocking_node
+from tests.generation.nodes import leaving_node
 from tests.generation.trainers import Trainer, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -85,9 +85,8 @@ def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(painted: Reci
     config = dataclasses.replace(
         UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=there
     )
-    with blocking_node(there) as node, start_generation(painted, config) as service:
+    with leaving_node(there) as node, start_generation(painted, config) as service:
         answer = service.ask(range(4))
         time.sleep(1)
         node.send_signal(signal.SIGTERM)
         assert answer.result(timeout_s=30)["index"].tolist() == [0, 1, 2, 3]
-        assert node.wait(timeout=60) is not None
