@@ -8,32 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ray
-from ray._private.node import Node
-from ray._private.parameter import RayParams
+from ray_jobs.local_nodes import NodeSize, local_nodes
 
 
 @contextmanager
 def joined_node(num_cpus: int, num_gpus: int = 0, labels: dict[str, str] | None = None) -> Iterator[Callable[[], None]]:
-    """Join a node to the cluster, as `ray.cluster_utils` does, and yield what kills all its processes."""
-    params = RayParams(
-        gcs_address=ray.get_runtime_context().gcs_address,
-        node_ip_address="127.0.0.1",
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        labels=labels,
-        node_manager_port=0,
-        include_log_monitor=False,  # pyright: ignore[reportArgumentType]
-    )
-    num_before = num_alive()
-    node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
-    try:
-        give_up_at = time.monotonic() + 60
-        while num_alive() <= num_before and time.monotonic() < give_up_at:
-            time.sleep(0.2)
-        yield lambda: node.kill_all_processes(check_alive=False, allow_graceful=False)
-    finally:
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    """Join a node to the cluster, and yield what kills all its processes."""
+    with local_nodes(1, NodeSize(num_cpus, num_gpus, labels or {})) as (node,):
+        yield node.kill
 
 
 def num_alive() -> int:

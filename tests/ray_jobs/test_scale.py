@@ -1,0 +1,49 @@
+"""Scale experiments in miniature, on a real local cluster."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs import scale
+
+CONFIG = str(PROJECT_ROOT / "ray_jobs" / "configs" / "scale.yaml")
+SMALL = [
+    "num_local_nodes=0",
+    "generation.gpus_per_actor=0",
+    "generation.batch_size=4",
+    "generation.painted_batch_seconds=0.2",
+    "training.global_batch_size=4",
+    "recipe.image_size=16",
+]
+NO_STEP = ["step.few_actors=1", "step.many_actors=1"]
+
+
+def call(monkeypatch, *arguments: str) -> object:
+    """Run the job as a user does, in this process and on its cluster; return its status."""
+    monkeypatch.setattr(sys, "argv", ["scale", CONFIG, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        scale.main()
+    return ended.value.code
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: Path, monkeypatch):
+    small = [*SMALL, *NO_STEP, "sweep.actors=[1,2]", "sweep.seconds=4", "prices.generation_device_hour=2"]
+    call(monkeypatch, *small, f"output={tmp_path / 'run'}")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "scale.json", "report.html"}
+    told = json.loads((tmp_path / "run" / "scale.json").read_text())
+    assert (told["step"], told["faults"]) == (None, None)
+    assert [point["nominal_per_second"] for point in told["sweep"]] == [20.0, 40.0]
+    for point, num_images in zip(told["sweep"], (80, 160), strict=True):
+        assert point["exactness"] == {"num_images": num_images, "num_lost": 0, "num_doubled": 0}
+        assert 0 < point["delivered_fraction"] < 1.1
+        assert point["delivered_per_second"] == point["delivered_fraction"] * point["nominal_per_second"]
+        assert point["device_seconds_per_image"] == point["num_actors"] / point["delivered_per_second"]
+        assert point["cost_per_thousand"] == pytest.approx(point["device_seconds_per_image"] * 1000 * 2 / 3600)
+        assert point["pool_start_seconds"] < point["time_to_first_batch_seconds"]
+        assert point["driver_bytes"] > 10_000_000
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
