@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_jobs.faults import Struck
+from ray_jobs.faults import Struck, schedule
 from ray_jobs.load_experiments import Outcome, PoolMoment
 from ray_jobs.scale_config import ScaleConfig
 from ray_jobs.scale_results import Exactness, Series
@@ -25,8 +25,11 @@ class FaultsResult:
     seconds: float
     """From the first batch on, in which things went wrong and the rate was measured."""
 
+    num_planned: dict[str, int]
+    """What was to go wrong how often."""
+
     num_struck: dict[str, int]
-    """What went wrong how often."""
+    """What did: at times nobody was there to be hit."""
 
     nominal_per_second: float
     delivered_per_second: float
@@ -73,6 +76,7 @@ def faults_result(config: ScaleConfig, rate: float, outcome: Outcome) -> FaultsR
     return FaultsResult(
         num_actors=num_actors,
         seconds=seconds,
+        num_planned=dict(Counter(fault.kind for fault in schedule(config.faults))),
         num_struck=dict(Counter(fault.kind for fault in outcome.struck)),
         nominal_per_second=num_actors * rate,
         delivered_per_second=delivered,

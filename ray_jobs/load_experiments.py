@@ -10,7 +10,6 @@ from functools import partial
 from typing import cast
 
 import numpy as np
-import psutil
 import ray
 from ray.actor import ActorHandle
 
@@ -18,6 +17,7 @@ from generation.indices import IndexSet
 from generation.recipe import Recipe
 from generation.service import GenerationCounts, GenerationService
 from generation.stream import stream_samples
+from ray_jobs.benchmark import resident_bytes
 from ray_jobs.faults import FaultInjector, Struck, Surroundings
 from ray_jobs.loads import Load
 from ray_jobs.local_nodes import LocalNode, NodeSize
@@ -145,7 +145,7 @@ class Experiments:
             batch_size=self.config.training.global_batch_size,
             phases=load.phases,
             ledger=ledger,
-            hear=None,
+            hear=service.hear if load.follows_trainer else None,
         )
 
     def _injector(self, faults: FaultsConfig, service: GenerationService, ledger: ActorHandle) -> FaultInjector:
@@ -173,8 +173,8 @@ def look(service: GenerationService, began_at: float) -> PoolMoment:
     return PoolMoment(
         at=time.time() - began_at,
         num_actors=service.num_actors(),
-        num_awaited=0,
+        num_awaited=service.num_awaited(),
         num_loads=service.counts().num_loads.total(),
-        driver_bytes=psutil.Process().memory_info().rss,
+        driver_bytes=resident_bytes(),
         store_bytes=round(there.get(STORE, 0.0) - free.get(STORE, 0.0)),
     )

@@ -69,7 +69,12 @@ def step_load(config: ScaleConfig, rate: float) -> Load:
     step = config.step
     few, many = (step.appetite_fraction * num * rate for num in (step.few_actors, step.many_actors))
     phases = (Phase(step.few_seconds, few), Phase(step.many_seconds, many), Phase(step.last_seconds, few))
-    pool = dataclasses.replace(config.generation, min_actors=step.few_actors, max_actors=step.many_actors)
+    pool = dataclasses.replace(
+        config.generation,
+        min_actors=step.few_actors,
+        max_actors=step.many_actors,
+        initial_actors=step.few_actors,
+    )
     num_images = sum(phase.seconds * phase.images_per_second for phase in phases)
     return Load(pool, phases, whole_batches(config, num_images), follows_trainer=True)
 
@@ -83,7 +88,7 @@ def faults_load(config: ScaleConfig, rate: float) -> Load:
 
 def fixed_pool(config: ScaleConfig, num_actors: int) -> GenerationConfig:
     """Return the settings of a pool that neither grows nor shrinks."""
-    return dataclasses.replace(config.generation, min_actors=num_actors, max_actors=num_actors)
+    return dataclasses.replace(config.generation, min_actors=num_actors, max_actors=num_actors, initial_actors=0)
 
 
 def whole_batches(config: ScaleConfig, num_images: float) -> int:

@@ -19,6 +19,7 @@ from ray.data import Dataset
 from ray.train.torch import TorchTrainer
 
 from generation.actor import WorkClock
+from generation.autoscaling import TrainerClock
 from generation.indices import IndexSet, Wanted
 from generation.service import beside_driver
 from ray_jobs.loads import Phase, appetite_at
@@ -99,8 +100,8 @@ class PaintedJob:
     batch_size: int
     phases: tuple[Phase, ...]
     ledger: ActorHandle
-    hear: Callable[[float, float], None] | None
-    """Is told about once a second how long ago the first batch came, and how much of that was waited, in seconds."""
+    hear: Callable[[TrainerClock], None] | None
+    """Is told about once a second how the trainer's time goes by."""
 
 
 def train_painted(job: PaintedJob, config: TrainingConfig) -> None:
@@ -174,7 +175,7 @@ class PaintedTrainer:
     def _tell(self) -> None:
         while self.job.hear is not None and not self._over.wait(HEARD_EVERY_SECONDS):
             if self.began_at is not None:
-                self.job.hear(time.time() - self.began_at, self.waiting.since_first_batch())
+                self.job.hear(TrainerClock(time.time() - self.began_at, self.waiting.since_first_batch()))
 
 
 class Waiting:

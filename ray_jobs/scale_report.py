@@ -90,10 +90,13 @@ def step_facts(step: StepResult) -> list[list[str]]:
 
 def faults_facts(faults: FaultsResult) -> list[list[str]]:
     """Return a row a fact."""
-    struck = [f"{num} {kind.replace('_', ' ')}s" for kind, num in faults.num_struck.items()]
+    struck = [
+        f"{faults.num_struck.get(kind, 0)} of {num} planned {kind.replace('_', ' ')}s"
+        for kind, num in faults.num_planned.items()
+    ]
     return [
         ["pool, time", f"{faults.num_actors} actors, {faults.seconds:g} s"],
-        ["what went wrong", ", ".join(struck) or "nothing"],
+        ["what went wrong", ", ".join(struck)],
         ["delivered", f"{faults.delivered_per_second:.1f} of {faults.nominal_per_second:.1f} images/s"],
         ["throughput lost", percent(faults.loss_fraction)],
         ["capacity lost, of generators alone", percent(faults.lost_actor_fraction)],

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ray_jobs.benchmark import growth_bytes
 from ray_jobs.config import Prices
 from ray_jobs.load_experiments import Outcome
 from ray_jobs.scale_config import ScaleConfig
@@ -94,7 +95,7 @@ def sweep_point(config: ScaleConfig, rate: float, outcome: Outcome) -> SweepPoin
         device_seconds_per_image=devices / delivered,
         cost_per_thousand=cost_per_thousand(devices, config, delivered),
         driver_bytes=max(driver),
-        driver_growth_bytes=max(driver) - driver[len(driver) // 10],
+        driver_growth_bytes=growth_bytes(driver),
         store_bytes=max(moment.store_bytes for moment in outcome.moments),
         exactness=Exactness.of(outcome),
     )

@@ -47,3 +47,21 @@ def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: 
         assert point["pool_start_seconds"] < point["time_to_first_batch_seconds"]
         assert point["driver_bytes"] > 10_000_000
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_nothing_is_lost_or_doubled_when_actors_the_trainer_and_a_node_are_lost(tmp_path: Path, monkeypatch):
+    faults = [
+        "faults.num_actors=2",
+        "faults.seconds=8",
+        "faults.actor_kills_per_minute=3.75",  # of each of two: one in 8 s, after 4 s, as of the others
+        "faults.trainer_kills_per_minute=7.5",
+        "faults.node_drops_per_minute=7.5",
+    ]
+    nodes = ["num_local_nodes=2", "generation.gpus_per_actor=1"]
+    call(monkeypatch, *SMALL, *NO_STEP, *nodes, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
+    told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
+    assert told["num_struck"] == {"actor_kill": 1, "node_drop": 1, "trainer_kill": 1}
+    assert told["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
+    assert 0 < told["lost_actor_fraction"] <= told["lost_fraction"] <= 1
