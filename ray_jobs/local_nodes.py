@@ -5,7 +5,7 @@ As `ray.cluster_utils` does it, for a cluster that is there already.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -15,6 +15,9 @@ from ray._private.parameter import RayParams
 
 JOIN_SECONDS = 60.0
 """The longest that a node may take to join."""
+
+STORE_BYTES = 500_000_000
+"""A node's object store: by itself each would take a share of the machine's memory as if it had it alone."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class LocalNode:
             num_cpus=size.num_cpus,
             num_gpus=size.num_gpus,
             labels=size.labels,
+            object_store_memory=STORE_BYTES,
             node_manager_port=0,
             include_log_monitor=False,  # pyright: ignore[reportArgumentType]
         )
@@ -68,12 +72,13 @@ class LocalNode:
         """Let all of it stand still."""
         self._paused = self.processes()
         for process in self._paused:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def resume(self) -> None:
         """Let it go on."""
         for process in self._paused:
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):
                 process.resume()
 
 

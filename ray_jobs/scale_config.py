@@ -136,7 +136,8 @@ class ScaleConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        check_not_negative("settings", self, "num_local_nodes")
+        if self.num_local_nodes < 0:
+            raise ValueError(f"num_local_nodes is {self.num_local_nodes}; give 0 or more.")
         of_nodes = [name for name, rate in self.faults.rates.items() if name.startswith("node") and rate]
         if of_nodes and self.num_local_nodes < 2:
             raise ValueError(

@@ -29,6 +29,21 @@ def call(monkeypatch, *arguments: str) -> object:
     return ended.value.code
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("training.num_workers=2", r"training\.num_workers is 2: the painted trainer has one"),
+        ("generation.painted_batch_seconds=0", r"painted_batch_seconds and batch_size above 0"),
+        ("num_local_nodes=-1", r"num_local_nodes is -1; give 0 or more"),
+        ("fault.seconds=1", r"no setting 'fault'. Did you mean faults"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line_before_a_cluster_is_there(argument: str, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        scale.prepare([CONFIG, argument])
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: Path, monkeypatch):
@@ -51,17 +66,15 @@ def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_nothing_is_lost_or_doubled_when_actors_the_trainer_and_a_node_are_lost(tmp_path: Path, monkeypatch):
+def test_nothing_is_lost_or_doubled_when_an_actor_and_the_trainer_are_killed(tmp_path: Path, monkeypatch):
     faults = [
         "faults.num_actors=2",
         "faults.seconds=8",
-        "faults.actor_kills_per_minute=3.75",  # of each of two: one in 8 s, after 4 s, as of the others
+        "faults.actor_kills_per_minute=3.75",  # of each of two: one in 8 s, after 4 s, as of the trainer
         "faults.trainer_kills_per_minute=7.5",
-        "faults.node_drops_per_minute=7.5",
     ]
-    nodes = ["num_local_nodes=2", "generation.gpus_per_actor=1"]
-    call(monkeypatch, *SMALL, *NO_STEP, *nodes, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
+    call(monkeypatch, *SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
     told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
-    assert told["num_struck"] == {"actor_kill": 1, "node_drop": 1, "trainer_kill": 1}
+    assert told["num_struck"] == {"actor_kill": 1, "trainer_kill": 1}
     assert told["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
     assert 0 < told["lost_actor_fraction"] <= told["lost_fraction"] <= 1
