@@ -142,12 +142,13 @@ class FaultInjector:
             self._error = error
 
     def _run(self) -> None:
-        began_at = self._first_batch_at()
+        faults = schedule(self.config)
+        began_at = self._first_batch_at() if faults else 0.0
         while began_at is None:
             if self._closing.wait(LOOK_SECONDS):
                 return
             began_at = self._first_batch_at()
-        for fault in schedule(self.config):
+        for fault in faults:
             self._plan(began_at + fault.at_seconds, partial(self._strike, fault))
         while self._due and not self._closing.wait(LOOK_SECONDS):
             while self._due and self._due[0][0] <= time.time():
