@@ -67,7 +67,6 @@ class Outcome:
     trainers_began_at: list[float]
     """When the trainer asked for images, and each that took a lost one's place."""
 
-    ended_at: float
     deliveries: Deliveries
     waiting_seconds: np.ndarray
     """float64 [N]: how long the trainer waited for each batch."""
@@ -121,7 +120,6 @@ class Experiments:
                 self._injector(load.faults, service, ledger) as injector,
             ):
                 train_painted(self._job(load, service, ledger), self.config.training)
-                ended_at = time.time()
             counts, notes = service.counts(), cast(DeliveryLedger, ray.get(ledger.snapshot.remote()))
             ray.kill(ledger)
         indices = np.concatenate(notes.indices)
@@ -129,7 +127,6 @@ class Experiments:
             load=load,
             pool_start_seconds=up_at - began_at,
             trainers_began_at=[at - began_at for at, _ in notes.begun],
-            ended_at=ended_at - began_at,
             deliveries=Deliveries(np.array(notes.came_at) - began_at, np.array([len(part) for part in notes.indices])),
             waiting_seconds=np.array(notes.waiting_seconds),
             num_distinct=len(IndexSet.of(indices) & IndexSet.of_ranges([range(load.num_images)])),

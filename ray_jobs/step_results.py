@@ -91,7 +91,7 @@ def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
     parts = [(first, up), (up, down), (down, last)]
     appetites = [phase.images_per_second for phase in outcome.load.phases]
     reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * appetites[1], WINDOW_SECONDS)
-    held = [(moment.at, moment.num_actors + moment.num_awaited) for moment in moments if moment.at >= first]
+    held = [(moment.at, moment.num_actors + moment.num_awaited) for moment in moments if first <= moment.at <= last]
     device_seconds = held_seconds(held, last) * (config.generation.gpus_per_actor or 1.0)
     return StepResult(
         few_actors=step.few_actors,

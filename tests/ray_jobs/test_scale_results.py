@@ -35,7 +35,6 @@ def run_of(load: Load, came_at: np.ndarray, moments: list[PoolMoment], struck: t
         load=load,
         pool_start_seconds=6.0,
         trainers_began_at=[9.0, 55.0],
-        ended_at=float(came_at[-1]) + 1,
         deliveries=Deliveries(came_at, np.full(len(came_at), 8)),
         waiting_seconds=np.full(len(came_at), 0.5),
         num_distinct=8 * len(came_at),
@@ -96,7 +95,15 @@ def step_outcome(reached_at: float) -> Outcome:
             np.arange(90, 130, slow),
         ]
     )
-    moments = [moment(10, 2), moment(32, 2, 14), moment(38, 10, 6), moment(40, 16), moment(90, 16), moment(104, 2)]
+    moments = [
+        moment(10, 2),
+        moment(32, 2, 14),
+        moment(38, 10, 6),
+        moment(40, 16),
+        moment(90, 16),
+        moment(104, 2),
+        moment(140, 2),
+    ]
     return run_of(step_load(CONFIG, 4.0), came_at, moments)
 
 
