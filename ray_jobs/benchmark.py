@@ -30,8 +30,8 @@ from generation.service import GenerationService, start_generation
 from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.readings import Readings
 from ray_jobs.user_errors import user_errors
-from ray_jobs.watch import Watch
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_resources
 from training.loader import shard
@@ -132,7 +132,7 @@ class PooledGenerator:
 def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
     """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
     answer = Queue(actor_options={"num_cpus": 0})
-    with tempfile.TemporaryDirectory() as scratch, Watch(resident_bytes, interval_seconds=1.0) as memory:
+    with tempfile.TemporaryDirectory() as scratch, Readings(resident_bytes, interval_seconds=1.0) as memory:
         TorchTrainer(
             take_all,
             train_loop_config={"batch_size": config.global_batch_size, "answer": answer},
@@ -143,7 +143,7 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
             run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
             dataset_config=own_execution_options({"train": dataset}),
         ).fit()
-    return Delivery(**answer.get(), driver_growth_bytes=growth_bytes(memory.readings))
+    return Delivery(**answer.get(), driver_growth_bytes=growth_bytes(memory.noted))
 
 
 def take_all(settings: dict[str, Any]) -> None:

@@ -22,10 +22,10 @@ from ray_jobs.faults import FaultInjector, Struck, Surroundings
 from ray_jobs.loads import Load
 from ray_jobs.local_nodes import LocalNode, NodeSize
 from ray_jobs.painted_trainer import DeliveryLedger, PaintedJob, open_ledger, train_painted
+from ray_jobs.readings import Readings
 from ray_jobs.scale_config import FaultsConfig, ScaleConfig
 from ray_jobs.source import start_pool
 from ray_jobs.throughput import Deliveries
-from ray_jobs.watch import Watch
 
 LOOK_SECONDS = 0.5
 """How often the pool is looked at: no shorter time is told from another."""
@@ -116,7 +116,7 @@ class Experiments:
             up_at = time.time()
             ledger = open_ledger()
             with (
-                Watch(partial(look, service, began_at), LOOK_SECONDS) as watch,
+                Readings(partial(look, service, began_at), LOOK_SECONDS) as looks,
                 self._injector(load.faults, service, ledger) as injector,
             ):
                 train_painted(self._job(load, service, ledger), self.config.training)
@@ -130,7 +130,7 @@ class Experiments:
             deliveries=Deliveries(np.array(notes.came_at) - began_at, np.array([len(part) for part in notes.indices])),
             waiting_seconds=np.array(notes.waiting_seconds),
             num_distinct=len(IndexSet.of(indices) & IndexSet.of_ranges([range(load.num_images)])),
-            moments=watch.readings,
+            moments=looks.noted,
             struck=[fault.since(began_at) for fault in sorted(injector.struck, key=lambda fault: fault.began_at)],
             counts=counts,
         )

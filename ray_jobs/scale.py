@@ -38,11 +38,11 @@ def main() -> None:
     with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes:
         with user_errors():
             check_pool(config)
-            lock = claim(run_dir, to_yaml(config))
+            claimed = claim(run_dir, to_yaml(config))
         results = measure(Experiments(config, recipe, nodes), started_at)
     print_results(results, config.prices.currency)
     write_report(run_dir, config, recipe, results)
-    release(lock)
+    release(claimed)
     print(f"Everything is in {run_dir}: report.html, scale.json")
     sys.exit("\n".join(results.missed) or None)
 

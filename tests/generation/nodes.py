@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import ray
+
 from ray_jobs.local_nodes import NodeSize, local_nodes
 
 

@@ -7,19 +7,19 @@ from typing import Generic, TypeVar
 Reading = TypeVar("Reading")
 
 
-class Watch(Generic[Reading]):
+class Readings(Generic[Reading]):
     """A context: while it is open, a thread notes what a reading gives."""
 
     def __init__(self, read: Callable[[], Reading], interval_seconds: float) -> None:
         """Note nothing yet."""
-        self.readings: list[Reading] = []
+        self.noted: list[Reading] = []
         self._read = read
         self._interval_seconds = interval_seconds
         self._closing = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Watch[Reading]":
+    def __enter__(self) -> "Readings[Reading]":
         """Start noting."""
         self._thread.start()
         return self
@@ -34,6 +34,6 @@ class Watch(Generic[Reading]):
     def _watch(self) -> None:
         try:
             while not self._closing.wait(self._interval_seconds):
-                self.readings.append(self._read())
+                self.noted.append(self._read())
         except Exception as error:
             self._error = error
