@@ -106,7 +106,11 @@ def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
         from generation.painted_generator import PaintedGenerator
 
         return PaintedGenerator(
-            recipe.image_size, recipe.label_space.num_classes, config.batch_size, config.painted_batch_seconds
+            recipe.image_size,
+            recipe.label_space.num_classes,
+            config.batch_size,
+            config.painted_batch_seconds,
+            config.painted_start_seconds,
         )
     import torch
 

@@ -226,6 +226,9 @@ class GenerationConfig:
     painted_batch_seconds: float = 0.0
     """A painted generator takes at least this long for a batch, which gives it a known rate."""
 
+    painted_start_seconds: float = 0.0
+    """A painted generator takes this long to start, as if it loaded a model."""
+
     def __post_init__(self) -> None:
         """Refuse impossible settings before any GPU is taken."""
         if not 0 <= self.min_actors <= self.max_actors or self.max_actors < 1:
@@ -256,6 +259,7 @@ class GenerationConfig:
             "start_timeout_seconds",
             "idle_seconds",
             "painted_batch_seconds",
+            "painted_start_seconds",
         )
         check_gpus("generation.gpus_per_actor", self.gpus_per_actor)
 

@@ -24,10 +24,18 @@ DEFAULT_BATCH_SIZE = 32
 
 
 class PaintedGenerator:
-    """Paints each plan; takes at least `batch_seconds` for a batch."""
+    """Paints each plan; takes `start_seconds` to start, and at least `batch_seconds` for a batch."""
 
-    def __init__(self, image_size: int, num_classes: int, batch_size: int = 0, batch_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        num_classes: int,
+        batch_size: int = 0,
+        batch_seconds: float = 0.0,
+        start_seconds: float = 0.0,
+    ) -> None:
         """Take the size of images in pixels, the number of colours, and the pace."""
+        time.sleep(start_seconds)
         self.image_size = image_size
         self.num_classes = num_classes
         self.batch_size = batch_size or DEFAULT_BATCH_SIZE

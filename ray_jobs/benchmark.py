@@ -6,7 +6,6 @@ beside the plain alternative, generators inside a Ray Data actor pool.
 
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from generation.service import GenerationService, start_generation
 from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.readings import Readings
 from ray_jobs.user_errors import user_errors
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_resources
@@ -132,7 +132,7 @@ class PooledGenerator:
 def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
     """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
     answer = Queue(actor_options={"num_cpus": 0})
-    with tempfile.TemporaryDirectory() as scratch, DriverMemory() as memory:
+    with tempfile.TemporaryDirectory() as scratch, Readings(resident_bytes, interval_seconds=1.0) as memory:
         TorchTrainer(
             take_all,
             train_loop_config={"batch_size": config.global_batch_size, "answer": answer},
@@ -143,7 +143,7 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
             run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
             dataset_config=own_execution_options({"train": dataset}),
         ).fit()
-    return Delivery(**answer.get(), driver_growth_bytes=memory.growth_bytes())
+    return Delivery(**answer.get(), driver_growth_bytes=growth_bytes(memory.noted))
 
 
 def take_all(settings: dict[str, Any]) -> None:
@@ -165,32 +165,14 @@ def take_all(settings: dict[str, Any]) -> None:
     )
 
 
-class DriverMemory:
-    """A context: while it is open, a thread notes this process's resident memory every second."""
+def resident_bytes() -> int:
+    """Return this process's resident memory."""
+    return psutil.Process().memory_info().rss
 
-    def __init__(self) -> None:
-        """Note nothing yet."""
-        self.sizes_bytes: list[int] = []
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "DriverMemory":
-        """Start noting."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._closing.set()
-        self._thread.join()
-
-    def growth_bytes(self) -> int:
-        """Return by how much the largest size exceeds the one at a tenth of the time."""
-        return max(self.sizes_bytes) - self.sizes_bytes[len(self.sizes_bytes) // 10]
-
-    def _watch(self) -> None:
-        while not self._closing.wait(timeout=1.0):
-            self.sizes_bytes.append(psutil.Process().memory_info().rss)
+def growth_bytes(sizes_bytes: Sequence[int]) -> int:
+    """Return by how much the largest of sizes in time exceeds the one at a tenth of the time."""
+    return max(sizes_bytes) - sizes_bytes[len(sizes_bytes) // 10]
 
 
 def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:

@@ -46,6 +46,12 @@ def fit(job: FitJob, held_out: Dataset) -> Path:
         torch_config=TorchConfig(timeout_s=LONGEST_WAIT_SECONDS),
         dataset_config=own_execution_options({"held_out": held_out}),
     )
+    run_workers(trainer)
+    return checkpoint_files(job.checkpoints)[0]
+
+
+def run_workers(trainer: TorchTrainer) -> None:
+    """Return when all workers are through; raises what a worker raised."""
     try:
         with interrupt_raises():
             trainer.fit()
@@ -53,7 +59,6 @@ def fit(job: FitJob, held_out: Dataset) -> Path:
         raise next(iter(error.worker_failures.values())) from None
     except ray.train.ControllerError as error:
         raise error.controller_failure from None
-    return checkpoint_files(job.checkpoints)[0]
 
 
 class EndAtErrors(ray.train.UserCallback):

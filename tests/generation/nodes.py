@@ -11,22 +11,16 @@ from contextlib import contextmanager
 
 import ray
 from ray._private.node import Node
-from ray._private.parameter import RayParams
 
 from generation.model_files import PROJECT_ROOT
+from ray_jobs.local_nodes import NodeSize, local_nodes, node_params
 
 
 @contextmanager
 def joined_node(num_cpus: int, num_gpus: int = 0, labels: dict[str, str] | None = None) -> Iterator[Callable[[], None]]:
-    """Join a node to the cluster, as `ray.cluster_utils` does, and yield what kills all its processes."""
-    params = node_params(ray.get_runtime_context().gcs_address, num_cpus, num_gpus, labels)
-    num_before = num_alive()
-    node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
-    try:
-        wait_for_nodes(num_before + 1)
-        yield lambda: node.kill_all_processes(check_alive=False, allow_graceful=False)
-    finally:
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    """Join a node to the cluster, and yield what kills all its processes."""
+    with local_nodes(1, NodeSize(num_cpus, num_gpus, labels or {})) as (node,):
+        yield node.kill
 
 
 def num_alive() -> int:
@@ -41,11 +35,13 @@ def leaving_node(labels: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     It does what `ray start --block` does, which refuses a cluster that listens on loopback alone.
     """
     address = ray.get_runtime_context().gcs_address
-    num_before = num_alive()
+    num_before, give_up_at = num_alive(), time.monotonic() + 60
     command = [sys.executable, "-m", "tests.generation.nodes", address, json.dumps(labels)]
     node = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_for_nodes(num_before + 1)
+        while num_alive() <= num_before:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.2)
         yield node
     finally:
         if node.poll() is None:
@@ -53,29 +49,8 @@ def leaving_node(labels: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
             node.wait()
 
 
-def wait_for_nodes(number: int) -> None:
-    """Return when the cluster has so many."""
-    give_up_at = time.monotonic() + 60
-    while num_alive() < number:
-        if time.monotonic() > give_up_at:
-            raise TimeoutError(f"The cluster has {num_alive()} nodes, not {number}.")
-        time.sleep(0.2)
-
-
-def node_params(gcs_address: str, num_cpus: int, num_gpus: int, labels: dict[str, str] | None) -> RayParams:
-    """Return what a node of this machine is started by."""
-    return RayParams(
-        gcs_address=gcs_address,
-        node_ip_address="127.0.0.1",
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        labels=labels,
-        node_manager_port=0,
-        include_log_monitor=False,  # pyright: ignore[reportArgumentType]
-    )
-
-
 if __name__ == "__main__":
-    Node(node_params(sys.argv[1], 2, 0, json.loads(sys.argv[2])), head=False, shutdown_at_exit=True, spawn_reaper=False)
+    params = node_params(sys.argv[1], NodeSize(2, 0, json.loads(sys.argv[2])))
+    Node(params, head=False, shutdown_at_exit=True, spawn_reaper=False)
     while True:
         time.sleep(1)

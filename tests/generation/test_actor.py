@@ -1,3 +1,5 @@
+import dataclasses
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -45,6 +47,12 @@ def test_each_row_is_the_painting_of_its_own_plan(painted: Recipe):
         assert (batch["index"][row], batch["label"][row], batch["attempt"][row]) == (index, plan.label, 0)
         np.testing.assert_array_equal(batch["image"][row], painter.paint(plan))
     assert [batch[name].dtype for name in ("index", "label", "image", "attempt")] == ["int64", "int64", "uint8", "int8"]
+
+
+def test_a_painted_generator_takes_as_long_to_start_as_it_is_told(painted: Recipe):
+    began_at = time.monotonic()
+    GeneratorActor(painted, dataclasses.replace(ON_CPU, painted_start_seconds=0.2))
+    assert time.monotonic() - began_at >= 0.2
 
 
 def test_a_refused_image_is_made_again_by_the_next_attempt_and_its_neighbours_stay(painted: Recipe):

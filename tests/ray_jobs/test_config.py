@@ -9,6 +9,7 @@ from generation.plan import plan_sample
 from generation.prompts import PAPER_TEMPLATES
 from generation.recipe import Recipe, recipe_file_text
 from ray_jobs.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
+from ray_jobs.scale_config import ScaleConfig
 
 FOLDER = Path(__file__).parents[2] / "ray_jobs" / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
@@ -17,7 +18,7 @@ PAINTED = str(FOLDER / "painted.yaml")
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_committed_config_is_read_and_written_back_the_same(path: Path, tmp_path: Path):
-    schema = {"compare": CompareConfig, "miniature": MiniatureConfig}.get(path.stem, JobConfig)
+    schema = {"compare": CompareConfig, "miniature": MiniatureConfig, "scale": ScaleConfig}.get(path.stem, JobConfig)
     config = load_config(schema, [str(path)])
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_config(schema, [str(tmp_path / "again.yaml")]) == config

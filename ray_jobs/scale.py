@@ -1,0 +1,101 @@
+"""How delivery grows with the number of generators: `python -m ray_jobs.scale CONFIG [section.key=value ...]`.
+
+A sweep over pools of several sizes, a step of the trainer's appetite in mid-run that the pool follows, and, where
+`faults` has some, a run in which things go wrong. With `num_local_nodes` on nodes that the job starts on this machine,
+else on the running cluster. Writes `scale.json` and `report.html`; exit status 1 where a target is missed.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import ray
+
+from generation.recipe import Recipe
+from generation.service import GenerationCounts
+from ray_jobs.cluster import check_placement, connect, generation_demand, start_local, training_demand
+from ray_jobs.config import load_config, open_recipe, to_yaml
+from ray_jobs.faults_results import faults_result
+from ray_jobs.load_experiments import Experiments, node_size
+from ray_jobs.loads import faults_load, fixed_pool, rate_per_actor, step_load, sweep_load
+from ray_jobs.local_nodes import local_nodes
+from ray_jobs.progress_display import announce
+from ray_jobs.run_directory import check_output, claim, release, resolve
+from ray_jobs.scale_config import ScaleConfig
+from ray_jobs.scale_report import Results, print_results, write_report
+from ray_jobs.step_results import step_result
+from ray_jobs.sweep_results import sweep_point
+from ray_jobs.user_errors import errors_at_work, user_errors
+
+
+def main() -> None:
+    """Compose the job: a cluster, the experiments, a report, and a status."""
+    started_at = psutil.Process().create_time()
+    with user_errors():
+        config, recipe, run_dir = prepare(sys.argv[1:])
+        open_cluster(config)
+    with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes:
+        with user_errors():
+            check_pool(config)
+            claimed = claim(run_dir, to_yaml(config))
+        results = measure(Experiments(config, recipe, nodes), started_at)
+    print_results(results, config.prices.currency)
+    write_report(run_dir, config, recipe, results)
+    release(claimed)
+    print(f"Everything is in {run_dir}: report.html, scale.json")
+    sys.exit("\n".join(results.missed) or None)
+
+
+def prepare(arguments: Sequence[str]) -> tuple[ScaleConfig, Recipe, Path]:
+    """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
+    config = load_config(ScaleConfig, arguments)
+    if config.training.num_workers != 1:
+        raise ValueError(f"training.num_workers is {config.training.num_workers}: the painted trainer has one. Give 1.")
+    run_dir = resolve(config.output)
+    check_output(run_dir)
+    recipe = open_recipe(config)
+    rate_per_actor(config, recipe)
+    return config, recipe, run_dir
+
+
+def open_cluster(config: ScaleConfig) -> None:
+    """Connect to the running cluster, or start a head of this job's own for its local nodes."""
+    if not config.num_local_nodes:
+        connect()
+    elif not ray.is_initialized():
+        start_local()
+
+
+def check_pool(config: ScaleConfig) -> None:
+    """Raise ValueError if the cluster can never hold the largest pool and the trainer."""
+    pool = fixed_pool(config, config.largest_pool)
+    check_placement([generation_demand(pool), training_demand(config.training, pool.wait_for_nodes_seconds)])
+
+
+def measure(experiments: Experiments, started_at: float) -> Results:
+    """Run all experiments, one after the other, and say what each came to."""
+    config, recipe = experiments.config, experiments.recipe
+    rate = rate_per_actor(config, recipe)
+    results = Results()
+    for num_actors in config.sweep.actors:
+        outcome = experiments.run(sweep_load(config, rate, num_actors))
+        made = rate if recipe.generator == "painted" else made_per_second(outcome.counts)
+        results.sweep.append(sweep_point(config, made, outcome))
+        announce(started_at, f"sweep: {results.sweep[-1].line}")
+    if config.step.is_on:
+        results.step = step_result(config, experiments.run(step_load(config, rate)))
+        announce(started_at, f"step: {results.step.line}")
+    if config.faults.is_on:
+        results.faults = faults_result(config, rate, experiments.run(faults_load(config, rate)))
+        announce(started_at, f"faults: {results.faults.line}")
+    return results
+
+
+def made_per_second(counts: GenerationCounts) -> float:
+    """Return what an actor made while it was at work."""
+    return counts.num_images_made / counts.working_seconds
+
+
+if __name__ == "__main__":
+    main()

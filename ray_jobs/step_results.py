@@ -1,0 +1,124 @@
+"""What a pool made of a trainer that became faster and slower again, and the targets that were missed.
+
+Numbers in, numbers out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_jobs.load_experiments import Outcome, PoolMoment
+from ray_jobs.scale_config import ScaleConfig
+from ray_jobs.scale_results import Exactness, Series
+from ray_jobs.throughput import held_seconds, reaction_seconds
+
+GRACE_SECONDS = 10.0
+"""Target: beyond the time that actors take to start, a step may take so long."""
+
+REACHED_FRACTION = 0.95
+"""A rate counts as reached from this share of it on."""
+
+WINDOW_SECONDS = 10.0
+"""Over which it is measured."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A trainer that became faster and slower again, and what the pool made of it; None for what never came."""
+
+    few_actors: int
+    many_actors: int
+    appetite_per_second: list[float]
+    """What the trainer would have taken before, in and after the step."""
+
+    delivered_per_second: list[float]
+    """What it got, in the same parts of the run."""
+
+    waiting_fraction: list[float]
+    """Share of each part that it waited."""
+
+    reaction_seconds: float | None
+    """From the step up until the new rate was reached, for good."""
+
+    start_seconds: float | None
+    """How long the first actors that the step brought were awaited."""
+
+    release_seconds: float | None
+    """From the step down until the pool had the few actors again."""
+
+    most_actors: int
+    device_seconds_per_image: float
+    """Of all devices held by generators from the first batch to the last."""
+
+    exactness: Exactness
+    series: Series
+
+    @property
+    def line(self) -> str:
+        """What it came to, in short."""
+        return (
+            f"{self.few_actors} to {self.many_actors} actors: new rate reached after {shown(self.reaction_seconds)}, "
+            f"of which actors took {shown(self.start_seconds)} to start; given back after {shown(self.release_seconds)}"
+        )
+
+    @property
+    def missed(self) -> list[str]:
+        """The targets that were missed, a line each."""
+        found = list(self.exactness.faults)
+        if self.reaction_seconds is None:
+            found.append(f"{self.appetite_per_second[1]:.1f} images/s were never reached")
+        elif self.reaction_seconds > (self.start_seconds or 0.0) + GRACE_SECONDS:
+            found.append(
+                f"the new rate was reached after {self.reaction_seconds:.1f} s, of which actors took "
+                f"{self.start_seconds or 0.0:.1f} s to start"
+            )
+        if self.release_seconds is None:
+            found.append(f"the pool did not go back to {self.few_actors} actors")
+        return [f"Step: {line}." for line in found]
+
+
+def shown(seconds: float | None) -> str:
+    """Return seconds, or that there are none."""
+    return "never" if seconds is None else f"{seconds:.1f} s"
+
+
+def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
+    """Return what a run with a step came to."""
+    step, deliveries, moments = config.step, outcome.deliveries, outcome.moments
+    first, last = outcome.first_batch_at, float(deliveries.came_at[-1])
+    up = first + step.few_seconds
+    down = up + step.many_seconds
+    parts = [(first, up), (up, down), (down, last)]
+    appetites = [phase.images_per_second for phase in outcome.load.phases]
+    reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * appetites[1], WINDOW_SECONDS)
+    held = [(moment.at, moment.num_actors + moment.num_awaited) for moment in moments if first <= moment.at <= last]
+    device_seconds = held_seconds(held, last) * (config.generation.gpus_per_actor or 1.0)
+    return StepResult(
+        few_actors=step.few_actors,
+        many_actors=step.many_actors,
+        appetite_per_second=appetites,
+        delivered_per_second=[deliveries.rate_between(*part) for part in parts],
+        waiting_fraction=[outcome.waiting_fraction(*part) for part in parts],
+        reaction_seconds=reaction if math.isfinite(reaction) else None,
+        start_seconds=start_seconds(moments, up, down),
+        release_seconds=release_seconds(moments, down, step.few_actors),
+        most_actors=max(moment.num_actors for moment in moments),
+        device_seconds_per_image=device_seconds / outcome.num_distinct,
+        exactness=Exactness.of(outcome),
+        series=Series.of(outcome),
+    )
+
+
+def start_seconds(moments: Sequence[PoolMoment], start: float, stop: float) -> float | None:
+    """Return how long actors were awaited for the first time between two moments, None if none were."""
+    awaited_at = next((moment.at for moment in moments if start <= moment.at <= stop and moment.num_awaited), None)
+    if awaited_at is None:
+        return None
+    up_at = next((moment.at for moment in moments if moment.at > awaited_at and not moment.num_awaited), stop)
+    return up_at - awaited_at
+
+
+def release_seconds(moments: Sequence[PoolMoment], start: float, num_actors: int) -> float | None:
+    """Return how long after a moment there were no more than so many actors, None if that never came."""
+    released = (moment.at for moment in moments if moment.at >= start and moment.num_actors <= num_actors)
+    return next((at - start for at in released), None)

@@ -1,0 +1,81 @@
+"""Scale experiments in miniature, on a real local cluster."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs import scale
+
+CONFIG = str(PROJECT_ROOT / "ray_jobs" / "configs" / "scale.yaml")
+SMALL = [
+    "num_local_nodes=0",
+    "generation.gpus_per_actor=0",
+    "generation.batch_size=4",
+    "generation.painted_batch_seconds=0.2",
+    "training.global_batch_size=4",
+    "recipe.image_size=16",
+]
+NO_STEP = ["step.few_actors=1", "step.many_actors=1"]
+
+
+def call(monkeypatch, *arguments: str) -> object:
+    """Run the job as a user does, in this process and on its cluster; return its status."""
+    monkeypatch.setattr(sys, "argv", ["scale", CONFIG, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        scale.main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("training.num_workers=2", r"training\.num_workers is 2: the painted trainer has one"),
+        ("generation.painted_batch_seconds=0", r"painted_batch_seconds and batch_size above 0"),
+        ("num_local_nodes=-1", r"num_local_nodes is -1; give 0 or more"),
+        ("fault.seconds=1", r"no setting 'fault'. Did you mean faults"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line_before_a_cluster_is_there(argument: str, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        scale.prepare([CONFIG, argument])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: Path, monkeypatch):
+    small = [*SMALL, *NO_STEP, "sweep.actors=[1,2]", "sweep.seconds=2", "prices.generation_device_hour=2"]
+    call(monkeypatch, *small, f"output={tmp_path / 'run'}")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "scale.json", "report.html"}
+    told = json.loads((tmp_path / "run" / "scale.json").read_text())
+    assert (told["step"], told["faults"]) == (None, None)
+    assert [point["nominal_per_second"] for point in told["sweep"]] == [20.0, 40.0]
+    for point, num_images in zip(told["sweep"], (40, 80), strict=True):
+        assert point["exactness"] == {"num_images": num_images, "num_lost": 0, "num_doubled": 0}
+        rate = point["delivered_per_second"]
+        assert rate > 0
+        assert point["delivered_fraction"] == pytest.approx(rate / point["nominal_per_second"])
+        assert point["device_seconds_per_image"] == pytest.approx(point["num_actors"] / rate)
+        assert point["cost_per_thousand"] == pytest.approx(point["device_seconds_per_image"] * 1000 * 2 / 3600)
+        assert point["pool_start_seconds"] < point["time_to_first_batch_seconds"]
+        assert point["driver_bytes"] > 10_000_000
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_nothing_is_lost_or_doubled_when_an_actor_and_the_trainer_are_killed(tmp_path: Path, monkeypatch):
+    faults = [
+        "faults.num_actors=2",
+        "faults.seconds=8",
+        "faults.actor_kills_per_minute=3.75",  # of each of two: one in 8 s, after 4 s, as of the trainer
+        "faults.trainer_kills_per_minute=7.5",
+    ]
+    call(monkeypatch, *SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
+    told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
+    assert told["num_struck"] == {"actor_kill": 1, "trainer_kill": 1}
+    assert told["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
+    assert 0 < told["lost_actor_fraction"] <= told["lost_fraction"] <= 1
