@@ -18,7 +18,7 @@ not: a queue that is full because the stream runs ahead says nothing.
 SPARE = 1.05
 """A pool has so many times the actors that are needed in the mean: no two batches take the same time."""
 
-SHORTEST_WINDOW_SECONDS = 5.0
+SHORTEST_WINDOW_SECONDS = 3.0
 BATCHES_PER_WINDOW = 4
 """A trainer's waiting is measured over a window of so many batches' time: in between it may have images, or none."""
 

@@ -1,6 +1,7 @@
 """What a painted trainer wants of which pool, in each of the scale experiments. A function of the settings."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,12 @@ class Phase:
 
 
 def appetite_at(phases: Sequence[Phase], seconds: float) -> float:
-    """Return what the trainer takes a second, so long after its first batch; the last phase goes on to the end."""
-    for phase in phases[:-1]:
+    """Return what the trainer takes a second, so long after its first batch; after the last phase all that comes."""
+    for phase in phases:
         if seconds < phase.seconds:
             return phase.images_per_second
         seconds -= phase.seconds
-    return phases[-1].images_per_second
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def rate_per_actor(config: ScaleConfig, recipe: Recipe) -> float:
 
 def sweep_load(config: ScaleConfig, rate: float, num_actors: int) -> Load:
     """Return what a pool of a fixed size is asked for, whose actors have this rate each."""
-    phase = Phase(config.sweep.seconds, config.sweep.trainer_images_per_second)
-    return Load(fixed_pool(config, num_actors), (phase,), whole_batches(config, num_actors * rate * phase.seconds))
+    phase = Phase(math.inf, config.sweep.trainer_images_per_second)
+    num_images = whole_batches(config, num_actors * rate * config.sweep.seconds)
+    return Load(fixed_pool(config, num_actors), (phase,), num_images)
 
 
 def step_load(config: ScaleConfig, rate: float) -> Load:
@@ -83,7 +85,7 @@ def faults_load(config: ScaleConfig, rate: float) -> Load:
     """Return what a pool of a fixed size is asked for while things go wrong."""
     num_actors, seconds = config.faults.num_actors, config.faults.seconds
     num_images = whole_batches(config, num_actors * rate * seconds)
-    return Load(fixed_pool(config, num_actors), (Phase(seconds, 0.0),), num_images, faults=config.faults)
+    return Load(fixed_pool(config, num_actors), (), num_images, faults=config.faults)
 
 
 def fixed_pool(config: ScaleConfig, num_actors: int) -> GenerationConfig:

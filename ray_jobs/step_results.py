@@ -48,7 +48,7 @@ class StepResult:
 
     most_actors: int
     device_seconds_per_image: float
-    """Of all devices held by generators from the first batch to the last."""
+    """Of all devices held by generators from the first batch to the end of the last part."""
 
     exactness: Exactness
     series: Series
@@ -85,9 +85,10 @@ def shown(seconds: float | None) -> str:
 def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
     """Return what a run with a step came to."""
     step, deliveries, moments = config.step, outcome.deliveries, outcome.moments
-    first, last = outcome.first_batch_at, float(deliveries.came_at[-1])
+    first = outcome.first_batch_at
     up = first + step.few_seconds
     down = up + step.many_seconds
+    last = min(down + step.last_seconds, float(deliveries.came_at[-1]))  # what is left then, comes as fast as it may
     parts = [(first, up), (up, down), (down, last)]
     appetites = [phase.images_per_second for phase in outcome.load.phases]
     reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * appetites[1], WINDOW_SECONDS)
@@ -102,8 +103,8 @@ def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
         reaction_seconds=reaction if math.isfinite(reaction) else None,
         start_seconds=start_seconds(moments, up, down),
         release_seconds=release_seconds(moments, down, step.few_actors),
-        most_actors=max(moment.num_actors for moment in moments),
-        device_seconds_per_image=device_seconds / outcome.num_distinct,
+        most_actors=max(moment.num_actors for moment in moments if moment.at <= last),
+        device_seconds_per_image=device_seconds / deliveries.num_between(first, last),
         exactness=Exactness.of(outcome),
         series=Series.of(outcome),
     )

@@ -1,6 +1,7 @@
 """What each experiment asks of which pool."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -20,10 +21,10 @@ CONFIG = ScaleConfig(
 )
 
 
-def test_an_appetite_is_that_of_its_phase_and_the_last_one_goes_on():
-    phases = [Phase(30, 7.2), Phase(60, 57.6), Phase(10, 0.0)]
-    moments = [0, 29.9, 30, 89.9, 90, 1000]
-    assert [appetite_at(phases, moment) for moment in moments] == [7.2, 7.2, 57.6, 57.6, 0.0, 0.0]
+def test_an_appetite_is_that_of_its_phase_and_afterwards_for_all_that_is_left():
+    phases = [Phase(30, 7.2), Phase(60, 57.6), Phase(10, 7.2)]
+    moments = [0, 29.9, 30, 89.9, 90, 99.9, 100, 1000]
+    assert [appetite_at(phases, moment) for moment in moments] == [7.2, 7.2, 57.6, 57.6, 7.2, 7.2, 0.0, 0.0]
 
 
 def test_a_painted_actor_makes_a_batch_in_its_time_and_a_real_one_what_is_said(painted: Recipe, digits: Recipe):
@@ -40,7 +41,7 @@ def test_a_pool_of_the_sweep_is_fixed_and_is_asked_for_what_it_makes_in_the_time
     pool = load.generation
     assert (pool.min_actors, pool.max_actors, pool.num_initial_actors) == (4, 4, 4)
     assert load.num_images == 4 * 4 * 60
-    assert (load.phases, load.follows_trainer, load.faults.is_on) == ((Phase(60, 0.0),), False, False)
+    assert (load.phases, load.follows_trainer, load.faults.is_on) == ((Phase(math.inf, 0.0),), False, False)
 
 
 def test_images_come_in_whole_batches_of_the_trainer():
