@@ -10,7 +10,7 @@ demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes
 	$(PYTHON) -m ray_jobs.train ray_jobs/configs/digits.yaml output="$$output"
 
 test: check  ## All checks and all tests
-	$(PYTHON) -m pytest -m "ray or slow"
+	$(PYTHON) -m pytest -m "ray or slow" --durations=30
 
 check: $(READY)  ## Lint, types, import contracts and the fast tests
 	.venv/bin/ruff check .
