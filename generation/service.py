@@ -288,12 +288,7 @@ class GenerationService:
 
     def stop(self) -> None:
         """End this pool and no other; its devices are free afterwards. Nobody waits for batches under way."""
-        serve.delete(self.app_name, _blocking=False)
-        with contextlib.suppress(ActorDiedError):  # a keeper that is gone
-            for actor in ray.get(self.keeper.all_actors.remote()):
-                ray.kill(actor)
-        serve.delete(self.app_name)
-        ray.kill(self.keeper)
+        stop_pool(self.app_name, self.keeper)
 
     def __enter__(self) -> "GenerationService":
         """Use the pool as a context, which stops it at the end however that comes."""
@@ -332,14 +327,24 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     )
     app = deployment(GeneratorReplica).bind(recipe, config, keeper)
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
-    (handle,) = serve.run_many([target], wait_for_applications_running=False)
-    service = GenerationService(app_name, handle, keeper)
     try:
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        service = GenerationService(app_name, handle, keeper)
         service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
     except BaseException:
-        service.stop()
+        stop_pool(app_name, keeper)
         raise
     return service
+
+
+def stop_pool(app_name: str, keeper: ActorHandle) -> None:
+    """End a pool, up or not."""
+    serve.delete(app_name, _blocking=False)
+    with contextlib.suppress(ActorDiedError):  # a keeper that is gone
+        for actor in ray.get(keeper.all_actors.remote()):
+            ray.kill(actor)
+    serve.delete(app_name)
+    ray.kill(keeper)
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:

@@ -40,7 +40,7 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _end_in_order_at_sigterm()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Not `auto`, which also finds the private Ray of another job, and waits for it at an address it does not listen on.
     if os.environ.get("RAY_ADDRESS") == "auto":
@@ -50,6 +50,11 @@ def connect() -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
         start_local()
+    _end_in_order_at_sigterm()  # in place of Ray's own handler
+
+
+def _end_in_order_at_sigterm() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def answers(address: str) -> bool:

@@ -116,10 +116,13 @@ class FaultInjector:
         self._first_batch_at = first_batch_at
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._num_planned = 0
-        self._paused: list[LocalNode] = []
+        self._paused: list[tuple[LocalNode, float, int]] = []
+        """Nodes that stand still, since when, and how many actors each holds."""
+
+        self._bringing: list[threading.Thread] = []
         self._closing = threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._told, daemon=True)
+        self._thread = threading.Thread(target=self._told, args=(self._run,), daemon=True)
 
     def __enter__(self) -> "FaultInjector":
         """Start."""
@@ -129,15 +132,16 @@ class FaultInjector:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         """Stop, with all that stood still at work again; raises what the thread ended with."""
         self._closing.set()
-        self._thread.join()
-        for node in self._paused:
-            node.resume()
+        for thread in (self._thread, *self._bringing):
+            thread.join()
+        for node, began_at, num_actors in list(self._paused):
+            self._resume(node, began_at, num_actors)
         if self._error is not None and error_type is None:
             raise self._error
 
-    def _told(self) -> None:
+    def _told(self, work: Callable[[], None]) -> None:
         try:
-            self._run()
+            work()
         except Exception as error:
             self._error = error
 
@@ -163,8 +167,12 @@ class FaultInjector:
             self._kill(fault.kind, chosen(self.around.actors(), fault.place), num_actors=1)
         elif fault.kind == "trainer_kill":
             self._kill(fault.kind, self.around.trainer(), num_actors=0)
-        elif node := chosen([node for node in self.around.nodes if node not in self._paused], fault.place):
+        elif node := chosen(self._nodes_at_work(), fault.place):
             (self._drop if fault.kind == "node_drop" else self._delay)(node)
+
+    def _nodes_at_work(self) -> list[LocalNode]:
+        paused = [node for node, _, _ in self._paused]
+        return [node for node in self.around.nodes if node not in paused]
 
     def _kill(self, kind: Kind, process: str | None, num_actors: int) -> None:
         at = time.time()
@@ -178,15 +186,20 @@ class FaultInjector:
         self._plan(time.time() + self.config.node_return_seconds, self._bring)
 
     def _bring(self) -> None:
+        """Start a node in a thread of its own: others have their time meanwhile."""
+        self._bringing.append(threading.Thread(target=self._told, args=(self._join_node,)))
+        self._bringing[-1].start()
+
+    def _join_node(self) -> None:
         self.around.nodes.append(LocalNode(self.around.node_size))
 
     def _delay(self, node: LocalNode) -> None:
         began_at, num_actors = time.time(), self.around.num_actors_on(node)
         node.pause()
-        self._paused.append(node)
+        self._paused.append((node, began_at, num_actors))
         self._plan(began_at + self.config.delay_seconds, partial(self._resume, node, began_at, num_actors))
 
     def _resume(self, node: LocalNode, began_at: float, num_actors: int) -> None:
         node.resume()
-        self._paused.remove(node)
+        self._paused.remove((node, began_at, num_actors))
         self.struck.append(Struck("node_delay", began_at, node.name, num_actors, time.time()))

@@ -13,6 +13,7 @@ from ray_jobs.throughput import Outage, actor_outages, lost_fraction
 SPARE_FRACTION = 0.05
 """Target: faults may cost so much of the throughput beyond the capacity that they took."""
 
+OF_NODES = ("node_drop", "node_delay")
 LOSING_ACTORS = ("actor_kill", "node_drop")
 """What ends actors, which others then replace."""
 
@@ -47,6 +48,16 @@ class FaultsResult:
     series: Series
 
     @property
+    def num_nodes_hit(self) -> int:
+        """How often a node went wrong."""
+        return sum(self.num_struck.get(kind, 0) for kind in OF_NODES)
+
+    @property
+    def num_actors_on_nodes(self) -> int:
+        """How many actors were on them, added up."""
+        return sum(fault.num_actors for fault in self.struck if fault.kind in OF_NODES)
+
+    @property
     def line(self) -> str:
         """What it came to, in short."""
         return (
@@ -59,6 +70,11 @@ class FaultsResult:
     def missed(self) -> list[str]:
         """The targets that were missed, a line each."""
         found = list(self.exactness.faults)
+        for kind, planned in self.num_planned.items():
+            if (struck := self.num_struck.get(kind, 0)) < planned:
+                found.append(f"{kind} was planned {planned} times and came {struck}: nobody was there to be hit")
+        if self.num_nodes_hit and not self.num_actors_on_nodes:
+            found.append("no node that went wrong held an actor")
         if self.loss_fraction > self.lost_fraction + SPARE_FRACTION:
             found.append(
                 f"{self.loss_fraction:.1%} of the throughput were lost, more than {SPARE_FRACTION:.0%} beyond the "

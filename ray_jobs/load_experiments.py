@@ -159,9 +159,9 @@ def node_size(config: ScaleConfig) -> NodeSize:
     """Return how large a local node is: all of them hold the largest pool, and nothing else that takes a core."""
     num_actors = math.ceil(config.largest_pool / max(1, config.num_local_nodes))
     generation = config.generation
-    return NodeSize(
-        math.ceil(num_actors * generation.cpus_per_actor), math.ceil(num_actors * generation.gpus_per_actor)
-    )
+    gpus = generation.gpus_per_actor
+    num_gpus = math.ceil(num_actors / math.floor(1 / gpus)) if 0 < gpus < 1 else math.ceil(num_actors * gpus)
+    return NodeSize(math.ceil(num_actors * generation.cpus_per_actor), num_gpus)
 
 
 def look(service: GenerationService, began_at: float) -> PoolMoment:

@@ -51,8 +51,17 @@ class LocalNode:
         params = node_params(ray.get_runtime_context().gcs_address, size)
         self.node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
         self._paused: list[psutil.Process] = []
+        try:
+            self._wait_until_joined()
+        except BaseException:
+            self.leave()
+            raise
+
+    def _wait_until_joined(self) -> None:
         give_up_at = time.monotonic() + JOIN_SECONDS
-        while not self.is_alive() and time.monotonic() < give_up_at:
+        while not self.is_alive():
+            if time.monotonic() > give_up_at:
+                raise TimeoutError(f"A local node has not joined the cluster within {JOIN_SECONDS:g} s.")
             time.sleep(0.2)
 
     @property
@@ -70,7 +79,10 @@ class LocalNode:
         return [each for process in own for each in (process, *process.children(recursive=True))]
 
     def kill(self) -> None:
-        """End it without a word."""
+        """End all of it without a word."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.node.kill_all_processes(check_alive=False, allow_graceful=False)
 
     def leave(self) -> None:

@@ -158,13 +158,15 @@ class PaintedTrainer:
         """Take all."""
         teller = threading.Thread(target=self._tell, daemon=True)
         teller.start()
+        due_at = 0.0
         while (batch := self._next(batches)) is not None:
             came_at, indices = time.time(), batch["index"]
             ray.get(self.job.ledger.take.remote(indices, self.waiting.of_last_batch()))
             self.began_at = self.began_at or came_at
             self.run_began_at = self.run_began_at or came_at
             if appetite := appetite_at(self.job.phases, came_at - self.run_began_at):
-                time.sleep(max(0.0, came_at + len(indices) / appetite - time.time()))
+                due_at = next_due_at(due_at, came_at, len(indices) / appetite)
+                time.sleep(max(0.0, due_at - time.time()))
         self._over.set()
         teller.join()
 
@@ -176,6 +178,14 @@ class PaintedTrainer:
         while self.job.hear is not None and not self._over.wait(HEARD_EVERY_SECONDS):
             if self.began_at is not None:
                 self.job.hear(TrainerClock(time.time() - self.began_at, self.waiting.since_first_batch()))
+
+
+def next_due_at(due_at: float, came_at: float, period_seconds: float) -> float:
+    """Return when the next batch is to be asked for: a period after this one was, or should have been.
+
+    What a batch takes to be handed over is made up for; a longer wait is not.
+    """
+    return max(due_at, came_at - period_seconds) + period_seconds
 
 
 class Waiting:

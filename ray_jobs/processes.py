@@ -42,10 +42,14 @@ def is_rays(pid: int) -> bool:
 
 def kill_if_rays(pid: int) -> bool:
     """End a process of this host if it is a worker of Ray's."""
-    was_there = is_rays(pid)
-    if was_there:
-        psutil.Process(pid).kill()
-    return was_there
+    try:
+        process = psutil.Process(pid)  # which psutil does not take for another one that has its number by now
+        if not is_rays(pid):
+            return False
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
 def _on_its_host(process: str, do: Callable[[int], bool]) -> bool:

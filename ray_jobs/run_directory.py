@@ -90,6 +90,8 @@ class Claim:
 
     lock: TextIO
     config: Path
+    made_folder: bool
+    """Whether the folder was not there before."""
 
 
 def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
@@ -101,6 +103,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
     for all of them, as NFS has unless it is mounted with `nolock` or `local_lock`; of a node that is lost the server
     frees them, NFS after its lease of a minute or two. Tried on one machine alone.
     """
+    made_folder = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = _lock(run_dir)
     _check_not_finished(run_dir)  # nor by a job that has let go of it since this one began
@@ -110,7 +113,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
             file.write(config_yaml)
     except FileExistsError as error:
         raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
-    return Claim(lock, path)
+    return Claim(lock, path, made_folder)
 
 
 def release(claimed: Claim) -> None:
@@ -127,8 +130,9 @@ def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
     except BaseException:
         claimed.config.unlink()
         release(claimed)
-        with suppress(OSError):  # what went on is there, or somebody put something in
-            claimed.config.parent.rmdir()
+        if claimed.made_folder:
+            with suppress(OSError):  # somebody put something in
+                claimed.config.parent.rmdir()
         raise
 
 

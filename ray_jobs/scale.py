@@ -21,7 +21,7 @@ from ray_jobs.load_experiments import Experiments, node_size
 from ray_jobs.loads import faults_load, fixed_pool, rate_per_actor, step_load, sweep_load
 from ray_jobs.local_nodes import local_nodes
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve
+from ray_jobs.run_directory import check_output, claim, release, resolve, withdrawn_at_errors
 from ray_jobs.scale_config import ScaleConfig
 from ray_jobs.scale_report import Results, print_results, write_report
 from ray_jobs.step_results import step_result
@@ -35,11 +35,11 @@ def main() -> None:
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         open_cluster(config)
-    with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes:
-        with user_errors():
-            check_pool(config)
-            claimed = claim(run_dir, to_yaml(config))
-        results = measure(Experiments(config, recipe, nodes), started_at)
+    with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes, user_errors():
+        check_pool(config)
+        claimed = claim(run_dir, to_yaml(config))
+        with withdrawn_at_errors(claimed):
+            results = measure(Experiments(config, recipe, nodes), started_at)
     print_results(results, config.prices.currency)
     write_report(run_dir, config, recipe, results)
     release(claimed)
@@ -80,21 +80,21 @@ def measure(experiments: Experiments, started_at: float) -> Results:
     results = Results()
     for num_actors in config.sweep.actors:
         outcome = experiments.run(sweep_load(config, rate, num_actors))
-        made = rate if recipe.generator == "painted" else made_per_second(outcome.counts)
-        results.sweep.append(sweep_point(config, made, outcome))
+        results.sweep.append(sweep_point(config, made_per_second(rate, recipe, outcome.counts), outcome))
         announce(started_at, f"sweep: {results.sweep[-1].line}")
     if config.step.is_on:
         results.step = step_result(config, experiments.run(step_load(config, rate)))
         announce(started_at, f"step: {results.step.line}")
     if config.faults.is_on:
-        results.faults = faults_result(config, rate, experiments.run(faults_load(config, rate)))
+        outcome = experiments.run(faults_load(config, rate))
+        results.faults = faults_result(config, made_per_second(rate, recipe, outcome.counts), outcome)
         announce(started_at, f"faults: {results.faults.line}")
     return results
 
 
-def made_per_second(counts: GenerationCounts) -> float:
-    """Return what an actor made while it was at work."""
-    return counts.num_images_made / counts.working_seconds
+def made_per_second(painted_rate: float, recipe: Recipe, counts: GenerationCounts) -> float:
+    """Return what an actor makes while it is at work: known of a painted one, seen of another."""
+    return painted_rate if recipe.generator == "painted" else counts.num_images_made / counts.working_seconds
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from generation.config import check_not_negative
 from ray_jobs.config import JobConfig
 
+RATE_WINDOW_SECONDS = 10.0
+"""Over which it is measured whether a step's rate is reached."""
+
 
 @dataclass(frozen=True)
 class SweepConfig:
@@ -61,6 +64,11 @@ class StepConfig:
                 "many_actors, or twice the same to leave the step out."
             )
         _check_positive("step", self, "few_seconds", "many_seconds", "last_seconds")
+        if self.is_on and self.many_seconds < RATE_WINDOW_SECONDS:
+            raise ValueError(
+                f"step.many_seconds is {self.many_seconds:g}; give {RATE_WINDOW_SECONDS:g} or more, over which a rate "
+                "is measured."
+            )
         if not 0 < self.appetite_fraction <= 1:
             raise ValueError(f"step.appetite_fraction is {self.appetite_fraction}; give a share above 0, up to 1.")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_jobs.load_experiments import Outcome, PoolMoment
-from ray_jobs.scale_config import ScaleConfig
+from ray_jobs.scale_config import RATE_WINDOW_SECONDS, ScaleConfig
 from ray_jobs.scale_results import Exactness, Series
 from ray_jobs.throughput import held_seconds, reaction_seconds
 
@@ -17,9 +17,6 @@ GRACE_SECONDS = 10.0
 
 REACHED_FRACTION = 0.95
 """A rate counts as reached from this share of it on."""
-
-WINDOW_SECONDS = 10.0
-"""Over which it is measured."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class StepResult:
     """From the step up until the new rate was reached, for good."""
 
     start_seconds: float | None
-    """How long the first actors that the step brought were awaited."""
+    """How long the first actors that the step brought were awaited, until all of them were up."""
 
     release_seconds: float | None
     """From the step down until the pool had the few actors again."""
@@ -67,10 +64,12 @@ class StepResult:
         found = list(self.exactness.faults)
         if self.reaction_seconds is None:
             found.append(f"{self.appetite_per_second[1]:.1f} images/s were never reached")
-        elif self.reaction_seconds > (self.start_seconds or 0.0) + GRACE_SECONDS:
+        elif self.start_seconds is None:
+            found.append("not all actors came up that the step brought")
+        elif self.reaction_seconds > self.start_seconds + GRACE_SECONDS:
             found.append(
                 f"the new rate was reached after {self.reaction_seconds:.1f} s, of which actors took "
-                f"{self.start_seconds or 0.0:.1f} s to start"
+                f"{self.start_seconds:.1f} s to start"
             )
         if self.release_seconds is None:
             found.append(f"the pool did not go back to {self.few_actors} actors")
@@ -91,7 +90,7 @@ def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
     last = min(down + step.last_seconds, float(deliveries.came_at[-1]))  # what is left then, comes as fast as it may
     parts = [(first, up), (up, down), (down, last)]
     appetites = [phase.images_per_second for phase in outcome.load.phases]
-    reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * appetites[1], WINDOW_SECONDS)
+    reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * appetites[1], RATE_WINDOW_SECONDS)
     held = [(moment.at, moment.num_actors + moment.num_awaited) for moment in moments if first <= moment.at <= last]
     device_seconds = held_seconds(held, last) * (config.generation.gpus_per_actor or 1.0)
     return StepResult(
@@ -102,7 +101,7 @@ def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
         waiting_fraction=[outcome.waiting_fraction(*part) for part in parts],
         reaction_seconds=reaction if math.isfinite(reaction) else None,
         start_seconds=start_seconds(moments, up, down),
-        release_seconds=release_seconds(moments, down, step.few_actors),
+        release_seconds=release_seconds(moments, down, last, step.few_actors),
         most_actors=max(moment.num_actors for moment in moments if moment.at <= last),
         device_seconds_per_image=device_seconds / deliveries.num_between(first, last),
         exactness=Exactness.of(outcome),
@@ -111,15 +110,17 @@ def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
 
 
 def start_seconds(moments: Sequence[PoolMoment], start: float, stop: float) -> float | None:
-    """Return how long actors were awaited for the first time between two moments, None if none were."""
-    awaited_at = next((moment.at for moment in moments if start <= moment.at <= stop and moment.num_awaited), None)
-    if awaited_at is None:
+    """Return how long those were awaited that were the first to be between two moments; None if they never came."""
+    within = [moment for moment in moments if start <= moment.at <= stop]
+    first = next((moment for moment in within if moment.num_awaited), None)
+    if first is None:
         return None
-    up_at = next((moment.at for moment in moments if moment.at > awaited_at and not moment.num_awaited), stop)
-    return up_at - awaited_at
+    wanted = first.num_actors + first.num_awaited
+    up_at = (moment.at for moment in within if moment.at > first.at and moment.num_actors >= wanted)
+    return next((at - first.at for at in up_at), None)
 
 
-def release_seconds(moments: Sequence[PoolMoment], start: float, num_actors: int) -> float | None:
-    """Return how long after a moment there were no more than so many actors, None if that never came."""
-    released = (moment.at for moment in moments if moment.at >= start and moment.num_actors <= num_actors)
+def release_seconds(moments: Sequence[PoolMoment], start: float, stop: float, num_actors: int) -> float | None:
+    """Return how long after a moment there were no more than so many actors, None if that did not come in time."""
+    released = (moment.at for moment in moments if start <= moment.at <= stop and moment.num_actors <= num_actors)
     return next((at - start for at in released), None)

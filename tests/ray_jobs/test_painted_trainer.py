@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from generation.actor import WorkClock
-from ray_jobs.painted_trainer import DeliveryLedger, Waiting
+from generation.work_clock import WorkClock
+from ray_jobs.painted_trainer import DeliveryLedger, Waiting, next_due_at
 
 
 def test_a_trainer_that_takes_a_lost_ones_place_goes_on_with_what_has_not_come():
@@ -17,6 +17,15 @@ def test_a_trainer_that_takes_a_lost_ones_place_goes_on_with_what_has_not_come()
     assert begun.first_batch_at == ledger.came_at[0]
     assert ledger.trainer() == "host:2"
     assert ledger.waiting_seconds == [0.5, 0.25]
+
+
+def test_what_handing_over_a_batch_takes_is_made_up_for_and_a_wait_is_not():
+    due_at = next_due_at(0.0, came_at=100.0, period_seconds=2.0)
+    assert due_at == 100.0  # a period after it would have been due
+    due_at = next_due_at(due_at, came_at=100.5, period_seconds=2.0)  # half a second on its way
+    assert due_at == 102.0
+    assert next_due_at(due_at, came_at=110.0, period_seconds=2.0) == 110.0  # waited for 8 s: the next at once, no more
+    assert next_due_at(110.0, came_at=110.0, period_seconds=2.0) == 112.0
 
 
 def test_waiting_is_counted_from_the_first_batch_on_and_while_it_lasts():

@@ -86,6 +86,10 @@ def test_a_job_that_cannot_begin_leaves_its_folder_as_it_was(tmp_path: Path):
             raise SystemExit
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit), withdrawn_at_errors(claim(tmp_path / "empty", "mine")):
+        raise SystemExit
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_a_bucket_is_not_taken_for_a_folder():

@@ -14,7 +14,7 @@ from ray_jobs.load_experiments import Outcome, PoolMoment
 from ray_jobs.loads import Load, step_load
 from ray_jobs.scale_config import FaultsConfig, ScaleConfig, StepConfig
 from ray_jobs.scale_report import Results, report
-from ray_jobs.step_results import step_result
+from ray_jobs.step_results import release_seconds, start_seconds, step_result
 from ray_jobs.sweep_results import sweep_point
 from ray_jobs.throughput import Deliveries
 
@@ -116,6 +116,26 @@ def test_a_step_is_told_by_its_reaction_the_start_of_actors_and_when_they_were_g
     # 2 actors for 22 s, 16 for 72 s, 2 for the rest, each half a GPU
     seconds = (2 * 22 + 16 * 72 + 2 * (step_outcome(45.0).deliveries.came_at[-1] - 104)) / 2
     assert result.device_seconds_per_image == pytest.approx(seconds / (step_outcome(45.0).num_distinct - 8))
+
+
+def test_a_step_whose_actors_never_all_came_up_misses_its_target_however_long_it_took():
+    moments = [moment(32, 2, 14), moment(38, 15, 1), moment(89, 15, 1)]
+    assert start_seconds(moments, 30, 90) is None
+    outcome = dataclasses.replace(step_outcome(45.0), moments=[moment(10, 2), *moments, moment(104, 2)])
+    exact = dataclasses.replace(outcome.load, num_images=outcome.num_distinct)
+    missed = step_result(CONFIG, dataclasses.replace(outcome, load=exact)).missed
+    assert missed == ["Step: not all actors came up that the step brought."]
+
+
+def test_actors_that_are_asked_for_later_do_not_lengthen_the_start_of_the_first():
+    moments = [moment(32, 2, 4), moment(35, 6, 10), moment(60, 16, 0)]
+    assert start_seconds(moments, 30, 90) == 3.0
+
+
+def test_actors_given_back_once_all_is_over_were_not_given_back():
+    moments = [moment(90, 16), moment(130, 16), moment(131, 2)]
+    assert release_seconds(moments, 90, 130, 2) is None
+    assert release_seconds(moments, 90, 131, 2) == 41.0
 
 
 def test_a_step_that_is_late_or_never_reached_misses_its_target():

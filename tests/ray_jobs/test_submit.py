@@ -86,7 +86,8 @@ def error_lines(text: str) -> list[str]:
 def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job(head: Head, tmp_path: Path):
     run_dir = tmp_path / "run"
     settings = [*SETTINGS, f"output={run_dir}"]
-    assert submit(head, "train", "stopped", *settings, waits=False).returncode == 0
+    slowly = "generation.painted_batch_seconds=2"  # 40 batches by two actors: it is at work for as long as it takes
+    assert submit(head, "train", "stopped", *settings, slowly, waits=False).returncode == 0
     wait_until((run_dir / "config.yaml").exists, 120)
     again = submit(head, "train", "again", *settings)
     (line,) = error_lines(log_of(head, "again"))
@@ -157,7 +158,10 @@ def test_who_comes_with_another_token_or_none_is_told_in_one_line_what_to_set(he
         for number, given in enumerate([wrong, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "disabled"}])
     ]
     for driver in drivers:
-        said = driver.communicate(timeout=120)[1]
+        try:
+            said = driver.communicate(timeout=120)[1]
+        finally:
+            driver.kill()
         (line,) = error_lines(said)
         assert f"The Ray cluster at {head.address} asks for a token, and this process has none or another." in line
         assert "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in line
