@@ -161,7 +161,7 @@ def test_a_model_that_cannot_be_loaded_in_the_actor_is_said_in_one_line_within_s
 
 def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
     too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
-    with pytest.raises(GenerationFailedError, match=r"not up after 3 s .*start_timeout_seconds"):
+    with pytest.raises(GenerationFailedError, match=r"^No generator actor was up after 3 s: .*start_timeout_seconds"):
         start_generation(painted, too_large)
 
 
