@@ -6,11 +6,9 @@ Ray's own `AutoscalingCluster` lacks a file in the wheel, and ends every Ray on 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import Any
 
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+
+from tests.generation.s3 import free_port, wait_until_open
 
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback alone
@@ -84,7 +84,7 @@ def autoscaled_cluster(node_types: dict[str, Any], idle_minutes: float) -> Itera
             command, env=os.environ | LOCAL | of_head, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        wait_for_port(port)
+        wait_until_open(port)
         yield f"127.0.0.1:{port}"
     finally:
         end(head)
@@ -99,21 +99,3 @@ def end(head: subprocess.Popen[bytes]) -> None:
     finally:
         if head.poll() is None:
             os.killpg(head.pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
-
-
-def wait_for_port(port: int) -> None:
-    """Return when somebody listens."""
-    give_up_at = time.monotonic() + 60
-    while time.monotonic() < give_up_at:
-        with socket.socket() as asking:
-            if asking.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise TimeoutError(f"Nobody listens on port {port}.")

@@ -54,4 +54,4 @@ def wait_until_open(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise TimeoutError("The S3 server does not answer.")
+    raise TimeoutError(f"Nobody listens on port {port}.")
