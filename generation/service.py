@@ -39,12 +39,12 @@ STATUS_POLL_SECONDS = 0.2
 REQUESTS_AT_WORK = 2
 """Requests of an actor on their way through its device: one there, the next one waiting beside it."""
 
-MAX_REQUESTS = 8
-"""Requests that an actor takes on, in the order in which they come: all that are under way, on a pool half of whose
-actors are up.
+REQUESTS_PER_ACTOR = 4
+"""Requests under way for each actor, and the most that one takes on, in the order in which they come: one at its
+device, one waiting beside it, two that have come.
 
-With fewer, who has just got an answer takes its place again at once, and who waits for one only looks now and then:
-one training worker would have all actors until it has all its images.
+Serve knows only roughly how much each actor has to do. With room for more, some would have twice as many as others,
+whose devices then stand still while answers are awaited in their order.
 """
 
 TELL_SECONDS = 1.0
@@ -319,7 +319,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
             "label_selector": config.label_selector,
             "runtime_env": {"env_vars": hub_settings()},
         },
-        max_ongoing_requests=MAX_REQUESTS,
+        max_ongoing_requests=REQUESTS_PER_ACTOR,
         max_constructor_retry_count=1,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=LONGEST_LAST_BATCH_SECONDS,

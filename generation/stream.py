@@ -24,26 +24,23 @@ from generation.generator import GenerationFailedError
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
-from generation.service import GenerationService, beside_driver
+from generation.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 
-MIN_ASKERS, MAX_ASKERS = 2, 16
+MIN_ASKERS, MAX_ASKERS = 2, 8
 """Actors of the asking stage, as many as generators within these bounds.
 
 One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy:
-with 4 generators 4 askers delivered 0.997 of the nominal rate, 2 askers 0.980.
-"""
-
-REQUESTS_PER_ACTOR = 4
-"""Requests under way for each generator actor: one at work, one waiting beside it, two on their way.
-
-An actor takes on twice as many: see `generation.service.MAX_REQUESTS`.
+with 4 generators 4 askers delivered 0.997 of the nominal rate, 2 askers 0.980. Each takes about a second of a core to
+start.
 """
 
 MAX_UNITS = 10_000
 """Ray Data takes minutes and gigabytes for more units of work than this."""
 
-BATCHES_PER_UNIT = 32
-"""Batches in a unit of work, while that makes no more than `MAX_UNITS`."""
+WINDOWS_PER_UNIT = 8
+"""A unit of work has at most so many times the batches that an asker has under way, while that makes no more than
+`MAX_UNITS`: at the end of each its requests run out.
+"""
 
 MAX_SOURCE_BLOCKS = 100
 """Blocks that units of work travel in: Ray Data's own cost grows with each."""
@@ -72,7 +69,8 @@ def stream_samples(
     Rows come in no certain order unless one is wanted.
     """
     batch_size = service.batch_size()
-    units = work_units(wanted.serials, batch_size)
+    num_askers = _num_askers(config, wanted)
+    units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
     dataset = ask_units(service, config, batch_size, units, (StreamAsker, [wanted.serials]), wanted)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
@@ -87,8 +85,8 @@ def ask_units(
     wanted: Wanted,
 ) -> ray.data.Dataset:
     """Return what a kind of `Asker`, which comes with its further arguments, makes of units of work."""
-    num_askers = 1 if wanted.in_order else _num_askers(config.max_actors, wanted.num_consumers, len(units))
-    window = math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_askers * wanted.num_consumers))
+    num_askers = min(_num_askers(config, wanted), len(units))
+    window = _window(config, wanted, num_askers)
     source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     source.context.execution_options.preserve_order = wanted.in_order
@@ -96,15 +94,21 @@ def ask_units(
         asker[0],
         fn_constructor_args=[service, config, batch_size, window, *asker[1]],
         batch_size=1,
-        compute=ActorPoolStrategy(size=num_askers),
+        compute=ActorPoolStrategy(size=num_askers, max_tasks_in_flight_per_actor=1),  # else some have two, others none
         num_cpus=0,
         scheduling_strategy=source.context.scheduling_strategy if asker[0].IS_SPREAD else beside_driver(),
     )
 
 
-def _num_askers(num_actors: int, num_consumers: int, num_units: int) -> int:
-    share = math.ceil(min(num_actors, MAX_ASKERS) / num_consumers)
-    return min(max(MIN_ASKERS, share), num_units)
+def _num_askers(config: GenerationConfig, wanted: Wanted) -> int:
+    if wanted.in_order:
+        return 1
+    return max(MIN_ASKERS, math.ceil(min(config.max_actors, MAX_ASKERS) / wanted.num_consumers))
+
+
+def _window(config: GenerationConfig, wanted: Wanted, num_askers: int) -> int:
+    """Return how many batches each of so many askers has under way: together as many as all actors take on."""
+    return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_askers * wanted.num_consumers))
 
 
 def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
@@ -135,16 +139,26 @@ def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes
     dataset.context.execution_no_progress_timeout_s = -1  # a trainer may pause for as long as it likes
 
 
-def work_units(indices: IndexSet, batch_size: int) -> list[dict[str, int]]:
-    """Return ranges of whole batches that hold all these indices, up to `MAX_UNITS`, none without any."""
-    unit_size = batch_size * BATCHES_PER_UNIT
-    while (num_units := len(indices.blocks(unit_size))) > MAX_UNITS:
-        unit_size *= math.ceil(num_units / MAX_UNITS)
-    numbers = indices.blocks(unit_size)
-    return [
-        {"start": number * unit_size, "stop": (number + 1) * unit_size}
-        for number in numbers.at(np.arange(len(numbers))).tolist()
-    ]
+def work_units(indices: IndexSet, batch_size: int, num_askers: int, window: int) -> list[dict[str, int]]:
+    """Return ranges of whole batches that hold all these indices, in ascending order; none without any."""
+    numbers = indices.blocks(batch_size)
+    ends = np.cumsum(unit_sizes(len(numbers), num_askers, window), dtype=np.int64)
+    begins = np.concatenate([[0], ends])[:-1]
+    bounds = zip(numbers.at(begins).tolist(), numbers.at(ends - 1).tolist(), strict=True)
+    return [{"start": first * batch_size, "stop": (last + 1) * batch_size} for first, last in bounds]
+
+
+def unit_sizes(num_batches: int, num_askers: int, window: int) -> list[int]:
+    """Return how many batches each unit has: long ones first, for what else they cost, then ever shorter ones.
+
+    So askers run out of work at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
+    """
+    longest = max(WINDOWS_PER_UNIT * window, math.ceil(2 * num_batches / MAX_UNITS))
+    sizes, left = [], num_batches
+    while left:
+        sizes.append(min(left, longest, max(window, math.ceil(left / num_askers))))
+        left -= sizes[-1]
+    return sizes
 
 
 @dataclass

@@ -20,7 +20,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe
-from generation.service import MAX_REQUESTS, GenerationFailedError, GenerationService, start_generation
+from generation.service import REQUESTS_PER_ACTOR, GenerationFailedError, GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
 from tests.generation.hub import COMMIT, serve_hub
 from tests.generation.nodes import joined_node
@@ -106,7 +106,7 @@ def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe)
     with start_generation(painted, slow) as service, ThreadPoolExecutor(2) as threads:
         list(threads.map(consume, range(2)))
     assert min(came[:24].count(rank) for rank in range(2)) >= 6
-    assert 0 < under_way[0] <= 2 * MAX_REQUESTS
+    assert 0 < under_way[0] <= 2 * REQUESTS_PER_ACTOR
 
 
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):

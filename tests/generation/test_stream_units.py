@@ -5,7 +5,7 @@ from ray.exceptions import ActorDiedError
 from generation.config import GenerationConfig
 from generation.indices import NOTHING, IndexSet
 from generation.service import GenerationFailedError
-from generation.stream import MAX_LOSSES, MAX_UNITS, Asker, StreamAsker, work_units
+from generation.stream import MAX_LOSSES, MAX_UNITS, Asker, StreamAsker, unit_sizes, work_units
 
 
 def set_of(*ranges: range) -> IndexSet:
@@ -17,17 +17,26 @@ def ranges_of(units: list[dict[str, int]]) -> list[range]:
 
 
 def test_units_are_of_whole_batches_and_leave_out_where_nothing_is_wanted():
-    units = work_units(set_of(range(300), range(1000, 1010)), batch_size=8)  # of 32 batches: 256 indices
-    assert ranges_of(units) == [range(256), range(256, 512), range(768, 1024)]
-    assert ranges_of(work_units(set_of(range(250, 257)), batch_size=8)) == [range(256), range(256, 512)]
-    assert work_units(NOTHING, batch_size=8) == []
+    # Batches 0 to 37, 125 and 126: 32 in the first unit, which is 8 windows long.
+    units = work_units(set_of(range(300), range(1000, 1010)), batch_size=8, num_askers=1, window=4)
+    assert ranges_of(units) == [range(256), range(256, 1016)]
+    assert ranges_of(work_units(set_of(range(250, 257)), batch_size=8, num_askers=1, window=4)) == [range(248, 264)]
+    assert work_units(NOTHING, batch_size=8, num_askers=1, window=4) == []
+
+
+def test_units_become_shorter_towards_the_end_so_that_no_asker_is_left_alone_with_a_long_one():
+    assert unit_sizes(100, num_askers=4, window=4) == [25, 19, 14, 11, 8, 6, 5, 4, 4, 4]
+    assert unit_sizes(300, num_askers=2, window=8) == [64, 64, 64, 54, 27, 14, 8, 5]
+    assert unit_sizes(100, num_askers=1, window=8) == [64, 36]  # nobody to share with
+    assert unit_sizes(3, num_askers=4, window=4) == [3]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_units_hold_every_index_of_a_scattered_set_once_and_none_is_idle(seed: int):
     random = np.random.default_rng(seed)
     wanted = IndexSet.of(random.integers(0, 20_000, size=60))
-    held = [set_of(unit) for unit in ranges_of(work_units(wanted, batch_size=8))]
+    held = [set_of(unit) for unit in ranges_of(work_units(wanted, batch_size=8, num_askers=4, window=2))]
+    assert len(held) > 4
     assert sum(len(wanted & unit) for unit in held) == len(wanted)
     assert all(len(wanted & unit) for unit in held)
     assert {int(bound) % 8 for unit in held for bound in (*unit.starts, *unit.stops)} == {0}
@@ -35,11 +44,13 @@ def test_units_hold_every_index_of_a_scattered_set_once_and_none_is_idle(seed: i
 
 def test_a_set_that_is_scattered_over_billions_makes_no_more_units_either():
     every_other_run = set_of(range(64 * 10**7)).every(32, 0, 64)
-    assert len(work_units(every_other_run, 32)) <= MAX_UNITS
+    units = work_units(every_other_run, batch_size=32, num_askers=8, window=4)
+    assert len(units) <= MAX_UNITS
+    assert every_other_run - set_of(*ranges_of(units)) == NOTHING
 
 
 def test_a_billion_images_make_no_more_units_than_ray_data_can_take():
-    units = ranges_of(work_units(set_of(range(10**9)), batch_size=32))
+    units = ranges_of(work_units(set_of(range(10**9)), batch_size=32, num_askers=8, window=4))
     assert len(units) <= MAX_UNITS
     assert set_of(range(10**9)) - set_of(*units) == NOTHING
 
