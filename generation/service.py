@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Thread
@@ -88,13 +88,8 @@ class PoolKeeper:
         self.counts = GenerationCounts()
         self.num_batches = 0
         self.initial_size = config.num_initial_actors
-        self.actors: dict[str, ActorHandle] = {}
         self.trainer: TrainerClock | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
-
-    def add_actor(self, process: str, actor: ActorHandle) -> None:
-        """Note an actor that begins to load its model."""
-        self.actors[process] = actor
 
     def add_load(self, process: str, batch_size: int, load_seconds: float) -> None:
         """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
@@ -139,10 +134,6 @@ class PoolKeeper:
             )
         )
 
-    def all_actors(self) -> list[ActorHandle]:
-        """Return all actors there were, dead ones included."""
-        return list(self.actors.values())
-
     def snapshot(self) -> GenerationCounts:
         """Return the counts so far."""
         return self.counts
@@ -156,7 +147,6 @@ class GeneratorReplica:
         log_to_stderr()
         self.keeper = keeper
         self.process = f"{socket.gethostname()}:{os.getpid()}"
-        keeper.add_actor.remote(self.process, ray.get_runtime_context().current_actor)
         loading_since = time.monotonic()
         self.actor = self._load(recipe, config)
         load_seconds = time.monotonic() - loading_since
@@ -338,13 +328,20 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
 
 
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:
-    """End a pool, up or not."""
+    """End a pool, up or not: neither batches under way nor actors that have no place yet are waited for."""
     serve.delete(app_name, _blocking=False)
-    with contextlib.suppress(ActorDiedError):  # a keeper that is gone
-        for actor in ray.get(keeper.all_actors.remote()):
-            ray.kill(actor)
+    for actor in pool_actors(app_name):
+        ray.kill(actor)
     serve.delete(app_name)
     ray.kill(keeper)
+
+
+def pool_actors(app_name: str) -> Iterator[ActorHandle]:
+    """Yield the actors of a pool, those included that wait for a place: Serve gives each a name."""
+    for actor in cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True)):
+        if actor["name"].startswith(f"SERVE_REPLICA::{app_name}#"):
+            with contextlib.suppress(ValueError):  # gone meanwhile
+                yield ray.get_actor(actor["name"], actor["namespace"])
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:

@@ -7,7 +7,6 @@ stream knows sets of indices and neither epochs nor training.
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError,
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponse
 
+from generation.answers import in_order
 from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError
 from generation.indices import IndexSet, Wanted
@@ -203,14 +203,7 @@ class Asker:
         return self._in_order([indices[start : start + self.batch_size] for start in starts])
 
     def _in_order(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
-        """Yield batches in their order, some of them asked for ahead."""
-        under_way: deque[Request] = deque()
-        for indices in batches:
-            under_way.append(self._request(indices))
-            if len(under_way) >= self.window:
-                yield self._answer(under_way.popleft())
-        while under_way:
-            yield self._answer(under_way.popleft())
+        return in_order(self._request, self._answer, batches, self.window)
 
     def _request(self, indices: Sequence[int]) -> Request:
         return Request(indices, self.service.ask(indices))
