@@ -212,7 +212,10 @@ class GenerationConfig:
     """A refused image is made again until this many attempts were refused."""
 
     max_buffered_bytes: int = 100_000_000
-    """How far the stream may run ahead of training, in bytes of images."""
+    """How far the stream may run ahead of training, in bytes of images.
+
+    Beside it who asks holds what is answered before its turn: 4 batches an actor, up to 16 while a late one is awaited.
+    """
 
     wait_for_nodes_seconds: float = 0.0
     """How long to wait for the cluster's autoscaler to bring nodes; 0 asks that all fits on the nodes there are."""

@@ -40,16 +40,20 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    _end_in_order_at_sigterm()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # Not `auto`, which also finds the private Ray of another job, and waits for it at an address it does not listen on.
     if os.environ.get("RAY_ADDRESS") == "auto":
         del os.environ["RAY_ADDRESS"]
     address = services.get_ray_address_from_environment(None, None)  # pyright: ignore[reportArgumentType]
     if address not in (None, "local") and answers(address):
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        _init(address)
     else:
         start_local()
+
+
+def _init(address: str, include_dashboard: bool | None = None) -> None:
+    _end_in_order_at_sigterm()
+    ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
     _end_in_order_at_sigterm()  # in place of Ray's own handler
 
 
@@ -98,10 +102,13 @@ def _of_head(address: str) -> str:
 
 
 def start_local() -> None:
-    """Start a Ray of this process's own, which only this machine can reach and which ends with the process."""
+    """Start a Ray of this process's own, which only this machine can reach and which ends with the process.
+
+    SIGTERM is handled as `connect` says.
+    """
     _bind_to_loopback()
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", LOCAL_STARTUP_CONCURRENCY)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    _init("local", include_dashboard=False)
 
 
 def _bind_to_loopback() -> None:

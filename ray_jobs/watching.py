@@ -98,7 +98,7 @@ METRICS = (
         "figment_generator_requests",
         "gauge",
         "batches",
-        "The queue: batches that each actor was still asked for when it last answered, up to 8; others may wait",
+        "The queue: batches that each actor was still asked for when it last answered, up to 4; others may wait",
         lambda run: sum(run.now.counts.num_requests.values()),
     ),
     Metric(

@@ -1,9 +1,12 @@
 """Scale experiments in miniature, on a real local cluster."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from generation.model_files import PROJECT_ROOT
@@ -79,3 +82,52 @@ def test_nothing_is_lost_or_doubled_when_an_actor_and_the_trainer_are_killed(tmp
     assert told["num_struck"] == {"actor_kill": 1, "trainer_kill": 1}
     assert told["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
     assert 0 < told["lost_actor_fraction"] <= told["lost_fraction"] <= 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp_path: Path, monkeypatch):
+    faults = [
+        "num_local_nodes=2",  # of one GPU each: each holds one of the two actors
+        "generation.gpus_per_actor=1",
+        "generation.cpus_per_actor=0",
+        "faults.num_actors=2",
+        "faults.seconds=16",
+        "faults.node_drops_per_minute=3.75",  # one in 16 s, after 8 s
+        "faults.node_delays_per_minute=7.5",  # two, after 4 s and 12 s
+        "faults.delay_seconds=2",
+        "faults.node_return_seconds=1",
+    ]
+    call(monkeypatch, *SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
+    told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
+    assert told["num_struck"] == {"node_delay": 2, "node_drop": 1}
+    assert [(fault["kind"], fault["num_actors"]) for fault in told["struck"][:2]] == [
+        ("node_delay", 1),
+        ("node_drop", 1),
+    ]
+    assert told["exactness"] == {"num_images": 640, "num_lost": 0, "num_doubled": 0}
+    assert 0 < told["lost_actor_fraction"] <= 1
+
+
+@pytest.mark.ray
+def test_a_job_that_is_told_to_end_leaves_none_of_its_nodes(tmp_path: Path):
+    arguments = [CONFIG, *NO_STEP, "sweep.actors=[1]", "sweep.seconds=600", "num_local_nodes=1"]
+    command = [sys.executable, "-m", "ray_jobs.scale", *arguments, f"output={tmp_path / 'run'}"]
+    job = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not any("ServeReplica" in name_of(process) for process in psutil.Process(job.pid).children(recursive=True)):
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.2)
+    processes = psutil.Process(job.pid).children(recursive=True)
+    assert sum("raylet" in name_of(process) for process in processes) >= 2  # of the head, and of the node
+    job.terminate()
+    assert job.wait(60) == 128 + 15
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return what a process calls itself, empty for one that is gone."""
+    try:
+        return process.cmdline()[0]
+    except (psutil.Error, IndexError):
+        return ""
