@@ -193,6 +193,9 @@ class GenerationConfig:
     batch_size: int = 0
     """Images an actor makes at once; 0 is the best that it finds when it starts, within the memory there is."""
 
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+    """The same for types of GPU in place of `batch_size`: `{L4: 8, A100: 32}`, by nodes' `ray.io/accelerator-type`."""
+
     attention: Literal["sdpa", "xformers"] = "sdpa"
     """By torch's scaled_dot_product_attention, or by xformers, which needs a GPU and the extra `gpu`."""
 
@@ -249,6 +252,9 @@ class GenerationConfig:
         for name in ("threads_per_actor", "max_buffered_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generation.{name} is {getattr(self, name)}; give 1 or more.")
+        for name, size in self.batch_sizes.items():
+            if size < 1:
+                raise ValueError(f"generation.batch_sizes.{name} is {size}; give 1 or more.")
         if not 1 <= self.max_attempts <= 127:
             raise ValueError(f"generation.max_attempts is {self.max_attempts}; give 1 to 127.")
         check_not_negative(

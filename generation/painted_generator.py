@@ -4,6 +4,7 @@ For tests and load experiments, at any known rate. A classifier can learn it, wh
 """
 
 import colorsys
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -43,11 +44,12 @@ class PaintedGenerator:
         self.device_lock = threading.Lock()
 
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one painting a plan; image `i` depends on `plans[i]` alone."""
+        """Return one painting a plan; image `i` depends on `plans[i]` alone. Several batches take as long as each."""
         with self.device_lock:
             started_at = time.monotonic()
             images = np.stack([self.paint(plan) for plan in plans])
-            time.sleep(max(0.0, self.batch_seconds - (time.monotonic() - started_at)))
+            seconds = self.batch_seconds * math.ceil(len(plans) / self.batch_size)
+            time.sleep(max(0.0, seconds - (time.monotonic() - started_at)))
         return GeneratedImages(
             images_nhwc=images,
             darkest=images.min(axis=(1, 2, 3)),

@@ -6,6 +6,7 @@ that it waits: see `generation.autoscaling`.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
@@ -46,6 +47,9 @@ device, one waiting beside it, two that have come.
 Serve knows only roughly how much each actor has to do. With room for more, some would have twice as many as others,
 whose devices then stand still while answers are awaited in their order.
 """
+
+ACCELERATOR_TYPE = "ray.io/accelerator-type"
+"""Ray's label for what a node has."""
 
 TELL_SECONDS = 1.0
 """An actor at work tells at least so often what it has done."""
@@ -159,7 +163,7 @@ class GeneratorReplica:
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         try:
-            return GeneratorActor(recipe, config)
+            return GeneratorActor(recipe, with_own_batch_size(config))
         except Exception as error:
             ray.get(self.keeper.add_load_error.remote(f"{error}"))
             raise
@@ -347,6 +351,13 @@ def pool_actors(app_name: str) -> Iterator[ActorHandle]:
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Place an actor on this process's own node: another node may be lost, and the job goes on."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def with_own_batch_size(config: GenerationConfig) -> GenerationConfig:
+    """Return the settings with the batch size for this process's node."""
+    labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
+    batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
+    return dataclasses.replace(config, batch_size=batch_size)
 
 
 def log_to_stderr() -> None:

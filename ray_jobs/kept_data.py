@@ -78,6 +78,11 @@ def batch_size_of(parts: Sequence[Part], configured: int) -> int:
 
 def check_batches(config: GenerationConfig) -> None:
     """Raise ValueError where images to be kept would come in batches of sizes that differ from actor to actor."""
+    if config.batch_sizes:
+        raise ValueError(
+            "generation.batch_sizes differ from GPU to GPU, and decide the last bits of images, which are to be kept. "
+            "Give generation.batch_size alone."
+        )
     if config.compile and not config.batch_size:
         raise ValueError(
             "generation.compile fills batches up, and their size decides the last bits of images, which are to be "

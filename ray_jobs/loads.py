@@ -45,6 +45,10 @@ class Load:
 def rate_per_actor(config: ScaleConfig, recipe: Recipe) -> float:
     """Return images a second that an actor makes at work; ValueError if they are not known."""
     generation = config.generation
+    if generation.batch_sizes:
+        raise ValueError(
+            "generation.batch_sizes gives actors several rates, and scale experiments know one. Leave it out."
+        )
     if recipe.generator != "painted":
         if not config.rates.generated_per_second:
             raise ValueError(

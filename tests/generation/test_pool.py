@@ -11,9 +11,9 @@ from ray._private.state import actors
 from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.recipe import Recipe
-from generation.service import start_generation
+from generation.service import ACCELERATOR_TYPE, start_generation
 from generation.stream import stream_samples
-from tests.generation.nodes import leaving_node
+from tests.generation.nodes import joined_node, leaving_node
 from tests.generation.trainers import Trainer, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -66,6 +66,25 @@ def test_a_pool_of_which_some_nodes_never_come_goes_on_with_the_actors_that_did(
         assert (service.num_actors(), service.num_awaited()) == (2, 1)
         images = stream_samples(service, painted, too_many, Wanted.all_of(range(40)))
         assert sum(len(batch["index"]) for batch in images.iter_batches(batch_size=4)) == 40
+
+
+def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(painted: Recipe):
+    mixed = dataclasses.replace(
+        UP_TO_SIX,
+        min_actors=2,
+        max_actors=2,
+        initial_actors=2,
+        gpus_per_actor=1,
+        label_selector={ACCELERATOR_TYPE: "in(L4,A100)"},
+        batch_sizes={"L4": 4, "A100": 16},
+        painted_batch_seconds=0.2,
+    )
+    types = [joined_node(1, 1, {ACCELERATOR_TYPE: name}) for name in ("L4", "A100")]
+    with types[0], types[1], start_generation(painted, mixed) as service:
+        images = stream_samples(service, painted, mixed, Wanted.all_of(range(325)))
+        batches = [batch["index"].tolist() for batch in images.iter_batches(batch_size=None)]
+        assert sorted(service.counts().batch_sizes.values()) == [4, 16]
+    assert sorted(batches, key=min) == [list(range(i, min(i + 16, 325))) for i in range(0, 325, 16)]
 
 
 def test_nothing_of_a_pool_is_left_once_it_is_stopped(painted: Recipe):

@@ -37,6 +37,7 @@ def call(monkeypatch, *arguments: str) -> object:
     [
         ("training.num_workers=2", r"training\.num_workers is 2: the painted trainer has one"),
         ("generation.painted_batch_seconds=0", r"painted_batch_seconds and batch_size above 0"),
+        ("generation.batch_sizes={L4: 8}", r"batch_sizes gives actors several rates"),
         ("num_local_nodes=-1", r"num_local_nodes is -1; give 0 or more"),
         ("fault.seconds=1", r"no setting 'fault'. Did you mean faults"),
     ],
