@@ -151,33 +151,36 @@ class PaintedTrainer:
         self.began_at: float | None = None
         """When its own first batch came."""
 
-        self.waiting = Waiting()
+        self.waiting = WorkClock()
+        self.waited_for_first_seconds = 0.0
         self._over = threading.Event()
 
     def take(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
         """Take all."""
         teller = threading.Thread(target=self._tell, daemon=True)
         teller.start()
-        due_at = 0.0
+        due_at, waited = 0.0, 0.0
         while (batch := self._next(batches)) is not None:
-            came_at, indices = time.time(), batch["index"]
-            ray.get(self.job.ledger.take.remote(indices, self.waiting.of_last_batch()))
-            self.began_at = self.began_at or came_at
+            came_at, waited_before, waited = time.time(), waited, self.waiting.seconds
+            ray.get(self.job.ledger.take.remote(batch["index"], waited - waited_before))
+            if self.began_at is None:
+                self.waited_for_first_seconds, self.began_at = waited, came_at
             self.run_began_at = self.run_began_at or came_at
             if appetite := appetite_at(self.job.phases, came_at - self.run_began_at):
-                due_at = next_due_at(due_at, came_at, len(indices) / appetite)
+                due_at = next_due_at(due_at, came_at, len(batch["index"]) / appetite)
                 time.sleep(max(0.0, due_at - time.time()))
         self._over.set()
         teller.join()
 
     def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
-        with self.waiting.clock:
+        with self.waiting:
             return next(batches, None)
 
     def _tell(self) -> None:
         while self.job.hear is not None and not self._over.wait(HEARD_EVERY_SECONDS):
             if self.began_at is not None:
-                self.job.hear(TrainerClock(time.time() - self.began_at, self.waiting.since_first_batch()))
+                waiting_seconds = self.waiting.seconds - self.waited_for_first_seconds
+                self.job.hear(TrainerClock(time.time() - self.began_at, waiting_seconds))
 
 
 def next_due_at(due_at: float, came_at: float, period_seconds: float) -> float:
@@ -186,29 +189,3 @@ def next_due_at(due_at: float, came_at: float, period_seconds: float) -> float:
     What a batch takes to be handed over is made up for; a longer wait is not.
     """
     return max(due_at, came_at - period_seconds) + period_seconds
-
-
-class Waiting:
-    """How long a trainer waited for batches, by a clock that two threads read."""
-
-    def __init__(self, clock: WorkClock | None = None) -> None:
-        """Take the clock, which runs during each wait."""
-        self.clock = clock or WorkClock()
-        self._lock = threading.Lock()
-        self._seconds = self._before_last_batch = 0.0
-        self._before_first_batch: float | None = None
-
-    def of_last_batch(self) -> float:
-        """Return how long the batch that has just come was waited for."""
-        with self._lock:
-            self._seconds += self.clock.take()
-            waited, self._before_last_batch = self._seconds - self._before_last_batch, self._seconds
-            if self._before_first_batch is None:
-                self._before_first_batch = self._seconds
-            return waited
-
-    def since_first_batch(self) -> float:
-        """Return how long batches after the first were waited for, a wait that is not over included."""
-        with self._lock:
-            self._seconds += self.clock.take()
-            return self._seconds - (self._before_first_batch or 0.0)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from generation.work_clock import WorkClock
-from ray_jobs.painted_trainer import DeliveryLedger, Waiting, next_due_at
+from ray_jobs.painted_trainer import DeliveryLedger, next_due_at
 
 
 def test_a_trainer_that_takes_a_lost_ones_place_goes_on_with_what_has_not_come():
@@ -26,18 +25,3 @@ def test_what_handing_over_a_batch_takes_is_made_up_for_and_a_wait_is_not():
     assert due_at == 102.0
     assert next_due_at(due_at, came_at=110.0, period_seconds=2.0) == 110.0  # waited for 8 s: the next at once, no more
     assert next_due_at(110.0, came_at=110.0, period_seconds=2.0) == 112.0
-
-
-def test_waiting_is_counted_from_the_first_batch_on_and_while_it_lasts():
-    now = [0.0]
-    waiting = Waiting(WorkClock(lambda: now[0]))
-    with waiting.clock:
-        now[0] = 7.0
-    assert waiting.of_last_batch() == 7.0
-    now[0] = 10.0  # 3 s of work
-    with waiting.clock:
-        now[0] = 12.0
-        assert waiting.since_first_batch() == 2.0
-        now[0] = 13.0
-    assert waiting.of_last_batch() == 3.0
-    assert waiting.since_first_batch() == 3.0
