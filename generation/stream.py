@@ -27,11 +27,11 @@ from generation.sample import SampleBatch, TurnBatch, selected
 from generation.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 
 MIN_ASKERS, MAX_ASKERS = 2, 8
-"""Actors of the asking stage, as many as generators within these bounds.
+"""Actors of the asking stage, half as many as generators within these bounds.
 
-One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy:
-with 4 generators 4 askers delivered 0.997 of the nominal rate, 2 askers 0.980. Each takes about a second of a core to
-start.
+One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy;
+it takes a second or two of a core to start. With 4 generators of 4 batches a second each, 2 and 4 askers delivered 0.996
+of the nominal rate (`make bench`).
 """
 
 MAX_UNITS = 10_000
@@ -103,7 +103,7 @@ def ask_units(
 def _num_askers(config: GenerationConfig, wanted: Wanted) -> int:
     if wanted.in_order:
         return 1
-    return max(MIN_ASKERS, math.ceil(min(config.max_actors, MAX_ASKERS) / wanted.num_consumers))
+    return max(MIN_ASKERS, math.ceil(min(config.max_actors / 2, MAX_ASKERS) / wanted.num_consumers))
 
 
 def _window(config: GenerationConfig, wanted: Wanted, num_askers: int) -> int:
