@@ -30,8 +30,8 @@ MIN_ASKERS, MAX_ASKERS = 2, 8
 """Actors of the asking stage, half as many as generators within these bounds.
 
 One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy;
-it takes a second or two of a core to start. With 4 generators of 4 batches a second each, 2 and 4 askers delivered 0.996
-of the nominal rate (`make bench`).
+it takes a second or two of a core to start. With 4 generators of 4 batches a second each, 2 askers and 4 delivered
+0.996 of the nominal rate (`make bench`).
 """
 
 MAX_UNITS = 10_000
