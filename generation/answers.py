@@ -27,7 +27,8 @@ def in_order(
     """Yield the answers in the order of their questions, `window` requests under way.
 
     `ask` is called at once, `answer` waits in a thread of its own; an error of one comes in its place. Answers that
-    nobody takes are no more than a window. Once no further one is taken, no further request is waited for.
+    nobody takes are no more than a window, or `WINDOWS_AHEAD` of them after a late one. Once no further one is taken,
+    no further request is waited for, until the process ends.
     """
     left, ahead = deque(questions), deque[Future[Answer]]()
     threads = ThreadPoolExecutor(window)
@@ -35,10 +36,11 @@ def in_order(
         while left or ahead:
             while left and _may_ask(ahead, window):
                 ahead.append(threads.submit(answer, ask(left.popleft())))
-            if ahead[0].done():
-                yield ahead.popleft().result()
+            under_way = _under_way(ahead)
+            if under_way and under_way[0] is ahead[0]:
+                wait(under_way, return_when=FIRST_COMPLETED)
             else:
-                wait(_under_way(ahead), return_when=FIRST_COMPLETED)
+                yield ahead.popleft().result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 

@@ -217,7 +217,7 @@ class GenerationConfig:
     max_buffered_bytes: int = 100_000_000
     """How far the stream may run ahead of training, in bytes of images.
 
-    Beside it who asks holds what is answered before its turn: 4 batches an actor, up to 16 while a late one is awaited.
+    Beside it who asks holds what is answered before its turn: 4 batches an actor, up to 16 once one came late.
     """
 
     wait_for_nodes_seconds: float = 0.0

@@ -45,7 +45,8 @@ REQUESTS_PER_ACTOR = 4
 device, one waiting beside it, two that have come.
 
 Serve knows only roughly how much each actor has to do. With room for more, some would have twice as many as others,
-whose devices then stand still while answers are awaited in their order.
+whose devices then stand still while answers are awaited in their order. A second stream finds its place beside one that
+has all: it got three tenths of four actors, as with room for 8.
 """
 
 ACCELERATOR_TYPE = "ray.io/accelerator-type"
@@ -334,9 +335,10 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:
     """End a pool, up or not: neither batches under way nor actors that have no place yet are waited for."""
     serve.delete(app_name, _blocking=False)
-    for actor in pool_actors(app_name):
-        ray.kill(actor)
-    serve.delete(app_name)
+    while app_name in serve.status().applications:
+        for actor in pool_actors(app_name):
+            ray.kill(actor)
+        time.sleep(STATUS_POLL_SECONDS)
     ray.kill(keeper)
 
 

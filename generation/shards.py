@@ -135,6 +135,7 @@ class ShardMaker(Asker):
     """Asks for the samples of a shard and writes it."""
 
     IS_SPREAD = True
+    PER_GENERATOR, MOST = 1.0, 16  # they encode images as well
 
     def __init__(
         self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int, shards: ShardSet

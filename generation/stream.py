@@ -6,10 +6,11 @@ stream knows sets of indices and neither epochs nor training.
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray.data
@@ -26,8 +27,8 @@ from generation.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
 from generation.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 
-MIN_ASKERS, MAX_ASKERS = 2, 8
-"""Actors of the asking stage, half as many as generators within these bounds.
+MIN_ASKERS = 2
+"""The least number of actors of the asking stage, for each consumer.
 
 One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy;
 it takes a second or two of a core to start. With 4 generators of 4 batches a second each, 2 askers and 4 delivered
@@ -69,7 +70,7 @@ def stream_samples(
     Rows come in no certain order unless one is wanted.
     """
     batch_size = service.batch_size()
-    num_askers = _num_askers(config, wanted)
+    num_askers = _num_askers(config, wanted, StreamAsker)
     units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
     dataset = ask_units(service, config, batch_size, units, (StreamAsker, [wanted.serials]), wanted)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
@@ -81,17 +82,17 @@ def ask_units(
     config: GenerationConfig,
     batch_size: int,
     units: Sequence[dict[str, int]],
-    asker: tuple[type[Any], Sequence[Any]],
+    asker: "tuple[type[Asker], Sequence[Any]]",
     wanted: Wanted,
 ) -> ray.data.Dataset:
     """Return what a kind of `Asker`, which comes with its further arguments, makes of units of work."""
-    num_askers = min(_num_askers(config, wanted), len(units))
+    num_askers = min(_num_askers(config, wanted, asker[0]), len(units))
     window = _window(config, wanted, num_askers)
     source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     source.context.execution_options.preserve_order = wanted.in_order
     return source.map_batches(
-        asker[0],
+        cast(Any, asker[0]),
         fn_constructor_args=[service, config, batch_size, window, *asker[1]],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers, max_tasks_in_flight_per_actor=1),  # else some have two, others none
@@ -100,10 +101,11 @@ def ask_units(
     )
 
 
-def _num_askers(config: GenerationConfig, wanted: Wanted) -> int:
+def _num_askers(config: GenerationConfig, wanted: Wanted, asker: "type[Asker]") -> int:
     if wanted.in_order:
         return 1
-    return max(MIN_ASKERS, math.ceil(min(config.max_actors / 2, MAX_ASKERS) / wanted.num_consumers))
+    num_askers = min(config.max_actors * asker.PER_GENERATOR, asker.MOST)
+    return max(MIN_ASKERS, math.ceil(num_askers / wanted.num_consumers))
 
 
 def _window(config: GenerationConfig, wanted: Wanted, num_askers: int) -> int:
@@ -151,7 +153,8 @@ def work_units(indices: IndexSet, batch_size: int, num_askers: int, window: int)
 def unit_sizes(num_batches: int, num_askers: int, window: int) -> list[int]:
     """Return how many batches each unit has: long ones first, for what else they cost, then ever shorter ones.
 
-    So askers run out of work at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987).
+    So askers run out of work at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987), but for
+    the last hundredth of a set of many units, which travel in `MAX_SOURCE_BLOCKS`.
     """
     longest = max(WINDOWS_PER_UNIT * window, math.ceil(2 * num_batches / MAX_UNITS))
     sizes, left = [], num_batches
@@ -177,6 +180,9 @@ class Asker:
     would keep it from being given back.
     """
 
+    PER_GENERATOR, MOST = 0.5, 8
+    """How many there are for each generator, and at most."""
+
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -184,6 +190,9 @@ class Asker:
         self.batch_size = batch_size
         self.longest_wait_seconds = config.longest_start_seconds
         self.window = window
+        self._looking = threading.Lock()
+        self._looked_at = self._any_actor_seen_at = time.monotonic()
+        self._failure: GenerationFailedError | None = None
 
     def ask_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
         """Yield the samples of a set in ascending order, a batch at a time.
@@ -210,18 +219,12 @@ class Asker:
 
     def _answer(self, request: Request) -> SampleBatch:
         """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
-        num_losses, any_actor_seen_at = 0, time.monotonic()
+        num_losses, asked_at = 0, time.monotonic()
         while True:
             try:
                 return request.response.result(timeout_s=ANSWER_POLL_SECONDS)
             except TimeoutError:
-                self.service.raise_if_failed()
-                if self.service.num_actors():
-                    any_actor_seen_at = time.monotonic()
-                elif time.monotonic() - any_actor_seen_at > self.longest_wait_seconds:
-                    raise GenerationFailedError(
-                        f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
-                    ) from None
+                self._look(asked_at)
             except LOST_ANSWER as error:
                 self.service.raise_if_failed()
                 num_losses += 1
@@ -233,6 +236,29 @@ class Asker:
                     ) from error
                 time.sleep(RETRY_SECONDS)
                 request = self._request(request.indices)
+
+    def _look(self, asked_at: float) -> None:
+        """Raise GenerationFailedError if no answer is to be expected; however many wait, one looks now and then."""
+        with self._looking:
+            now = time.monotonic()
+            if self._failure is None and now - self._looked_at >= ANSWER_POLL_SECONDS:
+                self._looked_at = now
+                self._failure = self._failure_now(asked_at)
+            if self._failure is not None:
+                raise self._failure
+
+    def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
+        try:
+            self.service.raise_if_failed()
+        except GenerationFailedError as error:
+            return error
+        if self.service.num_actors():
+            self._any_actor_seen_at = time.monotonic()
+        if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
+            return None
+        return GenerationFailedError(
+            f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
+        )
 
 
 class StreamAsker(Asker):

@@ -85,6 +85,11 @@ class StreamSource:
         self.parts = parts
         self.sets: list[ShardSet] = []
         self.indices = indices_of(config.training, config.data.replays)
+        if config.training.deterministic and config.generation.batch_sizes:
+            raise ValueError(
+                "training.deterministic promises the same weights to the bit, and with generation.batch_sizes it decides "
+                "an image's last bits which GPU makes it. Give generation.batch_size alone."
+            )
         if parts:
             check_batches(self.generation)
             check_workers(config.training)

@@ -198,6 +198,7 @@ def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, monkeypat
         (["output={taken}"], "holds files, but no manifest.json"),
         (["data.image_format=jpg"], "data.quality is 0; for jpg give 1 to 100"),
         (["generation.compile=true", "generation.batch_size=0"], "Give generation.batch_size"),
+        (["generation.batch_sizes={L4: 8}"], "Give generation.batch_size alone"),
         (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 16 images"),
         (["--check"], "'--check' is no option. Options are --verify"),
     ],

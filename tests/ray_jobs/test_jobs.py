@@ -233,6 +233,7 @@ def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: P
         (["evaluation.gpus_per_actor=1000"], "evaluation actors of 1000 GPU"),
         (["generation.max_actors=4000"], "can ever be placed"),
         (["training.architecture=resnet51"], "'resnet51'"),
+        (["training.deterministic=true", "generation.batch_sizes={L4: 8}"], "Give generation.batch_size alone"),
         (["output={taken}"], "already holds files"),
         (["output=/proc/figment"], "cannot be written"),
         (["recipe.sede=1"], "Did you mean recipe.seed"),

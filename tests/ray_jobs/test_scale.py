@@ -115,12 +115,14 @@ def test_a_job_that_is_told_to_end_leaves_none_of_its_nodes(tmp_path: Path):
     arguments = [CONFIG, *NO_STEP, "sweep.actors=[1]", "sweep.seconds=600", "num_local_nodes=1"]
     command = [sys.executable, "-m", "ray_jobs.scale", *arguments, f"output={tmp_path / 'run'}"]
     job = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not any("ServeReplica" in name_of(process) for process in psutil.Process(job.pid).children(recursive=True)):
-        assert job.poll() is None, job.communicate()[0]
-        time.sleep(0.2)
-    processes = psutil.Process(job.pid).children(recursive=True)
-    assert sum("raylet" in name_of(process) for process in processes) >= 2  # of the head, and of the node
-    job.terminate()
+    try:
+        while not any("ServeReplica" in name_of(process) for process in psutil.Process(job.pid).children(True)):
+            assert job.poll() is None, job.communicate()[0]
+            time.sleep(0.2)
+        processes = psutil.Process(job.pid).children(recursive=True)
+        assert sum("raylet" in name_of(process) for process in processes) >= 2  # of the head, and of the node
+    finally:
+        job.terminate()
     assert job.wait(60) == 128 + 15
     _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
