@@ -87,8 +87,8 @@ class StreamSource:
         self.indices = indices_of(config.training, config.data.replays)
         if config.training.deterministic and config.generation.batch_sizes:
             raise ValueError(
-                "training.deterministic promises the same weights to the bit, and generation.batch_sizes has an image's "
-                "last bits depend on the GPU that makes it. Give generation.batch_size alone."
+                "training.deterministic promises the same weights to the bit, and with generation.batch_sizes the last "
+                "bits of an image depend on the GPU that makes it. Give generation.batch_size alone."
             )
         if parts:
             check_batches(self.generation)
