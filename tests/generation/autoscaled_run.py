@@ -16,7 +16,8 @@ from generation.config import RecipeConfig
 from generation.recipe import build_recipe
 from generation.service import GenerationService, start_generation
 from tests.generation.test_pool import UP_TO_SIX
-from tests.generation.trainers import Trainer, wait_until
+from tests.generation.trainers import Trainer
+from tests.waits import wait_until
 
 ON_GENERATORS = dataclasses.replace(
     UP_TO_SIX,

@@ -1,11 +1,12 @@
 """Answers that come late, and what is asked for meanwhile."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from generation.answers import WINDOWS_AHEAD, in_order
+from tests.waits import wait_until
 
 
 class Asked:
@@ -47,14 +48,6 @@ def asked() -> Iterator[Asked]:
         event.set()
     for taker in service.takers:
         taker.join()
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if is_so():
-            return
-        threading.Event().wait(0.01)
-    assert is_so()
 
 
 def test_answers_come_in_the_order_of_their_questions_whichever_is_there_first(asked: Asked):

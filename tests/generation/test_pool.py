@@ -14,7 +14,8 @@ from generation.recipe import Recipe
 from generation.service import ACCELERATOR_TYPE, start_generation
 from generation.stream import stream_samples
 from tests.generation.nodes import joined_node, leaving_node
-from tests.generation.trainers import Trainer, wait_until
+from tests.generation.trainers import Trainer
+from tests.waits import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -44,11 +45,9 @@ def test_a_pool_grows_in_one_step_for_a_trainer_that_waits_and_is_given_back_whe
             wait_until(lambda: service.num_awaited() == 0)
             trainer.images_per_second = 0
             wait_until(lambda: service.num_actors() == 0)
-            assert service.num_actors() == 0
             num_taken, num_loads = trainer.num_taken, service.counts().num_loads.total()
             trainer.images_per_second = 8
             wait_until(lambda: trainer.num_taken >= num_taken + 40)
-            assert trainer.num_taken >= num_taken + 40
             assert service.counts().num_loads.total() <= num_loads + 6
 
 
@@ -96,7 +95,6 @@ def test_nothing_of_a_pool_is_left_once_it_is_stopped(painted: Recipe):
     with start_generation(painted, UP_TO_SIX):
         assert len(left()) == 2
     wait_until(lambda: not left())
-    assert left() == []
 
 
 def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(painted: Recipe):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from generation.autoscaling import TrainerClock
@@ -59,10 +59,3 @@ class Trainer:
                 seconds = time.monotonic() - self._first_batch_at
                 self.service.hear(TrainerClock(seconds, self._waiting.seconds))
             time.sleep(0.5)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Return when something holds, or after so long."""
-    give_up_at = time.monotonic() + seconds
-    while not holds() and time.monotonic() < give_up_at:
-        time.sleep(0.2)

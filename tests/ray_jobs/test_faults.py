@@ -1,7 +1,6 @@
 """What goes wrong when, and whom it hits."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from ray_jobs.faults import Fault, FaultInjector, Surroundings, chosen, schedule
 from ray_jobs.local_nodes import NodeSize
 from ray_jobs.processes import is_there, kill, this_process
 from ray_jobs.scale_config import FaultsConfig, ScaleConfig
+from tests.waits import wait_until
 
 
 def test_one_kill_a_generator_a_minute_hits_a_pool_of_four_every_fifteen_seconds():
@@ -77,12 +77,6 @@ def injector_of(config: FaultsConfig, nodes: list[Any]) -> FaultInjector:
     """Return one that finds no processes, in a run whose first batch has just come."""
     began_at = time.time()
     return FaultInjector(config, Surroundings(list, lambda: "nowhere:1", nodes, NodeSize(0, 0)), lambda: began_at)
-
-
-def wait_until(is_so: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + 20
-    while not is_so() and time.monotonic() < give_up_at:
-        time.sleep(0.01)
 
 
 def test_a_node_stands_still_for_its_time():

@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from ray_jobs.config import JobConfig, load_config
 from tests.ray_jobs.head import RAY, Head, started_head
 from tests.ray_jobs.test_resume import PAINTED, SETTINGS
 from tests.training.test_resume import expected, steps_in, uses_of
+from tests.waits import wait_until
 from training.checkpoint import checkpoint_files, read_checkpoint
 
 TOKEN = "0123456789abcdef" * 4
@@ -55,13 +55,6 @@ def state_of(head: Head, name: str) -> str:
 
 def log_of(head: Head, name: str) -> str:
     return head.ask(f"jobs/{name}/logs")["logs"]
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.2)
 
 
 def left_over(head: Head) -> list[str]:
