@@ -4,7 +4,7 @@ As `ray.cluster_utils` does it, for a cluster that is there already.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 
 JOIN_SECONDS = 60.0
-"""The longest that a node may take to join."""
+"""The longest that a node may take to join, or to be missed."""
 
 STORE_BYTES = 500_000_000
 """A node's object store: by itself each would take a share of the machine's memory as if it had it alone."""
@@ -52,16 +52,16 @@ class LocalNode:
         self.node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
         self._paused: list[psutil.Process] = []
         try:
-            self._wait_until_joined()
+            self._wait_until(self.is_alive, "joined")
         except BaseException:
             self.leave()
             raise
 
-    def _wait_until_joined(self) -> None:
+    def _wait_until(self, is_so: Callable[[], bool], done: str) -> None:
         give_up_at = time.monotonic() + JOIN_SECONDS
-        while not self.is_alive():
+        while not is_so():
             if time.monotonic() > give_up_at:
-                raise TimeoutError(f"A local node has not joined the cluster within {JOIN_SECONDS:g} s.")
+                raise TimeoutError(f"A local node has not {done} the cluster within {JOIN_SECONDS:g} s.")
             time.sleep(0.2)
 
     @property
@@ -86,8 +86,9 @@ class LocalNode:
         self.node.kill_all_processes(check_alive=False, allow_graceful=False)
 
     def leave(self) -> None:
-        """End it, if it has not ended, in order: the cluster does not wonder where it is."""
+        """End it, if it has not ended, in order; return when the cluster knows, which places nothing on it any more."""
         self.node.kill_all_processes(check_alive=False, allow_graceful=True)
+        self._wait_until(lambda: not self.is_alive(), "left")
 
     def pause(self) -> None:
         """Let all of it stand still."""
