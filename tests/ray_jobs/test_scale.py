@@ -11,6 +11,7 @@ import pytest
 
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import scale
+from tests.training.test_resume import command_of
 
 CONFIG = str(PROJECT_ROOT / "ray_jobs" / "configs" / "scale.yaml")
 SMALL = [
@@ -116,21 +117,15 @@ def test_a_job_that_is_told_to_end_leaves_none_of_its_nodes(tmp_path: Path):
     command = [sys.executable, "-m", "ray_jobs.scale", *arguments, f"output={tmp_path / 'run'}"]
     job = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        while not any("ServeReplica" in name_of(process) for process in psutil.Process(job.pid).children(True)):
+        while not any("ServeReplica" in command_of(process) for process in psutil.Process(job.pid).children(True)):
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.2)
         processes = psutil.Process(job.pid).children(recursive=True)
-        assert sum("raylet" in name_of(process) for process in processes) >= 2  # of the head, and of the node
+        assert (
+            sum("raylet" in command_of(process).split(" ")[0] for process in processes) >= 2
+        )  # of the head, and of the node
     finally:
         job.terminate()
     assert job.wait(60) == 128 + 15
     _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
-
-
-def name_of(process: psutil.Process) -> str:
-    """Return what a process calls itself, empty for one that is gone."""
-    try:
-        return process.cmdline()[0]
-    except (psutil.Error, IndexError):
-        return ""
