@@ -35,6 +35,8 @@ from generation.pool_policy import AskKeeper
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 
+logger = logging.getLogger(__name__)
+
 DEPLOYMENT = "GeneratorActor"
 STATUS_POLL_SECONDS = 0.2
 REQUESTS_AT_WORK = 2
@@ -48,6 +50,9 @@ Serve knows only roughly how much each actor has to do. With room for more, some
 whose devices then stand still while answers are awaited in their order. A second stream finds its place beside one that
 has all: it got three tenths of four actors, as with room for 8.
 """
+
+MAX_LOAD_ERRORS = 3
+"""A pool of which no actor is up any more is given up when so many in a row could not load their model."""
 
 ACCELERATOR_TYPE = "ray.io/accelerator-type"
 """Ray's label for what a node has."""
@@ -237,24 +242,25 @@ class GenerationService:
 
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
-        return self._replica_states().get("RUNNING", 0)
+        return _num_running(self._status())
 
     def num_awaited(self) -> int:
         """Return how many more are to come: their nodes are not there yet, or their models not loaded."""
-        states = self._replica_states()
-        return states.get("STARTING", 0) + states.get("RECOVERING", 0)
-
-    def _replica_states(self) -> dict[str, int]:
-        deployment = self._status().deployments.get(DEPLOYMENT)
-        return {} if deployment is None else cast(dict[str, int], deployment.replica_states)
+        return _num_awaited(self._status())
 
     def raise_if_failed(self) -> None:
-        """Raise GenerationFailedError with the actor's own message if no actor can work."""
-        status = self._status()
-        load_errors = self.counts().load_errors
-        if load_errors and self.num_actors() == 0:
-            raise GenerationFailedError(load_errors[-1])
-        if status.status == ApplicationStatus.DEPLOY_FAILED:
+        """Raise GenerationFailedError with the actor's own message if no actor is up, nor any can be.
+
+        Before the first one was, that is when as many could not load their model as are awaited: one of several may
+        have a bad GPU. Later on Serve starts anew whatever ends, and only a model that cannot be loaded is given up.
+        """
+        status, counts = self._status(), self.counts()
+        if _num_running(status):
+            return
+        most_errors = MAX_LOAD_ERRORS if counts.num_loads else max(1, _num_awaited(status))
+        if len(counts.load_errors) >= most_errors:
+            raise GenerationFailedError(counts.load_errors[-1])
+        if status.status == ApplicationStatus.DEPLOY_FAILED and not counts.num_loads:
             raise GenerationFailedError(f"No generator actor could start: {_messages(status)}")
 
     def wait_until_running(self, num_actors: int, timeout_seconds: float) -> None:
@@ -266,7 +272,14 @@ class GenerationService:
         while self.num_actors() < num_actors:
             self.raise_if_failed()
             if time.monotonic() > give_up_at:
-                if self.num_actors():
+                if num_up := self.num_actors():
+                    logger.warning(
+                        "%d of %d generator actors are up after %g s: the job goes on with what there is, and the "
+                        "others join it if their nodes come.",
+                        num_up,
+                        num_actors,
+                        timeout_seconds,
+                    )
                     return
                 raise GenerationFailedError(
                     f"No generator actor was up after {timeout_seconds:g} s: {_messages(self._status())}. Has the "
@@ -315,7 +328,6 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
             "runtime_env": {"env_vars": hub_settings()},
         },
         max_ongoing_requests=REQUESTS_PER_ACTOR,
-        max_constructor_retry_count=1,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=LONGEST_LAST_BATCH_SECONDS,
         **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
@@ -384,6 +396,20 @@ def _pool_size(config: GenerationConfig, keeper: dict[str, str]) -> dict:
             "downscale_delay_s": 0,
         }
     }
+
+
+def _num_running(status: ApplicationStatusOverview) -> int:
+    return _replica_states(status).get("RUNNING", 0)
+
+
+def _num_awaited(status: ApplicationStatusOverview) -> int:
+    states = _replica_states(status)
+    return states.get("STARTING", 0) + states.get("RECOVERING", 0)
+
+
+def _replica_states(status: ApplicationStatusOverview) -> dict[str, int]:
+    deployment = status.deployments.get(DEPLOYMENT)
+    return {} if deployment is None else cast(dict[str, int], deployment.replica_states)
 
 
 def _messages(status: ApplicationStatusOverview) -> str:

@@ -58,8 +58,11 @@ LOST_ANSWER = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, N
 Asked again, another actor gives the same samples.
 """
 
-MAX_LOSSES = 5
-"""A batch that was lost this often is taken to kill its actors."""
+MAX_DEATHS = 5
+"""A batch whose actor died this often is taken to kill its actors.
+
+An actor that cannot be reached does not count: until a lost node is noticed, all that its actors are asked for is lost.
+"""
 
 
 def stream_samples(
@@ -180,7 +183,7 @@ class Asker:
     would keep it from being given back.
     """
 
-    PER_GENERATOR, MOST = 0.5, 8
+    PER_GENERATOR, MOST = 0.25, 8
     """How many there are for each generator, and at most."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
@@ -219,22 +222,23 @@ class Asker:
 
     def _answer(self, request: Request) -> SampleBatch:
         """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
-        num_losses, asked_at = 0, time.monotonic()
+        num_deaths, asked_at = 0, time.monotonic()
         while True:
             try:
                 return request.response.result(timeout_s=ANSWER_POLL_SECONDS)
             except TimeoutError:
                 self._look(asked_at)
             except LOST_ANSWER as error:
-                self.service.raise_if_failed()
-                num_losses += 1
-                if num_losses >= MAX_LOSSES:
+                self._look(asked_at)
+                num_deaths += isinstance(error, ActorDiedError)
+                if num_deaths >= MAX_DEATHS:
                     raise GenerationFailedError(
-                        f"The batch of samples {request.indices[0]} to {request.indices[-1]} was lost "
-                        f"{num_losses} times, the last with {type(error).__name__}: it seems to kill its actors. "
-                        "Is generation.batch_size too large for their memory?"
+                        f"{num_deaths} actors in a row died with the batch of samples {request.indices[0]} to "
+                        f"{request.indices[-1]}: it seems to kill them. Is generation.batch_size too large for their "
+                        "memory?"
                     ) from error
-                time.sleep(RETRY_SECONDS)
+                if not isinstance(error, ActorDiedError):  # else it is known by now not to be asked again
+                    time.sleep(RETRY_SECONDS)
                 request = self._request(request.indices)
 
     def _look(self, asked_at: float) -> None:

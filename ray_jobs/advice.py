@@ -48,6 +48,31 @@ class Adviser:
         return NOTHING_TO_GO_BY if self._run is None else advise(self._run, self.config)
 
 
+class MissingActors:
+    """Says it, once, of actors that have not come in the time that they may take: the run goes on without them."""
+
+    def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
+        """Take the run's settings, and who is told."""
+        self.seconds = config.generation.longest_start_seconds
+        self.say = say
+        self._awaited_since: float | None = None
+        self._is_said = False
+
+    def look(self, progress: RunProgress) -> None:
+        """Take how the run goes."""
+        if not progress.num_awaited:
+            self._awaited_since, self._is_said = None, False
+            return
+        if self._awaited_since is None:
+            self._awaited_since = progress.observed_at
+        if not self._is_said and progress.observed_at - self._awaited_since >= self.seconds:
+            self._is_said = True
+            self.say(
+                f"{counted(progress.num_awaited, 'generator')} more did not come within {self.seconds:g} s: has the "
+                f"cluster such nodes? The run goes on with {progress.num_actors}"
+            )
+
+
 def advise(stretch: Stretch, config: JobConfig) -> str:
     """Return which side to grow, judging by a part of a run in which training was not taken up again."""
     if stretch.learning_seconds <= 0:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
@@ -19,12 +19,17 @@ from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
-from ray_jobs.placement import Demand, Node, no_room_yet, place
+from ray_jobs.placement import Demand, Node, asked, check_awaited, no_room_yet, place
 from training.config import TrainingConfig
 from training.fit import worker_resources
 
+logger = logging.getLogger(__name__)
+
 ROOM_GRACE_SECONDS = 10.0
 """How long a running cluster may take to find room, or to take back what a job that has just ended held."""
+
+SAY_AFTER_SECONDS = 15.0
+"""A wait for nodes that is longer is told."""
 
 ANSWER_SECONDS = 5.0
 """How long a cluster's head may take to take a connection."""
@@ -131,26 +136,34 @@ def session_logs() -> str:
 def check_placement(*stages: Sequence[Demand]) -> None:
     """Raise ValueError with the numbers if the cluster's nodes can never hold all that a stage of the job asks for.
 
-    Of a stage that may wait for nodes nothing is known yet.
+    Of a stage that may wait for nodes it is only known whether its parts can be in each other's way.
     """
     for demands in stages:
-        if not any(demand.wait_seconds for demand in demands):
-            place(demands, nodes_alive())
+        awaits = any(demand.wait_seconds for demand in demands)
+        (check_awaited if awaits else place)(demands, nodes_alive())
 
 
 @contextmanager
-def room_kept(demand: Demand) -> Iterator[None]:
-    """Keep room for a stage that starts later, before an earlier one takes its share; ValueError if none comes free.
+def room_kept(demand: Demand) -> Iterator[Callable[[], None]]:
+    """Keep room for a stage that starts later, before an earlier one takes its share; yield what waits for it.
 
-    Ray Train, unlike a generation service, would wait without end for room that other jobs hold. The cluster's
-    autoscaler brings nodes for it.
+    That raises ValueError if none comes free: Ray Train, unlike a generation service, would wait without end for room
+    that other jobs hold. The cluster's autoscaler brings nodes for it.
     """
     count, wait_seconds = demand.count, ROOM_GRACE_SECONDS + demand.wait_seconds
     room = placement_group([dict(demand.resources)] * count, bundle_label_selector=[demand.label_selector] * count)
+
+    def wait() -> None:
+        if room.wait(math.ceil(min(wait_seconds, SAY_AFTER_SECONDS))):
+            return
+        if wait_seconds > SAY_AFTER_SECONDS:
+            logger.warning("Waiting up to %g s for nodes for %s.", wait_seconds, asked(demand))
+            if room.wait(math.ceil(wait_seconds - SAY_AFTER_SECONDS)):
+                return
+        raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
+
     try:
-        if not room.wait(math.ceil(wait_seconds)):
-            raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
-        yield
+        yield wait
     finally:
         remove_placement_group(room)
 
@@ -158,8 +171,8 @@ def room_kept(demand: Demand) -> Iterator[None]:
 def wait_for_room(demand: Demand) -> None:
     """Return when the cluster has the nodes that a stage may wait for, and room on them; ValueError if it never has."""
     if demand.wait_seconds:
-        with room_kept(demand):
-            pass
+        with room_kept(demand) as wait:
+            wait()
 
 
 def generation_demand(config: GenerationConfig) -> Demand:

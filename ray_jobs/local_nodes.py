@@ -5,7 +5,7 @@ As `ray.cluster_utils` does it, for a cluster that is there already.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -113,5 +113,6 @@ def local_nodes(number: int, size: NodeSize) -> Iterator[list[LocalNode]]:
             nodes.append(LocalNode(size))
         yield nodes
     finally:
-        for node in nodes:
-            node.leave()
+        with ExitStack() as leaving:  # all of them, though one should not be missed in time
+            for node in nodes:
+                leaving.callback(node.leave)

@@ -1,5 +1,6 @@
 """Whether processes can ever be placed on nodes: by CPUs, by each GPU, by labels. Knows no running cluster."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,11 +67,11 @@ class Node:
 
 
 def place(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
-    """Put all demands on nodes, those for labels and the largest first, each where the fewest GPUs and CPUs are free.
+    """Put all demands on nodes, those for the fewest nodes and the largest first, each where the least is free.
 
     ValueError for no room.
     """
-    for demand in sorted(demands, key=_hardness, reverse=True):
+    for demand in sorted(demands, key=lambda demand: _hardness(demand, nodes), reverse=True):
         for placed in range(demand.count):
             fitting = [node for node in nodes if node.fits(demand)]
             node = min(fitting, key=lambda node: (sum(node.gpus), node.cpus), default=None)
@@ -79,25 +80,63 @@ def place(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
             node.take(demand)
 
 
-def _hardness(demand: Demand) -> tuple[bool, float, float]:
-    return bool(demand.label_selector), demand.resources.get("GPU", 0.0), demand.resources.get("CPU", 0.0)
+def _hardness(demand: Demand, nodes: Sequence[Node]) -> tuple[int, float, float]:
+    num_meant = sum(node.is_meant(demand) for node in nodes)
+    return -num_meant, demand.resources.get("GPU", 0.0), demand.resources.get("CPU", 0.0)
+
+
+def check_awaited(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
+    """Raise ValueError if processes that wait for their nodes could take the room that others of the stage wait for.
+
+    They cannot where all have room already, nor where their labels keep them on different nodes.
+    """
+    for one, other in itertools.combinations(demands, 2):
+        if not _may_meet(one, other):
+            continue
+        try:
+            place(demands, nodes)
+        except ValueError as error:
+            raise ValueError(
+                f"{one.what.capitalize()} and {other.what} may be placed on the same nodes, where those that are "
+                "awaited could take the others' room for good, and not all have room yet. Give each of them nodes of "
+                f"its own by label_selector. {error}"
+            ) from None
+
+
+def _may_meet(one: Demand, other: Demand) -> bool:
+    """Return whether two kinds of processes may take the same thing of one node."""
+    both_take = any(one.resources.get(name) and other.resources.get(name) for name in ("CPU", "GPU"))
+    apart = any(_is_apart(key, one, other) or _is_apart(key, other, one) for key in one.label_selector)
+    return both_take and not apart
+
+
+def _is_apart(key: str, one: Demand, other: Demand) -> bool:
+    """Return whether no value of a label that suits the one suits the other; only those that it names are known."""
+    if key not in one.label_selector or key not in other.label_selector:
+        return False
+    wanted = one.label_selector[key]
+    if wanted.startswith("!"):
+        return False
+    values = wanted.removeprefix("in(").removesuffix(")").split(",") if wanted.startswith("in(") else [wanted]
+    suits = {key: other.label_selector[key]}
+    return not any(node_labels_match_selector({key: value.strip()}, suits) for value in values)
 
 
 def _no_room(demand: Demand, placed: int, nodes: Sequence[Node]) -> str:
     meant = [node for node in nodes if node.is_meant(demand)]
     if not meant:
-        return f"The job asks for {_asked(demand)}, and {_none_meant(demand, nodes)} {WHERE_THEY_COME}."
+        return f"The job asks for {asked(demand)}, and {_none_meant(demand, nodes)} {WHERE_THEY_COME}."
     cpus, gpus = (math.fsum(node.resources.get(name, 0.0) for node in meant) for name in ("CPU", "GPU"))
     these = f" with {_labels(demand)}" if demand.label_selector else ""
     return (
-        f"The job asks for {_asked(demand)}, and only {placed} can ever be placed beside the rest: the cluster has "
+        f"The job asks for {asked(demand)}, and only {placed} can ever be placed beside the rest: the cluster has "
         f"{cpus:g} CPU and {gpus:g} GPU on {len(meant)} nodes{these}. {demand.remedy}, or add nodes; {WHERE_THEY_COME}."
     )
 
 
 def no_room_yet(demand: Demand, waited_seconds: float, nodes: Sequence[Node]) -> str:
     """Return what to say of processes that found no room in this time, on nodes that others may be using."""
-    found_none = f"{_asked(demand)} found no room within {waited_seconds:g} s: "
+    found_none = f"{asked(demand)} found no room within {waited_seconds:g} s: "
     if not any(node.is_meant(demand) for node in nodes):
         return found_none + _none_meant(demand, nodes).removesuffix(";") + "."
     return (
@@ -116,7 +155,8 @@ def _none_meant(demand: Demand, nodes: Sequence[Node]) -> str:
     )
 
 
-def _asked(demand: Demand) -> str:
+def asked(demand: Demand) -> str:
+    """Return in words how many processes of what are asked for."""
     each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount) or "nothing"
     return f"{demand.count} {demand.what} of {each} each"
 

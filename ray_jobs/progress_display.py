@@ -3,8 +3,11 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.util.queue import Queue
 from rich.console import Console
 from rich.live import Live
@@ -14,10 +17,15 @@ from generation.service import GenerationService, beside_driver
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool, StreamSource
 from training.config import TrainingConfig
+from training.progress import TrainingProgress
 
 POLL_SECONDS = 1.0
 PLAIN_LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal; an epoch's end always prints one."""
+
+
+LONGEST_BLIND_SECONDS = 60.0
+"""So long a run goes on of whose pool nothing is to be seen: then something is broken."""
 
 
 class ProgressDisplay:
@@ -39,6 +47,10 @@ class ProgressDisplay:
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
         counts, num_actors, num_awaited = source.counts(), source.num_actors(), source.num_awaited()
         self._latest = RunProgress(time.monotonic(), None, num_actors, 0.0, num_awaited, counts, 0, 0.0)
+        self._training: TrainingProgress | None = None
+        """What training said last."""
+
+        self._seen_at = time.monotonic()
         self.epochs: list[RunProgress] = []
         """The run at the end of each epoch."""
 
@@ -79,8 +91,9 @@ class ProgressDisplay:
         console = Console()
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             printed_at, printed_epoch = 0.0, 0
-            while not self._closing.is_set() or not self.queue.empty():
-                self._latest = self._observe()
+            while not self._closing.is_set() or not self.queue.empty() or self._is_blind():
+                if not self._look():
+                    continue
                 line = progress_line(self._latest, self.config)
                 live.update(line)
                 epoch = self._latest.training.epoch if self._latest.training else 0
@@ -93,20 +106,40 @@ class ProgressDisplay:
                 for watch in self.watchers:
                     watch(self._latest)
 
-    def _observe(self) -> RunProgress:
-        """Wait up to `POLL_SECONDS` for training to say something, hand it on to the pool and look at that."""
+    def _look(self) -> bool:
+        """Take the next look; return whether there was anything to see.
+
+        Ray Serve's controller may be started anew, or have no time to answer: training does not end for that.
+        """
+        self._hear()
         try:
-            training = self.queue.get(timeout=POLL_SECONDS)
-            waiting_seconds = training.pool_waiting_seconds - training.held_out_waiting_seconds
-            self.source.hear(TrainerClock(training.learning_seconds, waiting_seconds))
-        except Empty:
-            training = self._latest.training
+            self._latest, self._seen_at = self._observe(), time.monotonic()
+        except (RayError, RayServeException):
+            if time.monotonic() - self._seen_at > LONGEST_BLIND_SECONDS:
+                raise
+            return False
+        return True
+
+    def _is_blind(self) -> bool:
+        """Return whether what training said last was not looked at together with the pool."""
+        return self._training is not self._latest.training
+
+    def _hear(self) -> None:
+        """Wait up to `POLL_SECONDS` for training to say something, and hand it on to the pool."""
+        with suppress(Empty):
+            self._training = said = self.queue.get(timeout=POLL_SECONDS)
+            waiting_seconds = said.pool_waiting_seconds - said.held_out_waiting_seconds
+            self.source.hear(TrainerClock(said.learning_seconds, waiting_seconds))
+
+    def _observe(self) -> RunProgress:
         counts, observed_at = self.source.counts(), time.monotonic()
         num_made = counts.num_images_made - self._num_made_before
         num_actors, num_awaited = self.source.num_actors(), self.source.num_awaited()
         up_seconds = self._latest.actor_seconds + num_actors * (observed_at - self._latest.observed_at)
         per_second = self._per_second(num_made)
-        return RunProgress(observed_at, training, num_actors, up_seconds, num_awaited, counts, num_made, per_second)
+        return RunProgress(
+            observed_at, self._training, num_actors, up_seconds, num_awaited, counts, num_made, per_second
+        )
 
     def _per_second(self, num_made: int) -> float:
         if num_made and self._generating_since is None:

@@ -6,7 +6,8 @@ else on the running cluster. Writes `scale.json` and `report.html`; exit status 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -38,10 +39,12 @@ def main() -> None:
     with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes, user_errors():
         check_pool(config)
         claimed = claim(run_dir, to_yaml(config))
+        measured = measure(Experiments(config, recipe, nodes), started_at)
         with withdrawn_at_errors(claimed):
-            results = measure(Experiments(config, recipe, nodes), started_at)
+            results = next(measured)
+        for measured_yet in chain([results], measured):  # which stays, whatever becomes of the next
+            write_report(run_dir, config, recipe, measured_yet)
     print_results(results, config.prices.currency)
-    write_report(run_dir, config, recipe, results)
     release(claimed)
     print(f"Everything is in {run_dir}: report.html, scale.json")
     sys.exit("\n".join(results.missed) or None)
@@ -73,8 +76,8 @@ def check_pool(config: ScaleConfig) -> None:
     check_placement([generation_demand(pool), training_demand(config.training, pool.wait_for_nodes_seconds)])
 
 
-def measure(experiments: Experiments, started_at: float) -> Results:
-    """Run all experiments, one after the other, and say what each came to."""
+def measure(experiments: Experiments, started_at: float) -> Iterator[Results]:
+    """Run all experiments, one after the other, and yield after each what all came to until then."""
     config, recipe = experiments.config, experiments.recipe
     rate = rate_per_actor(config, recipe)
     results = Results()
@@ -82,14 +85,16 @@ def measure(experiments: Experiments, started_at: float) -> Results:
         outcome = experiments.run(sweep_load(config, rate, num_actors))
         results.sweep.append(sweep_point(config, made_per_second(rate, recipe, outcome.counts), outcome))
         announce(started_at, f"sweep: {results.sweep[-1].line}")
+        yield results
     if config.step.is_on:
         results.step = step_result(config, experiments.run(step_load(config, rate)))
         announce(started_at, f"step: {results.step.line}")
+        yield results
     if config.faults.is_on:
         outcome = experiments.run(faults_load(config, rate))
         results.faults = faults_result(config, made_per_second(rate, recipe, outcome.counts), outcome)
         announce(started_at, f"faults: {results.faults.line}")
-    return results
+        yield results
 
 
 def made_per_second(painted_rate: float, recipe: Recipe, counts: GenerationCounts) -> float:

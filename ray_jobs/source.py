@@ -36,8 +36,16 @@ def open_source(config: JobConfig, recipe: Recipe) -> "Source":
 
 def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
     """Return a running pool that waits for what its trainer says, with room kept for training beside it."""
-    with room_kept(training_demand(training, generation.wait_for_nodes_seconds)):
+    demand = training_demand(training, generation.wait_for_nodes_seconds)
+    with room_kept(demand) as wait_for_training_room:
+        if not demand.wait_seconds:
+            wait_for_training_room()  # before generators take it
         service = start_generation(recipe, generation)
+        try:
+            wait_for_training_room()
+        except BaseException:
+            service.stop()
+            raise
     service.hear(TrainerClock(0.0, 0.0))
     return service
 

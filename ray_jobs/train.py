@@ -14,7 +14,7 @@ import psutil
 from evaluation.evaluate import Planned
 from evaluation.model import open_model
 from generation.recipe import Recipe, recipe_file_text
-from ray_jobs.advice import Adviser
+from ray_jobs.advice import Adviser, MissingActors
 from ray_jobs.cluster import (
     check_placement,
     connect,
@@ -167,9 +167,9 @@ def check_resources(config: JobConfig) -> None:
 
 def train(job: Prepared, say: Callable[[str], None]) -> tuple[Path, RunProgress, str]:
     """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
-    training, adviser = job.config.training, Adviser(job.config, say)
+    training, adviser, missing = job.config.training, Adviser(job.config, say), MissingActors(job.config, say)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
-    with ProgressDisplay(job.source, training, exporter.look, adviser.look) as display:
+    with ProgressDisplay(job.source, training, exporter.look, adviser.look, missing.look) as display:
         fit_job = FitJob(training, job.recipe, job.run_dir, job.source.samples(), job.real, display.queue.put)
         checkpoint_file = fit(fit_job, job.source.held_out())
     return keep_checkpoint(checkpoint_file, job.run_dir), display.last(), adviser.of_whole_run()

@@ -10,11 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import ray
 
 from generation.config import RecipeConfig
 from generation.recipe import build_recipe
 from generation.service import GenerationService, start_generation
+from ray_jobs.processes import pid_of
 from tests.generation.test_pool import UP_TO_SIX
 from tests.generation.trainers import Trainer
 from tests.waits import wait_until
@@ -33,8 +35,17 @@ def num_generator_nodes() -> int:
     return sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes())
 
 
+def lose_a_node(service: GenerationService) -> None:
+    """Kill all processes of a node that holds an actor."""
+    raylet = psutil.Process(pid_of(next(iter(service.counts().num_loads)))).parent()
+    assert raylet is not None
+    assert raylet.name() == "raylet"
+    for process in (raylet, *raylet.children(recursive=True)):
+        process.kill()
+
+
 def main() -> None:
-    """Start a pool where no node can hold it, have its trainer starve, and then pause."""
+    """Start a pool where no node can hold it, have its trainer starve, lose a node, and then pause."""
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=16, num_inference_steps=1))
     phases: dict[str, tuple[int, int]] = {"before": (num_generator_nodes(), 0)}
@@ -48,6 +59,10 @@ def main() -> None:
         with trainer.at_work(images_per_second=60):
             wait_until(lambda: service.num_actors() == 4)
             note("starving", service)
+            lose_a_node(service)
+            wait_until(lambda: service.num_actors() < 4)
+            wait_until(lambda: service.num_actors() == 4)
+            note("preempted", service)
             trainer.images_per_second = 0
             wait_until(lambda: num_generator_nodes() == 0)
             note("paused", service)

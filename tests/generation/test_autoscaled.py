@@ -19,10 +19,12 @@ GENERATORS = {
 
 
 @pytest.mark.ray
-def test_nodes_come_for_a_pool_that_none_can_hold_and_for_a_trainer_that_starves_and_go_when_it_pauses(
+def test_nodes_come_for_a_pool_and_for_a_trainer_that_starves_and_in_a_lost_ones_place_and_go_when_it_pauses(
     tmp_path: Path,
 ):
-    """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144)."""
+    """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144), and to keep the
+    slots of actors that were preempted (ray#62746).
+    """
     with autoscaled_cluster({"generator": GENERATORS}, idle_minutes=0.05) as address:
         subprocess.run(
             [sys.executable, "-m", "tests.generation.autoscaled_run", str(tmp_path / "phases.json")],
@@ -32,4 +34,4 @@ def test_nodes_come_for_a_pool_that_none_can_hold_and_for_a_trainer_that_starves
             check=True,
         )
     phases = json.loads((tmp_path / "phases.json").read_text())
-    assert phases == {"before": [0, 0], "one": [1, 1], "starving": [4, 4], "paused": [0, 0]}
+    assert phases == {"before": [0, 0], "one": [1, 1], "starving": [4, 4], "preempted": [4, 4], "paused": [0, 0]}

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from generation.config import GenerationConfig
 from generation.indices import NOTHING, IndexSet
 from generation.service import GenerationFailedError
-from generation.stream import MAX_LOSSES, MAX_UNITS, Asker, StreamAsker, unit_sizes, work_units
+from generation.stream import MAX_DEATHS, MAX_UNITS, Asker, StreamAsker, unit_sizes, work_units
 
 
 def set_of(*ranges: range) -> IndexSet:
@@ -58,8 +58,9 @@ def test_a_billion_images_make_no_more_units_than_ray_data_can_take():
 class LosingService:
     """Stands for the pool: loses its first answers, then gives the indices back."""
 
-    def __init__(self, num_losses: int) -> None:
+    def __init__(self, num_losses: int, error: Exception | None = None) -> None:
         self.num_losses = num_losses
+        self.error = error or ActorDiedError()
         self.asked: list[range] = []
 
     def ask(self, indices: range):
@@ -68,7 +69,7 @@ class LosingService:
 
     def result(self, timeout_s: float) -> dict:
         if len(self.asked) <= self.num_losses:
-            raise ActorDiedError
+            raise self.error
         index = np.array(self.asked[-1])
         return {"index": index, "label": index, "image": index, "attempt": index}
 
@@ -114,12 +115,21 @@ def no_pause(monkeypatch):
 
 @pytest.mark.usefixtures("no_pause")
 def test_a_batch_whose_answer_was_lost_is_asked_for_again():
-    service = LosingService(MAX_LOSSES - 1)
+    service = LosingService(MAX_DEATHS - 1)
     assert ask_for_four(service) == [[8, 9, 10, 11]]
-    assert service.asked == [range(8, 12)] * MAX_LOSSES
+    assert service.asked == [range(8, 12)] * MAX_DEATHS
 
 
 @pytest.mark.usefixtures("no_pause")
 def test_a_batch_that_kills_one_actor_after_another_ends_the_stream():
-    with pytest.raises(GenerationFailedError, match=r"samples 8 to 11 was lost 5 times.*generation\.batch_size"):
+    with pytest.raises(
+        GenerationFailedError, match=r"^5 actors in a row died with .* 8 to 11: .*generation\.batch_size"
+    ):
         ask_for_four(LosingService(1000))
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_an_actor_that_cannot_be_reached_is_no_sign_that_a_batch_kills_actors():
+    service = LosingService(20, ActorUnavailableError("its node is lost, which nobody has noticed yet", b"x" * 16))
+    assert ask_for_four(service) == [[8, 9, 10, 11]]
+    assert len(service.asked) == 21

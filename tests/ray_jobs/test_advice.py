@@ -3,7 +3,7 @@
 import dataclasses
 
 from generation.config import DataConfig, GenerationConfig
-from ray_jobs.advice import NOTHING_TO_GO_BY, Adviser, advise
+from ray_jobs.advice import NOTHING_TO_GO_BY, Adviser, MissingActors, advise
 from ray_jobs.config import JobConfig
 from ray_jobs.run_progress import Stretch
 from tests.ray_jobs.looks import looked, worked
@@ -147,3 +147,15 @@ def test_after_a_lost_worker_all_counts_from_where_training_was_taken_up():
     adviser.look(looked(300.0, counts=worked(500.0), epoch=3, training_seconds=100.0, waiting_seconds=41.0, **again))
     assert said == ["epoch 3: trainer waited 41%: add about 3 generators"]
     assert adviser.of_whole_run() == "trainer waited 41%: add about 3 generators"
+
+
+def test_generators_that_do_not_come_in_their_time_are_said_once_until_all_are_there():
+    pool = GenerationConfig(start_timeout_seconds=20, wait_for_nodes_seconds=40)
+    said: list[str] = []
+    missing = MissingActors(JobConfig(generation=pool), said.append)
+    for at, num_awaited in ((0, 3), (59, 3), (60, 2), (90, 2), (91, 0), (100, 1), (159, 1), (160, 1), (170, 1)):
+        missing.look(dataclasses.replace(looked(float(at), num_actors=5), num_awaited=num_awaited))
+    assert said == [
+        "2 generators more did not come within 60 s: has the cluster such nodes? The run goes on with 5",
+        "1 generator more did not come within 60 s: has the cluster such nodes? The run goes on with 5",
+    ]

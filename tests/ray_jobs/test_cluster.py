@@ -57,14 +57,14 @@ def test_a_local_ray_listens_on_loopback_alone():
 def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(monkeypatch):
     monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 2.0)
     everything = Demand("training workers", 1, {"CPU": ray.cluster_resources()["CPU"]}, "Lower training.num_workers")
-    with (
-        room_kept(everything),
-        pytest.raises(ValueError, match=r"1 training workers of \d+ CPU each found no room within 2 s.*Lower training"),
-        room_kept(everything),
-    ):
-        raise AssertionError("there was room twice")
-    with room_kept(dataclasses.replace(everything, wait_seconds=8)):
-        pass
+    with room_kept(everything) as wait:
+        wait()
+        with room_kept(everything) as wait_for_more:
+            message = r"1 training workers of \d+ CPU each found no room within 2 s.*Lower training"
+            with pytest.raises(ValueError, match=message):
+                wait_for_more()
+    with room_kept(dataclasses.replace(everything, wait_seconds=8)) as wait:
+        wait()
 
 
 @pytest.mark.parametrize(

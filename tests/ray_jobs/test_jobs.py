@@ -22,7 +22,10 @@ from generation.plan import plan_sample
 from generation.recipe import read_recipe, recipe_file_text
 from ray_jobs import benchmark, evaluate, gallery, plan, regenerate, train
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.run_progress import Stretch
+from ray_jobs.watching import METRICS, Exporter, readings
 from tests.generation.tiny_models import save_with_safety_checker
+from tests.ray_jobs.looks import looked, worked
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=2", "training.num_held_out=20", "recipe.image_size=32"]
@@ -136,6 +139,25 @@ def test_a_run_is_watched_compared_with_what_was_predicted_and_has_the_rates_to_
 
     call(plan, monkeypatch, *SMALL, f"--like={run_dir}")
     assert "not counted" not in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_metric_comes_to_prometheus_as_it_was_told():
+    pool = worked(70.0, num_made=400, black=5)
+    pool.num_loads.update({"a:1": 1, "b:2": 2})
+    pool.load_seconds, pool.batch_sizes, pool.num_requests = 45.0, {"a:1": 16, "b:2": 8}, {"a:1": 3, "b:2": 1}
+    training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
+    looks = (
+        looked(100.0, counts=worked(10.0, num_made=100), epoch=0),
+        looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
+    )
+    exporter = Exporter("told", "0123456789ab")
+    for look in looks:
+        exporter.look(look)
+    told = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
+    assert told.keys() == {metric.prometheus_name for metric in METRICS}
+    assert scraped("told", "ray_figment_images_trained_total", 240) == pytest.approx(told)
 
 
 @pytest.mark.ray

@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
 from ray_jobs.cluster import evaluation_demand, generation_demand, training_demand
-from ray_jobs.placement import Demand, Node, no_room_yet, place
+from ray_jobs.placement import Demand, Node, check_awaited, no_room_yet, place
 from training.config import TrainingConfig
 
 GPU_NODE = {"CPU": 8.0, "GPU": 2.0}
@@ -99,6 +101,47 @@ def test_only_nodes_of_the_group_count():
 
 def test_those_for_a_group_come_before_those_for_any_node():
     place([workers(4, GPU=1), actors(1, {GROUP: "generator"}, GPU=1)], two_groups())
+
+
+def test_those_for_the_fewest_nodes_come_first():
+    types = [Node({"CPU": cpus, "GPU": 1.0}, {ACCELERATOR: name}) for cpus, name in ((4.0, "L4"), (8.0, "A100"))]
+    generator = actors(1, {ACCELERATOR: "in(L4,A100)"}, GPU=1, CPU=2)
+    place([generator, dataclasses.replace(workers(1, GPU=1, CPU=1), label_selector={ACCELERATOR: "L4"})], types)
+
+
+@pytest.mark.parametrize(
+    ("of_generators", "of_workers"),
+    [({}, {}), ({GROUP: "generator"}, {}), ({ACCELERATOR: "in(L4,A100)"}, {ACCELERATOR: "!L4"})],
+)
+def test_awaited_processes_that_could_take_each_others_room_are_refused_until_all_have_room(
+    of_generators: dict[str, str], of_workers: dict[str, str]
+):
+    demands = [
+        actors(4, of_generators, CPU=0.5),
+        dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers),
+    ]
+    message = r"^Generator actors and training workers may be placed on the same nodes, .* by label_selector\. The job "
+    with pytest.raises(ValueError, match=message):
+        check_awaited(demands, nodes(CPU_NODE))
+    labels = {GROUP: "generator", ACCELERATOR: "A100"}
+    check_awaited(demands, [Node({"CPU": 2.5}, labels)])
+
+
+@pytest.mark.parametrize(
+    ("of_generators", "of_workers"),
+    [
+        ({GROUP: "generator"}, {GROUP: "trainer"}),
+        ({ACCELERATOR: "in(L4, T4)"}, {ACCELERATOR: "A100"}),
+        ({ACCELERATOR: "L4"}, {ACCELERATOR: "!in(L4,T4)"}),
+        ({ACCELERATOR: "!L4"}, {ACCELERATOR: "L4"}),
+    ],
+)
+def test_processes_whose_labels_keep_them_apart_may_await_their_nodes(
+    of_generators: dict[str, str], of_workers: dict[str, str]
+):
+    training = dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers)
+    check_awaited([actors(4, of_generators, CPU=0.5), training], nodes())
+    check_awaited([actors(4, GPU=1), workers(1, CPU=4)], nodes())  # and those that take nothing of each other
 
 
 @pytest.mark.parametrize(
