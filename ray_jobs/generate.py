@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import psutil
 
@@ -22,6 +23,7 @@ from ray_jobs.data_card import write_card
 from ray_jobs.kept_data import Part, batch_size_of, check_batches, open_parts
 from ray_jobs.options import split_options
 from ray_jobs.progress_display import announce
+from ray_jobs.run_directory import alone_at_work
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 PROGRESS_SECONDS = 10.0
@@ -30,25 +32,26 @@ PROGRESS_SECONDS = 10.0
 def main() -> None:
     """Compose the job: what is there, what is to be made, a pool that makes it, a card."""
     started_at = psutil.Process().create_time()
-    with user_errors():
-        options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
-        config, recipe, parts = prepare(arguments)
-        connect()
-        if "verify" in options:
-            find_damage(parts, config, started_at)
-        if all(part.is_complete for part in parts):
-            finish([part.found for part in parts if part.found is not None], started_at)
-            announce(started_at, f"nothing to make: all images are in {parts[0].storage.url}")
-            return
-        check_placement([generation_demand(config.generation)])
-        service = start_generation(recipe, config.generation)
-    with errors_at_work(), service:
-        announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
+    with ExitStack() as held:
         with user_errors():
+            options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
+            config, recipe, parts = prepare(arguments)
+            held.enter_context(alone_at_work(parts[0].storage))
+            connect()
+            if "verify" in options:
+                find_damage(parts, config, started_at)
+            if all(part.is_complete for part in parts):
+                finish([part.found for part in parts if part.found is not None], started_at)
+                announce(started_at, f"nothing to make: all images are in {parts[0].storage.url}")
+                return
+            check_placement([generation_demand(config.generation)])
+            service = held.enter_context(start_generation(recipe, config.generation))
+            announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
             sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
-        for part, shards in zip(parts, sets, strict=True):
-            make(service, config, shards, part.to_make(shards), started_at)
-        finish(sets, started_at)
+        with errors_at_work():
+            for part, shards in zip(parts, sets, strict=True):
+                make(service, config, shards, part.to_make(shards), started_at)
+            finish(sets, started_at)
     announce(started_at, f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from generation.recipe import Recipe, differences, read_recipe
+from generation.storage import Storage
 from training.job import CHECKPOINTS, TRAIN_FOLDER
 
 REMEDY = "Give another folder: output=..., or --out where the job has it."
@@ -136,6 +137,26 @@ def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def alone_at_work(place: Storage) -> Iterator[None]:
+    """Keep other jobs from a folder meanwhile; ValueError if one is at work there. Other stores have no locks."""
+    if not place.is_local:
+        yield
+        return
+    folder = Path(place.url)
+    made_folder = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    try:
+        yield
+    finally:
+        Path(lock.name).unlink(missing_ok=True)
+        lock.close()
+        if made_folder:
+            with suppress(OSError):  # something was put in
+                folder.rmdir()
+
+
 def check_idle(run_dir: Path) -> None:
     """Raise ValueError if a job is at work in a folder."""
     if (run_dir / LOCK).exists():
@@ -188,6 +209,13 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         unfinished = path.with_suffix(".unfinished")
         write(unfinished)
         unfinished.replace(path)
+
+
+def write_anew(path: Path, text: str) -> None:
+    """Write a file in the place of what the same job has written there before, so that it is whole at any time."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:

@@ -19,7 +19,7 @@ from generation.recipe import Recipe
 from ray_jobs.circumstances import circumstances
 from ray_jobs.config import to_yaml
 from ray_jobs.faults_results import FaultsResult
-from ray_jobs.run_directory import write_json
+from ray_jobs.run_directory import write_anew
 from ray_jobs.scale_config import ScaleConfig
 from ray_jobs.scale_results import Series
 from ray_jobs.step_results import StepResult, shown
@@ -140,11 +140,11 @@ def facts_of(results: Results) -> dict[str, list[list[str]]]:
 
 
 def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: Results) -> None:
-    """Write `scale.json` and `report.html`."""
+    """Write `scale.json` and `report.html`, once more where the job has already measured some."""
     facts = {**circumstances(), "recipe_sha256": recipe.sha256, "generator": recipe.model or recipe.generator}
     content = facts | {**dataclasses.asdict(results), "missed": results.missed}
-    write_json(run_dir / "scale.json", content)
-    (run_dir / "report.html").write_text(report(config, facts, results))
+    write_anew(run_dir / "scale.json", json.dumps(content, indent=2) + "\n")
+    write_anew(run_dir / "report.html", report(config, facts, results))
 
 
 def report(config: ScaleConfig, facts: dict[str, Any], results: Results) -> str:

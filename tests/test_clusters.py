@@ -1,9 +1,14 @@
 """The clusters that ship, read by Ray's own code, and which nodes its autoscaler would bring for a run."""
 
+import copy
+import functools
+import json
+import operator
 from collections import Counter
 from importlib.metadata import version
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -47,8 +52,8 @@ def demands() -> list[Demand]:
 
 def requests(demand: Demand) -> list[Any]:
     """Return what Ray asks its autoscaler for."""
-    operator = common_pb2.LABEL_OPERATOR_IN  # pyright: ignore[reportAttributeAccessIssue]
-    selector = [(key, operator, [value]) for key, value in demand.label_selector.items()]
+    is_in = common_pb2.LABEL_OPERATOR_IN  # pyright: ignore[reportAttributeAccessIssue]
+    selector = [(key, is_in, [value]) for key, value in demand.label_selector.items()]
     resources = {name: amount for name, amount in demand.resources.items() if amount}
     return [ResourceRequestUtil.make(resources, label_selectors=[selector])] * demand.count
 
@@ -115,6 +120,43 @@ def test_the_ray_job_runs_a_config_that_is_there_behind_a_token():
         spec = group["template"]["spec"]
         claimed = {each["name"] for each in spec["volumes"]}
         assert {mount["name"] for mount in spec["containers"][0]["volumeMounts"]} == claimed
+
+
+RAY_JOB_SCHEMA = json.loads((PROJECT_ROOT / "tests" / "kuberay_rayjob.json").read_text())
+"""What KubeRay 1.6.2 publishes of a RayJob (its custom resource definition, v1): names, types, enums, what is required.
+
+Kubernetes' own parts, such as templates of pods, are any object.
+"""
+
+
+def test_kuberays_schema_allows_the_ray_job():
+    jsonschema.validate(RAY_JOB, RAY_JOB_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["authOptions", "mode"], "tokens", "'tokens' is not one of"),
+        (["headGroupSpec", "rayStartParams", "num-cpus"], 0, "0 is not of type 'string'"),
+        (["workerGroupSpecs", 0, "minReplica"], 0, "'minReplica' was unexpected"),
+    ],
+)
+def test_kuberays_schema_refuses_what_kuberay_would(path: list[str | int], value: object, message: str):
+    changed = copy.deepcopy(RAY_JOB)
+    *parents, name = path
+    functools.reduce(operator.getitem, parents, changed["spec"]["rayClusterSpec"])[name] = value
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate(changed, RAY_JOB_SCHEMA)
+
+
+def test_models_are_kept_on_a_disk_of_their_own_size():
+    config = launched()
+    assert "--env HF_HOME=/weights" in config["docker"]["run_options"]
+    assert "--volume /home/ubuntu/weights:/weights" in config["docker"]["run_options"]
+    assert any("mkdir -p /home/ubuntu/weights" in command for command in config["initialization_commands"])
+    for name, node_type in config["available_node_types"].items():
+        (disk,) = node_type["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["VolumeSize"] >= 100, name  # GB
 
 
 def test_both_run_the_ray_that_is_locked_here():

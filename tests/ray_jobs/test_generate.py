@@ -106,7 +106,9 @@ SLOWLY = [*KEEPING, "training.num_images=640", "generation.painted_batch_seconds
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_after_a_killed_driver_a_rerun_ends_with_the_bytes_of_an_undisturbed_run(tmp_path: Path, monkeypatch):
+def test_after_a_killed_driver_beside_which_none_may_work_a_rerun_ends_with_the_bytes_of_an_undisturbed_run(
+    tmp_path: Path, monkeypatch, capsys
+):
     folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     driver = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.generate", PAINTED, *SLOWLY, f"output={folder}"], cwd=PROJECT_ROOT
@@ -114,6 +116,8 @@ def test_after_a_killed_driver_a_rerun_ends_with_the_bytes_of_an_undisturbed_run
     give_up_at = time.monotonic() + 120
     while len(list(folder.glob("index/*"))) < 3 and time.monotonic() < give_up_at:
         time.sleep(0.05)
+    second = ends_with_status_2(generate, monkeypatch, capsys, *SLOWLY, f"output={folder}")
+    assert f"Another job is at work in '{folder}'" in second
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(2)  # its actors end with it
@@ -122,6 +126,7 @@ def test_after_a_killed_driver_a_rerun_ends_with_the_bytes_of_an_undisturbed_run
     call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={undisturbed}")
     assert files_in(folder) == files_in(undisturbed)
     assert list(folder.rglob(".writing-*")) == []
+    assert not (folder / "lock").exists()
 
 
 @needs_mounts

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from generation.generator import GenerationFailedError
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import scale
 from tests.training.test_resume import command_of
@@ -68,6 +69,30 @@ def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: 
         assert point["pool_start_seconds"] < point["time_to_first_batch_seconds"]
         assert point["driver_bytes"] > 10_000_000
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_pool_follows_a_step_and_what_was_measured_stays_though_the_next_experiment_fails(
+    tmp_path: Path, monkeypatch
+):
+    def fail(*_: object) -> None:
+        raise GenerationFailedError("the pool is gone")
+
+    monkeypatch.setattr(scale, "faults_load", fail)
+    sizes = ["sweep.actors=[1]", "sweep.seconds=2", "step.few_actors=1", "step.many_actors=3"]
+    times = ["step.few_seconds=10", "step.many_seconds=30", "step.last_seconds=20", "generation.idle_seconds=5"]
+    faults = "faults.actor_kills_per_minute=1"
+    assert call(monkeypatch, *SMALL, *sizes, *times, faults, f"output={tmp_path / 'run'}") == 2
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"config.yaml", "scale.json", "report.html"}
+    told = json.loads((tmp_path / "run" / "scale.json").read_text())
+    assert len(told["sweep"]) == 1
+    assert told["faults"] is None
+    step = told["step"]
+    assert step["exactness"] == {"num_images": 2160, "num_lost": 0, "num_doubled": 0}  # 18 a second, 54, and 18 again
+    assert step["most_actors"] == 3
+    assert 0 < step["start_seconds"] <= step["reaction_seconds"] < 30
+    assert 5 <= step["release_seconds"] < 20
 
 
 @pytest.mark.ray
