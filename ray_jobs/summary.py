@@ -9,6 +9,7 @@ from rich.table import Table
 
 from generation.recipe import Recipe
 from generation.service import GenerationCounts
+from ray_jobs.advice import LITTLE_WAITING_FRACTION
 from ray_jobs.config import JobConfig
 from ray_jobs.prediction import measured_rates, predict_if_given
 from ray_jobs.run_progress import RunProgress
@@ -25,10 +26,9 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the run's numbers, accuracies of the first real set; fractions are 0..1.
 
-    `started_at` is in seconds of `time.time()`. What was predicted is None where the settings have no rates.
+    `started_at` is in seconds of `time.time()`. What was predicted is there where the settings have rates.
     """
     ended_at = time.time()
-    wall_seconds, prediction = ended_at - started_at, predict_if_given(config)
     training = cast(TrainingProgress, progress.training)  # a run that is through has trained
     first_set = next(iter(evaluation.get("sets", {}).values()), {})
     return {
@@ -46,11 +46,38 @@ def summarize(
         "waiting_fraction": training.waiting_fraction,
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,
-        "wall_seconds": wall_seconds,
-        "wall_seconds_predicted": prediction.wall_seconds if prediction else None,
-        "wall_seconds_error_fraction": prediction.wall_seconds / wall_seconds - 1 if prediction else None,
+        "wall_seconds": ended_at - started_at,
+        **beside_prediction(config, training, started_at, ended_at),
         "rates": dataclasses.asdict(measured_rates(config, counts, training, started_at, ended_at)),
         "recipe_hash": recipe.sha256,
+    }
+
+
+def beside_prediction(
+    config: JobConfig, training: TrainingProgress, started_at: float, ended_at: float
+) -> dict[str, Any]:
+    """Return what was predicted, and beside it what the run came to that the summary does not have already.
+
+    Devices of a pool that may shrink are counted as if it never had, as they are predicted.
+    """
+    prediction = predict_if_given(config)
+    if prediction is None:
+        return {}
+    went = dataclasses.replace(
+        prediction,
+        time_to_first_batch_seconds=training.first_batch_at - started_at,
+        run_seconds=training.training_seconds,
+    )
+    return {
+        "time_to_first_batch_seconds_predicted": prediction.time_to_first_batch_seconds,
+        "wall_seconds_predicted": prediction.wall_seconds,
+        "wall_seconds_error_fraction": prediction.wall_seconds / (ended_at - started_at) - 1,
+        "device_hours": went.generation_device_hours + went.training_device_hours,
+        "device_hours_predicted": prediction.generation_device_hours + prediction.training_device_hours,
+        "cost": went.cost(config.prices),
+        "cost_predicted": prediction.cost(config.prices),
+        "binding_side": "generation" if training.waiting_fraction >= LITTLE_WAITING_FRACTION else "training",
+        "binding_side_predicted": prediction.binding_side,
     }
 
 

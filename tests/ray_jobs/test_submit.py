@@ -21,6 +21,20 @@ TOKEN = "0123456789abcdef" * 4
 CONFIG = "ray_jobs/configs/painted.yaml"
 STOPPED_WITHIN_SECONDS = 60.0
 
+OUTPUT = "output={out}"
+ONE_ARM = ["arms=[stream]", "seeds=[0]", OUTPUT]
+SMALL_SCALE = [
+    *("num_local_nodes=0", "generation.gpus_per_actor=0", "generation.painted_batch_seconds=0.2", "sweep.actors=[1]"),
+    *("sweep.seconds=20", "sweep.trainer_images_per_second=20", "step.few_actors=1", "step.many_actors=1"),
+    OUTPUT,
+]
+"""A trainer with an appetite: how fast a pool is, is not for tests, and status 1."""
+
+SMALL_MINIATURE = [
+    *("training.num_images=64", "images_per_class=2", "multiples=[1]", "recipe.generator=painted", "recipe.model=''"),
+    *("recipe.num_inference_steps=1", "evaluation.sets=[digits]", OUTPUT),
+]
+
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
@@ -43,10 +57,12 @@ def ray_job(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def submit(head: Head, job: str, name: str, *settings: str, waits: bool = True) -> subprocess.CompletedProcess[str]:
+def submit(
+    head: Head, job: str, name: str, *settings: str, waits: bool = True, config: str = CONFIG
+) -> subprocess.CompletedProcess[str]:
     """Submit a job under a name; with its log, unless nobody waits for it."""
     options = ["--submission-id", name, "--working-dir", ".", *([] if waits else ["--no-wait"])]
-    return ray_job(head, "submit", *options, "--", sys.executable, "-m", f"ray_jobs.{job}", CONFIG, *settings)
+    return ray_job(head, "submit", *options, "--", sys.executable, "-m", f"ray_jobs.{job}", config, *settings)
 
 
 def state_of(head: Head, name: str) -> str:
@@ -113,9 +129,42 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     assert left_over(head) == []
 
 
+@pytest.fixture(scope="module")
+def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a classifier that real digits have taught, by a submitted job."""
+    run_dir = tmp_path_factory.mktemp("submitted") / "run"
+    small = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "evaluation.sets=[]"]
+    said = submit(head, "train", "real", "data.source=real", "data.real=digits", *small, f"output={run_dir}").stdout
+    assert state_of(head, "real") == "SUCCEEDED", said
+    return run_dir
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_every_job_is_submitted_alike_and_what_cannot_run_fails_in_one_line(head: Head, tmp_path: Path):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["{run}/evaluation/evaluation.json", "evaluate", CONFIG, "checkpoint={run}/checkpoint.ckpt"],
+        ["{out}/judgement.json", "judge", CONFIG, "checkpoint={run}/checkpoint.ckpt", "num_generated=20", OUTPUT],
+        ["{out}/gallery.html", "gallery", CONFIG, "--classes=zero", "--images=1", "--out={out}"],
+        ["{out}/7.png", "regenerate", CONFIG, "--index=7", "--out={out}"],
+        ["{out}/results.json", "compare", CONFIG, "training.num_images=128", "training.num_epochs=2", *ONE_ARM],
+        ["{out}/scale.json", "scale", "ray_jobs/configs/scale.yaml", *SMALL_SCALE],
+        ["{out}/results.json", "miniature", "ray_jobs/configs/miniature.yaml", *SMALL_MINIATURE],
+    ],
+    ids=lambda asked: asked[1],
+)
+def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, tmp_path: Path, trained_on_real: Path):
+    written, job, config, *settings = (each.format(run=trained_on_real, out=tmp_path / "out") for each in asked)
+    said = submit(head, job, f"small-{job}", *settings, config=config).stdout
+    assert state_of(head, f"small-{job}") == "SUCCEEDED", said
+    assert Path(written).is_file()
+    assert left_over(head) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, tmp_path: Path):
     small = ["recipe.image_size=16", "training.num_images=64", "training.num_held_out=16", "training.num_epochs=1"]
     keeping = ["data.shard_size=16", "generation.batch_size=16", f"output={tmp_path / 'set'}"]
     submit(head, "train", "wrong", "recipe.image_size=30", f"output={tmp_path / 'wrong'}", waits=False)
