@@ -52,10 +52,13 @@ has all: it got three tenths of four actors, as with room for 8.
 """
 
 MAX_LOAD_ERRORS = 3
-"""A pool of which no actor is up any more is given up when so many in a row could not load their model."""
+"""A pool of which no actor is up is given up when so many could not load their model; a smaller one for each's."""
 
 ACCELERATOR_TYPE = "ray.io/accelerator-type"
 """Ray's label for what a node has."""
+
+SAY_AFTER_SECONDS = 15.0
+"""A wait for actors or for nodes that is longer is told."""
 
 TELL_SECONDS = 1.0
 """An actor at work tells at least so often what it has done."""
@@ -79,8 +82,11 @@ class GenerationCounts(WorkCounts):
     load_seconds: float = 0.0
     """How long those loads took, added up."""
 
+    loading: set[str] = field(default_factory=set)
+    """Processes that are loading a model."""
+
     load_errors: list[str] = field(default_factory=list)
-    """One line for each actor whose model could not be loaded, since the last that was."""
+    """One line for each actor whose model could not be loaded, since another one was loaded or at work."""
 
     batch_sizes: dict[str, int] = field(default_factory=dict)
     """How many images each process makes at once: what it was told, or found, or was left with as memory ran out."""
@@ -101,16 +107,22 @@ class PoolKeeper:
         self.trainer: TrainerClock | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
+    def begin_load(self, process: str) -> None:
+        """Note that an actor's process begins to load its model."""
+        self.counts.loading.add(process)
+
     def add_load(self, process: str, batch_size: int, load_seconds: float) -> None:
         """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
+        self.counts.loading.discard(process)
         self.counts.num_loads[process] += 1
         self.counts.load_seconds += load_seconds
         self.counts.num_requests.clear()
         self.counts.batch_sizes[process] = batch_size
         self.counts.load_errors.clear()
 
-    def add_load_error(self, message: str) -> None:
+    def add_load_error(self, process: str, message: str) -> None:
         """Keep why a model could not be loaded."""
+        self.counts.loading.discard(process)
         self.counts.load_errors.append(message)
 
     def add_work(self, process: str, batch_size: int, num_requests: int, done: WorkCounts) -> None:
@@ -118,6 +130,7 @@ class PoolKeeper:
         self.counts.batch_sizes[process] = batch_size
         self.counts.num_requests[process] = num_requests
         self.counts.add(done)
+        self.counts.load_errors.clear()  # they are no reason any more why none would be up
         self.num_batches += done.num_images_made > 0
 
     def hear(self, trainer: TrainerClock) -> None:
@@ -131,8 +144,6 @@ class PoolKeeper:
         """
         if not self.counts.num_loads:
             return self.initial_size
-        if num_running:
-            self.counts.load_errors.clear()  # they are no reason any more why none would be up
         return self.sizer.size(
             PoolLook(
                 at=time.monotonic(),
@@ -168,10 +179,11 @@ class GeneratorReplica:
         Thread(target=self._tell_while_at_work, daemon=True).start()
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
+        ray.get(self.keeper.begin_load.remote(self.process))
         try:
             return GeneratorActor(recipe, with_own_batch_size(config))
         except Exception as error:
-            ray.get(self.keeper.add_load_error.remote(f"{error}"))
+            ray.get(self.keeper.add_load_error.remote(self.process, f"{error}"))
             raise
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
@@ -249,16 +261,16 @@ class GenerationService:
         return _num_awaited(self._status())
 
     def raise_if_failed(self) -> None:
-        """Raise GenerationFailedError with the actor's own message if no actor is up, nor any can be.
+        """Raise GenerationFailedError with the actor's own message if no actor is up, nor any may come to be.
 
-        Before the first one was, that is when as many could not load their model as are awaited: one of several may
-        have a bad GPU. Later on Serve starts anew whatever ends, and only a model that cannot be loaded is given up.
+        Of several actors one may have a bad GPU, on which Serve tries again and again: that says nothing as long as
+        another one loads its model. A start is given up for what all failed with, and a pool that was up after a few.
         """
         status, counts = self._status(), self.counts()
-        if _num_running(status):
+        if _num_running(status) or counts.loading:
             return
-        most_errors = MAX_LOAD_ERRORS if counts.num_loads else max(1, _num_awaited(status))
-        if len(counts.load_errors) >= most_errors:
+        fewest_errors = MAX_LOAD_ERRORS if counts.num_loads else min(MAX_LOAD_ERRORS, max(1, _num_awaited(status)))
+        if len(counts.load_errors) >= fewest_errors:
             raise GenerationFailedError(counts.load_errors[-1])
         if status.status == ApplicationStatus.DEPLOY_FAILED and not counts.num_loads:
             raise GenerationFailedError(f"No generator actor could start: {_messages(status)}")
@@ -268,25 +280,30 @@ class GenerationService:
 
         Raises GenerationFailedError when none can be up, or is after the timeout.
         """
-        give_up_at = time.monotonic() + timeout_seconds
-        while self.num_actors() < num_actors:
+        began_at, is_said = time.monotonic(), False
+        while (num_up := self.num_actors()) < num_actors:
             self.raise_if_failed()
-            if time.monotonic() > give_up_at:
-                if num_up := self.num_actors():
-                    logger.warning(
-                        "%d of %d generator actors are up after %g s: the job goes on with what there is, and the "
-                        "others join it if their nodes come.",
-                        num_up,
-                        num_actors,
-                        timeout_seconds,
-                    )
-                    return
-                raise GenerationFailedError(
-                    f"No generator actor was up after {timeout_seconds:g} s: {_messages(self._status())}. Has the "
-                    "cluster such nodes? If they only take their time, raise generation.wait_for_nodes_seconds, or "
-                    "start_timeout_seconds where it is the model that does."
-                )
+            seconds = time.monotonic() - began_at
+            if seconds > timeout_seconds:
+                break
+            if seconds > SAY_AFTER_SECONDS and not is_said:
+                is_said = True
+                logger.warning("Waiting up to %g s for %d generator actors.", timeout_seconds, num_actors)
             time.sleep(STATUS_POLL_SECONDS)
+        else:
+            return
+        if not num_up:
+            raise GenerationFailedError(
+                f"No generator actor was up after {timeout_seconds:g} s: {_messages(self._status())}. Has the "
+                "cluster such nodes? If they only take their time, raise generation.wait_for_nodes_seconds, or "
+                "start_timeout_seconds where it is the model that does."
+            )
+        logger.warning(
+            "%d of %d generator actors are up after %g s: the job goes on with what there is, and the others join it "
+            "if they come. %s",
+            *(num_up, num_actors, timeout_seconds),
+            " ".join(self.counts().load_errors[-1:]),
+        )
 
     def _status(self) -> ApplicationStatusOverview:
         overview = serve.status().applications.get(self.app_name)

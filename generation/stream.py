@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, ObjectLostError
-from ray.serve.exceptions import ReplicaUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, ObjectLostError, RayError
+from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from generation.answers import in_order
@@ -26,6 +26,8 @@ from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
 from generation.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
+
+logger = logging.getLogger(__name__)
 
 MIN_ASKERS = 2
 """The least number of actors of the asking stage, for each consumer.
@@ -233,11 +235,11 @@ class Asker:
                 num_deaths += isinstance(error, ActorDiedError)
                 if num_deaths >= MAX_DEATHS:
                     raise GenerationFailedError(
-                        f"{num_deaths} actors in a row died with the batch of samples {request.indices[0]} to "
+                        f"{num_deaths} actors died that had the batch of samples {request.indices[0]} to "
                         f"{request.indices[-1]}: it seems to kill them. Is generation.batch_size too large for their "
                         "memory?"
                     ) from error
-                if not isinstance(error, ActorDiedError):  # else it is known by now not to be asked again
+                if not isinstance(error, ActorDiedError):  # else Serve does not ask it again, and waits for another
                     time.sleep(RETRY_SECONDS)
                 request = self._request(request.indices)
 
@@ -254,10 +256,12 @@ class Asker:
     def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
         try:
             self.service.raise_if_failed()
+            if self.service.num_actors():
+                self._any_actor_seen_at = time.monotonic()
         except GenerationFailedError as error:
             return error
-        if self.service.num_actors():
-            self._any_actor_seen_at = time.monotonic()
+        except (RayError, RayServeException):
+            logger.warning("The pool cannot be looked at.", exc_info=True)  # Serve's controller is starting anew
         if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
             return None
         return GenerationFailedError(

@@ -55,17 +55,18 @@ class MissingActors:
         """Take the run's settings, and who is told."""
         self.seconds = config.generation.longest_start_seconds
         self.say = say
-        self._awaited_since: float | None = None
+        self._awaited_since = 0.0
+        self._num_loads = -1
+        """How many models were loaded by then."""
+
         self._is_said = False
 
     def look(self, progress: RunProgress) -> None:
-        """Take how the run goes."""
-        if not progress.num_awaited:
-            self._awaited_since, self._is_said = None, False
-            return
-        if self._awaited_since is None:
-            self._awaited_since = progress.observed_at
-        if not self._is_said and progress.observed_at - self._awaited_since >= self.seconds:
+        """Take how the run goes; one that came ends the time in which none did."""
+        num_loads = progress.counts.num_loads.total()
+        if not progress.num_awaited or num_loads != self._num_loads:
+            self._awaited_since, self._num_loads, self._is_said = progress.observed_at, num_loads, False
+        elif not self._is_said and progress.observed_at - self._awaited_since >= self.seconds:
             self._is_said = True
             self.say(
                 f"{counted(progress.num_awaited, 'generator')} more did not come within {self.seconds:g} s: has the "

@@ -19,6 +19,7 @@ from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
+from generation.service import SAY_AFTER_SECONDS
 from ray_jobs.placement import Demand, Node, asked, check_awaited, no_room_yet, place
 from training.config import TrainingConfig
 from training.fit import worker_resources
@@ -27,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 ROOM_GRACE_SECONDS = 10.0
 """How long a running cluster may take to find room, or to take back what a job that has just ended held."""
-
-SAY_AFTER_SECONDS = 15.0
-"""A wait for nodes that is longer is told."""
 
 ANSWER_SECONDS = 5.0
 """How long a cluster's head may take to take a connection."""
@@ -151,16 +149,16 @@ def room_kept(demand: Demand) -> Iterator[Callable[[], None]]:
     that other jobs hold. The cluster's autoscaler brings nodes for it.
     """
     count, wait_seconds = demand.count, ROOM_GRACE_SECONDS + demand.wait_seconds
+    said_after = min(wait_seconds, SAY_AFTER_SECONDS)
     room = placement_group([dict(demand.resources)] * count, bundle_label_selector=[demand.label_selector] * count)
 
     def wait() -> None:
-        if room.wait(math.ceil(min(wait_seconds, SAY_AFTER_SECONDS))):
+        if room.wait(math.ceil(said_after)):
             return
-        if wait_seconds > SAY_AFTER_SECONDS:
+        if said_after < wait_seconds:
             logger.warning("Waiting up to %g s for nodes for %s.", wait_seconds, asked(demand))
-            if room.wait(math.ceil(wait_seconds - SAY_AFTER_SECONDS)):
-                return
-        raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
+        if not room.wait(math.ceil(wait_seconds - said_after)):
+            raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
 
     try:
         yield wait
@@ -183,6 +181,7 @@ def generation_demand(config: GenerationConfig) -> Demand:
         resources={"GPU": config.gpus_per_actor, "CPU": config.cpus_per_actor},
         remedy="Lower generation.max_actors, gpus_per_actor or cpus_per_actor",
         label_selector=_checked("generation.label_selector", config.label_selector),
+        is_late=config.min_actors < config.max_actors,
         wait_seconds=config.wait_for_nodes_seconds,
     )
 

@@ -26,6 +26,9 @@ class Demand:
     """What else to ask for."""
 
     label_selector: dict[str, str] = field(default_factory=dict)
+    is_late: bool = False
+    """Whether some of them may still be awaited when others begin."""
+
     wait_seconds: float = 0.0
     """How long the cluster may take to bring nodes for it; 0 where it has those that it will ever have."""
 
@@ -86,21 +89,22 @@ def _hardness(demand: Demand, nodes: Sequence[Node]) -> tuple[int, float, float]
 
 
 def check_awaited(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
-    """Raise ValueError if processes that wait for their nodes could take the room that others of the stage wait for.
+    """Raise ValueError if processes that are still awaited could take the room of others that start beside them.
 
     They cannot where all have room already, nor where their labels keep them on different nodes.
     """
-    for one, other in itertools.combinations(demands, 2):
-        if not _may_meet(one, other):
-            continue
-        try:
-            place(demands, nodes)
-        except ValueError as error:
-            raise ValueError(
-                f"{one.what.capitalize()} and {other.what} may be placed on the same nodes, where those that are "
-                "awaited could take the others' room for good, and not all have room yet. Give each of them nodes of "
-                f"its own by label_selector. {error}"
-            ) from None
+    met = next((pair for pair in itertools.permutations(demands, 2) if pair[0].is_late and _may_meet(*pair)), None)
+    if met is None:
+        return
+    try:
+        place(demands, nodes)
+    except ValueError:
+        late, other = met
+        raise ValueError(
+            f"{asked(late).capitalize()} and {asked(other)} may be placed on the same nodes, where those that are "
+            "still awaited could take the others' room for good. Give each of them nodes of its own by label_selector, "
+            f"or have room for all. {late.remedy}, or give as many min_actors as max_actors."
+        ) from None
 
 
 def _may_meet(one: Demand, other: Demand) -> bool:

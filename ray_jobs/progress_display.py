@@ -1,9 +1,10 @@
 """One line about the run for the person watching: rewritten in place on a terminal, printed now and then elsewhere."""
 
+import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from queue import Empty
 
 from ray.exceptions import RayError
@@ -24,8 +25,10 @@ PLAIN_LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal; an epoch's end always prints one."""
 
 
+logger = logging.getLogger(__name__)
+
 LONGEST_BLIND_SECONDS = 60.0
-"""So long a run goes on of whose pool nothing is to be seen: then something is broken."""
+"""How long a run that is through waits for a last look at a pool that does not answer."""
 
 
 class ProgressDisplay:
@@ -50,7 +53,10 @@ class ProgressDisplay:
         self._training: TrainingProgress | None = None
         """What training said last."""
 
-        self._seen_at = time.monotonic()
+        self._ended: list[TrainingProgress] = []
+        """What it said at ends of epochs at which the pool has not been looked at yet."""
+
+        self._is_blind = False
         self.epochs: list[RunProgress] = []
         """The run at the end of each epoch."""
 
@@ -70,16 +76,16 @@ class ProgressDisplay:
         """Show the last state and stop; after an error, stop at once."""
         self._closing.set()
         if error_type is None:
-            self._thread.join()
+            self._thread.join(LONGEST_BLIND_SECONDS)
             self.queue.shutdown(grace_period_s=1)
             if self._error is not None:
                 raise self._error
 
     def last(self) -> RunProgress:
         """Return the last progress; RuntimeError if training said nothing."""
-        if self._latest.training is None:
+        if self._training is None:
             raise RuntimeError("Training ended without having said how it went.")
-        return self._latest
+        return dataclasses.replace(self._latest, training=self._training)
 
     def _watch(self) -> None:
         try:
@@ -90,46 +96,51 @@ class ProgressDisplay:
     def _show(self) -> None:
         console = Console()
         with Live(console=console, refresh_per_second=2, transient=True) as live:
-            printed_at, printed_epoch = 0.0, 0
-            while not self._closing.is_set() or not self.queue.empty() or self._is_blind():
+            printed_at = 0.0
+            while not self._closing.is_set() or not self.queue.empty():
+                epoch_ended = self._hear()
                 if not self._look():
                     continue
                 line = progress_line(self._latest, self.config)
                 live.update(line)
-                epoch = self._latest.training.epoch if self._latest.training else 0
-                if epoch != printed_epoch:
-                    self.epochs.append(self._latest)
                 is_due = not console.is_terminal and time.monotonic() - printed_at >= PLAIN_LINE_SECONDS
-                if epoch != printed_epoch or is_due:
-                    printed_at, printed_epoch = time.monotonic(), epoch
+                if epoch_ended or is_due:
+                    printed_at = time.monotonic()
                     console.print(line, soft_wrap=True)
                 for watch in self.watchers:
                     watch(self._latest)
 
+    def _hear(self) -> bool:
+        """Wait up to `POLL_SECONDS` for training to say something, hand it on to the pool; return if an epoch ended."""
+        try:
+            said = self.queue.get(timeout=POLL_SECONDS)
+        except Empty:
+            return False
+        epoch_before = self._training.epoch if self._training else 0
+        self._training = said
+        waiting_seconds = said.pool_waiting_seconds - said.held_out_waiting_seconds
+        self.source.hear(TrainerClock(said.learning_seconds, waiting_seconds))
+        if said.epoch == epoch_before:
+            return False
+        self._ended.append(said)
+        return True
+
     def _look(self) -> bool:
-        """Take the next look; return whether there was anything to see.
+        """Look at the pool; return whether it is to be seen.
 
         Ray Serve's controller may be started anew, or have no time to answer: training does not end for that.
         """
-        self._hear()
         try:
-            self._latest, self._seen_at = self._observe(), time.monotonic()
-        except (RayError, RayServeException):
-            if time.monotonic() - self._seen_at > LONGEST_BLIND_SECONDS:
-                raise
+            self._latest = self._observe()
+        except (RayError, RayServeException) as error:
+            if not self._is_blind:
+                logger.warning("The pool is not to be seen, and the run goes on: %s", error)
+            self._is_blind = True
             return False
+        self._is_blind = False
+        self.epochs += [dataclasses.replace(self._latest, training=said) for said in self._ended]
+        self._ended.clear()
         return True
-
-    def _is_blind(self) -> bool:
-        """Return whether what training said last was not looked at together with the pool."""
-        return self._training is not self._latest.training
-
-    def _hear(self) -> None:
-        """Wait up to `POLL_SECONDS` for training to say something, and hand it on to the pool."""
-        with suppress(Empty):
-            self._training = said = self.queue.get(timeout=POLL_SECONDS)
-            waiting_seconds = said.pool_waiting_seconds - said.held_out_waiting_seconds
-            self.source.hear(TrainerClock(said.learning_seconds, waiting_seconds))
 
     def _observe(self) -> RunProgress:
         counts, observed_at = self.source.counts(), time.monotonic()

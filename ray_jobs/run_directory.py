@@ -5,13 +5,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from generation.recipe import Recipe, differences, read_recipe
-from generation.storage import Storage
+from generation.storage import TEMPORARY, Storage
 from training.job import CHECKPOINTS, TRAIN_FOLDER
 
 REMEDY = "Give another folder: output=..., or --out where the job has it."
@@ -139,19 +139,25 @@ def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
 
 @contextmanager
 def alone_at_work(place: Storage) -> Iterator[None]:
-    """Keep other jobs from a folder meanwhile; ValueError if one is at work there. Other stores have no locks."""
+    """Keep other jobs from a data set's folder meanwhile; ValueError if one is at work there.
+
+    Stores without folders have no locks, nor have some file systems, where nobody is kept away. The lock's name is one
+    that readers of data sets pass over, so a folder that holds nothing else is empty.
+    """
     if not place.is_local:
         yield
         return
     folder = Path(place.url)
     made_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
     try:
-        yield
+        with ExitStack() as held:
+            with suppress(OSError):
+                lock = held.enter_context((folder / f"{TEMPORARY}{LOCK}").open("a"))
+                _take(lock, folder)
+                held.callback(Path(lock.name).unlink, missing_ok=True)
+            yield
     finally:
-        Path(lock.name).unlink(missing_ok=True)
-        lock.close()
         if made_folder:
             with suppress(OSError):  # something was put in
                 folder.rmdir()
@@ -163,12 +169,17 @@ def check_idle(run_dir: Path) -> None:
         _lock(run_dir).close()
 
 
-def _lock(run_dir: Path) -> TextIO:
-    lock = (run_dir / LOCK).open("a")
+def _take(lock: TextIO, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ValueError(f"Another job is at work in '{run_dir}'. Stop it first, or give another folder.") from error
+        raise ValueError(f"Another job is at work in '{folder}'. Stop it first, or give another folder.") from error
+
+
+def _lock(run_dir: Path) -> TextIO:
+    lock = (run_dir / LOCK).open("a")
+    try:
+        _take(lock, run_dir)
     except OSError as error:
         raise ValueError(
             f"'{run_dir}' cannot be locked: {error.strerror}. Give a folder on storage that has locks."

@@ -42,10 +42,14 @@ def main() -> None:
         measured = measure(Experiments(config, recipe, nodes), started_at)
         with withdrawn_at_errors(claimed):
             results = next(measured)
-        for measured_yet in chain([results], measured):  # which stays, whatever becomes of the next
-            write_report(run_dir, config, recipe, measured_yet)
+        try:
+            for measured_yet in chain([results], measured):  # which stays, whatever becomes of the next
+                write_report(run_dir, config, recipe, measured_yet)
+            results.is_complete = True
+            write_report(run_dir, config, recipe, results)
+        finally:
+            release(claimed)
     print_results(results, config.prices.currency)
-    release(claimed)
     print(f"Everything is in {run_dir}: report.html, scale.json")
     sys.exit("\n".join(results.missed) or None)
 

@@ -53,8 +53,11 @@ class StepConfig:
     last_seconds: float = 60.0
     """How long it is slow at the end."""
 
-    appetite_fraction: float = 0.9
-    """Share of what those actors make that it has an appetite for: with all of it they could not quite keep up."""
+    appetite_fraction: float = 0.85
+    """Share of what those actors make that it has an appetite for.
+
+    A pool keeps a twentieth to spare and handing batches on takes some time too: for much more it would have one more.
+    """
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""

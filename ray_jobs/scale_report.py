@@ -33,6 +33,8 @@ class Results:
     sweep: list[SweepPoint] = field(default_factory=list)
     step: StepResult | None = None
     faults: FaultsResult | None = None
+    is_complete: bool = False
+    """Whether all experiments were made; else the job is at the next one, or it has failed."""
 
     @property
     def missed(self) -> list[str]:
@@ -150,7 +152,8 @@ def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: Re
 def report(config: ScaleConfig, facts: dict[str, Any], results: Results) -> str:
     """Return the page, which needs no other file."""
     told = "; ".join(f"{name} {value}" for name, value in facts.items())
-    parts = [f"<p>{escape(told)}.</p>", f"<p>{escape(' '.join(results.missed) or 'All targets were met.')}</p>"]
+    found = " ".join(results.missed) or "All targets were met."
+    parts = [f"<p>{escape(told)}.</p>", f"<p>{escape(found if results.is_complete else f'Not complete. {found}')}</p>"]
     if results.sweep:
         head, *rows = sweep_table(results.sweep, config.prices.currency)
         parts.append(

@@ -1,6 +1,8 @@
 """Where a training run's samples come from: a pool that generates them meanwhile, or shards that are there."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from ray.data import Dataset
@@ -15,10 +17,11 @@ from generation.service import GenerationCounts, GenerationService, start_genera
 from generation.shard_set import ShardSet
 from generation.shards import first_samples, read_shards, tee_samples
 from generation.stream import fetch_samples, stream_samples
-from ray_jobs.cluster import room_kept, training_demand, wait_for_room
+from ray_jobs.cluster import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
 from ray_jobs.config import JobConfig
 from ray_jobs.data_card import write_card
 from ray_jobs.kept_data import Part, batch_size_of, check_batches, check_workers, indices_of, open_parts, open_to_read
+from ray_jobs.placement import Demand, check_awaited
 from ray_jobs.run_directory import resolve
 from training.config import TrainingConfig
 from training.job import TrainingSamples
@@ -36,18 +39,30 @@ def open_source(config: JobConfig, recipe: Recipe) -> "Source":
 
 def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
     """Return a running pool that waits for what its trainer says, with room kept for training beside it."""
-    demand = training_demand(training, generation.wait_for_nodes_seconds)
-    with room_kept(demand) as wait_for_training_room:
-        if not demand.wait_seconds:
+    trainers = training_demand(training, generation.wait_for_nodes_seconds)
+    generators = generation_demand(generation)
+    with room_kept(trainers) as wait_for_training_room:
+        with nodes_asked_for(dataclasses.replace(generators, count=max(1, generation.min_actors))):
             wait_for_training_room()  # before generators take it
         service = start_generation(recipe, generation)
         try:
-            wait_for_training_room()
+            if service.num_awaited():
+                check_awaited([dataclasses.replace(generators, is_late=True), trainers], nodes_alive())
         except BaseException:
             service.stop()
             raise
     service.hear(TrainerClock(0.0, 0.0))
     return service
+
+
+@contextmanager
+def nodes_asked_for(demand: Demand) -> Iterator[None]:
+    """Have the cluster bring nodes that a later stage may wait for, while an earlier one's are waited for."""
+    if not demand.wait_seconds:
+        yield
+        return
+    with room_kept(demand):
+        yield
 
 
 def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:

@@ -47,36 +47,24 @@ def summarize(
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,
         "wall_seconds": ended_at - started_at,
-        **beside_prediction(config, training, started_at, ended_at),
+        **beside_prediction(config, training, ended_at - started_at),
         "rates": dataclasses.asdict(measured_rates(config, counts, training, started_at, ended_at)),
         "recipe_hash": recipe.sha256,
     }
 
 
-def beside_prediction(
-    config: JobConfig, training: TrainingProgress, started_at: float, ended_at: float
-) -> dict[str, Any]:
-    """Return what was predicted, and beside it what the run came to that the summary does not have already.
-
-    Devices of a pool that may shrink are counted as if it never had, as they are predicted.
-    """
+def beside_prediction(config: JobConfig, training: TrainingProgress, wall_seconds: float) -> dict[str, Any]:
+    """Return what was predicted, and which side bound; GPU-hours and cost of a fixed pool err as the wall time does."""
     prediction = predict_if_given(config)
     if prediction is None:
         return {}
-    went = dataclasses.replace(
-        prediction,
-        time_to_first_batch_seconds=training.first_batch_at - started_at,
-        run_seconds=training.training_seconds,
-    )
+    waiting_seconds = training.pool_waiting_seconds - training.held_out_waiting_seconds
+    bound_by_pool = waiting_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds
     return {
         "time_to_first_batch_seconds_predicted": prediction.time_to_first_batch_seconds,
         "wall_seconds_predicted": prediction.wall_seconds,
-        "wall_seconds_error_fraction": prediction.wall_seconds / (ended_at - started_at) - 1,
-        "device_hours": went.generation_device_hours + went.training_device_hours,
-        "device_hours_predicted": prediction.generation_device_hours + prediction.training_device_hours,
-        "cost": went.cost(config.prices),
-        "cost_predicted": prediction.cost(config.prices),
-        "binding_side": "generation" if training.waiting_fraction >= LITTLE_WAITING_FRACTION else "training",
+        "wall_seconds_error_fraction": prediction.wall_seconds / wall_seconds - 1,
+        "binding_side": "generation" if bound_by_pool else "training",
         "binding_side_predicted": prediction.binding_side,
     }
 

@@ -156,7 +156,7 @@ def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
 
 
 def check_resources(config: JobConfig) -> None:
-    """Raise ValueError if a stage of the job can never be placed on the cluster, unless the cluster may grow."""
+    """Raise ValueError if a stage of the job can never be placed on the cluster, as far as that is known yet."""
     wait_seconds, evaluation = config.generation.wait_for_nodes_seconds, config.evaluation
     generation = [generation_demand(config.generation)] if config.data.source == "stream" else []
     check_placement(

@@ -126,7 +126,6 @@ def test_after_a_killed_driver_beside_which_none_may_work_a_rerun_ends_with_the_
     call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={undisturbed}")
     assert files_in(folder) == files_in(undisturbed)
     assert list(folder.rglob(".writing-*")) == []
-    assert not (folder / "lock").exists()
 
 
 @needs_mounts

@@ -54,11 +54,11 @@ def test_a_step_is_from_what_few_actors_make_to_what_many_do_and_back_with_some_
     pool = load.generation
     assert (pool.min_actors, pool.max_actors, pool.num_initial_actors) == (2, 16, 2)
     assert [(phase.seconds, phase.images_per_second) for phase in load.phases] == [
-        (30, pytest.approx(7.2)),  # 0.9 of 2 x 4
-        (60, pytest.approx(57.6)),
-        (50, pytest.approx(7.2)),
+        (30, pytest.approx(6.8)),  # 0.85 of 2 x 4
+        (60, pytest.approx(54.4)),
+        (50, pytest.approx(6.8)),
     ]
-    assert load.num_images == 4032  # 216 + 3456 + 360
+    assert load.num_images == 3808  # 204 + 3264 + 340
     assert load.follows_trainer
 
 

@@ -113,18 +113,18 @@ def test_those_for_the_fewest_nodes_come_first():
     ("of_generators", "of_workers"),
     [({}, {}), ({GROUP: "generator"}, {}), ({ACCELERATOR: "in(L4,A100)"}, {ACCELERATOR: "!L4"})],
 )
-def test_awaited_processes_that_could_take_each_others_room_are_refused_until_all_have_room(
+def test_actors_that_are_still_awaited_and_could_take_the_trainers_room_are_refused_until_all_have_room(
     of_generators: dict[str, str], of_workers: dict[str, str]
 ):
-    demands = [
-        actors(4, of_generators, CPU=0.5),
-        dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers),
-    ]
-    message = r"^Generator actors and training workers may be placed on the same nodes, .* by label_selector\. The job "
+    late = dataclasses.replace(actors(4, of_generators, CPU=0.5), is_late=True)
+    training = dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers)
+    message = (
+        r"^4 generator actors of .* and 1 training workers of .* may be placed on the same nodes, .* label_selector"
+    )
     with pytest.raises(ValueError, match=message):
-        check_awaited(demands, nodes(CPU_NODE))
-    labels = {GROUP: "generator", ACCELERATOR: "A100"}
-    check_awaited(demands, [Node({"CPU": 2.5}, labels)])
+        check_awaited([training, late], nodes(CPU_NODE))
+    check_awaited([training, dataclasses.replace(late, is_late=False)], nodes(CPU_NODE))
+    check_awaited([training, late], [Node({"CPU": 2.5}, {GROUP: "generator", ACCELERATOR: "A100"})])
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_processes_whose_labels_keep_them_apart_may_await_their_nodes(
     of_generators: dict[str, str], of_workers: dict[str, str]
 ):
     training = dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers)
-    check_awaited([actors(4, of_generators, CPU=0.5), training], nodes())
-    check_awaited([actors(4, GPU=1), workers(1, CPU=4)], nodes())  # and those that take nothing of each other
+    check_awaited([dataclasses.replace(actors(4, of_generators, CPU=0.5), is_late=True), training], nodes())
+    check_awaited([dataclasses.replace(actors(4, GPU=1), is_late=True), workers(1, CPU=4)], nodes())  # other things
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,26 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_display_nor_the
         display.queue.put(said(num_trained=64))
         wait_until(lambda: any(look.training for look in seen))
         pool.is_hidden = True
-        display.queue.put(said(num_trained=128))
-        wait_until(lambda: pool.num_hidden_looks >= 2)
-        num_seen = len(seen)
+        display.queue.put(said(num_trained=128, epoch=1))
+        display.queue.put(said(num_trained=256, epoch=2))
+        wait_until(lambda: pool.num_hidden_looks >= 3)
+        assert display.epochs == []
         pool.is_hidden = False
-        wait_until(lambda: len(seen) > num_seen)
-        display.queue.put(said(num_trained=192))
+        wait_until(lambda: len(display.epochs) == 2)
+        pool.is_hidden = True
+        display.queue.put(said(num_trained=384, epoch=2))
+    ends = [look.training.num_trained for look in display.epochs if look.training]
+    assert ends == [128, 256]
     last = display.last().training
     assert last is not None
-    assert last.num_trained == 192
+    assert last.num_trained == 384  # though the pool was hidden to the end
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_goes_wrong_in_the_display_itself_is_not_hidden():
+    def fail(_: RunProgress) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), ProgressDisplay(NoPool(JobConfig()), TrainingConfig(), fail) as display:
+        display.queue.put(said(num_trained=64))

@@ -3,7 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.run_directory import check_output, claim, new_path, release, resolve, withdrawn_at_errors, write_json
+from generation.shard_set import read_shard_set
+from generation.storage import Storage
+from ray_jobs.run_directory import (
+    alone_at_work,
+    check_output,
+    claim,
+    new_path,
+    release,
+    resolve,
+    withdrawn_at_errors,
+    write_json,
+)
 
 
 def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
@@ -106,3 +117,18 @@ def test_a_second_report_gets_a_number_and_nothing_is_overwritten(tmp_path: Path
     assert names == ["evaluation.json", "evaluation-2.json", "evaluation-3.json"]
     with pytest.raises(FileExistsError):
         write_json(tmp_path / "evaluation.json", {})
+
+
+def test_a_data_sets_folder_is_one_jobs_alone_and_a_lock_in_it_does_not_make_it_anything_but_empty(tmp_path: Path):
+    place = Storage(str(tmp_path / "set"))
+    with alone_at_work(place):
+        assert read_shard_set(place) is None
+        for _ in range(2):  # the first refusal does not take the lock away
+            with pytest.raises(ValueError, match=r"^Another job is at work in '.*set'\."), alone_at_work(place):
+                raise AssertionError("two were alone")
+    assert not (tmp_path / "set").exists()  # nothing was put in
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".writing-lock").touch()  # as a killed job leaves it
+    with alone_at_work(Storage(str(tmp_path / "killed"))):
+        assert read_shard_set(Storage(str(tmp_path / "killed"))) is None
+    assert list((tmp_path / "killed").iterdir()) == []

@@ -20,7 +20,7 @@ from ray_jobs.throughput import Deliveries
 
 CONFIG = ScaleConfig(
     generation=GenerationConfig(gpus_per_actor=0.5, batch_size=8, painted_batch_seconds=2.0),
-    step=StepConfig(few_actors=2, many_actors=16, few_seconds=20, many_seconds=60, last_seconds=40),
+    step=StepConfig(2, 16, few_seconds=20, many_seconds=60, last_seconds=40, appetite_fraction=0.9),
     faults=FaultsConfig(num_actors=4, seconds=100, actor_kills_per_minute=0.15, trainer_kills_per_minute=0.6),
 )
 

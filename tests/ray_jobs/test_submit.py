@@ -28,7 +28,7 @@ SMALL_SCALE = [
     *("sweep.seconds=20", "sweep.trainer_images_per_second=20", "step.few_actors=1", "step.many_actors=1"),
     OUTPUT,
 ]
-"""A trainer with an appetite: how fast a pool is, is not for tests, and status 1."""
+"""With an appetite: then it is not judged how fast the pool is, which is not for tests."""
 
 SMALL_MINIATURE = [
     *("training.num_images=64", "images_per_class=2", "multiples=[1]", "recipe.generator=painted", "recipe.model=''"),
