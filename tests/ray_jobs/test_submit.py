@@ -25,13 +25,13 @@ OUTPUT = "output={out}"
 ONE_ARM = ["arms=[stream]", "seeds=[0]", OUTPUT]
 SMALL_SCALE = [
     *("num_local_nodes=0", "generation.gpus_per_actor=0", "generation.painted_batch_seconds=0.2", "sweep.actors=[1]"),
-    *("sweep.seconds=20", "sweep.trainer_images_per_second=20", "step.few_actors=1", "step.many_actors=1"),
+    *("sweep.seconds=5", "sweep.trainer_images_per_second=20", "step.few_actors=1", "step.many_actors=1"),
     OUTPUT,
 ]
 """With an appetite: then it is not judged how fast the pool is, which is not for tests."""
 
 SMALL_MINIATURE = [
-    *("training.num_images=64", "images_per_class=2", "multiples=[1]", "recipe.generator=painted", "recipe.model=''"),
+    *("training.num_images=64", "images_per_class=2", "multiples=[1,2]", "recipe.generator=painted", "recipe.model=''"),
     *("recipe.num_inference_steps=1", "evaluation.sets=[digits]", OUTPUT),
 ]
 
@@ -145,7 +145,7 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
     "asked",
     [
         ["{run}/evaluation/evaluation.json", "evaluate", CONFIG, "checkpoint={run}/checkpoint.ckpt"],
-        ["{out}/judgement.json", "judge", CONFIG, "checkpoint={run}/checkpoint.ckpt", "num_generated=20", OUTPUT],
+        ["{out}/judgement.json", "judge", CONFIG, "checkpoint={run}/checkpoint.ckpt", "num_generated=100", OUTPUT],
         ["{out}/gallery.html", "gallery", CONFIG, "--classes=zero", "--images=1", "--out={out}"],
         ["{out}/7.png", "regenerate", CONFIG, "--index=7", "--out={out}"],
         ["{out}/results.json", "compare", CONFIG, "training.num_images=128", "training.num_epochs=2", *ONE_ARM],
