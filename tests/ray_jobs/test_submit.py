@@ -32,7 +32,7 @@ SMALL_SCALE = [
 
 SMALL_MINIATURE = [
     *("training.num_images=64", "images_per_class=2", "multiples=[1,2]", "recipe.generator=painted", "recipe.model=''"),
-    *("recipe.num_inference_steps=1", "evaluation.sets=[digits]", OUTPUT),
+    *("recipe.num_inference_steps=1", "evaluation.sets=[digits,digits/noisy]", OUTPUT),
 ]
 
 
