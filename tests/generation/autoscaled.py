@@ -1,6 +1,7 @@
 """A Ray cluster on this machine whose autoscaler brings local processes as nodes, and takes them away.
 
-Ray's own `AutoscalingCluster` lacks a file in the wheel, and ends every Ray on the machine when it stops.
+Ray's own `AutoscalingCluster` lacks a file in the wheel, and ends every Ray on the machine when it stops. By hand:
+`python -m tests.generation.autoscaled COMMAND ...` runs a command on one that brings up to four nodes of a GPU each.
 """
 
 import os
@@ -23,6 +24,16 @@ LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback alone
     "RAY_AUTH_MODE": "disabled",
 }
+
+GENERATORS = {
+    "resources": {"CPU": 1, "GPU": 1},
+    "labels": {"ray.io/node-group": "generator"},
+    "max_workers": 4,
+}
+"""Nodes for generators."""
+
+IDLE_MINUTES = 0.05
+"""A node that has been idle for so long is taken away."""
 
 COMMANDS = (
     "cluster_synced_files",
@@ -99,3 +110,10 @@ def end(head: subprocess.Popen[bytes]) -> None:
     finally:
         if head.poll() is None:
             os.killpg(head.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    with autoscaled_cluster({"generator": GENERATORS}, IDLE_MINUTES) as address:
+        on_cluster = os.environ | LOCAL | {"RAY_ADDRESS": address}
+        ended = subprocess.run(sys.argv[1:], env=on_cluster, check=False)
+    sys.exit(ended.returncode)

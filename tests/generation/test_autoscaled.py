@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 
 from generation.model_files import PROJECT_ROOT
-from tests.generation.autoscaled import LOCAL, autoscaled_cluster
-
-GENERATORS = {
-    "resources": {"CPU": 1, "GPU": 1},
-    "labels": {"ray.io/node-group": "generator"},
-    "max_workers": 4,
-}
+from tests.generation.autoscaled import GENERATORS, IDLE_MINUTES, LOCAL, autoscaled_cluster
 
 
 @pytest.mark.ray
@@ -25,7 +19,7 @@ def test_nodes_come_for_a_pool_and_for_a_trainer_that_starves_and_in_a_lost_ones
     """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144), and to keep the
     slots of actors that were preempted (ray#62746).
     """
-    with autoscaled_cluster({"generator": GENERATORS}, idle_minutes=0.05) as address:
+    with autoscaled_cluster({"generator": GENERATORS}, IDLE_MINUTES) as address:
         subprocess.run(
             [sys.executable, "-m", "tests.generation.autoscaled_run", str(tmp_path / "phases.json")],
             env=os.environ | LOCAL | {"RAY_ADDRESS": address},
