@@ -118,8 +118,7 @@ class ProgressDisplay:
             return False
         epoch_before = self._training.epoch if self._training else 0
         self._training = said
-        waiting_seconds = said.pool_waiting_seconds - said.held_out_waiting_seconds
-        self.source.hear(TrainerClock(said.learning_seconds, waiting_seconds))
+        self.source.hear(TrainerClock(said.learning_seconds, said.lacking_seconds))
         if said.epoch == epoch_before:
             return False
         self._ended.append(said)

@@ -80,7 +80,7 @@ class Stretch:
     @property
     def pool_waiting_fraction(self) -> float:
         """The same without waiting for real images, 0..1."""
-        return self._share(lambda training: training.pool_waiting_seconds - training.held_out_waiting_seconds)
+        return self._share(lambda training: training.lacking_seconds)
 
     @property
     def working_seconds(self) -> float:

@@ -58,8 +58,7 @@ def beside_prediction(config: JobConfig, training: TrainingProgress, wall_second
     prediction = predict_if_given(config)
     if prediction is None:
         return {}
-    waiting_seconds = training.pool_waiting_seconds - training.held_out_waiting_seconds
-    bound_by_pool = waiting_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds
+    bound_by_pool = training.lacking_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds
     return {
         "time_to_first_batch_seconds_predicted": prediction.time_to_first_batch_seconds,
         "wall_seconds_predicted": prediction.wall_seconds,

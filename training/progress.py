@@ -55,6 +55,11 @@ class TrainingProgress:
         return self.training_seconds - self.judging_seconds - self.held_out_waiting_seconds
 
     @property
+    def lacking_seconds(self) -> float:
+        """How much of that it waited for generated images, real ones that are mixed in aside."""
+        return self.pool_waiting_seconds - self.held_out_waiting_seconds
+
+    @property
     def waiting_fraction(self) -> float:
         """Share of time spent waiting for images, 0..1."""
         return self.waiting_seconds / max(self.training_seconds, 1e-9)
