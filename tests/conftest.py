@@ -1,11 +1,35 @@
-"""Recipes and settings that tests share; a Ray cluster for those that need one."""
+"""Recipes, one Ray cluster, pools and a trained run that all tests of a session share."""
+
+import os
+from collections.abc import Iterator
 
 import pytest
 
-from generation.config import GenerationConfig, RecipeConfig
+from generation.config import RecipeConfig
 from generation.recipe import Recipe, build_recipe
+from tests.support import leftovers
+from tests.support.settings import TWO_ACTORS, TWO_ACTORS_OF_8
 
-ON_CPU = GenerationConfig(gpus_per_actor=0, cpus_per_actor=0.1, batch_size=4)
+IS_FIRST = leftovers.MARK not in os.environ
+"""Whether this process began the session: workers of pytest-xdist inherit the mark of the one that did."""
+
+TEMP_FOLDER = leftovers.own_temp_folder() if IS_FIRST else None
+leftovers.mark_processes()
+
+
+def pytest_unconfigure() -> None:
+    """Remove the session's temporary folder, Ray's sessions and pytest's folders included."""
+    if TEMP_FOLDER is not None:
+        leftovers.remove(TEMP_FOLDER)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Fail at the session's end if a process or a shared-memory file of it is left."""
+    before = leftovers.shared_memory()
+    yield
+    assert leftovers.wait_for_marked_processes() == []
+    assert leftovers.shared_memory() <= before
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +54,43 @@ def ray_cluster():
     start_local()
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def painted_pool(painted: Recipe, ray_cluster):
+    """Two generator actors of `painted` with batches of 16, for tests that neither kill nor resize them."""
+    from generation.service import start_generation
+
+    with start_generation(painted, TWO_ACTORS) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def guarded_digits(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The embedded model at a few steps, with a safety checker that flags a fifth of its images."""
+    from tests.support.tiny_models import save_with_safety_checker
+
+    folder = tmp_path_factory.mktemp("models") / "guarded"
+    save_with_safety_checker(folder, flagged_share=0.2)
+    return build_recipe(
+        RecipeConfig(
+            model=str(folder), safety_checker=True, image_size=32, num_inference_steps=4, guidance_scale=(1.0,)
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_pool(guarded_digits: Recipe, ray_cluster):
+    """Two generator actors of `guarded_digits` with batches of 8."""
+    from generation.service import start_generation
+
+    with start_generation(guarded_digits, TWO_ACTORS_OF_8) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def trained_run(ray_cluster, tmp_path_factory: pytest.TempPathFactory):
+    """The demo's run, shortened to a quarter of its images."""
+    from tests.support.trained_run import train_demo
+
+    return train_demo(tmp_path_factory.mktemp("runs") / "demo")

@@ -122,7 +122,7 @@ def test_the_ray_job_runs_a_config_that_is_there_behind_a_token():
         assert {mount["name"] for mount in spec["containers"][0]["volumeMounts"]} == claimed
 
 
-RAY_JOB_SCHEMA = json.loads((PROJECT_ROOT / "tests" / "kuberay_rayjob.json").read_text())
+RAY_JOB_SCHEMA = json.loads((PROJECT_ROOT / "tests" / "support" / "kuberay_rayjob.json").read_text())
 """What KubeRay 1.6.2 publishes of a RayJob (its custom resource definition, v1): names, types, enums, what is required.
 
 Kubernetes' own parts, such as templates of pods, are any object.

@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
 from generation.labels import ClassEntry, LabelSpace, load_label_space
-from tests.evaluation.birds import BIRDS
+from tests.support.birds import BIRDS
 
 CARS = LabelSpace("cars", (ClassEntry("Polo"), ClassEntry("polo")))
 LINES = LabelSpace("lines", (ClassEntry("3"), ClassEntry("U3"), ClassEntry("0")))

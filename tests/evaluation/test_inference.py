@@ -7,7 +7,7 @@ import torch
 from evaluation.config import EvaluationConfig
 from evaluation.inference import KINDS, Kinds, Network, Question, best_guesses
 from evaluation.model import EvaluationError
-from tests.evaluation.models import untrained
+from tests.support.models import untrained
 
 
 def test_guesses_are_the_best_five_of_all_with_the_chance_of_the_first():

@@ -20,7 +20,7 @@ from evaluation.outputs import Outputs, open_kept, outputs_of, same_images
 from evaluation.real_sets import RealSet, open_set
 from generation.labels import ClassEntry, LabelSpace
 from generation.storage import StorageError
-from tests.evaluation.models import untrained
+from tests.support.models import untrained
 from training.classifier import load_classifier
 
 BIRDS = LabelSpace("birds", (ClassEntry("auk"), ClassEntry("puffin"), ClassEntry("owl")))
@@ -117,6 +117,7 @@ def test_all_images_of_all_sets_are_asked_as_one_process_would(photos: Path, tmp
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_what_is_kept_is_not_asked_again_and_of_half_the_parts_the_rest_is(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -142,6 +143,7 @@ def test_what_is_kept_is_not_asked_again_and_of_half_the_parts_the_rest_is(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_damaged_images_are_named_may_be_left_out_and_are_asked_when_repaired(photos: Path, tmp_path: Path):
     folder = Path(shutil.copytree(photos, tmp_path / "birds"))
     damaged = [folder / "auk" / "03.JPEG", folder / "puffin" / "16.JPEG"]

@@ -11,7 +11,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.kept_outputs import Columns
 from evaluation.reading import Crop, ImageReader, Reading, crop_for
 from evaluation.real_files import list_images
-from tests.evaluation.models import untrained
+from tests.support.models import untrained
 
 
 def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

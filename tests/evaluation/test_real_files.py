@@ -10,7 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from evaluation.real_files import EXTENSIONS, list_images
 from generation.storage import StorageError
-from tests.evaluation.birds import write
+from tests.support.birds import write
 
 
 def test_extensions_are_torchvisions():

@@ -19,7 +19,7 @@ from generation.digits.real_digits import training_digits
 from generation.indices import IndexSet, Wanted
 from generation.labels import load_label_space
 from generation.storage import StorageError
-from tests.evaluation.birds import BIRDS, write
+from tests.support.birds import BIRDS, write
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,7 @@ def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImag
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: RealTrainingImages):
     rows = rows_of(owls_and_puffins, Wanted(IndexSet.of_ranges([range(20, 280)]), in_order=True))
     check_rows(rows)
@@ -163,6 +164,7 @@ def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: Real
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_nothing_wanted_is_a_dataset_without_rows(owls_and_puffins: RealTrainingImages):
     assert owls_and_puffins.open(Wanted.all_of()).count() == 0
 

@@ -13,7 +13,7 @@ from generation.painted_generator import PaintedGenerator
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
 from generation.work_clock import WorkClock
-from tests.conftest import ON_CPU
+from tests.support.settings import ON_CPU
 
 
 class BlackUntil:

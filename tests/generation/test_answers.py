@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from generation.answers import WINDOWS_AHEAD, in_order
-from tests.waits import wait_until
+from tests.support.waits import wait_until
 
 
 class Asked:

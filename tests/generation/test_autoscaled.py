@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from generation.model_files import PROJECT_ROOT
-from tests.generation.autoscaled import GENERATORS, IDLE_MINUTES, LOCAL, autoscaled_cluster
+from tests.support.autoscaled import GENERATORS, IDLE_MINUTES, LOCAL, autoscaled_cluster
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 def test_nodes_come_for_a_pool_and_for_a_trainer_that_starves_and_in_a_lost_ones_place_and_go_when_it_pauses(
     tmp_path: Path,
 ):
@@ -21,7 +22,7 @@ def test_nodes_come_for_a_pool_and_for_a_trainer_that_starves_and_in_a_lost_ones
     """
     with autoscaled_cluster({"generator": GENERATORS}, IDLE_MINUTES) as address:
         subprocess.run(
-            [sys.executable, "-m", "tests.generation.autoscaled_run", str(tmp_path / "phases.json")],
+            [sys.executable, "-m", "tests.support.autoscaled_run", str(tmp_path / "phases.json")],
             env=os.environ | LOCAL | {"RAY_ADDRESS": address},
             cwd=PROJECT_ROOT,
             timeout=240,

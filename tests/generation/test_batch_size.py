@@ -9,8 +9,8 @@ from generation.diffusers_generator import DiffusersGenerator
 from generation.generator import GenerationFailedError
 from generation.plan import plan_sample
 from generation.recipe import Recipe
-from tests.conftest import ON_CPU
-from tests.generation.images import MAX_LEVELS_APART, apart
+from tests.support.images import MAX_LEVELS_APART, apart
+from tests.support.settings import ON_CPU
 
 GB = 10**9
 

@@ -14,13 +14,13 @@ from generation.model_files import PROJECT_ROOT
 from generation.pipeline import SCHEDULERS
 from generation.plan import plan_sample
 from generation.recipe import Recipe
-from tests.conftest import ON_CPU
-from tests.generation.images import (
+from tests.support.images import (
     MAX_LEVELS_APART,
     MAX_LEVELS_APART_IN_BFLOAT16,
     MAX_LEVELS_APART_ON_A_GPU,
     apart,
 )
+from tests.support.settings import ON_CPU
 
 MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 
@@ -159,7 +159,7 @@ def test_channels_last_draws_the_same(digits: Recipe, generator: DiffusersGenera
     assert apart(turned.generate(plans).images_nhwc, generator.generate(plans).images_nhwc) <= MAX_LEVELS_APART
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
 def test_compiled_it_draws_the_same_whatever_the_size_of_a_batch_and_its_guidance(digits: Recipe):
     recipe = dataclasses.replace(digits, guidance_scale=(1.0, 4.0), image_size=16)

@@ -9,8 +9,8 @@ from generation.diffusers_generator import DiffusersGenerator
 from generation.guidance import GuidanceScales
 from generation.plan import plan_sample
 from generation.recipe import Recipe
-from tests.conftest import ON_CPU
-from tests.generation.images import MAX_LEVELS_APART, apart
+from tests.support.images import MAX_LEVELS_APART, apart
+from tests.support.settings import ON_CPU
 
 
 def test_each_sample_has_its_own_scale():

@@ -18,7 +18,7 @@ from generation.model_files import (
     resolve_revision,
 )
 from generation.recipe import build_recipe
-from tests.generation.hub import COMMIT, serve_hub
+from tests.support.hub import COMMIT, serve_hub
 
 
 def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():

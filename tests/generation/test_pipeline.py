@@ -14,9 +14,9 @@ from generation.model_files import PROJECT_ROOT
 from generation.pipeline import load_pipeline
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe, build_recipe
-from tests.conftest import ON_CPU
-from tests.generation.images import MAX_LEVELS_APART, apart
-from tests.generation.tiny_models import (
+from tests.support.images import MAX_LEVELS_APART, apart
+from tests.support.settings import ON_CPU
+from tests.support.tiny_models import (
     save_random_lora,
     save_tiny_chroma,
     save_tiny_flux,
@@ -145,8 +145,8 @@ def test_a_tiny_vae_takes_the_place_of_the_models_own(tmp_path: Path):
 
 
 def test_what_the_safety_checker_flags_is_refused_and_off_it_is_not_even_loaded(tmp_path: Path):
-    save_with_safety_checker(tmp_path / "strict", flags_all=True)
-    save_with_safety_checker(tmp_path / "mild", flags_all=False)
+    save_with_safety_checker(tmp_path / "strict", flagged_share=1.0)
+    save_with_safety_checker(tmp_path / "mild", flagged_share=0.0)
     strict = recipe_of(model=str(tmp_path / "strict"), safety_checker=True)
     with pytest.raises(ImagesRefusedError, match="refused, the last as flagged"):
         GeneratorActor(strict, ON_CPU).generate([0])

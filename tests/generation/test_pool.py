@@ -11,43 +11,45 @@ import pytest
 import ray
 from ray._private.state import actors
 
-from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.service import ACCELERATOR_TYPE, start_generation
 from generation.stream import stream_samples
 from ray_jobs.processes import pid_of
-from tests.generation.nodes import joined_node, leaving_node
-from tests.generation.trainers import Trainer
-from tests.waits import wait_until
+from tests.support.nodes import joined_node, leaving_node
+from tests.support.trainers import UP_TO_SIX, Trainer
+from tests.support.waits import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-UP_TO_SIX = GenerationConfig(
-    min_actors=0,
-    max_actors=6,
-    initial_actors=1,
-    gpus_per_actor=0,
-    cpus_per_actor=0.01,
-    batch_size=4,
-    painted_batch_seconds=0.4,
-    max_buffered_bytes=1,  # no more than MIN_BUFFERED_BATCHES
-    idle_seconds=6,
-)
-"""Each actor makes ten images a second."""
+
+@pytest.fixture(scope="session")
+def painted(painted: Recipe) -> Recipe:
+    """A recipe of these tests' own: the session's pool keeps that of seed 0."""
+    return dataclasses.replace(painted, seed=1)
 
 
-def test_a_pool_grows_in_one_step_for_a_trainer_that_waits_and_is_given_back_when_it_does_not(painted: Recipe):
+def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not(painted: Recipe):
     """Pools of Ray Data are known to grow by their backlog though it is the trainer that binds (ray#45331)."""
     with start_generation(painted, UP_TO_SIX) as service:
         trainer = Trainer(service, painted, UP_TO_SIX)
         with trainer.at_work(images_per_second=8):
-            time.sleep(12)
+            wait_until(lambda: trainer.num_taken >= 48)  # 6 s, two windows
             assert service.num_actors() + service.num_awaited() == 1  # it is the trainer that binds
             trainer.images_per_second = 37
             wait_until(lambda: service.num_awaited() > 0)
             assert service.num_actors() + service.num_awaited() >= 3  # in one step
             wait_until(lambda: service.num_awaited() == 0)
+            trainer.images_per_second = 8
+            wait_until(lambda: service.num_actors() == 1)
+
+
+@pytest.mark.nightly
+def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(painted: Recipe):
+    with start_generation(painted, UP_TO_SIX) as service:
+        trainer = Trainer(service, painted, UP_TO_SIX)
+        with trainer.at_work(images_per_second=37):
+            wait_until(lambda: service.num_actors() >= 3)
             trainer.images_per_second = 0
             wait_until(lambda: service.num_actors() == 0)
             num_taken, num_loads = trainer.num_taken, service.counts().num_loads.total()
@@ -56,6 +58,7 @@ def test_a_pool_grows_in_one_step_for_a_trainer_that_waits_and_is_given_back_whe
             assert service.counts().num_loads.total() <= num_loads + 6
 
 
+@pytest.mark.nightly
 def test_a_pool_of_which_some_nodes_never_come_says_so_and_goes_on_with_the_actors_that_did(
     painted: Recipe, caplog: pytest.LogCaptureFixture
 ):
@@ -83,6 +86,7 @@ def test_a_pool_of_which_some_nodes_never_come_says_so_and_goes_on_with_the_acto
     assert sorted(np.concatenate(came).tolist()) == list(range(400))
 
 
+@pytest.mark.nightly
 def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_start(painted: Recipe):
     there = {"ray.io/node-group": "pool"}
     config = dataclasses.replace(
@@ -102,6 +106,7 @@ def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_st
             assert service.num_actors() == 2
 
 
+@pytest.mark.nightly
 def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(painted: Recipe):
     mixed = dataclasses.replace(
         UP_TO_SIX,
@@ -122,16 +127,21 @@ def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(painted:
 
 
 def test_nothing_of_a_pool_is_left_once_it_is_stopped(painted: Recipe):
-    def left() -> list[str]:
+    def alive() -> set[str]:
         kinds = ("PoolKeeper", "ServeReplica")
-        alive = [actor["ActorClassName"] for actor in actors().values() if actor["State"] == "ALIVE"]
-        return [name for name in alive if any(kind in name for kind in kinds)]
+        return {
+            actor["ActorID"]
+            for actor in actors().values()
+            if actor["State"] == "ALIVE" and any(kind in actor["ActorClassName"] for kind in kinds)
+        }
 
+    before = alive()
     with start_generation(painted, UP_TO_SIX):
-        assert len(left()) == 2
-    wait_until(lambda: not left())
+        assert len(alive() - before) == 2
+    wait_until(lambda: not alive() - before)
 
 
+@pytest.mark.nightly
 def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(painted: Recipe):
     there = {"ray.io/node-group": "leaving"}
     config = dataclasses.replace(

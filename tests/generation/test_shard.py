@@ -28,7 +28,7 @@ from generation.shard import (
     open_index,
     sha256,
 )
-from tests.generation.samples import PNG, painted_batch, painted_shard
+from tests.support.samples import PNG, painted_batch, painted_shard
 
 NAME = "shard-000000.tar"
 TEN = range(20, 30)

@@ -11,7 +11,7 @@ from generation.recipe import Recipe
 from generation.shard_set import ShardSet, check_same, index_name, new_shard_set, read_shard_set, shard_name
 from generation.shards import ShardReader, reading_units
 from generation.storage import Storage, StorageError
-from tests.generation.samples import painted_batch, painted_shard
+from tests.support.samples import painted_batch, painted_shard
 
 FOURS = DataConfig(shard_size=4)
 

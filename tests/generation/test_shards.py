@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,18 +11,18 @@ import psutil
 import pytest
 import ray.data
 
-from generation.config import DataConfig, GenerationConfig
+from generation.config import DataConfig
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
-from generation.service import GenerationService, start_generation
+from generation.service import GenerationService
 from generation.shard_set import ShardSet, index_name, new_shard_set, shard_name
 from generation.shards import check_shards, first_samples, read_shards, tee_samples, write_shards
 from generation.storage import Storage, StorageError
 from generation.stream import stream_samples
+from tests.support.settings import TWO_ACTORS_OF_8
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=8)
 NUM_IMAGES = 300
 ALL = range(NUM_IMAGES)
 
@@ -61,25 +60,37 @@ def files_of(shards: ShardSet) -> dict[str, bytes]:
 
 
 def make_all(service: GenerationService, shards: ShardSet) -> None:
-    rows = write_shards(service, TWO_ACTORS, shards, shards.missing()).take_all()
+    rows = write_shards(service, TWO_ACTORS_OF_8, shards, shards.missing()).take_all()
     assert sum(row["num_images"] for row in rows) > 0
 
 
-@pytest.fixture(scope="module")
-def service(digits: Recipe, ray_cluster) -> Iterator[GenerationService]:
-    with start_generation(digits, TWO_ACTORS) as service:
-        yield service
+def num_kept(service: GenerationService) -> int:
+    """Return how many images a pool has made without those that it refused."""
+    counts = service.counts()
+    return counts.num_images_made - counts.num_refused.total()
 
 
 @pytest.fixture(scope="module")
-def written(digits: Recipe, service: GenerationService, tmp_path_factory) -> ShardSet:
-    shards = set_in(tmp_path_factory.mktemp("written"), digits)
+def recipe(guarded_digits: Recipe) -> Recipe:
+    """A fifth of its images is refused and made again."""
+    return guarded_digits
+
+
+@pytest.fixture(scope="module")
+def service(digits_pool: GenerationService) -> GenerationService:
+    """The session's pool of the digits model."""
+    return digits_pool
+
+
+@pytest.fixture(scope="module")
+def written(recipe: Recipe, service: GenerationService, tmp_path_factory) -> ShardSet:
+    shards = set_in(tmp_path_factory.mktemp("written"), recipe)
     make_all(service, shards)
     return shards
 
 
-def test_shards_hold_the_streams_rows_to_the_bit(digits: Recipe, service: GenerationService, written: ShardSet):
-    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(ALL))))
+def test_shards_hold_the_streams_rows_to_the_bit(recipe: Recipe, service: GenerationService, written: ShardSet):
+    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(ALL))))
     kept = by_index(rows_of(read_shards(written, seed=0, num_readers=2, wanted=Wanted.all_of(ALL))))
     assert streamed.keys() == kept.keys() == {"serial", "index", "label", "image", "attempt"}
     for name, column in streamed.items():
@@ -88,68 +99,71 @@ def test_shards_hold_the_streams_rows_to_the_bit(digits: Recipe, service: Genera
 
 
 def test_what_was_kept_while_streaming_is_what_is_generated_for_the_same_indices(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    teed = set_in(tmp_path, digits)
+    teed = set_in(tmp_path, recipe)
     for number in (1, 7):  # there already, and not touched
         for name in (shard_name(number), index_name(number)):
             teed.storage.write(name, written.storage.read(name))
     untouched = os.stat(tmp_path / shard_name(7)).st_mtime_ns
-    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES, Wanted.all_of(ALL))))
+    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS_OF_8, teed, NUM_IMAGES, Wanted.all_of(ALL))))
     assert rows["index"].tolist() == rows["serial"].tolist() == list(ALL)
     assert files_of(teed) == files_of(written)
     assert os.stat(tmp_path / shard_name(7)).st_mtime_ns == untouched
 
 
+@pytest.mark.nightly
 def test_what_was_kept_is_read_back_at_each_later_turn(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    made_before = service.counts().num_images_made
+    made_before = num_kept(service)
     three_turns = Wanted.all_of(range(900))
-    rows = rows_of(tee_samples(service, TWO_ACTORS, set_in(tmp_path, digits), NUM_IMAGES, three_turns))
+    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, set_in(tmp_path, recipe), NUM_IMAGES, three_turns))
     assert sorted(rows["serial"].tolist()) == list(range(900))
-    assert service.counts().num_images_made - made_before == 304  # whole batches of 8
+    assert num_kept(service) - made_before == 304  # whole batches of 8
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
 
 
-@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("in_order", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_of_shards_that_are_wanted_in_part_that_part_comes_and_they_are_kept_whole(
-    in_order: bool, digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    in_order: bool, recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    made_before = service.counts().num_images_made
-    teed = set_in(tmp_path, digits)
+    made_before = num_kept(service)
+    teed = set_in(tmp_path, recipe)
     serials = IndexSet.of_ranges([range(10, 20), range(250, 258), range(305, 308)])  # of shards 0, 7 and 8, and 0 again
-    rows = rows_of(tee_samples(service, TWO_ACTORS, teed, NUM_IMAGES, Wanted(serials, in_order=in_order)))
+    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, teed, NUM_IMAGES, Wanted(serials, in_order=in_order)))
     came = rows["serial"].tolist()
     assert (came if in_order else sorted(came)) == [*range(10, 20), *range(250, 258), 305, 306, 307]
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
-    assert service.counts().num_images_made - made_before == 96
+    assert num_kept(service) - made_before == 96
     assert teed.missing() == [1, 2, 3, 4, 5, 6, 9]
     for name in (make(number) for number in (0, 7, 8) for make in (shard_name, index_name)):
         assert teed.storage.read(name) == written.storage.read(name)
 
 
+@pytest.mark.nightly
 def test_of_shards_that_are_there_only_the_batches_of_what_is_wanted_are_made_again(
     service: GenerationService, written: ShardSet
 ):
-    made_before = service.counts().num_images_made
+    made_before = num_kept(service)
     wanted = Wanted.all_of(range(10, 12), range(95, 97), range(330, 340), range(890, 910))
-    rows = rows_of(tee_samples(service, TWO_ACTORS, written, NUM_IMAGES, wanted))
+    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, written, NUM_IMAGES, wanted))
     expected = [10, 11, 95, 96, *range(330, 340), *range(890, 910)]
     assert sorted(rows["serial"].tolist()) == expected
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
-    assert service.counts().num_images_made - made_before == 24  # samples 8 to 15, 88 to 95 and 96 to 103
+    assert num_kept(service) - made_before == 24  # samples 8 to 15, 88 to 95 and 96 to 103
 
 
-def test_serials_count_from_a_sets_first_index(digits: Recipe, service: GenerationService, tmp_path: Path):
+@pytest.mark.nightly
+def test_serials_count_from_a_sets_first_index(recipe: Recipe, service: GenerationService, tmp_path: Path):
     indices = range(1003, 1043)
-    shards = new_shard_set(Storage(str(tmp_path)), digits, indices, batch_size=8, data=DataConfig(shard_size=32))
-    teed = rows_of(tee_samples(service, TWO_ACTORS, shards, 40, Wanted.all_of(range(30, 45))))
+    shards = new_shard_set(Storage(str(tmp_path)), recipe, indices, batch_size=8, data=DataConfig(shard_size=32))
+    teed = rows_of(tee_samples(service, TWO_ACTORS_OF_8, shards, 40, Wanted.all_of(range(30, 45))))
     assert sorted(zip(teed["serial"].tolist(), teed["index"].tolist(), strict=True)) == [
         *zip(range(30, 40), range(1033, 1043), strict=True),
         *zip(range(40, 45), range(1003, 1008), strict=True),
     ]
-    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(indices))))
+    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(indices))))
     assert_rows_are_those_of_their_serials(teed, streamed)
     kept = read(shards, range(75, 90))
     assert kept["serial"].tolist() == [*range(80, 90), *range(75, 80)]
@@ -157,9 +171,9 @@ def test_serials_count_from_a_sets_first_index(digits: Recipe, service: Generati
 
 
 def test_a_set_that_was_extended_has_the_same_shards_as_before_and_the_rest(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    shards = dataclasses.replace(set_in(tmp_path, digits), ends=(64,))
+    shards = dataclasses.replace(set_in(tmp_path, recipe), ends=(64,))
     make_all(service, shards)
     whole = shards.extended(NUM_IMAGES)
     assert whole.missing() == list(range(2, 10))
@@ -167,25 +181,26 @@ def test_a_set_that_was_extended_has_the_same_shards_as_before_and_the_rest(
     assert files_of(whole) == files_of(written)
 
 
+@pytest.mark.nightly
 def test_a_set_that_was_extended_amid_a_batch_has_the_same_images_to_the_bit(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    shards = dataclasses.replace(set_in(tmp_path, digits), ends=(43,))
+    shards = dataclasses.replace(set_in(tmp_path, recipe), ends=(43,))
     make_all(service, shards)
     whole = shards.extended(101)
     assert [len(part) for part in whole.ranges] == [32, 11, 21, 32, 5]
     make_all(service, whole)
     ours, at_once = read(whole, range(101)), read(written, ALL)
     np.testing.assert_array_equal(ours["image"], at_once["image"][:101])
-    streamed = by_index(rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(range(43, 101)))))
+    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(range(43, 101)))))
     np.testing.assert_array_equal(streamed["image"], at_once["image"][43:101])
 
 
 def test_fewer_samples_than_a_place_is_planned_for_are_kept_in_whole_shards_and_replayed(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    planned = set_in(tmp_path, digits)
-    rows = rows_of(tee_samples(service, TWO_ACTORS, planned, num_images=40, wanted=Wanted.all_of(range(80))))
+    planned = set_in(tmp_path, recipe)
+    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, planned, num_images=40, wanted=Wanted.all_of(range(80))))
     assert sorted(rows["serial"].tolist()) == list(range(80))
     np.testing.assert_array_equal(rows["index"], rows["serial"] % 40)
     assert planned.missing() == list(range(2, 10))
@@ -193,11 +208,12 @@ def test_fewer_samples_than_a_place_is_planned_for_are_kept_in_whole_shards_and_
         assert planned.storage.read(shard_name(number)) == written.storage.read(shard_name(number))
 
 
+@pytest.mark.nightly
 def test_killed_actors_leave_the_same_bytes(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    shards = set_in(tmp_path, digits)
-    rows = iter(write_shards(service, TWO_ACTORS, shards, shards.missing()).iter_rows())
+    shards = set_in(tmp_path, recipe)
+    rows = iter(write_shards(service, TWO_ACTORS_OF_8, shards, shards.missing()).iter_rows())
     next(rows)
     process = list(service.counts().num_loads)[-1]
     os.kill(int(process.rsplit(":", 1)[1]), signal.SIGKILL)
@@ -205,11 +221,12 @@ def test_killed_actors_leave_the_same_bytes(
     assert files_of(shards) == files_of(written)
 
 
+@pytest.mark.nightly
 def test_a_killed_asker_leaves_the_same_bytes(
-    digits: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
+    recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
-    shards = set_in(tmp_path, digits)
-    rows = iter(write_shards(service, TWO_ACTORS, shards, shards.missing()).iter_rows())
+    shards = set_in(tmp_path, recipe)
+    rows = iter(write_shards(service, TWO_ACTORS_OF_8, shards, shards.missing()).iter_rows())
     next(rows)
     processes = psutil.Process().children(recursive=True)
     asker = next(process for process in processes if "MapWorker(MapBatches(ShardMaker))" in " ".join(process.cmdline()))
@@ -218,6 +235,7 @@ def test_a_killed_asker_leaves_the_same_bytes(
     assert files_of(shards) == files_of(written)
 
 
+@pytest.mark.nightly
 def test_rays_own_reader_reads_them(written: ShardSet):
     paths = [str(path) for path in Path(written.storage.url).glob("*.tar")]
     rows = ray.data.read_webdataset(paths).take_all()
@@ -236,6 +254,7 @@ def order_of(shards: ShardSet, serials: IndexSet, seed: int = 3) -> list[int]:
 TWO_TURNS = IndexSet.of_ranges([range(600)])
 
 
+@pytest.mark.nightly
 def test_the_order_is_the_same_each_time_another_in_each_turn_and_another_by_another_seed(written: ShardSet):
     two_turns = order_of(written, TWO_TURNS)
     assert order_of(written, TWO_TURNS) == two_turns
@@ -247,12 +266,15 @@ def test_the_order_is_the_same_each_time_another_in_each_turn_and_another_by_ano
     assert np.median(near) > 8  # neighbours in the set are not neighbours in training
 
 
-@pytest.mark.parametrize("num_taken", [217, 300, 431])
+@pytest.mark.parametrize(
+    "num_taken", [217, *(pytest.param(number, marks=pytest.mark.nightly) for number in (300, 431))]
+)
 def test_what_is_left_of_the_order_comes_in_the_same_order(written: ShardSet, num_taken: int):
     two_turns = order_of(written, TWO_TURNS)
     assert order_of(written, TWO_TURNS - IndexSet.of(np.array(two_turns[:num_taken]))) == two_turns[num_taken:]
 
 
+@pytest.mark.nightly
 def test_of_a_scattered_set_over_several_turns_each_serial_comes_once_with_its_own_sample(written: ShardSet):
     wanted = IndexSet.of_ranges([range(5, 8), range(290, 310), range(655, 657), range(1499, 1500)])
     rows = rows_of(read_shards(written, 3, num_readers=2, wanted=Wanted(wanted)))
@@ -263,6 +285,7 @@ def test_of_a_scattered_set_over_several_turns_each_serial_comes_once_with_its_o
     assert rows["serial"].tolist() == [serial for serial in whole if wanted.contains(np.array([serial]))[0]]
 
 
+@pytest.mark.nightly
 def test_where_an_order_is_wanted_serials_ascend(written: ShardSet):
     wanted = Wanted(IndexSet.of_ranges([range(40), range(250, 340), range(655, 657)]), in_order=True)
     rows = rows_of(read_shards(written, 3, num_readers=2, wanted=wanted))
@@ -304,9 +327,9 @@ def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: Sha
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_reason(
-    digits: Recipe, service: GenerationService, tmp_path: Path
+    recipe: Recipe, service: GenerationService, tmp_path: Path
 ):
     (tmp_path / "file").write_text("no folder")
-    shards = dataclasses.replace(set_in(tmp_path, digits), storage=Storage(str(tmp_path / "file")))
+    shards = dataclasses.replace(set_in(tmp_path, recipe), storage=Storage(str(tmp_path / "file")))
     with pytest.raises(StorageError, match=r"shard-00000\d\.tar' cannot be written"):
-        write_shards(service, TWO_ACTORS, shards, [0]).take_all()
+        write_shards(service, TWO_ACTORS_OF_8, shards, [0]).take_all()

@@ -8,8 +8,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from generation.storage import Storage, StorageError
-from tests.generation.mounts import mounted, needs_mounts
-from tests.generation.s3 import free_port, serve_s3
+from tests.support.mounts import mounted, needs_mounts
+from tests.support.s3 import free_port, serve_s3
 
 
 @pytest.fixture(scope="module")

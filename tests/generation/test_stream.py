@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray import serve
 
-from generation.config import GenerationConfig, RecipeConfig
+from generation.config import RecipeConfig
 from generation.indices import IndexSet, Wanted
 from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
@@ -22,12 +22,12 @@ from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe
 from generation.service import REQUESTS_PER_ACTOR, GenerationFailedError, GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
-from tests.generation.hub import COMMIT, serve_hub
-from tests.generation.nodes import joined_node
+from tests.support.hub import COMMIT, serve_hub
+from tests.support.nodes import joined_node
+from tests.support.settings import TWO_ACTORS, TWO_ACTORS_OF_8
+from tests.support.waits import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
-TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=16)
 
 
 def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, np.ndarray]:
@@ -47,17 +47,9 @@ def processes(service: GenerationService) -> list[int]:
     return [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
 
 
-def wait_for_loads(service: GenerationService, num_loads: int) -> None:
-    """Return when so many actors have said that they loaded their model: their word may come after they are up."""
-    give_up_at = time.monotonic() + 60
-    while len(service.counts().num_loads) < num_loads and time.monotonic() < give_up_at:
-        time.sleep(0.2)
-
-
-def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe):
-    with start_generation(painted, TWO_ACTORS) as service:
-        wanted = Wanted.all_of(range(300), range(1000, 1010))
-        rows = rows_of(stream_samples(service, painted, TWO_ACTORS, wanted))
+def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, painted_pool: GenerationService):
+    wanted = Wanted.all_of(range(300), range(1000, 1010))
+    rows = rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))
     indices = [*range(300), *range(1000, 1010)]
     assert rows["index"].tolist() == rows["serial"].tolist() == indices
     assert rows["label"].tolist() == [plan_sample(painted, index).label for index in indices]
@@ -66,73 +58,88 @@ def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe):
         np.testing.assert_array_equal(rows["image"][row], painter.paint(plan_sample(painted, index)))
 
 
-def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(painted: Recipe):
+def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(
+    painted: Recipe, painted_pool: GenerationService
+):
     wanted = Wanted(IndexSet.of_ranges([range(3, 20), range(500, 640), range(1030, 1040), range(5000, 5001)]), 1, True)
-    with start_generation(painted, TWO_ACTORS) as service:
-        dataset = stream_samples(service, painted, TWO_ACTORS, wanted)
-        batches = list(dataset.iter_batches(batch_size=16, prefetch_batches=0))
-        num_made = service.counts().num_images_made
+    made_before = painted_pool.counts().num_images_made
+    dataset = stream_samples(painted_pool, painted, TWO_ACTORS, wanted)
+    batches = list(dataset.iter_batches(batch_size=16, prefetch_batches=0))
+    num_made = painted_pool.counts().num_images_made - made_before
     indices = [index for batch in batches for index in batch["index"].tolist()]
     assert indices == [*range(3, 20), *range(500, 640), *range(1030, 1040), 5000]
     assert num_made == 16 * (2 + 9 + 1 + 1)  # batches 0 and 1, 31 to 39, 64 and 312
 
 
-def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe):
+def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe, painted_pool: GenerationService):
     everything = IndexSet.of_ranges([range(1010)])
 
     def part_of(rank: int) -> list[int]:
         wanted = Wanted(everything.every(run=32, offset=rank, stride=2), num_consumers=2)
-        return rows_of(stream_samples(service, painted, TWO_ACTORS, wanted))["index"].tolist()
+        return rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))["index"].tolist()
 
-    with start_generation(painted, TWO_ACTORS) as service, ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(2) as threads:
         parts = list(threads.map(part_of, range(2)))
     assert [len(part) for part in parts] == [512, 498]  # 16 runs of 32, and 16 of which the last is of 18
     assert sorted(parts[0] + parts[1]) == list(range(1010))
 
 
+@pytest.mark.nightly
 def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe):
-    slow = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0)
+    slow, recipe = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0), dataclasses.replace(painted, seed=1)
     came: list[int] = []
     under_way: list[int] = []
 
     def consume(rank: int) -> None:
         wanted = Wanted(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
-        for _ in stream_samples(service, painted, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
+        for _ in stream_samples(service, recipe, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
             came.append(rank)
             if len(came) >= 24:  # of 80 batches
                 under_way.append(sum(service.counts().num_requests.values()))
                 return
 
-    with start_generation(painted, slow) as service, ThreadPoolExecutor(2) as threads:
+    with start_generation(recipe, slow) as service, ThreadPoolExecutor(2) as threads:
         list(threads.map(consume, range(2)))
     assert min(came[:24].count(rank) for rank in range(2)) >= 6
     assert 0 < under_way[0] <= 2 * REQUESTS_PER_ACTOR
 
 
-def test_a_killed_actor_costs_a_retry_and_never_a_sample(digits: Recipe):
-    indices = range(640)
+def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe, digits_pool: GenerationService):
+    stream = stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, Wanted.all_of(range(240)))
+    undisturbed, before = rows_of(stream), digits_pool.counts()
     made_when_killed = []
 
     def kill() -> None:
-        made_when_killed.append(service.counts().num_images_made)
+        made_when_killed.append(digits_pool.counts().num_images_made - before.num_images_made)
         os.kill(victim, signal.SIGKILL)
 
-    with start_generation(digits, TWO_ACTORS) as service:
-        undisturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(indices)))
-        wait_for_loads(service, 2)
-        victim = processes(service)[0]
-        disturbed = rows_of(stream_samples(service, digits, TWO_ACTORS, Wanted.all_of(indices)), meanwhile=kill)
-        wait_for_loads(service, 3)
-        loads = service.counts().num_loads
-    assert 640 < made_when_killed[0] < 1280  # in mid-stream
+    victim = processes(digits_pool)[-1]
+    disturbed = rows_of(stream, meanwhile=kill)
+    assert 0 < made_when_killed[0] < 240  # in mid-stream
     assert not Path(f"/proc/{victim}").exists()
-    assert set(loads.values()) == {1}
-    assert len(loads) == 3  # two, and one in the dead one's place
-    assert disturbed["index"].tolist() == list(indices)
+    assert disturbed["index"].tolist() == list(range(240))
     for name in ("label", "attempt", "image"):
         np.testing.assert_array_equal(disturbed[name], undisturbed[name])
+    wait_until(lambda: digits_pool.counts().num_loads.total() == before.num_loads.total() + 1)  # one in its place
+    assert set(digits_pool.counts().num_loads.values()) == {1}
 
 
+def test_classes_stay_balanced_to_the_image_though_a_fifth_of_the_images_is_refused(
+    guarded_digits: Recipe, digits_pool: GenerationService
+):
+    refused_before = digits_pool.counts().num_refused["flagged"]
+    rows = rows_of(stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, Wanted.all_of(range(120))))
+    num_refused = digits_pool.counts().num_refused["flagged"] - refused_before
+    assert rows["index"].tolist() == list(range(120))
+    assert np.bincount(rows["label"]).tolist() == [12] * 10
+    assert rows["attempt"].sum() == num_refused > 0
+    refused, kept = (np.flatnonzero(rows["attempt"] > 0)[0], np.flatnonzero(rows["attempt"] == 0)[0])
+    for row in (refused, kept):
+        plan = plan_sample(guarded_digits, int(rows["index"][row]), int(rows["attempt"][row]))
+        assert rows["label"][row] == plan.label
+
+
+@pytest.mark.nightly
 def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_sample(painted: Recipe):
     num_cpus = int(ray.cluster_resources()["CPU"])
     one_per_node = dataclasses.replace(TWO_ACTORS, cpus_per_actor=0.75 * num_cpus, painted_batch_seconds=0.1)
@@ -148,6 +155,7 @@ def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_samp
         np.testing.assert_array_equal(rows["image"][index], painter.paint(plan_sample(large, index)))
 
 
+@pytest.mark.nightly
 def test_a_model_that_cannot_be_loaded_in_the_actor_is_said_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
     (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
@@ -163,7 +171,7 @@ def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
     too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
     started_at = time.monotonic()
     with pytest.raises(GenerationFailedError, match=r"^No generator actor was up after 3 s: .*start_timeout_seconds"):
-        start_generation(painted, too_large)
+        start_generation(dataclasses.replace(painted, seed=1), too_large)
     assert time.monotonic() - started_at < 20  # and nobody waits for them to finish, which takes Serve 30 s
 
 
@@ -173,22 +181,20 @@ def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
         rows_of(stream_samples(service, black, TWO_ACTORS, Wanted.all_of(range(4))))
 
 
+@pytest.mark.nightly
 def test_a_pool_whose_driver_is_gone_without_a_word_stops_itself(painted: Recipe):
-    service = start_generation(painted, TWO_ACTORS)
+    service = start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS)
     ray.kill(service.keeper)  # it belongs to the driver's job and ends with it
-    give_up_at = time.monotonic() + 60
-    while service.app_name in serve.status().applications and time.monotonic() < give_up_at:
-        time.sleep(0.5)
-    assert service.app_name not in serve.status().applications
+    wait_until(lambda: service.app_name not in serve.status().applications)
 
 
-def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted: Recipe):
-    with start_generation(painted, TWO_ACTORS) as service:
-        samples = fetch_samples(service, TWO_ACTORS, range(5, 45))
+def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted_pool: GenerationService):
+    samples = fetch_samples(painted_pool, TWO_ACTORS, range(5, 45))
     assert samples["index"].tolist() == list(range(5, 45))
     assert samples["image"].shape == (40, 16, 16, 3)
 
 
+@pytest.mark.nightly
 def test_actors_fetch_a_models_files_once_a_node_from_the_mirror_that_the_driver_knows(tmp_path: Path, monkeypatch):
     with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)

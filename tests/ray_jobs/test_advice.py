@@ -8,7 +8,7 @@ from generation.service import GenerationCounts
 from ray_jobs.advice import NOTHING_TO_GO_BY, Adviser, MissingActors, advise
 from ray_jobs.config import JobConfig
 from ray_jobs.run_progress import Stretch
-from tests.ray_jobs.looks import looked, worked
+from tests.support.looks import looked, worked
 from training.config import TrainingConfig
 
 FIXED = JobConfig(generation=GenerationConfig(min_actors=4, max_actors=4))

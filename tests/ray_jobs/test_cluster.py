@@ -26,7 +26,7 @@ from ray_jobs import cluster
 from ray_jobs.cluster import check_placement, connect, generation_demand, room_kept, training_demand
 from ray_jobs.placement import Demand
 from ray_jobs.source import start_pool
-from tests.generation.nodes import joined_node
+from tests.support.nodes import joined_node
 from training.config import TrainingConfig
 from training.fit import worker_group
 
@@ -100,6 +100,12 @@ TRAINING = TrainingConfig(
 )
 
 
+@pytest.fixture(scope="session")
+def painted(painted: Recipe) -> Recipe:
+    """A recipe of these tests' own: the session's pool keeps that of seed 0."""
+    return dataclasses.replace(painted, seed=2)
+
+
 @pytest.fixture(scope="module")
 def two_groups(ray_cluster) -> Iterator[None]:
     """Two nodes beside that of the session, which has no group: two GPUs to generate, and one that must stay free."""
@@ -120,6 +126,7 @@ def groups_of(kind: str) -> list[str | None]:
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_stays_off_it(painted: Recipe):
     with start_pool(painted, GENERATION, TRAINING) as service:
@@ -134,6 +141,7 @@ def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_training_workers_land_on_their_group_alone(tmp_path: Path):
     def note_group(settings: dict[str, Path]) -> None:
@@ -166,6 +174,7 @@ def groups_that_answer(images: ray.data.Dataset, config: EvaluationConfig) -> li
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_evaluation_lands_on_its_group_alone():
     config = EvaluationConfig(num_actors=2, label_selector={GROUP: "trainer"})
@@ -174,6 +183,7 @@ def test_evaluation_lands_on_its_group_alone():
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_room_for_a_group_that_never_comes_is_not_found_elsewhere(monkeypatch, painted: Recipe):
     monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 1.0)
@@ -184,6 +194,7 @@ def test_room_for_a_group_that_never_comes_is_not_found_elsewhere(monkeypatch, p
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_a_pool_for_a_group_that_is_not_there_is_refused_before_it_starts():
     elsewhere = dataclasses.replace(GENERATION, label_selector={GROUP: "gpus"})

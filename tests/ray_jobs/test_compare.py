@@ -8,8 +8,8 @@ import pytest
 from ray_jobs import compare
 from ray_jobs.compare_report import ArmRun, Moment, mean_and_spread, table_of
 from ray_jobs.config import Prices
-from tests.ray_jobs.test_generate import KEEPING, ends_with_status_2
-from tests.ray_jobs.test_jobs import call
+from tests.support.commands import call
+from tests.support.settings import KEEPING, PAINTED
 
 RUN = ArmRun(
     arm="stream",
@@ -43,11 +43,12 @@ def test_seeds_are_told_by_mean_and_standard_deviation():
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path, monkeypatch):
+def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path):
     folder = tmp_path / "compared"
     settings = [*KEEPING, "training.num_images=256", "seeds=[0]", "prices.generation_device_hour=1"]
-    call(compare, monkeypatch, *settings, f"output={folder}")
+    call(compare, PAINTED, *settings, f"output={folder}")
     runs = {run["arm"]: run for run in json.loads((folder / "results.json").read_text())["runs"]}
     assert list(runs) == ["stream", "generate_then_train", "tee_then_replay", "real"]
     assert {run["num_trained"] for run in runs.values()} == {256}
@@ -72,18 +73,3 @@ def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path, m
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["arms=[streams]"], "arms has streams. Choose among stream, generate_then_train"),
-        (["seeds=[]"], "arms or seeds is empty"),
-        (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 64 images"),
-        (["evaluation.sets=[]"], "names no images to judge by"),
-    ],
-)
-def test_a_comparison_that_cannot_be_made_is_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys
-):
-    assert message in ends_with_status_2(compare, monkeypatch, capsys, f"output={tmp_path}/c", *arguments)

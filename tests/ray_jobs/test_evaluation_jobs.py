@@ -21,6 +21,7 @@ from generation.recipe import build_recipe
 from ray_jobs import evaluate, judge, miniature, report, train
 from ray_jobs.config import MiniatureConfig
 from ray_jobs.miniature import check_training, choose_indices, places_by_class, prepare
+from tests.support.commands import call
 from training.classifier import Classifier
 from training.config import TrainingConfig
 from training.consumption import NOT_BEGUN
@@ -35,20 +36,15 @@ FIVE = "".join(
 """A class file that needs no WordNet, since each class says all of itself."""
 
 
-def call(job, monkeypatch, *arguments: str, config: str = PAINTED) -> None:
-    """Run a job's main as if called from the command line, in this process and on its cluster."""
-    monkeypatch.setattr(sys, "argv", [job.__name__, config, *arguments])
-    job.main()
-
-
 def read(path: Path):
     return json.loads(path.read_text())
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_beside_another(
-    tmp_path: Path, monkeypatch, capsys
+    tmp_path: Path, monkeypatch
 ):
     classes = tmp_path / "five.yaml"
     classes.write_text(FIVE)
@@ -58,7 +54,7 @@ def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_bes
         "evaluation.transfer=digits",
         "evaluation.representation=true",
     ]
-    call(train, monkeypatch, *SMALL, *real, *wanted, f"output={tmp_path / 'real'}")
+    call(train, PAINTED, *SMALL, *real, *wanted, f"output={tmp_path / 'real'}")
     assert not (tmp_path / "real" / "samples.png").exists()  # there is no prompt to show
     told = read(tmp_path / "real" / "evaluation" / "evaluation.json")
     assert told["model"]["trained_on"] == "real"
@@ -69,7 +65,7 @@ def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_bes
     assert (transfer["num_classes"], transfer["num_test"]) == (5, 540 - 271)  # five to nine
     assert transfer["top1"] > 0.5
 
-    call(evaluate, monkeypatch, f"checkpoint={tmp_path / 'real' / 'checkpoint.ckpt'}", "evaluation.sets=[digits/noisy]")
+    call(evaluate, PAINTED, f"checkpoint={tmp_path / 'real' / 'checkpoint.ckpt'}", "evaluation.sets=[digits/noisy]")
     places = [str(tmp_path / "real" / "evaluation"), str(tmp_path / "real")]  # the latter's newest
     monkeypatch.setattr(sys, "argv", ["report", *places, "--out", str(tmp_path / "both")])
     report.main()
@@ -80,11 +76,12 @@ def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_bes
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_generated_images_are_judged_beside_real_ones(tmp_path: Path, monkeypatch):
-    call(train, monkeypatch, *SMALL, "data.source=real", "data.real=digits", f"output={tmp_path / 'judge'}")
+def test_generated_images_are_judged_beside_real_ones(tmp_path: Path):
+    call(train, PAINTED, *SMALL, "data.source=real", "data.real=digits", f"output={tmp_path / 'judge'}")
     checkpoint = f"checkpoint={tmp_path / 'judge' / 'checkpoint.ckpt'}"
-    call(judge, monkeypatch, checkpoint, "recipe.image_size=32", "num_generated=100", f"output={tmp_path / 'judged'}")
+    call(judge, PAINTED, checkpoint, "recipe.image_size=32", "num_generated=100", f"output={tmp_path / 'judged'}")
     told = read(tmp_path / "judged" / "judgement.json")
     overall = told["judgement"]["overall"]
     assert (overall["num_generated"], overall["num_real"]) == (100, 540)
@@ -93,11 +90,12 @@ def test_generated_images_are_judged_beside_real_ones(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tmp_path: Path, monkeypatch):
+def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tmp_path: Path):
     small = ["training.num_images=64", "images_per_class=2", "multiples=[1,2]", "recipe.generator=painted"]
     sets = ["evaluation.sets=[digits,digits/noisy]", "recipe.num_inference_steps=1", "recipe.model=''"]
-    call(miniature, monkeypatch, *small, *sets, f"output={tmp_path / 'out'}", config=MINIATURE)
+    call(miniature, MINIATURE, *small, *sets, f"output={tmp_path / 'out'}")
     cells = read(tmp_path / "out" / "results.json")["cells"]
     assert len(cells) == 3 * 3 * 2 * 2 + 2 * 2
     assert {(cell["data"], cell["size"]): cell["num_images"] for cell in cells} == {
@@ -169,7 +167,7 @@ def test_whatever_can_fail_without_a_cluster_fails_before_one_is_asked(step: str
     monkeypatch.setattr(miniature, "connect", lambda: pytest.fail("a cluster was asked"))
     small = ["images_per_class=1", "multiples=[1,2]"]
     with pytest.raises(SystemExit) as ended:
-        call(miniature, monkeypatch, *small, f"output={tmp_path / 'out'}", config=MINIATURE)
+        call(miniature, MINIATURE, *small, f"output={tmp_path / 'out'}")
     assert (ended.value.code, f"{step} cannot be" in capsys.readouterr().err) == (2, True)
     assert not (tmp_path / "out").exists()
 
@@ -210,10 +208,10 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
     ],
 )
 def test_what_cannot_be_evaluated_ends_with_status_2_and_one_line_before_a_cluster_is_touched(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys, painted_checkpoint: Path
+    arguments: list[str], message: str, tmp_path: Path, capsys, painted_checkpoint: Path
 ):
     with pytest.raises(SystemExit) as ended:
-        call(evaluate, monkeypatch, f"checkpoint={painted_checkpoint}", *arguments)
+        call(evaluate, PAINTED, f"checkpoint={painted_checkpoint}", *arguments)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", said)
@@ -247,18 +245,18 @@ def judge_checkpoint(tmp_path_factory: pytest.TempPathFactory, painted_checkpoin
 
 @pytest.mark.parametrize("trained_on", ["generated", "generated and real"])
 def test_a_judge_that_generated_images_taught_is_refused(
-    tmp_path: Path, monkeypatch, capsys, painted_checkpoint: Path, trained_on: str
+    tmp_path: Path, capsys, painted_checkpoint: Path, trained_on: str
 ):
     path = tmp_path / "checkpoint.ckpt"
     torch.save(torch.load(painted_checkpoint, weights_only=False) | {"trained_on": trained_on}, path)
     with pytest.raises(SystemExit) as ended:
-        call(judge, monkeypatch, f"checkpoint={path}", f"output={tmp_path / 'judged'}")
+        call(judge, PAINTED, f"checkpoint={path}", f"output={tmp_path / 'judged'}")
     assert ended.value.code == 2
     assert f"was trained on {trained_on} images" in capsys.readouterr().err
 
 
 def test_a_judge_needs_more_generated_images_of_each_class_than_neighbours_and_of_the_same_classes(
-    tmp_path: Path, monkeypatch, capsys, judge_checkpoint: Path
+    tmp_path: Path, capsys, judge_checkpoint: Path
 ):
     for arguments, message in (
         (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours each"),
@@ -266,7 +264,7 @@ def test_a_judge_needs_more_generated_images_of_each_class_than_neighbours_and_o
         (["recipe.label_space=imagenet100"], "knows the classes of digits, the recipe has those of imagenet100"),
     ):
         with pytest.raises(SystemExit) as ended:
-            call(judge, monkeypatch, f"checkpoint={judge_checkpoint}", *arguments, f"output={tmp_path / 'judged'}")
+            call(judge, PAINTED, f"checkpoint={judge_checkpoint}", *arguments, f"output={tmp_path / 'judged'}")
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ from ray_jobs.faults import Fault, FaultInjector, Surroundings, chosen, schedule
 from ray_jobs.local_nodes import NodeSize
 from ray_jobs.processes import is_there, kill, this_process
 from ray_jobs.scale_config import FaultsConfig, ScaleConfig
-from tests.waits import wait_until
+from tests.support.waits import wait_until
 
 
 def test_one_kill_a_generator_a_minute_hits_a_pool_of_four_every_fifteen_seconds():

@@ -13,12 +13,10 @@ import pytest
 
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import generate, train
-from tests.generation.mounts import enlarge, mounted, needs_mounts
-from tests.generation.s3 import free_port, serve_s3
-from tests.ray_jobs.test_jobs import PAINTED, call
-
-SMALL = ["recipe.image_size=16", "training.num_epochs=2", "training.num_held_out=24", "training.global_batch_size=32"]
-KEEPING = [*SMALL, "data.shard_size=32", "generation.batch_size=16"]
+from tests.support.commands import call, error_line, printed
+from tests.support.mounts import enlarge, mounted, needs_mounts
+from tests.support.s3 import serve_s3
+from tests.support.settings import KEEPING, PAINTED
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -34,20 +32,32 @@ def times_in(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_mtime_ns for name in files_in(folder)}
 
 
-def ends_with_status_2(job, monkeypatch, capsys, *arguments: str) -> str:
-    """Return the one line of a call that must fail."""
-    with pytest.raises(SystemExit) as ended:
-        call(job, monkeypatch, *arguments)
-    assert ended.value.code == 2
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-    return line
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_path: Path, capsys):
+    folder, settings = tmp_path / "set", [*KEEPING, "training.num_images=96", f"output={tmp_path / 'set'}"]
+    call(generate, PAINTED, *settings)
+    whole, before = files_in(folder), times_in(folder)
+    assert len(whole) == 2 * (1 + 3)  # shards and their indices, of held-out images and of those to train on
+    spoilt = bytearray(whole["shard-000001.tar"])
+    spoilt[pq.read_table(folder / "index" / "shard-000001.parquet").to_pylist()[3]["offset"] + 40] ^= 1
+    (folder / "shard-000001.tar").write_bytes(spoilt)
+    (folder / "shard-000002.tar").unlink()
+    assert "shard 1 is damaged: sample " in printed(generate, capsys, PAINTED, "--verify", *settings)
+    assert files_in(folder) == whole
+    assert times_in(folder)["shard-000000.tar"] == before["shard-000000.tar"]
+    assert "nothing to make" in printed(generate, capsys, PAINTED, *settings)
+    line = error_line(generate, capsys, PAINTED, *settings, "recipe.seed=1")
+    assert "keeps another data set: recipe.seed is 0 there, 1 here" in line
+    assert files_in(folder) == whole
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, monkeypatch, capsys):
+def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys):
     folder, at_once = tmp_path / "set", tmp_path / "at_once"
-    call(generate, monkeypatch, *KEEPING, "training.num_images=128", f"output={folder}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=128", f"output={folder}")
     assert list(files_in(folder)) == [
         "held_out/index/shard-000000.parquet",
         "held_out/shard-000000.tar",
@@ -61,12 +71,12 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, monkey
 
     before = times_in(folder)
     capsys.readouterr()
-    call(generate, monkeypatch, *KEEPING, "training.num_images=128", f"output={folder}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=128", f"output={folder}")
     assert "nothing to make" in capsys.readouterr().out
-    call(generate, monkeypatch, *KEEPING, "training.num_images=320", f"output={folder}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=320", f"output={folder}")
     assert len(files_in(folder)) == 2 + 20
     assert {name: time for name, time in times_in(folder).items() if name in before} == before
-    call(generate, monkeypatch, *KEEPING, "training.num_images=320", f"output={at_once}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=320", f"output={at_once}")
     whole = files_in(at_once)
     assert files_in(folder) == whole
 
@@ -80,7 +90,7 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, monkey
     remade = {"shard-000003", "shard-000007", "shard-000008", "held_out/shard-000000"}
     before = times_in(folder)
     capsys.readouterr()
-    call(generate, monkeypatch, "--verify", *KEEPING, "training.num_images=320", f"output={folder}")
+    call(generate, PAINTED, "--verify", *KEEPING, "training.num_images=320", f"output={folder}")
     said = capsys.readouterr().out
     assert "shard 3 is damaged: shard-000003.tar " in said
     assert f"shard 7 is damaged: sample {index[3]['index']}: the image is not the one that was written" in said
@@ -91,12 +101,12 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, monkey
 
     (folder / "shard-000008.tar").unlink()
     capsys.readouterr()
-    call(generate, monkeypatch, *KEEPING, "training.num_images=128", f"output={folder}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=128", f"output={folder}")
     assert "nothing to make" in capsys.readouterr().out  # of these 128, in a place that is planned for 320
     assert not (folder / "shard-000008.tar").exists()
     (folder / "shard-000008.tar").write_bytes(whole["shard-000008.tar"])
 
-    line = ends_with_status_2(generate, monkeypatch, capsys, *KEEPING, "recipe.seed=1", f"output={folder}")
+    line = error_line(generate, capsys, PAINTED, *KEEPING, "recipe.seed=1", f"output={folder}")
     assert "keeps another data set: recipe.seed is 0 there, 1 here" in line
     assert files_in(folder) == whole
 
@@ -105,9 +115,10 @@ SLOWLY = [*KEEPING, "training.num_images=640", "generation.painted_batch_seconds
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
 def test_after_a_killed_driver_beside_which_none_may_work_a_rerun_ends_with_the_bytes_of_an_undisturbed_run(
-    tmp_path: Path, monkeypatch, capsys
+    tmp_path: Path, capsys
 ):
     folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     driver = subprocess.Popen(
@@ -116,57 +127,59 @@ def test_after_a_killed_driver_beside_which_none_may_work_a_rerun_ends_with_the_
     give_up_at = time.monotonic() + 120
     while len(list(folder.glob("index/*"))) < 3 and time.monotonic() < give_up_at:
         time.sleep(0.05)
-    second = ends_with_status_2(generate, monkeypatch, capsys, *SLOWLY, f"output={folder}")
+    second = error_line(generate, capsys, PAINTED, *SLOWLY, f"output={folder}")
     assert f"Another job is at work in '{folder}'" in second
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(2)  # its actors end with it
     assert 3 <= len(list(folder.glob("index/*"))) < 20
-    call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={folder}")
-    call(generate, monkeypatch, *KEEPING, "training.num_images=640", f"output={undisturbed}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=640", f"output={folder}")
+    call(generate, PAINTED, *KEEPING, "training.num_images=640", f"output={undisturbed}")
     assert files_in(folder) == files_in(undisturbed)
     assert list(folder.rglob(".writing-*")) == []
 
 
 @needs_mounts
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_path: Path, monkeypatch, capsys):
+def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_path: Path, capsys):
     small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
     settings = [*KEEPING, "training.num_images=640"]
-    call(generate, monkeypatch, *settings, f"output={undisturbed}")
+    call(generate, PAINTED, *settings, f"output={undisturbed}")
     whole = files_in(undisturbed)
     with mounted(small, f"size={sum(map(len, whole.values())) // 2}"):
-        line = ends_with_status_2(generate, monkeypatch, capsys, *settings, f"output={small}")
+        line = error_line(generate, capsys, PAINTED, *settings, f"output={small}")
         assert "No space left on device" in line
         assert "Make room and run again: what is whole stays" in line
         kept = {name: content for name, content in files_in(small).items() if name in whole}
         assert kept.items() <= whole.items()
         assert list(small.rglob(".writing-*")) == []
-        line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"data.tee={small}", f"output={tmp_path}/run")
+        line = error_line(train, capsys, PAINTED, *settings, f"data.tee={small}", f"output={tmp_path}/run")
         assert "No space left on device" in line
         enlarge(small, "64m")
         before = {name: time for name, time in times_in(small).items() if name.endswith(".parquet")}
-        call(generate, monkeypatch, *settings, f"output={small}")
+        call(generate, PAINTED, *settings, f"output={small}")
         assert files_in(small) == whole
         assert times_in(small).items() >= before.items()  # a shard with an index was whole, and is not made again
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_again(tmp_path: Path, monkeypatch, capsys):
+def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_again(tmp_path: Path, monkeypatch):
     settings = [*KEEPING, "training.num_images=128"]
-    call(generate, monkeypatch, *settings, f"output={tmp_path / 'generated'}")
+    call(generate, PAINTED, *settings, f"output={tmp_path / 'generated'}")
     with serve_s3("bucket") as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        call(train, monkeypatch, *settings, f"output={tmp_path / 'teed'}", "data.tee=s3://bucket/a/set")
+        call(train, PAINTED, *settings, f"output={tmp_path / 'teed'}", "data.tee=s3://bucket/a/set")
         store = fsspec.filesystem("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
         store.get("s3://bucket/a/set/", f"{tmp_path / 'fetched'}/", recursive=True)
         assert files_in(tmp_path / "fetched") == files_in(tmp_path / "generated")
         assert (tmp_path / "fetched" / "README.md").is_file()
         from_shards = ["data.source=shards", "data.shards=s3://bucket/a/set"]
-        call(train, monkeypatch, *settings, *from_shards, f"output={tmp_path / 'replayed'}")
+        call(train, PAINTED, *settings, *from_shards, f"output={tmp_path / 'replayed'}")
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("teed", "replayed")]
     assert [summary["num_trained"] for summary in summaries] == [128, 128]
     assert [summary["num_generated"] for summary in summaries] == [128 + 32 + 20, 0]  # 24 held out, in whole batches
@@ -174,47 +187,23 @@ def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_agai
 
 
 @pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, monkeypatch, capsys):
+def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, capsys):
     folder = tmp_path / "set"
     settings = [*KEEPING, "training.num_images=64", "data.source=shards", f"data.shards={folder}"]
-    assert "where no data set is" in ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
-    call(generate, monkeypatch, *KEEPING, "training.num_images=64", f"output={folder}")
-    line = ends_with_status_2(train, monkeypatch, capsys, *settings, "recipe.seed=5", f"output={tmp_path}/r")
+    assert "where no data set is" in error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")
+    call(generate, PAINTED, *KEEPING, "training.num_images=64", f"output={folder}")
+    line = error_line(train, capsys, PAINTED, *settings, "recipe.seed=5", f"output={tmp_path}/r")
     assert "recipe.seed is 0 there, 5 here" in line
     more = "training.num_held_out=100"
-    line = ends_with_status_2(train, monkeypatch, capsys, *settings, more, f"output={tmp_path}/r")
+    line = error_line(train, capsys, PAINTED, *settings, more, f"output={tmp_path}/r")
     assert "has 24 held-out images, but training.num_held_out is 100" in line
     (folder / "shard-000001.tar").write_bytes((folder / "shard-000001.tar").read_bytes()[:5000])
-    line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/cut")
+    line = error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/cut")
     assert "shard-000001.tar: sample " in line
     assert "the image is not the one that was written" in line
     assert "Repair it: ray_jobs.generate --verify" in line
     (folder / "shard-000001.tar").unlink()
-    line = ends_with_status_2(train, monkeypatch, capsys, *settings, f"output={tmp_path}/r")
+    line = error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")
     assert "lacks 1 of the 2 shards needed" in line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["output=s3://bucket/set"], "cannot be listed"),
-        (["output={taken}"], "holds files, but no manifest.json"),
-        (["data.image_format=jpg"], "data.quality is 0; for jpg give 1 to 100"),
-        (["generation.compile=true", "generation.batch_size=0"], "Give generation.batch_size"),
-        (["generation.batch_sizes={L4: 8}"], "Give generation.batch_size alone"),
-        (["data.shard_size=100"], "data.shard_size is 100, no multiple of the 16 images"),
-        (["--check"], "'--check' is no option. Options are --verify"),
-    ],
-)
-def test_what_cannot_be_kept_is_one_line_before_anything_starts(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys
-):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "mine.txt").write_text("mine")
-    given = [argument.replace("{taken}", str(tmp_path / "taken")) for argument in arguments]
-    line = ends_with_status_2(generate, monkeypatch, capsys, *KEEPING, f"output={tmp_path / 'set'}", *given)
-    assert message in line

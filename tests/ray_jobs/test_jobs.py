@@ -4,18 +4,20 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
+import torch
 from PIL import Image
 
+from generation.digits.real_digits import evaluation_digits
 from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
@@ -24,8 +26,12 @@ from ray_jobs import benchmark, evaluate, gallery, plan, regenerate, train
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.run_progress import Stretch
 from ray_jobs.watching import METRICS, Exporter, readings
-from tests.generation.tiny_models import save_with_safety_checker
-from tests.ray_jobs.looks import looked, worked
+from tests.support.commands import call, error_line
+from tests.support.looks import looked, worked
+from tests.support.tiny_models import save_with_safety_checker
+from tests.support.trained_run import DEMO, TrainedRun
+from training.checkpoint import read_checkpoint
+from training.classifier import load_classifier
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=2", "training.num_held_out=20", "recipe.image_size=32"]
@@ -43,12 +49,6 @@ SUMMARY_KEYS = {
     "recipe_hash",
     "advice",
 }
-
-
-def call(job, monkeypatch, *arguments: str, config: str = PAINTED) -> None:
-    """Run a job's main as if called from the command line, in this process and on its cluster."""
-    monkeypatch.setattr(sys, "argv", [job.__name__, config, *arguments])
-    job.main()
 
 
 TOLD_LIKE_SUMMARY = {
@@ -74,11 +74,15 @@ def scraped(run: str, name: str, value: float) -> dict[str, float]:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tmp_path: Path, monkeypatch, capsys):
-    run_dir = tmp_path / "run"
-    call(train, monkeypatch, *SMALL, f"output={run_dir}")
-    assert {path.name for path in run_dir.iterdir()} == {
+def test_the_demo_reaches_its_accuracy_on_a_quarter_of_its_images(trained_run: TrainedRun):
+    """Measured 0.952 (95%: 0.933 to 0.969) at 2fc1b76; the whole demo reaches 0.99, chance is 0.10."""
+    assert trained_run.summary["num_real_images"] == 540
+    assert trained_run.summary["top1"] >= 0.90
+
+
+@pytest.mark.ray
+def test_a_run_leaves_all_it_promises(trained_run: TrainedRun):
+    assert {path.name for path in trained_run.folder.iterdir()} >= {
         "config.yaml",
         "recipe.json",
         "samples.png",
@@ -89,32 +93,52 @@ def test_a_run_leaves_all_it_promised_and_evaluates_again_to_the_same_numbers(tm
         "outputs",
         "summary.json",
     }
-    summary = json.loads((run_dir / "summary.json").read_text())
+    summary = trained_run.summary
     assert summary.keys() >= SUMMARY_KEYS
-    assert (summary["num_trained"], summary["num_real_images"]) == (128, 540)
+    assert summary["num_trained"] == 4096
     assert summary["num_model_loads"] == 2  # once for each actor, over two logical epochs
-    assert summary["num_generated"] == 128 + 64 + 20  # trained on, 20 held out in a whole batch, a sheet
+    assert summary["num_generated"] == 4096 + 64 + 20  # trained on, held out, a sheet
     assert 0 <= summary["waiting_fraction"] <= 1
-    assert summary["recipe_hash"] == read_recipe(run_dir / "recipe.json").sha256
-    assert "128/128 trained" in capsys.readouterr().out
+    assert summary["recipe_hash"] == read_recipe(trained_run.folder / "recipe.json").sha256
+    assert "4,096/4,096 trained" in trained_run.log
 
-    call(evaluate, monkeypatch, f"checkpoint={run_dir / 'checkpoint.ckpt'}")
+
+@pytest.mark.ray
+def test_a_run_evaluates_again_to_the_same_numbers(trained_run: TrainedRun):
+    call(evaluate, DEMO, f"checkpoint={trained_run.folder / 'checkpoint.ckpt'}")
     first, again = (
-        json.loads((run_dir / name / "evaluation.json").read_text()) for name in ("evaluation", "evaluation-2")
+        json.loads((trained_run.folder / name / "evaluation.json").read_text())
+        for name in ("evaluation", "evaluation-2")
     )
     assert again["sets"] == first["sets"]
-    assert again["sets"]["digits"]["top1"] == summary["top1"]
+    assert again["sets"]["digits"]["top1"] == trained_run.summary["top1"]
+
+
+@pytest.mark.ray
+def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
+    classifier = load_classifier(read_checkpoint(trained_run.folder / "checkpoint.ckpt")).eval()
+    num_right, num_right_of = 0, Counter[int]()
+    with torch.inference_mode():
+        for image, label in zip(*evaluation_digits(), strict=True):
+            _, logits = classifier.features_and_logits(torch.from_numpy(image)[None])
+            is_right = int(logits.argmax()) == int(label)
+            num_right += is_right
+            num_right_of[int(label)] += is_right
+    told = json.loads((trained_run.folder / "evaluation" / "evaluation.json").read_text())["sets"]["digits"]
+    assert round(told["top1"] * 540) == num_right
+    assert [round(row["top1"] * row["num_images"]) for row in told["per_class"]] == [num_right_of[i] for i in range(10)]
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_a_run_is_watched_compared_with_what_was_predicted_and_has_the_rates_to_predict_the_next(
-    tmp_path: Path, monkeypatch, capsys
+    tmp_path: Path, capsys
 ):
     run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
-    call(train, monkeypatch, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
+    call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
     watched = scraped("predicted", "ray_figment_images_trained_total", 128)
     # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
     predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
@@ -140,7 +164,7 @@ def test_a_run_is_watched_compared_with_what_was_predicted_and_has_the_rates_to_
         assert f"  {part}: trainer waited " in log
     assert f"the whole run: {summary['advice']}" in log
 
-    call(plan, monkeypatch, *SMALL, f"--like={run_dir}")
+    call(plan, PAINTED, *SMALL, f"--like={run_dir}")
     assert "not counted" not in capsys.readouterr().out
 
 
@@ -165,9 +189,10 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkeypatch):
     on_cpu = ["generation.gpus_per_actor=0", "generation.cpus_per_actor=0.1", "generation.batch_size=2"]
-    call(regenerate, monkeypatch, "--index", "7,1000:1003", "--out", str(tmp_path / "a"), "recipe.image_size=32")
+    call(regenerate, PAINTED, "--index", "7,1000:1003", "--out", str(tmp_path / "a"), "recipe.image_size=32")
     names = {f"{index}.{suffix}" for index in (7, 1000, 1001, 1002) for suffix in ("png", "json")}
     assert {path.name for path in (tmp_path / "a").iterdir()} == names
     config = load_config(JobConfig, [PAINTED, "recipe.image_size=32"])
@@ -192,10 +217,11 @@ def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkey
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.nightly
+def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, capsys):
     folder = tmp_path / "gallery"
     arguments = ["recipe.templates=[class_name,definition]", "--classes=zero,seven", "--images=2", f"--out={folder}"]
-    call(gallery, monkeypatch, *arguments)
+    call(gallery, PAINTED, *arguments)
     assert {path.name for path in folder.iterdir()} == {"gallery.html", "gallery.png", "recipe.json"}
     recipe = read_recipe(folder / "recipe.json")
     figures = re.findall(r'title="index (\d+), .*?base64,(.*?)"', (folder / "gallery.html").read_text(), re.DOTALL)
@@ -210,6 +236,7 @@ def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, mon
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_the_benchmark_delivers_every_sample_once_by_both_ways(monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "TARGET_FRACTION", 0.0)  # speed is not for tests
     call(
@@ -225,68 +252,19 @@ def test_the_benchmark_delivers_every_sample_once_by_both_ways(monkeypatch, caps
     assert all([cell.strip() for cell in row.split("│")[2:4]] == ["640", "640"] for row in rows)
 
 
-def damaged_model(tmp_path: Path) -> str:
-    """Return a copy of the embedded model whose UNet is cut short."""
-    model = tmp_path / "model"
-    shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", model)
-    (model / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
-    return str(model)
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: Path, monkeypatch, capsys):
-    save_with_safety_checker(tmp_path / "strict", flags_all=True)
-    model = ["recipe.generator=diffusers", f"recipe.model={tmp_path / 'strict'}", "recipe.safety_checker=true"]
-    with pytest.raises(SystemExit) as ended:
-        call(regenerate, monkeypatch, "--index=7", f"--out={tmp_path / 'out'}", *model, "recipe.image_size=32")
-    assert ended.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: All 3 attempts at sample 7 were refused, the last as flagged")
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such file or folder"),
-        (["recipe.generator=diffusers", "recipe.model={damaged}"], "cannot be loaded"),
-        (["generation.gpus_per_actor=1000"], "generator actors of 1000 GPU"),
-        (["training.gpus_per_worker=1000"], "training workers of 0.5 CPU and 1000 GPU"),
-        (["evaluation.gpus_per_actor=1000"], "evaluation actors of 1000 GPU"),
-        (["generation.max_actors=4000"], "can ever be placed"),
-        (["training.architecture=resnet51"], "'resnet51'"),
-        (["training.deterministic=true", "generation.batch_sizes={L4: 8}"], "Give generation.batch_size alone"),
-        (["output={taken}"], "already holds files"),
-        (["output=/proc/figment"], "cannot be written"),
-        (["recipe.sede=1"], "Did you mean recipe.seed"),
-    ],
-)
-def test_what_cannot_run_ends_with_status_2_and_one_line(arguments, message, tmp_path: Path, monkeypatch, capsys):
-    taken = tmp_path / "taken"
-    taken.mkdir()
-    (taken / "mine.txt").write_text("mine")
-    known = {"{damaged}": damaged_model(tmp_path), "{taken}": str(taken)}
-    for name, path in known.items():
-        arguments = [argument.replace(name, path) for argument in arguments]
-    with pytest.raises(SystemExit) as ended:
-        call(train, monkeypatch, f"output={tmp_path / 'run'}", *arguments)
-    assert ended.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert not (tmp_path / "run").exists()
-    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.parametrize("checkpoint", ["", "checkpoint=nowhere.ckpt"])
-def test_evaluation_without_a_checkpoint_says_what_to_give(checkpoint: str, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as ended:
-        call(evaluate, monkeypatch, *([checkpoint] if checkpoint else []))
-    assert ended.value.code == 2
-    assert "checkpoint" in capsys.readouterr().err
+@pytest.mark.nightly
+def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: Path, capsys):
+    save_with_safety_checker(tmp_path / "strict", flagged_share=1.0)
+    model = [
+        "recipe.generator=diffusers",
+        f"recipe.model={tmp_path / 'strict'}",
+        "recipe.safety_checker=true",
+        "recipe.image_size=32",
+    ]
+    line = error_line(regenerate, capsys, PAINTED, "--index=7", *model, f"--out={tmp_path / 'out'}")
+    assert line.startswith("All 3 attempts at sample 7 were refused, the last as flagged")
 
 
 @pytest.mark.slow

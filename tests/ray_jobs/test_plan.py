@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -7,30 +6,15 @@ import pytest
 from generation.model_files import PROJECT_ROOT
 from generation.recipe import read_recipe
 from ray_jobs import plan
+from tests.support.commands import error_line, printed
 
 CONFIGS = PROJECT_ROOT / "ray_jobs" / "configs"
 DIGITS = str(CONFIGS / "digits_prompts.yaml")
 
 
-def call(monkeypatch, capsys, *arguments: str) -> str:
-    """Return what the job prints."""
-    monkeypatch.setattr(sys, "argv", ["plan", *arguments])
-    plan.main()
-    return capsys.readouterr().out
-
-
-def error_of(monkeypatch, capsys, *arguments: str) -> str:
-    """Return the one line that the job ends with."""
-    with pytest.raises(SystemExit) as ended:
-        call(monkeypatch, capsys, *arguments)
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
-def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(monkeypatch, capsys, tmp_path: Path):
+def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(capsys, tmp_path: Path):
     path = tmp_path / "recipes" / "digits.json"
-    out = call(monkeypatch, capsys, DIGITS, f"--out={path}")
+    out = printed(plan, capsys, DIGITS, f"--out={path}")
     recipe = read_recipe(path)
     for text in (
         recipe.sha256,
@@ -43,16 +27,16 @@ def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(monkeypatch, 
     ):
         assert text in out
     before = path.read_bytes()
-    call(monkeypatch, capsys, str(path), "training.num_images=30000", f"--out={path}")
+    printed(plan, capsys, str(path), "training.num_images=30000", f"--out={path}")
     assert path.read_bytes() == before
-    message = error_of(monkeypatch, capsys, DIGITS, "recipe.seed=1", f"--out={path}")
+    message = error_line(plan, capsys, DIGITS, "recipe.seed=1", f"--out={path}")
     assert "exists and is not overwritten" in message
     assert path.read_bytes() == before
 
 
-def test_one_sample_is_explained_fully(monkeypatch, capsys):
+def test_one_sample_is_explained_fully(capsys):
     config = str(CONFIGS / "paper" / "imagenet1k_definition_guidance2.0.yaml")
-    out = call(monkeypatch, capsys, config, "--index", "1234567")
+    out = printed(plan, capsys, config, "--index", "1234567")
     recipe = plan.open_recipe(plan.load_config(plan.JobConfig, [config]))
     planned = plan.plan_sample(recipe, 1234567)
     entry = recipe.label_space.classes[planned.label]
@@ -60,18 +44,18 @@ def test_one_sample_is_explained_fully(monkeypatch, capsys):
         assert text in out
 
 
-def test_two_recipes_differ_in_named_fields(monkeypatch, capsys, tmp_path: Path):
+def test_two_recipes_differ_in_named_fields(capsys, tmp_path: Path):
     path = tmp_path / "digits.json"
-    call(monkeypatch, capsys, DIGITS, f"--out={path}")
-    out = call(monkeypatch, capsys, DIGITS, "recipe.guidance_scale=7.5", "recipe.seed=3", f"--compare={path}")
+    printed(plan, capsys, DIGITS, f"--out={path}")
+    out = printed(plan, capsys, DIGITS, "recipe.guidance_scale=7.5", "recipe.seed=3", f"--compare={path}")
     assert out.splitlines() == ["seed: 3 here, 0 there", "guidance_scale: [7.5] here, [2.0] there"]
-    assert "The recipes are equal" in call(monkeypatch, capsys, DIGITS, f"--compare={path}")
+    assert "The recipes are equal" in printed(plan, capsys, DIGITS, f"--compare={path}")
 
 
-def test_words_in_brackets_are_printed_as_they_are(monkeypatch, capsys, tmp_path: Path):
+def test_words_in_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
     (tmp_path / "mine.csv").write_text("class_name,definition\ncrane,[red] machine\nheron,a bird\n")
     arguments = [f"recipe.label_space={tmp_path / 'mine.csv'}", "recipe.generator=painted", f"--out={tmp_path / 'r'}"]
-    assert "crane, [red] machine" in call(monkeypatch, capsys, str(CONFIGS / "digits.yaml"), *arguments)
+    assert "crane, [red] machine" in printed(plan, capsys, str(CONFIGS / "digits.yaml"), *arguments)
 
 
 @pytest.mark.parametrize(
@@ -90,25 +74,25 @@ def test_words_in_brackets_are_printed_as_they_are(monkeypatch, capsys, tmp_path
         (["--out", "/proc/recipe.json"], "'/proc/recipe.json' cannot be written"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(arguments: list[str], message: str, monkeypatch, capsys):
-    assert message in error_of(monkeypatch, capsys, DIGITS, *arguments)
+def test_what_cannot_be_planned_is_one_line(arguments: list[str], message: str, capsys):
+    assert message in error_line(plan, capsys, DIGITS, *arguments)
 
 
-def test_a_recipe_edited_by_hand_is_one_line(monkeypatch, capsys, tmp_path: Path):
+def test_a_recipe_edited_by_hand_is_one_line(capsys, tmp_path: Path):
     path = tmp_path / "digits.json"
-    call(monkeypatch, capsys, DIGITS, f"--out={path}")
+    printed(plan, capsys, DIGITS, f"--out={path}")
     content = json.loads(path.read_text())
     content["recipe"]["seed"] = 1
     path.write_text(json.dumps(content))
-    assert "it was edited by hand" in error_of(monkeypatch, capsys, str(path))
+    assert "it was edited by hand" in error_line(plan, capsys, str(path))
 
 
-def test_a_recipe_whose_model_is_gone_is_still_compared(monkeypatch, capsys, tmp_path: Path):
+def test_a_recipe_whose_model_is_gone_is_still_compared(capsys, tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "model_index.json").write_text("{}")
     path = tmp_path / "recipe.json"
-    call(monkeypatch, capsys, DIGITS, f"recipe.model={model}", f"--out={path}")
+    printed(plan, capsys, DIGITS, f"recipe.model={model}", f"--out={path}")
     (model / "model_index.json").unlink()
-    out = call(monkeypatch, capsys, DIGITS, f"--compare={path}")
+    out = printed(plan, capsys, DIGITS, f"--compare={path}")
     assert [line.split(":")[0] for line in out.splitlines()] == ["model", "revision"]

@@ -11,8 +11,8 @@ from ray_jobs.config import JobConfig
 from ray_jobs.progress_display import ProgressDisplay
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool
-from tests.ray_jobs.looks import looked
-from tests.waits import wait_until
+from tests.support.looks import looked
+from tests.support.waits import wait_until
 from training.config import TrainingConfig
 
 

@@ -1,7 +1,6 @@
 """Jobs whose driver is killed, and that go on elsewhere, as a user calls them."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,28 +15,15 @@ from PIL import Image
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import train
 from ray_jobs.config import JobConfig, load_config
-from tests.training.test_resume import expected, steps_in, uses_of
+from tests.support.commands import error_line
+from tests.support.journals import expected_uses, steps_in, uses_of
+from tests.support.settings import EIGHTY_STEPS, PAINTED
+from tests.support.trained_run import DEMO, SHORTENED, TrainedRun, interrupted_copy
 from training.checkpoint import checkpoint_files, read_checkpoint
-
-PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
-
-SETTINGS = [
-    "training.architecture=timm/resnet10t",
-    "training.num_images=2560",
-    "training.reuse=3",
-    "training.num_epochs=2",
-    "training.num_held_out=16",
-    "training.global_batch_size=32",
-    "training.checkpoint_every_steps=6",
-    "training.journal=true",
-    "training.cpus_per_worker=0.25",
-    "recipe.image_size=16",
-    "evaluation.sets=[]",
-]
 
 
 def start(run_dir: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ray_jobs.train", PAINTED, *SETTINGS, f"output={run_dir}", *arguments]
+    command = [sys.executable, "-m", "ray_jobs.train", PAINTED, *EIGHTY_STEPS, f"output={run_dir}", *arguments]
     return subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -55,7 +41,7 @@ def kill_at(job: subprocess.Popen, run_dir: Path, step: int) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors_and_loses_no_use(
     seed: int, tmp_path: Path
@@ -79,8 +65,8 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors_and
     said = go_on.communicate(timeout=240)[0]
     assert go_on.returncode == 0, said
     assert "going on from step-" in said
-    config = load_config(JobConfig, [PAINTED, *SETTINGS]).training
-    assert uses_of(run_dir / "journal") == expected(config)
+    config = load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training
+    assert uses_of(run_dir / "journal") == expected_uses(config)
     starts = steps_in(run_dir / "journal")
     assert len(starts[1]) == 1  # not from the beginning
     # each sixth step, and the fortieth as its epoch's last, was saved before the next one began
@@ -92,68 +78,49 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors_and
     assert {"config.yaml", "config-2.yaml", "metrics.csv", "resumed-2"} <= {path.name for path in run_dir.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory) -> Path:
-    """A run of which two checkpoints are left, and no process."""
-    run_dir = tmp_path_factory.mktemp("interrupted") / "run"
-    kill_at(start(run_dir), run_dir, 14)
-    assert len(checkpoint_files(run_dir / "checkpoints")) == 2
-    return run_dir
-
-
-def refuse(monkeypatch, capsys, *arguments: str) -> str:
-    """Return the one line in which the job refuses."""
-    monkeypatch.setattr(sys, "argv", ["train", PAINTED, *SETTINGS, *arguments])
-    with pytest.raises(SystemExit) as ended:
-        train.main()
-    assert ended.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    return errors[0]
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("recipe.seed=5", "is of another recipe: seed was 0, is 5"),
-        ("training.architecture=resnet18", "training.architecture was 'timm/resnet10t', is 'resnet18'"),
-        ("training.reuse=2", "training.reuse was 3, is 2"),
+        ("training.architecture=resnet34", "training.architecture was 'resnet18', is 'resnet34'"),
+        ("training.num_images=2048", "training.num_images was 4096, is 2048"),
     ],
 )
-def test_a_run_does_not_go_on_as_another_one(change: str, message: str, interrupted: Path, monkeypatch, capsys):
-    before = sorted(interrupted.rglob("*"))
-    assert message in refuse(monkeypatch, capsys, f"output={interrupted}", "resume=true", change)
-    assert sorted(interrupted.rglob("*")) == before
+def test_a_run_does_not_go_on_as_another_one(
+    change: str, message: str, trained_run: TrainedRun, tmp_path: Path, capsys
+):
+    run_dir = interrupted_copy(trained_run, tmp_path / "run")
+    before = sorted(run_dir.rglob("*"))
+    assert message in error_line(train, capsys, DEMO, *SHORTENED, f"output={run_dir}", "resume=true", change)
+    assert sorted(run_dir.rglob("*")) == before
 
 
 @pytest.mark.ray
-def test_from_a_truncated_checkpoint_a_run_falls_back_to_the_one_before_and_says_so(
-    interrupted: Path, tmp_path: Path, monkeypatch
-):
-    run_dir = tmp_path / "run"
-    shutil.copytree(interrupted, run_dir)
+def test_a_run_goes_on_from_the_checkpoint_before_a_truncated_one(trained_run: TrainedRun, tmp_path: Path):
+    run_dir = interrupted_copy(trained_run, tmp_path / "run")
     newest, before = checkpoint_files(run_dir / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:100_000])
-    monkeypatch.setattr(sys, "argv", [])
-    notes = train.prepare([PAINTED, *SETTINGS, f"output={run_dir}", "resume=true"]).notes
+    notes = train.prepare([DEMO, *SHORTENED, f"output={run_dir}", "resume=true"]).notes
     assert f"'{newest}' cannot be read" in notes[0]
     assert notes[1] == f"going on from {before.name}"
     before.write_bytes(b"")
     with pytest.raises(ValueError, match=r"No checkpoint in .* is whole"):
-        train.prepare([PAINTED, *SETTINGS, f"output={run_dir}", "resume=true"])
+        train.prepare([DEMO, *SHORTENED, f"output={run_dir}", "resume=true"])
 
 
-def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, monkeypatch, capsys):
-    assert "holds no run to go on with" in refuse(monkeypatch, capsys, f"output={tmp_path}", "resume=true")
+def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, capsys):
+    assert "holds no run to go on with" in error_line(
+        train, capsys, PAINTED, *EIGHTY_STEPS, f"output={tmp_path}", "resume=true"
+    )
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / "checkpoint.ckpt").write_text("")
-    assert "is finished" in refuse(monkeypatch, capsys, f"output={tmp_path}", "resume=true")
+    assert "is finished" in error_line(train, capsys, PAINTED, *EIGHTY_STEPS, f"output={tmp_path}", "resume=true")
 
 
-def test_a_real_folder_with_unknown_classes_is_one_line(tmp_path: Path, monkeypatch, capsys):
+def test_a_real_folder_with_unknown_classes_is_one_line(tmp_path: Path, capsys):
     (tmp_path / "real" / "aardvark").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "real" / "aardvark" / "0.png")
     real = [f"training.real_images={tmp_path / 'real'}", "training.real_fraction=0.5"]
-    assert "aardvark" in refuse(monkeypatch, capsys, f"output={tmp_path / 'run'}", *real)
+    assert "aardvark" in error_line(train, capsys, PAINTED, *EIGHTY_STEPS, f"output={tmp_path / 'run'}", *real)
     assert not (tmp_path / "run").exists()

@@ -12,9 +12,11 @@ import pytest
 from generation.generator import GenerationFailedError
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import scale
-from tests.training.test_resume import command_of
+from tests.support.commands import call
+from tests.support.processes import command_of
+from tests.support.settings import CONFIGS
 
-CONFIG = str(PROJECT_ROOT / "ray_jobs" / "configs" / "scale.yaml")
+CONFIG = str(CONFIGS / "scale.yaml")
 SMALL = [
     "num_local_nodes=0",
     "generation.gpus_per_actor=0",
@@ -23,38 +25,21 @@ SMALL = [
     "training.global_batch_size=4",
     "recipe.image_size=16",
 ]
+pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.usefixtures("ray_cluster")]
+
 NO_STEP = ["step.few_actors=1", "step.many_actors=1"]
 
 
-def call(monkeypatch, *arguments: str) -> object:
-    """Run the job as a user does, in this process and on its cluster; return its status."""
-    monkeypatch.setattr(sys, "argv", ["scale", CONFIG, *arguments])
+def status_of(*arguments: str) -> object:
+    """Run the command in this process and on its cluster; return its exit status."""
     with pytest.raises(SystemExit) as ended:
-        scale.main()
+        call(scale, CONFIG, *arguments)
     return ended.value.code
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("training.num_workers=2", r"training\.num_workers is 2: the painted trainer has one"),
-        ("generation.painted_batch_seconds=0", r"painted_batch_seconds and batch_size above 0"),
-        ("generation.batch_sizes={L4: 8}", r"batch_sizes gives actors several rates"),
-        ("num_local_nodes=-1", r"num_local_nodes is -1; give 0 or more"),
-        ("fault.seconds=1", r"no setting 'fault'. Did you mean faults"),
-    ],
-)
-def test_what_cannot_be_measured_is_said_in_one_line_before_a_cluster_is_there(argument: str, message: str):
-    with pytest.raises(ValueError, match=message) as caught:
-        scale.prepare([CONFIG, argument])
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: Path, monkeypatch):
+def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: Path):
     small = [*SMALL, *NO_STEP, "sweep.actors=[1,2]", "sweep.seconds=2", "prices.generation_device_hour=2"]
-    call(monkeypatch, *small, f"output={tmp_path / 'run'}")
+    status_of(*small, f"output={tmp_path / 'run'}")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "scale.json", "report.html"}
     told = json.loads((tmp_path / "run" / "scale.json").read_text())
     assert (told["step"], told["faults"], told["is_complete"]) == (None, None, True)
@@ -71,8 +56,6 @@ def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: 
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_pool_follows_a_step_and_what_was_measured_stays_though_the_next_experiment_fails(
     tmp_path: Path, monkeypatch
 ):
@@ -83,7 +66,7 @@ def test_a_pool_follows_a_step_and_what_was_measured_stays_though_the_next_exper
     sizes = ["sweep.actors=[1]", "sweep.seconds=2", "step.few_actors=1", "step.many_actors=3"]
     times = ["step.few_seconds=10", "step.many_seconds=30", "step.last_seconds=20", "generation.idle_seconds=5"]
     faults = "faults.actor_kills_per_minute=1"
-    assert call(monkeypatch, *SMALL, *sizes, *times, faults, f"output={tmp_path / 'run'}") == 2
+    assert status_of(*SMALL, *sizes, *times, faults, f"output={tmp_path / 'run'}") == 2
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "scale.json", "report.html"}
     told = json.loads((tmp_path / "run" / "scale.json").read_text())
     assert (len(told["sweep"]), told["faults"], told["is_complete"]) == (1, None, False)
@@ -95,25 +78,21 @@ def test_a_pool_follows_a_step_and_what_was_measured_stays_though_the_next_exper
     assert 5 <= step["release_seconds"] < 20
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_nothing_is_lost_or_doubled_when_an_actor_and_the_trainer_are_killed(tmp_path: Path, monkeypatch):
+def test_nothing_is_lost_or_doubled_when_an_actor_and_the_trainer_are_killed(tmp_path: Path):
     faults = [
         "faults.num_actors=2",
         "faults.seconds=8",
         "faults.actor_kills_per_minute=3.75",  # of each of two: one in 8 s, after 4 s, as of the trainer
         "faults.trainer_kills_per_minute=7.5",
     ]
-    call(monkeypatch, *SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
+    status_of(*SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
     told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
     assert told["num_struck"] == {"actor_kill": 1, "trainer_kill": 1}
     assert told["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
     assert 0 < told["lost_actor_fraction"] <= told["lost_fraction"] <= 1
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp_path: Path, monkeypatch):
+def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp_path: Path):
     faults = [
         "num_local_nodes=2",  # of one GPU each: each holds one of the two actors
         "generation.gpus_per_actor=1",
@@ -125,7 +104,7 @@ def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp
         "faults.delay_seconds=2",
         "faults.node_return_seconds=1",
     ]
-    call(monkeypatch, *SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
+    status_of(*SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
     told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
     assert told["num_struck"] == {"node_delay": 2, "node_drop": 1}
     assert [(fault["kind"], fault["num_actors"]) for fault in told["struck"][:2]] == [
@@ -136,7 +115,6 @@ def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp
     assert 0 < told["lost_actor_fraction"] <= 1
 
 
-@pytest.mark.ray
 def test_a_job_that_is_told_to_end_leaves_none_of_its_nodes(tmp_path: Path):
     arguments = [CONFIG, *NO_STEP, "sweep.actors=[1]", "sweep.seconds=600", "num_local_nodes=1"]
     command = [sys.executable, "-m", "ray_jobs.scale", *arguments, f"output={tmp_path / 'run'}"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ import pytest
 
 from generation.model_files import PROJECT_ROOT
 from ray_jobs.config import JobConfig, load_config
-from tests.ray_jobs.head import RAY, Head, started_head
-from tests.ray_jobs.test_resume import PAINTED, SETTINGS
-from tests.training.test_resume import expected, steps_in, uses_of
-from tests.waits import wait_until
+from tests.support.commands import error_lines
+from tests.support.head import RAY, Head, started_head
+from tests.support.journals import expected_uses, has_done, steps_in, uses_of
+from tests.support.settings import EIGHTY_STEPS, PAINTED
+from tests.support.waits import wait_until
 from training.checkpoint import checkpoint_files, read_checkpoint
 
 TOKEN = "0123456789abcdef" * 4
@@ -86,15 +88,15 @@ def left_over(head: Head) -> list[str]:
     ]
 
 
-def error_lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("error: ")]
+def driver_of(head: Head, name: str) -> int:
+    """Return the process id of a submitted job's driver."""
+    return int(head.ask(f"jobs/{name}")["driver_info"]["pid"])
 
 
 @pytest.mark.ray
-@pytest.mark.slow
-def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job(head: Head, tmp_path: Path):
+def test_a_job_that_is_stopped_and_one_whose_driver_is_killed_go_on_with_other_workers(head: Head, tmp_path: Path):
     run_dir = tmp_path / "run"
-    settings = [*SETTINGS, f"output={run_dir}"]
+    settings, journal = [*EIGHTY_STEPS, f"output={run_dir}"], run_dir / "journal"
     slowly = "generation.painted_batch_seconds=2"  # 40 batches by two actors: it is at work for as long as it takes
     assert submit(head, "train", "stopped", *settings, slowly, waits=False).returncode == 0
     wait_until((run_dir / "config.yaml").exists, 120)
@@ -102,29 +104,39 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     (line,) = error_lines(log_of(head, "again"))
     assert line.startswith(f"error: Another job is at work in '{run_dir}'. Stop it first, or give another folder.")
     assert (again.returncode, state_of(head, "again")) == (1, "FAILED")
-    wait_until(lambda: any(step >= 7 for step in steps_in(run_dir / "journal")), 180)
+    wait_until(has_done(journal, 7), 180)
 
     stop = ray_job(head, "stop", "stopped")
     assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
-    first = max(steps_in(run_dir / "journal"))
-    assert first < 80
+    stopped_at = max(steps_in(journal))
+    assert stopped_at < 80
     assert all(read_checkpoint(path)["global_step"] % 6 == 0 for path in checkpoint_files(run_dir / "checkpoints"))
 
-    said = submit(head, "train", "resumed", *settings, "resume=true").stdout
+    two_workers = [*settings, slowly, "resume=true", "training.num_workers=2"]
+    assert submit(head, "train", "killed", *two_workers, waits=False).returncode == 0
+    wait_until(has_done(journal, stopped_at + 7), 180)
+    os.kill(driver_of(head, "killed"), signal.SIGKILL)
+    wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
+    killed_at = max(steps_in(journal))
+    assert killed_at < 80
+
+    actors = ["generation.min_actors=3", "generation.max_actors=3", "generation.batch_size=16"]
+    said = submit(head, "train", "resumed", *settings, "resume=true", *actors).stdout
     assert state_of(head, "resumed") == "SUCCEEDED", said
     for line in (
         "going on from step-",
-        "connected to Ray; its logs are in /tmp/",
-        "2 generator actors up, batches of 64",
+        "connected to Ray; its logs are in /",
+        "3 generator actors up, batches of 16",
         "2,560/2,560 trained",
         "time_to_first_batch_seconds",
         f"Everything is in {run_dir}",
     ):
         assert line in said
     assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
-    assert uses_of(run_dir / "journal") == expected(load_config(JobConfig, [PAINTED, *SETTINGS]).training)
-    assert sum(len(each) == 2 for each in steps_in(run_dir / "journal").values()) <= first % 6 + 1
+    assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
+    done_again = [step for step, starts in steps_in(journal).items() if len(starts) > 1]
+    assert len(done_again) <= stopped_at % 6 + killed_at % 6 + 2  # those after each one's last checkpoint
     assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
     assert left_over(head) == []
 
@@ -140,7 +152,7 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "asked",
     [
@@ -163,7 +175,7 @@ def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, t
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, tmp_path: Path):
     small = ["recipe.image_size=16", "training.num_images=64", "training.num_held_out=16", "training.num_epochs=1"]
     keeping = ["data.shard_size=16", "generation.batch_size=16", f"output={tmp_path / 'set'}"]
@@ -185,7 +197,7 @@ def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, 
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_who_comes_with_another_token_or_none_is_told_in_one_line_what_to_set(head: Head, tmp_path: Path):
     home = os.environ | {"HOME": str(tmp_path), "RAY_ADDRESS": head.address, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}

@@ -10,7 +10,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.service import GenerationCounts
 from ray_jobs.run_progress import RunProgress, Stretch
 from ray_jobs.watching import METRICS, LastStretch, increase, readings
-from tests.ray_jobs.looks import looked, worked
+from tests.support.looks import looked, worked
 
 NAMES = {metric.prometheus_name for metric in METRICS}
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed
 from timm.layers.norm_act import BatchNormAct2d
 
-from tests.generation.s3 import free_port
+from tests.support.s3 import free_port
 from training.batch_norm import synchronized
 
 

@@ -10,7 +10,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.generation.s3 import free_port
+from tests.support.s3 import free_port
 from tests.training.test_batch_norm import network as network_of_both_kinds
 from training.batch_norm import synchronized
 from training.domains import DomainNorm, Domains, split_by_domain

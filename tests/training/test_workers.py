@@ -17,26 +17,24 @@ from evaluation.real_images import real_training_images
 from generation.config import DataConfig
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
-from generation.service import start_generation
+from generation.service import GenerationService
 from generation.shard_set import new_shard_set
 from generation.shards import read_shards, write_shards
 from generation.storage import Storage
 from generation.stream import stream_samples
-from tests.training.test_fit import held_out_of
-from tests.training.test_resume import TWO_EPOCHS, expected, pool_of, say_nothing, steps_in, uses_of
-from tests.training.test_resume import train as train_with
+from tests.support.fits import FORTY_STEPS, train, train_by, train_here
+from tests.support.journals import expected_uses, steps_in, uses_of
+from tests.support.settings import TWO_ACTORS
 from training.checkpoint import read_checkpoint
 from training.classifier import load_classifier
-from training.fit import fit
-from training.job import FitJob, TrainingSamples
+from training.config import TrainingConfig
+from training.job import TrainingSamples
 from training.run_state import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-POOL = pool_of(2)
-
 IN_ORDER = dataclasses.replace(
-    TWO_EPOCHS,
+    FORTY_STEPS,
     num_images=640,  # 20 steps of 32
     reuse=1,
     cpus_per_worker=0.25,
@@ -44,8 +42,7 @@ IN_ORDER = dataclasses.replace(
     deterministic=True,
     log_every_steps=1,
 )
-
-train = partial(train_with, num_actors=2)
+TEN_STEPS = dataclasses.replace(IN_ORDER, num_images=320, num_epochs=1, base_learning_rate=0.02)
 
 
 def losses(run_dir: Path) -> np.ndarray:
@@ -66,33 +63,60 @@ def assert_same_weights(one: dict, other: dict) -> None:
         assert torch.equal(weights, other["state_dict"][name]), name
 
 
-def test_two_deterministic_runs_end_with_the_same_weights_to_the_bit_live_or_from_shards(
-    painted: Recipe, tmp_path: Path
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is through."""
+
+    folder: Path
+    checkpoint: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def alone(painted: Recipe, painted_pool: GenerationService, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Ten deterministic steps by one worker, from the stream."""
+    folder = tmp_path_factory.mktemp("alone")
+    return Run(folder, train_here(painted_pool, painted, TEN_STEPS, folder))
+
+
+def shards_of(service: GenerationService, recipe: Recipe, config: TrainingConfig, folder: Path) -> TrainingSamples:
+    """Write the samples of a run as shards, and return them to train on."""
+    shards = new_shard_set(
+        Storage(str(folder)), recipe, range(config.num_samples), TWO_ACTORS.batch_size, DataConfig(shard_size=64)
+    )
+    shards.claim(None)
+    write_shards(service, TWO_ACTORS, shards, shards.missing()).materialize()
+    return TrainingSamples(config.num_samples, partial(read_shards, shards, 0, 2))
+
+
+def test_deterministic_runs_live_and_from_shards_end_with_the_same_weights_to_the_bit(
+    painted: Recipe, painted_pool: GenerationService, alone: Run, tmp_path: Path
 ):
-    first = train(painted, IN_ORDER, tmp_path / "first")
+    assert order(alone.folder) == np.arange(320).reshape(10, 32).tolist()
+    samples = shards_of(painted_pool, painted, TEN_STEPS, tmp_path / "set")
+    again = train_here(painted_pool, painted, TEN_STEPS, tmp_path / "again", samples=samples)
+    assert_same_weights(alone.checkpoint, again)
+
+
+@pytest.mark.nightly
+def test_two_deterministic_runs_of_two_epochs_end_with_the_same_weights_to_the_bit(
+    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
+):
+    first, second = (train(painted_pool, painted, IN_ORDER, tmp_path / name) for name in ("first", "second"))
     assert order(tmp_path / "first") == np.arange(640).reshape(20, 32).tolist()
-    assert_same_weights(first, train(painted, IN_ORDER, tmp_path / "second"))
-    with start_generation(painted, POOL) as service:
-        data = DataConfig(shard_size=64)
-        shards = new_shard_set(Storage(str(tmp_path / "set")), painted, range(640), 8, data)
-        shards.claim(None)
-        write_shards(service, POOL, shards, shards.missing()).materialize()
-        samples = TrainingSamples(640, partial(read_shards, shards, 0, 2))
-        (tmp_path / "third").mkdir()
-        job = FitJob(IN_ORDER, painted, tmp_path / "third", samples, None, say_nothing)
-        last = fit(job, stream_samples(service, painted, POOL, held_out_of(IN_ORDER)))
-    assert_same_weights(first, read_checkpoint(last))
+    assert_same_weights(first, second)
+    samples = shards_of(painted_pool, painted, IN_ORDER, tmp_path / "set")
+    assert_same_weights(first, train(painted_pool, painted, IN_ORDER, tmp_path / "third", samples))
 
 
-@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_several_workers_learn_as_one_does_at_the_same_global_batch(num_workers: int, painted: Recipe, tmp_path: Path):
-    alone = dataclasses.replace(IN_ORDER, num_images=320, num_epochs=1, base_learning_rate=0.02)
-    together = dataclasses.replace(alone, num_workers=num_workers, cpus_per_worker=0.1)
-    train(painted, alone, tmp_path / "alone")
-    train(painted, together, tmp_path / "together")
-    assert [sorted(step) for step in order(tmp_path / "together")] == np.arange(320).reshape(10, 32).tolist()
-    assert len(losses(tmp_path / "alone")) == 10
-    np.testing.assert_allclose(losses(tmp_path / "together"), losses(tmp_path / "alone"), rtol=1e-3)
+@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.nightly)])
+def test_several_workers_learn_as_one_does_at_the_same_global_batch(
+    num_workers: int, painted: Recipe, painted_pool: GenerationService, alone: Run, tmp_path: Path
+):
+    config = dataclasses.replace(TEN_STEPS, num_workers=num_workers, cpus_per_worker=0.1)
+    train(painted_pool, painted, config, tmp_path)
+    assert [sorted(step) for step in order(tmp_path)] == np.arange(320).reshape(10, 32).tolist()
+    assert len(losses(alone.folder)) == 10
+    np.testing.assert_allclose(losses(tmp_path), losses(alone.folder), rtol=1e-3)
 
 
 def open_late(open_all: Callable[[Wanted], Dataset], first_late: int, wanted: Wanted) -> Dataset:
@@ -108,43 +132,50 @@ def rest(batch: Any) -> Any:
     return batch
 
 
-def test_a_worker_to_which_images_come_late_lets_the_others_wait(painted: Recipe, tmp_path: Path):
+@pytest.mark.nightly
+def test_workers_wait_for_one_to_which_images_come_late(
+    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
+):
     config = dataclasses.replace(IN_ORDER, deterministic=False, num_workers=2, reuse=3)
-    with start_generation(painted, POOL) as service:
-        stream = partial(stream_samples, service, painted, POOL)
-        samples = TrainingSamples(config.num_samples, partial(open_late, stream, 100))  # 214, the first has 107
-        job = FitJob(config, painted, tmp_path, samples, None, say_nothing)
-        last = fit(job, stream_samples(service, painted, POOL, held_out_of(config)))
-    assert read_checkpoint(last)["global_step"] == 20
-    assert uses_of(tmp_path / "journal") == expected(config)  # 640 of 642 uses: the uneven end is left out
+    stream = partial(stream_samples, painted_pool, painted, TWO_ACTORS)
+    samples = TrainingSamples(config.num_samples, partial(open_late, stream, 100))  # 214, the first has 107
+    assert train(painted_pool, painted, config, tmp_path, samples)["global_step"] == 20
+    assert uses_of(tmp_path / "journal") == expected_uses(config)  # 640 of 642 uses: the uneven end is left out
 
 
-def test_training_stops_early_and_keeps_the_best_epoch(painted: Recipe, tmp_path: Path):
+@pytest.mark.nightly
+def test_training_stops_early_and_keeps_the_best_epoch(
+    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
+):
     config = dataclasses.replace(
         IN_ORDER, num_epochs=10, base_learning_rate=1e-9, early_stop_epochs=2, keep_best=True, ema_decay=0.9
     )
-    last = train(painted, config, tmp_path / "run")
+    last = train_here(painted_pool, painted, config, tmp_path)
     assert last["epoch"] < 9
     assert last["global_step"] == 2 * (last["epoch"] + 1)  # whole epochs of 2 steps
-    best = read_checkpoint(tmp_path / "run" / "best.ckpt")
+    best = read_checkpoint(tmp_path / "best.ckpt")
     assert best["global_step"] == last["global_step"] - 4  # two epochs before
     assert load_classifier(best).config == config
     assert RunState.from_checkpoint(best["run"]).of("synthetic").taken
 
 
-def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_own(painted: Recipe, tmp_path: Path):
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_own(
+    num_workers: int, painted: Recipe, painted_pool: GenerationService, tmp_path: Path
+):
     config = dataclasses.replace(
         IN_ORDER,
         deterministic=False,
-        num_workers=2,
+        num_workers=num_workers,
         real_images="digits",
         real_fraction=0.25,
         separate_batch_norm=True,
         reuse=2,
     )
     real = real_training_images("digits", painted.label_space, painted.image_size, seed=0)
-    checkpoint = train(painted, config, tmp_path / "run", real=TrainingSamples(real.num_images, real.open))
-    steps = steps_in(tmp_path / "run" / "journal")
+    samples = TrainingSamples(real.num_images, real.open)
+    checkpoint = train_by(num_workers)(painted_pool, painted, config, tmp_path, real=samples)
+    steps = steps_in(tmp_path / "journal")
     rows = [[(row[2], int(row[3])) for row in next(iter(starts.values()))] for starts in steps.values()]
     assert [sum(domain == "real" for domain, _ in step) for step in rows] == [8] * 20
     real_serials = sorted(serial for step in rows for domain, serial in step if domain == "real")

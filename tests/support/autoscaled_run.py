@@ -1,4 +1,4 @@
-"""A pool on an autoscaled cluster, for test_autoscaled.py: `python -m tests.generation.autoscaled_run FILE`.
+"""A pool on an autoscaled cluster, for test_autoscaled.py: `python -m tests.support.autoscaled_run FILE`.
 
 In a process of its own, since a process knows one Ray cluster. Writes into FILE how many nodes and actors there were,
 phase by phase.
@@ -17,9 +17,8 @@ from generation.config import RecipeConfig
 from generation.recipe import build_recipe
 from generation.service import GenerationService, start_generation
 from ray_jobs.processes import pid_of
-from tests.generation.test_pool import UP_TO_SIX
-from tests.generation.trainers import Trainer
-from tests.waits import wait_until
+from tests.support.trainers import UP_TO_SIX, Trainer
+from tests.support.waits import wait_until
 
 ON_GENERATORS = dataclasses.replace(
     UP_TO_SIX,

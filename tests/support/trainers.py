@@ -13,6 +13,19 @@ from generation.service import GenerationService
 from generation.stream import stream_samples
 from generation.work_clock import WorkClock
 
+UP_TO_SIX = GenerationConfig(
+    min_actors=0,
+    max_actors=6,
+    initial_actors=1,
+    gpus_per_actor=0,
+    cpus_per_actor=0.01,
+    batch_size=4,
+    painted_batch_seconds=0.4,
+    max_buffered_bytes=1,  # no more than MIN_BUFFERED_BATCHES
+    idle_seconds=4,
+)
+"""A pool for such a trainer: each actor makes ten images a second."""
+
 
 class Trainer:
     """Takes images at a rate that may change, four at once, and says how it goes, from threads of its own."""

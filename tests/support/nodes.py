@@ -36,7 +36,7 @@ def leaving_node(labels: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """
     address = ray.get_runtime_context().gcs_address
     num_before, give_up_at = num_alive(), time.monotonic() + 60
-    command = [sys.executable, "-m", "tests.generation.nodes", address, json.dumps(labels)]
+    command = [sys.executable, "-m", "tests.support.nodes", address, json.dumps(labels)]
     node = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         while num_alive() <= num_before:

@@ -1,7 +1,7 @@
 """A Ray cluster on this machine whose autoscaler brings local processes as nodes, and takes them away.
 
 Ray's own `AutoscalingCluster` lacks a file in the wheel, and ends every Ray on the machine when it stops. By hand:
-`python -m tests.generation.autoscaled COMMAND ...` runs a command on one that brings up to four nodes of a GPU each.
+`python -m tests.support.autoscaled COMMAND ...` runs a command on one that brings up to four nodes of a GPU each.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-from tests.generation.s3 import free_port, wait_until_open
+from tests.support.s3 import free_port, wait_until_open
 
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback alone

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
+from generation.config import RecipeConfig
 from generation.model_files import PROJECT_ROOT
+from generation.plan import plan_sample
+from generation.recipe import build_recipe
 
 diffusers: Any = importlib.import_module("diffusers")
 transformers: Any = importlib.import_module("transformers")
@@ -134,8 +137,8 @@ def save_random_lora(folder: Path, seed: int) -> None:
     diffusers.StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights)
 
 
-def save_with_safety_checker(folder: Path, flags_all: bool) -> None:
-    """Write the digits model with a checker of Stable Diffusion's kind that flags every image, or none."""
+def save_with_safety_checker(folder: Path, flagged_share: float) -> None:
+    """Write the digits model with a checker of Stable Diffusion's kind that flags that share of its images."""
     torch.manual_seed(0)
     checkers: Any = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
     clip = transformers.CLIPConfig(
@@ -150,16 +153,37 @@ def save_with_safety_checker(folder: Path, flags_all: bool) -> None:
         },
         projection_dim=8,
     )
-    checker = checkers.StableDiffusionSafetyChecker(clip)
-    checker.concept_embeds_weights.data.fill_(-2.0 if flags_all else 2.0)  # a cosine is above, or below
-    checker.special_care_embeds_weights.data.fill_(2.0)
+    checker = checkers.StableDiffusionSafetyChecker(clip).eval()
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None)
+    checker.concept_embeds.data[:] = torch.randn(8)
+    checker.concept_embeds_weights.data.fill_(threshold_of(checker, flagged_share))
+    checker.special_care_embeds_weights.data.fill_(2.0)
     pipeline.register_modules(
         safety_checker=checker,
-        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+        feature_extractor=preprocessor(),
     )
     pipeline.register_to_config(requires_safety_checker=True)
     pipeline.save_pretrained(folder)
+
+
+def threshold_of(checker: Any, flagged_share: float) -> float:
+    """Return the cosine that a share of the model's images exceeds: those of a checker's concept are flagged."""
+    if flagged_share in (0.0, 1.0):
+        return 2.0 - 4.0 * flagged_share
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    recipe = build_recipe(RecipeConfig(image_size=32, num_inference_steps=4, guidance_scale=(1.0,)))
+    prompts = [plan_sample(recipe, index).prompt for index in range(100)]
+    images = pipeline(prompts, num_inference_steps=4, guidance_scale=1.0, output_type="pt").images
+    pixels = preprocessor()(images, do_rescale=False, return_tensors="pt").pixel_values
+    embeds = checker.visual_projection(checker.vision_model(pixels)[1])
+    cosines = torch.nn.functional.cosine_similarity(embeds, checker.concept_embeds[:1])
+    return float(cosines.quantile(1 - flagged_share))
+
+
+def preprocessor() -> Any:
+    """Return what makes a safety checker's input of images."""
+    return transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
 
 
 def save_tiny_sdxl(folder: Path) -> None:

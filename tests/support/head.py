@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.generation.s3 import free_port
+from tests.support.s3 import free_port
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

@@ -4,7 +4,7 @@ from generation.actor import GeneratorActor
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.shard import ImageFormat, Shard, ShardWriter
-from tests.conftest import ON_CPU
+from tests.support.settings import ON_CPU
 
 PNG = ImageFormat("png", 0)
 

@@ -1,0 +1,92 @@
+"""What a user got wrong ends a command with exit status 2 and one line that has the value and the remedy."""
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from generation.model_files import PROJECT_ROOT
+from ray_jobs import compare, evaluate, gallery, generate, regenerate, scale, train
+from tests.support.commands import error_line
+from tests.support.s3 import free_port
+from tests.support.settings import CONFIGS, PAINTED
+
+SCALE = str(CONFIGS / "scale.yaml")
+
+REFUSED = [
+    (train, ["recipe.sede=1"], "Did you mean recipe.seed"),
+    (train, ["recipe.image_size=30"], "Try 24"),
+    (train, ["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such file or folder"),
+    (train, ["training.architecture=resnet51"], "'resnet51'"),
+    (train, ["training.deterministic=true", "generation.batch_sizes={{L4: 8}}"], "Give generation.batch_size alone"),
+    (train, ["output={taken}"], "already holds files"),
+    (train, ["output=/proc/figment"], "cannot be written"),
+    (train, ["output={taken}", "resume=true"], "holds no run to go on with"),
+    (generate, ["output=s3://bucket/set"], "cannot be listed"),
+    (generate, ["output={taken}"], "holds files, but no manifest.json"),
+    (generate, ["data.image_format=jpg"], "data.quality is 0; for jpg give 1 to 100"),
+    (generate, ["generation.compile=true", "generation.batch_size=0"], "Give generation.batch_size"),
+    (generate, ["generation.batch_sizes={{L4: 8}}"], "Give generation.batch_size alone"),
+    (generate, ["data.shard_size=100", "generation.batch_size=16"], "data.shard_size is 100, no multiple of the 16"),
+    (generate, ["--check"], "'--check' is no option. Options are --verify"),
+    (compare, ["arms=[streams]"], "arms has streams. Choose among stream, generate_then_train"),
+    (compare, ["seeds=[]"], "arms or seeds is empty"),
+    (compare, ["data.shard_size=100"], "data.shard_size is 100, no multiple of the 64 images"),
+    (compare, ["evaluation.sets=[]"], "names no images to judge by"),
+    (scale, ["training.num_workers=2"], "training.num_workers is 2: the painted trainer has one"),
+    (scale, ["generation.painted_batch_seconds=0"], "painted_batch_seconds and batch_size above 0"),
+    (scale, ["generation.batch_sizes={{L4: 8}}"], "batch_sizes gives actors several rates"),
+    (scale, ["num_local_nodes=-1"], "num_local_nodes is -1; give 0 or more"),
+    (scale, ["fault.seconds=1"], "no setting 'fault'. Did you mean faults"),
+    (evaluate, [], "checkpoint"),
+    (evaluate, ["checkpoint=nowhere.ckpt"], "checkpoint is"),
+    (regenerate, ["--index=x"], "--index"),
+    (gallery, ["--classes=eleven"], "eleven"),
+]
+
+REFUSED_ON_A_CLUSTER = [
+    (["generation.gpus_per_actor=1000"], "generator actors of 1000 GPU"),
+    (["training.gpus_per_worker=1000"], "training workers of 0.5 CPU and 1000 GPU"),
+    (["evaluation.gpus_per_actor=1000"], "evaluation actors of 1000 GPU"),
+    (["generation.max_actors=4000"], "can ever be placed"),
+    pytest.param(
+        ["recipe.generator=diffusers", "recipe.model={damaged}"], "cannot be loaded", marks=pytest.mark.nightly
+    ),
+]
+
+
+def damaged_model(folder: Path) -> Path:
+    """Copy the embedded model, its UNet cut short."""
+    shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    return folder
+
+
+@pytest.mark.parametrize(("command", "arguments", "message"), REFUSED)
+def test_a_wrong_input_is_one_line_and_exit_status_2(
+    command: ModuleType, arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    taken, out = tmp_path / "taken", tmp_path / "out"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    config = SCALE if command is scale else PAINTED
+    where = f"--out={out}" if command in (gallery, regenerate) else f"output={out}"
+    given = [argument.format(taken=taken) for argument in arguments]
+    assert message in error_line(command, capsys, config, where, *given)
+    assert not out.exists()
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("arguments", "message"), REFUSED_ON_A_CLUSTER)
+def test_what_the_cluster_cannot_run_is_one_line_and_exit_status_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys
+):
+    given = [argument.format(damaged=damaged_model(tmp_path / "damaged")) for argument in arguments]
+    assert message in error_line(train, capsys, PAINTED, f"output={tmp_path / 'out'}", *given)
+    assert not (tmp_path / "out").exists()

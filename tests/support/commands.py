@@ -1,0 +1,36 @@
+"""Commands of `ray_jobs`, run in this process as the command line runs them."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+
+def call(command: ModuleType, *arguments: str) -> None:
+    """Run a command's `main` with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [command.__name__, *arguments])
+        command.main()
+
+
+def printed(command: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what a command prints."""
+    capsys.readouterr()
+    call(command, *arguments)
+    return capsys.readouterr().out
+
+
+def error_line(command: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line in which a command refuses, without its `error: `; its exit status is 2."""
+    with pytest.raises(SystemExit) as ended:
+        call(command, *arguments)
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    (line,) = error_lines(errors)
+    return line.removeprefix("error: ")
+
+
+def error_lines(text: str) -> list[str]:
+    """Return the lines of a log that are a command's errors."""
+    return [line for line in text.splitlines() if line.startswith("error: ")]

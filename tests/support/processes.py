@@ -1,0 +1,44 @@
+"""Processes below this one: what they are, and how tests kill them."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line, empty for one that has ended or is a zombie."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def processes_of(name: str) -> list[psutil.Process]:
+    """Return the processes below this one with a name in their command line."""
+    return [process for process in psutil.Process().children(recursive=True) if name in command_of(process)]
+
+
+@contextmanager
+def killing(process_name: str, at: Callable[[], bool]) -> Iterator[list[int]]:
+    """Kill one process of that name as soon as a condition holds; yield the pids that were killed."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            if at() and (found := processes_of(process_name)):
+                killed.append(found[-1].pid)
+                os.kill(found[-1].pid, signal.SIGKILL)
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()

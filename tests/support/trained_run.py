@@ -1,0 +1,49 @@
+"""The demo's run, shortened: what tests read of it, and a copy of it that seems interrupted."""
+
+import contextlib
+import io
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_jobs import train
+from tests.support.commands import call
+from tests.support.settings import CONFIGS
+from training.checkpoint import checkpoint_name
+
+DEMO = str(CONFIGS / "digits.yaml")
+SHORTENED = ["training.num_images=4096", "training.num_epochs=2", "training.num_held_out=64"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that is through, and what it printed."""
+
+    folder: Path
+    log: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Return its summary.json."""
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+def train_demo(folder: Path) -> TrainedRun:
+    """Train by the demo's config, on a quarter of its images."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        call(train, DEMO, *SHORTENED, f"output={folder}")
+    return TrainedRun(folder, printed.getvalue())
+
+
+def interrupted_copy(run: TrainedRun, folder: Path) -> Path:
+    """Copy a run as if it had been killed after its last checkpoint, of which there are two."""
+    shutil.copytree(run.folder, folder)
+    (folder / "summary.json").unlink()
+    (folder / "checkpoints").mkdir()
+    for step in (32, 64):
+        shutil.copy(folder / "checkpoint.ckpt", folder / "checkpoints" / checkpoint_name(step))
+    (folder / "checkpoint.ckpt").unlink()
+    return folder
