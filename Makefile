@@ -1,30 +1,44 @@
 # Each target sets up what it needs: an environment in .venv, from the exact versions of requirements.lock.
 PYTHON := .venv/bin/python
 READY := .venv/ready
+STARTED := $(shell date +%s)
 
-.PHONY: demo test check bench compare miniature lock clean
+.PHONY: demo test check lint fast nightly bench compare miniature lock clean
 
 demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes on two cores
 	@output=runs/digits; number=2; \
 	while [ -e "$$output" ]; do output=runs/digits-$$number; number=$$((number + 1)); done; \
 	$(PYTHON) -m ray_jobs.train ray_jobs/configs/digits.yaml output="$$output"
 
-test: check  ## All checks and all tests
-	$(PYTHON) -m pytest -m "ray or slow" --durations=30
+test: check  ## All checks, and the tests that prove each promise once; within 15 minutes on two cores
+	$(PYTHON) -m pytest -m "(ray or slow) and not nightly" --durations=10
+	@echo "make test: passed after $$(( $$(date +%s) - $(STARTED) )) s, set-up included"
 
 check: $(READY)  ## Lint, types, import contracts and the fast tests
+	@$(MAKE) --no-print-directory -j 2 lint fast
+
+lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/pyright
 	.venv/bin/lint-imports
-	$(PYTHON) -m pytest -m "not ray and not slow"
+	.venv/bin/pyright
+
+fast:
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not ray and not slow and not nightly" --durations=10
+
+nightly: check  ## All tests there are, and the benchmarks' ratios against their floors; some two hours
+	$(PYTHON) -m pytest -m "ray or slow or nightly" --durations=50
+	$(PYTHON) -m benchmarks.nightly
+	@echo "make nightly: passed after $$(( $$(date +%s) - $(STARTED) )) s"
 
 bench: $(READY)  ## How much of the generators' rate reaches training
 	$(PYTHON) -m ray_jobs.benchmark ray_jobs/configs/benchmark.yaml
 
 $(READY): pyproject.toml requirements.lock
 	python3 -m venv .venv
-	$(PYTHON) -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
+	$(PYTHON) -m pip install --quiet --constraint requirements.lock uv || true
+	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --constraint requirements.lock --editable ".[dev]" || \
+		$(PYTHON) -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
 	@touch $@
 
 compare: $(READY)  ## Stream, generate first, keep and replay, real images: the same budget; within 15 minutes on two cores

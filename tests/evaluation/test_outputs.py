@@ -106,6 +106,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_all_images_of_all_sets_are_asked_as_one_process_would(photos: Path, tmp_path: Path):
     sets = [birds(photos), birds(write_photos(tmp_path / "two", auk=5, owl=6), "auks and owls")]
     (of_all, of_two), told = ask(sets, tmp_path / "outputs", IN_ODD_PARTS)

@@ -113,7 +113,9 @@ OUT_OF_MEMORY = [
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize(
+    "error", [OUT_OF_MEMORY[0], *(pytest.param(error, marks=pytest.mark.nightly) for error in OUT_OF_MEMORY[1:])]
+)
 def test_out_of_memory_halves_batches_for_good_and_loses_no_sample(digits: Recipe, error: Exception):
     plans = [plan_sample(digits, index) for index in range(11)]
     generator = DiffusersGenerator(digits, dataclasses.replace(ON_CPU, batch_size=8))

@@ -122,6 +122,7 @@ def plan_with(endpoint: str, home: Path, *arguments: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.nightly
 def test_a_mirror_pins_a_model_and_without_a_network_a_job_ends_in_one_line(tmp_path: Path):
     model, out = "recipe.model=figment/digits", tmp_path / "recipe.json"
     with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:

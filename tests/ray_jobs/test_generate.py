@@ -35,10 +35,10 @@ def times_in(folder: Path) -> dict[str, int]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_path: Path, capsys):
-    folder, settings = tmp_path / "set", [*KEEPING, "training.num_images=96", f"output={tmp_path / 'set'}"]
+    folder, settings = tmp_path / "set", [*KEEPING, "training.num_images=128", f"output={tmp_path / 'set'}"]
     call(generate, PAINTED, *settings)
     whole, before = files_in(folder), times_in(folder)
-    assert len(whole) == 2 * (1 + 3)  # shards and their indices, of held-out images and of those to train on
+    assert len(whole) == 2 * (1 + 4)  # shards and their indices, of held-out images and of those to train on
     spoilt = bytearray(whole["shard-000001.tar"])
     spoilt[pq.read_table(folder / "index" / "shard-000001.parquet").to_pylist()[3]["offset"] + 40] ^= 1
     (folder / "shard-000001.tar").write_bytes(spoilt)

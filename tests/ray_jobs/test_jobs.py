@@ -190,7 +190,7 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkeypatch):
+def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path):
     on_cpu = ["generation.gpus_per_actor=0", "generation.cpus_per_actor=0.1", "generation.batch_size=2"]
     call(regenerate, PAINTED, "--index", "7,1000:1003", "--out", str(tmp_path / "a"), "recipe.image_size=32")
     names = {f"{index}.{suffix}" for index in (7, 1000, 1001, 1002) for suffix in ("png", "json")}
@@ -204,14 +204,7 @@ def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path, monkey
         described = json.loads((tmp_path / "a" / f"{index}.json").read_text())
         assert (described["index"], described["label"], described["prompt"]) == (index, planned.label, planned.prompt)
     (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
-    call(
-        regenerate,
-        monkeypatch,
-        *on_cpu,
-        "--index=1001",
-        f"--out={tmp_path / 'b'}",
-        config=str(tmp_path / "recipe.json"),
-    )
+    call(regenerate, str(tmp_path / "recipe.json"), *on_cpu, "--index=1001", f"--out={tmp_path / 'b'}")
     assert (tmp_path / "b" / "1001.png").read_bytes() == (tmp_path / "a" / "1001.png").read_bytes()
 
 

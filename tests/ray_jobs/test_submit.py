@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from generation.model_files import PROJECT_ROOT
+from ray_jobs import train
 from ray_jobs.config import JobConfig, load_config
-from tests.support.commands import error_lines
+from tests.support.commands import error_line, error_lines, printed
+from tests.support.fits import in_this_process
 from tests.support.head import RAY, Head, started_head
-from tests.support.journals import expected_uses, has_done, steps_in, uses_of
+from tests.support.journals import expected_uses, has_done, steps_by_start, steps_in, uses_of
+from tests.support.processes import processes_of
 from tests.support.settings import EIGHTY_STEPS, PAINTED
 from tests.support.waits import wait_until
 from training.checkpoint import checkpoint_files, read_checkpoint
@@ -93,51 +96,76 @@ def driver_of(head: Head, name: str) -> int:
     return int(head.ask(f"jobs/{name}")["driver_info"]["pid"])
 
 
+SLOWLY = "generation.painted_batch_seconds=2"
+"""40 batches by two actors: a run is at work for as long as a test takes to disturb it."""
+
+
 @pytest.mark.ray
-def test_a_job_that_is_stopped_and_one_whose_driver_is_killed_go_on_with_other_workers(head: Head, tmp_path: Path):
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_loses_a_worker_is_stopped_and_loses_its_driver_uses_each_sample_as_often(
+    head: Head, tmp_path: Path, capsys
+):
+    """By two submitted jobs, of one worker and of two, and by a third job on another cluster."""
     run_dir = tmp_path / "run"
-    settings, journal = [*EIGHTY_STEPS, f"output={run_dir}"], run_dir / "journal"
-    slowly = "generation.painted_batch_seconds=2"  # 40 batches by two actors: it is at work for as long as it takes
-    assert submit(head, "train", "stopped", *settings, slowly, waits=False).returncode == 0
+    journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
+
+    assert submit(head, "train", "stopped", *settings, SLOWLY, waits=False).returncode == 0
+    wait_until(has_done(journal, 7), 180)
+    (worker,) = processes_of("RayTrainWorker")
+    worker.kill()
+    wait_until(lambda: len(steps_by_start(journal)) == 2, 120)
+    assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is at work in '{run_dir}'. Stop it")
+    stop = ray_job(head, "stop", "stopped")
+    assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
+    wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
+    assert all(read_checkpoint(path)["global_step"] % 6 == 0 for path in checkpoint_files(run_dir / "checkpoints"))
+
+    resumed = [*settings, SLOWLY, "resume=true", "training.num_workers=2"]
+    assert submit(head, "train", "killed", *resumed, waits=False).returncode == 0
+    wait_until(lambda: len(steps_by_start(journal)) == 3 and len(steps_by_start(journal)[2]) >= 7, 180)
+    os.kill(driver_of(head, "killed"), signal.SIGKILL)
+    wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
+    assert max(steps_in(journal)) < 80
+
+    actors = ["generation.min_actors=3", "generation.max_actors=3", "generation.batch_size=16"]
+    with in_this_process():
+        log = printed(train, capsys, PAINTED, *settings, "resume=true", *actors)
+    for line in ("going on from step-", "3 generator actors up, batches of 16", "2,560/2,560 trained"):
+        assert line in log
+    assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
+    assert len(steps_by_start(journal)) == 4
+    assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
+    assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
+
+
+@pytest.mark.ray
+@pytest.mark.nightly
+def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job(head: Head, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
+    assert submit(head, "train", "first", *settings, SLOWLY, waits=False).returncode == 0
     wait_until((run_dir / "config.yaml").exists, 120)
     again = submit(head, "train", "again", *settings)
     (line,) = error_lines(log_of(head, "again"))
     assert line.startswith(f"error: Another job is at work in '{run_dir}'. Stop it first, or give another folder.")
     assert (again.returncode, state_of(head, "again")) == (1, "FAILED")
     wait_until(has_done(journal, 7), 180)
-
-    stop = ray_job(head, "stop", "stopped")
-    assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
+    assert ray_job(head, "stop", "first").returncode == 0
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
-    stopped_at = max(steps_in(journal))
-    assert stopped_at < 80
-    assert all(read_checkpoint(path)["global_step"] % 6 == 0 for path in checkpoint_files(run_dir / "checkpoints"))
-
-    two_workers = [*settings, slowly, "resume=true", "training.num_workers=2"]
-    assert submit(head, "train", "killed", *two_workers, waits=False).returncode == 0
-    wait_until(has_done(journal, stopped_at + 7), 180)
-    os.kill(driver_of(head, "killed"), signal.SIGKILL)
-    wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
-    killed_at = max(steps_in(journal))
-    assert killed_at < 80
-
-    actors = ["generation.min_actors=3", "generation.max_actors=3", "generation.batch_size=16"]
-    said = submit(head, "train", "resumed", *settings, "resume=true", *actors).stdout
-    assert state_of(head, "resumed") == "SUCCEEDED", said
+    first = max(steps_in(journal))
+    log = submit(head, "train", "second", *settings, "resume=true").stdout
+    assert state_of(head, "second") == "SUCCEEDED", log
     for line in (
         "going on from step-",
         "connected to Ray; its logs are in /",
-        "3 generator actors up, batches of 16",
+        "2 generator actors up, batches of 64",
         "2,560/2,560 trained",
         "time_to_first_batch_seconds",
         f"Everything is in {run_dir}",
     ):
-        assert line in said
-    assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
+        assert line in log
     assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
-    done_again = [step for step, starts in steps_in(journal).items() if len(starts) > 1]
-    assert len(done_again) <= stopped_at % 6 + killed_at % 6 + 2  # those after each one's last checkpoint
-    assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
+    assert sum(len(each) == 2 for each in steps_in(journal).values()) <= first % 6 + 1
     assert left_over(head) == []
 
 

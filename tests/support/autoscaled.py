@@ -74,7 +74,7 @@ def cluster_config(gcs_address: str, node_types: dict[str, Any], idle_minutes: f
 @contextmanager
 def autoscaled_cluster(node_types: dict[str, Any], idle_minutes: float) -> Iterator[str]:
     """Start a head and yield its address; all processes have ended afterwards, those of nodes too."""
-    scratch = Path(tempfile.mkdtemp(dir="/tmp"))  # not under pytest's folder: paths of sockets are short
+    scratch = Path(tempfile.mkdtemp())  # not under pytest's folder: paths of sockets are short
     port = free_port()
     config_file = scratch / "cluster.yaml"
     config_file.write_text(yaml.safe_dump(cluster_config(f"127.0.0.1:{port}", node_types, idle_minutes)))

@@ -49,7 +49,7 @@ def started_head(token: str, num_cpus: int) -> Iterator[Head]:
     """Yield a head that asks for a token and that this machine alone can reach; end all its processes."""
     ports = [free_port() for _ in range(4)]
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
-    temp_dir = tempfile.mkdtemp(dir="/tmp")  # in pytest's folders the names of sockets would be too long
+    temp_dir = tempfile.mkdtemp()  # in pytest's folders the names of sockets would be too long
     head = Head(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", token)
     process = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--disable-usage-stats", "--dashboard-host=127.0.0.1"]

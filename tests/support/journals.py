@@ -19,6 +19,15 @@ def steps_in(journal: Path) -> dict[int, dict[float, list[list[str]]]]:
     return {step: dict(sorted(starts.items())) for step, starts in steps.items()}
 
 
+def steps_by_start(journal: Path) -> list[list[int]]:
+    """Return the steps that each start of a run has done, the starts in order of time."""
+    steps: dict[float, list[int]] = defaultdict(list)
+    for step, starts in sorted(steps_in(journal).items()):
+        for start in starts:
+            steps[start].append(step)
+    return [steps[start] for start in sorted(steps)]
+
+
 def uses_of(journal: Path) -> Counter[int]:
     """Return how often each sample was used by the steps that count: each step as it was done the last time."""
     return Counter(int(row[3]) for starts in steps_in(journal).values() for row in list(starts.values())[-1])

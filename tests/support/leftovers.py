@@ -17,6 +17,9 @@ SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_NAMES = ("plasma", "torch_", "sem.mp-", "psm_", "wnsm_")
 """How the names of shared-memory files of Ray, torch and multiprocessing begin."""
 
+ENDS_WITH_US = "multiprocessing.resource_tracker"
+"""A helper of Python's own that ends when the process that started it does."""
+
 END_SECONDS = 30.0
 """Processes of a cluster that has been shut down end within this time."""
 
@@ -47,8 +50,10 @@ def marked_processes() -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(os.getpid()):
-                found.append(f"{process.pid}: {' '.join(process.cmdline())[:200]}")
+            command = " ".join(process.cmdline())
+            is_ours = process.pid != os.getpid() and process.environ().get(MARK) == str(os.getpid())
+            if is_ours and ENDS_WITH_US not in command:
+                found.append(f"{process.pid}: {command[:200]}")
         except psutil.Error:  # ended meanwhile, a zombie, or another user's
             continue
     return found

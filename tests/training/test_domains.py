@@ -226,6 +226,7 @@ def work(rank: int, port: int, answers: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.nightly
 def test_two_workers_with_domains_learn_as_one_does():
     network, domains = small_network()
     num_gradients = len(list(network.parameters()))

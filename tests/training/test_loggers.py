@@ -18,6 +18,7 @@ assert "wandb" not in sys.modules and "mlflow" not in sys.modules
 """
 
 
+@pytest.mark.nightly
 def test_csv_and_tensorboard_are_always_there_and_nothing_else_is_imported(tmp_path: Path):
     subprocess.run([sys.executable, "-c", NOT_INSTALLED, str(tmp_path)], check=True)
 

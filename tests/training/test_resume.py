@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 TRAINER, GENERATOR = "RayTrainWorker", "GeneratorActor"
 
 
+@pytest.mark.nightly
 def test_after_the_loss_of_a_worker_each_sample_is_used_as_often_as_without(
     painted: Recipe, painted_pool: GenerationService, tmp_path: Path
 ):

@@ -105,10 +105,11 @@ def test_two_deterministic_runs_of_two_epochs_end_with_the_same_weights_to_the_b
     assert order(tmp_path / "first") == np.arange(640).reshape(20, 32).tolist()
     assert_same_weights(first, second)
     samples = shards_of(painted_pool, painted, IN_ORDER, tmp_path / "set")
-    assert_same_weights(first, train(painted_pool, painted, IN_ORDER, tmp_path / "third", samples))
+    assert_same_weights(first, train(painted_pool, painted, IN_ORDER, tmp_path / "third", samples=samples))
 
 
-@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("num_workers", [2, 4])
 def test_several_workers_learn_as_one_does_at_the_same_global_batch(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, alone: Run, tmp_path: Path
 ):
@@ -139,7 +140,7 @@ def test_workers_wait_for_one_to_which_images_come_late(
     config = dataclasses.replace(IN_ORDER, deterministic=False, num_workers=2, reuse=3)
     stream = partial(stream_samples, painted_pool, painted, TWO_ACTORS)
     samples = TrainingSamples(config.num_samples, partial(open_late, stream, 100))  # 214, the first has 107
-    assert train(painted_pool, painted, config, tmp_path, samples)["global_step"] == 20
+    assert train(painted_pool, painted, config, tmp_path, samples=samples)["global_step"] == 20
     assert uses_of(tmp_path / "journal") == expected_uses(config)  # 640 of 642 uses: the uneven end is left out
 
 
