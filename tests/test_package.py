@@ -43,7 +43,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_submitted_job_uploads_less_than_6_mb_though_environment_and_runs_are_there(package: Path):
+def test_a_submitted_job_uploads_less_than_6_mb_without_environment_and_runs(package: Path):
     assert package.stat().st_size < 6_000_000
     names = set(ZipFile(package).namelist())
     assert not names.intersection(LEFT_AT_WORK)

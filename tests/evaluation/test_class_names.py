@@ -91,7 +91,7 @@ def test_a_wnid_less_class_beside_one_of_its_name_is_itself():
     assert matching_labels(cranes, cranes).tolist() == [0, 1]
 
 
-def test_the_hundred_are_found_among_the_thousand_and_the_other_nine_hundred_are_not_shared():
+def test_imagenet100_shares_its_hundred_classes_with_imagenet1k():
     thousand, hundred = load_label_space("imagenet1k"), load_label_space("imagenet100")
     ours = matching_labels(thousand, hundred)
     assert sorted(ours[ours != NOT_SHARED]) == list(range(100))

@@ -116,7 +116,7 @@ def test_what_helps_real_images_as_much_does_not_help_generated_ones_more():
     assert findings(cells + real)[1].verdict == "not shown"
 
 
-def test_definitions_are_never_said_to_be_shown_and_real_images_are_compared_with_the_best():
+def test_definitions_are_never_shown_and_real_images_are_compared_with_the_best():
     told: list[Finding] = findings(grid())
     assert told[4].verdict == "cannot be shown here"
     assert (told[5].verdict, "generated 50.4% clean" in told[5].evidence) == ("not shown", True)

@@ -117,7 +117,7 @@ def test_frechet_distance_to_a_point_is_the_variance():
     assert frechet_distance(points, np.zeros((3, 2))) == pytest.approx(7)
 
 
-def test_frechet_distance_of_fewer_images_than_dimensions_is_that_without_the_dimensions_they_lack():
+def test_frechet_distance_of_few_images_ignores_the_dimensions_they_lack():
     generator = np.random.default_rng(7)
     few, many = generator.normal(size=(4, 3)), generator.normal(1, 2, size=(20, 3))
     wide = np.zeros((3, 50))

@@ -228,7 +228,7 @@ def test_sets_in_which_other_numbers_of_classes_compete_say_so_and_have_no_best(
     assert "<b>" not in page
 
 
-def test_the_best_average_of_log_odds_is_bold_among_models_with_the_same_transfer_sets_alone():
+def test_the_best_log_odds_are_bold_only_among_models_with_the_same_transfer_sets():
     better: dict[str, Any] = transfer(0.9) | {"log_odds_average": 2.1972}
     same = cells(side_by_side_page([FULL, evaluated("b", transfer=better)]))
     assert ["b", "<b>90.00%</b>", "<b>2.197</b>"] in same
@@ -251,7 +251,7 @@ def test_a_transfer_set_says_whose_split_it_has_where_that_is_known():
     assert "<th>flowers\ndrawn split</th>" in side_by_side_page([FULL, one])
 
 
-def test_models_are_told_a_fact_a_row_and_one_of_real_images_has_no_recipe_of_prompts():
+def test_a_model_trained_on_real_images_has_no_row_of_prompts():
     real = evaluated("real")
     real["model"] |= {"trained_on": "real", "architecture": "resnet50"}
     told = {row[0]: row[1:] for row in cells(side_by_side_page([real, FULL])) if row}
@@ -274,7 +274,7 @@ def test_confusions_of_reassessed_labels_say_so_even_where_the_counts_are_equal(
     assert "By the image's own label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
 
 
-def test_classes_are_compared_from_the_first_model_to_the_last_largest_difference_first():
+def test_classes_are_sorted_by_the_difference_between_first_and_last_model():
     last = one_set()
     last["per_class"][0]["top1"], last["per_class"][1]["top1"] = 1.0, 0.0
     told = cells(side_by_side_page([evaluated(), BARE, evaluated("last", sets={"digits": last})]))
@@ -295,7 +295,7 @@ def test_classes_of_other_label_spaces_are_the_same_by_a_name_that_occurs_once()
     assert [(row["label"], other["label"]) for row, other in same_classes(first, last, "digits")] == [(2, 0)]
 
 
-def test_classes_of_two_files_of_one_name_are_the_same_by_label_where_their_names_agree_alone():
+def test_classes_of_two_files_match_by_label_only_where_their_names_agree():
     first, last = evaluated(), evaluated()
     for one, names in ((first, ["cat", "dog", "fox"]), (last, ["cat", "fox", "dog"])):
         one["sets"]["digits"] = one_set(num_classes=3)

@@ -14,7 +14,7 @@ from tests.support.autoscaled import GENERATORS, IDLE_MINUTES, LOCAL, autoscaled
 
 @pytest.mark.ray
 @pytest.mark.nightly
-def test_nodes_come_for_a_pool_and_for_a_trainer_that_starves_and_in_a_lost_ones_place_and_go_when_it_pauses(
+def test_nodes_come_for_a_starving_trainer_replace_a_lost_one_and_go_when_it_pauses(
     tmp_path: Path,
 ):
     """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144), and to keep the

@@ -19,9 +19,7 @@ from generation.pool_policy import AskKeeper
         (1.0, 1.0, math.inf),
     ],
 )
-def test_a_trainer_needs_the_work_that_it_took_over_the_share_of_time_in_which_it_did_not_wait(
-    working: float, waiting: float, needed: float
-):
+def test_a_trainer_needs_its_work_over_the_share_of_time_it_did_not_wait(working: float, waiting: float, needed: float):
     assert actors_needed(working, waiting) == needed
 
 
@@ -93,11 +91,11 @@ def test_a_pool_grows_to_its_bound_and_no_further():
     assert max(pool(initial=1, highest=8).run(60, appetite=100.0)) == 8
 
 
-def test_a_pool_of_a_trainer_that_is_the_bottleneck_never_grows_though_all_that_it_may_ask_for_is_asked_for():
+def test_a_full_queue_does_not_grow_the_pool_of_a_trainer_that_is_the_bottleneck():
     assert max(pool(initial=4).run(200, appetite=3.9)) == 4
 
 
-def test_a_pool_gives_back_what_a_slow_trainer_leaves_idle_after_a_while_and_the_trainer_does_not_wait_for_it():
+def test_a_pool_gives_back_idle_actors_and_its_slow_trainer_never_waits():
     sixteen = pool(initial=16)
     assert set(sixteen.run(20, appetite=4.5)) == {16}
     assert sixteen.run(20, appetite=4.5)[-1] == 5
@@ -114,7 +112,7 @@ def test_a_pool_is_kept_through_a_short_lull_and_given_back_in_a_long_one():
     assert eight.run(40, appetite=0.0)[-1] == 0
 
 
-def test_a_pool_that_was_given_back_grows_to_what_was_needed_before_once_it_is_asked_again():
+def test_an_empty_pool_grows_to_its_earlier_size_at_the_next_request():
     eight = pool(initial=8)
     eight.run(40, appetite=5.5)
     assert eight.run(60, appetite=0.0)[-1] == 0
@@ -131,7 +129,7 @@ def test_a_pool_whose_trainer_has_no_first_batch_yet_stays_as_it_is(num_requests
     assert {sizer.size(PoolLook(float(at), 2, num_requests, at, 2.0 * at, trainer)) for at in range(60)} == {2}
 
 
-def test_without_a_trainer_all_that_is_asked_for_is_wanted_at_once_and_nothing_where_nothing_is():
+def test_without_a_trainer_a_pool_has_its_maximum_while_there_are_requests():
     sizer = PoolSizer(0, 2, 32, idle_seconds=20.0)
     assert sizer.size(PoolLook(0.0, 2, 1.0, 0, 0.0, None)) == 32
     assert sizer.size(PoolLook(19.0, 32, 0.0, 0, 0.0, None)) == 32
@@ -182,7 +180,7 @@ class Pool:
         self.total_num_requests = num_requests
 
 
-def test_what_was_answered_of_an_empty_pool_does_not_take_back_the_actor_that_serve_brings(monkeypatch):
+def test_an_answer_about_an_empty_pool_does_not_stop_the_actor_that_serve_starts(monkeypatch):
     asked: list[Future[int]] = []
 
     def ask(_: object, pool: Any) -> Future[int]:

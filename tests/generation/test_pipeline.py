@@ -87,7 +87,7 @@ def test_a_latent_consistency_models_batch_mixes_guidance_scales(tmp_path: Path)
         assert apart(generator.generate([other]).images_nhwc[0], image) > MAX_LEVELS_APART
 
 
-def test_a_model_that_is_guided_in_its_own_way_has_a_call_for_each_scale_and_no_interval(tmp_path: Path):
+def test_a_model_with_its_own_guidance_has_one_call_a_scale_and_no_interval(tmp_path: Path):
     save_tiny_chroma(tmp_path)
     recipe = recipe_of(model=str(tmp_path), guidance_scale=(3.0, 5.0))
     plans = plans_of(recipe, 6)

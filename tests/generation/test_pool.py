@@ -59,7 +59,7 @@ def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(painted: 
 
 
 @pytest.mark.nightly
-def test_a_pool_of_which_some_nodes_never_come_says_so_and_goes_on_with_the_actors_that_did(
+def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
     painted: Recipe, caplog: pytest.LogCaptureFixture
 ):
     num_cpus = int(ray.cluster_resources()["CPU"])

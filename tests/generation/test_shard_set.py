@@ -116,7 +116,7 @@ def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shar
 @pytest.mark.parametrize(
     ("part_bytes", "first_positions"), [(THREE_IMAGES, [0, 3, 4, 7, 8]), (10**6, [0, 4, 8])], ids=["small", "whole"]
 )
-def test_each_turn_has_an_order_of_its_own_and_what_is_wanted_of_it_comes_in_that_order(
+def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
     part_bytes: int, first_positions: list[int], painted: Recipe, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(generation.shards, "PART_BYTES", part_bytes)

@@ -196,7 +196,7 @@ def test_a_set_that_was_extended_amid_a_batch_has_the_same_images_to_the_bit(
     np.testing.assert_array_equal(streamed["image"], at_once["image"][43:101])
 
 
-def test_fewer_samples_than_a_place_is_planned_for_are_kept_in_whole_shards_and_replayed(
+def test_fewer_samples_than_planned_are_kept_in_whole_shards_and_replayed(
     recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
     planned = set_in(tmp_path, recipe)
@@ -255,7 +255,7 @@ TWO_TURNS = IndexSet.of_ranges([range(600)])
 
 
 @pytest.mark.nightly
-def test_the_order_is_the_same_each_time_another_in_each_turn_and_another_by_another_seed(written: ShardSet):
+def test_the_order_depends_on_the_pass_and_the_seed_alone(written: ShardSet):
     two_turns = order_of(written, TWO_TURNS)
     assert order_of(written, TWO_TURNS) == two_turns
     assert sorted(two_turns[:300]) == list(ALL)
@@ -275,7 +275,7 @@ def test_what_is_left_of_the_order_comes_in_the_same_order(written: ShardSet, nu
 
 
 @pytest.mark.nightly
-def test_of_a_scattered_set_over_several_turns_each_serial_comes_once_with_its_own_sample(written: ShardSet):
+def test_scattered_serials_over_several_passes_come_once_with_their_own_samples(written: ShardSet):
     wanted = IndexSet.of_ranges([range(5, 8), range(290, 310), range(655, 657), range(1499, 1500)])
     rows = rows_of(read_shards(written, 3, num_readers=2, wanted=Wanted(wanted)))
     assert sorted(rows["serial"].tolist()) == [5, 6, 7, *range(290, 310), 655, 656, 1499]

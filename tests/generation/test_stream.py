@@ -124,7 +124,7 @@ def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe,
     assert set(digits_pool.counts().num_loads.values()) == {1}
 
 
-def test_classes_stay_balanced_to_the_image_though_a_fifth_of_the_images_is_refused(
+def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
     guarded_digits: Recipe, digits_pool: GenerationService
 ):
     refused_before = digits_pool.counts().num_refused["flagged"]
@@ -156,7 +156,7 @@ def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_samp
 
 
 @pytest.mark.nightly
-def test_a_model_that_cannot_be_loaded_in_the_actor_is_said_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
+def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
     (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
     broken = dataclasses.replace(digits, model=str(tmp_path / "model"))
@@ -195,7 +195,7 @@ def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted_
 
 
 @pytest.mark.nightly
-def test_actors_fetch_a_models_files_once_a_node_from_the_mirror_that_the_driver_knows(tmp_path: Path, monkeypatch):
+def test_actors_fetch_a_model_once_a_node_from_the_drivers_mirror(tmp_path: Path, monkeypatch):
     with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path))

@@ -24,7 +24,7 @@ def test_units_are_of_whole_batches_and_leave_out_where_nothing_is_wanted():
     assert work_units(NOTHING, batch_size=8, num_askers=1, window=4) == []
 
 
-def test_units_become_shorter_towards_the_end_so_that_no_asker_is_left_alone_with_a_long_one():
+def test_units_become_shorter_towards_the_end_of_a_stream():
     assert unit_sizes(100, num_askers=4, window=4) == [25, 19, 14, 11, 8, 6, 5, 4, 4, 4]
     assert unit_sizes(300, num_askers=2, window=8) == [64, 64, 64, 54, 27, 14, 8, 5]
     assert unit_sizes(100, num_askers=1, window=8) == [64, 36]  # nobody to share with
@@ -98,7 +98,7 @@ def test_batches_of_which_nothing_is_wanted_are_not_asked_for():
     assert list(asker.ask_set(NOTHING)) == []
 
 
-def test_of_a_unit_the_stream_asks_for_what_is_wanted_and_its_serials_are_its_indices():
+def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
     service = LosingService(0)
     wanted = set_of(range(3), range(30, 40), range(64, 70))
     asker = StreamAsker(service, GenerationConfig(), 4, 1, wanted)  # pyright: ignore[reportArgumentType]

@@ -89,7 +89,7 @@ def test_a_pool_that_keeps_up_with_little_to_spare_is_balanced():
     )
 
 
-def test_a_trainer_that_uses_images_again_rather_than_wait_hears_what_fresh_ones_would_take():
+def test_a_trainer_that_reuses_images_is_advised_how_many_actors_fresh_ones_take():
     auto = dataclasses.replace(FIXED, training=TrainingConfig(reuse="auto"))
     now = looked(200.0, counts=worked(380.0), waiting_seconds=0.0, reuse=3.2)
     assert advise(Stretch(looked(100.0, epoch=0), now), auto) == (
@@ -109,7 +109,7 @@ def test_judging_is_neither_waiting_nor_time_in_which_generators_are_wanted():
     assert advise(stretch(41, 700, judging_seconds=100), FIXED) == advise(stretch(41, 400), FIXED)  # 4 are no 7
 
 
-def test_waiting_for_held_out_images_at_an_epochs_end_is_none_for_those_to_learn_from():
+def test_waiting_for_held_out_images_does_not_count_as_waiting_to_train():
     begun = looked(100.0, epoch=0)
     waited = looked(300.0, counts=worked(400.0), waiting_seconds=141.0, held_out_waiting_seconds=100.0)
     assert advise(Stretch(begun, waited), FIXED) == "trainer waited 41%: add about 3 generators"

@@ -128,7 +128,7 @@ def groups_of(kind: str) -> list[str | None]:
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
-def test_generators_land_on_their_group_alone_some_on_one_gpu_and_who_asks_them_stays_off_it(painted: Recipe):
+def test_generators_run_only_on_their_group_and_the_request_stage_stays_off_it(painted: Recipe):
     with start_pool(painted, GENERATION, TRAINING) as service:
         samples = stream_samples(service, painted, GENERATION, Wanted.all_of(range(400)))
         batches = iter(samples.iter_batches(batch_size=4))

@@ -76,7 +76,7 @@ def test_labels_are_selected_by_keys_with_dots():
     assert config.training.label_selector == {"ray.io/node-group": "trainer", "zone": "in(a,b)"}
 
 
-def test_another_selection_of_nodes_stands_in_the_place_of_that_of_the_file_and_an_empty_one_is_any_node():
+def test_an_overriding_label_selector_replaces_the_one_of_the_file():
     cluster = "ray_jobs/configs/cluster.yaml"
     config = load_config(JobConfig, [cluster, "training.label_selector={zone: a}", "evaluation.label_selector={}"])
     assert config.training.label_selector == {"zone": "a"}

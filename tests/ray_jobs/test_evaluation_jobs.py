@@ -43,9 +43,7 @@ def read(path: Path):
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_classifier_of_five_real_digits_is_told_about_in_all_ways_and_laid_beside_another(
-    tmp_path: Path, monkeypatch
-):
+def test_a_classifier_of_five_digits_is_evaluated_in_every_way_and_compared(tmp_path: Path, monkeypatch):
     classes = tmp_path / "five.yaml"
     classes.write_text(FIVE)
     real = ["data.source=real", "data.real=digits", f"recipe.label_space={classes}", "recipe.templates=class_name"]
@@ -207,7 +205,7 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
         (["evaluation.paths.digits=/data"], "evaluation.paths.digits is given, but the digits come with Figment"),
     ],
 )
-def test_what_cannot_be_evaluated_ends_with_status_2_and_one_line_before_a_cluster_is_touched(
+def test_what_cannot_be_evaluated_is_one_line_before_a_cluster_is_touched(
     arguments: list[str], message: str, tmp_path: Path, capsys, painted_checkpoint: Path
 ):
     with pytest.raises(SystemExit) as ended:
@@ -255,9 +253,7 @@ def test_a_judge_that_generated_images_taught_is_refused(
     assert f"was trained on {trained_on} images" in capsys.readouterr().err
 
 
-def test_a_judge_needs_more_generated_images_of_each_class_than_neighbours_and_of_the_same_classes(
-    tmp_path: Path, capsys, judge_checkpoint: Path
-):
+def test_a_judge_needs_more_images_of_each_class_than_neighbours(tmp_path: Path, capsys, judge_checkpoint: Path):
     for arguments, message in (
         (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours each"),
         (["num_generated=5"], "have only real or only generated images"),

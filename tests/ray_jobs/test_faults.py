@@ -19,7 +19,7 @@ def test_one_kill_a_generator_a_minute_hits_a_pool_of_four_every_fifteen_seconds
     assert all(0 <= fault.place < 1 for fault in faults)
 
 
-def test_faults_of_several_kinds_come_in_the_order_of_time_and_another_seed_hits_others_at_the_same_moments():
+def test_faults_are_sorted_by_time_and_a_seed_changes_only_their_victims():
     config = FaultsConfig(num_actors=2, seconds=120, node_drops_per_minute=1, trainer_kills_per_minute=0.5)
     faults = schedule(config)
     assert [(fault.at_seconds, fault.kind) for fault in faults] == [

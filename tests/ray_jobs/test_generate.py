@@ -117,9 +117,7 @@ SLOWLY = [*KEEPING, "training.num_images=640", "generation.painted_batch_seconds
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_after_a_killed_driver_beside_which_none_may_work_a_rerun_ends_with_the_bytes_of_an_undisturbed_run(
-    tmp_path: Path, capsys
-):
+def test_a_rerun_after_a_killed_driver_ends_with_the_bytes_of_an_undisturbed_run(tmp_path: Path, capsys):
     folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     driver = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.generate", PAINTED, *SLOWLY, f"output={folder}"], cwd=PROJECT_ROOT

@@ -132,9 +132,7 @@ def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_a_run_is_watched_compared_with_what_was_predicted_and_has_the_rates_to_predict_the_next(
-    tmp_path: Path, capsys
-):
+def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp_path: Path, capsys):
     run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]

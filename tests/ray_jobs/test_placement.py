@@ -113,7 +113,7 @@ def test_those_for_the_fewest_nodes_come_first():
     ("of_generators", "of_workers"),
     [({}, {}), ({GROUP: "generator"}, {}), ({ACCELERATOR: "in(L4,A100)"}, {ACCELERATOR: "!L4"})],
 )
-def test_actors_that_are_still_awaited_and_could_take_the_trainers_room_are_refused_until_all_have_room(
+def test_pending_actors_that_could_take_the_trainers_room_are_refused(
     of_generators: dict[str, str], of_workers: dict[str, str]
 ):
     late = dataclasses.replace(actors(4, of_generators, CPU=0.5), is_late=True)

@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from generation.model_files import PROJECT_ROOT
 from generation.recipe import read_recipe
 from ray_jobs import plan
 from tests.support.commands import error_line, printed
+from tests.support.settings import CONFIGS
 
-CONFIGS = PROJECT_ROOT / "ray_jobs" / "configs"
+OF_OTHER_COMMANDS = {CONFIGS / f"{name}.yaml" for name in ("compare", "miniature", "scale")}
+"""Read by their own commands' `prepare`, in test_refusals and test_evaluation_jobs."""
+
 DIGITS = str(CONFIGS / "digits_prompts.yaml")
 
 
@@ -32,6 +34,15 @@ def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(capsys, tmp_p
     message = error_line(plan, capsys, DIGITS, "recipe.seed=1", f"--out={path}")
     assert "exists and is not overwritten" in message
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.yaml")) - OF_OTHER_COMMANDS), ids=lambda path: path.stem)
+def test_every_committed_config_plans_a_sample_of_one_of_its_classes(path: Path, capsys):
+    plans = printed(plan, capsys, str(path), "--index", "7")
+    recipe = plan.open_recipe(plan.load_config(plan.JobConfig, [str(path)]))
+    planned = plan.plan_sample(recipe, 7)
+    assert recipe.label_space.classes[planned.label].wnid in plans
+    assert str(planned.noise_seed) in plans
 
 
 def test_one_sample_is_explained_fully(capsys):

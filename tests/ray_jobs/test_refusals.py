@@ -56,6 +56,13 @@ REFUSED_ON_A_CLUSTER = [
 ]
 
 
+@pytest.mark.parametrize("command", [compare, scale])
+def test_the_committed_config_of_a_command_of_its_own_can_run(command: ModuleType, tmp_path: Path):
+    name = command.__name__.rpartition(".")[2]
+    assert command.prepare([str(CONFIGS / f"{name}.yaml"), f"output={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
+
+
 def damaged_model(folder: Path) -> Path:
     """Copy the embedded model, its UNet cut short."""
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", folder)

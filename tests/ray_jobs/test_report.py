@@ -116,7 +116,7 @@ def test_an_evaluation_from_before_real_images_was_of_a_model_of_generated_ones(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_of_another_shape_is_one_line_that_names_the_place_and_leaves_no_folder(
+def test_a_file_of_another_shape_is_one_line_and_leaves_no_folder(
     tmp_path: Path, monkeypatch, capsys, content: object, named: str
 ):
     path = written(tmp_path / "other", content)

@@ -43,9 +43,7 @@ def kill_at(job: subprocess.Popen, run_dir: Path, step: int) -> None:
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(3))
-def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors_and_loses_no_use(
-    seed: int, tmp_path: Path
-):
+def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(seed: int, tmp_path: Path):
     random = np.random.default_rng(seed)
     run_dir = tmp_path / "run"
     workers = [1, 2, 1] if seed % 2 else [2, 1, 2]

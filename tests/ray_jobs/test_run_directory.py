@@ -67,7 +67,7 @@ def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path: Path):
     assert (tmp_path / "run" / "config.yaml").read_text() == "first"
 
 
-def test_a_folder_where_a_job_is_at_work_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):
+def test_a_jobs_folder_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):
     run_dir = tmp_path / "run"
     claimed = claim(run_dir, "first")
     at_work = re.escape(f"Another job is at work in '{run_dir}'. Stop it first")
@@ -119,7 +119,7 @@ def test_a_second_report_gets_a_number_and_nothing_is_overwritten(tmp_path: Path
         write_json(tmp_path / "evaluation.json", {})
 
 
-def test_a_data_sets_folder_is_one_jobs_alone_and_a_lock_in_it_does_not_make_it_anything_but_empty(tmp_path: Path):
+def test_a_data_sets_folder_is_for_one_job_and_its_lock_leaves_it_empty(tmp_path: Path):
     place = Storage(str(tmp_path / "set"))
     with alone_at_work(place):
         assert read_shard_set(place) is None

@@ -56,9 +56,7 @@ def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: 
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_a_pool_follows_a_step_and_what_was_measured_stays_though_the_next_experiment_fails(
-    tmp_path: Path, monkeypatch
-):
+def test_a_pool_follows_a_step_and_results_stay_though_the_next_experiment_fails(tmp_path: Path, monkeypatch):
     def fail(*_: object) -> None:
         raise GenerationFailedError("the pool is gone")
 

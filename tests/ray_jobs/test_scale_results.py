@@ -107,7 +107,7 @@ def step_outcome(reached_at: float) -> Outcome:
     return run_of(step_load(CONFIG, 4.0), came_at, moments)
 
 
-def test_a_step_is_told_by_its_reaction_the_start_of_actors_and_when_they_were_given_back():
+def test_a_step_reports_reaction_start_and_release_times():
     result = step_result(CONFIG, step_outcome(reached_at=45.0))
     assert result.reaction_seconds == pytest.approx(15.0, abs=0.7)  # within half a batch's time at 95%
     assert (result.start_seconds, result.release_seconds, result.most_actors) == (8.0, 14.0, 16)
@@ -118,7 +118,7 @@ def test_a_step_is_told_by_its_reaction_the_start_of_actors_and_when_they_were_g
     assert result.device_seconds_per_image == pytest.approx(seconds / (step_outcome(45.0).num_distinct - 8))
 
 
-def test_a_step_whose_actors_never_all_came_up_misses_its_target_however_long_it_took():
+def test_a_step_whose_actors_never_all_came_up_misses_its_target():
     moments = [moment(32, 2, 14), moment(38, 15, 1), moment(89, 15, 1)]
     assert start_seconds(moments, 30, 90) is None
     outcome = dataclasses.replace(step_outcome(45.0), moments=[moment(10, 2), *moments, moment(104, 2)])

@@ -102,9 +102,7 @@ SLOWLY = "generation.painted_batch_seconds=2"
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_that_loses_a_worker_is_stopped_and_loses_its_driver_uses_each_sample_as_often(
-    head: Head, tmp_path: Path, capsys
-):
+def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp_path: Path, capsys):
     """By two submitted jobs, of one worker and of two, and by a third job on another cluster."""
     run_dir = tmp_path / "run"
     journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]

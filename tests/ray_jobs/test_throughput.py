@@ -33,12 +33,12 @@ def test_images_between_two_moments_are_those_after_the_first_until_the_second()
     assert Deliveries(np.array([3.0]), np.array([8])).mean_rate() == 0
 
 
-def test_the_steady_rate_leaves_out_what_had_piled_up_and_the_end_when_actors_run_out_of_work():
+def test_the_steady_rate_leaves_out_the_backlog_and_the_end():
     piled, steady, last = every(0.01, 0.04), every(0.5, 40.5, start=1.0), every(2.0, 50.0, start=42.0)
     assert joined(piled, steady, last).steady_rate() == pytest.approx(2.0)
 
 
-def test_the_steady_rate_of_generators_that_deliver_together_does_not_depend_on_where_a_beat_is_cut():
+def test_the_steady_rate_of_simultaneous_deliveries_depends_on_no_window_edge():
     beats = np.repeat(np.arange(0.0, 60.0, 2.0), 32) + np.tile(np.arange(32) * 1e-3, 30)
     rates = [
         Deliveries(beats[first : first + 900], np.full(900, 8)).steady_rate()  # 28 beats, cut anywhere
@@ -66,7 +66,7 @@ def test_what_had_piled_up_is_no_reaction():
     assert reaction_seconds(joined(rush, slow, fast), 10.0, 40.0, rate=3.9, window_seconds=4.0) == pytest.approx(10.0)
 
 
-def test_a_rate_that_is_there_at_once_takes_no_time_and_one_that_never_comes_for_ever():
+def test_a_rate_reached_at_once_takes_no_time_and_one_never_reached_is_infinite():
     deliveries = every(0.25, 40.0)
     assert reaction_seconds(deliveries, 10.0, 40.0, rate=4.0, window_seconds=4.0) == 0
     assert reaction_seconds(deliveries, 10.0, 40.0, rate=4.5, window_seconds=4.0) == math.inf
@@ -81,7 +81,7 @@ def test_lost_capacity_is_that_of_actors_that_were_out_and_never_more_than_all()
     assert lost_fraction([], 2, 0.0, 10.0) == 0
 
 
-def test_a_lost_actor_is_missed_until_the_next_is_up_and_one_that_none_replaces_until_the_end():
+def test_a_lost_actor_counts_until_it_is_replaced_or_until_the_end():
     outages = actor_outages([(1.0, 1), (3.0, 2)], [0.5, 4.0, 6.0], stop=10.0)
     assert outages == [Outage(1.0, 4.0, 1), Outage(3.0, 6.0, 1), Outage(3.0, 10.0, 1)]
 

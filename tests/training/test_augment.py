@@ -268,7 +268,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
     torch.testing.assert_close(by_interpolation, by_matrices, rtol=0, atol=TWO_ROUNDINGS)
 
 
-def test_beside_black_and_white_both_ways_to_resample_differ_in_few_values_and_by_little():
+def test_both_ways_to_resample_differ_little_beside_black_and_white():
     drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
     by_interpolation, by_matrices = (
         way(photos(8), np.arange(32) % 8, drawn, 32) for way in (operations.interpolate, operations.multiply)

@@ -52,7 +52,7 @@ def best_epoch(run_dir: Path) -> int:
     return torch.load(run_dir / "best.ckpt", weights_only=True)["epoch"]
 
 
-def test_a_run_that_goes_on_elsewhere_remembers_its_best_epoch_and_how_long_ago_that_was(tmp_path: Path):
+def test_a_run_resumed_elsewhere_remembers_its_best_epoch_and_its_age(tmp_path: Path):
     scores = [0.5, 0.9, 0.7, 0.7, 0.8, 0.8]
     train(tmp_path / "here", scores, patience=9, num_epochs=3)  # and then it is killed
     (newest, _) = checkpoint_files(tmp_path / "here" / "checkpoints")

@@ -30,7 +30,7 @@ def done(taken: range, left: dict[int, int]) -> Consumption:
     return Consumption(IndexSet.of_ranges([taken]), np.array([*left], np.int64), np.array([*left.values()], np.int32))
 
 
-def test_the_rest_of_a_run_is_shared_use_by_use_and_a_sample_at_a_border_has_a_part_in_both():
+def test_the_rest_of_a_run_is_shared_by_uses_and_a_border_sample_is_in_both_shares():
     before = done(range(50), {3: 2, 10: 1, 40: 3})  # 6 uses, and 4 each of 50 to 99: 206 in all
     first, second = (exact_share(before, Turns(100, 100), 4, Worker(rank, 2), num_uses=206) for rank in range(2))
     assert uses_in(first, 4) == {3: 2, 10: 1, **dict.fromkeys(range(50, 75), 4)}
@@ -108,7 +108,7 @@ def test_a_ledger_counts_uses_and_survives_a_checkpoint():
     assert dict(zip(again.begun.tolist(), again.uses_left.tolist(), strict=True)) == {10: 2}
 
 
-def test_what_was_dropped_counts_as_begun_until_the_steps_under_way_have_used_it_often_enough():
+def test_a_dropped_sample_counts_as_begun_until_steps_under_way_have_used_it():
     nothing = np.zeros(0, np.int64)
     ledger = Ledger(Share(IndexSet.of_ranges([range(10)]), nothing, nothing.astype(np.int32)), 2, most_uses=9)
     ledger.take(np.array([4, 5]))
@@ -148,7 +148,7 @@ class Trainer:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_run_that_is_killed_and_resized_at_random_uses_every_sample_as_often_as_an_undisturbed_one(seed: int):
+def test_random_kills_and_resizes_change_no_samples_number_of_uses(seed: int):
     random = np.random.default_rng(seed)
     num_steps = NUM_SERIALS * REUSE // GLOBAL_BATCH
     saved, committed = NOT_BEGUN, []

@@ -131,7 +131,7 @@ def test_generation_stops_at_its_bound_while_the_trainer_rests(tmp_path: Path):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_images_are_used_again_in_crops_by_accumulated_steps_and_weights_are_averaged(
+def test_images_are_reused_in_crops_by_accumulated_steps_with_averaged_weights(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, reports: Queue, tmp_path: Path
 ):
     config = dataclasses.replace(

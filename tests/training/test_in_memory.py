@@ -18,7 +18,7 @@ CONFIG = TrainingConfig(
 )
 
 
-def test_each_turn_has_every_image_once_and_the_steps_are_as_many_whatever_the_images():
+def test_each_pass_has_every_image_once_and_as_many_steps_for_any_number_of_images():
     labels = np.arange(40)
     batches = list(Batches(np.zeros((40, 8, 8, 3), dtype=np.uint8), labels, CONFIG))
     assert [len(batch["label"]) for batch in batches] == [16] * 6

@@ -65,7 +65,7 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
 
 
 @pytest.mark.parametrize("reuse", [1, 3])
-def test_every_image_comes_as_often_as_asked_with_its_label_and_the_number_of_its_use(reuse: int):
+def test_every_image_comes_as_often_as_wanted_with_its_label_and_use_number(reuse: int):
     loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_places=24)
     seen: Counter[int] = Counter()
     for batch in loader:

@@ -94,7 +94,7 @@ def test_while_images_are_to_come_no_step_takes_what_would_leave_some_over():
     assert reservoir.can_draw(4, is_last=False)
 
 
-def test_with_room_between_the_bounds_the_most_used_go_for_new_ones_but_none_before_its_least():
+def test_the_most_used_images_are_replaced_first_but_none_before_its_least_uses():
     reservoir = reservoir_of(4, Uses(least=2, most=5))
     add(reservoir, range(4), uses_left=5)
     assert reservoir.num_uses_owed == 8
@@ -125,7 +125,7 @@ def test_both_stores_give_back_what_they_were_given_within_their_memory(kind: ty
     assert reservoir.make_room(7)[0] == 7  # those that were used have gone
 
 
-def test_where_fewer_steps_are_left_than_an_image_has_uses_it_comes_twice_and_none_is_left_over():
+def test_an_image_with_more_uses_than_steps_left_comes_twice_in_a_step():
     reservoir = reservoir_of(10, Uses(5, 5))
     add(reservoir, range(1), uses_left=5)
     add(reservoir, range(1, 4), uses_left=1)

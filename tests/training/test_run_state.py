@@ -46,7 +46,5 @@ def test_random_numbers_go_on_where_they_stopped():
         (GenerationFailedError("No actor was up"), False),
     ],
 )
-def test_what_may_come_from_the_loss_of_a_worker_is_told_from_errors_that_would_come_again(
-    error: Exception, is_one: bool
-):
+def test_the_loss_of_a_worker_is_not_an_error_that_would_come_again(error: Exception, is_one: bool):
     assert may_come_from_a_loss(error) == is_one

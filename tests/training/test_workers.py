@@ -88,7 +88,7 @@ def shards_of(service: GenerationService, recipe: Recipe, config: TrainingConfig
     return TrainingSamples(config.num_samples, partial(read_shards, shards, 0, 2))
 
 
-def test_deterministic_runs_live_and_from_shards_end_with_the_same_weights_to_the_bit(
+def test_deterministic_runs_from_stream_and_shards_have_equal_weights_to_the_bit(
     painted: Recipe, painted_pool: GenerationService, alone: Run, tmp_path: Path
 ):
     assert order(alone.folder) == np.arange(320).reshape(10, 32).tolist()
