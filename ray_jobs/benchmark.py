@@ -67,8 +67,8 @@ class Delivery:
 def main() -> None:
     """Compose the job: both ways to generate, one after the other, a table, and a status."""
     with user_errors():
-        config, recipe, service = start_painters(sys.argv[1:])
         floors = floors_of("delivery")
+        config, recipe, service = start_painters(sys.argv[1:])
     with service:
         stream = deliver_stream(service, recipe, config)
     pool = deliver(actor_pool_samples(recipe, config.generation, config.training.num_trained), config.training)
@@ -76,7 +76,7 @@ def main() -> None:
     print_deliveries({STREAM: stream, "actor pool (Ray Data)": pool}, nominal)
     check_complete(stream, config.training)
     if below_floor(ratios_of(stream, nominal), floors):
-        sys.exit(f"The stream missed its target: {floors[STREAM]:.0%} of the nominal rate or more.")
+        sys.exit(f"The stream missed its target: {floors[STREAM]:g} of the nominal rate or more.")
 
 
 def ratios(arguments: Sequence[str]) -> dict[str, float]:
