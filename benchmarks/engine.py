@@ -107,6 +107,20 @@ def main() -> None:
         print_flops(console, case)
 
 
+def ratios(arguments: Sequence[str]) -> dict[str, float]:
+    """Measure the engine with one setting more in each row; return its rates as multiples of the stock pipeline's."""
+    with user_errors():
+        case = open_case(arguments, random_weights_in=None)
+    rows = load_steps(case)
+    take_turns(rows)
+    return ratios_of(rows)
+
+
+def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
+    """Return images a second of each row after the first as multiples of the first's, the stock pipeline."""
+    return {row.name: row.images_per_second / rows[0].images_per_second for row in rows[1:]}
+
+
 def open_case(arguments: Sequence[str], random_weights_in: Path | None) -> Case:
     """Return what a config says, its batch size found if it has none."""
     config = load_config(JobConfig, arguments)
@@ -134,26 +148,39 @@ def with_random_weights(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def load_rows(case: Case) -> list[Row]:
-    """Return the stock pipeline, the engine, and the engine with one setting more in each row."""
-    recipe, plans = case.recipe, case.plans
-    setting = dataclasses.replace(case.config, **PLAIN)
-    rows = [
-        load_row("stock pipeline", partial(Stock, recipe, setting, plans)),
-        load_row("engine", partial(Engine, recipe, setting, plans)),
+    """Return all steps, other ways to compute attention above the last of them, and processes on all cores below."""
+    recipe, plans, settings = case.recipe, case.plans, step_settings(case.config)
+    rows = load_steps(case)
+    rows[-1:-1] = [
+        load_row(
+            f"  with {attention}",
+            partial(Engine, recipe, dataclasses.replace(settings["+ channels last"], **alone), plans),
+        )
+        for attention, alone in attentions(case.config).items()
     ]
-    for name, change in settings_to_add(case.config).items():
-        setting = dataclasses.replace(setting, **change)
-        rows.append(load_row(f"+ {name}", partial(Engine, recipe, setting, plans)))
-        if name == "channels last":
-            for attention, alone in attentions(case.config).items():
-                beside = dataclasses.replace(setting, **alone)
-                rows.append(load_row(f"  with {attention}", partial(Engine, recipe, beside, plans)))
     num_cores = os.cpu_count() or 1
     if not case.config.gpus_per_actor and num_cores > 1:
         for name, load in (("stock", Stock), ("engine", Engine)):
-            all_cores = partial(Processes, num_cores, partial(load, recipe, setting, plans))
+            all_cores = partial(Processes, num_cores, partial(load, recipe, settings["+ compile"], plans))
             rows.append(load_row(f"{name}, {num_cores} x 1 thread", all_cores))
     return rows
+
+
+def load_steps(case: Case) -> list[Row]:
+    """Return the stock pipeline, the engine, and the engine with one setting more in each row."""
+    rows = [load_row("stock pipeline", partial(Stock, case.recipe, case.config, case.plans))]
+    for name, setting in step_settings(case.config).items():
+        rows.append(load_row(name, partial(Engine, case.recipe, setting, case.plans)))
+    return rows
+
+
+def step_settings(config: GenerationConfig) -> dict[str, GenerationConfig]:
+    """Return the engine's settings by row: each has those of the row above it and one more."""
+    setting = dataclasses.replace(config, **PLAIN)
+    settings = {"engine": setting}
+    for name, change in settings_to_add(config).items():
+        settings[f"+ {name}"] = setting = dataclasses.replace(setting, **change)
+    return settings
 
 
 def settings_to_add(config: GenerationConfig) -> dict[str, dict[str, Any]]:
@@ -178,13 +205,18 @@ def load_row(name: str, load: Callable[[], Maker]) -> Row:
     return Row(name, make, start_seconds=time.monotonic() - started_at)
 
 
-def measure(rows: Sequence[Row]) -> None:
-    """Run all rows in turns, then each once more to see its parts and its memory."""
+def take_turns(rows: Sequence[Row]) -> None:
+    """Run each row once, uncounted, then all in turns."""
     for row in rows:
         row.images = row.make()
     for _ in range(NUM_ROUNDS):
         for row in rows:
             row.seconds.append(seconds_of_turn(row.make))
+
+
+def measure(rows: Sequence[Row]) -> None:
+    """Run all rows in turns, then each once more to measure its parts and its memory."""
+    take_turns(rows)
     for row in rows:
         if row.make.generator is not None:
             look_inside(row, row.make.generator)

@@ -22,7 +22,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import read_recipe, recipe_file_text
-from ray_jobs import benchmark, evaluate, gallery, plan, regenerate, train
+from ray_jobs import benchmark, evaluate, floors, gallery, plan, regenerate, train
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.run_progress import Stretch
 from ray_jobs.watching import METRICS, Exporter, readings
@@ -228,8 +228,9 @@ def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, cap
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_the_benchmark_delivers_every_sample_once_by_both_ways(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "TARGET_FRACTION", 0.0)  # speed is not for tests
+def test_the_benchmark_delivers_every_sample_once_by_both_ways(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "floors.toml").write_text('[delivery]\n"stream (Ray Serve)" = 1e-9')  # speed is not for tests
+    monkeypatch.setattr(floors, "FLOORS_FILE", tmp_path / "floors.toml")
     call(
         benchmark,
         monkeypatch,

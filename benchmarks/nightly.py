@@ -1,0 +1,170 @@
+"""The benchmarks' ratios against their floors: `python -m benchmarks.nightly`.
+
+Each benchmark runs in a process of its own, and a second time only if a ratio is below its floor. The job ends with
+status 1 if a ratio is below its floor in both tries, or if a benchmark crashes. Needs an otherwise idle machine.
+"""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from rich.console import Console
+from rich.table import Table
+
+from ray_jobs.floors import below_floor, check_names, read_floors
+from ray_jobs.user_errors import user_errors
+
+Ratios = Mapping[str, float]
+Benchmark = Callable[[], Ratios]
+
+TIMEOUT_SECONDS = 900.0
+"""Limit for one try of one benchmark, about four times what the longest takes on two cores."""
+
+END_SECONDS = 30.0
+"""Time for a benchmark to end in order after its limit, before it is killed."""
+
+PAINTED = ("ray_jobs/configs/benchmark.yaml", "training.num_images=6400")
+"""50 s at the nominal rate of 128 images/s."""
+
+DIGITS = ("ray_jobs/configs/digits.yaml", "generation.threads_per_actor=2")
+
+
+class CrashError(Exception):
+    """A benchmark that ended without ratios, and how."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The tries of one benchmark: two if the first missed a floor, fewer if it crashed."""
+
+    tries: tuple[Ratios, ...]
+    crash: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ratio or one crash, as the table shows it."""
+
+    name: str
+    floor: float | None
+    tries: tuple[float, ...]
+    verdict: str
+    is_failure: bool
+
+
+def delivery() -> Ratios:
+    """Return the stream's rate as a fraction of the nominal rate."""
+    from ray_jobs.benchmark import ratios
+
+    return ratios(PAINTED)
+
+
+def shards() -> Ratios:
+    """Return the rates of writing, keeping and reading shards as fractions of those beside them."""
+    from ray_jobs.benchmark_shards import ratios
+
+    return ratios(PAINTED)
+
+
+def engine() -> Ratios:
+    """Return the engine's rates as multiples of the stock pipeline's."""
+    from benchmarks.engine import ratios
+
+    return ratios(DIGITS)
+
+
+def augment() -> Ratios:
+    """Return the augmentation's rates as multiples of torchvision's."""
+    from benchmarks.augment import ratios
+
+    return ratios()
+
+
+BENCHMARKS: dict[str, Benchmark] = {"delivery": delivery, "shards": shards, "engine": engine, "augment": augment}
+"""In the order in which they run, by their section of the floors file."""
+
+
+def main() -> None:
+    """Run all benchmarks, print the table, and end with status 1 if a ratio was missed twice or a benchmark crashed."""
+    with user_errors():
+        floors = read_floors()
+        check_names("benchmark", BENCHMARKS, floors)
+    lines: list[Line] = []
+    for name, benchmark in BENCHMARKS.items():
+        lines += lines_of(name, try_twice(name, benchmark, floors[name]), floors[name])
+    Console(width=120).print(table_of(lines))
+    if failures := [f"{line.name}: {line.verdict}" for line in lines if line.is_failure]:
+        sys.exit("\n".join(failures))
+
+
+def try_twice(name: str, benchmark: Benchmark, floors: Ratios) -> Outcome:
+    """Run a benchmark, and again if a ratio is below its floor; a crash is final."""
+    tries: list[Ratios] = []
+    while len(tries) < 2 and (not tries or below_floor(tries[0], floors)):
+        started_at = time.monotonic()
+        try:
+            tries.append(in_own_process(benchmark))
+        except CrashError as crash:
+            return Outcome(tuple(tries), str(crash))
+        print(f"{name}, try {len(tries)}: {time.monotonic() - started_at:.0f} s", flush=True)
+    return Outcome(tuple(tries))
+
+
+def lines_of(benchmark: str, outcome: Outcome, floors: Ratios) -> Iterator[Line]:
+    """Yield a line for each ratio that was measured, and one for a crash."""
+    misses = [below_floor(ratios, floors) for ratios in outcome.tries]
+    for name, floor in floors.items() if outcome.tries else ():
+        num_missed = sum(name in missed for missed in misses)
+        is_failure = num_missed == 2
+        verdict = "missed twice" if is_failure else "missed once" if num_missed else "met"
+        tries = tuple(ratios[name] for ratios in outcome.tries)
+        yield Line(f"{benchmark}: {name}", floor, tries, verdict, is_failure)
+    if outcome.crash:
+        yield Line(benchmark, None, (), f"crashed at try {len(outcome.tries) + 1}, {outcome.crash}", is_failure=True)
+
+
+def table_of(lines: list[Line]) -> Table:
+    """Return ratio, floor, both tries and verdict of each line."""
+    table = Table("ratio")
+    for column in ("floor", "first try", "second try"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for line in lines:
+        floor = "" if line.floor is None else f"{line.floor:.2f}"
+        first, second = (*(f"{ratio:.3f}" for ratio in line.tries), "", "")[:2]
+        table.add_row(line.name, floor, first, second, line.verdict)
+    return table
+
+
+def in_own_process(benchmark: Benchmark, timeout_seconds: float = TIMEOUT_SECONDS) -> Ratios:
+    """Return what a benchmark returns in a new process; CrashError if it ends otherwise, or not in time."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, benchmark))
+    process.start()
+    there.close()  # so that the end of the process ends the wait for it
+    try:
+        if not here.poll(timeout_seconds):
+            process.terminate()
+            process.join(END_SECONDS)
+            process.kill()
+            raise CrashError(f"not finished after {timeout_seconds:g} s")
+        return here.recv()
+    except EOFError as error:
+        process.join()
+        raise CrashError(f"exit status {process.exitcode}") from error
+    finally:
+        here.close()
+        process.join()
+
+
+def _send(end: Connection, benchmark: Benchmark) -> None:
+    end.send(benchmark())
+    end.close()
+
+
+if __name__ == "__main__":
+    main()
