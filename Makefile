@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 READY := .venv/ready
 STARTED := $(shell date +%s)
 
-.PHONY: demo test check lint fast nightly bench compare miniature lock clean
+.PHONY: demo test check lint fast nightly bench device compare miniature lock clean
 
 demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes on two cores
 	@output=runs/digits; number=2; \
@@ -50,6 +50,11 @@ miniature: $(READY)  ## The paper's experiments on digits, into docs; within 20 
 	@output=docs/miniature; number=2; \
 	while [ -e "$$output" ]; do output=docs/miniature-$$number; number=$$((number + 1)); done; \
 	$(PYTHON) -m ray_jobs.miniature ray_jobs/configs/miniature.yaml output="$$output"
+
+device: $(READY)  ## What one GPU does: its tests, the engine, training steps, copies; within 8 minutes on an H200
+	@output=runs/device; number=2; \
+	while [ -e "$$output" ]; do output=runs/device-$$number; number=$$((number + 1)); done; \
+	$(PYTHON) -m benchmarks.device --out "$$output"
 
 lock: $(READY)  ## Write the versions that are installed to requirements.lock
 	$(PYTHON) -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > requirements.lock

@@ -6,7 +6,7 @@ matter to random weights.
 
 import gc
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,13 @@ MAX_TOKENS = 77
 
 UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2}
 TEXT: dict[str, Any] = {"vocab_size": 49408, "max_position_embeddings": MAX_TOKENS}
+DECODER: dict[str, Any] = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512}
 NOISE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+PNDM = partial(diffusers.PNDMScheduler, **NOISE, skip_prk_steps=True, set_alpha_to_one=False)
+
+TINY = "tiny/stable-diffusion"
+"""The parts of Stable Diffusion, small enough to run on a CPU."""
 
 
 def write_random_model(name: str, folder: Path, precision: str) -> None:
@@ -40,17 +46,17 @@ def write_random_model(name: str, folder: Path, precision: str) -> None:
     gc.collect()
 
 
-def _stable_diffusion(unet: Any, text: CLIPTextConfig, make_scheduler: Callable[[], Any]) -> Any:
+def _stable_diffusion(
+    unet: Any, text: CLIPTextConfig, make_scheduler: Callable[[], Any], decoder: Mapping[str, Any] = DECODER
+) -> Any:
     with torch.device("cpu"):  # also where weights are not stored at all: schedulers compute with numpy
         scheduler = make_scheduler()
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=MAX_TOKENS)
     return diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            sample_size=512,
+            down_block_types=("DownEncoderBlock2D",) * len(decoder["block_out_channels"]),
+            up_block_types=("UpDecoderBlock2D",) * len(decoder["block_out_channels"]),
+            **decoder,
         ),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
@@ -65,8 +71,21 @@ def _stable_diffusion(unet: Any, text: CLIPTextConfig, make_scheduler: Callable[
 def _sd14() -> Any:
     text = CLIPTextConfig(**TEXT, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     unet = diffusers.UNet2DConditionModel(**UNET, cross_attention_dim=768, attention_head_dim=8)
-    scheduler = partial(diffusers.PNDMScheduler, **NOISE, skip_prk_steps=True, set_alpha_to_one=False)
-    return _stable_diffusion(unet, text, scheduler)
+    return _stable_diffusion(unet, text, PNDM)
+
+
+def _tiny() -> Any:
+    text = CLIPTextConfig(**TEXT, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+    )
+    return _stable_diffusion(unet, text, PNDM, {"block_out_channels": (32, 32), "layers_per_block": 1})
 
 
 def _sd_turbo() -> Any:
@@ -90,5 +109,6 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "CompVis/stable-diffusion-v1-4": _sd14,
     "stabilityai/sd-turbo": _sd_turbo,
     "madebyollin/taesd": diffusers.AutoencoderTiny,
+    TINY: _tiny,
 }
-"""By hub id."""
+"""By hub id; `TINY` has none."""

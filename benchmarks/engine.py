@@ -14,9 +14,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.makers import PLAIN, Engine, Maker, Processes, Stock
+from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock
+from benchmarks.timer import Timer
 from generation.batch_size import MemoryMeter
 from generation.config import GenerationConfig
 from generation.diffusers_generator import DiffusersGenerator
@@ -56,6 +58,22 @@ class Case:
     plans: Sequence[SamplePlan]
 
 
+@dataclass(frozen=True)
+class RowPlan:
+    """One way to make a case's images, not loaded yet."""
+
+    name: str
+    load: Callable[[], Maker]
+    compiles: bool = False
+    missing: str = ""
+    """Why it cannot be measured here; empty if it can."""
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether the rows below do without it."""
+        return self.name.startswith("with ")
+
+
 @dataclass
 class Row:
     """One way to make a case's images, and what it came to."""
@@ -81,6 +99,11 @@ class Row:
         """Images of all processes."""
         return self.make.num_images / self.median_seconds
 
+    @property
+    def milliseconds_an_image(self) -> dict[str, float]:
+        """How long each part takes; empty where parts were not measured."""
+        return {part: 1000 * seconds / self.make.num_images for part, seconds in self.part_seconds.items()}
+
 
 def main() -> None:
     """Load each row, run them in turns, print the table."""
@@ -92,27 +115,29 @@ def main() -> None:
         logging.getLogger("generation").setLevel(logging.INFO)
         random_weights_in = Path(folder) if "weights" in options else None
         case = open_case(arguments, random_weights_in)
-        rows = load_rows(case)
+        plans = [*plan_rows(case), *plan_processes(case)]
         if "beside" in options:
             for_device = [argument for argument in arguments[1:] if argument.startswith("generation.")]
             other = open_case([options["beside"], *for_device], random_weights_in)
-            rows.append(
-                load_row(Path(options["beside"]).stem, partial(Engine, other.recipe, other.config, other.plans))
-            )
-        measure(rows)
+            load = partial(Engine, other.recipe, other.config, other.plans)
+            plans.append(RowPlan(Path(options["beside"]).stem, load))
+        rows = [load_row(plan) for plan in plans if not plan.missing]
+        for _ in chain(take_turns(rows, NUM_ROUNDS, MIN_TURN_SECONDS), look_inside_each(rows)):
+            pass
         for row in rows:
             row.make.close()
         console = Console(width=160)
         console.print(table_of(rows, case))
-        print_flops(console, case)
+        print_flops(console, rows[1], case.plans)
 
 
 def ratios(arguments: Sequence[str]) -> dict[str, float]:
     """Measure the engine with one setting more in each row; return its rates as multiples of the stock pipeline's."""
     with user_errors():
         case = open_case(arguments, random_weights_in=None)
-    rows = load_steps(case)
-    take_turns(rows)
+    rows = [load_row(plan) for plan in plan_rows(case) if not plan.is_variant]
+    for _ in take_turns(rows, NUM_ROUNDS, MIN_TURN_SECONDS):
+        pass
     return ratios_of(rows)
 
 
@@ -147,40 +172,44 @@ def with_random_weights(recipe: Recipe, folder: Path) -> Recipe:
     return dataclasses.replace(recipe, model=str(places[recipe.model]), vae=str(places.get(recipe.vae, "")))
 
 
-def load_rows(case: Case) -> list[Row]:
-    """Return all steps, other ways to compute attention above the last of them, and processes on all cores below."""
-    recipe, plans, settings = case.recipe, case.plans, step_settings(case.config)
-    rows = load_steps(case)
-    rows[-1:-1] = [
-        load_row(
-            f"  with {attention}",
-            partial(Engine, recipe, dataclasses.replace(settings["+ channels last"], **alone), plans),
-        )
-        for attention, alone in attentions(case.config).items()
+def plan_rows(case: Case) -> list[RowPlan]:
+    """Return the stock pipeline, the engine, and the engine with one setting more in each row +."""
+    plain, missing = dataclasses.replace(case.config, **PLAIN), missing_on(case.config)
+    rows = [
+        RowPlan("stock pipeline", partial(Stock, case.recipe, plain, case.plans)),
+        RowPlan("engine", partial(load_engine, case, {})),
     ]
+    added: dict[str, Any] = {}
+    for name, change in settings_to_add(case.config).items():
+        added |= change
+        rows.append(RowPlan(f"+ {name}", partial(load_engine, case, dict(added)), compiles="compile" in change))
+        for variant, alone in VARIANTS.get(name, {}).items():
+            load = partial(load_engine, case, added | alone)
+            rows.append(RowPlan(f"with {variant}", load, missing=missing.get(variant, "")))
+    with_graphs = partial(load_engine, case, dict(added), CUDA_GRAPHS)
+    return [*rows, RowPlan("with CUDA graphs", with_graphs, compiles=True, missing=missing.get("CUDA graphs", ""))]
+
+
+def plan_processes(case: Case) -> list[RowPlan]:
+    """Return rows of one process a core; none on a GPU, or on a single core."""
     num_cores = os.cpu_count() or 1
-    if not case.config.gpus_per_actor and num_cores > 1:
-        for name, load in (("stock", Stock), ("engine", Engine)):
-            all_cores = partial(Processes, num_cores, partial(load, recipe, settings["+ compile"], plans))
-            rows.append(load_row(f"{name}, {num_cores} x 1 thread", all_cores))
-    return rows
+    if case.config.gpus_per_actor or num_cores == 1:
+        return []
+    config = dataclasses.replace(case.config, **PLAIN)
+    for change in settings_to_add(case.config).values():
+        config = dataclasses.replace(config, **change)
+    loads = {
+        name: partial(load, case.recipe, config, case.plans) for name, load in (("stock", Stock), ("engine", Engine))
+    }
+    return [
+        RowPlan(f"{name}, {num_cores} x 1 thread", partial(Processes, num_cores, load)) for name, load in loads.items()
+    ]
 
 
-def load_steps(case: Case) -> list[Row]:
-    """Return the stock pipeline, the engine, and the engine with one setting more in each row."""
-    rows = [load_row("stock pipeline", partial(Stock, case.recipe, case.config, case.plans))]
-    for name, setting in step_settings(case.config).items():
-        rows.append(load_row(name, partial(Engine, case.recipe, setting, case.plans)))
-    return rows
-
-
-def step_settings(config: GenerationConfig) -> dict[str, GenerationConfig]:
-    """Return the engine's settings by row: each has those of the row above it and one more."""
-    setting = dataclasses.replace(config, **PLAIN)
-    settings = {"engine": setting}
-    for name, change in settings_to_add(config).items():
-        settings[f"+ {name}"] = setting = dataclasses.replace(setting, **change)
-    return settings
+def load_engine(case: Case, settings: dict[str, Any], compile_options: Mapping[str, Any] | None = None) -> Maker:
+    """Return the engine with these settings and nothing else that makes it faster."""
+    config = dataclasses.replace(case.config, **PLAIN | settings)
+    return Engine(case.recipe, config, case.plans, compile_options)
 
 
 def settings_to_add(config: GenerationConfig) -> dict[str, dict[str, Any]]:
@@ -192,36 +221,42 @@ def settings_to_add(config: GenerationConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def attentions(config: GenerationConfig) -> dict[str, dict[str, Any]]:
-    """Return other ways to compute attention, each tried by itself and not carried on to the rows below."""
-    has_xformers = config.gpus_per_actor and importlib.util.find_spec("xformers")
-    return {"fused QKV": {"fuse_qkv": True}} | ({"xformers": {"attention": "xformers"}} if has_xformers else {})
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "channels last": {"fused QKV": {"fuse_qkv": True}, "xformers": {"attention": "xformers"}}
+}
+"""Other ways to compute attention, by the row that they follow; rows below do without them."""
 
 
-def load_row(name: str, load: Callable[[], Maker]) -> Row:
-    """Return a row that is ready, and how long that took."""
+def missing_on(config: GenerationConfig) -> dict[str, str]:
+    """Return which rows cannot be measured here, and why."""
+    if not config.gpus_per_actor:
+        return {"xformers": "xformers needs a GPU", "CUDA graphs": "CUDA graphs need a GPU"}
+    return {} if importlib.util.find_spec("xformers") else {"xformers": "xformers is not installed"}
+
+
+def load_row(plan: RowPlan) -> Row:
+    """Return a row that is ready, its first images, and how long loading took."""
     started_at = time.monotonic()
-    make = load()
-    return Row(name, make, start_seconds=time.monotonic() - started_at)
+    make = plan.load()
+    return Row(plan.name, make, time.monotonic() - started_at, images=make())
 
 
-def take_turns(rows: Sequence[Row]) -> None:
-    """Run each row once, uncounted, then all in turns."""
-    for row in rows:
-        row.images = row.make()
-    for _ in range(NUM_ROUNDS):
+def take_turns(rows: Sequence[Row], num_rounds: int, min_turn_seconds: float) -> Iterator[None]:
+    """Run all rows once after another, so often; yield after each round."""
+    for _ in range(num_rounds):
         for row in rows:
-            row.seconds.append(seconds_of_turn(row.make))
+            row.seconds.append(seconds_of_turn(row.make, min_turn_seconds))
+        yield
 
 
-def measure(rows: Sequence[Row]) -> None:
-    """Run all rows in turns, then each once more to measure its parts and its memory."""
-    take_turns(rows)
+def look_inside_each(rows: Sequence[Row]) -> Iterator[None]:
+    """Measure each row's parts and memory; yield after each. ValueError if memory did not suffice for all rows."""
     for row in rows:
         if row.make.generator is not None:
             look_inside(row, row.make.generator)
             if row.make.generator.batch_size != row.make.num_images:
                 raise ValueError(f"'{row.name}' ran out of memory beside the other rows. Give generation.batch_size.")
+        yield
 
 
 def seconds_of(make: Callable[[], Any]) -> float:
@@ -231,10 +266,10 @@ def seconds_of(make: Callable[[], Any]) -> float:
     return time.perf_counter() - started_at
 
 
-def seconds_of_turn(make: Callable[[], Any]) -> float:
-    """Return how long a call takes among others like it; a turn lasts `MIN_TURN_SECONDS` or one call."""
+def seconds_of_turn(make: Callable[[], Any], min_seconds: float) -> float:
+    """Return how long a call takes among others like it; a turn lasts at least `min_seconds`, or one call."""
     started_at, num_calls = time.perf_counter(), 0
-    while num_calls == 0 or time.perf_counter() - started_at < MIN_TURN_SECONDS:
+    while num_calls == 0 or time.perf_counter() - started_at < min_seconds:
         make()
         num_calls += 1
     return (time.perf_counter() - started_at) / num_calls
@@ -263,30 +298,6 @@ def look_inside(row: Row, generator: DiffusersGenerator) -> None:
         timer.remove()
 
 
-class Timer:
-    """Adds up the time spent in one method of an object, the device's work included."""
-
-    def __init__(self, owner: Any, method: str) -> None:
-        """Put itself in the method's place."""
-        self.seconds = 0.0
-        self.owner, self.method = owner, method
-        self.call = getattr(owner, method)
-        setattr(owner, method, self)
-
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        """Call the method; what the device has left to do from before is not the method's."""
-        wait_for_device()
-        started_at = time.perf_counter()
-        result = self.call(*arguments, **settings)
-        wait_for_device()
-        self.seconds += time.perf_counter() - started_at
-        return result
-
-    def remove(self) -> None:
-        """Put the method back."""
-        setattr(self.owner, self.method, self.call)
-
-
 def table_of(rows: Sequence[Row], case: Case) -> Table:
     """Return medians, ratios to the stock pipeline, milliseconds an image by part, and how far images are apart."""
     recipe, config = case.recipe, case.config
@@ -299,7 +310,7 @@ def table_of(rows: Sequence[Row], case: Case) -> Table:
     for column in ("images/s", "to stock", "ms/image", *PARTS, "else", "batch GB", "mean apart", "most apart", "start"):
         table.add_column(column, justify="right")
     for row in rows:
-        milliseconds = {part: 1000 * seconds / row.make.num_images for part, seconds in row.part_seconds.items()}
+        milliseconds, difference = row.milliseconds_an_image, apart(row, rows[0])
         table.add_row(
             row.name,
             f"{row.images_per_second:.4g}",
@@ -307,32 +318,39 @@ def table_of(rows: Sequence[Row], case: Case) -> Table:
             f"{1000 / row.images_per_second:.4g}",
             *(f"{milliseconds[part]:.3g}" if part in milliseconds else "" for part in (*PARTS, "else")),
             "" if row.batch_bytes is None else f"{row.batch_bytes / 1e9:.2f}",
-            *apart(row, rows[0]),
+            *((f"{difference[0]:.2f}", str(difference[1])) if difference else ("", "")),
             f"{row.start_seconds:.1f} s",
         )
     return table
 
 
-def apart(row: Row, stock: Row) -> tuple[str, str]:
-    """Return the mean and the largest difference of values, of 255; empty for images of other plans."""
+def apart(row: Row, stock: Row) -> tuple[float, int] | None:
+    """Return the mean and the largest difference of values, of 255; None for images of other plans."""
     if row.images is None or stock.images is None or row.images.shape != stock.images.shape:
-        return "", ""
+        return None
     difference = np.abs(row.images.astype(int) - stock.images.astype(int))
-    return f"{difference.mean():.2f}", str(difference.max())
+    return float(difference.mean()), int(difference.max())
 
 
-def print_flops(console: Console, case: Case) -> None:
+def print_flops(console: Console, engine: Row, plans: Sequence[SamplePlan]) -> None:
     """Print the plain engine's FLOP/s beside those of a large matrix multiplication."""
-    generator = DiffusersGenerator(case.recipe, dataclasses.replace(case.config, **PLAIN))
-    generator.generate(case.plans)
-    with FlopCounterMode(display=False) as counter:
-        generator.generate(case.plans)
-    seconds = float(np.median([seconds_of(lambda: generator.generate(case.plans)) for _ in range(NUM_ROUNDS)]))
-    flops, peak = counter.get_total_flops() / seconds, matmul_flops(generator.device, generator.dtype)
+    generator = engine.make.generator
+    if generator is None:
+        return
+    flops_per_image, peak = flops_of_image(generator, plans[0]), matmul_flops(generator.device, generator.dtype)
+    flops = flops_per_image * engine.images_per_second
     console.print(
-        f"engine: {counter.get_total_flops() / len(case.plans) / 1e9:,.3g} GFLOP an image, {flops / 1e9:,.0f} GFLOP/s, "
+        f"engine: {flops_per_image / 1e9:,.3g} GFLOP an image, {flops / 1e9:,.0f} GFLOP/s, "
         f"{flops / peak:.0%} of a matrix multiplication's {peak / 1e9:,.0f}"
     )
+
+
+def flops_of_image(generator: DiffusersGenerator, plan: SamplePlan) -> int:
+    """Return the floating-point operations of one image, by a generator that is not compiled."""
+    generator.generate([plan])
+    with FlopCounterMode(display=False) as counter:
+        generator.generate([plan])
+    return counter.get_total_flops()
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -346,12 +364,6 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     multiply()
     seconds = [seconds_of(multiply) for _ in range(NUM_ROUNDS)]
     return NUM_PRODUCTS * 2 * MATRIX_SIZE**3 / float(np.median(seconds))
-
-
-def wait_for_device() -> None:
-    """Return when the GPU, if there is one, has done all it was told."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

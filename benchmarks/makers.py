@@ -2,7 +2,7 @@
 
 import dataclasses
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,6 +22,12 @@ PLAIN: dict[str, Any] = {
     "attention": "sdpa",
 }
 """Settings of an engine without any of what makes it faster."""
+
+CUDA_GRAPHS: dict[str, Any] = {"triton.cudagraphs": True}
+"""torch.compile's options that launch all kernels of a call at once.
+
+Graphs belong to the thread that recorded them; an actor's two threads could not share them.
+"""
 
 
 class Maker:
@@ -74,9 +80,15 @@ class Stock(Maker):
 class Engine(Maker):
     """Figment's generator with these settings."""
 
-    def __init__(self, recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> None:
-        """Load it."""
-        self.generator = generator = DiffusersGenerator(recipe, config)
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: GenerationConfig,
+        plans: Sequence[SamplePlan],
+        compile_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load it, with torch.compile's options where they are not to be the generator's own."""
+        self.generator = generator = DiffusersGenerator(recipe, config, compile_options)
         self.num_images = len(plans)
         self.generate = lambda: generator.generate(plans).images_nhwc
 

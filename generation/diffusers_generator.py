@@ -10,7 +10,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -40,10 +40,16 @@ NUM_TRIALS = 2
 class DiffusersGenerator:
     """One text-to-image pipeline on one device, loaded once."""
 
-    def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
-        """Load the recipe's model and make it as fast as asked; ValueError with the remedy if it cannot be had."""
+    def __init__(
+        self, recipe: Recipe, config: GenerationConfig, compile_options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Load the recipe's model and make it as fast as asked; ValueError with the remedy if it cannot be had.
+
+        `compile_options` are torch.compile's, where others than the device's `COMPILE_OPTIONS` are to be measured.
+        """
         self.recipe = recipe
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")
+        self.compile_options = dict(compile_options or {}) or COMPILE_OPTIONS[self.device.type]
         if config.gpus_per_actor:
             prepare_gpu(recipe, config)
         self.device_lock = threading.Lock()
@@ -246,10 +252,9 @@ class DiffusersGenerator:
     def _compile(self) -> None:
         """Compile, and make a batch with guidance and one without, as far as the recipe has them: all is ready then."""
         self.pads_batches = True
-        options = COMPILE_OPTIONS[self.device.type]
         caller = self.guidance or self.denoiser
-        caller.forward = torch.compile(caller.forward, options=options)
-        self.pipeline.vae.decode = torch.compile(self.pipeline.vae.decode, options=options)
+        caller.forward = torch.compile(caller.forward, options=self.compile_options)
+        self.pipeline.vae.decode = torch.compile(self.pipeline.vae.decode, options=self.compile_options)
         self.to_pixels = torch.compile(to_pixels)
         plans = [plan_sample(self.recipe, index) for index in range(self.batch_size)]
         try:

@@ -10,6 +10,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import build_augmentation, normalize
+from training.batch_norm import synchronized
 from training.config import TrainingConfig
 from training.domains import split_by_domain
 from training.draws import draws
@@ -114,6 +115,16 @@ class Classifier(lightning.LightningModule):
             "num_classes": self.num_classes,
             "image_size": self.image_size,
         }
+
+
+def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
+    """Apply what only training needs: shared batch statistics, memory layout, compilation. Weights keep their names."""
+    if config.num_workers > 1:
+        classifier.network = synchronized(classifier.network, on_gpu=config.gpus_per_worker > 0)
+    if config.channels_last:
+        classifier.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.compile:
+        classifier.network.compile()
 
 
 def load_classifier(checkpoint: dict[str, Any]) -> Classifier:

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
-from training.batch_norm import synchronized
 from training.callbacks import (
     KeepBest,
     ProgressCallback,
@@ -22,7 +21,7 @@ from training.callbacks import (
     SaveCallback,
     StopEarly,
 )
-from training.classifier import Classifier
+from training.classifier import Classifier, prepare_network
 from training.config import TrainingConfig
 from training.job import FitJob
 from training.loader import EndedTooSoonError, HeldOutLoader, MixedLoader, shard
@@ -74,16 +73,6 @@ def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
         loss=math.nan,
         held_out_top1=None,
     )
-
-
-def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
-    """Do what training alone needs, and what leaves the names of the weights as they are."""
-    if config.num_workers > 1:
-        classifier.network = synchronized(classifier.network, on_gpu=config.gpus_per_worker > 0)
-    if config.channels_last:
-        classifier.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if config.compile:
-        classifier.network.compile()
 
 
 def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:

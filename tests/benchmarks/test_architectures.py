@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.architectures import ARCHITECTURES, write_random_model
+from benchmarks.architectures import ARCHITECTURES, TINY, write_random_model
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -27,6 +27,12 @@ def test_random_weights_are_as_many_as_the_real_ones(name: str, unet: int, text_
 def test_the_tiny_decoder_has_a_thirtieth_of_the_weights():
     with torch.device("meta"):
         assert num_parameters(ARCHITECTURES["madebyollin/taesd"]()) == 2_445_063
+
+
+def test_the_tiny_model_is_small_enough_for_a_cpu():
+    with torch.device("meta"):
+        pipeline = ARCHITECTURES[TINY]()
+    assert sum(num_parameters(pipeline.components[name]) for name in ("unet", "vae", "text_encoder")) < 3_000_000
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_there_are(tmp_path):

@@ -233,7 +233,7 @@ def test_the_benchmark_delivers_every_sample_once_by_both_ways(tmp_path: Path, m
     monkeypatch.setattr(floors, "FLOORS_FILE", tmp_path / "floors.toml")
     call(
         benchmark,
-        monkeypatch,
+        PAINTED,
         "training.num_images=640",
         "training.num_epochs=1",
         "generation.batch_size=8",

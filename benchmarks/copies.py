@@ -1,0 +1,85 @@
+"""Whether a GPU copies a batch's pixels to the host while it makes the next batch, as `generation.pixels` promises."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from benchmarks.timer import wait_for_device
+from generation.diffusers_generator import DiffusersGenerator
+from generation.pixels import start_copying
+from generation.plan import SamplePlan
+
+COMPUTE_OVER_COPY = 1.5
+"""How long a batch is computed, in copies: a copy that overlaps is hidden then."""
+
+
+class MatrixBatches:
+    """Batches of random pixels, each made by matrix multiplications that take longer than its copy to the host."""
+
+    def __init__(self, num_images: int, image_size: int, matrix_size: int, device: torch.device) -> None:
+        """Measure copy and multiplication, and choose the number of multiplications a batch."""
+        shape = (num_images, image_size, image_size, 3)
+        self.num_images = num_images
+        self.pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)
+        self.matrix = torch.randn(matrix_size, matrix_size, device=device).half()
+        self.stream = torch.cuda.Stream() if device.type == "cuda" else None
+        self.num_products = 1
+        self.wait_for_each(2)  # host memory is pinned then, and kept for later copies
+        self.num_products = num_products(seconds_of_work(self.copy_and_wait), seconds_of_work(self.compute))
+
+    def compute(self) -> torch.Tensor:
+        """Start a batch on the device; return its pixels."""
+        products = [self.matrix @ self.matrix for _ in range(self.num_products)]
+        return self.pixels + products[-1][0, 0].isnan()  # new memory, ready when the products are
+
+    def copy_and_wait(self) -> None:
+        """Copy pixels to the host, and wait."""
+        start_copying({"pixels": self.pixels}, self.stream)()
+
+    def only_compute(self, num_batches: int) -> None:
+        """Make batches that nobody copies."""
+        for _ in range(num_batches):
+            self.compute()
+
+    def wait_for_each(self, num_batches: int) -> None:
+        """Wait for each copy before the next batch is started."""
+        for _ in range(num_batches):
+            start_copying({"pixels": self.compute()}, self.stream)()
+
+    def copy_beside_the_next(self, num_batches: int) -> None:
+        """Start the next batch before waiting for a copy."""
+        under_way: list[Callable[[], object]] = []
+        for _ in range(num_batches):
+            under_way.append(start_copying({"pixels": self.compute()}, self.stream))
+            if len(under_way) == 2:
+                under_way.pop(0)()
+        under_way.pop()()
+
+
+def num_products(copy_seconds: float, product_seconds: float) -> int:
+    """Return how many multiplications a batch needs to take `COMPUTE_OVER_COPY` copies."""
+    return max(1, round(COMPUTE_OVER_COPY * copy_seconds / product_seconds))
+
+
+def hidden_fraction(only_compute: float, wait_for_each: float, beside_the_next: float) -> float:
+    """Return which share of the copies' time the device computed meanwhile, from the seconds of the three."""
+    return (wait_for_each - beside_the_next) / (wait_for_each - only_compute)
+
+
+def seconds_of_work(work: Callable[[], object]) -> float:
+    """Return how long work takes, the device's part included."""
+    wait_for_device()
+    started_at = time.perf_counter()
+    work()
+    wait_for_device()
+    return time.perf_counter() - started_at
+
+
+def generate_in_threads(
+    generator: DiffusersGenerator, plans: Sequence[SamplePlan], num_batches: int, num_threads: int
+) -> None:
+    """Make the plans' images several times over, by as many threads, as an actor's requests do."""
+    with ThreadPoolExecutor(num_threads) as threads:
+        list(threads.map(generator.generate, [plans] * num_batches))
