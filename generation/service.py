@@ -20,6 +20,7 @@ from typing import cast
 
 import ray
 from ray import serve
+from ray._common.network_utils import build_address
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -165,6 +166,7 @@ class GeneratorReplica:
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         """Load the model in this process."""
+        listen_on_node_address()
         log_to_stderr()
         self.keeper = keeper
         self.process = f"{socket.gethostname()}:{os.getpid()}"
@@ -389,6 +391,19 @@ def with_own_batch_size(config: GenerationConfig) -> GenerationConfig:
     labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
     batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
     return dataclasses.replace(config, batch_size=batch_size)
+
+
+def listen_on_node_address() -> None:
+    """Let Serve's gRPC server in this process listen on its node's address alone: on loopback where Ray does.
+
+    Serve 2.60 starts it in every replica, without a setting, on all interfaces, and it unpickles what it receives.
+    """
+    from ray.serve._private import replica
+
+    add_port, host = replica.add_port_to_grpc_server, ray.util.get_node_ip_address()
+    replica.add_port_to_grpc_server = lambda server, address: add_port(
+        server, build_address(host, address.rpartition(":")[2])
+    )
 
 
 def log_to_stderr() -> None:

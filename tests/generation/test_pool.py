@@ -75,7 +75,7 @@ def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
         assert "2 of 3 generator actors are up after 15 s" in caplog.text
         assert (service.num_actors(), service.num_awaited()) == (2, 1)
         images = stream_samples(service, painted, too_many, Wanted.all_of(range(400)))
-        batches = iter(images.iter_batches(batch_size=4))
+        batches = iter(images.iter_batches(batch_size=8))
         came = []
         for num_loads in (2, 3):  # before all three were ever up: for Serve the deployment has failed by then
             came.append(next(batches)["index"])

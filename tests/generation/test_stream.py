@@ -120,8 +120,14 @@ def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe,
     assert disturbed["index"].tolist() == list(range(240))
     for name in ("label", "attempt", "image"):
         np.testing.assert_array_equal(disturbed[name], undisturbed[name])
-    wait_until(lambda: digits_pool.counts().num_loads.total() == before.num_loads.total() + 1)  # one in its place
-    assert set(digits_pool.counts().num_loads.values()) == {1}
+
+
+@pytest.mark.nightly
+def test_a_killed_actor_is_replaced_by_one_that_loads_its_model_once(painted: Recipe):
+    with start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS) as service:
+        os.kill(processes(service)[0], signal.SIGKILL)
+        wait_until(lambda: service.counts().num_loads.total() == 3)  # two, and one in the dead one's place
+        assert set(service.counts().num_loads.values()) == {1}
 
 
 def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(

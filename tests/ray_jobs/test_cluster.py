@@ -39,8 +39,8 @@ def connections_of(process: psutil.Process) -> list[Any]:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_local_ray_listens_on_loopback_alone():
+@pytest.mark.usefixtures("painted_pool")
+def test_a_local_ray_and_its_generators_listen_on_loopback_alone():
     assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
     listening = [
         connection.laddr
@@ -48,7 +48,7 @@ def test_a_local_ray_listens_on_loopback_alone():
         for connection in connections_of(process)
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert len(listening) >= 3  # its head, its node and its workers
+    assert len(listening) >= 5  # its head, its node, its workers, and Serve's server in each of two generators
     assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
@@ -56,11 +56,12 @@ def test_a_local_ray_listens_on_loopback_alone():
 @pytest.mark.usefixtures("ray_cluster")
 def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(monkeypatch):
     monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 2.0)
-    everything = Demand("training workers", 1, {"CPU": ray.cluster_resources()["CPU"]}, "Lower training.num_workers")
+    free = ray.available_resources()["CPU"]  # the session's pools have the rest
+    everything = Demand("training workers", 1, {"CPU": free}, "Lower training.num_workers")
     with room_kept(everything) as wait:
         wait()
         with room_kept(everything) as wait_for_more:
-            message = r"1 training workers of \d+ CPU each found no room within 2 s.*Lower training"
+            message = r"1 training workers of [\d.]+ CPU each found no room within 2 s.*Lower training"
             with pytest.raises(ValueError, match=message):
                 wait_for_more()
     with room_kept(dataclasses.replace(everything, wait_seconds=8)) as wait:

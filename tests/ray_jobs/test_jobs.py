@@ -62,10 +62,10 @@ TOLD_LIKE_SUMMARY = {
 
 
 def scraped(run: str, name: str, value: float) -> dict[str, float]:
-    """What Ray tells Prometheus of a run, once it has come to a value of a metric, which Ray passes on now and then."""
+    """Return a run's metrics as Ray exports them, once all are there and one has come to a value."""
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     found, give_up_at = {}, time.monotonic() + 30
-    while found.get(name) != value and time.monotonic() < give_up_at:
+    while (found.get(name) != value or len(found) < len(METRICS)) and time.monotonic() < give_up_at:
         time.sleep(0.5)
         with urllib.request.urlopen(url) as answer:
             lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)

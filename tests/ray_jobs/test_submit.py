@@ -63,11 +63,13 @@ def ray_job(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def submit(
-    head: Head, job: str, name: str, *settings: str, waits: bool = True, config: str = CONFIG
+    head: Head, module: str, name: str, *settings: str, waits: bool = True, config: str = CONFIG
 ) -> subprocess.CompletedProcess[str]:
-    """Submit a job under a name; with its log, unless nobody waits for it."""
-    options = ["--submission-id", name, "--working-dir", ".", *([] if waits else ["--no-wait"])]
-    return ray_job(head, "submit", *options, "--", sys.executable, "-m", f"ray_jobs.{job}", config, *settings)
+    """Submit a command under a name; with its log, unless nobody waits for it. Tests are not in what it uploads."""
+    paths = json.dumps({"env_vars": {"PYTHONPATH": str(PROJECT_ROOT)}} if module.startswith("tests.") else {})
+    options = ["--submission-id", name, "--working-dir", ".", "--runtime-env-json", paths]
+    no_wait = [] if waits else ["--no-wait"]
+    return ray_job(head, "submit", *options, *no_wait, "--", sys.executable, "-m", module, config, *settings)
 
 
 def state_of(head: Head, name: str) -> str:
@@ -96,32 +98,34 @@ def driver_of(head: Head, name: str) -> int:
     return int(head.ask(f"jobs/{name}")["driver_info"]["pid"])
 
 
-SLOWLY = "generation.painted_batch_seconds=2"
-"""40 batches by two actors: a run is at work for as long as a test takes to disturb it."""
+SLOWLY = ["generation.painted_batch_seconds=2", "generation.batch_size=32"]
+"""27 batches of 32 by two actors: a run is at work for as long as a test takes to disturb it."""
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp_path: Path, capsys):
-    """By two submitted jobs, of one worker and of two, and by a third job on another cluster."""
+    """By a submitted job of two workers, one of a single process, and a third job on another cluster."""
     run_dir = tmp_path / "run"
     journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
 
-    assert submit(head, "train", "stopped", *settings, SLOWLY, waits=False).returncode == 0
+    assert (
+        submit(head, "ray_jobs.train", "killed", *settings, *SLOWLY, "training.num_workers=2", waits=False).returncode
+        == 0
+    )
     wait_until(has_done(journal, 7), 180)
-    (worker,) = processes_of("RayTrainWorker")
-    worker.kill()
+    processes_of("RayTrainWorker")[0].kill()
     wait_until(lambda: len(steps_by_start(journal)) == 2, 120)
     assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is at work in '{run_dir}'. Stop it")
-    stop = ray_job(head, "stop", "stopped")
-    assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
+    os.kill(driver_of(head, "killed"), signal.SIGKILL)
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
     assert all(read_checkpoint(path)["global_step"] % 6 == 0 for path in checkpoint_files(run_dir / "checkpoints"))
 
-    resumed = [*settings, SLOWLY, "resume=true", "training.num_workers=2"]
-    assert submit(head, "train", "killed", *resumed, waits=False).returncode == 0
+    resumed = [*settings, *SLOWLY, "resume=true"]
+    assert submit(head, "tests.support.train_in_one_process", "stopped", *resumed, waits=False).returncode == 0
     wait_until(lambda: len(steps_by_start(journal)) == 3 and len(steps_by_start(journal)[2]) >= 7, 180)
-    os.kill(driver_of(head, "killed"), signal.SIGKILL)
+    stop = ray_job(head, "stop", "stopped")
+    assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
     assert max(steps_in(journal)) < 80
 
@@ -141,9 +145,9 @@ def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp
 def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job(head: Head, tmp_path: Path):
     run_dir = tmp_path / "run"
     journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
-    assert submit(head, "train", "first", *settings, SLOWLY, waits=False).returncode == 0
+    assert submit(head, "ray_jobs.train", "first", *settings, *SLOWLY, waits=False).returncode == 0
     wait_until((run_dir / "config.yaml").exists, 120)
-    again = submit(head, "train", "again", *settings)
+    again = submit(head, "ray_jobs.train", "again", *settings)
     (line,) = error_lines(log_of(head, "again"))
     assert line.startswith(f"error: Another job is at work in '{run_dir}'. Stop it first, or give another folder.")
     assert (again.returncode, state_of(head, "again")) == (1, "FAILED")
@@ -151,7 +155,7 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     assert ray_job(head, "stop", "first").returncode == 0
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
     first = max(steps_in(journal))
-    log = submit(head, "train", "second", *settings, "resume=true").stdout
+    log = submit(head, "ray_jobs.train", "second", *settings, "resume=true").stdout
     assert state_of(head, "second") == "SUCCEEDED", log
     for line in (
         "going on from step-",
@@ -172,7 +176,9 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The run of a classifier that real digits have taught, by a submitted job."""
     run_dir = tmp_path_factory.mktemp("submitted") / "run"
     small = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "evaluation.sets=[]"]
-    said = submit(head, "train", "real", "data.source=real", "data.real=digits", *small, f"output={run_dir}").stdout
+    said = submit(
+        head, "ray_jobs.train", "real", "data.source=real", "data.real=digits", *small, f"output={run_dir}"
+    ).stdout
     assert state_of(head, "real") == "SUCCEEDED", said
     return run_dir
 
@@ -194,7 +200,7 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
 )
 def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, tmp_path: Path, trained_on_real: Path):
     written, job, config, *settings = (each.format(run=trained_on_real, out=tmp_path / "out") for each in asked)
-    said = submit(head, job, f"small-{job}", *settings, config=config).stdout
+    said = submit(head, f"ray_jobs.{job}", f"small-{job}", *settings, config=config).stdout
     assert state_of(head, f"small-{job}") == "SUCCEEDED", said
     assert Path(written).is_file()
     assert left_over(head) == []
@@ -205,9 +211,9 @@ def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, t
 def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, tmp_path: Path):
     small = ["recipe.image_size=16", "training.num_images=64", "training.num_held_out=16", "training.num_epochs=1"]
     keeping = ["data.shard_size=16", "generation.batch_size=16", f"output={tmp_path / 'set'}"]
-    submit(head, "train", "wrong", "recipe.image_size=30", f"output={tmp_path / 'wrong'}", waits=False)
-    submit(head, "plan", "planned", *small, waits=False)
-    said = submit(head, "generate", "generated", *small, *keeping).stdout
+    submit(head, "ray_jobs.train", "wrong", "recipe.image_size=30", f"output={tmp_path / 'wrong'}", waits=False)
+    submit(head, "ray_jobs.plan", "planned", *small, waits=False)
+    said = submit(head, "ray_jobs.generate", "generated", *small, *keeping).stdout
     wait_until(lambda: state_of(head, "planned") == "SUCCEEDED" and state_of(head, "wrong") == "FAILED", 60)
     assert state_of(head, "generated") == "SUCCEEDED", said
     assert f"all 80 images are in {tmp_path / 'set'}" in said

@@ -14,8 +14,8 @@ import psutil
 
 MARK = "FIGMENT_TEST_SESSION"
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_NAMES = ("plasma", "torch_", "sem.mp-", "psm_", "wnsm_")
-"""How the names of shared-memory files of Ray, torch and multiprocessing begin."""
+SHARED_MEMORY_NAMES = ("plasma", "torch_", "psm_")
+"""How the names of shared-memory files of Ray, torch and multiprocessing begin; semaphores go with this process."""
 
 ENDS_WITH_US = "multiprocessing.resource_tracker"
 """A helper of Python's own that ends when the process that started it does."""
@@ -41,7 +41,7 @@ def mark_processes() -> None:
 
 
 def shared_memory() -> set[Path]:
-    """Return the shared-memory files on this machine that are of Ray's, torch's or multiprocessing's kind."""
+    """Return the shared-memory files on this machine that are of these kinds."""
     return {path for path in SHARED_MEMORY.iterdir() if path.name.startswith(SHARED_MEMORY_NAMES)}
 
 

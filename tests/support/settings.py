@@ -9,7 +9,7 @@ CONFIGS = PROJECT_ROOT / "ray_jobs" / "configs"
 PAINTED = str(CONFIGS / "painted.yaml")
 
 ON_CPU = GenerationConfig(gpus_per_actor=0, cpus_per_actor=0.1, batch_size=4)
-TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.1, batch_size=16)
+TWO_ACTORS = GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0, cpus_per_actor=0.01, batch_size=16)
 """Of the session's painted pool."""
 
 TWO_ACTORS_OF_8 = dataclasses.replace(TWO_ACTORS, batch_size=8, max_attempts=20)

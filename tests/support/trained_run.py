@@ -10,6 +10,7 @@ from typing import Any
 
 from ray_jobs import train
 from tests.support.commands import call
+from tests.support.fits import in_this_process
 from tests.support.settings import CONFIGS
 from training.checkpoint import checkpoint_name
 
@@ -33,7 +34,7 @@ class TrainedRun:
 def train_demo(folder: Path) -> TrainedRun:
     """Train by the demo's config, on a quarter of its images."""
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), in_this_process():
         call(train, DEMO, *SHORTENED, f"output={folder}")
     return TrainedRun(folder, printed.getvalue())
 

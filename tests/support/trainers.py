@@ -19,8 +19,8 @@ UP_TO_SIX = GenerationConfig(
     initial_actors=1,
     gpus_per_actor=0,
     cpus_per_actor=0.01,
-    batch_size=4,
-    painted_batch_seconds=0.4,
+    batch_size=8,
+    painted_batch_seconds=0.8,
     max_buffered_bytes=1,  # no more than MIN_BUFFERED_BATCHES
     idle_seconds=4,
 )
@@ -28,7 +28,7 @@ UP_TO_SIX = GenerationConfig(
 
 
 class Trainer:
-    """Takes images at a rate that may change, four at once, and says how it goes, from threads of its own."""
+    """Takes images at a rate that may change, eight at once, and says how it goes, from threads of its own."""
 
     def __init__(self, service: GenerationService, recipe: Recipe, config: GenerationConfig) -> None:
         """Tell the pool that a trainer is to come."""
@@ -56,15 +56,15 @@ class Trainer:
                 thread.join()
 
     def _take(self) -> None:
-        batches = iter(self.images.iter_batches(batch_size=4, prefetch_batches=0))
+        batches = iter(self.images.iter_batches(batch_size=8, prefetch_batches=0))
         next(batches)
         self._first_batch_at = time.monotonic()
         while not self._is_over:
-            time.sleep(4 / self.images_per_second if self.images_per_second else 0.1)
+            time.sleep(8 / self.images_per_second if self.images_per_second else 0.1)
             if self.images_per_second:
                 with self._waiting:
                     next(batches)
-                self.num_taken += 4
+                self.num_taken += 8
 
     def _tell(self) -> None:
         while not self._is_over:
