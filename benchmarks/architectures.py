@@ -85,7 +85,7 @@ def _tiny() -> Any:
         cross_attention_dim=32,
         attention_head_dim=8,
     )
-    return _stable_diffusion(unet, text, PNDM, {"block_out_channels": (32, 32), "layers_per_block": 1})
+    return _stable_diffusion(unet, text, PNDM, {"block_out_channels": (32, 32, 32), "layers_per_block": 1})
 
 
 def _sd_turbo() -> Any:

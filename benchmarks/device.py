@@ -102,9 +102,10 @@ def write(report: Report, out: Path) -> None:
 
 def free_memory() -> None:
     """Leave the next part the whole device."""
-    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
+        torch.compiler.reset()  # drops the memory of CUDA graphs too
+        gc.collect()
         torch.cuda.empty_cache()
 
 

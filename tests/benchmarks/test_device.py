@@ -1,10 +1,12 @@
 """The script for a first GPU, on a CPU; its arithmetic by hand."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,14 @@ from benchmarks.deadline import Deadline, deadlines
 from benchmarks.device import choose_works, run_works
 from benchmarks.device_parts import TINY, WORKS, Lines, Run, Work, compare, lines_of, outcome, with_ratios
 from benchmarks.device_report import Line, Part, Report, failed, in_words, not_measured, to_markdown
-from benchmarks.engine import Row, RowPlan
+from benchmarks.engine import Case, Row, RowPlan, plan_rows
 from benchmarks.gpu_tests import files_with_gpu_tests, read_junit
 from benchmarks.makers import Maker
 from benchmarks.tf32 import float32_error, relative_error, tf32
 from benchmarks.training_step import StepRate, Steps, measure_steps
+from generation.config import GenerationConfig, RecipeConfig
 from generation.model_files import PROJECT_ROOT
+from generation.recipe import build_recipe
 from training.config import TrainingConfig
 
 NEVER = Deadline(float("inf"))
@@ -58,7 +62,7 @@ def test_the_tiny_run_has_every_part_and_says_what_a_cpu_lacks(monkeypatch: pyte
     assert call_main(monkeypatch, "--tiny", "--out", str(out), "--commit", "abc1234") == 0
     report = json.loads((out / "device.json").read_text())
     assert report["circumstances"]["commit"] == "abc1234"
-    assert report["circumstances"]["torch"] == torch.__version__
+    assert report["circumstances"]["torch"] == version("torch")
     lines = {(part["name"], line["name"]): line for part in report["parts"] for line in part["lines"]}
     assert {name: line["reason"] for (_, name), line in lines.items() if line["outcome"] != "measured"} == {
         "pytest -m gpu": "it needs a GPU",
@@ -214,6 +218,26 @@ def test_a_row_that_cannot_be_loaded_is_told_and_the_others_are_compared():
 def test_images_of_different_recipes_are_not_compared():
     plans = [RowPlan("paper", lambda: Painter(7)), RowPlan("fast", lambda: Painter(9))]
     assert "most_apart_levels" not in last(compare([], plans, TINY, NEVER, same_images=False))[1].values
+
+
+@pytest.mark.parametrize("found", [None, object()])
+def test_on_a_gpu_xformers_alone_may_be_missing(monkeypatch: pytest.MonkeyPatch, found: object):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    case = Case(build_recipe(RecipeConfig()), GenerationConfig(), [])
+    rows = plan_rows(case)
+    assert [row.name for row in rows] == [
+        "stock pipeline",
+        "engine",
+        "+ prompt cache",
+        "+ channels last",
+        "with fused QKV",
+        "with xformers",
+        "+ compile",
+        "with CUDA graphs",
+    ]
+    assert [row.name for row in rows if row.compiles] == ["+ compile", "with CUDA graphs"]
+    missing = {row.name: row.missing for row in rows if row.missing}
+    assert missing == ({} if found else {"with xformers": "xformers is not installed"})
 
 
 def test_where_the_time_is_over_nothing_is_loaded():
