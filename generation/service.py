@@ -7,6 +7,7 @@ that it waits: see `generation.autoscaling`.
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import logging
 import os
 import socket
@@ -16,11 +17,10 @@ from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import cast
+from typing import Any, cast
 
 import ray
 from ray import serve
-from ray._common.network_utils import build_address
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -398,12 +398,10 @@ def listen_on_node_address() -> None:
 
     Serve 2.60 starts it in every replica, without a setting, on all interfaces, and it unpickles what it receives.
     """
-    from ray.serve._private import replica
-
+    replica: Any = importlib.import_module("ray.serve._private.replica")
     add_port, host = replica.add_port_to_grpc_server, ray.util.get_node_ip_address()
-    replica.add_port_to_grpc_server = lambda server, address: add_port(
-        server, build_address(host, address.rpartition(":")[2])
-    )
+    here = f"[{host}]" if ":" in host else host
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", here))
 
 
 def log_to_stderr() -> None:
