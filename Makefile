@@ -17,13 +17,13 @@ test: check  ## All checks, and the tests that prove each promise once; within 1
 check: $(READY)  ## Lint, types, import contracts and the fast tests
 	@$(MAKE) --no-print-directory -j 2 lint fast
 
-lint:
+lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/pyright
 
-fast:
+fast: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not ray and not slow and not nightly" --durations=10
 
 nightly: check  ## All tests there are, and the benchmarks' ratios against their floors; some two hours

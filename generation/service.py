@@ -69,6 +69,9 @@ LONGEST_LAST_BATCH_SECONDS = 30.0
 leaves a node that gets a SIGTERM.
 """
 
+LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}
+"""Addresses of a node that this machine alone can reach, as gRPC takes them."""
+
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's own log, which otherwise has a line for each batch."""
 
@@ -166,7 +169,7 @@ class GeneratorReplica:
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         """Load the model in this process."""
-        listen_on_node_address()
+        listen_on_loopback()
         log_to_stderr()
         self.keeper = keeper
         self.process = f"{socket.gethostname()}:{os.getpid()}"
@@ -393,15 +396,16 @@ def with_own_batch_size(config: GenerationConfig) -> GenerationConfig:
     return dataclasses.replace(config, batch_size=batch_size)
 
 
-def listen_on_node_address() -> None:
-    """Let Serve's gRPC server in this process listen on its node's address alone: on loopback where Ray does.
+def listen_on_loopback() -> None:
+    """Let Serve's gRPC server in this process listen on loopback where its node does.
 
     Serve 2.60 starts it in every replica, without a setting, on all interfaces, and it unpickles what it receives.
     """
+    if (host := ray.util.get_node_ip_address()) not in LOOPBACK:
+        return
     replica: Any = importlib.import_module("ray.serve._private.replica")
-    add_port, host = replica.add_port_to_grpc_server, ray.util.get_node_ip_address()
-    here = f"[{host}]" if ":" in host else host
-    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", here))
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK[host]))
 
 
 def log_to_stderr() -> None:

@@ -16,10 +16,21 @@ IS_FIRST = leftovers.MARK not in os.environ
 TEMP_FOLDER = leftovers.own_temp_folder() if IS_FIRST else None
 leftovers.mark_processes()
 
+HAS_FAILED = pytest.StashKey[bool]()
 
-def pytest_unconfigure() -> None:
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep the session's temporary folder, with Ray's logs, if a test failed."""
+    session.config.stash[HAS_FAILED] = bool(session.testsfailed)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's temporary folder, Ray's sessions and pytest's folders included."""
-    if TEMP_FOLDER is not None:
+    if TEMP_FOLDER is None:
+        return
+    if config.stash.get(HAS_FAILED, False):
+        print(f"Logs and folders of the session are kept in {TEMP_FOLDER}")
+    else:
         leftovers.remove(TEMP_FOLDER)
 
 

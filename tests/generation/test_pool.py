@@ -24,15 +24,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="session")
-def painted(painted: Recipe) -> Recipe:
+def own_recipe(painted: Recipe) -> Recipe:
     """A recipe of these tests' own: the session's pool keeps that of seed 0."""
     return dataclasses.replace(painted, seed=1)
 
 
-def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not(painted: Recipe):
+def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not(own_recipe: Recipe):
     """Pools of Ray Data are known to grow by their backlog though it is the trainer that binds (ray#45331)."""
-    with start_generation(painted, UP_TO_SIX) as service:
-        trainer = Trainer(service, painted, UP_TO_SIX)
+    with start_generation(own_recipe, UP_TO_SIX) as service:
+        trainer = Trainer(service, own_recipe, UP_TO_SIX)
         with trainer.at_work(images_per_second=8):
             wait_until(lambda: trainer.num_taken >= 48)  # 6 s, two windows
             assert service.num_actors() + service.num_awaited() == 1  # it is the trainer that binds
@@ -45,9 +45,9 @@ def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not
 
 
 @pytest.mark.nightly
-def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(painted: Recipe):
-    with start_generation(painted, UP_TO_SIX) as service:
-        trainer = Trainer(service, painted, UP_TO_SIX)
+def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(own_recipe: Recipe):
+    with start_generation(own_recipe, UP_TO_SIX) as service:
+        trainer = Trainer(service, own_recipe, UP_TO_SIX)
         with trainer.at_work(images_per_second=37):
             wait_until(lambda: service.num_actors() >= 3)
             trainer.images_per_second = 0
@@ -60,7 +60,7 @@ def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(painted: 
 
 @pytest.mark.nightly
 def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
-    painted: Recipe, caplog: pytest.LogCaptureFixture
+    own_recipe: Recipe, caplog: pytest.LogCaptureFixture
 ):
     num_cpus = int(ray.cluster_resources()["CPU"])
     too_many = dataclasses.replace(
@@ -71,10 +71,10 @@ def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
         cpus_per_actor=num_cpus / 2 - 0.2,
         start_timeout_seconds=15,
     )
-    with start_generation(painted, too_many) as service:
+    with start_generation(own_recipe, too_many) as service:
         assert "2 of 3 generator actors are up after 15 s" in caplog.text
         assert (service.num_actors(), service.num_awaited()) == (2, 1)
-        images = stream_samples(service, painted, too_many, Wanted.all_of(range(400)))
+        images = stream_samples(service, own_recipe, too_many, Wanted.all_of(range(400)))
         batches = iter(images.iter_batches(batch_size=8))
         came = []
         for num_loads in (2, 3):  # before all three were ever up: for Serve the deployment has failed by then
@@ -87,7 +87,7 @@ def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
 
 
 @pytest.mark.nightly
-def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_start(painted: Recipe):
+def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_start(own_recipe: Recipe):
     there = {"ray.io/node-group": "pool"}
     config = dataclasses.replace(
         UP_TO_SIX,
@@ -101,13 +101,13 @@ def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_st
     with joined_node(1, 2, there), joined_node(1, 2, there) as kill:
         losing = threading.Timer(5, kill)  # Serve spreads the two over both nodes
         losing.start()
-        with start_generation(painted, config) as service:
+        with start_generation(own_recipe, config) as service:
             losing.join()
             assert service.num_actors() == 2
 
 
 @pytest.mark.nightly
-def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(painted: Recipe):
+def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(own_recipe: Recipe):
     mixed = dataclasses.replace(
         UP_TO_SIX,
         min_actors=2,
@@ -119,14 +119,14 @@ def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(painted:
         painted_batch_seconds=0.2,
     )
     types = [joined_node(1, 1, {ACCELERATOR_TYPE: name}) for name in ("L4", "A100")]
-    with types[0], types[1], start_generation(painted, mixed) as service:
-        images = stream_samples(service, painted, mixed, Wanted.all_of(range(325)))
+    with types[0], types[1], start_generation(own_recipe, mixed) as service:
+        images = stream_samples(service, own_recipe, mixed, Wanted.all_of(range(325)))
         batches = [batch["index"].tolist() for batch in images.iter_batches(batch_size=None)]
         assert sorted(service.counts().batch_sizes.values()) == [4, 16]
     assert sorted(batches, key=min) == [list(range(i, min(i + 16, 325))) for i in range(0, 325, 16)]
 
 
-def test_nothing_of_a_pool_is_left_once_it_is_stopped(painted: Recipe):
+def test_nothing_of_a_pool_is_left_once_it_is_stopped(own_recipe: Recipe):
     def alive() -> set[str]:
         kinds = ("PoolKeeper", "ServeReplica")
         return {
@@ -136,18 +136,18 @@ def test_nothing_of_a_pool_is_left_once_it_is_stopped(painted: Recipe):
         }
 
     before = alive()
-    with start_generation(painted, UP_TO_SIX):
+    with start_generation(own_recipe, UP_TO_SIX):
         assert len(alive() - before) == 2
     wait_until(lambda: not alive() - before)
 
 
 @pytest.mark.nightly
-def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(painted: Recipe):
+def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(own_recipe: Recipe):
     there = {"ray.io/node-group": "leaving"}
     config = dataclasses.replace(
         UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=there
     )
-    with leaving_node(there) as node, start_generation(painted, config) as service:
+    with leaving_node(there) as node, start_generation(own_recipe, config) as service:
         answer = service.ask(range(4))
         time.sleep(1)
         node.send_signal(signal.SIGTERM)

@@ -82,7 +82,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(see
     [
         ("recipe.seed=5", "is of another recipe: seed was 0, is 5"),
         ("training.architecture=resnet34", "training.architecture was 'resnet18', is 'resnet34'"),
-        ("training.num_images=2048", "training.num_images was 4096, is 2048"),
+        ("training.reuse=2", "training.reuse was 1, is 2"),
     ],
 )
 def test_a_run_does_not_go_on_as_another_one(

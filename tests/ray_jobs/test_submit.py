@@ -41,6 +41,13 @@ SMALL_MINIATURE = [
 ]
 
 
+def saved_steps(run_dir: Path) -> list[int]:
+    """Return the steps of a run's checkpoints, each of which can be read and is of a sixth step."""
+    steps = [read_checkpoint(path)["global_step"] for path in checkpoint_files(run_dir / "checkpoints")]
+    assert all(step % 6 == 0 or step == 40 for step in steps)  # the fortieth is an epoch's last
+    return steps
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """A head for all jobs here."""
@@ -98,11 +105,12 @@ def driver_of(head: Head, name: str) -> int:
     return int(head.ask(f"jobs/{name}")["driver_info"]["pid"])
 
 
-SLOWLY = ["generation.painted_batch_seconds=2", "generation.batch_size=32"]
-"""27 batches of 32 by two actors: a run is at work for as long as a test takes to disturb it."""
+SLOWLY = ["generation.painted_batch_seconds=4", "generation.batch_size=32"]
+"""27 batches of 32 by two actors, 54 s: a run is at work for as long as a test takes to disturb it."""
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)  # three starts of a job; each wait has a limit of its own
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp_path: Path, capsys):
     """By a submitted job of two workers, one of a single process, and a third job on another cluster."""
@@ -119,7 +127,7 @@ def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp
     assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is at work in '{run_dir}'. Stop it")
     os.kill(driver_of(head, "killed"), signal.SIGKILL)
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
-    assert all(read_checkpoint(path)["global_step"] % 6 == 0 for path in checkpoint_files(run_dir / "checkpoints"))
+    assert saved_steps(run_dir)
 
     resumed = [*settings, *SLOWLY, "resume=true"]
     assert submit(head, "tests.support.train_in_one_process", "stopped", *resumed, waits=False).returncode == 0
@@ -128,6 +136,7 @@ def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp
     assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
     assert max(steps_in(journal)) < 80
+    assert saved_steps(run_dir)
 
     actors = ["generation.min_actors=3", "generation.max_actors=3", "generation.batch_size=16"]
     with in_this_process():
@@ -136,6 +145,7 @@ def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp
         assert line in log
     assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
     assert len(steps_by_start(journal)) == 4
+    assert len(steps_in(journal)[1]) == 1  # no start but the first began at the beginning
     assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
     assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
 
@@ -152,9 +162,12 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     assert line.startswith(f"error: Another job is at work in '{run_dir}'. Stop it first, or give another folder.")
     assert (again.returncode, state_of(head, "again")) == (1, "FAILED")
     wait_until(has_done(journal, 7), 180)
-    assert ray_job(head, "stop", "first").returncode == 0
+    stop = ray_job(head, "stop", "first")
+    assert (stop.returncode, state_of(head, "first")) == (0, "STOPPED")
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
     first = max(steps_in(journal))
+    assert first < 80
+    assert saved_steps(run_dir)
     log = submit(head, "ray_jobs.train", "second", *settings, "resume=true").stdout
     assert state_of(head, "second") == "SUCCEEDED", log
     for line in (
@@ -167,7 +180,9 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     ):
         assert line in log
     assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
+    assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
     assert sum(len(each) == 2 for each in steps_in(journal).values()) <= first % 6 + 1
+    assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
     assert left_over(head) == []
 
 

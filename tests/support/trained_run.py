@@ -10,7 +10,6 @@ from typing import Any
 
 from ray_jobs import train
 from tests.support.commands import call
-from tests.support.fits import in_this_process
 from tests.support.settings import CONFIGS
 from training.checkpoint import checkpoint_name
 
@@ -24,6 +23,8 @@ class TrainedRun:
 
     folder: Path
     log: str
+    files: frozenset[str]
+    """Names in its folder when it was through."""
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -34,9 +35,9 @@ class TrainedRun:
 def train_demo(folder: Path) -> TrainedRun:
     """Train by the demo's config, on a quarter of its images."""
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), in_this_process():
+    with contextlib.redirect_stdout(printed):
         call(train, DEMO, *SHORTENED, f"output={folder}")
-    return TrainedRun(folder, printed.getvalue())
+    return TrainedRun(folder, printed.getvalue(), frozenset(path.name for path in folder.iterdir()))
 
 
 def interrupted_copy(run: TrainedRun, folder: Path) -> Path:

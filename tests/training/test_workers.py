@@ -145,13 +145,14 @@ def test_workers_wait_for_one_to_which_images_come_late(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("fit_once", [train_here, train])
 def test_training_stops_early_and_keeps_the_best_epoch(
-    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
+    fit_once: Callable[..., dict[str, Any]], painted: Recipe, painted_pool: GenerationService, tmp_path: Path
 ):
     config = dataclasses.replace(
         IN_ORDER, num_epochs=10, base_learning_rate=1e-9, early_stop_epochs=2, keep_best=True, ema_decay=0.9
     )
-    last = train_here(painted_pool, painted, config, tmp_path)
+    last = fit_once(painted_pool, painted, config, tmp_path)
     assert last["epoch"] < 9
     assert last["global_step"] == 2 * (last["epoch"] + 1)  # whole epochs of 2 steps
     best = read_checkpoint(tmp_path / "best.ckpt")
