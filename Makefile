@@ -10,7 +10,7 @@ demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes
 	while [ -e "$$output" ]; do output=runs/digits-$$number; number=$$((number + 1)); done; \
 	$(PYTHON) -m ray_jobs.train ray_jobs/configs/digits.yaml output="$$output"
 
-test: check  ## All checks, and the tests that prove each promise once; within 15 minutes on two cores
+test: check  ## All checks, and the tests that prove each promise once; about 15 minutes on two cores
 	$(PYTHON) -m pytest -m "(ray or slow) and not nightly" --durations=10
 	@echo "make test: passed after $$(( $$(date +%s) - $(STARTED) )) s, set-up included"
 
@@ -26,7 +26,7 @@ lint: $(READY)
 fast: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not ray and not slow and not nightly" --durations=10
 
-nightly: check  ## All tests there are, and the benchmarks' ratios against their floors; some two hours
+nightly: check  ## All tests there are, and the benchmarks' ratios against their floors; its time was not measured
 	$(PYTHON) -m pytest -m "ray or slow or nightly" --durations=50
 	$(PYTHON) -m benchmarks.nightly
 	@echo "make nightly: passed after $$(( $$(date +%s) - $(STARTED) )) s"

@@ -14,7 +14,7 @@ UNITS = {"ms": "ms", "gb": "GB", "seconds": "s", "levels": "of 255 levels", "tfl
 
 @dataclass(frozen=True)
 class Line:
-    """One way to do a part's work, and what it came to."""
+    """One way to do a part's work, and its result."""
 
     name: str
     images_per_second: float | None = None

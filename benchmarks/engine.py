@@ -76,7 +76,7 @@ class RowPlan:
 
 @dataclass
 class Row:
-    """One way to make a case's images, and what it came to."""
+    """One way to make a case's images, and its result."""
 
     name: str
     make: Maker

@@ -31,6 +31,6 @@ class Timer:
 
 
 def wait_for_device() -> None:
-    """Return when the GPU, if there is one, has done all it was told."""
+    """Return when the GPU, if there is one, has done all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
