@@ -342,7 +342,7 @@ def compare(
 
 
 def outcome(plan: RowPlan, deadline: Deadline, size: Size) -> Row | Line:
-    """Return a row that is ready, or the line that says why there is none."""
+    """Load the row, or return a line with the reason why it cannot be measured."""
     if plan.missing:
         return not_measured(plan.name, plan.missing)
     if plan.compiles and not size.on_gpu:

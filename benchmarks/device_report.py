@@ -100,10 +100,10 @@ def _rows(part: Part) -> list[tuple[str, ...]]:
 def _cells(line: Line) -> tuple[str, ...]:
     rate = "" if line.images_per_second is None else shown(line.images_per_second)
     ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
-    said = [in_words(name, value) for name, value in line.values.items()]
+    remarks = [in_words(name, value) for name, value in line.values.items()]
     if line.outcome != "measured":
-        said.insert(0, f"{line.outcome}: {line.reason}" if line.reason else line.outcome)
-    return line.name, rate, ratio, ", ".join(said)
+        remarks.insert(0, f"{line.outcome}: {line.reason}" if line.reason else line.outcome)
+    return line.name, rate, ratio, ", ".join(remarks)
 
 
 def shown(number: float) -> str:

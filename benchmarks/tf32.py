@@ -9,14 +9,14 @@ LARGEST_ERROR = 5e-5
 """Relative, of products and convolutions in float32; that of TF32 is a few 1e-4."""
 
 SIZE = 512
-"""Rows and columns of the matrices that are tried."""
+"""Rows and columns of the test matrices."""
 
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Have products and convolutions use TF32 or not, and as before at the end.
+    """Switch TF32 on or off for matrix products and convolutions, and restore the setting at the end.
 
-    RuntimeError if it is to be off and products are not as precise as float32.
+    RuntimeError if TF32 should be off and products are less precise than float32.
     """
     before = bool(torch.backends.cuda.matmul.allow_tf32), bool(torch.backends.cudnn.allow_tf32)
     _set(allowed, allowed)
@@ -39,7 +39,7 @@ def check_precise() -> None:
     """Raise RuntimeError if float32 is less precise here than `LARGEST_ERROR`."""
     error = float32_error(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if error > LARGEST_ERROR:
-        raise RuntimeError(f"float32 products are off by {error:.1e}, as with TF32, which is to be off.")
+        raise RuntimeError(f"float32 products are off by {error:.1e}, as with TF32, which should be off.")
 
 
 def float32_error(device: torch.device) -> float:

@@ -43,9 +43,9 @@ class DiffusersGenerator:
     def __init__(
         self, recipe: Recipe, config: GenerationConfig, compile_options: Mapping[str, Any] | None = None
     ) -> None:
-        """Load the recipe's model and make it as fast as asked; ValueError with the remedy if it cannot be had.
+        """Load the recipe's model and apply the configured optimizations; ValueError with the remedy if one is unavailable.
 
-        `compile_options` are torch.compile's, where others than the device's `COMPILE_OPTIONS` are to be measured.
+        `compile_options` go to torch.compile in place of the device's `COMPILE_OPTIONS`.
         """
         self.recipe = recipe
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")

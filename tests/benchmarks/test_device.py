@@ -55,7 +55,7 @@ def call_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     return ended.value.code
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("restored_threads")
 def test_the_tiny_run_has_every_part_and_says_what_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     out = tmp_path / "device"
@@ -107,7 +107,7 @@ def test_all_parts_together_have_the_time_of_a_run():
     assert sum(work.seconds for work in WORKS) == device.TOTAL_SECONDS < device.HARD_SECONDS < 480
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_neither_the_script_nor_the_gpu_tests_import_what_a_machine_without_ray_lacks():
     files = [str(path) for path in files_with_gpu_tests(PROJECT_ROOT / "tests")]
     code = f"""

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from generation.model_files import PROJECT_ROOT
 from ray_jobs import train
@@ -100,38 +100,38 @@ def left_over(head: Head) -> list[str]:
     ]
 
 
-def driver_of(head: Head, name: str) -> int:
-    """Return the process id of a submitted job's driver."""
-    return int(head.ask(f"jobs/{name}")["driver_info"]["pid"])
-
-
 SLOWLY = ["generation.painted_batch_seconds=4", "generation.batch_size=32"]
 """27 batches of 32 by two actors, 54 s: a run is at work for as long as a test takes to disturb it."""
+
+
+def kill_driver_after_seven_steps(run_dir: Path, *settings: str) -> None:
+    """Train in a process of its own, on the session's cluster by Ray Train's local mode, and kill it."""
+    command = [sys.executable, "-m", "tests.support.train_in_one_process", CONFIG, *settings]
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = subprocess.Popen(command, cwd=PROJECT_ROOT, env=os.environ | address, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(has_done(run_dir / "journal", 7), 120)
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)  # three starts of a job; each wait has a limit of its own
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_outlives_a_lost_worker_a_stop_and_a_killed_driver(head: Head, tmp_path: Path, capsys):
-    """By a submitted job of two workers, one of a single process, and a third job on another cluster."""
+def test_a_run_outlives_a_killed_driver_a_lost_worker_and_a_stop(head: Head, tmp_path: Path, capsys):
+    """A driver is killed; a submitted job of two workers goes on, loses one and is stopped; a third ends the run."""
     run_dir = tmp_path / "run"
     journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
-
-    assert (
-        submit(head, "ray_jobs.train", "killed", *settings, *SLOWLY, "training.num_workers=2", waits=False).returncode
-        == 0
-    )
-    wait_until(has_done(journal, 7), 180)
-    processes_of("RayTrainWorker")[0].kill()
-    wait_until(lambda: len(steps_by_start(journal)) == 2, 120)
-    assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is at work in '{run_dir}'. Stop it")
-    os.kill(driver_of(head, "killed"), signal.SIGKILL)
-    wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
+    kill_driver_after_seven_steps(run_dir, *settings, *SLOWLY)
     assert saved_steps(run_dir)
 
-    resumed = [*settings, *SLOWLY, "resume=true"]
-    assert submit(head, "tests.support.train_in_one_process", "stopped", *resumed, waits=False).returncode == 0
-    wait_until(lambda: len(steps_by_start(journal)) == 3 and len(steps_by_start(journal)[2]) >= 7, 180)
+    resumed = [*settings, *SLOWLY, "training.num_workers=2", "resume=true"]
+    assert submit(head, "ray_jobs.train", "stopped", *resumed, waits=False).returncode == 0
+    wait_until(lambda: len(steps_by_start(journal)) == 2, 180)
+    processes_of("RayTrainWorker")[0].kill()
+    wait_until(lambda: len(steps_by_start(journal)) == 3, 120)
+    assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is at work in '{run_dir}'. Stop it")
     stop = ray_job(head, "stop", "stopped")
     assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
