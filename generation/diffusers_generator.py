@@ -43,7 +43,7 @@ class DiffusersGenerator:
     def __init__(
         self, recipe: Recipe, config: GenerationConfig, compile_options: Mapping[str, Any] | None = None
     ) -> None:
-        """Load the recipe's model and apply the configured optimizations; ValueError with the remedy if one is unavailable.
+        """Load the recipe's model and apply the configured optimizations; ValueError with the remedy if one fails.
 
         `compile_options` go to torch.compile in place of the device's `COMPILE_OPTIONS`.
         """
