@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +17,7 @@ from yaml import MarkedYAMLError
 from evaluation.config import EvaluationConfig
 from generation.config import DataConfig, GenerationConfig, RecipeConfig, check_not_negative
 from generation.recipe import Recipe, build_recipe, read_recipe
+from ray_jobs.overrides import checked_number, read_overrides, read_yaml
 from training.config import TrainingConfig
 
 
@@ -163,11 +164,8 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
     """
     if not arguments or "=" in arguments[0]:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
-    for argument in arguments[1:]:
-        if "=" not in argument:
-            raise ValueError(f"'{argument}' is no override. Write section.key=value.")
     try:
-        overrides = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments[1:]))))
+        overrides = read_overrides(arguments[1:], schema)
         sources = [_fitted(source, schema, prefix="") for source in (*_read_files(Path(arguments[0])), overrides)]
         _check_one_recipe(sources)
         _let_last_selector_count(sources)
@@ -211,33 +209,51 @@ def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = Path(__file__).parent / "configs"
         raise ValueError(f"There is no config '{path}'. Those that ship are in {known}.") from error
     except (MarkedYAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
+    if content is None:
+        return {}
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must hold sections such as 'recipe:', but holds a {type(content).__name__}.")
     return {str(key): value for key, value in content.items()}
 
 
 def _fitted(content: Any, schema: Any, prefix: str) -> Any:
-    """Return settings with a list of one wherever a single value stands for a list.
+    """Return settings in the shape of the schema: nothing stands for an empty one, a single value for a list of one.
 
-    Raises ValueError for a key that the dataclass does not have, with the nearest one that it has.
+    Raises ValueError for a key that the dataclass does not have, with the nearest one that it has, and for a value of
+    another shape.
     """
-    if get_origin(schema) is tuple and isinstance(content, str | int | float):
-        return [content]
-    if (get_origin(schema) is tuple and isinstance(content, dict)) or (
-        get_origin(schema) is dict and not isinstance(content, dict)
-    ):
-        wanted = "a list" if get_origin(schema) is tuple else "a mapping"
+    name, origin = prefix.removesuffix("."), get_origin(schema)
+    if dataclasses.is_dataclass(schema):
+        return _fitted_section(content or {}, schema, prefix)
+    if origin is tuple:
+        return _fitted_list([] if content in (None, "") else content, get_args(schema)[0], name)
+    if origin is dict:
+        return _fitted_mapping({} if content in (None, "") else content, get_args(schema)[1], name)
+    if schema is str and content is None:
+        return ""
+    if content is None or (content == "" and schema is not str):
+        raise ValueError(f"{name} is empty. Give a value, or leave it out.")
+    if isinstance(content, list | dict):
+        raise ValueError(f"{name} is {content}; give a single value.")
+    if prefix.startswith("recipe.") and "${" in content:
+        raise ValueError(f"{name} is '{content}', and a recipe is published with its images. Write the value itself.")
+    if schema in (int, float):
+        return checked_number(content, schema, name)
+    return int(content) if schema == int | str and content.isdecimal() else content
+
+
+def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        name = prefix.removesuffix(".")
         raise ValueError(
-            f"{prefix.removesuffix('.')} is {content}; give {wanted}. A text that begins with {{ needs quotes."
+            f"{name} is {content!r}; it is a section. Give its settings, such as {prefix}{_first(schema)}."
         )
-    if not dataclasses.is_dataclass(schema) or not isinstance(content, dict):
-        return content
     fields = {entry.name: entry.type for entry in dataclasses.fields(schema)}
     for key in content:
         if key not in fields:
@@ -246,6 +262,22 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
                 f"There is no setting '{prefix}{key}'. Did you mean {' or '.join(prefix + n for n in near)}?"
             )
     return {key: _fitted(value, fields[key], prefix=f"{prefix}{key}.") for key, value in content.items()}
+
+
+def _first(schema: Any) -> str:
+    return dataclasses.fields(schema)[0].name
+
+
+def _fitted_list(content: Any, element: Any, name: str) -> list[Any]:
+    if isinstance(content, dict):
+        raise ValueError(f"{name} is {content}; give a list. A text that begins with {{ needs quotes.")
+    return [_fitted(value, element, name) for value in (content if isinstance(content, list) else [content])]
+
+
+def _fitted_mapping(content: Any, value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is {content}; give a mapping.")
+    return {str(key): _fitted(each, value, f"{name}.{key}") for key, each in content.items()}
 
 
 def open_recipe(config: JobConfig) -> Recipe:

@@ -49,7 +49,18 @@ def test_an_override_wins_over_the_file():
         ("recipe.guidance_draw=between", r"guidance_scale is 2, but guidance_draw is between: give two"),
         ("generation.min_actors=5", r"min_actors is 5 and max_actors 2"),
         ("training.seed", r"'training\.seed' is no override"),
-        ("recipe.seed=[", r"override is no YAML"),
+        ("evaluation.sets=[", r"override is no YAML"),
+        ("recipe.seed=[1", r"recipe\.seed: .*'\[1'.*Integer"),
+        ("recipe.seed=010", r"recipe\.seed is 010, which YAML reads as octal"),
+        ("recipe.seed=12:30", r"recipe\.seed: .*'12:30'.*Integer"),
+        ("training.base_learning_rate=12e4567", r"base_learning_rate is 12e4567, more than a float holds"),
+        ("recipe.seed=", r"recipe\.seed is empty\. Give a value"),
+        ("recipe=7", r"recipe is '7'; it is a section\. Give its settings, such as recipe\."),
+        ("recipe..seed=7", r"'recipe\.\.seed=7' is no override"),
+        ("=7", r"'=7' is no override"),
+        ("recipe.seed.deeper=7", r"recipe\.seed is \{'deeper': '7'\}; give a single value"),
+        ("recipe.prefix=${oc.env:HOME}", r"recipe\.prefix is '\$\{oc\.env:HOME\}', and a recipe is published"),
+        ("recipe.templates=${output}", r"recipe\.templates is '\$\{output\}', and a recipe is published"),
         ("recipe.seed=18446744073709551616", r"give 0 to 2\*\*64 - 1"),
         ("recipe.guidance_scale=nan", r"guidance_scale is nan"),
         ("training.base_learning_rate=nan", r"base_learning_rate is nan"),
@@ -66,6 +77,52 @@ def test_a_wrong_setting_ends_in_one_line_with_the_remedy(argument: str, message
     with pytest.raises(ValueError, match=message) as caught:
         load_config(JobConfig, [PAINTED, argument])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("output=runs/exp #3", "runs/exp #3"),
+        ("output=2024_11_28", "2024_11_28"),
+        ("output=null", "null"),
+        ("output='a b'", "a b"),
+        ("output=[a", "[a"),
+        ("output=a=b: c", "a=b: c"),
+        ("recipe.revision=12e4567", "12e4567"),
+        ("recipe.revision=007", "007"),
+        ("data.tee=", ""),
+        ("recipe.templates={class_name}, photo #1", ("{class_name}, photo #1",)),
+        ("recipe.backgrounds=[010, true, a b]", ("010", "true", "a b")),
+        ("recipe.backgrounds=", ()),
+        ("training.label_selector.ray.io/node-group=1e3", {"ray.io/node-group": "1e3"}),
+        ("training.label_selector=", {}),
+        ("training.reuse=3", 3),
+        ("training.reuse=auto", "auto"),
+        ("recipe.seed=1_000", 1000),
+        ("training.base_learning_rate=1e-3", 0.001),
+        ("resume=true", True),
+    ],
+)
+def test_a_text_setting_is_the_text_as_typed(argument: str, value: object):
+    config = load_config(JobConfig, [PAINTED, argument])
+    found: object = config
+    for name in argument.partition("=")[0].partition(".ray.io")[0].split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_values_in_files_are_not_read_as_other_ones(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"base: {PAINTED}\noutput: 2024_11_28\nrecipe: {{revision: 1e5, backgrounds: [010, yes]}}\ndata:")
+    config = load_config(JobConfig, [str(path)])
+    assert (config.output, config.recipe.revision, config.recipe.backgrounds) == ("2024_11_28", "1e5", ("010", "yes"))
+    path.write_text("recipe: {seed: 1}\nrecipe: {seed: 2}")
+    with pytest.raises(ValueError, match="found duplicate key recipe"):
+        load_config(JobConfig, [str(path)])
+
+
+def test_the_last_override_of_a_key_counts():
+    assert load_config(JobConfig, [PAINTED, "recipe.seed=1", "recipe.seed=2"]).recipe.seed == 2
 
 
 def test_labels_are_selected_by_keys_with_dots():

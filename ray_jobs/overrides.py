@@ -1,0 +1,106 @@
+"""Settings as text: YAML whose values stay as typed until the setting's own type reads them.
+
+YAML by itself turns `2024_11_28` into 20241128, `010` into 8, `12:30` into 750, `12e4567` into infinity and
+`exp #3` into `exp`; a folder's name or a model's revision must not become another one.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
+
+import yaml
+from yaml.constructor import ConstructorError
+
+NULL = "tag:yaml.org,2002:null"
+LIST_OR_MAPPING = ("[", "{")
+
+
+class TextLoader(yaml.SafeLoader):
+    """Reads YAML, leaves every value but null as text, and refuses a key that comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping; ConstructorError for a key that comes twice."""
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise ConstructorError(None, None, f"found duplicate key {key}", node.value[number][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
+TextLoader.yaml_implicit_resolvers = {
+    first: kept
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    if (kept := [each for each in resolvers if each[0] in (NULL, "tag:yaml.org,2002:merge")])
+}
+
+
+def read_yaml(text: str) -> Any:
+    """Return what YAML holds, its values as text, None where there is none; MarkedYAMLError if it is no YAML."""
+    return yaml.load(text, TextLoader)
+
+
+def read_overrides(arguments: Sequence[str], schema: type) -> dict[str, Any]:
+    """Return `section.key=value` arguments as nested dicts, the last one of a key alone.
+
+    Raises ValueError for what is no override, and MarkedYAMLError for a list or mapping that is no YAML.
+    """
+    settings: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"'{argument}' is no override. Write section.key=value.")
+        *above, last = _path(key, schema)
+        section = settings
+        for name in above:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"'{argument}' is part of {name}, which another override sets as a whole.")
+        section[last] = _value(text, _type_of((*above, last), schema))
+    return settings
+
+
+def _path(key: str, schema: Any) -> list[str]:
+    """Return the names that a key leads through; those of a mapping's own keys may have dots."""
+    if get_origin(schema) is dict:
+        return [key]
+    name, dot, rest = key.partition(".")
+    return [name, *_path(rest, _type_of((name,), schema))] if dot else [name]
+
+
+def _type_of(names: Sequence[str], schema: Any) -> Any:
+    """Return the type of a setting; None where there is none of that name."""
+    for name in names:
+        if get_origin(schema) is dict:
+            schema = get_args(schema)[1]
+        elif dataclasses.is_dataclass(schema):
+            schema = next((entry.type for entry in dataclasses.fields(schema) if entry.name == name), None)
+        else:
+            return None
+    return schema
+
+
+def _value(text: str, kind: Any) -> Any:
+    """Return an override's value: a list or a mapping by YAML, and anything else as it was typed."""
+    is_text = get_origin(kind) not in (tuple, dict) and not dataclasses.is_dataclass(kind)
+    if is_text or (get_origin(kind) is tuple and not text.lstrip().startswith(LIST_OR_MAPPING[0]) and text):
+        return _unquoted(text)
+    return read_yaml(text)
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without the one pair of quotes around it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def checked_number(text: str, kind: type, name: str) -> str:
+    """Return a number's text; ValueError where YAML and Python would read it as different numbers."""
+    if re.fullmatch(r"[-+]?0[0-9_]+", text):
+        raise ValueError(f"{name} is {text}, which YAML reads as octal. Write it without the leading zero.")
+    if (
+        kind is float
+        and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", text)
+        and float(text) in (float("inf"), -float("inf"))
+    ):
+        raise ValueError(f"{name} is {text}, more than a float holds.")
+    return text
