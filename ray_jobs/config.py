@@ -250,10 +250,8 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
 
 def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        name = prefix.removesuffix(".")
-        raise ValueError(
-            f"{name} is {content!r}; it is a section. Give its settings, such as {prefix}{_first(schema)}."
-        )
+        example = f"{prefix}{dataclasses.fields(schema)[0].name}"
+        raise ValueError(f"{prefix.removesuffix('.')} is a section, not {content!r}. Give its settings, as {example}.")
     fields = {entry.name: entry.type for entry in dataclasses.fields(schema)}
     for key in content:
         if key not in fields:
@@ -262,10 +260,6 @@ def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:
                 f"There is no setting '{prefix}{key}'. Did you mean {' or '.join(prefix + n for n in near)}?"
             )
     return {key: _fitted(value, fields[key], prefix=f"{prefix}{key}.") for key, value in content.items()}
-
-
-def _first(schema: Any) -> str:
-    return dataclasses.fields(schema)[0].name
 
 
 def _fitted_list(content: Any, element: Any, name: str) -> list[Any]:

@@ -5,6 +5,7 @@ YAML by itself turns `2024_11_28` into 20241128, `010` into 8, `12:30` into 750,
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
@@ -97,10 +98,6 @@ def checked_number(text: str, kind: type, name: str) -> str:
     """Return a number's text; ValueError where YAML and Python would read it as different numbers."""
     if re.fullmatch(r"[-+]?0[0-9_]+", text):
         raise ValueError(f"{name} is {text}, which YAML reads as octal. Write it without the leading zero.")
-    if (
-        kind is float
-        and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", text)
-        and float(text) in (float("inf"), -float("inf"))
-    ):
+    if kind is float and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", text) and math.isinf(float(text)):
         raise ValueError(f"{name} is {text}, more than a float holds.")
     return text

@@ -55,7 +55,7 @@ def test_an_override_wins_over_the_file():
         ("recipe.seed=12:30", r"recipe\.seed: .*'12:30'.*Integer"),
         ("training.base_learning_rate=12e4567", r"base_learning_rate is 12e4567, more than a float holds"),
         ("recipe.seed=", r"recipe\.seed is empty\. Give a value"),
-        ("recipe=7", r"recipe is '7'; it is a section\. Give its settings, such as recipe\."),
+        ("recipe=7", r"recipe is a section, not '7'\. Give its settings, as recipe\."),
         ("recipe..seed=7", r"'recipe\.\.seed=7' is no override"),
         ("=7", r"'=7' is no override"),
         ("recipe.seed.deeper=7", r"recipe\.seed is \{'deeper': '7'\}; give a single value"),
