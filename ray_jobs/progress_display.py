@@ -31,6 +31,28 @@ LONGEST_BLIND_SECONDS = 60.0
 """How long a run that is through waits for a last look at a pool that does not answer."""
 
 
+class ProgressLine:
+    """One line on a terminal, rewritten at each look; elsewhere printed now and then, and at each epoch's end."""
+
+    def __init__(self, console: Console, live: Live, config: TrainingConfig) -> None:
+        """Take where to show the line."""
+        self.console = console
+        self.live = live
+        self.config = config
+        self._printed_at = 0.0
+        self._epoch = 0
+
+    def look(self, progress: RunProgress) -> None:
+        """Show how the run goes."""
+        line = progress_line(progress, self.config)
+        self.live.update(line)
+        epoch = progress.training.epoch if progress.training else 0
+        is_due = not self.console.is_terminal and time.monotonic() - self._printed_at >= PLAIN_LINE_SECONDS
+        if epoch != self._epoch or is_due:
+            self._printed_at, self._epoch = time.monotonic(), epoch
+            self.console.print(line, soft_wrap=True)
+
+
 class ProgressDisplay:
     """A context: while it is open, a thread of this process shows how the run goes."""
 
@@ -42,11 +64,12 @@ class ProgressDisplay:
     ) -> None:
         """Watch where samples come from, and a training run that puts its progress into `self.queue`.
 
-        Watchers are told each look, after its line is shown.
+        Each watcher gets every look, after the line is shown. One that fails is left out from then on, with a warning:
+        it never ends the run.
         """
         self.source = source
         self.config = config
-        self.watchers = watchers
+        self.watchers = list(watchers)
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
         counts, num_actors, num_awaited = source.counts(), source.num_actors(), source.num_awaited()
         self._latest = RunProgress(time.monotonic(), None, num_actors, 0.0, num_awaited, counts, 0, 0.0)
@@ -96,33 +119,33 @@ class ProgressDisplay:
     def _show(self) -> None:
         console = Console()
         with Live(console=console, refresh_per_second=2, transient=True) as live:
-            printed_at = 0.0
+            self.watchers.insert(0, ProgressLine(console, live, self.config).look)
             while not self._closing.is_set() or not self.queue.empty():
-                epoch_ended = self._hear()
-                if not self._look():
-                    continue
-                line = progress_line(self._latest, self.config)
-                live.update(line)
-                is_due = not console.is_terminal and time.monotonic() - printed_at >= PLAIN_LINE_SECONDS
-                if epoch_ended or is_due:
-                    printed_at = time.monotonic()
-                    console.print(line, soft_wrap=True)
-                for watch in self.watchers:
-                    watch(self._latest)
+                self._hear()
+                if self._look():
+                    self._tell_watchers()
 
-    def _hear(self) -> bool:
-        """Wait up to `POLL_SECONDS` for training to say something, hand it on to the pool; return if an epoch ended."""
+    def _tell_watchers(self) -> None:
+        for watch in list(self.watchers):
+            try:
+                watch(self._latest)
+            except Exception as error:
+                self.watchers.remove(watch)
+                logger.warning(
+                    "%s failed, and is left out from here on; the run goes on.", _name_of(watch), exc_info=error
+                )
+
+    def _hear(self) -> None:
+        """Wait up to `POLL_SECONDS` for training's progress, and hand it on to the pool."""
         try:
             said = self.queue.get(timeout=POLL_SECONDS)
         except Empty:
-            return False
+            return
         epoch_before = self._training.epoch if self._training else 0
         self._training = said
         self.source.hear(TrainerClock(said.learning_seconds, said.lacking_seconds))
-        if said.epoch == epoch_before:
-            return False
-        self._ended.append(said)
-        return True
+        if said.epoch != epoch_before:
+            self._ended.append(said)
 
     def _look(self) -> bool:
         """Look at the pool; return whether it is to be seen.
@@ -155,6 +178,11 @@ class ProgressDisplay:
         if num_made and self._generating_since is None:
             self._generating_since = time.monotonic() - POLL_SECONDS
         return num_made / (time.monotonic() - self._generating_since) if self._generating_since else 0.0
+
+
+def _name_of(watch: Callable[[RunProgress], None]) -> str:
+    owner = getattr(watch, "__self__", None)
+    return type(owner).__name__ if owner is not None else getattr(watch, "__name__", repr(watch))
 
 
 def announce(started_at: float, text: str) -> None:

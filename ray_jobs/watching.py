@@ -170,6 +170,11 @@ def increase(before: float, now: float) -> float:
     return now - before if now >= before else now
 
 
+def as_tag(text: str) -> str:
+    """Return a text as a metric's tag: Ray 2.60 takes ASCII alone, and other letters become their escapes."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 class LastStretch:
     """Remembers looks for as long as rates are taken over."""
 
@@ -190,7 +195,7 @@ class Exporter:
 
     def __init__(self, run: str, recipe_hash: str) -> None:
         """Take what tells the runs on a cluster apart."""
-        self._tags = {"run": run, "recipe": recipe_hash}
+        self._tags = {"run": as_tag(run), "recipe": recipe_hash}
         self._stretch = LastStretch()
         self._metrics = {metric.name: self._registered(metric) for metric in METRICS}
         self._counted: dict[tuple[str, str], float] = {}
@@ -200,9 +205,9 @@ class Exporter:
         for reading in readings(self._stretch.until(progress)):
             metric = self._metrics[reading.metric.name]
             if isinstance(metric, Gauge):
-                metric.set(reading.value, dict(reading.tags))
+                metric.set(reading.value, {name: as_tag(tag) for name, tag in reading.tags.items()})
             elif more := self._increase(reading):
-                metric.inc(more, dict(reading.tags))
+                metric.inc(more, {name: as_tag(tag) for name, tag in reading.tags.items()})
 
     def _registered(self, metric: Metric) -> Counter | Gauge:
         tag_keys = (*self._tags, *([metric.tag] if metric.tag else []))

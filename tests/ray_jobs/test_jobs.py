@@ -177,12 +177,12 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
         looked(100.0, counts=worked(10.0, num_made=100), epoch=0),
         looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
     )
-    exporter = Exporter("told", "0123456789ab")
+    exporter = Exporter("größe", "0123456789ab")
     for look in looks:
         exporter.look(look)
     told = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
     assert told.keys() == {metric.prometheus_name for metric in METRICS}
-    assert scraped("told", "ray_figment_images_trained_total", 240) == pytest.approx(told)
+    assert scraped(r"gr\\xf6\\xdfe", "ray_figment_images_trained_total", 240) == pytest.approx(told)
 
 
 @pytest.mark.ray

@@ -1,7 +1,8 @@
-"""What a run's display makes of a pool that is not to be seen for a while."""
+"""A run's display, while the pool cannot be seen and while a watcher fails."""
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray.serve.exceptions import RayServeException
@@ -14,6 +15,7 @@ from ray_jobs.source import NoPool
 from tests.support.looks import looked
 from tests.support.waits import wait_until
 from training.config import TrainingConfig
+from training.progress import TrainingProgress
 
 
 class FlakyPool(NoPool):
@@ -60,9 +62,18 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_display_nor_the
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_goes_wrong_in_the_display_itself_is_not_hidden():
-    def fail(_: RunProgress) -> None:
-        raise ZeroDivisionError
+def test_a_watcher_that_fails_is_left_out_and_ends_nothing(caplog: pytest.LogCaptureFixture):
+    num_looks, seen = Counter[str](), list[RunProgress]()
 
-    with pytest.raises(ZeroDivisionError), ProgressDisplay(NoPool(JobConfig()), TrainingConfig(), fail) as display:
+    def fail(_: RunProgress) -> None:
+        num_looks["fail"] += 1
+        raise UnicodeEncodeError("ascii", "größe", 2, 4, "ordinal not in range")
+
+    watch: Callable[[RunProgress], None] = seen.append
+    with ProgressDisplay(NoPool(JobConfig()), TrainingConfig(), fail, watch) as display:
         display.queue.put(said(num_trained=64))
+        wait_until(lambda: any(look.training for look in seen))
+        display.queue.put(said(num_trained=128))
+    assert cast(TrainingProgress, display.last().training).num_trained == 128
+    assert num_looks["fail"] == 1
+    assert "fail failed, and is left out from here on; the run goes on" in caplog.text
