@@ -91,6 +91,18 @@ def real_place(place: str) -> str:
     return place if place == "digits" else str(resolve(place))
 
 
+def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
+    """Raise ValueError if a clock or an actor's GPU decides how many images are made at once."""
+    if not generation.batch_sizes and (generation.batch_size or recipe.generator == "painted"):
+        return
+    setting = "batch_sizes" if generation.batch_sizes else "batch_size=0"
+    decides = "the GPU that makes it" if generation.batch_sizes else "which batch size was the fastest when it began"
+    raise ValueError(
+        f"training.deterministic promises the same weights to the bit, and with generation.{setting} the last bits of "
+        f"an image depend on {decides}. Give generation.batch_size alone."
+    )
+
+
 class StreamSource:
     """A pool of generators; what it makes may be kept."""
 
@@ -108,11 +120,8 @@ class StreamSource:
         self.parts = parts
         self.sets: list[ShardSet] = []
         self.indices = indices_of(config.training, config.data.replays)
-        if config.training.deterministic and config.generation.batch_sizes:
-            raise ValueError(
-                "training.deterministic promises the same weights to the bit, and with generation.batch_sizes the last "
-                "bits of an image depend on the GPU that makes it. Give generation.batch_size alone."
-            )
+        if config.training.deterministic:
+            check_deterministic(recipe, self.generation)
         if parts:
             check_batches(self.generation)
             check_workers(config.training)

@@ -14,12 +14,15 @@ from tests.support.settings import CONFIGS, PAINTED
 
 SCALE = str(CONFIGS / "scale.yaml")
 
+DIGITS = ["recipe.generator=diffusers", f"recipe.model={PROJECT_ROOT / 'generation' / 'digits' / 'model'}"]
+
 REFUSED = [
     (train, ["recipe.sede=1"], "Did you mean recipe.seed"),
     (train, ["recipe.image_size=30"], "Try 24"),
     (train, ["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such file or folder"),
     (train, ["training.architecture=resnet51"], "'resnet51'"),
     (train, ["training.deterministic=true", "generation.batch_sizes={{L4: 8}}"], "Give generation.batch_size alone"),
+    (train, [*DIGITS, "training.deterministic=true", "generation.batch_size=0"], "Give generation.batch_size alone"),
     (train, ["output={taken}"], "already holds files"),
     (train, ["output=/proc/figment"], "cannot be written"),
     (train, ["output={taken}", "resume=true"], "holds no run to go on with"),
