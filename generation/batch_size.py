@@ -89,7 +89,12 @@ def one_image_too_many(usable_bytes: int) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a device, or torch's allocator on the CPU, had no memory left."""
+    """Return whether a device, or torch's allocator on the CPU, had no memory left.
+
+    Sana's pipelines (diffusers 0.40) turn the error of their decoder into a warning, and end without an `image`.
+    """
+    if isinstance(error, UnboundLocalError) and "'image'" in str(error):
+        return True
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         words in str(error) for words in OUT_OF_MEMORY
     )

@@ -129,7 +129,7 @@ class DiffusersGenerator:
     ) -> dict[str, torch.Tensor] | None:
         try:
             return self._call_pipeline([plan for plan, _ in samples], [noise for _, noise in samples])
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, UnboundLocalError) as error:
             if is_out_of_memory(error):
                 return None  # the error, and the tensors its frames hold, must be gone before the next try
             raise

@@ -13,6 +13,20 @@ class GenerationFailedError(RuntimeError):
     """No generator can work: the message says why."""
 
 
+class ActorFailedError(RuntimeError):
+    """An actor failed at a batch that another one may make, and ends its process: its device may be broken."""
+
+    def __init__(self, process: str, description: str) -> None:
+        """Take the actor's process, as `host:pid`, and the error's class and message."""
+        super().__init__(process, description)
+        self.process = process
+        self.description = description
+
+    def __str__(self) -> str:
+        """Return both in one line."""
+        return f"{self.description} (in {self.process})"
+
+
 @dataclass(frozen=True)
 class GeneratedImages:
     """What a generator made of `N` plans, in their order, and what the guard has to know of it."""

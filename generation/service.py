@@ -20,21 +20,24 @@ from threading import Thread
 from typing import Any, cast
 
 import ray
-from ray import serve
+from ray import cloudpickle, serve
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from generation import own_code
 from generation.actor import GeneratorActor, WorkCounts
 from generation.autoscaling import PoolLook, PoolSizer, TrainerClock
 from generation.config import GenerationConfig
-from generation.generator import GenerationFailedError
+from generation.generator import ActorFailedError, GenerationFailedError
 from generation.model_files import hub_settings
 from generation.pool_policy import AskKeeper
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
+
+cloudpickle.register_pickle_by_value(own_code)
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,9 @@ LONGEST_LAST_BATCH_SECONDS = 30.0
 """An actor that is given back, or whose node is to go, may take so long to finish what it was asked for: as long as Ray
 leaves a node that gets a SIGTERM.
 """
+
+ANSWER_BEFORE_END_SECONDS = 1.0
+"""An actor that ends after an error first has this time for its last answers."""
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}
 """Addresses of a node that this machine alone can reach, as gRPC takes them."""
@@ -192,10 +198,19 @@ class GeneratorReplica:
             raise
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
-        """Return the samples of these indices; health checks are answered meanwhile."""
+        """Return the samples of these indices; health checks are answered meanwhile.
+
+        After an error this process ends, and Serve starts another actor: Serve takes an actor for healthy whose device
+        fails at each call.
+        """
         self.num_requests += 1
         try:
             batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
+        except GenerationFailedError:
+            raise
+        except Exception as error:  # torch raises it at each later call too if the device is broken
+            asyncio.get_running_loop().call_later(ANSWER_BEFORE_END_SECONDS, os._exit, 1)
+            raise ActorFailedError(self.process, f"{type(error).__name__}: {error}") from error
         finally:
             self.num_requests -= 1
         self._tell()
@@ -341,20 +356,22 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     keeper_name, namespace = f"{app_name}-keeper", ray.get_runtime_context().namespace
     options = PoolKeeper.options(name=keeper_name, scheduling_strategy=beside_driver())
     keeper = cast(ActorHandle, options.remote(config))
+    runtime_env = own_runtime_env()
     deployment = serve.deployment(
         name=DEPLOYMENT,
         ray_actor_options={
             "num_gpus": config.gpus_per_actor,
             "num_cpus": config.cpus_per_actor,
             "label_selector": config.label_selector,
-            "runtime_env": {"env_vars": hub_settings()},
+            "runtime_env": runtime_env,
         },
         max_ongoing_requests=REQUESTS_PER_ACTOR,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=LONGEST_LAST_BATCH_SECONDS,
         **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
     )
-    app = deployment(GeneratorReplica).bind(recipe, config, keeper)
+    code = own_code.code_of_driver(runtime_env["env_vars"])
+    app = deployment(own_code.OwnCodeReplica).bind(code, keeper, cloudpickle.dumps((recipe, config)))
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
     try:
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
@@ -364,6 +381,12 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         stop_pool(app_name, keeper)
         raise
     return service
+
+
+def own_runtime_env() -> dict[str, Any]:
+    """Return the runtime environment of this job, with its settings of the model hub."""
+    job = dict(ray.get_runtime_context().runtime_env)
+    return job | {"env_vars": {**job.get("env_vars", {}), **hub_settings()}}
 
 
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:

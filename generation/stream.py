@@ -15,13 +15,21 @@ from typing import Any, cast
 import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
-from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, ObjectLostError, RayError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from generation.answers import in_order
 from generation.config import GenerationConfig
-from generation.generator import GenerationFailedError
+from generation.generator import ActorFailedError, GenerationFailedError
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
@@ -54,7 +62,17 @@ MIN_BUFFERED_BATCHES = 4
 ANSWER_POLL_SECONDS = 10.0
 RETRY_SECONDS = 0.5
 
-LOST_ANSWER = (ActorDiedError, ActorUnavailableError, ReplicaUnavailableError, NodeDiedError, ObjectLostError)
+DIED = (ActorDiedError, OutOfMemoryError, WorkerCrashedError)
+"""What a request ends with when its actor's process has ended; the second when Ray's memory monitor has ended it."""
+
+LOST_ANSWER = (
+    *DIED,
+    ActorFailedError,
+    ActorUnavailableError,
+    ReplicaUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+)
 """What a request ends with when its actor, or the node that holds its answer, is gone.
 
 Asked again, another actor gives the same samples.
@@ -65,6 +83,9 @@ MAX_DEATHS = 5
 
 An actor that cannot be reached does not count: until a lost node is noticed, all that its actors are asked for is lost.
 """
+
+MAX_FAILED_ACTORS = 3
+"""A batch at which so many actors failed is not asked for again, nor one at which two failed alike."""
 
 
 def stream_samples(
@@ -177,6 +198,43 @@ class Request:
     response: DeploymentResponse
 
 
+class Setbacks:
+    """What one batch has met with: actors that died while they had it, or failed at it."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        """Begin with none."""
+        self.indices = indices
+        self._deaths: list[Exception] = []
+        self._failures: dict[str, str] = {}
+        """How each actor's process failed."""
+
+    def add(self, error: Exception) -> None:
+        """Note a lost answer; raises if asking again would lead nowhere."""
+        if isinstance(error, ActorFailedError):
+            failed = getattr(error, "cause", error)  # Ray hands on its own error, of this class too
+            others = [text for process, text in self._failures.items() if process != failed.process]
+            self._failures[failed.process] = failed.description
+            if failed.description in others or len(self._failures) >= MAX_FAILED_ACTORS:
+                raise error
+        elif isinstance(error, DIED):
+            self._deaths.append(error)
+            if len(self._deaths) >= MAX_DEATHS:
+                raise GenerationFailedError(self._of_deaths()) from error
+
+    def _of_deaths(self) -> str:
+        num_by_monitor = sum(isinstance(each, OutOfMemoryError) for each in self._deaths)
+        remedy = (
+            f"Ray's memory monitor ended {num_by_monitor} of them, as the memory of their node ran out. Use nodes with "
+            "more memory, or fewer actors a node (generation.cpus_per_actor, gpus_per_actor)."
+            if num_by_monitor
+            else "Is generation.batch_size too large for their memory?"
+        )
+        return (
+            f"{len(self._deaths)} actors died that had the batch of samples {self.indices[0]} to {self.indices[-1]}: "
+            f"it seems to kill them. {remedy}"
+        )
+
+
 class Asker:
     """The asking stage: keeps requests under way and yields each batch in its order."""
 
@@ -224,7 +282,7 @@ class Asker:
 
     def _answer(self, request: Request) -> SampleBatch:
         """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
-        num_deaths, asked_at = 0, time.monotonic()
+        setbacks, asked_at = Setbacks(request.indices), time.monotonic()
         while True:
             try:
                 return request.response.result(timeout_s=ANSWER_POLL_SECONDS)
@@ -232,13 +290,7 @@ class Asker:
                 self._look(asked_at)
             except LOST_ANSWER as error:
                 self._look(asked_at)
-                num_deaths += isinstance(error, ActorDiedError)
-                if num_deaths >= MAX_DEATHS:
-                    raise GenerationFailedError(
-                        f"{num_deaths} actors died that had the batch of samples {request.indices[0]} to "
-                        f"{request.indices[-1]}: it seems to kill them. Is generation.batch_size too large for their "
-                        "memory?"
-                    ) from error
+                setbacks.add(error)
                 if not isinstance(error, ActorDiedError):  # else Serve does not ask it again, and waits for another
                     time.sleep(RETRY_SECONDS)
                 request = self._request(request.indices)

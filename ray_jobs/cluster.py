@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -10,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import auto_init_hook, ray_constants, services
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._private.label_utils import validate_label_selector
-from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray._raylet import AuthenticationTokenLoader, GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import AuthenticationError, RpcError
 from ray.util import placement_group, remove_placement_group
 
@@ -56,6 +57,8 @@ def connect() -> None:
 
 def _init(address: str, include_dashboard: bool | None = None) -> None:
     _end_in_order_at_sigterm()
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # else `uv run` starts each worker by uv again, and hangs
+    auto_init_hook.enable_auto_connect = False  # a call after the end would start another Ray, on the same GPUs
     ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
     _end_in_order_at_sigterm()  # in place of Ray's own handler
 
@@ -110,6 +113,7 @@ def start_local() -> None:
     SIGTERM is handled as `connect` says.
     """
     _bind_to_loopback()
+    _use_own_token()
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", LOCAL_STARTUP_CONCURRENCY)
     _init("local", include_dashboard=False)
 
@@ -121,8 +125,17 @@ def _bind_to_loopback() -> None:
     machine's outer address and listens on all interfaces. The switch named after Windows and macOS works on Linux.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _use_own_token() -> None:
+    """Keep other accounts of this machine out of a local Ray, by a token that its processes alone have.
+
+    Ray itself would write one to the home folder, which may be read-only, and keep it there.
+    """
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN" not in os.environ:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def session_logs() -> str:

@@ -1,8 +1,11 @@
+import pickle
+
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
 from generation.config import GenerationConfig
+from generation.generator import ActorFailedError
 from generation.indices import NOTHING, IndexSet
 from generation.service import GenerationFailedError
 from generation.stream import MAX_DEATHS, MAX_UNITS, Asker, StreamAsker, unit_sizes, work_units
@@ -124,6 +127,54 @@ def test_a_batch_whose_answer_was_lost_is_asked_for_again():
 def test_a_batch_that_kills_one_actor_after_another_ends_the_stream():
     with pytest.raises(GenerationFailedError, match=r"^5 actors died that had .* 8 to 11: .*generation\.batch_size"):
         ask_for_four(LosingService(1000))
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_actors_that_rays_memory_monitor_ends_are_counted_and_the_node_is_named():
+    error = OutOfMemoryError("Task was killed due to the node running low on memory.")
+    assert ask_for_four(LosingService(MAX_DEATHS - 1, error)) == [[8, 9, 10, 11]]
+    with pytest.raises(GenerationFailedError, match=r"ended 5 of them, as the memory of their node ran out"):
+        ask_for_four(LosingService(1000, error))
+
+
+class FailingService(LosingService):
+    """Loses its answers to actors that fail, one after another."""
+
+    def __init__(self, *failures: tuple[str, str]) -> None:
+        super().__init__(len(failures))
+        self.failures = failures
+
+    def result(self, timeout_s: float) -> dict:
+        if len(self.asked) <= self.num_losses:
+            self.error = ActorFailedError(*self.failures[len(self.asked) - 1])
+        return super().result(timeout_s)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_batch_at_which_one_actor_fails_is_made_by_another():
+    service = FailingService(("a:1", "CUDA error"), ("a:1", "CUDA error"), ("b:2", "another error"))
+    assert ask_for_four(service) == [[8, 9, 10, 11]]
+    assert len(service.asked) == 4
+
+
+@pytest.mark.usefixtures("no_pause")
+@pytest.mark.parametrize(
+    ("failures", "message"),
+    [
+        ([("a:1", "CUDA error"), ("b:2", "CUDA error")], r"CUDA error \(in b:2\)"),
+        ([("a:1", "one"), ("b:2", "two"), ("c:3", "three")], "three"),
+    ],
+)
+def test_a_batch_at_which_actors_fail_alike_or_three_times_ends_the_stream(
+    failures: list[tuple[str, str]], message: str
+):
+    with pytest.raises(ActorFailedError, match=message):
+        ask_for_four(FailingService(*failures, ("d:4", "four")))
+
+
+def test_an_actors_failure_is_pickled_whole():
+    error = pickle.loads(pickle.dumps(ActorFailedError("a:1", "CUDA error")))
+    assert (error.process, error.description, str(error)) == ("a:1", "CUDA error", "CUDA error (in a:1)")
 
 
 @pytest.mark.usefixtures("no_pause")
