@@ -1,5 +1,7 @@
 """What Ray Serve's controller asks how many actors a pool is to have: it hands the question to the pool's keeper.
 
+It also ends a pool whose keeper is gone.
+
 Serve pickles this module by value, since the controller may be older than the code of the job that starts a pool: it
 imports Ray alone.
 """
@@ -9,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import AutoscalingContext
 
 LOOK_SECONDS = 1.0
@@ -43,6 +46,15 @@ class AskKeeper:
     def _ask(self, pool: AutoscalingContext) -> Future | None:
         try:
             keeper = ray.get_actor(self.name, self.namespace)
-        except ValueError:  # gone
+        except ValueError:
+            self._end(pool)
             return None
         return keeper.size.remote(pool.current_num_replicas, pool.total_num_requests).future()
+
+    def _end(self, pool: AutoscalingContext) -> None:
+        """End a pool whose keeper is gone, as it is when the driver was killed.
+
+        Its actors do the same (`GeneratorReplica.check_health`), but none may be up yet, while nodes are awaited.
+        """
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        controller.delete_apps.remote([pool.app_name])  # not waited for: this is the controller's own process

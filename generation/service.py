@@ -27,7 +27,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from generation import own_code
+from generation import own_code, serve_controller
 from generation.actor import GeneratorActor, WorkCounts
 from generation.autoscaling import PoolLook, PoolSizer, TrainerClock
 from generation.config import GenerationConfig
@@ -36,6 +36,7 @@ from generation.model_files import hub_settings
 from generation.pool_policy import AskKeeper
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
+from generation.serve_controller import ControllerSilentError
 
 cloudpickle.register_pickle_by_value(own_code)
 
@@ -66,6 +67,9 @@ SAY_AFTER_SECONDS = 15.0
 
 TELL_SECONDS = 1.0
 """An actor at work tells at least so often what it has done."""
+
+LONGEST_STOP_SECONDS = 60.0
+"""How long the end of a pool is waited for."""
 
 LONGEST_LAST_BATCH_SECONDS = 30.0
 """An actor that is given back, or whose node is to go, may take so long to finish what it was asked for: as long as Ray
@@ -301,8 +305,7 @@ class GenerationService:
         Raises GenerationFailedError when none can be up, or is after the timeout.
         """
         began_at, is_said = time.monotonic(), False
-        while (num_up := self.num_actors()) < num_actors:
-            self.raise_if_failed()
+        while (num_up := self._num_up_or_failed()) < num_actors:
             seconds = time.monotonic() - began_at
             if seconds > timeout_seconds:
                 break
@@ -325,8 +328,17 @@ class GenerationService:
             " ".join(self.counts().load_errors[-1:]),
         )
 
+    def _num_up_or_failed(self) -> int:
+        """Return how many actors are up, 0 where that cannot be seen; raises as `raise_if_failed` does."""
+        try:
+            if not (num_up := self.num_actors()):
+                self.raise_if_failed()
+            return num_up
+        except ControllerSilentError:
+            return 0
+
     def _status(self) -> ApplicationStatusOverview:
-        overview = serve.status().applications.get(self.app_name)
+        overview = serve_controller.applications().get(self.app_name)
         if overview is None:
             raise GenerationFailedError(f"The generation service '{self.app_name}' has been stopped.")
         return overview
@@ -390,13 +402,27 @@ def own_runtime_env() -> dict[str, Any]:
 
 
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:
-    """End a pool, up or not: neither batches under way nor actors that have no place yet are waited for."""
-    serve.delete(app_name, _blocking=False)
-    while app_name in serve.status().applications:
-        for actor in pool_actors(app_name):
-            ray.kill(actor)
-        time.sleep(STATUS_POLL_SECONDS)
+    """End a pool, up or not: neither batches under way nor actors that have no place yet are waited for.
+
+    A controller of Serve that stands still is waited for a while; its actors are ended without it, and it ends the pool
+    once it goes on, since the keeper is gone.
+    """
+    give_up_at = time.monotonic() + LONGEST_STOP_SECONDS
+    try:
+        serve_controller.delete(app_name)
+        while app_name in serve_controller.applications() and time.monotonic() < give_up_at:
+            kill_actors(app_name)
+            time.sleep(STATUS_POLL_SECONDS)
+    except ControllerSilentError as error:
+        logger.warning("%s The pool's actors are ended without it.", error)
+        kill_actors(app_name)
     ray.kill(keeper)
+
+
+def kill_actors(app_name: str) -> None:
+    """End all actors of a pool."""
+    for actor in pool_actors(app_name):
+        ray.kill(actor)
 
 
 def pool_actors(app_name: str) -> Iterator[ActorHandle]:
@@ -439,8 +465,7 @@ def log_to_stderr() -> None:
 
 
 def _pool_size(config: GenerationConfig, keeper: dict[str, str]) -> dict:
-    if config.min_actors == config.max_actors:
-        return {"num_replicas": config.max_actors}
+    """Return Serve's settings of a pool's size; one that stays the same has a policy too, which ends it."""
     return {
         "autoscaling_config": {
             "min_replicas": config.min_actors,

@@ -296,14 +296,21 @@ class Asker:
                 request = self._request(request.indices)
 
     def _look(self, asked_at: float) -> None:
-        """Raise GenerationFailedError if no answer is to be expected; however many wait, one looks now and then."""
+        """Raise GenerationFailedError if the last look at the pool found that no answer is to be expected.
+
+        However many wait, one look begins every `ANSWER_POLL_SECONDS`; none waits for it, as an answer may come first.
+        """
+        if self._failure is not None:
+            raise self._failure
         with self._looking:
-            now = time.monotonic()
-            if self._failure is None and now - self._looked_at >= ANSWER_POLL_SECONDS:
-                self._looked_at = now
-                self._failure = self._failure_now(asked_at)
-            if self._failure is not None:
-                raise self._failure
+            is_due = time.monotonic() - self._looked_at >= ANSWER_POLL_SECONDS
+            if is_due:
+                self._looked_at = time.monotonic()
+        if is_due:
+            threading.Thread(target=self._look_at_pool, args=(asked_at,), daemon=True).start()
+
+    def _look_at_pool(self, asked_at: float) -> None:
+        self._failure = self._failure_now(asked_at)
 
     def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
         try:

@@ -1,6 +1,7 @@
 import math
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -174,10 +175,26 @@ def test_actors_that_idle_though_the_trainer_waits_become_no_more():
 class Pool:
     """What Serve tells its policy."""
 
+    app_name = "pool"
+
     def __init__(self, num_running: int, target: int, num_requests: float = 9.0) -> None:
         self.current_num_replicas = num_running
         self.target_num_replicas = target
         self.total_num_requests = num_requests
+
+
+def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch):
+    deleted: list[list[str]] = []
+
+    def get_actor(name: str, namespace: str) -> SimpleNamespace:
+        if name == "keeper":
+            raise ValueError("Failed to look up actor")
+        assert (name, namespace) == ("SERVE_CONTROLLER_ACTOR", "serve")
+        return SimpleNamespace(delete_apps=SimpleNamespace(remote=deleted.append))
+
+    monkeypatch.setattr("generation.pool_policy.ray.get_actor", get_actor)
+    assert AskKeeper("keeper", "namespace")(cast(Any, Pool(num_running=0, target=4)))[0] == 4
+    assert deleted == [["pool"]]
 
 
 def test_an_answer_about_an_empty_pool_does_not_stop_the_actor_that_serve_starts(monkeypatch):
