@@ -1,4 +1,4 @@
-"""Questions to Ray Serve's controller, each with a time limit: one that stands still holds up neither stream nor job."""
+"""Questions to Ray Serve's controller, each with a time limit: a silent one holds up neither stream nor job."""
 
 import threading
 from collections.abc import Callable

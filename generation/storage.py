@@ -21,6 +21,7 @@ OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", 
 """Kinds of URL where an upload appears at once; elsewhere a file is written under another name, then moved."""
 
 TEMPORARY = ".writing-"
+LOCK = f"{TEMPORARY}lock"
 """What names begin with while their file is being written."""
 
 S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}}
@@ -128,6 +129,8 @@ class Storage:
         On disk alone: nothing half-written stays in an object store.
         """
         for path in Path(self.url).rglob(f"{TEMPORARY}*") if self.is_local else ():
+            if path.name == LOCK:  # the caller's own
+                continue
             with self._errors(f"'{path}' cannot be removed"), suppress(FileNotFoundError):  # its writer may be at work
                 if path.stat().st_mtime < began_at:
                     path.unlink()

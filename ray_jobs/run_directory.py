@@ -2,17 +2,22 @@
 
 import fcntl
 import json
+import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from generation import storage
 from generation.recipe import Recipe, differences, read_recipe
-from generation.storage import TEMPORARY, Storage
+from generation.storage import Storage
 from training.job import CHECKPOINTS, TRAIN_FOLDER
+
+logger = logging.getLogger(__name__)
 
 REMEDY = "Give another folder: output=..., or --out where the job has it."
 
@@ -106,7 +111,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
     """
     made_folder = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = _lock(run_dir)
+    lock = _locked(run_dir / LOCK)
     _check_not_finished(run_dir)  # nor by a job that has let go of it since this one began
     path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
     try:
@@ -119,8 +124,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
 
 def release(claimed: Claim) -> None:
     """Let go of a folder whose job is through, and leave no lock in it."""
-    Path(claimed.lock.name).unlink(missing_ok=True)
-    claimed.lock.close()
+    _unlock(claimed.lock)
 
 
 @contextmanager
@@ -141,8 +145,8 @@ def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
 def alone_at_work(place: Storage) -> Iterator[None]:
     """Keep other jobs from a data set's folder meanwhile; ValueError if one is at work there.
 
-    Stores without folders have no locks, nor have some file systems, where nobody is kept away. The lock's name is one
-    that readers of data sets pass over, so a folder that holds nothing else is empty.
+    Stores without folders have no locks. The lock's name is one that readers of data sets pass over, so a folder that
+    holds nothing else is empty.
     """
     if not place.is_local:
         yield
@@ -151,12 +155,11 @@ def alone_at_work(place: Storage) -> Iterator[None]:
     made_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with ExitStack() as held:
-            with suppress(OSError):
-                lock = held.enter_context((folder / f"{TEMPORARY}{LOCK}").open("a"))
-                _take(lock, folder)
-                held.callback(Path(lock.name).unlink, missing_ok=True)
+        lock = _locked(folder / storage.LOCK)
+        try:
             yield
+        finally:
+            _unlock(lock)
     finally:
         if made_folder:
             with suppress(OSError):  # something was put in
@@ -166,25 +169,45 @@ def alone_at_work(place: Storage) -> Iterator[None]:
 def check_idle(run_dir: Path) -> None:
     """Raise ValueError if a job is at work in a folder."""
     if (run_dir / LOCK).exists():
-        _lock(run_dir).close()
+        _locked(run_dir / LOCK).close()
 
 
-def _take(lock: TextIO, folder: Path) -> None:
+def _locked(path: Path) -> TextIO:
+    """Return a file that this process has locked; ValueError if another has it.
+
+    Who waited with the file open for its holder to remove it has locked a file that others do not find any more: then
+    it is opened anew. A file system without locks, such as Lustre mounted without `flock`, protects nothing.
+    """
+    while True:
+        lock = path.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise ValueError(
+                f"Another job is at work in '{path.parent}'. Stop it first, or give another folder."
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "'%s' has no locks (%s): nothing keeps a second job out of this folder.", path.parent, error.strerror
+            )
+            return lock
+        if _is_open_file(path, lock):
+            return lock
+        lock.close()
+
+
+def _is_open_file(path: Path, file: TextIO) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"Another job is at work in '{folder}'. Stop it first, or give another folder.") from error
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
-def _lock(run_dir: Path) -> TextIO:
-    lock = (run_dir / LOCK).open("a")
-    try:
-        _take(lock, run_dir)
-    except OSError as error:
-        raise ValueError(
-            f"'{run_dir}' cannot be locked: {error.strerror}. Give a folder on storage that has locks."
-        ) from error
-    return lock
+def _unlock(lock: TextIO) -> None:
+    """Remove a lock, and let go of it: in this order nobody locks a file that is removed afterwards."""
+    Path(lock.name).unlink(missing_ok=True)
+    lock.close()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
