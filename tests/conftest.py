@@ -101,7 +101,7 @@ def digits_pool(guarded_digits: Recipe, ray_cluster):
 
 @pytest.fixture(scope="session")
 def trained_run(ray_cluster, tmp_path_factory: pytest.TempPathFactory):
-    """The demo's run, shortened to a quarter of its images."""
+    """The demo's run, shortened to an eighth of its images."""
     from tests.support.trained_run import train_demo
 
     return train_demo(tmp_path_factory.mktemp("runs") / "demo")
