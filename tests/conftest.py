@@ -15,6 +15,7 @@ IS_FIRST = leftovers.MARK not in os.environ
 
 TEMP_FOLDER = leftovers.own_temp_folder() if IS_FIRST else None
 leftovers.mark_processes()
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else threads of Ray Serve that outlive ray.shutdown() start another Ray
 
 HAS_FAILED = pytest.StashKey[bool]()
 
