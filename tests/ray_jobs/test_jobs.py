@@ -168,6 +168,7 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_every_metric_comes_to_prometheus_as_it_was_told():
     pool = worked(70.0, num_made=400, black=5)
     pool.num_loads.update({"a:1": 1, "b:2": 2})
