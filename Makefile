@@ -37,7 +37,8 @@ bench: $(READY)  ## How much of the generators' rate reaches training
 $(READY): pyproject.toml requirements.lock
 	python3 -m venv .venv
 	$(PYTHON) -m pip install --quiet --constraint requirements.lock uv || true
-	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --constraint requirements.lock --editable ".[dev]" || \
+	@# compiled: where PYTHONDONTWRITEBYTECODE is set, each process would otherwise compile torch and Ray again
+	$(PYTHON) -m uv pip install --quiet --compile-bytecode --python $(PYTHON) --constraint requirements.lock --editable ".[dev]" || \
 		$(PYTHON) -m pip install --quiet --constraint requirements.lock --editable ".[dev]"
 	@touch $@
 

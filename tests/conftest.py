@@ -15,6 +15,7 @@ IS_FIRST = leftovers.MARK not in os.environ
 
 TEMP_FOLDER = leftovers.own_temp_folder() if IS_FIRST else None
 leftovers.mark_processes()
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else threads of Ray Serve that outlive ray.shutdown() start another Ray
 
 HAS_FAILED = pytest.StashKey[bool]()
 
@@ -101,7 +102,7 @@ def digits_pool(guarded_digits: Recipe, ray_cluster):
 
 @pytest.fixture(scope="session")
 def trained_run(ray_cluster, tmp_path_factory: pytest.TempPathFactory):
-    """The demo's run, shortened to a quarter of its images."""
+    """The demo's run, shortened to an eighth of its images."""
     from tests.support.trained_run import train_demo
 
     return train_demo(tmp_path_factory.mktemp("runs") / "demo")

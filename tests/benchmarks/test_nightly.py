@@ -134,7 +134,7 @@ def hang() -> Ratios:
     return {}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_benchmark_has_a_process_of_its_own_whose_end_without_ratios_is_a_crash():
     assert in_own_process(pid)["pid"] != os.getpid()
     with pytest.raises(CrashError, match="exit status 1"):

@@ -170,6 +170,7 @@ def test_serials_count_from_a_sets_first_index(recipe: Recipe, service: Generati
     assert_rows_are_those_of_their_serials(kept, streamed)
 
 
+@pytest.mark.nightly
 def test_a_set_that_was_extended_has_the_same_shards_as_before_and_the_rest(
     recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
@@ -196,6 +197,7 @@ def test_a_set_that_was_extended_amid_a_batch_has_the_same_images_to_the_bit(
     np.testing.assert_array_equal(streamed["image"], at_once["image"][43:101])
 
 
+@pytest.mark.nightly
 def test_fewer_samples_than_planned_are_kept_in_whole_shards_and_replayed(
     recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
@@ -266,9 +268,8 @@ def test_the_order_depends_on_the_pass_and_the_seed_alone(written: ShardSet):
     assert np.median(near) > 8  # neighbours in the set are not neighbours in training
 
 
-@pytest.mark.parametrize(
-    "num_taken", [217, *(pytest.param(number, marks=pytest.mark.nightly) for number in (300, 431))]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("num_taken", [217, 300, 431])
 def test_what_is_left_of_the_order_comes_in_the_same_order(written: ShardSet, num_taken: int):
     two_turns = order_of(written, TWO_TURNS)
     assert order_of(written, TWO_TURNS - IndexSet.of(np.array(two_turns[:num_taken]))) == two_turns[num_taken:]
@@ -293,6 +294,7 @@ def test_where_an_order_is_wanted_serials_ascend(written: ShardSet):
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
 
 
+@pytest.mark.nightly
 def test_two_consumers_at_the_same_time_get_each_serial_once_and_alike_each_time(written: ShardSet):
     def part_of(rank: int) -> list[int]:
         serials = TWO_TURNS.every(run=16, offset=rank, stride=2)
@@ -309,6 +311,7 @@ def test_two_consumers_at_the_same_time_get_each_serial_once_and_alike_each_time
     assert parts() == first
 
 
+@pytest.mark.nightly
 def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: ShardSet, tmp_path: Path):
     shards = dataclasses.replace(written, storage=Storage(str(tmp_path)))
     for name, content in files_of(written).items():

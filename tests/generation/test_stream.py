@@ -71,6 +71,7 @@ def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(
     wait_until(lambda: painted_pool.counts().num_images_made - made_before == num_made)
 
 
+@pytest.mark.nightly
 def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe, painted_pool: GenerationService):
     everything = IndexSet.of_ranges([range(1010)])
 
@@ -174,6 +175,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds
     assert time.monotonic() - started_at < 60
 
 
+@pytest.mark.nightly
 def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
     too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
     started_at = time.monotonic()

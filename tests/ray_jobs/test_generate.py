@@ -34,6 +34,7 @@ def times_in(folder: Path) -> dict[str, int]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_path: Path, capsys):
     folder, settings = tmp_path / "set", [*KEEPING, "training.num_images=128", f"output={tmp_path / 'set'}"]
     call(generate, PAINTED, *settings)

@@ -74,10 +74,10 @@ def scraped(run: str, name: str, value: float) -> dict[str, float]:
 
 
 @pytest.mark.ray
-def test_the_demo_reaches_its_accuracy_on_a_quarter_of_its_images(trained_run: TrainedRun):
-    """Measured 0.952 (95%: 0.933 to 0.969) at 2fc1b76; the whole demo reaches 0.99, chance is 0.10."""
+def test_the_demo_reaches_its_accuracy_on_an_eighth_of_its_images(trained_run: TrainedRun):
+    """One run at 9b56d1f had 0.935 (95% by the 540 digits: 0.91 to 0.95); the whole demo has 0.99, chance is 0.10."""
     assert trained_run.summary["num_real_images"] == 540
-    assert trained_run.summary["top1"] >= 0.90
+    assert trained_run.summary["top1"] >= 0.85
 
 
 @pytest.mark.ray
@@ -95,12 +95,12 @@ def test_a_run_leaves_all_it_promises(trained_run: TrainedRun):
     }
     summary = trained_run.summary
     assert summary.keys() >= SUMMARY_KEYS
-    assert summary["num_trained"] == 4096
+    assert summary["num_trained"] == 2048
     assert summary["num_model_loads"] == 2  # once for each actor, over two logical epochs
-    assert summary["num_generated"] == 4096 + 64 + 20  # trained on, held out, a sheet
+    assert summary["num_generated"] == 2048 + 64 + 20  # trained on, held out, a sheet
     assert 0 <= summary["waiting_fraction"] <= 1
     assert summary["recipe_hash"] == read_recipe(trained_run.folder / "recipe.json").sha256
-    assert "4,096/4,096 trained" in trained_run.log
+    assert "2,048/2,048 trained" in trained_run.log
 
 
 @pytest.mark.ray
@@ -168,6 +168,7 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
 def test_every_metric_comes_to_prometheus_as_it_was_told():
     pool = worked(70.0, num_made=400, black=5)
     pool.num_loads.update({"a:1": 1, "b:2": 2})

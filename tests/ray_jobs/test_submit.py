@@ -100,8 +100,8 @@ def left_over(head: Head) -> list[str]:
     ]
 
 
-SLOWLY = ["generation.painted_batch_seconds=4", "generation.batch_size=32"]
-"""27 batches of 32 by two actors, 54 s: a run is at work for as long as a test takes to disturb it."""
+SLOWLY = ["generation.painted_batch_seconds=2", "generation.batch_size=32"]
+"""27 batches of 32 by two actors, 27 s: a run is at work for as long as a test takes to disturb it."""
 
 
 def kill_driver_after_seven_steps(run_dir: Path, *settings: str) -> None:

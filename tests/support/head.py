@@ -55,7 +55,7 @@ def started_head(token: str, num_cpus: int) -> Iterator[Head]:
         [RAY, "start", "--head", "--block", "--disable-usage-stats", "--dashboard-host=127.0.0.1"]
         + [f"--num-cpus={num_cpus}", f"--temp-dir={temp_dir}"]
         + [f"--{name}={port}" for name, port in zip(names, ports, strict=True)],
-        env=os.environ | head.environment,
+        env=os.environ | head.environment | {"RAY_prestart_worker_first_driver": "0"},  # jobs' workers have own paths
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

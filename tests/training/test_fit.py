@@ -56,7 +56,8 @@ def taken_from(reports: Queue) -> list[TrainingProgress]:
     return reports.get_nowait_batch(reports.qsize())
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_three_epochs_generate_each_image_once_and_load_no_model_again(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, reports: Queue, tmp_path: Path
 ):

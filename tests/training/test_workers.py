@@ -161,7 +161,8 @@ def test_training_stops_early_and_keeps_the_best_epoch(
     assert RunState.from_checkpoint(best["run"]).of("synthetic").taken
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_own(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, tmp_path: Path
 ):
