@@ -13,6 +13,7 @@ import numpy as np
 from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError, ImageGenerator
 from generation.guard import refusals
+from generation.model_files import check_on_this_node
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
@@ -112,6 +113,8 @@ def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
             config.painted_batch_seconds,
             config.painted_start_seconds,
         )
+    for part in recipe.parts:
+        check_on_this_node(*part)
     import torch
 
     from generation.diffusers_generator import DiffusersGenerator

@@ -4,13 +4,18 @@ On the hub's side all is huggingface_hub's: files are fetched once per node what
 file has a lock there.
 """
 
+import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import BinaryIO
 
 import yaml
 
@@ -29,6 +34,13 @@ HUB_TIMEOUT_SECONDS = 10.0
 
 HUB_SETTINGS = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 """Environment variables: a mirror of the hub, where files are kept, whether to use these alone. Not the token."""
+
+
+DRIVERS_FOLDER = "FIGMENT_DRIVERS_FOLDER"
+"""Environment variable of actors: the folder from which their driver sees relative paths."""
+
+UNCHANGED = b"unchanged"
+"""What a stamp holds once a node's files have been compared with the recipe."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +64,14 @@ LORA = Part("recipe.loras", "*.safetensors", ("",), may_be_file=True)
 
 
 def find_local(name: str) -> Path | None:
-    """Return the folder or file that `name` says, seen from here or from the project's root; None for a hub id."""
-    for path in (Path(name), PROJECT_ROOT / name):
+    """Return the folder or file that `name` says, seen from the driver's folder or the project's root.
+
+    None for a hub id. `~` is this account's home.
+    """
+    for folder in (os.environ.get(DRIVERS_FOLDER, ""), "", PROJECT_ROOT):
+        path = os.path.join(folder, os.path.expanduser(name))
         if name and os.path.exists(path):  # False, not an error, for what cannot be a path
-            return path
+            return Path(path)
     return None
 
 
@@ -92,6 +108,43 @@ def check_revision(part: Part, name: str, revision: str) -> None:
         )
 
 
+def check_on_this_node(part: Part, name: str, revision: str) -> None:
+    """Raise ValueError if a node's own files are not those of the recipe; hashed once a node, while they stay alike.
+
+    The driver has compared its own alone: another node may hold other weights at the same path.
+    """
+    path = find_local(name)
+    if path is None and not COMMIT.fullmatch(revision):
+        raise ValueError(
+            f"{part.setting} '{name}' is not on node {socket.gethostname()}. Put it there, or on storage that all "
+            "nodes share, or submit the job with --working-dir and a path inside."
+        )
+    if path is None:
+        return
+    try:
+        with _stamp(path, revision) as stamp:
+            if stamp.read() != UNCHANGED:
+                check_revision(part, name, revision)
+                stamp.write(UNCHANGED)
+    except OSError:  # no place for stamps
+        check_revision(part, name, revision)
+
+
+@contextmanager
+def _stamp(path: Path, revision: str) -> Iterator[BinaryIO]:
+    """Open the stamp of files in their present state, alone on this node; OSError where there is no place for it."""
+    folder = Path(tempfile.gettempdir()) / f"figment-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise OSError(f"'{folder}' is another account's")
+    states = [(f"{file}", file.stat().st_size, file.stat().st_mtime_ns) for file in model_files(path)]
+    name = hashlib.sha256(f"{revision} {states}".encode()).hexdigest()
+    with (folder / name).open("a+b") as stamp:
+        fcntl.flock(stamp, fcntl.LOCK_EX)
+        stamp.seek(0)
+        yield stamp
+
+
 def check_safetensors(part: Part, name: str, files: Iterable[str]) -> None:
     """Raise ValueError if weights that will be loaded are there as pickles alone."""
     in_folder: dict[str, list[str]] = {folder: [] for folder in part.weights}
@@ -109,14 +162,18 @@ def check_safetensors(part: Part, name: str, files: Iterable[str]) -> None:
 def files_sha256(path: Path) -> str:
     """Return the hash of a file, or of names and bytes of a folder's model files, other files aside."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES)
-    for file in files:
+    for file in model_files(path):
         place = file.name if path.is_file() else file.relative_to(path).as_posix()
         digest.update(f"{place}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as opened:
             while chunk := opened.read(1 << 24):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return a file, or those of a folder that decide what a model does, in order."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES)
 
 
 def fetch(part: Part, name: str, revision: str) -> Path:

@@ -35,6 +35,12 @@ SCHEDULERS = {
 }
 """By the names of `recipe.scheduler`."""
 
+FOR_LATENTS = {"clip_sample": False, "skip_prk_steps": True}
+"""What a model whose config does not say it needs: diffusers' defaults clip to -1..1, and are for pixels."""
+
+XFORMERS_EQUALS = {"AttnProcessor", "AttnProcessor2_0"}
+"""Kinds of attention that diffusers replaces by xformers' with the same result; it replaces all, Sana's linear too."""
+
 LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
 """What diffusers, transformers, safetensors and torch end with where files are missing, damaged or of another kind."""
 
@@ -117,7 +123,9 @@ def set_scheduler(pipeline: Any, name: str) -> None:
     own = type(pipeline.scheduler).__name__
     if own.startswith("FlowMatch"):
         raise ValueError(f"recipe.scheduler is {name}, but the model is of flow matching ({own}). Take model.")
-    pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config)
+    config = pipeline.scheduler.config
+    unsaid = {setting: value for setting, value in FOR_LATENTS.items() if setting not in config}
+    pipeline.scheduler = SCHEDULERS[name].from_config(config, **unsaid)
 
 
 def keep_out_of_range(pipeline: Any) -> None:
@@ -138,6 +146,12 @@ def speed_up(pipeline: Any, config: GenerationConfig) -> None:
     """Turn on what makes the same images faster; compiling comes later, when shapes are known."""
     denoiser = denoiser_of(pipeline)
     if config.attention == "xformers":
+        kinds = {type(each).__name__ for each in getattr(denoiser, "attn_processors", {}).values()}
+        if others := sorted(kinds - XFORMERS_EQUALS):
+            raise ValueError(
+                f"generation.attention is xformers, which would change the images of this model: its attention is "
+                f"{', '.join(others)}. Take sdpa."
+            )
         try:
             pipeline.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError, NotImplementedError) as error:

@@ -125,10 +125,10 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         lemmas=config.lemmas,
         hypernym=config.hypernym,
         backgrounds=with_places365(config.backgrounds) if "background" in fields else (),
-        class_backgrounds=read_backgrounds(Path(config.backgrounds_file), space, bool(config.backgrounds))
+        class_backgrounds=read_backgrounds(Path(config.backgrounds_file).expanduser(), space, bool(config.backgrounds))
         if "background" in fields and config.backgrounds_file
         else (),
-        captions=read_captions(Path(config.captions_file), space) if "caption" in fields else (),
+        captions=read_captions(Path(config.captions_file).expanduser(), space) if "caption" in fields else (),
         negative_prompt=config.negative_prompt,
         generator=config.generator,
         **pinned_model(config),
@@ -168,7 +168,7 @@ def find_label_space(name: str) -> LabelSpace:
     if name not in SHIPPED and Path(name).suffix in (".yaml", ".yml", ".csv"):
         from generation.class_files import read_class_file  # brings NLTK
 
-        return read_class_file(Path(name))
+        return read_class_file(Path(name).expanduser())
     return load_label_space(name)
 
 

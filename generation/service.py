@@ -32,7 +32,7 @@ from generation.actor import GeneratorActor, WorkCounts
 from generation.autoscaling import PoolLook, PoolSizer, TrainerClock
 from generation.config import GenerationConfig
 from generation.generator import ActorFailedError, GenerationFailedError
-from generation.model_files import hub_settings
+from generation.model_files import DRIVERS_FOLDER, hub_settings
 from generation.pool_policy import AskKeeper
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
@@ -396,9 +396,9 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
 
 
 def own_runtime_env() -> dict[str, Any]:
-    """Return the runtime environment of this job, with its settings of the model hub."""
+    """Return the runtime environment of this job, with what actors need to find the model that this process found."""
     job = dict(ray.get_runtime_context().runtime_env)
-    return job | {"env_vars": {**job.get("env_vars", {}), **hub_settings()}}
+    return job | {"env_vars": {**job.get("env_vars", {}), **hub_settings(), DRIVERS_FOLDER: os.getcwd()}}
 
 
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:

@@ -166,7 +166,8 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
     try:
         overrides = read_overrides(arguments[1:], schema)
-        sources = [_fitted(source, schema, prefix="") for source in (*_read_files(Path(arguments[0])), overrides)]
+        files = _read_files(Path(arguments[0]).expanduser())
+        sources = [_fitted(source, schema, prefix="") for source in (*files, overrides)]
         _check_one_recipe(sources)
         _let_last_selector_count(sources)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
@@ -276,7 +277,7 @@ def _fitted_mapping(content: Any, value: Any, name: str) -> dict[str, Any]:
 
 def open_recipe(config: JobConfig) -> Recipe:
     """Return the recipe that the settings mean, or that of the recipe file they name."""
-    return read_recipe(Path(config.recipe_file)) if config.recipe_file else build_recipe(config.recipe)
+    return read_recipe(Path(config.recipe_file).expanduser()) if config.recipe_file else build_recipe(config.recipe)
 
 
 def to_yaml(config: Any) -> str:

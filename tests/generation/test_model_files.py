@@ -12,9 +12,11 @@ from generation.model_files import (
     PROJECT_ROOT,
     VAE,
     Part,
+    check_on_this_node,
     check_revision,
     check_safetensors,
     files_sha256,
+    find_local,
     resolve_revision,
 )
 from generation.recipe import build_recipe
@@ -44,6 +46,55 @@ def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path)
 def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no/such/model.*no such file or folder.*Check"):
         resolve_revision(MODEL, "no/such/model", "")
+
+
+def folder_of_one_file(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def test_a_node_with_other_files_than_the_recipes_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = folder_of_one_file(tmp_path / "model")
+    revision = resolve_revision(MODEL, str(model), "")
+    check_on_this_node(MODEL, str(model), revision)
+    (model / "model_index.json").write_text("{ }")
+    for _ in range(2):  # a refusal leaves no stamp
+        with pytest.raises(ValueError, match=r"recipe\.model '.*' has changed since the recipe was written"):
+            check_on_this_node(MODEL, str(model), revision)
+    with pytest.raises(ValueError, match=r"recipe\.model 'no/such/model' is not on node .*\. Put it there"):
+        check_on_this_node(MODEL, "no/such/model", revision)
+
+
+def test_files_are_hashed_once_a_node(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model, hashed = folder_of_one_file(tmp_path / "model"), list[Path]()
+    revision = resolve_revision(MODEL, str(model), "")
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return files_sha256(path)
+
+    monkeypatch.setattr("generation.model_files.files_sha256", count)
+    for _ in range(3):
+        check_on_this_node(MODEL, str(model), revision)
+    assert len(hashed) == 1
+    (tmp_path / f"figment-{os.getuid()}").rename(tmp_path / "elsewhere")
+    (tmp_path / f"figment-{os.getuid()}").touch()  # no place for stamps
+    for _ in range(2):
+        check_on_this_node(MODEL, str(model), revision)
+    assert len(hashed) == 3
+
+
+def test_a_relative_path_is_seen_from_the_drivers_folder(tmp_path: Path, monkeypatch):
+    folder_of_one_file(tmp_path / "model")
+    monkeypatch.chdir("/")
+    assert find_local("model") is None
+    monkeypatch.setenv("FIGMENT_DRIVERS_FOLDER", str(tmp_path))
+    assert find_local("model") == tmp_path / "model"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_local("~/model") == tmp_path / "model"
 
 
 def test_a_folder_without_model_index_is_refused(tmp_path: Path):
