@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections import Counter
+import unicodedata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -120,11 +120,19 @@ def load_label_space(name: str) -> LabelSpace:
 
 
 def check_no_class_twice(space: LabelSpace) -> None:
-    """Raise ValueError if two labels would mean the same: one synset, or one name where no synset tells them apart."""
-    counts = Counter(entry.wnid or entry.class_name for entry in space.classes)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise ValueError(f"{space.name} has the class '{twice[0]}' {counts[twice[0]]} times. Keep one of them.")
+    """Raise ValueError if two labels would mean the same: one synset, or one name where no synset tells them apart.
+
+    Names that differ in case, spaces or the way their letters are encoded are one.
+    """
+    alike: dict[str, list[str]] = {}
+    for entry in space.classes:
+        name = entry.wnid or entry.class_name
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    for names in alike.values():
+        if len(set(names)) > 1:
+            raise ValueError(f"{space.name} has the classes {' and '.join(map(repr, names))}. Keep one of them.")
+        if len(names) > 1:
+            raise ValueError(f"{space.name} has the class '{names[0]}' {len(names)} times. Keep one of them.")
 
 
 def _entry(row: dict[str, Any]) -> ClassEntry:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 import psutil
 
 from generation.recipe import Recipe
+from generation.recipe_checks import check_recipe
 from generation.service import GenerationService, start_generation
 from generation.shard_set import ShardSet
 from generation.shards import check_shards, write_shards
@@ -36,6 +37,8 @@ def main() -> None:
         with user_errors():
             options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
             config, recipe, parts = prepare(arguments)
+            for note in check_recipe(recipe):
+                announce(started_at, note)
             held.enter_context(alone_at_work(parts[0].storage))
             connect()
             if "verify" in options:

@@ -14,6 +14,7 @@ import psutil
 from evaluation.evaluate import Planned
 from evaluation.model import open_model
 from generation.recipe import Recipe, recipe_file_text
+from generation.recipe_checks import check_recipe
 from ray_jobs.advice import Adviser, MissingActors
 from ray_jobs.cluster import (
     check_placement,
@@ -109,6 +110,11 @@ class Prepared:
 def prepare(arguments: list[str]) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
     config = load_config(JobConfig, arguments)
+    if config.checkpoint:
+        raise ValueError(
+            f"checkpoint is '{config.checkpoint}', which training does not read. Go on with a run by output=FOLDER "
+            "resume=true, or evaluate a checkpoint with ray_jobs.evaluate."
+        )
     run_dir = resolve(config.output)
     if not config.resume:
         check_output(run_dir)
@@ -120,8 +126,9 @@ def prepare(arguments: list[str]) -> Prepared:
     trained_size = config.training.crop_size or recipe.image_size
     check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
     real = real_samples(config, recipe, config.training.seed)
-    job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, predicted(config))
-    return dataclasses.replace(job, notes=check_resumed(job)) if config.resume else job
+    notes = [*(check_recipe(recipe) if config.data.source == "stream" else ()), *predicted(config)]
+    job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, notes)
+    return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
 
 
 def predicted(config: JobConfig) -> list[str]:

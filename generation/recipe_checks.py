@@ -1,0 +1,110 @@
+"""What a recipe would teach wrongly in silence: told, or refused, before actors start."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from generation.labels import load_label_space
+from generation.model_files import PROJECT_ROOT, find_local
+from generation.plan import SamplePlan, plan_sample
+from generation.prompts import fields_of
+from generation.recipe import Recipe
+
+EMBEDDED_MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
+
+NUM_PROMPTS = 1_000
+"""Prompts that are looked at: those of the first samples."""
+
+SHORT = 70
+"""A text of so many letters has no more tokens than any text encoder reads: CLIP, the shortest, 77 with both ends."""
+
+MOST_EXAMPLES = 3
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Return what a user should know before images are made; ValueError where all would be useless."""
+    check_model_knows(recipe)
+    return [*_same_prompts(recipe), *_cut_prompts(recipe)]
+
+
+def check_model_knows(recipe: Recipe) -> None:
+    """Raise ValueError if a class is not among the ten that the embedded model was trained on."""
+    folder = find_local(recipe.model)
+    if folder is None or not os.path.samefile(folder, EMBEDDED_MODEL):
+        return
+    known = load_label_space("digits").class_names
+    unknown = [name for name in recipe.label_space.class_names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"recipe.model is the embedded digits model, which knows {', '.join(known)} and not '{unknown[0]}'. Give a "
+            "model of your classes, or recipe.label_space=digits."
+        )
+
+
+def labels_with_same_prompts(recipe: Recipe) -> list[list[int]]:
+    """Return the groups of labels whose prompts are all the same, in label order."""
+    fields = sorted(fields_of(*recipe.templates))
+    groups = defaultdict[tuple, list[int]](list)
+    for label in range(recipe.label_space.num_classes):
+        words = _words(recipe, label)
+        groups[tuple(words[name] for name in fields)].append(label)
+    return [labels for labels in groups.values() if len(labels) > 1]
+
+
+def _words(recipe: Recipe, label: int) -> dict[str, str | tuple[str, ...]]:
+    """Return all that each field of a template may become for a label."""
+    entry = recipe.label_space.classes[label]
+    return {
+        "class_name": entry.class_name,
+        "lemmas": entry.lemmas if recipe.lemmas == "all" else entry.class_name,
+        "definition": entry.definition,
+        "hypernym": entry.hypernyms[:1] if recipe.hypernym == "first" else entry.hypernyms,
+        "background": recipe.backgrounds_by_label[label],
+        "caption": recipe.captions[label] if recipe.captions else (),
+    }
+
+
+def _same_prompts(recipe: Recipe) -> Iterator[str]:
+    groups = labels_with_same_prompts(recipe)
+    for labels in groups[:MOST_EXAMPLES]:
+        names = ", ".join(str(label) for label in labels)
+        class_name = recipe.label_space.classes[labels[0]].class_name
+        yield (
+            f"labels {names} ('{class_name}') have the same prompts, so no classifier can tell them apart; "
+            "{definition} or {hypernym} in recipe.templates may"
+        )
+    if len(groups) > MOST_EXAMPLES:
+        yield f"so have {len(groups) - MOST_EXAMPLES} other groups of labels"
+
+
+def _cut_prompts(recipe: Recipe) -> Iterator[str]:
+    """Yield the share of prompts that name their class too late; ValueError if all do."""
+    starts = [_up_to_class(recipe, plan_sample(recipe, index)) for index in range(NUM_PROMPTS)]
+    long = [start for start in starts if len(start) > SHORT]
+    num_cut, limits = _num_cut(recipe, long) if long else (0, "")
+    if num_cut == len(starts):
+        raise ValueError(
+            f"All prompts name their class behind the {limits} that the text encoder reads. Shorten recipe.prefix, or "
+            "begin recipe.templates with the class."
+        )
+    if num_cut:
+        share = num_cut / len(starts)
+        yield f"{share:.1%} of the prompts name their class behind the {limits} that the text encoder reads"
+
+
+def _up_to_class(recipe: Recipe, plan: SamplePlan) -> str:
+    """Return a prompt up to the end of its class's name; empty where that is not in it."""
+    before, name, _ = plan.prompt.partition(recipe.label_space.classes[plan.label].class_name)
+    return before + name if name else ""
+
+
+def _num_cut(recipe: Recipe, starts: Sequence[str]) -> tuple[int, str]:
+    """Return how many texts no text encoder reads to their end, and how much each reads, in words."""
+    from generation.tokens import open_token_counter  # brings transformers
+
+    counter = open_token_counter(recipe)
+    if counter is None:
+        return 0, ""
+    is_cut = [counts > counter.limits[name] for name, counts in counter.count(starts).items()]
+    limits = " and ".join(f"{limit} tokens" for limit in counter.limits.values())
+    return sum(all(each) for each in zip(*is_cut, strict=True)), limits
