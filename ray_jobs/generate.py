@@ -51,7 +51,7 @@ def main() -> None:
             service = held.enter_context(start_generation(recipe, config.generation))
             announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
             sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
-        with errors_at_work():
+        with errors_at_work("Whole shards stay; the same command makes the rest."):
             for part, shards in zip(parts, sets, strict=True):
                 make(service, config, shards, part.to_make(shards), started_at)
             finish(sets, started_at)

@@ -71,7 +71,8 @@ def main() -> None:
             say(f"connected to Ray; its logs are in {session_logs()}")
             check_resources(config)
             source.start()
-    with errors_at_work(), closing(source):
+    goes_on = f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on."
+    with errors_at_work(goes_on), closing(source):
         say(f"{source.describe()}; writing to {run_dir}")
         show_samples(recipe, source, run_dir)
         say("training starts; its first samples are in samples.png, where they are generated")
@@ -80,7 +81,7 @@ def main() -> None:
         counts = source.counts()
     evaluation: dict[str, Any] = {}
     try:
-        with user_errors(), errors_at_work():
+        with user_errors(), errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}"):
             source.finish()
             evaluation = evaluate(job, checkpoint_file, say)
     finally:  # what was trained is told, whatever becomes of its evaluation

@@ -13,6 +13,8 @@ KNOWN_AT_WORK = (GenerationFailedError, StorageError, EvaluationError)
 """What tells a user what to do, wherever it happens."""
 
 USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+"""As shells have it: 128 and the number of SIGINT."""
 
 
 @contextmanager
@@ -22,13 +24,20 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, *KNOWN_AT_WORK) as error:
         _end(_known_cause(error) or error)
+    except KeyboardInterrupt:
+        _end_interrupted("")
 
 
 @contextmanager
-def errors_at_work() -> Iterator[None]:
-    """Do the same while a job is at work, for what generators and storage end with: Ray wraps it in traces."""
+def errors_at_work(kept: str = "") -> Iterator[None]:
+    """Do the same while a job is at work, for what generators and storage end with: Ray wraps it in traces.
+
+    `kept` is what Ctrl-C leaves, and how to go on, in one line.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        _end_interrupted(kept)
     except Exception as error:
         if found := _known_cause(error):
             _end(found)
@@ -43,6 +52,11 @@ def _known_cause(error: BaseException | None) -> BaseException | None:
             return error
         error = cause or error.__cause__ or error.__context__
     return None
+
+
+def _end_interrupted(kept: str) -> NoReturn:
+    print(f"interrupted. {kept}".rstrip(), file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED_STATUS)
 
 
 def _end(error: BaseException) -> NoReturn:
