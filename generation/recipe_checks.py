@@ -15,8 +15,8 @@ EMBEDDED_MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 NUM_PROMPTS = 1_000
 """Prompts that are looked at: those of the first samples."""
 
-SHORT = 70
-"""A text of so many letters has no more tokens than any text encoder reads: CLIP, the shortest, 77 with both ends."""
+SHORT = 60
+"""A text of so many letters has no more tokens than any text encoder reads: the embedded model's 64 with both ends."""
 
 MOST_EXAMPLES = 3
 

@@ -46,5 +46,5 @@ def test_class_names_behind_what_the_text_encoder_reads_are_told_or_refused():
     with pytest.raises(ValueError, match=r"All prompts name their class behind the \d+ tokens"):
         check_recipe(recipe_of(**settings, templates=(f"{long}{{class_name}}",)))
     (told,) = check_recipe(recipe_of(**settings, templates=(f"{long}{{class_name}}", f"{{class_name}} {long}")))
-    assert told.endswith("of the prompts name their class behind the 77 tokens that the text encoder reads")
+    assert told.endswith("of the prompts name their class behind the 64 tokens that the text encoder reads")
     assert 45 < float(told.partition("%")[0]) < 55
