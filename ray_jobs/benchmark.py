@@ -31,6 +31,7 @@ from generation.stream import stream_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.floors import below_floor, floors_of
+from ray_jobs.placement import Demand
 from ray_jobs.readings import Readings
 from ray_jobs.user_errors import user_errors
 from training.config import TrainingConfig
@@ -38,6 +39,14 @@ from training.fit import own_execution_options, worker_resources
 from training.loader import shard
 
 STREAM = "stream (Ray Serve)"
+
+READER = Demand(
+    what="reading tasks of Ray Data",
+    count=1,
+    resources={"CPU": 1.0},
+    remedy="Lower generation.cpus_per_actor or training.cpus_per_worker",
+)
+"""What the actor pool reads its indices by: without room for one it waits for ever."""
 
 WARM_UP_FRACTION = 0.1
 """Share of the samples after which the steady rate is measured: what had piled up by the first batch is gone then."""
@@ -68,7 +77,7 @@ def main() -> None:
     """Compose the job: both ways to generate, one after the other, a table, and a status."""
     with user_errors():
         floors = floors_of("delivery")
-        config, recipe, service = start_painters(sys.argv[1:])
+        config, recipe, service = start_painters(sys.argv[1:], READER)
     with service:
         stream = deliver_stream(service, recipe, config)
     pool = deliver(actor_pool_samples(recipe, config.generation, config.training.num_trained), config.training)
@@ -100,8 +109,11 @@ def check_complete(stream: Delivery, config: TrainingConfig) -> None:
         sys.exit(f"The stream delivered {stream.num_distinct} of {config.num_trained} samples.")
 
 
-def start_painters(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, GenerationService]:
-    """Return settings, recipe and a running pool of painted generators; ValueError if their rate is not known."""
+def start_painters(arguments: Sequence[str], *beside: Demand) -> tuple[JobConfig, Recipe, GenerationService]:
+    """Return settings, recipe and a running pool of painted generators.
+
+    ValueError if their rate is not known, or the cluster cannot hold them, the trainer and what else runs beside them.
+    """
     config = load_config(JobConfig, arguments)
     recipe = open_recipe(config)
     if recipe.generator != "painted" or not (config.generation.painted_batch_seconds and config.generation.batch_size):
@@ -111,7 +123,7 @@ def start_painters(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, Generat
         )
     connect()
     wait_seconds = config.generation.wait_for_nodes_seconds
-    check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])
+    check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds), *beside])
     return config, recipe, start_generation(recipe, config.generation)
 
 

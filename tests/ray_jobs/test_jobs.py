@@ -238,6 +238,7 @@ def test_the_benchmark_delivers_every_sample_once_by_both_ways(tmp_path: Path, m
         "training.num_images=640",
         "training.num_epochs=1",
         "generation.batch_size=8",
+        "generation.cpus_per_actor=0.1",  # Ray Data's reading tasks take a whole CPU, and the session's pools a part
         "generation.painted_batch_seconds=0.02",
     )
     rows = [line for line in capsys.readouterr().out.splitlines() if "Ray Serve" in line or "Ray Data" in line]
