@@ -8,6 +8,7 @@ needs no module of ours before it has put its own job's first.
 import hashlib
 import importlib
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import cloudpickle
 from ray.actor import ActorHandle
 
 PACKAGE = "generation"
@@ -54,7 +54,7 @@ def use(code: JobCode) -> Path:
     Environment variables that runtime environments of other jobs have set are removed.
     """
     runtime_env = ray.get_runtime_context().runtime_env
-    for name in runtime_env.get("env_vars", {}):
+    for name in runtime_env.get("env_vars") or {}:
         if name not in code.env_vars and not name.startswith("RAY_"):
             os.environ.pop(name, None)
     own_package = [os.getcwd()] if runtime_env.get("working_dir") else []
@@ -84,7 +84,7 @@ class OwnCodeReplica:
             ray.get(keeper.add_load_error.remote(f"{socket.gethostname()}:{os.getpid()}", f"{error}"))
             raise
         replica_of = importlib.import_module("generation.service").GeneratorReplica
-        self.replica = replica_of(*cloudpickle.loads(pickled), keeper)
+        self.replica = replica_of(*pickle.loads(pickled), keeper)
 
     async def generate(self, indices: Sequence[int]) -> Any:
         """Return the samples of these indices."""

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import logging
 import os
+import pickle
 import socket
 import time
 from collections import Counter
@@ -383,7 +384,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
     )
     code = own_code.code_of_driver(runtime_env["env_vars"])
-    app = deployment(own_code.OwnCodeReplica).bind(code, keeper, cloudpickle.dumps((recipe, config)))
+    app = deployment(own_code.OwnCodeReplica).bind(code, keeper, pickle.dumps((recipe, config)))
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
     try:
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
