@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, cast
 
 import ray
@@ -72,9 +72,14 @@ TELL_SECONDS = 1.0
 LONGEST_STOP_SECONDS = 60.0
 """How long the end of a pool is waited for."""
 
-LONGEST_LAST_BATCH_SECONDS = 30.0
-"""An actor that is given back, or whose node is to go, may take so long to finish what it was asked for: as long as Ray
-leaves a node that gets a SIGTERM.
+LONGEST_LAST_BATCH_SECONDS = 600.0
+"""An actor that is given back may take so long to finish what it was asked for; the end of a pool does not wait for it,
+and Ray leaves a node that gets a SIGTERM 30 s.
+"""
+
+LOADING_SILENT_SECONDS = 60.0
+"""A process that loads a model says so every `TELL_SECONDS`, as far as its imports let it; one that is silent for so
+long is taken to be gone.
 """
 
 ANSWER_BEFORE_END_SECONDS = 1.0
@@ -98,7 +103,7 @@ class GenerationCounts(WorkCounts):
     """How long those loads took, added up."""
 
     loading: set[str] = field(default_factory=set)
-    """Processes that are loading a model."""
+    """Processes that are loading a model, and were heard of lately."""
 
     load_errors: list[str] = field(default_factory=list)
     """One line for each actor whose model could not be loaded, since another one was loaded or at work."""
@@ -118,17 +123,20 @@ class PoolKeeper:
         """Start from zero."""
         self.counts = GenerationCounts()
         self.num_batches = 0
+        self.loading_at: dict[str, float] = {}
+        """When each process that loads a model was heard of last."""
+
         self.initial_size = config.num_initial_actors
         self.trainer: TrainerClock | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
-    def begin_load(self, process: str) -> None:
-        """Note that an actor's process begins to load its model."""
-        self.counts.loading.add(process)
+    def note_loading(self, process: str) -> None:
+        """Note that an actor's process is loading its model."""
+        self.loading_at[process] = time.monotonic()
 
     def add_load(self, process: str, batch_size: int, load_seconds: float) -> None:
         """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
-        self.counts.loading.discard(process)
+        self.loading_at.pop(process, None)
         self.counts.num_loads[process] += 1
         self.counts.load_seconds += load_seconds
         self.counts.num_requests.clear()
@@ -137,7 +145,7 @@ class PoolKeeper:
 
     def add_load_error(self, process: str, message: str) -> None:
         """Keep why a model could not be loaded."""
-        self.counts.loading.discard(process)
+        self.loading_at.pop(process, None)
         self.counts.load_errors.append(message)
 
     def add_work(self, process: str, batch_size: int, num_requests: int, done: WorkCounts) -> None:
@@ -172,6 +180,8 @@ class PoolKeeper:
 
     def snapshot(self) -> GenerationCounts:
         """Return the counts so far."""
+        heard_since = time.monotonic() - LOADING_SILENT_SECONDS
+        self.counts.loading = {process for process, at in self.loading_at.items() if at >= heard_since}
         return self.counts
 
 
@@ -195,12 +205,21 @@ class GeneratorReplica:
         Thread(target=self._tell_while_at_work, daemon=True).start()
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
-        ray.get(self.keeper.begin_load.remote(self.process))
+        ray.get(self.keeper.note_loading.remote(self.process))
+        is_over = Event()
+        Thread(target=self._tell_while_loading, args=(is_over,), daemon=True).start()
         try:
             return GeneratorActor(recipe, with_own_batch_size(config))
         except Exception as error:
+            is_over.set()
             ray.get(self.keeper.add_load_error.remote(self.process, f"{error}"))
             raise
+        finally:
+            is_over.set()
+
+    def _tell_while_loading(self, is_over: Event) -> None:
+        while not is_over.wait(TELL_SECONDS):
+            self.keeper.note_loading.remote(self.process)
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
         """Return the samples of these indices; health checks are answered meanwhile.
