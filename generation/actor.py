@@ -51,6 +51,9 @@ class GeneratorActor:
         self.max_attempts = config.max_attempts
         self.generator = build_generator(recipe, config)
         self._counts = WorkCounts()
+        self._num_made_of, self._num_refused_of = Counter[int](), Counter[int]()
+        """By label."""
+
         self._counts_lock = threading.Lock()
         self._clock = WorkClock()
 
@@ -84,6 +87,8 @@ class GeneratorActor:
         reasons = refusals(generated)
         with self._counts_lock:
             self._counts.add(WorkCounts(len(plans), Counter(reason for reason in reasons if reason)))
+            self._num_made_of.update(plan.label for plan in plans)
+            self._num_refused_of.update(plan.label for plan, reason in zip(plans, reasons, strict=True) if reason)
         images = generated.images_nhwc
         attempts = np.array([plan.attempt for plan in plans], dtype=np.int8)
         refused = [i for i, reason in enumerate(reasons) if reason]
@@ -94,11 +99,16 @@ class GeneratorActor:
         return images, attempts
 
     def _give_up_if_last(self, plan: SamplePlan, reason: str) -> None:
-        if plan.attempt + 1 >= self.max_attempts:
-            raise ImagesRefusedError(
-                f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}: {plan}. "
-                "Change recipe.templates or recipe.precision, or raise generation.max_attempts."
-            )
+        if plan.attempt + 1 < self.max_attempts:
+            return
+        num_made, num_refused = self._num_made_of[plan.label], self._num_refused_of[plan.label]
+        class_name = self.recipe.label_space.classes[plan.label].class_name
+        unchecked = ", set recipe.safety_checker=false" if reason == "flagged" else ""
+        raise ImagesRefusedError(
+            f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}: {plan}. This "
+            f"actor made {num_made} images of class '{class_name}' and refused {num_refused} of them. Change "
+            f"recipe.templates or recipe.precision{unchecked}, or raise generation.max_attempts."
+        )
 
 
 def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:

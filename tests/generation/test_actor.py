@@ -89,5 +89,8 @@ def test_counts_add_up():
 
 def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):
     actor = actor_with(BlackUntil({5: 3}), painted, max_attempts=3)
-    with pytest.raises(ImagesRefusedError, match=r"All 3 attempts at sample 5 .* black: SamplePlan\(index=5"):
+    with pytest.raises(ImagesRefusedError, match=r"All 3 attempts at sample 5 .* black: SamplePlan\(index=5") as ended:
         actor.generate(range(4, 8))
+    class_name = painted.label_space.classes[plan_sample(painted, 5).label].class_name
+    assert f"This actor made 3 images of class '{class_name}' and refused 3 of them." in str(ended.value)
+    assert "safety_checker" not in str(ended.value)
