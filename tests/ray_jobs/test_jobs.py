@@ -258,7 +258,7 @@ def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: P
         "recipe.image_size=32",
     ]
     line = error_line(regenerate, capsys, PAINTED, "--index=7", *model, f"--out={tmp_path / 'out'}")
-    assert line.startswith("All 3 attempts at sample 7 were refused, the last as flagged")
+    assert line.startswith("All 10 attempts at sample 7 were refused, the last as flagged")
 
 
 @pytest.mark.slow
