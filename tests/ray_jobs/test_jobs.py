@@ -6,9 +6,11 @@ import json
 import re
 import subprocess
 import sys
-import time
+import threading
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from tests.support.commands import call, error_line
 from tests.support.looks import looked, worked
 from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
+from tests.support.waits import wait_until
 from training.checkpoint import read_checkpoint
 from training.classifier import load_classifier
 
@@ -61,16 +64,29 @@ TOLD_LIKE_SUMMARY = {
 """What Prometheus is told of a run that its summary has too."""
 
 
-def scraped(run: str, name: str, value: float) -> dict[str, float]:
-    """Return a run's metrics as Ray exports them, once all are there and one has come to a value."""
-    url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
-    found, give_up_at = {}, time.monotonic() + 30
-    while (found.get(name) != value or len(found) < len(METRICS)) and time.monotonic() < give_up_at:
-        time.sleep(0.5)
-        with urllib.request.urlopen(url) as answer:
-            lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
-        found = {each: float(number) for each, tags, number in lines if f'run="{run}"' in tags}
-    return found
+@contextmanager
+def metrics_seen(run: str) -> Iterator[dict[str, float]]:
+    """Collect a run's metrics meanwhile as Ray exports them, the last value of each.
+
+    Ray takes a gauge out 25 s after it was set last: a run that is through has none.
+    """
+    seen: dict[str, float] = {}
+    is_over = threading.Event()
+
+    def look() -> None:
+        url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+        while not is_over.wait(0.5):
+            with urllib.request.urlopen(url) as answer:
+                lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
+            seen.update({each: float(number) for each, tags, number in lines if f'run="{run}"' in tags})
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @pytest.mark.ray
@@ -136,8 +152,9 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
     run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
-    call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
-    watched = scraped("predicted", "ray_figment_images_trained_total", 128)
+    with metrics_seen("predicted") as watched:
+        call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
+        wait_until(lambda: watched.get("ray_figment_images_trained_total") == 128)
     # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
     predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
     log = capsys.readouterr().out
@@ -179,11 +196,12 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
         looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
     )
     exporter = Exporter("told", "0123456789ab")
-    for look in looks:
-        exporter.look(look)
     told = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
     assert told.keys() == {metric.prometheus_name for metric in METRICS}
-    assert scraped("told", "ray_figment_images_trained_total", 240) == pytest.approx(told)
+    with metrics_seen("told") as seen:
+        for look in looks:
+            exporter.look(look)
+        wait_until(lambda: seen == pytest.approx(told))
 
 
 @pytest.mark.ray
