@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from tests.support.commands import call, error_line
 from tests.support.looks import looked, worked
 from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
-from tests.support.waits import wait_until
+from tests.support.waits import repeated_meanwhile, wait_until
 from training.checkpoint import read_checkpoint
 from training.classifier import load_classifier
 
@@ -71,22 +70,15 @@ def metrics_seen(run: str) -> Iterator[dict[str, float]]:
     Ray takes a gauge out 25 s after it was set last: a run that is through has none.
     """
     seen: dict[str, float] = {}
-    is_over = threading.Event()
 
     def look() -> None:
         url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
-        while not is_over.wait(0.5):
-            with urllib.request.urlopen(url) as answer:
-                lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
-            seen.update({each: float(number) for each, tags, number in lines if f'run="{run}"' in tags})
+        with urllib.request.urlopen(url) as answer:
+            lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
+        seen.update({each: float(number) for each, tags, number in lines if f'run="{run}"' in tags})
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeated_meanwhile(look, every_seconds=0.5):
         yield seen
-    finally:
-        is_over.set()
-        thread.join()
 
 
 @pytest.mark.ray
@@ -140,9 +132,11 @@ def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
             is_right = int(logits.argmax()) == int(label)
             num_right += is_right
             num_right_of[int(label)] += is_right
-    told = json.loads((trained_run.folder / "evaluation" / "evaluation.json").read_text())["sets"]["digits"]
-    assert round(told["top1"] * 540) == num_right
-    assert [round(row["top1"] * row["num_images"]) for row in told["per_class"]] == [num_right_of[i] for i in range(10)]
+    reported = json.loads((trained_run.folder / "evaluation" / "evaluation.json").read_text())["sets"]["digits"]
+    assert round(reported["top1"] * 540) == num_right
+    assert [round(row["top1"] * row["num_images"]) for row in reported["per_class"]] == [
+        num_right_of[i] for i in range(10)
+    ]
 
 
 @pytest.mark.ray

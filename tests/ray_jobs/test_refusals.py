@@ -80,7 +80,7 @@ def test_a_wrong_input_is_one_line_and_exit_status_2(
     taken, out = tmp_path / "taken", tmp_path / "out"
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
-    monkeypatch.setattr(command, "connect", lambda: pytest.fail("It asked for a cluster."), raising=False)
+    monkeypatch.setattr(command, "connect", lambda: pytest.fail("It connected to a cluster."), raising=False)
     config = SCALE if command is scale else PAINTED
     where = f"--out={out}" if command in (gallery, regenerate) else f"output={out}"
     given = [argument.format(taken=taken) for argument in arguments]
