@@ -10,7 +10,7 @@ demo: $(READY)  ## Train on generated digits, test on real ones; about 4 minutes
 	while [ -e "$$output" ]; do output=runs/digits-$$number; number=$$((number + 1)); done; \
 	$(PYTHON) -m ray_jobs.train ray_jobs/configs/digits.yaml output="$$output"
 
-test: check  ## All checks, and the tests that prove each promise once; about 15 minutes on two cores
+test: check  ## All checks, and the tests that prove each promise once; about 10 minutes on two cores
 	$(PYTHON) -m pytest -m "(ray or slow) and not nightly" --durations=10
 	@echo "make test: passed after $$(( $$(date +%s) - $(STARTED) )) s, set-up included"
 

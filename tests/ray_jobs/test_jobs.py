@@ -6,9 +6,10 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from tests.support.commands import call, error_line
 from tests.support.looks import looked, worked
 from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
+from tests.support.waits import repeated_meanwhile, wait_until
 from training.checkpoint import read_checkpoint
 from training.classifier import load_classifier
 
@@ -61,16 +63,22 @@ TOLD_LIKE_SUMMARY = {
 """What Prometheus is told of a run that its summary has too."""
 
 
-def scraped(run: str, name: str, value: float) -> dict[str, float]:
-    """Return a run's metrics as Ray exports them, once all are there and one has come to a value."""
-    url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
-    found, give_up_at = {}, time.monotonic() + 30
-    while (found.get(name) != value or len(found) < len(METRICS)) and time.monotonic() < give_up_at:
-        time.sleep(0.5)
+@contextmanager
+def metrics_seen(run: str) -> Iterator[dict[str, float]]:
+    """Collect a run's metrics meanwhile as Ray exports them, the last value of each.
+
+    Ray takes a gauge out 25 s after it was set last: a run that is through has none.
+    """
+    seen: dict[str, float] = {}
+
+    def look() -> None:
+        url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url) as answer:
             lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
-        found = {each: float(number) for each, tags, number in lines if f'run="{run}"' in tags}
-    return found
+        seen.update({each: float(number) for each, tags, number in lines if f'run="{run}"' in tags})
+
+    with repeated_meanwhile(look, every_seconds=0.5):
+        yield seen
 
 
 @pytest.mark.ray
@@ -124,9 +132,11 @@ def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
             is_right = int(logits.argmax()) == int(label)
             num_right += is_right
             num_right_of[int(label)] += is_right
-    told = json.loads((trained_run.folder / "evaluation" / "evaluation.json").read_text())["sets"]["digits"]
-    assert round(told["top1"] * 540) == num_right
-    assert [round(row["top1"] * row["num_images"]) for row in told["per_class"]] == [num_right_of[i] for i in range(10)]
+    reported = json.loads((trained_run.folder / "evaluation" / "evaluation.json").read_text())["sets"]["digits"]
+    assert round(reported["top1"] * 540) == num_right
+    assert [round(row["top1"] * row["num_images"]) for row in reported["per_class"]] == [
+        num_right_of[i] for i in range(10)
+    ]
 
 
 @pytest.mark.ray
@@ -136,8 +146,9 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
     run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
-    call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
-    watched = scraped("predicted", "ray_figment_images_trained_total", 128)
+    with metrics_seen("predicted") as watched:
+        call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
+        wait_until(lambda: watched.get("ray_figment_images_trained_total") == 128)
     # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
     predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
     log = capsys.readouterr().out
@@ -179,11 +190,12 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
         looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
     )
     exporter = Exporter("größe", "0123456789ab")
-    for look in looks:
-        exporter.look(look)
     told = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
     assert told.keys() == {metric.prometheus_name for metric in METRICS}
-    assert scraped(r"gr\\xf6\\xdfe", "ray_figment_images_trained_total", 240) == pytest.approx(told)
+    with metrics_seen(r"gr\xf6\xdfe") as seen:
+        for look in looks:
+            exporter.look(look)
+        wait_until(lambda: seen == pytest.approx(told))
 
 
 @pytest.mark.ray

@@ -84,7 +84,7 @@ def test_a_wrong_input_is_one_line_and_exit_status_2(
     taken, out = tmp_path / "taken", tmp_path / "out"
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
-    monkeypatch.setattr(command, "connect", lambda: pytest.fail("It asked for a cluster."), raising=False)
+    monkeypatch.setattr(command, "connect", lambda: pytest.fail("It connected to a cluster."), raising=False)
     config = SCALE if command is scale else PAINTED
     where = f"--out={out}" if command in (gallery, regenerate) else f"output={out}"
     given = [argument.format(taken=taken) for argument in arguments]
@@ -99,6 +99,7 @@ def test_a_wrong_input_is_one_line_and_exit_status_2(
 def test_what_the_cluster_cannot_run_is_one_line_and_exit_status_2(
     arguments: list[str], message: str, tmp_path: Path, capsys
 ):
-    given = [argument.format(damaged=damaged_model(tmp_path / "damaged")) for argument in arguments]
+    damaged = damaged_model(tmp_path / "damaged")
+    given = [argument.format(damaged=damaged) for argument in arguments]
     assert message in error_line(train, capsys, PAINTED, f"output={tmp_path / 'out'}", *given)
     assert not (tmp_path / "out").exists()

@@ -191,10 +191,10 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The run of a classifier that real digits have taught, by a submitted job."""
     run_dir = tmp_path_factory.mktemp("submitted") / "run"
     small = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "evaluation.sets=[]"]
-    said = submit(
+    log = submit(
         head, "ray_jobs.train", "real", "data.source=real", "data.real=digits", *small, f"output={run_dir}"
     ).stdout
-    assert state_of(head, "real") == "SUCCEEDED", said
+    assert state_of(head, "real") == "SUCCEEDED", log
     return run_dir
 
 
@@ -215,8 +215,8 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
 )
 def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, tmp_path: Path, trained_on_real: Path):
     written, job, config, *settings = (each.format(run=trained_on_real, out=tmp_path / "out") for each in asked)
-    said = submit(head, f"ray_jobs.{job}", f"small-{job}", *settings, config=config).stdout
-    assert state_of(head, f"small-{job}") == "SUCCEEDED", said
+    log = submit(head, f"ray_jobs.{job}", f"small-{job}", *settings, config=config).stdout
+    assert state_of(head, f"small-{job}") == "SUCCEEDED", log
     assert Path(written).is_file()
     assert left_over(head) == []
 
@@ -228,10 +228,10 @@ def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, 
     keeping = ["data.shard_size=16", "generation.batch_size=16", f"output={tmp_path / 'set'}"]
     submit(head, "ray_jobs.train", "wrong", "recipe.image_size=30", f"output={tmp_path / 'wrong'}", waits=False)
     submit(head, "ray_jobs.plan", "planned", *small, waits=False)
-    said = submit(head, "ray_jobs.generate", "generated", *small, *keeping).stdout
+    log = submit(head, "ray_jobs.generate", "generated", *small, *keeping).stdout
     wait_until(lambda: state_of(head, "planned") == "SUCCEEDED" and state_of(head, "wrong") == "FAILED", 60)
-    assert state_of(head, "generated") == "SUCCEEDED", said
-    assert f"all 80 images are in {tmp_path / 'set'}" in said
+    assert state_of(head, "generated") == "SUCCEEDED", log
+    assert f"all 80 images are in {tmp_path / 'set'}" in log
     assert len(list((tmp_path / "set").glob("*.tar"))) == 4
 
     log = log_of(head, "wrong")
@@ -260,12 +260,12 @@ def test_who_comes_with_another_token_or_none_is_told_in_one_line_what_to_set(he
     ]
     for driver in drivers:
         try:
-            said = driver.communicate(timeout=120)[1]
+            log = driver.communicate(timeout=120)[1]
         finally:
             driver.kill()
-        (line,) = error_lines(said)
+        (line,) = error_lines(log)
         assert f"The Ray cluster at {head.address} asks for a token, and this process has none or another." in line
         assert "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in line
-        assert "Traceback" not in said
+        assert "Traceback" not in log
         assert driver.returncode == 2
     assert not list(tmp_path.glob("run*"))

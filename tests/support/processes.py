@@ -2,11 +2,12 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
+
+from tests.support.waits import repeated_meanwhile
 
 
 def command_of(process: psutil.Process) -> str:
@@ -26,19 +27,12 @@ def processes_of(name: str) -> list[psutil.Process]:
 def killing(process_name: str, at: Callable[[], bool]) -> Iterator[list[int]]:
     """Kill one process of that name as soon as a condition holds; yield the pids that were killed."""
     killed: list[int] = []
-    over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(0.02):
-            if at() and (found := processes_of(process_name)):
-                killed.append(found[-1].pid)
-                os.kill(found[-1].pid, signal.SIGKILL)
-                return
+    def kill_if_due() -> bool:
+        if at() and (found := processes_of(process_name)):
+            killed.append(found[-1].pid)
+            os.kill(found[-1].pid, signal.SIGKILL)
+        return bool(killed)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with repeated_meanwhile(kill_if_due, every_seconds=0.02):
         yield killed
-    finally:
-        over.set()
-        thread.join()

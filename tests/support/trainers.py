@@ -28,7 +28,7 @@ UP_TO_SIX = GenerationConfig(
 
 
 class Trainer:
-    """Takes images at a rate that may change, eight at once, and says how it goes, from threads of its own."""
+    """Takes images at a rate that may change, eight at once, and reports its progress, from threads of its own."""
 
     def __init__(self, service: GenerationService, recipe: Recipe, config: GenerationConfig) -> None:
         """Tell the pool that a trainer is to come."""
