@@ -1,6 +1,6 @@
 """One generator on one device, from indices to finished samples.
 
-An ordinary class that knows no Ray: generation/service.py makes it an actor.
+An ordinary class that knows no Ray: generation/replica.py makes it an actor.
 """
 
 import threading

@@ -83,7 +83,7 @@ class OwnCodeReplica:
         except Exception as error:
             ray.get(keeper.add_load_error.remote(f"{socket.gethostname()}:{os.getpid()}", f"{error}"))
             raise
-        replica_of = importlib.import_module("generation.service").GeneratorReplica
+        replica_of = importlib.import_module("generation.replica").GeneratorReplica
         self.replica = replica_of(*pickle.loads(pickled), keeper)
 
     async def generate(self, indices: Sequence[int]) -> Any:

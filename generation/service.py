@@ -4,39 +4,30 @@ It knows indices and samples; it does not know who asks. Demand is what the stre
 that it waits: see `generation.autoscaling`.
 """
 
-import asyncio
 import contextlib
-import dataclasses
-import importlib
 import logging
 import os
 import pickle
-import socket
 import time
-from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from threading import Event, Thread
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
 from ray import cloudpickle, serve
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from generation import own_code, serve_controller
-from generation.actor import GeneratorActor, WorkCounts
-from generation.autoscaling import PoolLook, PoolSizer, TrainerClock
+from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
-from generation.generator import ActorFailedError, GenerationFailedError
+from generation.generator import GenerationFailedError
+from generation.keeper import GenerationCounts, PoolKeeper
 from generation.model_files import DRIVERS_FOLDER, hub_settings
 from generation.pool_policy import AskKeeper
 from generation.recipe import Recipe
-from generation.sample import SampleBatch
 from generation.serve_controller import ControllerSilentError
 
 cloudpickle.register_pickle_by_value(own_code)
@@ -45,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "GeneratorActor"
 STATUS_POLL_SECONDS = 0.2
-REQUESTS_AT_WORK = 2
-"""Requests of an actor on their way through its device: one there, the next one waiting beside it."""
-
 REQUESTS_PER_ACTOR = 4
 """Requests under way for each actor, and the most that one takes on, in the order in which they come: one at its
 device, one waiting beside it, two that have come.
@@ -60,14 +48,8 @@ has all: it got three tenths of four actors, as with room for 8.
 MAX_LOAD_ERRORS = 3
 """A pool of which no actor is up is given up when so many could not load their model; a smaller one for each's."""
 
-ACCELERATOR_TYPE = "ray.io/accelerator-type"
-"""Ray's label for what a node has."""
-
 SAY_AFTER_SECONDS = 15.0
 """A wait for actors or for nodes that is longer is told."""
-
-TELL_SECONDS = 1.0
-"""An actor at work tells at least so often what it has done."""
 
 LONGEST_STOP_SECONDS = 60.0
 """How long the end of a pool is waited for."""
@@ -77,186 +59,8 @@ LONGEST_LAST_BATCH_SECONDS = 600.0
 and Ray leaves a node that gets a SIGTERM 30 s.
 """
 
-LOADING_SILENT_SECONDS = 60.0
-"""A process that loads a model says so every `TELL_SECONDS`, as far as its imports let it; one that is silent for so
-long is taken to be gone.
-"""
-
-ANSWER_BEFORE_END_SECONDS = 1.0
-"""An actor that ends after an error first has this time for its last answers."""
-
-LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}
-"""Addresses of a node that this machine alone can reach, as gRPC takes them."""
-
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's own log, which otherwise has a line for each batch."""
-
-
-@dataclass
-class GenerationCounts(WorkCounts):
-    """What the pool has done so far, counts that add up over actors, dead ones included."""
-
-    num_loads: Counter[str] = field(default_factory=Counter)
-    """Models loaded by each actor's process, as `host:pid`; an actor started anew is another process."""
-
-    load_seconds: float = 0.0
-    """How long those loads took, added up."""
-
-    loading: set[str] = field(default_factory=set)
-    """Processes that are loading a model, and were heard of lately."""
-
-    load_errors: list[str] = field(default_factory=list)
-    """One line for each actor whose model could not be loaded, since another one was loaded or at work."""
-
-    batch_sizes: dict[str, int] = field(default_factory=dict)
-    """How many images each process makes at once: what it was told, or found, or was left with as memory ran out."""
-
-    num_requests: dict[str, int] = field(default_factory=dict)
-    """Requests that each process still had when it last answered one, since an actor last came up."""
-
-
-@ray.remote(num_cpus=0)
-class PoolKeeper:
-    """Adds up what generator actors report, so that a dead actor's counts stay; decides how many there are to be."""
-
-    def __init__(self, config: GenerationConfig) -> None:
-        """Start from zero."""
-        self.counts = GenerationCounts()
-        self.num_batches = 0
-        self.loading_at: dict[str, float] = {}
-        """When each process that loads a model was heard of last."""
-
-        self.initial_size = config.num_initial_actors
-        self.trainer: TrainerClock | None = None
-        self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
-
-    def note_loading(self, process: str) -> None:
-        """Note that an actor's process is loading its model."""
-        self.loading_at[process] = time.monotonic()
-
-    def add_load(self, process: str, batch_size: int, load_seconds: float) -> None:
-        """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
-        self.loading_at.pop(process, None)
-        self.counts.num_loads[process] += 1
-        self.counts.load_seconds += load_seconds
-        self.counts.num_requests.clear()
-        self.counts.batch_sizes[process] = batch_size
-        self.counts.load_errors.clear()
-
-    def add_load_error(self, process: str, message: str) -> None:
-        """Keep why a model could not be loaded."""
-        self.loading_at.pop(process, None)
-        self.counts.load_errors.append(message)
-
-    def add_work(self, process: str, batch_size: int, num_requests: int, done: WorkCounts) -> None:
-        """Count what a process has done since it last told, and the requests it still has."""
-        self.counts.batch_sizes[process] = batch_size
-        self.counts.num_requests[process] = num_requests
-        self.counts.add(done)
-        self.counts.load_errors.clear()  # they are no reason any more why none would be up
-        self.num_batches += done.num_images_made > 0
-
-    def hear(self, trainer: TrainerClock) -> None:
-        """Note what the trainer says."""
-        self.trainer = trainer
-
-    def size(self, num_running: int, num_requests: float) -> int:
-        """Return how many actors there are to be, from how many are up and how many batches are asked for.
-
-        Until the first one is up, that is no question: nodes may take as long as they like.
-        """
-        if not self.counts.num_loads:
-            return self.initial_size
-        return self.sizer.size(
-            PoolLook(
-                at=time.monotonic(),
-                num_running=num_running,
-                num_requests=num_requests,
-                num_batches=self.num_batches,
-                working_seconds=self.counts.working_seconds,
-                trainer=self.trainer,
-            )
-        )
-
-    def snapshot(self) -> GenerationCounts:
-        """Return the counts so far."""
-        heard_since = time.monotonic() - LOADING_SILENT_SECONDS
-        self.counts.loading = {process for process, at in self.loading_at.items() if at >= heard_since}
-        return self.counts
-
-
-class GeneratorReplica:
-    """Serve's end of a `GeneratorActor`: one request on the device, the others waiting beside it."""
-
-    def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
-        """Load the model in this process."""
-        listen_on_loopback()
-        log_to_stderr()
-        self.keeper = keeper
-        self.process = f"{socket.gethostname()}:{os.getpid()}"
-        loading_since = time.monotonic()
-        self.actor = self._load(recipe, config)
-        load_seconds = time.monotonic() - loading_since
-        # A request waits in its thread for the device: it starts there while the last one's images are copied and
-        # looked at, without a turn of the event loop.
-        self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
-        self.num_requests = 0
-        ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds))
-        Thread(target=self._tell_while_at_work, daemon=True).start()
-
-    def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
-        ray.get(self.keeper.note_loading.remote(self.process))
-        is_over = Event()
-        Thread(target=self._tell_while_loading, args=(is_over,), daemon=True).start()
-        try:
-            return GeneratorActor(recipe, with_own_batch_size(config))
-        except Exception as error:
-            is_over.set()
-            ray.get(self.keeper.add_load_error.remote(self.process, f"{error}"))
-            raise
-        finally:
-            is_over.set()
-
-    def _tell_while_loading(self, is_over: Event) -> None:
-        while not is_over.wait(TELL_SECONDS):
-            self.keeper.note_loading.remote(self.process)
-
-    async def generate(self, indices: Sequence[int]) -> SampleBatch:
-        """Return the samples of these indices; health checks are answered meanwhile.
-
-        After an error this process ends, and Serve starts another actor: Serve takes an actor for healthy whose device
-        fails at each call.
-        """
-        self.num_requests += 1
-        try:
-            batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
-        except GenerationFailedError:
-            raise
-        except Exception as error:  # torch raises it at each later call too if the device is broken
-            asyncio.get_running_loop().call_later(ANSWER_BEFORE_END_SECONDS, os._exit, 1)
-            raise ActorFailedError(self.process, f"{type(error).__name__}: {error}") from error
-        finally:
-            self.num_requests -= 1
-        self._tell()
-        return batch
-
-    def _tell(self) -> None:
-        done = self.actor.take_counts()
-        self.keeper.add_work.remote(self.process, self.actor.batch_size, self.num_requests, done)
-
-    def _tell_while_at_work(self) -> None:
-        """Tell of long batches while they are made: an actor that is at one is not idle."""
-        while True:
-            time.sleep(TELL_SECONDS)
-            if self.num_requests:
-                self._tell()
-
-    async def check_health(self) -> None:
-        """Stop the pool if its driver is gone without a word: the keeper of counts ends with the driver's job."""
-        try:
-            await cast(Awaitable[GenerationCounts], self.keeper.snapshot.remote())
-        except ActorDiedError:
-            serve.delete(serve.get_replica_context().app_name, _blocking=False)
 
 
 @dataclass(frozen=True)
@@ -456,32 +260,6 @@ def pool_actors(app_name: str) -> Iterator[ActorHandle]:
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Place an actor on this process's own node: another node may be lost, and the job goes on."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def with_own_batch_size(config: GenerationConfig) -> GenerationConfig:
-    """Return the settings with the batch size for this process's node."""
-    labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
-    batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
-    return dataclasses.replace(config, batch_size=batch_size)
-
-
-def listen_on_loopback() -> None:
-    """Let Serve's gRPC server in this process listen on loopback where its node does.
-
-    Serve 2.60 starts it in every replica, without a setting, on all interfaces, and it unpickles what it receives.
-    """
-    if (host := ray.util.get_node_ip_address()) not in LOOPBACK:
-        return
-    replica: Any = importlib.import_module("ray.serve._private.replica")
-    add_port = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK[host]))
-
-
-def log_to_stderr() -> None:
-    """Let this process's log, which Ray keeps, have what the generator says of itself, such as its batch size."""
-    logger = logging.getLogger("generation")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(logging.StreamHandler())
 
 
 def _pool_size(config: GenerationConfig, keeper: dict[str, str]) -> dict:

@@ -14,8 +14,9 @@ import ray
 from ray.actor import ActorHandle
 
 from generation.indices import IndexSet
+from generation.keeper import GenerationCounts
 from generation.recipe import Recipe
-from generation.service import GenerationCounts, GenerationService
+from generation.service import GenerationService
 from generation.stream import stream_samples
 from ray_jobs.benchmark import resident_bytes
 from ray_jobs.faults import FaultInjector, Struck, Surroundings

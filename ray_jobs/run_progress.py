@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from generation.service import GenerationCounts
+from generation.keeper import GenerationCounts
 from training.progress import TrainingProgress
 
 

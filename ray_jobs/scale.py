@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import ray
 
+from generation.keeper import GenerationCounts
 from generation.recipe import Recipe
-from generation.service import GenerationCounts
 from ray_jobs.cluster import check_placement, connect, generation_demand, start_local, training_demand
 from ray_jobs.config import load_config, open_recipe, to_yaml
 from ray_jobs.faults_results import faults_result

@@ -11,9 +11,10 @@ from evaluation.real_images import real_training_images
 from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
 from generation.indices import Wanted
+from generation.keeper import GenerationCounts
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
-from generation.service import GenerationCounts, GenerationService, start_generation
+from generation.service import GenerationService, start_generation
 from generation.shard_set import ShardSet
 from generation.shards import first_samples, read_shards, tee_samples
 from generation.stream import fetch_samples, stream_samples

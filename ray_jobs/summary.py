@@ -7,8 +7,8 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
+from generation.keeper import GenerationCounts
 from generation.recipe import Recipe
-from generation.service import GenerationCounts
 from ray_jobs.advice import LITTLE_WAITING_FRACTION
 from ray_jobs.config import JobConfig
 from ray_jobs.prediction import measured_rates, predict_if_given

@@ -13,7 +13,8 @@ from ray._private.state import actors
 
 from generation.indices import Wanted
 from generation.recipe import Recipe
-from generation.service import ACCELERATOR_TYPE, start_generation
+from generation.replica import ACCELERATOR_TYPE
+from generation.service import start_generation
 from generation.stream import stream_samples
 from ray_jobs.processes import pid_of
 from tests.support.nodes import joined_node, leaving_node

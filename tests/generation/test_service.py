@@ -8,7 +8,8 @@ import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
 from generation.generator import GenerationFailedError
-from generation.service import DEPLOYMENT, GenerationCounts, GenerationService
+from generation.keeper import GenerationCounts
+from generation.service import DEPLOYMENT, GenerationService
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 
 from generation.config import DataConfig, GenerationConfig
-from generation.service import GenerationCounts
+from generation.keeper import GenerationCounts
 from ray_jobs.advice import NOTHING_TO_GO_BY, Adviser, MissingActors, advise
 from ray_jobs.config import JobConfig
 from ray_jobs.run_progress import Stretch

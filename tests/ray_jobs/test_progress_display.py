@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from ray.serve.exceptions import RayServeException
 
-from generation.service import GenerationCounts
+from generation.keeper import GenerationCounts
 from ray_jobs.config import JobConfig
 from ray_jobs.progress_display import ProgressDisplay
 from ray_jobs.run_progress import RunProgress

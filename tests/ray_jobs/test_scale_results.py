@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from generation.config import GenerationConfig
-from generation.service import GenerationCounts
+from generation.keeper import GenerationCounts
 from ray_jobs.config import Prices
 from ray_jobs.faults import Struck
 from ray_jobs.faults_results import faults_result

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from generation.keeper import GenerationCounts
 from generation.model_files import PROJECT_ROOT
-from generation.service import GenerationCounts
 from ray_jobs.run_progress import RunProgress, Stretch
 from ray_jobs.watching import METRICS, LastStretch, increase, readings
 from tests.support.looks import looked, worked

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from generation.service import GenerationCounts
+from generation.keeper import GenerationCounts
 from ray_jobs.run_progress import RunProgress
 from training.progress import TrainingProgress
 
