@@ -57,7 +57,7 @@ def main() -> None:
         claimed = claim(run_dir, to_yaml(config))
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
-    with errors_at_work():
+    with errors_at_work(f"The runs that are through are in {run_dir}.", run_dir):
         for arm in config.arms:
             for seed in config.seeds:
                 announce(started_at, f"{arm}, seed {seed}")
@@ -79,7 +79,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     if config.training.num_samples % 2 and "tee_then_replay" in config.arms:
         raise ValueError(f"training.num_images: {config.training.num_samples} cannot be halved for tee_then_replay.")
     run_dir = resolve(config.output)
-    check_output(run_dir)
+    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_batches(config.generation)
     if config.generation.batch_size:
