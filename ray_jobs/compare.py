@@ -63,9 +63,9 @@ def main() -> None:
                 announce(started_at, f"{arm}, seed {seed}")
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
-    print_results(runs, config.prices)
-    write_report(run_dir, config, recipe, runs)
-    release(claimed)
+        print_results(runs, config.prices)
+        write_report(run_dir, config, recipe, runs)
+        release(claimed)
     print(f"Everything is in {run_dir}: report.html, results.json")
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from ray._common.network_utils import is_localhost
+from ray._common.network_utils import is_localhost  # pyright: ignore[reportAttributeAccessIssue]
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled

@@ -65,9 +65,10 @@ def main() -> None:
             job.recipe.label_space.class_names,
             job.config.num_neighbours,
         )
-    told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": to_yaml(job.config)}
-    write_json(job.run_dir / "judgement.json", told)
-    (job.run_dir / "report.html").write_text(judgement_page(told))
+        settings = to_yaml(job.config)
+        told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
+        write_json(job.run_dir / "judgement.json", told)
+        (job.run_dir / "report.html").write_text(judgement_page(told))
     overall = found["overall"]
     say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
     release(claimed)

@@ -101,8 +101,8 @@ def main() -> None:
         generated = generate(recipe, config.generation, chosen, started_at)
         announce(started_at, f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judges, started_at)
-    write_results(run_dir, config, cells, time.time() - started_at)
-    release(claimed)
+        write_results(run_dir, config, cells, time.time() - started_at)
+        release(claimed)
     announce(started_at, f"everything is in {run_dir}: README.md, results.json")
 
 

@@ -30,8 +30,8 @@ def check_session_folder() -> None:
             f"{given}, too long a path: Ray's sockets below it would have {num_bytes} bytes in their paths, and the "
             f"system takes 107 (macOS: 103). {remedy}"
         ) from error
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     try:
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

@@ -80,16 +80,16 @@ def main() -> None:
         say(f"the whole run: {advice}")
         counts = source.counts()
     evaluation: dict[str, Any] = {}
-    try:
-        trained = f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}"
-        with user_errors(), errors_at_work(trained, run_dir):
-            source.finish()
-            evaluation = evaluate(job, checkpoint_file, say)
-    finally:  # what was trained is told, whatever becomes of its evaluation
-        summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
-        print_summary(summary)
-        write_json(run_dir / "summary.json", summary)
-        release(claimed)
+    with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
+        try:
+            with user_errors(run_dir):
+                source.finish()
+                evaluation = evaluate(job, checkpoint_file, say)
+        finally:  # what was trained is told, whatever becomes of its evaluation
+            summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
+            print_summary(summary)
+            write_json(run_dir / "summary.json", summary)
+            release(claimed)
     print(f"Everything is in {run_dir}")
 
 

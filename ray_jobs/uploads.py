@@ -1,14 +1,13 @@
-"""Why a file is not in the working directory that `ray job submit` uploaded."""
+"""Why a file is not in the working directory that `ray job submit` uploaded.
+
+Ray is imported only where it has uploaded something: commands without Ray end by these lines too.
+"""
 
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-
-from ray._private.ray_constants import get_runtime_env_default_excludes
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
-from ray._private.thirdparty.pathspec import PathSpec
 
 IGNORE_FILES = (".gitignore", ".rayignore")
 
@@ -40,6 +39,8 @@ def not_uploaded(message: str) -> str:
 
 def rule_against(path: PurePosixPath) -> str:
     """Return the rule that keeps a path of the working directory from being uploaded, and its file; else ''."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+
     for folder in path.parents:
         for name in IGNORE_FILES:
             if found := _last_match(_lines(Path(folder, name)), path.relative_to(folder)):
@@ -53,6 +54,8 @@ def rule_against(path: PurePosixPath) -> str:
 
 def _last_match(lines: Iterable[str], path: PurePosixPath) -> str:
     """Return the line that decides about a path, if it ignores it; the path may be a folder's."""
+    from ray._private.thirdparty.pathspec.pathspec import PathSpec
+
     deciding = ""
     for line in lines:
         pattern = line.strip()
@@ -68,6 +71,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _excludes() -> list[str]:
     """Return what the job's runtime environment leaves out."""
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
     return list((job.get("runtime_env") or {}).get("excludes") or [])
 

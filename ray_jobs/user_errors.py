@@ -26,10 +26,10 @@ TRACE_IS_IN = "The whole trace is in"
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(folder: Path | None = None) -> Iterator[None]:
     """End the process with status 2 and one line where the body finds that the job cannot run."""
     TERMINATION.handle()
-    with errors_at_work():
+    with errors_at_work(folder=folder):
         try:
             yield
         except ValueError as error:

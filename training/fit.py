@@ -126,5 +126,5 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     """Run the loop; Lightning is imported by workers alone, since drivers and controllers start faster without it."""
     from training.loop import run
 
-    os.environ.update(settings["environment"])
+    os.environ.update(settings["environment"].variables)
     run(settings["job"])

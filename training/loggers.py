@@ -4,6 +4,7 @@ import netrc
 import os
 import urllib.error
 import urllib.request
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,15 +36,22 @@ def check_loggers(config: TrainingConfig) -> None:
         _check_mlflow(os.environ.get("MLFLOW_TRACKING_URI", ""))
 
 
-def logger_environment(config: TrainingConfig) -> dict[str, str]:
-    """Return the variables that the loggers named here need on any node."""
+@dataclass(frozen=True)
+class LoggerEnvironment:
+    """Variables that loggers need on any node; not in its repr, which Ray shows in its dashboard."""
+
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def logger_environment(config: TrainingConfig) -> LoggerEnvironment:
+    """Return what the loggers named here find in this process's environment, and in netrc."""
     if not config.loggers:
-        return {}
+        return LoggerEnvironment()
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     passed.pop(OF_THIS_MACHINE, None)
     if "wandb" in config.loggers and (key := _wandb_key()):
         passed[WANDB_KEY] = key
-    return passed
+    return LoggerEnvironment(passed)
 
 
 def _check_wandb() -> None:
