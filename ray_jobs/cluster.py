@@ -5,23 +5,23 @@ import math
 import os
 import secrets
 import signal
-import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
-from ray._private import auto_init_hook, ray_constants, services
-from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private import auto_init_hook, ray_constants
 from ray._private.label_utils import validate_label_selector
-from ray._raylet import AuthenticationTokenLoader, GcsClient  # pyright: ignore[reportAttributeAccessIssue]
-from ray.exceptions import AuthenticationError, RpcError
+from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
 from generation.service import SAY_AFTER_SECONDS
+from ray_jobs.joining import answers, bind_to_loopback, head_address, running_address
 from ray_jobs.placement import Demand, Node, asked, check_awaited, no_room_yet, place
+from ray_jobs.session_folder import check_session_folder, session_folder
+from ray_jobs.termination import TERMINATION
+from ray_jobs.user_errors import first_line, keep_trace
 from training.config import TrainingConfig
 from training.fit import worker_resources
 
@@ -30,9 +30,6 @@ logger = logging.getLogger(__name__)
 ROOM_GRACE_SECONDS = 10.0
 """How long a running cluster may take to find room, or to take back what a job that has just ended held."""
 
-ANSWER_SECONDS = 5.0
-"""How long a cluster's head may take to take a connection."""
-
 LOCAL_STARTUP_CONCURRENCY = "8"
 """Processes that a local Ray may start at once; on two cores it would warn that a job has more actors than it likes."""
 
@@ -40,92 +37,57 @@ LOCAL_STARTUP_CONCURRENCY = "8"
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one.
 
-    From here on SIGTERM, which `ray job stop` sends, ends the process in order: its actors must not outlive it.
+    From here on the process ends in order at SIGTERM, as `ray_jobs.termination` says: its actors must not outlive it.
     """
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    # Not `auto`, which also finds the private Ray of another job, and waits for it at an address it does not listen on.
-    if os.environ.get("RAY_ADDRESS") == "auto":
-        del os.environ["RAY_ADDRESS"]
-    address = services.get_ray_address_from_environment(None, None)  # pyright: ignore[reportArgumentType]
-    if address not in (None, "local") and answers(address):
-        _init(address)
+    address = running_address()
+    if address and answers(address):
+        join(head_address(address))
     else:
         start_local()
 
 
-def _init(address: str, include_dashboard: bool | None = None) -> None:
-    _end_in_order_at_sigterm()
-    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # else `uv run` starts each worker by uv again, and hangs
-    auto_init_hook.enable_auto_connect = False  # a call after the end would start another Ray, on the same GPUs
-    ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
-    _end_in_order_at_sigterm()  # in place of Ray's own handler
-
-
-def _end_in_order_at_sigterm() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-def answers(address: str) -> bool:
-    """Return whether a cluster answers; ValueError if not, and RAY_ADDRESS names it, or if it asks for another token.
-
-    `ray.init` alone tries for a quarter of an hour where nothing answers, and for 20 seconds with a wrong token.
-    """
-    named = os.environ.get("RAY_ADDRESS")
-    address = _of_head(address)
-    host, _, port = address.rpartition(":")
+def join(address: str) -> None:
+    """Connect this process to a cluster that answers; ValueError if it does not take it."""
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        ensure_token_if_auth_enabled(create_token_if_missing=False)
-        GcsClient(address=address)
-    except AuthenticationError as error:
+        _init(address)
+    except ConnectionError as error:
         raise ValueError(
-            f"The Ray cluster at {address} asks for a token, and this process has none or another. Set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head."
-        ) from error
-    except (OSError, RpcError) as error:
-        if named:
-            raise ValueError(
-                f"RAY_ADDRESS is '{named}', where no Ray cluster answers. Start it, or unset it."
-            ) from error
-        return False
-    return True
-
-
-def _of_head(address: str) -> str:
-    """Return a head's HOST:PORT as Ray itself takes it; ValueError if it is no such address."""
-    try:
-        host, _, port = str(services.canonicalize_bootstrap_address(address)).rpartition(":")
-        if "//" in host:
-            raise ValueError(f"{address} is a URL")
-        return f"{host}:{int(port)}"
-    except ValueError as error:
-        raise ValueError(
-            f"RAY_ADDRESS is '{address}'; a job connects to HOST:PORT of a cluster's head. Give that, or leave it out "
-            "and submit the job: ray job submit --address http://HOST:8265 --working-dir . -- python -m ray_jobs...."
+            f"The Ray cluster at {address} answers, and this process cannot join it ({error.__cause__ or error}). A "
+            "job runs on a machine that is a node of the cluster: submit it there by ray job submit."
         ) from error
 
 
 def start_local() -> None:
     """Start a Ray of this process's own, which only this machine can reach and which ends with the process.
 
-    SIGTERM is handled as `connect` says.
+    SIGTERM is handled as `connect` says. ValueError if there is no room for it, or it does not come up.
     """
-    _bind_to_loopback()
+    check_session_folder()
+    bind_to_loopback()
     _use_own_token()
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", LOCAL_STARTUP_CONCURRENCY)
-    _init("local", include_dashboard=False)
+    try:
+        _init("local", include_dashboard=False)
+    except Exception as error:  # Ray raises bare ones when its processes are late
+        raise ValueError(
+            f"Ray did not start on this machine ({first_line(error)}). Try again when it is less busy and has memory "
+            f"left. {keep_trace(error)} Ray's logs are in {session_folder()}/session_latest/logs."
+        ) from error
 
 
-def _bind_to_loopback() -> None:
-    """Make a local Ray listen on 127.0.0.1 alone.
-
-    Whoever reaches Ray's ports can run code. `_node_ip_address="127.0.0.1"` does not help: Ray turns it into the
-    machine's outer address and listens on all interfaces. The switch named after Windows and macOS works on Linux.
-    """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
+def _init(address: str, include_dashboard: bool | None = None) -> None:
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # else `uv run` starts each worker by uv again, and hangs
+    auto_init_hook.enable_auto_connect = False  # a call after the end would start another Ray, on the same GPUs
+    try:
+        ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # by the handler that Ray sets in place of ours
+            TERMINATION.begin()
+        raise
+    TERMINATION.handle(head=ray.get_runtime_context().gcs_address)
 
 
 def _use_own_token() -> None:

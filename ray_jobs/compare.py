@@ -57,15 +57,15 @@ def main() -> None:
         claimed = claim(run_dir, to_yaml(config))
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
-    with errors_at_work():
+    with errors_at_work(f"The runs that are through are in {run_dir}.", run_dir):
         for arm in config.arms:
             for seed in config.seeds:
                 announce(started_at, f"{arm}, seed {seed}")
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
-    print_results(runs, config.prices)
-    write_report(run_dir, config, recipe, runs)
-    release(claimed)
+        print_results(runs, config.prices)
+        write_report(run_dir, config, recipe, runs)
+        release(claimed)
     print(f"Everything is in {run_dir}: report.html, results.json")
 
 
@@ -79,7 +79,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     if config.training.num_samples % 2 and "tee_then_replay" in config.arms:
         raise ValueError(f"training.num_images: {config.training.num_samples} cannot be halved for tee_then_replay.")
     run_dir = resolve(config.output)
-    check_output(run_dir)
+    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_batches(config.generation)
     if config.generation.batch_size:

@@ -27,6 +27,8 @@ from ray_jobs.run_directory import check_writable, new_path, resolve, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.network import check_features
 
+GOES_ON = "The model's outputs so far are kept; the same command goes on."
+
 
 def main() -> None:
     """Compose the job: a checkpoint, real images, numbers."""
@@ -39,7 +41,7 @@ def main() -> None:
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop_size, model.architecture)
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
-    with user_errors(), errors_at_work():
+    with user_errors(), errors_at_work(GOES_ON, model.run_dir):
         write_evaluation(model, planned, config, lambda text: announce(started_at, text))
 
 

@@ -51,16 +51,17 @@ def main() -> None:
         connect()
         check_placement([generation_demand(config.generation)])
         service = start_generation(recipe, config.generation)
-    with errors_at_work(), service:
-        indices = [plan.index for plans in cells.values() for plan in plans]
-        samples = fetch_samples(service, config.generation, indices)
-    images = dict(zip(samples["index"].tolist(), samples["image"], strict=True))
-    attempts = dict(zip(samples["index"].tolist(), samples["attempt"].tolist(), strict=True))
-    gallery = compose(recipe, choice, cells, images, attempts)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(recipe_file_text(recipe))
-    write_page(folder / "gallery.html", gallery)
-    write_png(folder / "gallery.png", gallery)
+    with errors_at_work():
+        with service:
+            indices = [plan.index for plans in cells.values() for plan in plans]
+            samples = fetch_samples(service, config.generation, indices)
+        images = dict(zip(samples["index"].tolist(), samples["image"], strict=True))
+        attempts = dict(zip(samples["index"].tolist(), samples["attempt"].tolist(), strict=True))
+        gallery = compose(recipe, choice, cells, images, attempts)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(recipe_file_text(recipe))
+        write_page(folder / "gallery.html", gallery)
+        write_png(folder / "gallery.png", gallery)
     print(f"{len(indices)} images are in {folder}: gallery.html, gallery.png, recipe.json")
 
 

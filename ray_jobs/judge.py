@@ -31,7 +31,7 @@ from generation.stream import stream_samples
 from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand, generation_demand, wait_for_room
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
-from ray_jobs.evaluate import check_evaluation, open_checkpoint, outputs_folder, plan
+from ray_jobs.evaluate import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
@@ -50,7 +50,7 @@ def main() -> None:
     def say(text: str) -> None:
         announce(started_at, text)
 
-    with user_errors(), errors_at_work():
+    with user_errors(), errors_at_work(GOES_ON):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
         real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, say)[job.real]
@@ -65,9 +65,10 @@ def main() -> None:
             job.recipe.label_space.class_names,
             job.config.num_neighbours,
         )
-    told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": to_yaml(job.config)}
-    write_json(job.run_dir / "judgement.json", told)
-    (job.run_dir / "report.html").write_text(judgement_page(told))
+        settings = to_yaml(job.config)
+        told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
+        write_json(job.run_dir / "judgement.json", told)
+        (job.run_dir / "report.html").write_text(judgement_page(told))
     overall = found["overall"]
     say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
     release(claimed)
@@ -90,7 +91,7 @@ def prepare(arguments: list[str]) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
     config = load_config(JudgeConfig, arguments)
     run_dir = resolve(config.output)
-    check_output(run_dir)
+    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     judge = open_checkpoint(config.checkpoint)
     if judge.label_space.sha256 != recipe.label_space.sha256:

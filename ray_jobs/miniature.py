@@ -95,14 +95,14 @@ def main() -> None:
         connect()
         check_placement([generation_demand(config.generation)])
         claimed = claim(run_dir, to_yaml(config))
-    with errors_at_work():
+    with errors_at_work("Nothing is kept; the same command begins anew."):
         num_images = sum(map(len, chosen.values()))
         announce(started_at, f"{num_images:,} images of {len(chosen)} kinds are generated")
         generated = generate(recipe, config.generation, chosen, started_at)
         announce(started_at, f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judges, started_at)
-    write_results(run_dir, config, cells, time.time() - started_at)
-    release(claimed)
+        write_results(run_dir, config, cells, time.time() - started_at)
+        release(claimed)
     announce(started_at, f"everything is in {run_dir}: README.md, results.json")
 
 
@@ -110,7 +110,7 @@ def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[R
     """Return settings, recipe, output and real sets, all checked."""
     config = load_config(MiniatureConfig, arguments)
     run_dir = resolve(config.output)
-    check_output(run_dir)
+    check_output(run_dir, to_yaml(config))
     check_images(config)
     check_training(config.training)
     check_sets(config.evaluation.sets)

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from generation import storage
 from generation.recipe import Recipe, differences, read_recipe
 from generation.storage import Storage
+from ray_jobs.uploads import in_package
 from training.job import CHECKPOINTS, TRAIN_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,8 @@ def resolve(path: str) -> Path:
         raise ValueError(
             f"'{path}' is no path: give a folder, on storage that all nodes share where there are several."
         )
-    in_ray_package = "working_dir_files" in Path.cwd().parts
     try:
-        return ((Path.home() if in_ray_package else Path.cwd()) / Path(path).expanduser()).resolve()
+        return ((Path.home() if in_package() else Path.cwd()) / Path(path).expanduser()).resolve()
     except RuntimeError as error:
         raise ValueError(f"'{path}' is no path: {error}. {REMEDY}") from error
 
@@ -46,18 +46,37 @@ def resolve_place(path: str) -> str:
     return path if "://" in path else str(resolve(path))
 
 
-def check_output(run_dir: Path) -> None:
-    """Raise ValueError if a run cannot be written to this folder, leaving no trace."""
+def check_output(run_dir: Path, config_yaml: str | None = None) -> None:
+    """Raise ValueError if a run cannot be written to this folder, leaving no trace.
+
+    What a job of the same config left that was killed before it began, a lock and that config, is no obstacle.
+    """
     try:
         check_idle(run_dir)
-        if run_dir.is_dir() and any(run_dir.iterdir()):
-            raise ValueError(f"output '{run_dir}' already holds files, which are not overwritten. {REMEDY}")
+        if run_dir.is_dir() and any(run_dir.iterdir()) and not _never_began(run_dir, config_yaml):
+            raise ValueError(f"output '{run_dir}' already holds {_what_is_in(run_dir)}")
         existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
         if not existing.is_dir():
             raise ValueError(f"output '{run_dir}' cannot be made: '{existing}' is a file. {REMEDY}")
         check_writable(existing)
     except OSError as error:
         raise ValueError(f"output '{run_dir}' cannot be used: {error.strerror}. {REMEDY}") from error
+
+
+def _never_began(run_dir: Path, config_yaml: str | None) -> bool:
+    """Return whether a folder holds only what `claim` writes, for this config."""
+    config = run_dir / "config.yaml"
+    names = {path.name for path in run_dir.iterdir()}
+    if names == {LOCK, config.name} and config_yaml is not None:
+        return config.read_bytes() == config_yaml.encode()
+    return names == {LOCK}
+
+
+def _what_is_in(run_dir: Path) -> str:
+    """Return what keeps a new run out of a folder, and the remedy."""
+    if any((run_dir / name).is_dir() for name in (CHECKPOINTS, TRAIN_FOLDER)):
+        return f"a run that is not finished. Go on with it by resume=true. {REMEDY.replace('Give', 'Or give')}"
+    return f"files, which are not overwritten. {REMEDY}"
 
 
 def check_writable(folder: Path) -> None:
@@ -118,7 +137,8 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
         with path.open("x") as file:
             file.write(config_yaml)
     except FileExistsError as error:
-        raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
+        if not _never_began(run_dir, config_yaml):
+            raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
     return Claim(lock, path, made_folder)
 
 

@@ -60,7 +60,7 @@ def prepare(arguments: Sequence[str]) -> tuple[ScaleConfig, Recipe, Path]:
     if config.training.num_workers != 1:
         raise ValueError(f"training.num_workers is {config.training.num_workers}: the painted trainer has one. Give 1.")
     run_dir = resolve(config.output)
-    check_output(run_dir)
+    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     rate_per_actor(config, recipe)
     return config, recipe, run_dir

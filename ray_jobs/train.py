@@ -72,7 +72,7 @@ def main() -> None:
             check_resources(config)
             source.start()
     goes_on = f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on."
-    with errors_at_work(goes_on), closing(source):
+    with errors_at_work(goes_on, run_dir), closing(source):
         say(f"{source.describe()}; writing to {run_dir}")
         show_samples(recipe, source, run_dir)
         say("training starts; its first samples are in samples.png, where they are generated")
@@ -80,15 +80,16 @@ def main() -> None:
         say(f"the whole run: {advice}")
         counts = source.counts()
     evaluation: dict[str, Any] = {}
-    try:
-        with user_errors(), errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}"):
-            source.finish()
-            evaluation = evaluate(job, checkpoint_file, say)
-    finally:  # what was trained is told, whatever becomes of its evaluation
-        summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
-        print_summary(summary)
-        write_json(run_dir / "summary.json", summary)
-        release(claimed)
+    with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
+        try:
+            with user_errors(run_dir):
+                source.finish()
+                evaluation = evaluate(job, checkpoint_file, say)
+        finally:  # what was trained is told, whatever becomes of its evaluation
+            summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
+            print_summary(summary)
+            write_json(run_dir / "summary.json", summary)
+            release(claimed)
     print(f"Everything is in {run_dir}")
 
 
@@ -118,7 +119,7 @@ def prepare(arguments: list[str]) -> Prepared:
         )
     run_dir = resolve(config.output)
     if not config.resume:
-        check_output(run_dir)
+        check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)

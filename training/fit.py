@@ -3,6 +3,7 @@
 Knows samples and neither generators nor prompts; they come from whatever the job opens.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch.distributed import DistError
 from training.checkpoint import checkpoint_files
 from training.config import TrainingConfig
 from training.job import TRAIN_FOLDER, FitJob
+from training.loggers import logger_environment
 
 LONGEST_WAIT_SECONDS = 7 * 24 * 3600
 """A worker that has its images waits so long for another one that has not; Ray itself sees those that are gone."""
@@ -30,7 +32,7 @@ def fit(job: FitJob, held_out: Dataset) -> Path:
     """
     trainer = TorchTrainer(
         train_on_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "environment": logger_environment(job.config)},
         datasets={"held_out": held_out},
         scaling_config=worker_group(job.config),
         run_config=ray.train.RunConfig(
@@ -120,8 +122,9 @@ def worker_resources(config: TrainingConfig) -> dict[str, float]:
     return {"CPU": config.cpus_per_worker, **gpus}
 
 
-def train_on_worker(settings: dict[str, FitJob]) -> None:
+def train_on_worker(settings: dict[str, Any]) -> None:
     """Run the loop; Lightning is imported by workers alone, since drivers and controllers start faster without it."""
     from training.loop import run
 
+    os.environ.update(settings["environment"].variables)
     run(settings["job"])

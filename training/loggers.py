@@ -1,17 +1,97 @@
 """Where metrics go: CSV and TensorBoard always, Weights & Biases and MLflow where a setting names them."""
 
+import netrc
 import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from training.config import TrainingConfig
 
+PASSED_ON = ("WANDB_", "MLFLOW_", "DATABRICKS_")
+"""Environment variables that begin so say where metrics go and who sends them: workers on other nodes get them too."""
+
+OF_THIS_MACHINE = "WANDB_SERVICE"
+"""Names a process of Weights & Biases that the driver's parent may have started."""
+
+WANDB_KEY = "WANDB_API_KEY"
+WANDB_SERVER = "https://api.wandb.ai"
+WANDB_MODES_WITHOUT_KEY = ("offline", "dryrun", "disabled")
+
+ANSWER_SECONDS = 5.0
+"""How long a tracking server may take to answer."""
+
 
 def check_loggers(config: TrainingConfig) -> None:
-    """Raise ValueError if a logger that is named is not installed."""
+    """Raise ValueError if a logger that is named is not installed, has no key, or its server does not answer."""
     for name in config.loggers:
         if find_spec(name) is None:
             raise ValueError(f"training.loggers has '{name}', which is not installed. Run pip install {name}.")
+    if "wandb" in config.loggers:
+        _check_wandb()
+    if "mlflow" in config.loggers:
+        _check_mlflow(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+@dataclass(frozen=True)
+class LoggerEnvironment:
+    """Variables that loggers need on any node; not in its repr, which Ray shows in its dashboard."""
+
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def logger_environment(config: TrainingConfig) -> LoggerEnvironment:
+    """Return what the loggers named here find in this process's environment, and in netrc."""
+    if not config.loggers:
+        return LoggerEnvironment()
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    passed.pop(OF_THIS_MACHINE, None)
+    if "wandb" in config.loggers and (key := _wandb_key()):
+        passed[WANDB_KEY] = key
+    return LoggerEnvironment(passed)
+
+
+def _check_wandb() -> None:
+    if os.environ.get("WANDB_MODE") in WANDB_MODES_WITHOUT_KEY or _wandb_key():
+        return
+    raise ValueError(
+        f"training.loggers has 'wandb', and there is no key of Weights & Biases. Set {WANDB_KEY}, run wandb login, or "
+        "set WANDB_MODE=offline."
+    )
+
+
+def _wandb_key() -> str:
+    """Return the key in the environment, else the one that `wandb login` has left in netrc; '' without one."""
+    if key := os.environ.get(WANDB_KEY):
+        return key
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", WANDB_SERVER)).hostname or ""
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        if path and (file := Path(path).expanduser()).is_file():
+            try:
+                found = netrc.netrc(str(file)).authenticators(host)
+            except (netrc.NetrcParseError, OSError):
+                continue
+            if found:
+                return found[2] or ""
+    return ""
+
+
+def _check_mlflow(server: str) -> None:
+    if not server.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(server, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:  # an answer, if only to somebody without a password
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI is '{server}', where no server answers ({reason}). Start it, or unset it: metrics "
+            "then go into the run's folder."
+        ) from error
 
 
 def build_loggers(config: TrainingConfig, run_dir: Path) -> list:

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -285,3 +287,41 @@ def test_the_command_line_gives_status_2():
     assert ended.returncode == 2
     assert "Try 24" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("at", "kept"),
+    [
+        ("connected to Ray", ""),
+        ("training starts", " The run's checkpoints are in {run}; the same command with resume=true goes on."),
+    ],
+)
+def test_sigterm_to_all_of_a_job_and_its_ray_ends_it_at_once(at: str, kept: str, tmp_path: Path):
+    """Before its pool is up, nothing is left that refuses the same command; afterwards the run can go on."""
+    run_dir = tmp_path / "run"
+    settings = [PAINTED, f"output={run_dir}"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs.train", *settings],
+        cwd=PROJECT_ROOT,
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert driver.stdout is not None
+        assert any(at in line for line in driver.stdout)
+        os.killpg(driver.pid, signal.SIGTERM)
+        errors = driver.communicate(timeout=20)[1]  # Ray's own abort takes a minute
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert driver.returncode == 143
+    assert [line for line in errors.splitlines() if line.startswith("terminated")] == [
+        f"terminated.{kept.format(run=run_dir)}"
+    ]
+    assert "Traceback" not in errors
+    train.prepare(settings if not kept else [*settings, "resume=true"])

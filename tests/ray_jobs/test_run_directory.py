@@ -82,6 +82,33 @@ def test_a_jobs_folder_is_refused_until_it_is_released_or_its_process_ends(tmp_p
     assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
 
 
+@pytest.mark.parametrize("left", [["lock"], ["lock", "config.yaml"]])
+def test_what_a_job_left_that_was_killed_before_it_began_does_not_refuse_the_same_command(tmp_path: Path, left):
+    for name in left:
+        (tmp_path / name).write_text("mine" if name == "config.yaml" else "")
+    check_output(tmp_path, "mine")
+    release(claim(tmp_path, "mine"))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "samples.png"])
+def test_another_config_or_anything_else_refuses_it(tmp_path: Path, file: str):
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "config.yaml").write_text("mine")
+    (tmp_path / file).write_text("another")
+    for asks in (lambda: check_output(tmp_path, "mine"), lambda: claim(tmp_path, "mine")):
+        with pytest.raises(ValueError, match=r"already holds files|taken by another run"):
+            asks()
+    assert (tmp_path / file).read_text() == "another"
+
+
+def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"already holds a run that is not finished\. Go on with it by resume=true"):
+        check_output(tmp_path, "mine")
+
+
 def test_a_run_that_has_been_finished_meanwhile_does_not_go_on(tmp_path: Path):
     (tmp_path / "checkpoint.ckpt").write_text("")
     with pytest.raises(ValueError, match="is finished"):

@@ -1,11 +1,20 @@
+import http.server
+import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from training.config import TrainingConfig
-from training.loggers import build_loggers, check_loggers
+from training.fit import train_on_worker
+from training.loggers import LoggerEnvironment, build_loggers, check_loggers, logger_environment
+
+WANDB, MLFLOW = TrainingConfig(loggers=("wandb",)), TrainingConfig(loggers=("mlflow",))
 
 NOT_INSTALLED = """
 import sys, builtins
@@ -36,3 +45,84 @@ def test_the_metrics_of_a_run_that_goes_on_do_not_replace_those_before(tmp_path:
         csv_logger.log_metrics({"loss": 1.0}, step=1)
         csv_logger.save()
         assert (tmp_path / expected).read_text() == "loss,step\n1.0,1\n"
+
+
+@pytest.fixture
+def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are installed, with no variable and no netrc."""
+    monkeypatch.setattr("training.loggers.find_spec", lambda name: object())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_weights_and_biases_without_a_key_are_one_line_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ValueError, match=r"loggers has 'wandb', and there is no key.* Set WANDB_API_KEY"):
+        check_loggers(WANDB)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_loggers(WANDB)
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_workers_get_the_keys_and_servers_of_the_loggers_that_are_named(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"WANDB_API_KEY": "k", "WANDB_ENTITY": "us", "WANDB_SERVICE": "2-1", "OTHER": "x"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////m.db")
+    check_loggers(WANDB)
+    passed = logger_environment(WANDB)
+    assert passed.variables.items() >= {"WANDB_API_KEY": "k", "WANDB_ENTITY": "us"}.items()
+    assert not {"WANDB_SERVICE", "OTHER"}.intersection(passed.variables)
+    assert logger_environment(MLFLOW).variables["MLFLOW_TRACKING_URI"] == "sqlite:////m.db"
+    assert logger_environment(TrainingConfig()).variables == {}
+    assert "k" not in repr(passed).removeprefix("LoggerEnvironment")  # which Ray's dashboard shows
+
+
+def test_a_worker_has_the_drivers_variables_when_it_begins(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    monkeypatch.setenv("WANDB_API_KEY", "of-the-node")
+    monkeypatch.setattr("training.loop.run", lambda job: seen.append(os.environ["WANDB_API_KEY"]))
+    train_on_worker({"job": None, "environment": LoggerEnvironment({"WANDB_API_KEY": "of-the-driver"})})
+    assert seen == ["of-the-driver"]
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_workers_get_the_key_that_wandb_login_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password of-login\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    check_loggers(WANDB)
+    assert logger_environment(WANDB).variables["WANDB_API_KEY"] == "of-login"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    with pytest.raises(ValueError, match="no key"):
+        check_loggers(WANDB)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Asks everybody for a password."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+@pytest.mark.usefixtures("nothing_set")
+def test_a_tracking_server_that_does_not_answer_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        gone = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gone)
+    with pytest.raises(ValueError, match=rf"MLFLOW_TRACKING_URI is '{gone}', where no server answers \(.*refused"):
+        check_loggers(MLFLOW)
+    with server() as asks_for_a_password:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", asks_for_a_password)
+        check_loggers(MLFLOW)

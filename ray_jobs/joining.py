@@ -1,0 +1,127 @@
+"""Whether a running Ray cluster can be joined: where its head listens, whether it answers, which versions it has."""
+
+import json
+import logging
+import os
+import socket
+from typing import Any
+
+from ray._common.network_utils import is_localhost  # pyright: ignore[reportAttributeAccessIssue]
+from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private.utils import check_version_info, compute_version_info
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import AuthenticationError, RpcError
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5.0
+"""How long a cluster's head may take to take a connection."""
+
+OWN_RAY = "RAY_ADDRESS=local starts a Ray of this job's own"
+
+
+def running_address() -> str | None:
+    """Return the cluster to join, which RAY_ADDRESS or the last `ray start` here names; None if none does."""
+    # Not `auto`, which also finds the private Ray of another job, and waits for it at an address it does not listen on.
+    if os.environ.get("RAY_ADDRESS") == "auto":
+        del os.environ["RAY_ADDRESS"]
+    try:
+        address = services.get_ray_address_from_environment(None, None)  # pyright: ignore[reportArgumentType]
+    except PermissionError:  # of a cluster of another account's
+        return None
+    return None if address == "local" else address
+
+
+def answers(address: str) -> bool:
+    """Return whether a cluster answers; ValueError if not, and RAY_ADDRESS names it, or if it cannot be joined.
+
+    `ray.init` alone tries for a quarter of an hour where nothing answers, and for 20 seconds with a wrong token.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    address = head_address(address)
+    try:
+        _connect(address)
+        ensure_token_if_auth_enabled(create_token_if_missing=False)
+        versions = GcsClient(address=address).internal_kv_get(
+            CLUSTER_METADATA_KEY, namespace=ray_constants.KV_NAMESPACE_CLUSTER
+        )
+    except AuthenticationError as error:
+        raise ValueError(
+            f"The Ray cluster at {address} asks for a token, and this process has none or another. Set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head. If the cluster is "
+            f"another account's, {OWN_RAY}."
+        ) from error
+    except (OSError, RpcError) as error:
+        if named:
+            raise ValueError(
+                f"RAY_ADDRESS is '{named}', where no Ray cluster answers. Start it, or unset it."
+            ) from error
+        logger.warning("The Ray cluster at %s, started here last, does not answer: a local Ray is started.", address)
+        return False
+    if versions:  # which a head writes when it is up
+        check_versions(address, json.loads(versions))
+    return True
+
+
+def check_versions(address: str, versions: dict[str, Any]) -> None:
+    """Raise ValueError if a cluster's Ray or Python, by its metadata, is not this process's."""
+    try:
+        check_version_info(versions, "this machine")
+    except RuntimeError as error:
+        own_ray, own_python = compute_version_info()
+        raise ValueError(
+            f"The cluster at {address} has Ray {versions['ray_version']} and Python {versions['python_version']}, this "
+            f"process has Ray {own_ray} and Python {own_python}. Install the same here, or let the job run with the "
+            f"cluster's by ray job submit. {OWN_RAY}."
+        ) from error
+
+
+def head_address(address: str) -> str:
+    """Return a head's HOST:PORT as Ray itself takes it; ValueError if it is no such address.
+
+    Ray takes loopback for the machine's outer address. A head that listens on loopback alone is joined there.
+    """
+    try:
+        host, _, port = address.rpartition(":")
+        if "//" in host:
+            raise ValueError(f"{address} is a URL")
+        head = _as_ray_takes_it(host, int(port))
+    except ValueError as error:
+        raise ValueError(
+            f"RAY_ADDRESS is '{address}'; a job connects to HOST:PORT of a cluster's head. Give that, or leave it out "
+            "and submit the job: ray job submit --address http://HOST:8265 --working-dir . -- python -m ray_jobs...."
+        ) from error
+    if is_localhost(host) and not _listens(head) and _listens(f"127.0.0.1:{port}"):
+        bind_to_loopback()
+        return _as_ray_takes_it(host, int(port))
+    return head
+
+
+def bind_to_loopback() -> None:
+    """Make this process's Ray use 127.0.0.1 alone, to listen on or to join a head that does.
+
+    Whoever reaches Ray's ports can run code. `_node_ip_address="127.0.0.1"` does not help: Ray turns it into the
+    machine's outer address and listens on all interfaces. The switch named after Windows and macOS works on Linux.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def _as_ray_takes_it(host: str, port: int) -> str:
+    return str(services.canonicalize_bootstrap_address(f"{host}:{port}"))
+
+
+def _connect(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+
+
+def _listens(address: str) -> bool:
+    try:
+        _connect(address)
+    except OSError:
+        return False
+    return True

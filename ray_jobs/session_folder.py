@@ -1,0 +1,44 @@
+"""The folder where a local Ray keeps its session: sockets, logs, and objects that memory has no room for."""
+
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private.utils import validate_socket_filepath
+
+
+def session_folder() -> Path:
+    """Return the folder of all sessions."""
+    return Path(get_default_ray_temp_dir())
+
+
+def check_session_folder() -> None:
+    """Raise ValueError if Ray's sockets find no place there."""
+    folder = session_folder()
+    setting = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    given = f"{setting} is '{folder.parent}'" if setting else f"'{folder}' is for Ray's sessions"
+    remedy = "Set RAY_TMPDIR to a folder of your own with a short absolute path, such as /tmp/NAME."
+    if not folder.is_absolute():
+        raise ValueError(f"{given}, which is no absolute path. {remedy}")
+    num_bytes = len(os.fsencode(longest_socket(folder)))
+    try:
+        validate_socket_filepath(longest_socket(folder))
+    except OSError as error:
+        raise ValueError(
+            f"{given}, too long a path: Ray's sockets below it would have {num_bytes} bytes in their paths, and the "
+            f"system takes 107 (macOS: 103). {remedy}"
+        ) from error
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"{given}, and '{existing}' cannot be written: {error.strerror}. {remedy}") from error
+
+
+def longest_socket(folder: Path) -> str:
+    """Return the path of the socket with the longest name, as Ray makes it up for this process."""
+    session = f"session_{datetime(2026, 1, 1):%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+    return f"{folder}/{session}/sockets/plasma_store"

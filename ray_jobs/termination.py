@@ -1,0 +1,91 @@
+"""How a job ends at SIGTERM, from `kill`, `timeout`, `scancel`, systemd or `ray job stop`: one line, status 143.
+
+A signal to the whole process group or control group ends a local Ray too. Its driver would then wait for Ray's head for
+a minute, and be aborted by Ray: the end of such a job does not wait for Ray.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+TERMINATED_STATUS = 143
+"""As shells have it: 128 and the number of SIGTERM."""
+
+LONGEST_END_SECONDS = 25.0
+"""Limit of an orderly end; Slurm and Kubernetes send SIGKILL after 30 s."""
+
+END_WITHOUT_RAY_SECONDS = 2.0
+"""Limit of an end once Ray's head is gone: what needs no Ray takes less."""
+
+POLL_SECONDS = 0.2
+
+
+class Termination:
+    """What a job says at SIGTERM, and whether it came."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+        self._head = ""
+        self.has_begun = False
+
+    @property
+    def kept(self) -> str:
+        """What stays of the work so far and how to go on, in one line; empty if nothing is known."""
+        return next((kept for kept in reversed(self._kept) if kept), "")
+
+    @contextmanager
+    def keeping(self, kept: str) -> Iterator[None]:
+        """Set what stays if the body does not end; an inner body's goes before."""
+        self._kept.append(kept)
+        try:
+            yield
+        finally:
+            self._kept.pop()
+
+    def handle(self, head: str | None = None) -> None:
+        """Handle SIGTERM from here on; `head` is HOST:PORT of the Ray cluster that an orderly end needs."""
+        if head is not None:
+            self._head = head
+        if threading.current_thread() is threading.main_thread() and not self.has_begun:
+            signal.signal(signal.SIGTERM, lambda *_: self.begin())
+
+    def begin(self) -> NoReturn:
+        """Say what is kept, and end by SystemExit, for which the work's own clean-up has limited time."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends one to the process and one to its group
+        self.has_begun = True
+        with suppress(OSError):  # not by print: the signal may have come amid one
+            os.write(2, f"{f'terminated. {self.kept}'.rstrip()}\n".encode())
+        threading.Thread(target=_exit_late, args=(self._head,), daemon=True).start()
+        sys.exit(TERMINATED_STATUS)
+
+
+TERMINATION = Termination()
+"""That of this process: there is one handler of a signal."""
+
+
+def _exit_late(head: str) -> None:
+    """Exit without clean-up if that takes too long, sooner where there is no head of Ray's, or no more."""
+    began_at = time.monotonic()
+    while time.monotonic() - began_at < LONGEST_END_SECONDS and _is_there(head):
+        time.sleep(POLL_SECONDS)
+    time.sleep(END_WITHOUT_RAY_SECONDS)
+    os._exit(TERMINATED_STATUS)
+
+
+def _is_there(head: str) -> bool:
+    host, _, port = head.rpartition(":")
+    if not head:
+        return False
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except TimeoutError:  # busy
+        return True
+    except OSError:
+        return False
+    return True

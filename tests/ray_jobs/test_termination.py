@@ -1,0 +1,75 @@
+"""How a job ends at SIGTERM, in processes of their own without Ray."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+JOB = """
+import sys, threading
+from ray_jobs import termination
+from ray_jobs.termination import TERMINATION
+termination.LONGEST_END_SECONDS, termination.END_WITHOUT_RAY_SECONDS = 60.0, float(sys.argv[2])
+TERMINATION.handle(head=sys.argv[1])
+with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
+    try:
+        print("at work", flush=True)
+        threading.Event().wait()
+    finally:
+        print("cleaning up", flush=True)
+        if "stuck" in sys.argv:
+            threading.Event().wait()
+        sys.stdin.readline()
+        print("clean", flush=True)
+"""
+
+
+@contextmanager
+def job(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A job at work that waits for SIGTERM, in a process group of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", JOB, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """A head that takes connections."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_sigterm_says_in_one_line_what_stays_and_a_second_one_does_not_cut_the_clean_up_short(head: str):
+    with job(head, "60") as process:
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "cleaning up\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        out, errors = process.communicate("go on\n", timeout=60)
+    assert (process.returncode, out, errors) == (143, "clean\n", "terminated. The checkpoints stay.\n")
+
+
+def test_a_clean_up_that_waits_for_a_ray_that_is_gone_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        gone = f"127.0.0.1:{server.getsockname()[1]}"
+    with job(gone, "0.1", "stuck") as process:
+        process.terminate()
+        assert process.communicate(timeout=60) == ("cleaning up\n", "terminated. The checkpoints stay.\n")
+    assert process.returncode == 143
