@@ -72,10 +72,11 @@ def judging_images(images: RealSet, image_size: int, allow_unreadable: int = 0) 
             f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
             "Name a smaller set first in evaluation.sets."
         )
-    return ray.data.from_items(_readable_rows(images, image_size, allow_unreadable), override_num_blocks=NUM_BLOCKS)
+    return ray.data.from_items(readable_rows(images, image_size, allow_unreadable), override_num_blocks=NUM_BLOCKS)
 
 
-def _readable_rows(images: RealSet, image_size: int, allow_unreadable: int) -> list[dict[str, Any]]:
+def readable_rows(images: RealSet, image_size: int, allow_unreadable: int) -> list[dict[str, Any]]:
+    """Return these rows, those that cannot be decoded left out."""
     read = images.source.opener()
     rows, unreadable = [], []
     for position, label in zip(images.positions.tolist(), images.labels, strict=True):

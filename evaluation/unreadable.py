@@ -22,7 +22,8 @@ class Unreadable:
 
     def names(self) -> list[str]:
         """Return the images that were left out, each once."""
-        return list(dict.fromkeys(self.file.read_text("utf-8").splitlines())) if self.file.exists() else []
+        lines = self.file.read_text("utf-8").split("\n") if self.file.is_file() else []
+        return list(dict.fromkeys(line for line in lines if line))
 
     def leave_out(self, error: UnreadableImageError) -> None:
         """Note one; StorageError if these are more than may be."""
