@@ -248,3 +248,16 @@ def test_a_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
     (tmp_path / "puffin" / "b.png").write_text("no image")
     with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be decoded: .* Put a whole one in its place"):
         rows_of(source, Wanted.all_of(range(3)))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
+def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
+    write(tmp_path / "birds", "puffin/a.png", "puffin/b.png", "puffin/c.png")
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    (tmp_path / "birds" / "puffin" / "b.png").write_text("no image")
+    source = dataclasses.replace(source, unreadable=Unreadable(1, tmp_path / "unreadable.txt"))
+    rows = rows_of(source, Wanted.all_of(range(6)))
+    assert sorted(rows["serial"]) == list(range(6))
+    assert source.unreadable.names() == [f"{tmp_path}/birds/puffin/b.png"]
