@@ -4,11 +4,12 @@ import dataclasses
 import pickle
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from evaluation.real_files import list_images
+from evaluation.real_files import FolderImages, list_images
 from evaluation.real_images import (
     RealReader,
     RealTrainingImages,
@@ -174,7 +175,7 @@ def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
 
 def copy_without(source: RealTrainingImages, folder: Path, damaged: list[str]) -> Path:
     """Copy the images of a folder, these without their content."""
-    shutil.copytree(source.source.folder, folder)
+    shutil.copytree(cast(FolderImages, source.source).folder, folder)
     for name in damaged:
         (folder / Path(name).parts[-2] / Path(name).name).write_text("no image")
     return folder

@@ -1,11 +1,13 @@
 """Real images that commands read: where they are looked for, and which may be left out."""
 
 from pathlib import Path
+from types import MethodType
 from typing import cast
 
 import pytest
 
 from evaluation.config import EvaluationConfig
+from evaluation.real_images import RealTrainingImages
 from evaluation.unreadable import Unreadable
 from ray_jobs import compare, train
 from ray_jobs.evaluate import plan
@@ -37,7 +39,8 @@ def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
 def test_real_images_that_are_mixed_in_are_left_out_alike(tmp_path: Path):
     job = train.prepare([PAINTED, f"output={tmp_path}/run", *MIXED, "training.allow_unreadable=3"])
     assert job.real is not None
-    assert job.real.open.__self__.unreadable == job.unreadable == Unreadable(3, tmp_path / "run" / "unreadable.txt")
+    images = cast(RealTrainingImages, cast(MethodType, job.real.open).__self__)
+    assert images.unreadable == job.unreadable == Unreadable(3, tmp_path / "run" / "unreadable.txt")
 
 
 def test_a_run_that_goes_on_names_them_in_a_new_file(tmp_path: Path):
