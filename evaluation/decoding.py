@@ -1,6 +1,9 @@
 """Files' bytes to pixels: upright, RGB, cut to a square. Knows no folders, classes or Ray."""
 
+import errno
+import os
 import socket
+import stat
 import struct
 from typing import BinaryIO
 
@@ -27,6 +30,9 @@ DAMAGED_EXIF = (struct.error, KeyError, SyntaxError, TypeError, ValueError, Zero
 class UnreadableImageError(StorageError):
     """An image cannot be decoded."""
 
+    name = ""
+    """What a user calls it."""
+
 
 def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
     """Return a file's image, upright and RGB; UnreadableImageError with its name, by default its path, if damaged.
@@ -34,18 +40,28 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
     StorageError if this machine cannot read the file, whatever is in it.
     """
     try:
+        if isinstance(file, str) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")  # reading a pipe might never end
         with Image.open(file) as image:
             return _rgb(_upright(image))
     except Exception as error:  # PIL's decoders end with errors of any kind
+        shown = shown_name(name or str(file))
         if isinstance(error, OSError) and error.errno is not None:
             raise StorageError(
-                f"The image '{name or file}' cannot be read on {socket.gethostname()}: {error.strerror}. Is its folder "
+                f"The image '{shown}' cannot be read on {socket.gethostname()}: {error.strerror}. Is its folder "
                 "there, and the same on every node?"
             ) from error
-        raise UnreadableImageError(
-            f"The image '{name or file}' cannot be decoded: {error}. Put a whole one in its place, or take it out and "
-            "start a new run."
-        ) from error
+        unreadable = UnreadableImageError(
+            f"The image '{shown}' cannot be decoded: {shown_name(str(error))}. Put a whole one in its place, or take "
+            "it out and start a new run."
+        )
+        unreadable.name = shown
+        raise unreadable from error
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name as a line of text that can be written anywhere: bytes that are no UTF-8 as escapes."""
+    return name.encode("utf-8", errors="backslashreplace").decode("utf-8").replace("\n", "\\n")
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

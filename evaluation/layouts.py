@@ -9,7 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.listed_images import PREFERRED_SPLITS, SPLITS, ListedImages, entries_of, folder_with, packed
+from evaluation.listed_images import (
+    PREFERRED_SPLITS,
+    SPLITS,
+    ListedImages,
+    entries_of,
+    folder_with,
+    is_folder,
+    packed,
+)
 from evaluation.parquet_files import parquet_images
 from evaluation.real_files import ImageSource, image_names, list_images
 from evaluation.tar_files import tar_images
@@ -91,7 +99,7 @@ def _folder_of_split(path: str, split: str) -> str:
 
 
 def _folders_in(path: str) -> list[os.DirEntry[str]]:
-    return [entry for entry in entries_of(path) if entry.is_dir()] if os.path.isdir(path) else []
+    return [entry for entry in entries_of(path) if is_folder(entry)] if os.path.isdir(path) else []
 
 
 def _first_of_split(paths: list[str], split: str) -> str:
@@ -128,7 +136,7 @@ def _layout_of(path: str) -> str:
     if not os.path.isdir(path):
         return ""
     is_flat = any(VALIDATION_NAME.match(name) for name in image_names(path))
-    if any(entry.is_dir() and image_names(entry.path) for entry in entries_of(path)):
+    if any(image_names(folder.path) for folder in _folders_in(path)):
         if is_flat:
             raise ValueError(f"'{path}' has images both in folders and beside them. Move one of these elsewhere.")
         return "classes"

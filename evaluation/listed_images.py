@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from evaluation.decoding import read_image
+from evaluation.decoding import read_image, shown_name
+
+HIDDEN_NAMES = (
+    "lost+found",
+    "__MACOSX",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+)
+"""Folders that file systems, archives and network disks put among a user's, beside those that begin with a dot."""
 
 SPLITS = {
     "train": "train",
@@ -80,7 +91,7 @@ class ListedImages:
 
 def packed(names: Iterable[str]) -> bytes:
     """Return names as `ListedImages` has them."""
-    return zlib.compress(b"\0".join(map(os.fsencode, names)))
+    return zlib.compress(b"\0".join(map(_as_bytes, names)))
 
 
 def unpacked(packed_names: bytes) -> list[str]:
@@ -90,18 +101,59 @@ def unpacked(packed_names: bytes) -> list[str]:
 
 def hash_of_names(packed_names: bytes, classes: Iterable[str], numbers: np.ndarray) -> int:
     """Return 32 bits of names of images, names of classes, and what numbers say of which is of which."""
-    names = b"\0".join([zlib.decompress(packed_names), *map(os.fsencode, classes)])
+    names = b"\0".join([zlib.decompress(packed_names), *map(_as_bytes, classes)])
     return zlib.crc32(names + numbers.tobytes())
 
 
+def _as_bytes(name: str) -> bytes:
+    """Return a name as files have it; ValueError for one that no file can have."""
+    try:
+        if "\0" not in name:
+            return os.fsencode(name)
+    except UnicodeEncodeError:
+        pass
+    raise ValueError(f"{name!r} is no name of a file or a class. Rename it where the images are listed.")
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a name is that of what file systems and desktops hide from their users."""
+    return name.startswith(".") or name in HIDDEN_NAMES
+
+
+def leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Return whether it is a link to nothing, or to itself."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether it is a regular file, or a link that leads nowhere, so that it is told of, not left out."""
+    return leads_nowhere(entry) or entry.is_file()
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether it is a folder; a link to where it lies, or above, is none."""
+    if leads_nowhere(entry) or not entry.is_dir():
+        return False
+    if not entry.is_symlink():
+        return True
+    here = os.path.realpath(os.path.dirname(entry.path))
+    return os.path.commonpath([here, os.path.realpath(entry.path)]) != os.path.realpath(entry.path)
+
+
+def class_folders(folder: str) -> list[os.DirEntry[str]]:
+    """Return the folders in a folder, and links that lead nowhere, so that these are told of."""
+    return [entry for entry in entries_of(folder) if is_folder(entry) or leads_nowhere(entry)]
+
+
 def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """Return what a folder has, in the order of the names' bytes."""
+    """Return what a folder has that is not hidden, in the order of the names' bytes."""
     try:
         with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            shown = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise ValueError(
-            f"'{folder}' cannot be listed: {error.strerror}. Give a folder that has one folder of images per class."
+            f"'{shown_name(folder)}' cannot be listed: {error.strerror}. Give a folder that has one folder of images "
+            "per class."
         ) from error
     return sorted(shown, key=lambda entry: os.fsencode(entry.name))
 
@@ -142,7 +194,7 @@ def folder_with(place: str, extension: str) -> str:
 
 
 def _names_ending(folder: str, extension: str) -> list[str]:
-    return [entry.name for entry in entries_of(folder) if entry.name.endswith(extension) and not entry.is_dir()]
+    return [entry.name for entry in entries_of(folder) if entry.name.endswith(extension) and is_file(entry)]
 
 
 def split_of(name: str) -> str:
@@ -216,5 +268,6 @@ def told_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exc
     except (OSError, *errors) as error:
         message = " ".join(str(error).split())[:200]
         raise error_type(
-            f"'{path}' cannot be read as {kind}: {message}. Put a whole one in its place, or give another place."
+            f"'{shown_name(path)}' cannot be read as {kind}: {message}. Put a whole one in its place, or give another "
+            "place."
         ) from error

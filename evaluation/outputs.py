@@ -11,6 +11,7 @@ import ray.data
 from PIL import Image
 
 from evaluation.config import EvaluationConfig
+from evaluation.decoding import shown_name
 from evaluation.inference import KINDS, Kinds, Network, Question, answers
 from evaluation.kept_outputs import ROW, Columns, KeptOutputs, folder_name
 from evaluation.model import Model
@@ -146,7 +147,7 @@ def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
     """Return all that came; StorageError where too many images are unreadable."""
     images, rows = asked.images, asked.kept.rows()
     all_names = images.source.names() if asked.unreadable else []
-    names = [all_names[position] for position in images.positions[sorted(asked.unreadable)].tolist()]
+    names = [shown_name(all_names[position]) for position in images.positions[sorted(asked.unreadable)].tolist()]
     if len(names) > config.allow_unreadable:
         more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
         raise StorageError(

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.decoding import read_image
-from evaluation.listed_images import entries_of, hash_of_names, packed, unpacked
+from evaluation.listed_images import class_folders, entries_of, hash_of_names, is_file, packed, unpacked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What names of images end with, in any case, as for torchvision's ImageFolder."""
@@ -113,11 +113,11 @@ class FolderImages:
 def list_images(place: str) -> FolderImages:
     """Return the images of a folder of class folders, none of them opened; ValueError where there are none.
 
-    What begins with a dot is left out.
+    What is hidden is left out, and so is what is neither a folder nor a regular file.
     """
     folder = os.path.abspath(os.path.expanduser(place))
-    class_folders = [entry.name for entry in entries_of(folder) if not entry.is_file()]
-    names = [image_names(os.path.join(folder, class_folder)) for class_folder in class_folders]
+    classes = [entry.name for entry in class_folders(folder)]
+    names = [image_names(os.path.join(folder, class_folder)) for class_folder in classes]
     counts = [len(names_of_class) for names_of_class in names]
     if not sum(counts):
         raise ValueError(
@@ -125,11 +125,9 @@ def list_images(place: str) -> FolderImages:
             f"wnid or class name, of images that end with one of {', '.join(EXTENSIONS)}."
         )
     packed_names = packed(name for names_of_class in names for name in names_of_class)
-    return FolderImages(folder, tuple(class_folders), np.array(counts, np.int64), packed_names)
+    return FolderImages(folder, tuple(classes), np.array(counts, np.int64), packed_names)
 
 
 def image_names(folder: str) -> list[str]:
     """Return the names of a folder's images; a link that leads nowhere is one, so that it is told of, not left out."""
-    return [
-        entry.name for entry in entries_of(folder) if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir()
-    ]
+    return [entry.name for entry in entries_of(folder) if entry.name.lower().endswith(EXTENSIONS) and is_file(entry)]

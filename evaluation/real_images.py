@@ -4,19 +4,22 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import ray.data
 
 from evaluation.class_names import NOT_SHARED, labels_of_titles, matching_labels
-from evaluation.decoding import square
+from evaluation.decoding import UnreadableImageError, square
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.layouts import open_layout
 from evaluation.real_files import ImageSource
 from evaluation.real_sets import RealSet
+from evaluation.unreadable import NONE_LEFT_OUT, Unreadable
 from generation.indices import IndexSet, Wanted
 from generation.labels import LabelSpace, load_label_space
 from generation.shards import MAX_READING_BLOCKS, PART_BYTES, PARTS_PER_READER, each_by
+from generation.storage import StorageError
 from generation.stream import bound_memory
 
 NUM_BLOCKS = 8
@@ -57,10 +60,11 @@ def real_training_images(
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-def judging_images(images: RealSet, image_size: int) -> ray.data.Dataset:
+def judging_images(images: RealSet, image_size: int, allow_unreadable: int = 0) -> ray.data.Dataset:
     """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by.
 
-    ValueError for one that is not small: it is held in memory.
+    ValueError for one that is not small: it is held in memory. StorageError if more than `allow_unreadable` images
+    cannot be decoded.
     """
     num_bytes = images.num_images * image_size**2 * 3
     if num_bytes > MAX_JUDGING_BYTES:
@@ -68,12 +72,26 @@ def judging_images(images: RealSet, image_size: int) -> ray.data.Dataset:
             f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
             "Name a smaller set first in evaluation.sets."
         )
+    return ray.data.from_items(readable_rows(images, image_size, allow_unreadable), override_num_blocks=NUM_BLOCKS)
+
+
+def readable_rows(images: RealSet, image_size: int, allow_unreadable: int) -> list[dict[str, Any]]:
+    """Return these rows, those that cannot be decoded left out."""
     read = images.source.opener()
-    rows = [
-        {"image": square(read(position), image_size), "label": label}
-        for position, label in zip(images.positions.tolist(), images.labels, strict=True)
-    ]
-    return ray.data.from_items(rows, override_num_blocks=NUM_BLOCKS)
+    rows, unreadable = [], []
+    for position, label in zip(images.positions.tolist(), images.labels, strict=True):
+        try:
+            rows.append({"image": square(read(position), image_size), "label": label})
+        except UnreadableImageError as error:
+            unreadable.append(error)
+            if len(unreadable) > allow_unreadable:
+                raise StorageError(
+                    f"{error} These are {len(unreadable)} images of '{images.name}' by now: "
+                    f"evaluation.allow_unreadable={len(unreadable)} leaves as many out."
+                ) from error
+    if not rows:
+        raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +113,9 @@ class RealTrainingImages:
 
     num_readers: int = 2
     """Processes that read and decode, over all consumers."""
+
+    unreadable: Unreadable = NONE_LEFT_OUT
+    """How many may be left out because they cannot be decoded: another one of their class comes in their place."""
 
     def split(self, num_held_out: int) -> tuple["RealTrainingImages", "RealTrainingImages"]:
         """Return so many images, drawn whatever the seed, and the others; ValueError if these are none."""
@@ -167,10 +188,25 @@ class RealReader:
             "serial": lap * self.source.num_images + indices,
             "index": indices,
             "label": self.labels[indices],
-            "image": np.stack(
-                [square(self.read(place), self.source.image_size) for place in self.positions[indices].tolist()]
-            ),
+            "image": np.stack([self._image(index) for index in indices.tolist()]),
         }
+
+    def _image(self, index: int) -> np.ndarray:
+        """Return the image of an index, or where it is left out that of the next index of its class that has one."""
+        try:
+            return square(self.read(int(self.positions[index])), self.source.image_size)
+        except UnreadableImageError as error:
+            self.source.unreadable.leave_out(error)
+        alike = np.flatnonzero(self.labels == self.labels[index])
+        for other in [*alike[alike > index].tolist(), *alike[alike < index].tolist()]:
+            try:
+                return square(self.read(int(self.positions[other])), self.source.image_size)
+            except UnreadableImageError as error:
+                self.source.unreadable.leave_out(error)
+        raise StorageError(
+            f"None of the {len(alike)} images of a class can be decoded. They are named in "
+            f"'{self.source.unreadable.file}': put whole ones in their place."
+        )
 
 
 def reading_units(serials: IndexSet, num_images: int, size: int) -> list[dict[str, int]]:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.decoding import read_image
-from evaluation.listed_images import ListedImages, files_of, numbered, packed, told_as
+from evaluation.listed_images import ListedImages, files_of, is_hidden, numbered, packed, told_as
 from evaluation.real_files import EXTENSIONS
 from generation.storage import StorageError
 
@@ -117,6 +117,8 @@ def _members_by_key(path: str, file: BinaryIO) -> dict[str, Members]:
     others: list[str] = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
+            if any(is_hidden(part) for part in member.name.split("/") if part not in (".", "..")):
+                continue
             key, ending = key_and_ending(member.name)
             if not member.isfile() or ending not in IMAGE_ENDINGS + LABEL_ENDINGS:
                 if member.isfile() and ending.rpartition(".")[2] in (*IMAGE_ENDINGS, "cls"):

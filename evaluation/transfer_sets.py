@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaluation.listed_images import ListedImages, packed, told_as
-from evaluation.real_files import ImageSource, entries_of, image_names
+from evaluation.listed_images import ListedImages, class_folders, packed, told_as
+from evaluation.real_files import ImageSource, image_names
 
 if TYPE_CHECKING:
     from evaluation.transfer import Solver
@@ -82,7 +82,8 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
         raise ValueError(f"There is no transfer set '{name}'. Did you mean {' or '.join(near)}?")
     layout, folder = LAYOUTS[name], os.path.abspath(os.path.expanduser(path))
     needs = layout.needs.split()
-    if missing := [need for need in needs if not os.path.exists(os.path.join(folder, need))]:
+    paths = {need: os.path.join(folder, need) for need in needs}
+    if missing := [need for need, path in paths.items() if not (os.path.isfile(path) or os.path.isdir(path))]:
         raise ValueError(
             f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
         )
@@ -152,13 +153,13 @@ def _sun397(_name: str, folder: str) -> Listing:
     def item(line: str) -> Item:
         return f"SUN397/{line}", line.rpartition("/")[0][len("a/") :]
 
-    class_folders = lines(Path(folder, "SUN397/ClassName.txt"))
+    listed = lines(Path(folder, "SUN397/ClassName.txt"))
     for place in (Path(folder), Path(folder, "SUN397")):
         training, testing = place / "Training_01.txt", place / "Testing_01.txt"
-        if training.exists() and testing.exists():
-            classes = [class_folder[len("a/") :] for class_folder in class_folders]
+        if training.is_file() and testing.is_file():
+            classes = [class_folder[len("a/") :] for class_folder in listed]
             return Listing(classes, [item(line) for line in lines(training)], [item(line) for line in lines(testing)])
-    names = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in class_folders}
+    names = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
     return _drawn([item(f"{class_folder}/{name}") for class_folder in names for name in names[class_folder]])
 
 
@@ -187,8 +188,8 @@ def _cog(_name: str, folder: str) -> Listing:
 
 def _in_class_folders(folder: str, below: str) -> list[Item]:
     """Return the images of the folders in `below`, sorted by folder, then by name."""
-    class_folders = [entry for entry in entries_of(os.path.join(folder, below)) if not entry.is_file()]
-    return [(f"{below}/{entry.name}/{name}", entry.name) for entry in class_folders for name in image_names(entry.path)]
+    folders = class_folders(os.path.join(folder, below))
+    return [(f"{below}/{entry.name}/{name}", entry.name) for entry in folders for name in image_names(entry.path)]
 
 
 def _drawn(items: list[Item]) -> Listing:

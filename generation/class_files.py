@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from generation.labels import ClassEntry, LabelSpace, check_no_class_twice
+from generation.word_files import read_text
 from generation.wordnet import SYNSET, WNID, WordNet, open_wordnet
 
 FIELDS = ("class_name", "wnid", "synset", "definition", "hypernym")
@@ -39,7 +40,7 @@ def read_class_file(path: Path) -> LabelSpace:
 
 def _rows(path: Path) -> Sequence[Row]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a file with a mark
+        text = read_text(path)
         if path.suffix == ".csv":
             content = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         else:

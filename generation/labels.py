@@ -66,6 +66,7 @@ class LabelSpace:
 
     def label_of(self, name: str) -> int:
         """Return the label of a class by its wnid or its name; ValueError if none or several have it."""
+        name = unicodedata.normalize("NFC", name)
         labels = self._labels_by_name.get(name, [])
         if len(labels) == 1:
             return labels[0]
@@ -80,7 +81,7 @@ class LabelSpace:
     def _labels_by_name(self) -> dict[str, list[int]]:
         labels: dict[str, list[int]] = {}
         for label, entry in enumerate(self.classes):
-            for name in {entry.wnid, entry.class_name} - {""}:
+            for name in {entry.wnid, unicodedata.normalize("NFC", entry.class_name)} - {""}:
                 labels.setdefault(name, []).append(label)
         return labels
 
@@ -119,15 +120,23 @@ def load_label_space(name: str) -> LabelSpace:
     return LabelSpace(name, tuple(_entry(row) for row in json.loads((TABLES / f"{name}.json").read_text())))
 
 
+def folded(name: str) -> str:
+    """Return what names have in common that differ in case, in spaces or `_` for them, or in how letters are encoded.
+
+    macOS writes `ö` into folders' names as two characters.
+    """
+    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").casefold().split())
+
+
 def check_no_class_twice(space: LabelSpace) -> None:
     """Raise ValueError if two labels would mean the same: one synset, or one name where no synset tells them apart.
 
-    Names that differ in case, spaces or the way their letters are encoded are one.
+    Names that `folded` makes one are one.
     """
     alike: dict[str, list[str]] = {}
     for entry in space.classes:
         name = entry.wnid or entry.class_name
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        alike.setdefault(folded(name), []).append(name)
     for names in alike.values():
         if len(set(names)) > 1:
             raise ValueError(f"{space.name} has the classes {' and '.join(map(repr, names))}. Keep one of them.")

@@ -75,6 +75,11 @@ def find_local(name: str) -> Path | None:
     return None
 
 
+def local_path(name: str) -> Path:
+    """Return the file or folder that a setting says, as `find_local` sees it; where nothing is there, as it is said."""
+    return find_local(name) or Path(os.path.expanduser(name))
+
+
 def resolve_revision(part: Part, name: str, revision: str) -> str:
     """Return what pins a part: the hub's commit, or the SHA-256 of the local files.
 
@@ -89,7 +94,8 @@ def resolve_revision(part: Part, name: str, revision: str) -> str:
         )
     if path.is_dir():
         check_safetensors(part, name, [file.relative_to(path).as_posix() for file in path.rglob("*")])
-    found = sorted(path.glob(part.needed)) if path.is_dir() else [path] if part.may_be_file else []
+    candidates = path.glob(part.needed) if path.is_dir() else [path] if part.may_be_file else []
+    found = sorted(file for file in candidates if file.is_file())
     if not found:
         raise ValueError(
             f"{part.setting} is '{name}', without {part.needed}. Give a folder in diffusers' layout, as "
@@ -172,8 +178,13 @@ def files_sha256(path: Path) -> str:
 
 
 def model_files(path: Path) -> list[Path]:
-    """Return a file, or those of a folder that decide what a model does, in order."""
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES)
+    """Return a file, or those of a folder that decide what a model does, in order; ValueError for a link to nothing."""
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES)
+    if lost := next((file for file in files if file.is_symlink() and not file.exists()), None):
+        raise ValueError(f"'{lost}' is a link that leads nowhere. Put the file there, or take the link out.")
+    return [file for file in files if file.is_file()]
 
 
 def fetch(part: Part, name: str, revision: str) -> Path:

@@ -16,9 +16,9 @@ from typing import Any
 
 from generation.config import RecipeConfig
 from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
-from generation.model_files import LORA, MODEL, VAE, Part, check_revision, resolve_revision
+from generation.model_files import LORA, MODEL, VAE, Part, check_revision, local_path, resolve_revision
 from generation.prompts import fields_of, template_text
-from generation.word_files import read_backgrounds, read_captions, with_places365
+from generation.word_files import read_backgrounds, read_captions, read_text, with_places365
 
 SHORT_LIST = 8
 """Lists up to this length are compared as a whole."""
@@ -125,10 +125,10 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         lemmas=config.lemmas,
         hypernym=config.hypernym,
         backgrounds=with_places365(config.backgrounds) if "background" in fields else (),
-        class_backgrounds=read_backgrounds(Path(config.backgrounds_file).expanduser(), space, bool(config.backgrounds))
+        class_backgrounds=read_backgrounds(local_path(config.backgrounds_file), space, bool(config.backgrounds))
         if "background" in fields and config.backgrounds_file
         else (),
-        captions=read_captions(Path(config.captions_file).expanduser(), space) if "caption" in fields else (),
+        captions=read_captions(local_path(config.captions_file), space) if "caption" in fields else (),
         negative_prompt=config.negative_prompt,
         generator=config.generator,
         **pinned_model(config),
@@ -168,7 +168,7 @@ def find_label_space(name: str) -> LabelSpace:
     if name not in SHIPPED and Path(name).suffix in (".yaml", ".yml", ".csv"):
         from generation.class_files import read_class_file  # brings NLTK
 
-        return read_class_file(Path(name).expanduser())
+        return read_class_file(local_path(name))
     return load_label_space(name)
 
 
@@ -241,7 +241,7 @@ def read_recipe(path: Path) -> Recipe:
 def read_recipe_value(path: Path) -> dict[str, Any]:
     """Return what a recipe file says, as JSON values, whatever became of its model; ValueError if it was edited."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         value, sha256 = content["recipe"], content["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{path}' is no recipe file: {error}. Write one with python -m ray_jobs.plan.") from error

@@ -29,13 +29,20 @@ def _scene(name: str) -> str:
     return " ".join([*qualifier, scene]).replace("_", " ")
 
 
+def read_text(path: Path) -> str:
+    """Return a file's text without the mark that spreadsheets begin it with; OSError if it is no regular file."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")  # reading a pipe might never end
+    return path.read_text(encoding="utf-8-sig")
+
+
 def read_backgrounds(path: Path, space: LabelSpace, have_common: bool) -> tuple[tuple[int, tuple[str, ...]], ...]:
     """Return labels and their own backgrounds from a YAML mapping of classes to lists, in label order.
 
     Raises ValueError for an unknown class, and for a class left without backgrounds where there are no common ones.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"recipe.backgrounds_file '{path}' cannot be read: {_one_line(error)}.") from error
     if not isinstance(content, dict):
@@ -57,7 +64,7 @@ def read_captions(path: Path, space: LabelSpace) -> tuple[tuple[str, ...], ...]:
     """Return each label's captions from lines of {"class": ..., "caption": ...}; ValueError for a class without one."""
     by_label: list[list[str]] = [[] for _ in space.classes]
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe.captions_file '{path}' cannot be read: {_one_line(error)}.") from error
     for number, line in enumerate(lines, start=1):

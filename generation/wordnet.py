@@ -41,6 +41,11 @@ LEXICOGRAPHER_FILES = (
 ).split()
 """In the order of lexnames(5WN)."""
 
+NUM_LINES = {"data.noun": 82_115, "index.noun": 117_798}
+"""Synsets and words among WordNet 3.0's nouns, as wnstats(7WN) counts them; their files have a line for each."""
+
+VERSION = re.compile(rb"WordNet (\d[\d.]*) Copyright")
+
 PARTS_OF_SPEECH = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
 
 
@@ -125,25 +130,59 @@ def _words(lemma_name: str) -> str:
 
 @contextmanager
 def open_wordnet() -> Iterator[WordNet]:
-    """Open WordNet 3.0 wherever this machine has it; ValueError with the remedy if it has not."""
+    """Open WordNet 3.0 wherever this machine has it; ValueError with the remedy if it has not, or not all of it."""
     with tempfile.TemporaryDirectory() as scratch:
         nltk.data.path.append(scratch)  # NLTK reads nothing that is not below its data path
+        place = "WordNet"
         try:
-            yield WordNet(_reader(_find(Path(scratch))))
+            root, place = _find(Path(scratch))
+            _check_whole(root, place)
+            yield WordNet(_reader(root))
+        except ValueError:
+            raise
+        except Exception as error:  # NLTK ends with errors of any kind where files are damaged
+            raise ValueError(f"{place} cannot be read ({type(error).__name__}: {error}). {REMEDY}.") from error
         finally:
             nltk.data.path.remove(scratch)
 
 
-def _find(scratch: Path) -> Any:
-    """Return NLTK's pointer to its own WordNet, or to a copy of Debian's under `scratch`."""
+def _find(scratch: Path) -> tuple[Any, str]:
+    """Return NLTK's pointer to its own WordNet, or to a copy of Debian's under `scratch`, and what a user calls it."""
     for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
         try:
-            return nltk.data.find(name)
+            root = nltk.data.find(name)
         except LookupError:
             continue
+        return root, f"WordNet in '{root}'"
     if not DEBIAN_WORDNET.is_dir():
         raise ValueError(f"WordNet 3.0 is not on this machine. {REMEDY}.")
-    return _completed(DEBIAN_WORDNET, scratch)
+    return _completed(DEBIAN_WORDNET, scratch), f"WordNet in '{DEBIAN_WORDNET}'"
+
+
+def _check_whole(root: Any, place: str) -> None:
+    """Raise ValueError if WordNet's nouns are those of another version, whose numbers mean others, or not all there."""
+    for name, num_lines in NUM_LINES.items():
+        with root.join(name).open() as file:
+            content = file.read()
+        version = VERSION.search(content)
+        if version and version[1] != b"3.0":
+            raise ValueError(
+                f"{place} is version {version[1].decode()}, whose numbers mean other synsets than 3.0's. {REMEDY}."
+            )
+        lines = [line for line in content.splitlines(keepends=True) if not line.startswith(b"  ")]  # not the licence
+        if len(lines) != num_lines:
+            raise ValueError(f"{place} is damaged: {name} has {len(lines):,} lines, not {num_lines:,}. {REMEDY}.")
+        if name == "data.noun":
+            _check_offsets(content, place)
+
+
+def _check_offsets(content: bytes, place: str) -> None:
+    """Raise ValueError unless each synset is where its own line says."""
+    offset = 0
+    for line in content.splitlines(keepends=True):
+        if not line.startswith(b"  ") and line[:8] != b"%08d" % offset:
+            raise ValueError(f"{place} is damaged: what is at {offset:08} of data.noun begins {line[:8]!r}. {REMEDY}.")
+        offset += len(line)
 
 
 def _completed(source: Path, scratch: Path) -> Any:

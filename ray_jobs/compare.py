@@ -21,6 +21,7 @@ import psutil
 
 from evaluation.real_images import judging_images
 from evaluation.real_sets import RealSet
+from evaluation.unreadable import Unreadable
 from generation.recipe import Recipe
 from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
@@ -35,7 +36,7 @@ from ray_jobs.kept_data import check_batches, check_workers
 from ray_jobs.progress_display import ProgressDisplay, announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
 from ray_jobs.run_progress import RunProgress
-from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool
+from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool, unreadable_in
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
 from training.fit import fit
@@ -63,6 +64,8 @@ def main() -> None:
                 announce(started_at, f"{arm}, seed {seed}")
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
+                for line in comparison.unreadable(Arm(arm, seed)).told():
+                    announce(started_at, line)
         print_results(runs, config.prices)
         write_report(run_dir, config, recipe, runs)
         release(claimed)
@@ -92,9 +95,10 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
         raise ValueError("training.real_images mixes real images into every arm, and 'real' is one. Leave one out.")
     if "tee_then_replay" in config.arms:
         check_workers(config.training)
-    real_samples(config, recipe, seed=0)
+    unreadable = unreadable_in(run_dir, config.training)
+    real_samples(config, recipe, seed=0, unreadable=unreadable)
     if "real" in config.arms:
-        samples_of(config.real_images, config, recipe, seed=0)
+        samples_of(config.real_images, config, recipe, seed=0, unreadable=unreadable)
     return config, recipe, run_dir
 
 
@@ -183,10 +187,11 @@ class Comparison:
         training = dataclasses.replace(self.config.training, seed=arm.seed)
         run_dir = self.run_dir / arm.label
         run_dir.mkdir()
-        judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size)
+        allow_unreadable = self.config.evaluation.allow_unreadable
+        judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size, allow_unreadable)
         fitting_at = time.time()
         with ProgressDisplay(pool, training, Exporter(run_dir.name, self.recipe.sha256[:12]).look) as display:
-            real = real_samples(self.config, self.recipe, arm.seed)
+            real = real_samples(self.config, self.recipe, arm.seed, self.unreadable(arm))
             fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put, held_out_is_real=True), judging)
         ended_at = time.time()
         last = cast(TrainingProgress, display.last().training)
@@ -206,7 +211,12 @@ class Comparison:
             num_generated=num_before + display.last().num_generated,
             num_trained=last.num_trained,
             stored_bytes=0,
+            num_unreadable=len(self.unreadable(arm).names()),
         )
+
+    def unreadable(self, arm: Arm) -> Unreadable:
+        """Return how many real images a run may leave out, and where they are named."""
+        return Unreadable(self.config.training.allow_unreadable, self.run_dir / arm.label / "unreadable.txt")
 
     def with_pool(self, run: ArmRun, began_at: float) -> ArmRun:
         """Return the run with the time that the pool was held for it."""
@@ -245,7 +255,7 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
-    images = samples_of(config.real_images, config, comparison.recipe, arm.seed)
+    images = samples_of(config.real_images, config, comparison.recipe, arm.seed, comparison.unreadable(arm))
     return comparison.train(arm, images, comparison.no_pool())
 
 

@@ -65,6 +65,8 @@ class ArmRun:
     num_generated: int
     num_trained: int
     stored_bytes: int
+    num_unreadable: int = 0
+    """Real images that were left out since they cannot be decoded."""
 
     def cost(self, prices: Prices) -> float:
         """Return what the run costs by these prices."""

@@ -5,6 +5,7 @@ After `load_config` there are no dicts; each setting has its home in the `config
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from yaml import MarkedYAMLError
 
 from evaluation.config import EvaluationConfig
 from generation.config import DataConfig, GenerationConfig, RecipeConfig, check_not_negative
+from generation.model_files import local_path
 from generation.recipe import Recipe, build_recipe, read_recipe
 from ray_jobs.overrides import checked_number, read_overrides, read_yaml
 from training.config import TrainingConfig
@@ -164,9 +166,10 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
     """
     if not arguments or "=" in arguments[0]:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
+    _check_text(arguments)
     try:
         overrides = read_overrides(arguments[1:], schema)
-        files = _read_files(Path(arguments[0]).expanduser())
+        files = _read_files(local_path(arguments[0]))
         sources = [_fitted(source, schema, prefix="") for source in (*files, overrides)]
         _check_one_recipe(sources)
         _let_last_selector_count(sources)
@@ -177,6 +180,15 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
     return cast(Config, settings)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raise ValueError for bytes that are no UTF-8: they could not be written into config.yaml."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{argument!r} has bytes that are no UTF-8. Rename what it names.") from error
 
 
 def _let_last_selector_count(sources: Sequence[dict[str, Any]]) -> None:
@@ -205,7 +217,10 @@ def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         raise ValueError(f"'{path}' is its own base. Take its line 'base:' out.")
     content = _read_yaml(path)
     base = content.pop("base", None)
-    return [*(_read_files(path.parent / str(base), (*above, path.resolve())) if base else []), content]
+    return [
+        *(_read_files(path.parent / os.path.expanduser(str(base)), (*above, path.resolve())) if base else []),
+        content,
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -277,7 +292,7 @@ def _fitted_mapping(content: Any, value: Any, name: str) -> dict[str, Any]:
 
 def open_recipe(config: JobConfig) -> Recipe:
     """Return the recipe that the settings mean, or that of the recipe file they name."""
-    return read_recipe(Path(config.recipe_file).expanduser()) if config.recipe_file else build_recipe(config.recipe)
+    return read_recipe(local_path(config.recipe_file)) if config.recipe_file else build_recipe(config.recipe)
 
 
 def to_yaml(config: Any) -> str:

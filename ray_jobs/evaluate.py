@@ -23,7 +23,7 @@ from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_writable, new_path, resolve, write_json
+from ray_jobs.run_directory import check_writable, new_path, resolve, resolve_input, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.network import check_features
 
@@ -61,8 +61,8 @@ def check_asked(config: EvaluationConfig) -> None:
 
 
 def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
-    """Return the images that the settings name; relative paths are those of `resolve`."""
-    paths = {name: str(resolve(path)) for name, path in config.paths.items()}
+    """Return the images that the settings name; relative paths are those of `resolve_input`."""
+    paths = {name: str(resolve_input(path)) for name, path in config.paths.items()}
     return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
 
 

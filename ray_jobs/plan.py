@@ -9,7 +9,6 @@ rehearsal.
 import sys
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from generation.model_files import find_local
+from generation.model_files import find_local, local_path
 from generation.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.tokens import TokenCounter, open_token_counter
@@ -46,7 +45,7 @@ def main() -> None:
         if "index" in options:
             print_sample(recipe, parse_index(options["index"]))
         elif "compare" in options:
-            print_differences(recipe, read_recipe_value(Path(options["compare"])))
+            print_differences(recipe, read_recipe_value(local_path(options["compare"])))
         elif "cost" in options or "like" in options:
             print_cost(config, arguments, options.get("like", ""))
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from generation import storage
+from generation.model_files import find_local
 from generation.recipe import Recipe, differences, read_recipe
 from generation.storage import Storage
 from ray_jobs.uploads import in_package
@@ -39,6 +40,15 @@ def resolve(path: str) -> Path:
         return ((Path.home() if in_package() else Path.cwd()) / Path(path).expanduser()).resolve()
     except RuntimeError as error:
         raise ValueError(f"'{path}' is no path: {error}. {REMEDY}") from error
+
+
+def resolve_input(path: str) -> Path:
+    """Return the absolute path of what a job only reads: as `find_local` sees it, uploaded with the job or shipped.
+
+    What is nowhere is named as `resolve` would.
+    """
+    found = find_local(path)
+    return Path(os.path.abspath(found)) if found else resolve(path)
 
 
 def resolve_place(path: str) -> str:

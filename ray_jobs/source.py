@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from ray.data import Dataset
 
 from evaluation.real_images import real_training_images
+from evaluation.unreadable import Unreadable
 from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
 from generation.indices import Wanted
@@ -23,17 +25,20 @@ from ray_jobs.config import JobConfig
 from ray_jobs.data_card import write_card
 from ray_jobs.kept_data import Part, batch_size_of, check_batches, check_workers, indices_of, open_parts, open_to_read
 from ray_jobs.placement import Demand, check_awaited
-from ray_jobs.run_directory import resolve
+from ray_jobs.run_directory import new_path, resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
 
 
-def open_source(config: JobConfig, recipe: Recipe) -> "Source":
-    """Return the configured source, checked as far as that goes without a cluster."""
+def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> "Source":
+    """Return the configured source, checked as far as that goes without a cluster.
+
+    `unreadable` says how many real images may be left out.
+    """
     if config.data.source == "shards":
         return ShardSource(config, *open_to_read(config.data.shards, recipe, config.training))
     if config.data.source == "real":
-        return RealSource(config, recipe)
+        return RealSource(config, recipe, unreadable)
     parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
     return StreamSource(config, recipe, parts)
 
@@ -71,25 +76,33 @@ def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamp
     return TrainingSamples(shards.num_images, partial(read_shards, shards, seed, config.data.num_readers))
 
 
-def real_samples(config: JobConfig, recipe: Recipe, seed: int) -> TrainingSamples | None:
+def unreadable_in(run_dir: Path, training: TrainingConfig) -> Unreadable:
+    """Return how many real images a run may leave out, to be named in a new file of its folder."""
+    return Unreadable(training.allow_unreadable, new_path(run_dir, "unreadable", ".txt"))
+
+
+def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples | None:
     """Return the real images that are mixed in, in an order of the seed; ValueError if they are not there."""
     training = config.training
     if not training.real_images:
         return None
-    return samples_of(training.real_images, config, recipe, seed)
+    return samples_of(training.real_images, config, recipe, seed, unreadable)
 
 
-def samples_of(real_images: str, config: JobConfig, recipe: Recipe, seed: int) -> TrainingSamples:
+def samples_of(
+    real_images: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable
+) -> TrainingSamples:
     """Return the real images of a place, in an order of the seed; ValueError if they are not there."""
     images = real_training_images(
         real_place(real_images), recipe.label_space, recipe.image_size, seed, config.data.num_readers
     )
+    images = dataclasses.replace(images, unreadable=unreadable)
     return TrainingSamples(images.num_images, images.open, "real", images.names_hash)
 
 
 def real_place(place: str) -> str:
     """Return `digits` as it is, and anything else as an absolute path."""
-    return place if place == "digits" else str(resolve(place))
+    return place if place == "digits" else str(resolve_input(place))
 
 
 def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
@@ -276,7 +289,7 @@ class ShardSource(NoPool):
 class RealSource(NoPool):
     """Real images, over and over: what training on generated ones is measured against."""
 
-    def __init__(self, config: JobConfig, recipe: Recipe) -> None:
+    def __init__(self, config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> None:
         """Take the images, of which some are held out; ValueError if there are too few."""
         if config.training.real_images:
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
@@ -287,6 +300,7 @@ class RealSource(NoPool):
         )
         self.place = place
         self.names_hash = images.names_hash
+        images = dataclasses.replace(images, unreadable=unreadable)
         self.held_out_images, self.train = images.split(config.training.num_held_out)
 
     def describe(self) -> str:

@@ -13,6 +13,7 @@ import psutil
 
 from evaluation.evaluate import Planned
 from evaluation.model import open_model
+from evaluation.unreadable import Unreadable
 from generation.recipe import Recipe, recipe_file_text
 from generation.recipe_checks import check_recipe
 from ray_jobs.advice import Adviser, MissingActors
@@ -41,7 +42,7 @@ from ray_jobs.run_directory import (
     write_whole,
 )
 from ray_jobs.run_progress import RunProgress
-from ray_jobs.source import Source, open_source, real_samples
+from ray_jobs.source import Source, open_source, real_samples, unreadable_in
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
@@ -77,7 +78,8 @@ def main() -> None:
         show_samples(recipe, source, run_dir)
         say("training starts; its first samples are in samples.png, where they are generated")
         checkpoint_file, progress, advice = train(job, say)
-        say(f"the whole run: {advice}")
+        for line in (f"the whole run: {advice}", *job.unreadable.told()):
+            say(line)
         counts = source.counts()
     evaluation: dict[str, Any] = {}
     with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
@@ -86,7 +88,10 @@ def main() -> None:
                 source.finish()
                 evaluation = evaluate(job, checkpoint_file, say)
         finally:  # what was trained is told, whatever becomes of its evaluation
-            summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {"advice": advice}
+            summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {
+                "num_unreadable": len(job.unreadable.names()),
+                "advice": advice,
+            }
             print_summary(summary)
             write_json(run_dir / "summary.json", summary)
             release(claimed)
@@ -102,6 +107,9 @@ class Prepared:
     run_dir: Path
     source: Source
     real: TrainingSamples | None
+    unreadable: Unreadable
+    """Real images that training did without."""
+
     planned: Planned
     """What the classifier is evaluated on."""
 
@@ -127,9 +135,11 @@ def prepare(arguments: list[str]) -> Prepared:
     planned = plan(config.evaluation, recipe.label_space)
     trained_size = config.training.crop_size or recipe.image_size
     check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
-    real = real_samples(config, recipe, config.training.seed)
+    unreadable = unreadable_in(run_dir, config.training)
+    real = real_samples(config, recipe, config.training.seed, unreadable)
     notes = [*(check_recipe(recipe) if config.data.source == "stream" else ()), *predicted(config)]
-    job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, notes)
+    source = open_source(config, recipe, unreadable)
+    job = Prepared(config, recipe, run_dir, source, real, unreadable, planned, notes)
     return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
 
 

@@ -8,6 +8,7 @@ from generation.config import check_gpus, check_not_negative
 
 MAY_CHANGE = (
     "real_images",
+    "allow_unreadable",
     "num_workers",
     "gpus_per_worker",
     "cpus_per_worker",
@@ -74,6 +75,11 @@ class TrainingConfig:
 
     real_fraction: float = 0.0
     """Their share of each batch, 0 to below 1; each is used once in a turn of them, over and over."""
+
+    allow_unreadable: int = 0
+    """Real images to train on that may be left out because they cannot be decoded, others of their class in their
+    place; with more, the run ends.
+    """
 
     separate_batch_norm: bool = False
     """Whether real and generated images have batch statistics of their own (arXiv 1911.09665); real ones' are kept for
@@ -203,6 +209,7 @@ class TrainingConfig:
             "checkpoint_every_steps",
             "max_restarts",
             "early_stop_epochs",
+            "allow_unreadable",
         )
         check_gpus("training.gpus_per_worker", self.gpus_per_worker)
         if not (self.gpus_per_worker or self.cpus_per_worker):

@@ -113,3 +113,8 @@ def test_titles_that_name_no_classes_are_refused_unless_the_order_is_known():
     with pytest.raises(ValueError, match="called like no class of digits: nought, 0, unity"):
         labels_of_titles(["0", "1"], ("nought, 0", "unity"), "/d", space, is_order_known=False)
     assert labels_of_titles(["1", "0"], (), "/d", space, is_order_known=False).tolist() == [1, 0]
+
+
+def test_folders_that_macos_named_are_classes_whose_letters_are_encoded_otherwise():
+    space = LabelSpace("sizes", (ClassEntry("gr\u00f6\u00dfe"), ClassEntry("\u00c5")))
+    assert labels("gro\u0308\u00dfe", "A\u030a", space=space) == [0, 1]

@@ -1,6 +1,7 @@
 """Files' bytes to pixels: upright, RGB, cut as the field cuts."""
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -161,3 +162,15 @@ def test_the_centre_of_an_image_of_that_size_is_its_own_pixels():
     image = noise(8, 12)
     cropped = centre_crop(image, 8, 4, Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(cropped, np.asarray(image)[4:8, 2:6])
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(StorageError, match=r"pipe\.png' cannot be read on .*: it is no regular file\."):
+        read_image(str(tmp_path / "pipe.png"))
+
+
+def test_a_damaged_image_is_called_as_it_may_be_written():
+    with pytest.raises(UnreadableImageError) as told:
+        read_image(io.BytesIO(b"no image"), "a\udcff\n.tar/b.png")
+    assert told.value.name == "a\\udcff\\n.tar/b.png"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import tarfile
@@ -757,3 +758,36 @@ def test_sets_of_other_names_or_classes_have_another_hash_and_moved_ones_the_sam
 
     assert written("here", 2, 2) == written("there", 2, 2)
     assert len({written("a", 2, 2), written("b", 3, 2), written("c", 2, 3)}) == 3
+
+
+def test_hidden_members_of_a_tar_are_left_out(tmp_path: Path):
+    hidden = ["./.__a.jpg", "__MACOSX/a.jpg", ".Trashes/a.jpg", "train/@eaDir/a.jpg", "train/.__a.cls"]
+    members = {"train/a.jpg": png(5), "train/a.cls": b"owl", **dict.fromkeys(hidden, b"no image")}
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace(".__", "._"))
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    source = tar_images(str(tmp_path))
+    assert (greys(source), classes_of(source)) == ([5], ["owl"])
+
+
+def test_pipes_among_tars_are_not_waited_for(tmp_path: Path):
+    tar(tmp_path / "a.tar", {"png": png(3), "cls": 0})
+    os.mkfifo(tmp_path / "b.tar")
+    assert greys(open_layout(str(tmp_path))) == [3]
+    with pytest.raises(ValueError, match=r"b\.tar' has no images whose classes are known"):
+        open_layout(str(tmp_path / "b.tar"))
+
+
+def test_a_link_called_by_a_split_to_its_own_folder_is_none(tmp_path: Path):
+    tar(tmp_path / "a.tar", {"png": png(3), "cls": 0})
+    (tmp_path / "val").symlink_to(".")
+    (tmp_path / "test").symlink_to("test")
+    assert greys(open_layout(str(tmp_path))) == [3]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_has_is_told(name: str):
+    with pytest.raises(ValueError, match=r"is no name of a file or a class\. Rename it"):
+        packed([name])

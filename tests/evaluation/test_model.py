@@ -1,5 +1,6 @@
 """What is said of a trained classifier, and where its run lies."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,9 @@ def test_a_run_on_real_images_does_not_go_on_with_other_files_or_with_generated_
     mixed = sets_of(1000, 0, TrainingSamples(50, open=lambda _: None, kind="real", names_hash=9))
     with pytest.raises(ValueError, match="real images was None, is 50"):
         check_goes_on(generated, painted, CONFIG, mixed)
+
+
+def test_a_run_that_a_damaged_image_ended_goes_on_without_it(painted: Recipe):
+    sets = sets_of(1000, names_hash=7, real=None)
+    checkpoint = checkpoint_of(painted, [range(640)], sets)
+    check_goes_on(checkpoint, painted, dataclasses.replace(CONFIG, allow_unreadable=1), sets)

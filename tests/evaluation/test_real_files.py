@@ -1,6 +1,8 @@
 """Folders of class folders: which images are found, in which order, and under which class."""
 
+import os
 import pickle
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +97,57 @@ def test_images_that_were_renamed_or_moved_to_another_class_have_another_hash(tm
 
     assert hash_in("here", listed) == hash_in("there", listed)
     assert len({hash_in(str(i), names) for i, names in enumerate((listed, other_name, other_class, other_folder))}) == 4
+
+
+HIDDEN = (".Trashes", ".snapshot", "lost+found", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "@eaDir")
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_hidden_folders_of_disks_and_desktops_are_no_classes_and_have_no_images(hidden: str, tmp_path: Path):
+    write(tmp_path, "puffin/a.png", f"{hidden}/no.png", f"puffin/{hidden}/no.png")
+    images = list_images(str(tmp_path))
+    assert images.classes == ("puffin",)
+    assert images.names() == [f"{tmp_path}/puffin/a.png"]
+
+
+def test_pipes_sockets_and_devices_are_left_out(tmp_path: Path, monkeypatch):
+    write(tmp_path, "puffin/a.png")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "puffin" / "pipe.png")
+    (tmp_path / "puffin" / "device.png").symlink_to("/dev/null")
+    monkeypatch.chdir(tmp_path / "puffin")  # a socket's path has little room
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.png")
+    images = list_images(str(tmp_path))
+    assert images.classes == ("puffin",)
+    assert images.names() == [f"{tmp_path}/puffin/a.png"]
+
+
+def test_a_link_to_itself_is_named(tmp_path: Path):
+    write(tmp_path, "puffin/a.png")
+    (tmp_path / "puffin" / "b.png").symlink_to("b.png")
+    images = list_images(str(tmp_path))
+    with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be read on .*: Too many levels of symbolic links"):
+        images.opener()(1)
+    (tmp_path / "owl").symlink_to("owl")
+    with pytest.raises(ValueError, match=r"owl' cannot be listed: Too many levels of symbolic links\."):
+        list_images(str(tmp_path))
+
+
+def test_a_link_to_where_it_lies_or_above_is_no_class(tmp_path: Path):
+    write(tmp_path / "birds", "puffin/a.png")
+    (tmp_path / "birds" / "here").symlink_to(".")
+    (tmp_path / "birds" / "above").symlink_to("..")
+    assert list_images(str(tmp_path / "birds")).classes == ("puffin",)
+
+
+def test_a_name_of_other_bytes_than_utf_8_is_read_and_told_as_text(tmp_path: Path):
+    write(tmp_path, "puffin/a.png")
+    odd = os.fsencode(tmp_path) + b"/puffin/\xff.png"
+    (tmp_path / "puffin" / "a.png").rename(os.fsdecode(odd))
+    images = pickle.loads(pickle.dumps(list_images(str(tmp_path))))
+    assert images.opener()(0).size == (8, 8)
+    Path(os.fsdecode(odd)).write_text("no image")
+    with pytest.raises(StorageError, match=r"puffin/\\udcff\.png' cannot be decoded") as told:
+        images.opener()(0)
+    assert str(told.value).encode()

@@ -2,19 +2,25 @@
 
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from evaluation.real_files import FolderImages, list_images
 from evaluation.real_images import (
     RealReader,
     RealTrainingImages,
     order_of_lap,
     positions_by_index,
+    readable_rows,
     reading_units,
     real_training_images,
 )
+from evaluation.real_sets import whole_set
+from evaluation.unreadable import Unreadable
 from generation.digits.real_digits import training_digits
 from generation.indices import IndexSet, Wanted
 from generation.labels import load_label_space
@@ -143,6 +149,72 @@ def test_digits_are_refused_for_other_classes():
         real_training_images("digits", BIRDS, image_size=32, seed=0)
 
 
+def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
+    owls_and_puffins: RealTrainingImages, tmp_path: Path
+):
+    places = positions_by_index(150)
+    puffins = np.flatnonzero(places < 50)  # their indices, ascending
+    first, next_of_it, last = (int(puffins[i]) for i in (0, 1, -1))
+    names = owls_and_puffins.source.names()
+    damaged = [names[places[index]] for index in (next_of_it, last)]
+    folder = copy_without(owls_and_puffins, tmp_path / "birds", damaged)
+    source = real_training_images(str(folder), BIRDS, image_size=8, seed=5)
+    source = dataclasses.replace(source, unreadable=Unreadable(2, tmp_path / "unreadable.txt"))
+    rows = read_without_ray(source, Wanted.all_of(range(300)))
+    assert sorted(rows["serial"]) == list(range(300))
+    shown = dict(zip(rows["serial"].tolist(), rows["image"][:, 0, 0, 0].tolist(), strict=True))
+    for serial, grey in shown.items():
+        index = serial % 150
+        instead = {next_of_it: int(puffins[2]), last: first}.get(index, index)
+        assert grey == places[instead]
+    np.testing.assert_array_equal(rows["label"], np.where(places[rows["index"]] < 50, 3, 2))
+    assert sorted(map(Path, source.unreadable.names())) == sorted(
+        folder / Path(name).parts[-2] / Path(name).name for name in damaged
+    )
+
+
+def copy_without(source: RealTrainingImages, folder: Path, damaged: list[str]) -> Path:
+    """Copy the images of a folder, these without their content."""
+    shutil.copytree(cast(FolderImages, source.source).folder, folder)
+    for name in damaged:
+        (folder / Path(name).parts[-2] / Path(name).name).write_text("no image")
+    return folder
+
+
+def test_one_damaged_image_more_than_allowed_ends_the_reading(tmp_path: Path):
+    write(tmp_path / "birds", *(f"puffin/{name}.png" for name in "abcd"))
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    for name in "ab":
+        (tmp_path / "birds" / "puffin" / f"{name}.png").write_text("no image")
+    for limit in (0, 1):
+        limited = dataclasses.replace(source, unreadable=Unreadable(limit, tmp_path / "unreadable.txt"))
+        with pytest.raises(StorageError, match=rf"cannot be decoded: .* training\.allow_unreadable={limit + 1} leaves"):
+            read_without_ray(limited, Wanted.all_of(range(4)))
+
+
+def test_a_class_without_a_whole_image_ends_the_reading(tmp_path: Path):
+    write(tmp_path / "birds", "puffin/a.png", "puffin/b.png")
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    for name in "ab":
+        (tmp_path / "birds" / "puffin" / f"{name}.png").write_text("no image")
+    source = dataclasses.replace(source, unreadable=Unreadable(9, tmp_path / "unreadable.txt"))
+    with pytest.raises(
+        StorageError, match=r"^None of the 2 images of a class can be decoded\. They are named in '.*txt'"
+    ):
+        read_without_ray(source, Wanted.all_of(range(2)))
+
+
+def test_images_that_training_is_judged_by_may_be_left_out_as_in_evaluation(tmp_path: Path):
+    write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
+    (tmp_path / "puffin" / "b.png").write_text("no image")
+    images = whole_set("birds", str(tmp_path), list_images(str(tmp_path)))
+    assert [row["image"][0, 0, 0] for row in readable_rows(images, 8, allow_unreadable=1)] == [0, 2]
+    with pytest.raises(
+        StorageError, match=r"b\.png' cannot .* 1 images of 'birds' by now: evaluation\.allow_unreadable=1"
+    ):
+        readable_rows(images, 8, allow_unreadable=0)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImages):
@@ -177,3 +249,16 @@ def test_a_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
     (tmp_path / "puffin" / "b.png").write_text("no image")
     with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be decoded: .* Put a whole one in its place"):
         rows_of(source, Wanted.all_of(range(3)))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
+def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
+    write(tmp_path / "birds", "puffin/a.png", "puffin/b.png", "puffin/c.png")
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    (tmp_path / "birds" / "puffin" / "b.png").write_text("no image")
+    source = dataclasses.replace(source, unreadable=Unreadable(1, tmp_path / "unreadable.txt"))
+    rows = rows_of(source, Wanted.all_of(range(6)))
+    assert sorted(rows["serial"]) == list(range(6))
+    assert source.unreadable.names() == [f"{tmp_path}/birds/puffin/b.png"]

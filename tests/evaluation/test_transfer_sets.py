@@ -1,6 +1,7 @@
 """Each set as its authors ship it, with a few images: which are found, of which class, and what they look like."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -355,3 +356,19 @@ def test_what_torchvision_refuses_is_told_in_one_line(tmp_path: Path, monkeypatc
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda _path, _md5: False)
     with pytest.raises(ValueError, match=r"cannot be read as flowers: Dataset not found or corrupted"):
         open_transfer_set("flowers", str(tmp_path))
+
+
+def test_what_is_hidden_or_a_pipe_is_no_class_of_a_transfer_set(tmp_path: Path):
+    cog(tmp_path)
+    paint(tmp_path, {"train/lost+found/e.JPEG": 5, "test/__MACOSX/n2.JPEG": 6})
+    os.mkfifo(tmp_path / "train" / "pipe")
+    os.mkfifo(tmp_path / "train" / "n1" / "pipe.JPEG")
+    found = open_transfer_set("cog_l1", str(tmp_path))
+    assert (found.trainval.classes, found.trainval.num_images, found.test.num_images) == (("n1", "n2"), 3, 1)
+
+
+def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(tmp_path: Path):
+    (tmp_path / "train2019.json").write_text("{}")
+    os.mkfifo(tmp_path / "val2019.json")
+    with pytest.raises(ValueError, match=r"is not a folder of inat2019: it lacks val2019\.json\."):
+        open_transfer_set("inat2019", str(tmp_path))

@@ -1,3 +1,4 @@
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -144,3 +145,48 @@ def test_wordnet_is_read_from_nltks_zipped_download(tmp_path: Path, monkeypatch)
 def test_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"'nowhere\.yaml' cannot be read"):
         read_class_file(Path("nowhere.yaml"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "mine.yaml")
+    with pytest.raises(ValueError, match=r"mine\.yaml' cannot be read: it is no regular file"):
+        read_class_file(tmp_path / "mine.yaml")
+
+
+ENTITY = "%08d 03 n 01 entity 0 000 | that which is  \n"
+LICENCE = "  14 WordNet %s Copyright 2006 by Princeton University.  \n"
+
+
+def nouns(folder: Path, monkeypatch, licence: str, *, data: str, num_lines: int) -> None:
+    """Have no WordNet on this machine but one of two small files."""
+    folder.mkdir()
+    (folder / "data.noun").write_text(licence + data)
+    (folder / "index.noun").write_text(licence + "entity n 1 0 1 0 00001740\n")
+    monkeypatch.setattr(wordnet, "DEBIAN_WORDNET", folder)
+    monkeypatch.setattr(wordnet, "NUM_LINES", {"data.noun": num_lines, "index.noun": 1})
+    monkeypatch.setattr("nltk.data.path", [])
+
+
+@pytest.mark.parametrize(
+    ("version", "data", "num_lines", "message"),
+    [
+        ("3.1", ENTITY % 59, 1, r"is version 3\.1, whose numbers mean other synsets than 3\.0's\. Install it"),
+        ("3.0", ENTITY % 59, 2, r"is damaged: data\.noun has 1 lines, not 2\. Install it"),
+        ("3.0", ENTITY % 60, 1, r"is damaged: what is at 00000059 of data\.noun begins b'00000060'\. Install it"),
+        ("3.0", ENTITY % 59, 1, r"cannot be read \(\w+: .*Install it"),  # all but its nouns are missing
+    ],
+)
+def test_a_damaged_wordnet_or_one_of_another_version_is_one_line(
+    version: str, data: str, num_lines: int, message: str, tmp_path: Path, monkeypatch
+):
+    nouns(tmp_path / "wordnet", monkeypatch, LICENCE % version, data=data, num_lines=num_lines)
+    with pytest.raises(ValueError, match=rf"^WordNet in '{tmp_path}/wordnet' {message}"):
+        read_class_file(written(tmp_path / "mine.yaml", "- crane\n- heron\n"))
+
+
+def test_a_damaged_download_of_wordnet_is_one_line(tmp_path: Path, monkeypatch):
+    (tmp_path / "corpora").mkdir()
+    (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"cut short")
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    with pytest.raises(ValueError, match=r"^WordNet cannot be read \(BadZipFile: .*Install it"):
+        read_class_file(written(tmp_path / "mine.yaml", "- crane\n- heron\n"))

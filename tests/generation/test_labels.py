@@ -91,3 +91,14 @@ def test_the_tables_are_what_wordnet_says():
     with open_wordnet() as wordnet:
         assert tuple(digits(wordnet)) == load_label_space("digits").classes
         assert tuple(imagenet1k(wordnet)) == load_label_space("imagenet1k").classes
+
+
+def test_a_class_is_found_however_its_letters_are_encoded():
+    composed, decomposed = "gr\u00f6\u00dfe", "gro\u0308\u00dfe"
+    for ours, theirs in ((composed, decomposed), (decomposed, composed)):
+        assert LabelSpace("mine", (ClassEntry("other"), ClassEntry(ours))).label_of(theirs) == 1
+
+
+def test_names_that_differ_in_underscores_alone_are_one_class():
+    with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl'\. Keep one"):
+        check_no_class_twice(LabelSpace("mine", (ClassEntry("snowy owl"), ClassEntry("snowy_owl"))))

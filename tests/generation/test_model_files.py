@@ -17,6 +17,7 @@ from generation.model_files import (
     check_safetensors,
     files_sha256,
     find_local,
+    local_path,
     resolve_revision,
 )
 from generation.recipe import build_recipe
@@ -195,3 +196,31 @@ def test_an_unknown_scheduler_is_refused_with_those_that_there_are():
     assert len(refused.stderr.splitlines()) == 1
     assert "recipe.scheduler" in refused.stderr
     assert "euler_ancestral" in refused.stderr
+
+
+def test_a_model_file_that_is_a_link_to_nothing_is_named(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "config.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"config\.json' is a link that leads nowhere\. Put the file there"):
+        resolve_revision(MODEL, str(tmp_path), "")
+
+
+def test_a_pipe_among_a_models_files_is_not_waited_for(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text("{}")
+    without = resolve_revision(MODEL, str(tmp_path), "")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    assert resolve_revision(MODEL, str(tmp_path), "") == without
+
+
+def test_a_setting_means_the_drivers_file_or_else_what_it_says(tmp_path: Path, monkeypatch):
+    (tmp_path / "classes.yaml").touch()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("FIGMENT_DRIVERS_FOLDER", str(tmp_path))
+    assert local_path("classes.yaml") == tmp_path / "classes.yaml"
+    assert local_path("ray_jobs/configs/digits.yaml") == PROJECT_ROOT / "ray_jobs/configs/digits.yaml"
+    assert local_path("other.yaml") == Path("other.yaml")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert local_path("~/other.yaml") == Path("/home/someone/other.yaml")
+    assert local_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

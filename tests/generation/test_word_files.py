@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,10 @@ def test_captions_that_are_not_clear_are_refused(text: str, message: str, tmp_pa
     (tmp_path / "c.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_captions(tmp_path / "c.jsonl", DIGITS)
+
+
+@pytest.mark.parametrize("read", [read_captions, lambda path, space: read_backgrounds(path, space, have_common=True)])
+def test_a_pipe_is_not_waited_for(read, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe' cannot be read: it is no regular file"):
+        read(tmp_path / "pipe", DIGITS)

@@ -208,3 +208,39 @@ def test_loras_and_an_interval_can_be_given_on_the_command_line():
     recipe = load_config(JobConfig, [str(FOLDER / "digits.yaml"), *overrides]).recipe
     assert recipe.loras == {"org/style.v2@main": 0.5, "lcm": 1.0}
     assert tuple(recipe.guidance_interval) == (0.2, 0.8)
+
+
+def test_a_setting_of_bytes_that_are_no_text_is_refused():
+    with pytest.raises(ValueError, match=r"'output=runs/\\udcff' has bytes that are no UTF-8\. Rename"):
+        load_config(JobConfig, [PAINTED, "output=runs/\udcff"])
+
+
+def test_a_tilde_is_the_home_folder_in_every_setting_that_names_a_file(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.yaml").write_text(Path(PAINTED).read_text())
+    (tmp_path / "mine.yaml").write_text("base: ~/base.yaml\n")
+    (tmp_path / "classes.csv").write_text("class_name,definition\nauk,a bird\nowl,another\n")
+    (tmp_path / "captions.jsonl").write_text(
+        "".join(f'{{"class": "{c}", "caption": "a {c}"}}\n' for c in ("auk", "owl"))
+    )
+    (tmp_path / "backgrounds.yaml").write_text("auk: [sea]\nowl: [wood]\n")
+    settings = [
+        *("recipe.label_space=~/classes.csv", "recipe.captions_file=~/captions.jsonl"),
+        *("recipe.templates=[caption, background]", "recipe.backgrounds_file=~/backgrounds.yaml"),
+    ]
+    recipe = open_recipe(load_config(JobConfig, ["~/mine.yaml", *settings]))
+    assert (recipe.captions, recipe.label_space.class_names) == ((("a auk",), ("a owl",)), ("auk", "owl"))
+    assert recipe.class_backgrounds == ((0, ("sea",)), (1, ("wood",)))
+    (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
+    assert open_recipe(load_config(JobConfig, ["~/mine.yaml", "recipe_file=~/recipe.json"])) == recipe
+    assert open_recipe(load_config(JobConfig, ["~/recipe.json"])) == recipe
+
+
+def test_an_unknown_home_folder_is_one_line():
+    with pytest.raises(ValueError, match=r"There is no config '~nobody-of-this-name/c\.yaml'"):
+        load_config(JobConfig, ["~nobody-of-this-name/c.yaml"])
+
+
+def test_a_config_that_ships_is_found_from_any_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(JobConfig, ["ray_jobs/configs/painted.yaml"]) == load_config(JobConfig, [PAINTED])

@@ -12,6 +12,7 @@ from ray_jobs.run_directory import (
     new_path,
     release,
     resolve,
+    resolve_input,
     withdrawn_at_errors,
     write_json,
 )
@@ -159,3 +160,15 @@ def test_a_data_sets_folder_is_for_one_job_and_its_lock_leaves_it_empty(tmp_path
     with alone_at_work(Storage(str(tmp_path / "killed"))):
         assert read_shard_set(Storage(str(tmp_path / "killed"))) is None
     assert list((tmp_path / "killed").iterdir()) == []
+
+
+def test_what_was_uploaded_with_a_job_is_read_there_and_all_else_under_home(tmp_path: Path, monkeypatch):
+    package = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    (package / "photos").mkdir(parents=True)
+    monkeypatch.chdir(package)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve_input("photos") == package / "photos"
+    assert resolve_input("other") == tmp_path / "home" / "other"
+    assert resolve_input("~/other") == tmp_path / "home" / "other"
+    with pytest.raises(ValueError, match=r"'s3://b/photos' is no path"):
+        resolve_input("s3://b/photos")

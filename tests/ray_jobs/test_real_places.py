@@ -1,0 +1,57 @@
+"""Real images that commands read: where they are looked for, and which may be left out."""
+
+from pathlib import Path
+from types import MethodType
+from typing import cast
+
+import pytest
+
+from evaluation.config import EvaluationConfig
+from evaluation.real_images import RealTrainingImages
+from evaluation.unreadable import Unreadable
+from ray_jobs import compare, train
+from ray_jobs.evaluate import plan
+from ray_jobs.source import RealSource, real_place
+from tests.support.birds import BIRDS, write
+from tests.support.settings import CONFIGS, PAINTED
+
+REAL = ["data.source=real", "data.real=digits", "training.num_held_out=100"]
+MIXED = ["training.real_images=digits", "training.real_fraction=0.25"]
+
+
+def test_sets_and_training_images_are_found_where_the_driver_is_and_at_home(tmp_path: Path, monkeypatch):
+    names = [f"{entry.wnid or entry.class_name}/a.png" for entry in BIRDS.classes]
+    write(tmp_path / "birds", *names)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for place in ("birds", "~/birds", str(tmp_path / "birds")):
+        (images,) = plan(EvaluationConfig(sets=("mine",), paths={"mine": place}), BIRDS).sets
+        assert images.place == real_place(place) == str(tmp_path / "birds")
+
+
+def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
+    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, "training.allow_unreadable=3"])
+    source, expected = cast(RealSource, job.source), Unreadable(3, tmp_path / "run" / "unreadable.txt")
+    assert [images.unreadable for images in (source.train, source.held_out_images)] == [expected, expected]
+    assert job.unreadable == expected
+
+
+def test_real_images_that_are_mixed_in_are_left_out_alike(tmp_path: Path):
+    job = train.prepare([PAINTED, f"output={tmp_path}/run", *MIXED, "training.allow_unreadable=3"])
+    assert job.real is not None
+    images = cast(RealTrainingImages, cast(MethodType, job.real.open).__self__)
+    assert images.unreadable == job.unreadable == Unreadable(3, tmp_path / "run" / "unreadable.txt")
+
+
+def test_a_run_that_goes_on_names_them_in_a_new_file(tmp_path: Path):
+    (tmp_path / "unreadable.txt").write_text("repaired.png\n")
+    assert train.unreadable_in(tmp_path, train.JobConfig().training).file == tmp_path / "unreadable-2.txt"
+
+
+@pytest.mark.parametrize("arm", ["stream", "real"])
+def test_each_arm_of_a_comparison_has_its_own(arm: str, tmp_path: Path):
+    config, recipe, run_dir = compare.prepare(
+        [str(CONFIGS / "compare.yaml"), f"output={tmp_path}/run", "training.allow_unreadable=3"]
+    )
+    found = compare.Comparison(config, recipe, run_dir).unreadable(compare.Arm(arm, 7))
+    assert found == Unreadable(3, tmp_path / "run" / f"{arm}-7" / "unreadable.txt")
