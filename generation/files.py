@@ -28,22 +28,26 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Have a file written in the place of one that there may be."""
-    with _naming(path), _written_beside(path, write) as unfinished:
-        try:
-            os.replace(unfinished, path)
-        except OSError as error:
-            if error.errno not in LACKING:
-                raise
-            with path.open("wb") as file:
-                _fill(file, path, unfinished)
-            _warn(
-                path.parent, "renaming over a file", error.strerror, "a job killed while it writes leaves half a file"
-            )
+    with naming(path), _written_beside(path, write) as unfinished:
+        move(unfinished, path)
+
+
+def move(source: Path, path: Path) -> None:
+    """Give a file another name in its folder, in the place of one that there may be."""
+    try:
+        os.replace(source, path)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+        with path.open("wb") as file:
+            _fill(file, path, source)
+        source.unlink()
+        _warn(path.parent, "renaming over a file", error.strerror, "a job killed while it writes leaves half a file")
 
 
 def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Have a file written whose name must be free; FileExistsError if it is not."""
-    with _naming(path), _written_beside(path, write) as unfinished:
+    with naming(path), _written_beside(path, write) as unfinished:
         try:
             os.link(unfinished, path)
         except OSError as error:
@@ -55,8 +59,22 @@ def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise OSError if nothing can be written to an existing folder, leaving no trace."""
-    with _naming(folder), _written_beside(folder / "check", lambda file: file.write(bytes(4096))):
+    with naming(folder), _written_beside(folder / "check", lambda file: file.write(bytes(4096))):
         pass
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an error of the file system name the file, as a full disk's does not; torch hides it behind its own."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        if cause.filename is not None and not Path(os.fsdecode(cause.filename)).name.startswith(TEMPORARY):
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from error
 
 
 @contextmanager
@@ -103,20 +121,6 @@ def _sync(file: BinaryIO) -> None:
     except OSError as error:
         if error.errno not in LACKING:
             raise
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Make an error of the file system name the file, as a full disk's does not; torch hides it behind its own."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError) or cause.errno is None:
-            raise
-        if cause.filename is not None and not Path(os.fsdecode(cause.filename)).name.startswith(TEMPORARY):
-            raise
-        raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from error
 
 
 @cache

@@ -64,7 +64,8 @@ def main() -> None:
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
     print_results(runs, config.prices)
-    write_report(run_dir, config, recipe, runs)
+    with user_errors():
+        write_report(run_dir, config, recipe, runs)
     release(claimed)
     print(f"Everything is in {run_dir}: report.html, results.json")
 

@@ -32,7 +32,7 @@ from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import plan
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
+from ray_jobs.run_directory import check_output, claim, release, resolve, write_anew, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.config import TrainingConfig
 from training.network import check_architecture
@@ -101,7 +101,8 @@ def main() -> None:
         generated = generate(recipe, config.generation, chosen, started_at)
         announce(started_at, f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judges, started_at)
-    write_results(run_dir, config, cells, time.time() - started_at)
+    with user_errors():
+        write_results(run_dir, config, cells, time.time() - started_at)
     release(claimed)
     announce(started_at, f"everything is in {run_dir}: README.md, results.json")
 
@@ -319,7 +320,7 @@ def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell],
     told = circumstances() | {"seconds": f"{seconds:.0f}", "config": "config.yaml"}
     write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
     plots = write_plots(run_dir, cells)
-    (run_dir / "README.md").write_text(markdown(cells, told, plots))
+    write_anew(run_dir / "README.md", markdown(cells, told, plots))
 
 
 if __name__ == "__main__":
