@@ -128,9 +128,13 @@ def test_a_maker_that_is_overtaken_between_its_tar_and_its_index_leaves_a_shard_
     assert lowest_bit(shards) == 0
 
 
-def test_half_a_shard_that_a_killed_maker_left_is_replaced(two_makers, painted: Recipe, tmp_path):
+@pytest.mark.parametrize("num_samples", [0, 3])
+def test_part_of_a_shard_that_a_killed_maker_left_is_replaced(
+    num_samples: int, two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path
+):
     shards, (killed, other) = set_of(painted, tmp_path, 4), two_makers
-    shards.storage.write(shard_name(0), killed.tar[:3000])
+    left = painted_shard(painted, range(num_samples)).tar if num_samples else killed.tar[:700]  # amid the first
+    shards.storage.write(shard_name(0), left)
     shards.keep(0, other)
     assert lowest_bit(shards) == 1
 
