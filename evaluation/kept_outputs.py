@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from generation.files import write_whole
 from generation.storage import StorageError
 
 PART_BYTES = 64_000_000
@@ -51,7 +52,7 @@ class KeptOutputs:
             self.folder.mkdir(parents=True, exist_ok=True)
             about = self.folder / "about.json"
             if not about.exists():
-                about.write_text(json.dumps(dict(key), indent=2) + "\n")
+                write_whole(about, lambda file: file.write(f"{json.dumps(dict(key), indent=2)}\n".encode()))
         except OSError as error:
             raise ValueError(
                 f"'{self.folder}' cannot be written: {error.strerror}. Give another folder: evaluation.outputs=..."
@@ -81,10 +82,9 @@ class KeptOutputs:
         if self.waiting:
             columns = {name: np.concatenate([part[name] for part in self.waiting]) for name in self.waiting[0]}
             table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
-            unfinished = self.folder / f".{uuid4().hex}"
+            path = self.folder / f"part-{uuid4().hex}.parquet"
             try:
-                pq.write_table(table, unfinished)
-                unfinished.rename(self.folder / f"part-{uuid4().hex}.parquet")
+                write_whole(path, lambda file: pq.write_table(table, file))
             except OSError as error:
                 raise StorageError(
                     f"'{self.folder}' cannot be written: {error}. What it holds already is kept."

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from evaluation.findings import CLEAN, Cell, findings
 from evaluation.plots import svg
+from generation.files import write_whole
 
 MEASURES: dict[str, Callable[[Cell], float]] = {
     "clean": lambda cell: cell.clean,
@@ -77,7 +78,8 @@ def write_plots(folder: Path, cells: Sequence[Cell]) -> list[str]:
     """Write accuracy over the number of images, clean and shifted; return the files' names."""
     names = []
     for name, measure in MEASURES.items():
-        (folder / f"{name}.svg").write_text(svg(size_figure(cells, name, measure)))
+        text = svg(size_figure(cells, name, measure))
+        write_whole(folder / f"{name}.svg", lambda file, text=text: file.write(text.encode()))
         names.append(f"{name}.svg")
     return names
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from generation.config import DataConfig
 from generation.recipe import Recipe, differences, recipe_from_value
-from generation.shard import ImageFormat
+from generation.shard import DamagedShardError, ImageFormat, Shard, faults, index_of
 from generation.storage import Storage, StorageError
 
 MANIFEST = "manifest.json"
@@ -84,6 +84,33 @@ class ShardSet:
             if shard_name(number) not in tars or index_name(number).rpartition("/")[2] not in indices
         ]
 
+    def keep(self, number: int, shard: Shard) -> None:
+        """Write a shard; where another maker's is there already that one stays, and gets the index of its own tar.
+
+        Two makers' images may differ in their last bits, and a tar fits no other maker's index.
+        """
+        if self.storage.write_new(shard_name(number), shard.tar):
+            self.storage.write(index_name(number), shard.index_file())
+        elif kept := self._kept(number):
+            self.storage.write(index_name(number), kept.index_file())
+        else:
+            self.replace(number, shard)
+
+    def _kept(self, number: int) -> Shard | None:
+        """Return the shard whose tar is there, None if it is damaged."""
+        name = shard_name(number)
+        tar = self.storage.read(name)
+        try:
+            kept = Shard(tar, index_of(tar, name))
+        except DamagedShardError:
+            return None
+        return None if faults(tar, kept.index_file(), self.recipe, self.ranges[number], name) else kept
+
+    def replace(self, number: int, shard: Shard) -> None:
+        """Write a shard in the place of a damaged one."""
+        self.storage.write(shard_name(number), shard.tar)
+        self.storage.write(index_name(number), shard.index_file())
+
     def claim(self, found: "ShardSet | None") -> None:
         """Say in the place what is to be kept there, in place of what was found; StorageError if it changed since."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -110,11 +137,7 @@ def index_name(number: int) -> str:
 
 def new_shard_set(storage: Storage, recipe: Recipe, indices: range, batch_size: int, data: DataConfig) -> ShardSet:
     """Return the set of these indices; ValueError if batches do not fill shards."""
-    if data.shard_size % batch_size:
-        raise ValueError(
-            f"data.shard_size is {data.shard_size}, no multiple of the {batch_size} images that are made at once. "
-            f"Try {max(1, data.shard_size // batch_size) * batch_size}."
-        )
+    check_filled(data, batch_size)
     return ShardSet(
         storage=storage,
         recipe=recipe,
@@ -125,6 +148,15 @@ def new_shard_set(storage: Storage, recipe: Recipe, indices: range, batch_size: 
         image_format=data.image_format,
         quality=data.quality,
     )
+
+
+def check_filled(data: DataConfig, batch_size: int) -> None:
+    """Raise ValueError if batches of this size do not fill shards."""
+    if data.shard_size % batch_size:
+        raise ValueError(
+            f"data.shard_size is {data.shard_size}, no multiple of the {batch_size} images that are made at once. "
+            f"Try {max(1, data.shard_size // batch_size) * batch_size}."
+        )
 
 
 def read_shard_set(storage: Storage) -> ShardSet | None:

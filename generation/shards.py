@@ -49,10 +49,17 @@ Unit = dict[str, np.ndarray]
 
 
 def write_shards(
-    service: GenerationService, config: GenerationConfig, shards: ShardSet, numbers: Sequence[int]
+    service: GenerationService,
+    config: GenerationConfig,
+    shards: ShardSet,
+    numbers: Sequence[int],
+    damaged: Sequence[int] = (),
 ) -> ray.data.Dataset:
-    """Return a lazy dataset that makes these shards: a row for each once it is there, with its counts."""
-    units = [{"number": number} for number in numbers]
+    """Return a lazy dataset that makes these shards: a row for each once it is there, with its counts.
+
+    Those that are damaged are replaced.
+    """
+    units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
     return ask_units(service, config, shards.batch_size, units, (ShardMaker, [shards]), Wanted(NOTHING))
 
 
@@ -147,14 +154,15 @@ class ShardMaker(Asker):
     def __call__(self, unit: Unit) -> Iterator[Any]:
         """Yield one row with the shard's number and counts."""
         number = int(unit["number"][0])
-        counted = np.concatenate([batch["attempt"] for batch in self.make(number)])
+        made = self.make(number, is_damaged=bool(unit["is_damaged"][0]))
+        counted = np.concatenate([batch["attempt"] for batch in made])
         yield {
             "number": unit["number"],
             "num_images": np.array([len(counted)]),
             "num_refused": np.array([int(counted.sum())]),
         }
 
-    def make(self, number: int) -> Iterator[SampleBatch]:
+    def make(self, number: int, is_damaged: bool = False) -> Iterator[SampleBatch]:
         """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
         indices = self.shards.ranges[number]
         writer = ShardWriter(self.shards.recipe, shard_name(number), self.shards.encoding)
@@ -165,8 +173,8 @@ class ShardMaker(Asker):
             last = [batch]
         shard = writer.finish()
         self.service.check_batch_size(self.batch_size)
-        self.shards.storage.write(shard_name(number), shard.tar)
-        self.shards.storage.write(index_name(number), shard.index_file())
+        keep = self.shards.replace if is_damaged else self.shards.keep
+        keep(number, shard)
         yield from last
 
 

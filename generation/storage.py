@@ -3,9 +3,9 @@
 Knows names and bytes, and nothing of what they mean.
 """
 
+import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,18 @@ from uuid import uuid4
 import fsspec.config
 from fsspec.core import url_to_fs
 
+from generation.files import FULL, TEMPORARY, check_writable, write_new, write_whole
+
+logger = logging.getLogger(__name__)
+
 PASSED_ON = ("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_")
 """Environment variables that begin so say where a store is and who asks: processes on other nodes get them too."""
 
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "memory")
 """Kinds of URL where an upload appears at once; elsewhere a file is written under another name, then moved."""
 
-TEMPORARY = ".writing-"
 LOCK = f"{TEMPORARY}lock"
-"""What names begin with while their file is being written."""
+"""The file that a job has locked while it works in a folder; no listing has it."""
 
 S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}}
 """A bucket that cannot be reached is told within seconds; a request that fails is made again."""
@@ -83,7 +86,7 @@ class Storage:
         """Write a file at once, in the place of one that there may be."""
         with self._errors(f"'{self._path(name)}' cannot be written"):
             if self.is_local:
-                _write_and_rename(Path(self._path(name)), content)
+                write_whole(Path(self._path(name)), lambda file: file.write(content))
                 return
             filesystem, path = self._open(name)
             if self.is_object_store:
@@ -99,25 +102,32 @@ class Storage:
         """Write a file unless there is one, and return whether it was written."""
         with self._errors(f"'{self._path(name)}' cannot be written"):
             try:
-                if self.is_local:
-                    _write_and_rename(Path(self._path(name)), content, _link)
-                else:
-                    filesystem, path = self._open(name)
-                    self._make_folder_of(filesystem, path)
-                    filesystem.pipe_file(path, content, mode="create")
-            except Exception:  # what a file that is there ends in differs from store to store
+                self._create(name, content)
+            except Exception as error:  # what a file that is there ends in differs from store to store
                 if self.exists(name):
                     return False
-                raise
+                if self.is_local:
+                    raise
+                self.write(name, content)
+                reason = f"{type(error).__name__}: {error}"
+                logger.warning("'%s' has no exclusive creation (%s): two jobs may write a file.", self.url, reason)
             return True
+
+    def _create(self, name: str, content: bytes) -> None:
+        if self.is_local:
+            write_new(Path(self._path(name)), lambda file: file.write(content))
+            return
+        filesystem, path = self._open(name)
+        self._make_folder_of(filesystem, path)
+        filesystem.pipe_file(path, content, mode="create")
 
     def check_writable(self) -> None:
         """Raise StorageError if nothing can be written here, leaving no trace but perhaps the empty folder."""
         with self._errors(f"'{self.url}' cannot be written"):
             if self.is_local:
                 folder = Path(self.url)
-                with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
-                    return
+                check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
+                return
             filesystem, path = self._open(f"{TEMPORARY}{uuid4().hex}")
             self._make_folder_of(filesystem, path)
             filesystem.pipe_file(path, b"")
@@ -157,40 +167,16 @@ class Storage:
         """Make whatever a store's library ends with one line."""
         try:
             yield
+        except StorageError:
+            raise
         except Exception as error:  # each store's library has errors of its own
             message = " ".join(str(error).split())[:200]
             raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
 
 
-def _link(temporary: str, path: Path) -> None:
-    """Give a file a name that must be free, also where there are no hard links."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise
-        with path.open("xb") as file:
-            file.write(Path(temporary).read_bytes())
-
-
-def _write_and_rename(path: Path, content: bytes, rename: Callable[[str, Path], None] = os.replace) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        rename(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):  # it has its name
-            os.unlink(temporary)
-
-
 def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "Install the package that it names; for s3:// it is the extra s3."
-    if isinstance(error, OSError) and error.strerror == os.strerror(28):
+    if isinstance(error, OSError) and error.errno in FULL:
         return "Make room and run again: what is whole stays, and only what is missing is made."
     return "Check the place, its permissions, and the network; AWS_ENDPOINT_URL may name an S3 of your own."

@@ -84,9 +84,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
-    check_batches(config.generation)
-    if config.generation.batch_size:
-        new_shard_set(Storage(str(run_dir)), recipe, range(1), config.generation.batch_size, config.data)
+    check_batches(config.generation, config.data)
     judges(config, recipe)
     check_architecture(config.training.architecture)
     check_reservoir(config.training, recipe.image_size)

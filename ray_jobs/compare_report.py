@@ -18,7 +18,7 @@ from evaluation.plots import svg
 from generation.recipe import Recipe
 from ray_jobs.circumstances import circumstances
 from ray_jobs.config import CompareConfig, Prices, to_yaml
-from ray_jobs.run_directory import write_json
+from ray_jobs.run_directory import write_anew, write_json
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Seq
     }
     content = facts | {"runs": [dataclasses.asdict(run) for run in runs]}
     write_json(run_dir / "results.json", content)
-    (run_dir / "report.html").write_text(report(config, facts, runs))
+    write_anew(run_dir / "report.html", report(config, facts, runs))
 
 
 def report(config: CompareConfig, facts: dict[str, Any], runs: Sequence[ArmRun]) -> str:

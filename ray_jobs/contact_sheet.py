@@ -1,7 +1,6 @@
 """A picture of what the run teaches: generated samples with their prompts."""
 
 import textwrap
-from pathlib import Path
 from typing import BinaryIO
 
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from generation.sample import SampleBatch
 COLUMNS = 5
 
 
-def write_contact_sheet(file: Path | BinaryIO, recipe: Recipe, samples: SampleBatch) -> None:
+def write_contact_sheet(file: BinaryIO, recipe: Recipe, samples: SampleBatch) -> None:
     """Write a PNG with a sample a cell, its index and class above and its prompt below."""
     rows = -(-len(samples["index"]) // COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 3.2 * rows))

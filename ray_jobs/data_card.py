@@ -23,21 +23,21 @@ def write_card(sets: Sequence[ShardSet]) -> None:
     """Write the card of a set and its held-out part, the sheet, and the recipe; a user's own card stays."""
     shards = sets[0]
     shards.storage.write(RECIPE, recipe_file_text(shards.recipe).encode())
-    if CARD in shards.storage.names() and MARK not in shards.storage.read(CARD).decode(errors="replace"):
+    if shards.storage.exists(CARD) and MARK not in shards.storage.read(CARD).decode(errors="replace"):
         return
-    if 0 in shards.missing():
+    there = sorted(set(range(len(shards.ranges))).difference(shards.missing()))
+    if 0 not in there:
         return  # there is nothing to show yet
     sheet = io.BytesIO()
     write_contact_sheet(sheet, shards.recipe, first_samples(shards, NUM_SAMPLES_ON_SHEET))
     shards.storage.write(SHEET, sheet.getvalue())
-    shards.storage.write(CARD, card_text(sets).encode())
+    shards.storage.write(CARD, card_text(sets, there).encode())
 
 
-def card_text(sets: Sequence[ShardSet]) -> str:
-    """Return the card in Markdown, with the header that the Hugging Face hub reads."""
+def card_text(sets: Sequence[ShardSet], there: Sequence[int]) -> str:
+    """Return the card in Markdown, with the header that the Hugging Face hub reads; `there` are the shards to count."""
     shards, recipe = sets[0], sets[0].recipe
     licence = licence_of(recipe.model, recipe.revision) if recipe.model else "none: there is no model"
-    there = sorted(set(range(len(shards.ranges))).difference(shards.missing()))
     labels, num_refused = counts(shards, there)
     rows = "\n".join(
         f"| {label} | {entry.class_name} | {entry.wnid} | {entry.definition.replace('|', ' ')} | {labels[label]:,} |"

@@ -23,7 +23,7 @@ from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_writable, new_path, resolve, resolve_input, write_json
+from ray_jobs.run_directory import check_writable, new_path, resolve, resolve_input, write_anew, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.network import check_features
 
@@ -96,8 +96,8 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Cal
     folder = new_path(run_dir, "evaluation", "")
     folder.mkdir()
     write_json(folder / "evaluation.json", evaluation)
-    (folder / "evaluation.csv").write_text(csv_text([evaluation]))
-    (folder / "report.html").write_text(model_page(evaluation))
+    write_anew(folder / "evaluation.csv", csv_text([evaluation]))
+    write_anew(folder / "report.html", model_page(evaluation))
     say(f"evaluated: {folder}/report.html, evaluation.json, evaluation.csv")
     return evaluation
 

@@ -19,7 +19,7 @@ from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.gallery_page import Gallery, Picture, Row, write_page, write_png
 from ray_jobs.options import split_options
-from ray_jobs.run_directory import check_output, resolve
+from ray_jobs.run_directory import check_output, resolve, write_anew
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 MAX_PLANS = 1_000_000
@@ -58,8 +58,7 @@ def main() -> None:
         images = dict(zip(samples["index"].tolist(), samples["image"], strict=True))
         attempts = dict(zip(samples["index"].tolist(), samples["attempt"].tolist(), strict=True))
         gallery = compose(recipe, choice, cells, images, attempts)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.json").write_text(recipe_file_text(recipe))
+        write_anew(folder / "recipe.json", recipe_file_text(recipe))
         write_page(folder / "gallery.html", gallery)
         write_png(folder / "gallery.png", gallery)
     print(f"{len(indices)} images are in {folder}: gallery.html, gallery.png, recipe.json")

@@ -12,8 +12,10 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from generation.files import write_whole
 from generation.labels import ClassEntry
 from generation.plan import SamplePlan
+from ray_jobs.run_directory import write_anew
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -81,12 +83,13 @@ def write_page(path: Path, gallery: Gallery) -> None:
     """Write one HTML file that needs no other: images inside it, no script, nothing from the network."""
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in gallery.columns)
     body = "\n".join(_row_html(row) for row in gallery.rows)
-    path.write_text(
+    write_anew(
+        path,
         f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{escape(gallery.title)}</title>\n"
         f"<style>{STYLE}</style>\n<h1>{escape(gallery.title)}</h1>\n"
         "<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate "
         "recipe.json --index makes it again.</p>\n"
-        f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></html>\n"
+        f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></html>\n",
     )
 
 
@@ -123,7 +126,7 @@ def write_png(path: Path, gallery: Gallery) -> None:
         _write(draw, (4, top), row.entry.class_name, LABEL_PX)
         for i, cell in enumerate(row.cells):
             _paste(sheet, cell, (LABEL_PX + i * column_px, top), size)
-    sheet.save(path)
+    write_whole(path, lambda file: sheet.save(file, "png"))
 
 
 def _paste(sheet: Image.Image, cell: Sequence[Picture], corner: tuple[int, int], size: int) -> None:

@@ -53,7 +53,7 @@ def main() -> None:
             sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
         with errors_at_work("Whole shards stay; the same command makes the rest."):
             for part, shards in zip(parts, sets, strict=True):
-                make(service, config, shards, part.to_make(shards), started_at)
+                make(service, config, shards, part, started_at)
             finish(sets, started_at)
     announce(started_at, f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
 
@@ -65,9 +65,7 @@ def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
     parts = open_parts(config.output, recipe, config.data, config.training)
     batch_size = batch_size_of(parts, config.generation.batch_size)
     generation = dataclasses.replace(config.generation, batch_size=batch_size)
-    check_batches(generation)
-    for part in parts if batch_size else ():
-        part.shards(recipe, config.data, batch_size)
+    check_batches(generation, config.data)
     return dataclasses.replace(config, generation=generation), recipe, parts
 
 
@@ -91,16 +89,15 @@ def find_damage(parts: Sequence[Part], config: JobConfig, started_at: float) -> 
         part.damaged = sorted(faulty)
 
 
-def make(
-    service: GenerationService, config: JobConfig, shards: ShardSet, numbers: Sequence[int], started_at: float
-) -> None:
-    """Make these shards, and say how it goes now and then."""
+def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: Part, started_at: float) -> None:
+    """Make the shards that a part lacks or that are damaged, and say how it goes now and then."""
+    numbers = part.to_make(shards)
     if not numbers:
         return
     announce(started_at, f"making {len(numbers)} of {len(shards.ranges)} shards in {shards.storage.url}")
     began_at = said_at = time.monotonic()
     num_images = num_shards = 0
-    for row in write_shards(service, config.generation, shards, numbers).iter_rows():
+    for row in write_shards(service, config.generation, shards, numbers, part.damaged).iter_rows():
         num_images, num_shards = num_images + int(row["num_images"]), num_shards + 1
         if time.monotonic() - said_at >= PROGRESS_SECONDS or num_shards == len(numbers):
             said_at = time.monotonic()

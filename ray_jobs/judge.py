@@ -33,7 +33,7 @@ from ray_jobs.cluster import check_placement, connect, evaluation_demand, genera
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_json
+from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_anew, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 
@@ -68,7 +68,7 @@ def main() -> None:
         settings = to_yaml(job.config)
         told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
-        (job.run_dir / "report.html").write_text(judgement_page(told))
+        write_anew(job.run_dir / "report.html", judgement_page(told))
     overall = found["overall"]
     say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
     release(claimed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from generation.config import DataConfig, GenerationConfig
 from generation.plan import FIRST_HELD_OUT_INDEX
 from generation.recipe import Recipe
-from generation.shard_set import HELD_OUT_FOLDER, ShardSet, check_same, new_shard_set, read_shard_set
+from generation.shard_set import HELD_OUT_FOLDER, ShardSet, check_filled, check_same, new_shard_set, read_shard_set
 from generation.storage import Storage
 from ray_jobs.run_directory import resolve_place
 from training.config import TrainingConfig
@@ -76,8 +76,10 @@ def batch_size_of(parts: Sequence[Part], configured: int) -> int:
     return next((part.found.batch_size for part in parts if part.found is not None), configured)
 
 
-def check_batches(config: GenerationConfig) -> None:
-    """Raise ValueError where images to be kept would come in batches of sizes that differ from actor to actor."""
+def check_batches(config: GenerationConfig, data: DataConfig) -> None:
+    """Raise ValueError where images to be kept would come in batches of several sizes, or that do not fill shards."""
+    if config.batch_size:
+        check_filled(data, config.batch_size)
     if config.batch_sizes:
         raise ValueError(
             "generation.batch_sizes differ from GPU to GPU, and decide the last bits of images, which are to be kept. "

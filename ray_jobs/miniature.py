@@ -32,7 +32,7 @@ from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import plan
 from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
+from ray_jobs.run_directory import check_output, claim, release, resolve, write_anew, write_json
 from ray_jobs.user_errors import errors_at_work, user_errors
 from training.config import TrainingConfig
 from training.network import check_architecture
@@ -319,7 +319,7 @@ def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell],
     told = circumstances() | {"seconds": f"{seconds:.0f}", "config": "config.yaml"}
     write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
     plots = write_plots(run_dir, cells)
-    (run_dir / "README.md").write_text(markdown(cells, told, plots))
+    write_anew(run_dir / "README.md", markdown(cells, told, plots))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ RECIPE is a recipe file or a config; settings may follow. Each sample becomes a 
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from generation.files import write_whole
 from generation.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipe import Recipe
 from generation.sample import SampleBatch
@@ -18,7 +20,7 @@ from generation.stream import ask_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.options import split_options
-from ray_jobs.run_directory import check_output, resolve
+from ray_jobs.run_directory import check_output, resolve, write_anew
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 MAX_INDICES = 1_000_000
@@ -69,8 +71,8 @@ def write_samples(folder: Path, recipe: Recipe, samples: SampleBatch) -> None:
     """Write `INDEX.png` and `INDEX.json` for each sample."""
     for index, attempt, image in zip(samples["index"], samples["attempt"], samples["image"], strict=True):
         plan = plan_sample(recipe, int(index), int(attempt))
-        Image.fromarray(image).save(folder / f"{index}.png")
-        (folder / f"{index}.json").write_text(json.dumps(describe_sample(recipe, plan), indent=2) + "\n")
+        write_whole(folder / f"{index}.png", partial(Image.fromarray(image).save, format="png"))
+        write_anew(folder / f"{index}.json", json.dumps(describe_sample(recipe, plan), indent=2) + "\n")
 
 
 if __name__ == "__main__":

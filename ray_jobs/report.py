@@ -14,6 +14,7 @@ from typing import Any
 from evaluation.pages import csv_text
 from evaluation.plots import MEASURES
 from evaluation.side_by_side import side_by_side_page
+from generation.files import write_whole
 from ray_jobs.options import split_options
 from ray_jobs.run_directory import check_output, resolve
 from ray_jobs.user_errors import user_errors
@@ -78,7 +79,8 @@ def main() -> None:
         files = side_by_side_files(evaluations)
     for path, evaluation in zip(paths, evaluations, strict=True):
         print(f"{evaluation['model']['name']}: {path}")
-    write_files(folder, files)
+    with user_errors():
+        write_files(folder, files)
     print(f"Everything is in {folder}: {', '.join(files)}")
 
 
@@ -150,9 +152,8 @@ def side_by_side_files(evaluations: list[dict[str, Any]]) -> dict[str, bytes]:
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """Write files to a folder that is made for them."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write_whole(folder / name, lambda file, content=content: file.write(content))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from generation import storage
+from generation import files, storage
 from generation.model_files import find_local
 from generation.recipe import Recipe, differences, read_recipe
 from generation.storage import Storage
@@ -92,10 +92,10 @@ def _what_is_in(run_dir: Path) -> str:
 def check_writable(folder: Path) -> None:
     """Raise ValueError if no file can be written to an existing folder, leaving no trace."""
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        files.check_writable(folder)
     except OSError as error:
-        raise ValueError(f"'{folder}' cannot be written: {error.strerror}. {REMEDY}") from error
+        remedy = f"Make room, or give another folder. {REMEDY}" if error.errno in files.FULL else REMEDY
+        raise ValueError(f"'{folder}' cannot be written: {error.strerror}. {remedy}") from error
 
 
 def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
@@ -124,9 +124,8 @@ class Claim:
     """A folder that a job has for itself, and the config that it wrote there."""
 
     lock: TextIO
-    config: Path
-    made_folder: bool
-    """Whether the folder was not there before."""
+    undo: ExitStack
+    """Leaves the folder as it was."""
 
 
 def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
@@ -138,18 +137,21 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
     for all of them, as NFS has unless it is mounted with `nolock` or `local_lock`; of a node that is lost the server
     frees them, NFS after its lease of a minute or two. Tried on one machine alone.
     """
-    made_folder = not run_dir.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = _locked(run_dir / LOCK)
-    _check_not_finished(run_dir)  # nor by a job that has let go of it since this one began
-    path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
-    try:
-        with path.open("x") as file:
-            file.write(config_yaml)
-    except FileExistsError as error:
-        if not _never_began(run_dir, config_yaml):
-            raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
-    return Claim(lock, path, made_folder)
+    with ExitStack() as undo:
+        if not run_dir.exists():
+            undo.callback(_remove_empty, run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = _locked(run_dir / LOCK)
+        undo.callback(_unlock, lock)
+        _check_not_finished(run_dir)  # nor by a job that has let go of it since this one began
+        path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
+        try:
+            _write_new(path, config_yaml)
+        except FileExistsError as error:
+            if not _never_began(run_dir, config_yaml):
+                raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
+        undo.callback(path.unlink)
+        return Claim(lock, undo.pop_all())
 
 
 def release(claimed: Claim) -> None:
@@ -163,12 +165,13 @@ def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        claimed.config.unlink()
-        release(claimed)
-        if claimed.made_folder:
-            with suppress(OSError):  # somebody put something in
-                claimed.config.parent.rmdir()
+        claimed.undo.close()
         raise
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # something was put in
+        folder.rmdir()
 
 
 @contextmanager
@@ -192,8 +195,7 @@ def alone_at_work(place: Storage) -> Iterator[None]:
             _unlock(lock)
     finally:
         if made_folder:
-            with suppress(OSError):  # something was put in
-                folder.rmdir()
+            _remove_empty(folder)
 
 
 def check_idle(run_dir: Path) -> None:
@@ -218,13 +220,17 @@ def _locked(path: Path) -> TextIO:
                 f"Another job is at work in '{path.parent}'. Stop it first, or give another folder."
             ) from error
         except OSError as error:
-            logger.warning(
-                "'%s' has no locks (%s): nothing keeps a second job out of this folder.", path.parent, error.strerror
-            )
+            _warn_unlocked(path.parent, error.strerror)
             return lock
         if _is_open_file(path, lock):
             return lock
         lock.close()
+
+
+@cache
+def _warn_unlocked(folder: Path, reason: str) -> None:
+    """Say once what is not protected."""
+    logger.warning("'%s' has no locks (%s): nothing keeps a second job out of this folder.", folder, reason)
 
 
 def _is_open_file(path: Path, file: TextIO) -> bool:
@@ -242,16 +248,17 @@ def _unlock(lock: TextIO) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a new file of indented JSON; FileExistsError if there is one already."""
-    with path.open("x") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+    _write_new(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write_new(path: Path, text: str) -> None:
+    files.write_new(path, lambda file: file.write(text.encode()))
 
 
 def write_once(path: Path, text: str) -> None:
     """Write a file whose name says its content; ValueError if there is one that says something else."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:
-            file.write(text)
+        _write_new(path, text)
     except FileExistsError as error:
         if not path.is_file() or path.read_bytes() != text.encode():
             raise ValueError(f"'{path}' exists and is not overwritten. Give another file: --out FILE.") from error
@@ -267,25 +274,15 @@ def new_path(folder: Path, stem: str, suffix: str) -> Path:
     return path
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have a file written where there is none, so that what has its name is whole."""
-    if not path.exists():
-        unfinished = path.with_suffix(".unfinished")
-        write(unfinished)
-        unfinished.replace(path)
-
-
 def write_anew(path: Path, text: str) -> None:
     """Write a file in the place of what the same job has written there before, so that it is whole at any time."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    files.write_whole(path, lambda file: file.write(text.encode()))
 
 
 def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:
     """Move the last checkpoint to where people look for it, and drop the folders of a run that is under way."""
     kept = run_dir / "checkpoint.ckpt"
-    shutil.move(checkpoint, kept)
+    files.move(checkpoint, kept)
     shutil.rmtree(run_dir / CHECKPOINTS)
     shutil.rmtree(run_dir / TRAIN_FOLDER, ignore_errors=True)
     return kept

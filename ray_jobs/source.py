@@ -137,10 +137,8 @@ class StreamSource:
         if config.training.deterministic:
             check_deterministic(recipe, self.generation)
         if parts:
-            check_batches(self.generation)
+            check_batches(self.generation, config.data)
             check_workers(config.training)
-        for part in parts if batch_size else ():
-            part.shards(recipe, config.data, batch_size)
 
     def start(self) -> None:
         """Start the pool, with room kept for training, and say in the places what is kept there."""

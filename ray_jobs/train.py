@@ -14,6 +14,7 @@ import psutil
 from evaluation.evaluate import Planned
 from evaluation.model import open_model
 from evaluation.unreadable import Unreadable
+from generation.files import write_whole
 from generation.recipe import Recipe, recipe_file_text
 from generation.recipe_checks import check_recipe
 from ray_jobs.advice import Adviser, MissingActors
@@ -38,8 +39,8 @@ from ray_jobs.run_directory import (
     release,
     resolve,
     withdrawn_at_errors,
+    write_anew,
     write_json,
-    write_whole,
 )
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import Source, open_source, real_samples, unreadable_in
@@ -167,11 +168,12 @@ def check_resumed(job: Prepared) -> list[str]:
 
 def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
     """Write the recipe and a sheet of samples, where they are not there already."""
-    write_whole(run_dir / "recipe.json", lambda path: path.write_text(recipe_file_text(recipe)))
-    sheet = run_dir / "samples.png"
+    recipe_file, sheet = run_dir / "recipe.json", run_dir / "samples.png"
+    if not recipe_file.exists():
+        write_anew(recipe_file, recipe_file_text(recipe))
     samples = None if sheet.exists() else source.first_samples(NUM_SAMPLES_ON_SHEET)
     if samples is not None:
-        write_whole(sheet, lambda path: write_contact_sheet(path, recipe, samples))
+        write_whole(sheet, lambda file: write_contact_sheet(file, recipe, samples))
 
 
 def check_resources(config: JobConfig) -> None:

@@ -3,12 +3,13 @@
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from evaluation.model import EvaluationError
+from generation.files import FORBIDDEN, FULL
 from generation.generator import GenerationFailedError
 from generation.storage import StorageError
 from ray_jobs.run_directory import new_path
@@ -35,7 +36,7 @@ def user_errors(folder: Path | None = None) -> Iterator[None]:
         except ValueError as error:
             if TERMINATION.has_begun:
                 raise
-            _end(_known_cause(error) or error)
+            _end(_cause(error, _is_known) or error)
 
 
 @contextmanager
@@ -53,8 +54,8 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
         except Exception as error:
             if TERMINATION.has_begun:  # what was cut short raises errors of its own
                 sys.exit(TERMINATED_STATUS)
-            if found := _known_cause(error):
-                _end(found)
+            if found := _cause(error, _is_known) or _cause(error, _is_of_a_disk):
+                _end(found, TERMINATION.kept)
             if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):
                 error.add_note(f"{keep_trace(error, folder)} {TERMINATION.kept}".rstrip())
             raise
@@ -77,14 +78,37 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _known_cause(error: BaseException | None) -> BaseException | None:
-    """Return what a user can do something about, among what led to an error."""
+def _cause(error: BaseException | None, is_it: Callable[[BaseException], bool]) -> BaseException | None:
+    """Return the first of what led to an error that is of a kind."""
     while error is not None:
         cause = getattr(error, "cause", None)  # Ray's errors are of their cause's class too, with a trace as message
-        if isinstance(error, KNOWN_AT_WORK) and cause is None:
+        if is_it(error) and cause is None:
             return error
         error = cause or error.__cause__ or error.__context__
     return None
+
+
+def _is_known(error: BaseException) -> bool:
+    return isinstance(error, KNOWN_AT_WORK)
+
+
+def _is_of_a_disk(error: BaseException) -> bool:
+    """Return whether a place is full, or may not be used."""
+    if isinstance(error, OSError):
+        return error.errno in FULL or (error.errno in FORBIDDEN and error.filename is not None)
+    return type(error).__name__ == "OutOfDiskError"  # Ray's, which is not imported: benchmarks of a device do without
+
+
+def _of_a_disk(error: BaseException) -> str:
+    """Return the place, and what to do."""
+    if not isinstance(error, OSError):
+        return (
+            "Ray's memory for objects and the disk beside it are full. Make room in RAY_TMPDIR of each node, or /tmp."
+        )
+    place = f"'{error.filename}'" if error.filename else "A file"
+    if error.errno in FULL:
+        return f"{place} cannot be written: {error.strerror}. Make room."
+    return f"{place} cannot be used: {error.strerror}. Give another place, or this account the right to it."
 
 
 def _end_interrupted(kept: str) -> NoReturn:
@@ -92,7 +116,8 @@ def _end_interrupted(kept: str) -> NoReturn:
     sys.exit(INTERRUPTED_STATUS)
 
 
-def _end(error: BaseException) -> NoReturn:
-    message = " ".join(str(error).split())
+def _end(error: BaseException, kept: str = "") -> NoReturn:
+    text = f"{_of_a_disk(error)} {kept}" if _is_of_a_disk(error) else str(error)
+    message = " ".join(text.split())
     print(f"error: {message}{not_uploaded(message)}", file=sys.stderr, flush=True)
     sys.exit(USER_ERROR_STATUS)

@@ -1,7 +1,6 @@
 """What Lightning's loop does beside its steps: read ahead, say how it goes, sign and save checkpoints."""
 
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
+from generation.files import write_whole
 from generation.recipe import Recipe
 from generation.work_clock import WorkClock
 from training.checkpoint import checkpoint_files, checkpoint_name
@@ -164,8 +166,16 @@ class KeepBest(ModelCheckpoint):
         super().load_state_dict(state_dict | paths | {"dirpath": str(self.run_dir), "best_k_models": scores})
 
 
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, beside their place: Lightning would stage them in TMPDIR."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a file; OSError names it."""
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+
+
 class SaveCallback(Checkpoint):
-    """Writes a checkpoint at each epoch's end, and in between if so often; what is there under its name is whole.
+    """Writes a checkpoint at each epoch's end, and in between if so often.
 
     As a `Checkpoint` it comes after all that judges an epoch, whose state is to be saved.
     """
@@ -190,11 +200,8 @@ class SaveCallback(Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer: lightning.Trainer) -> None:
-        path = self.folder / checkpoint_name(trainer.global_step)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        trainer.save_checkpoint(unfinished, weights_only=False)
+        trainer.save_checkpoint(self.folder / checkpoint_name(trainer.global_step), weights_only=False)
         if trainer.is_global_zero:
-            os.replace(unfinished, path)
             for old in checkpoint_files(self.folder)[NUM_CHECKPOINTS_KEPT:]:
                 old.unlink()
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
 from training.callbacks import (
+    CheckpointFiles,
     KeepBest,
     ProgressCallback,
     ReadAheadCallback,
@@ -100,7 +101,7 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         accelerator="gpu" if config.gpus_per_worker else "cpu",
         devices="auto",
         strategy=RayDDPStrategy(),
-        plugins=[RayLightningEnvironment()],
+        plugins=[RayLightningEnvironment(), CheckpointFiles()],
         precision=config.precision,
         deterministic=config.deterministic,
         logger=build_loggers(config, job.run_dir),

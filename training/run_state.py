@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed
 
+from generation.files import naming
 from training.consumption import NOT_BEGUN, Consumption, merged
 from training.loader import Batch, StreamLoader
 
@@ -142,5 +143,6 @@ class Journal:
     def write(self, step: int, domain: str, serials: np.ndarray, uses: np.ndarray) -> None:
         """Write a row for each sample, for good."""
         rows = zip(serials.tolist(), uses.tolist(), strict=True)
-        self.writer.writerows((self.started_at, step, domain, serial, use) for serial, use in rows)
-        self.file.flush()
+        with naming(Path(self.file.name)):
+            self.writer.writerows((self.started_at, step, domain, serial, use) for serial, use in rows)
+            self.file.flush()

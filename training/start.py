@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import ray
@@ -11,6 +12,7 @@ import ray.train
 from ray.data import DataIterator
 from ray.train.collective import broadcast_from_rank_zero
 
+from generation.files import TEMPORARY, move
 from generation.indices import Wanted
 from training.checkpoint import checkpoint_files, newest_whole, read_checkpoint
 from training.config import TrainingConfig
@@ -49,10 +51,12 @@ def agreed_start(job: FitJob) -> Start:
 def choose_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint; what is newer is set aside, as this run will write steps of these names."""
     chosen, faults = newest_whole(folder)
+    for leftover in chain(*(place.glob(f"{TEMPORARY}*.ckpt-*") for place in (folder, folder.parent))):
+        leftover.unlink()  # by a worker that was killed while it wrote
     for fault in faults:
         logging.getLogger(__name__).warning(fault)
     for damaged in checkpoint_files(folder)[: len(faults)]:
-        damaged.rename(damaged.with_suffix(".damaged"))
+        move(damaged, damaged.with_suffix(".damaged"))
     return chosen.path if chosen else None
 
 

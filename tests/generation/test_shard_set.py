@@ -8,8 +8,9 @@ import generation.shards
 from generation.config import DataConfig
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
+from generation.shard import ImageFormat, Shard, ShardWriter
 from generation.shard_set import ShardSet, check_same, index_name, new_shard_set, read_shard_set, shard_name
-from generation.shards import ShardReader, reading_units
+from generation.shards import ShardReader, open_index_of, read_samples, reading_units
 from generation.storage import Storage, StorageError
 from tests.support.samples import painted_batch, painted_shard
 
@@ -88,6 +89,61 @@ def test_a_shard_without_its_index_counts_as_missing(painted: Recipe, tmp_path: 
     for name in ("shard-000000.tar", "shard-000001.tar", "index/shard-000000.parquet", "index/shard-000002.parquet"):
         shards.storage.write(name, b"")
     assert shards.missing() == [1, 2]
+
+
+@pytest.fixture
+def two_makers(painted: Recipe) -> tuple[Shard, Shard]:
+    """One shard by two kinds of GPU, of which one sets the last bit of each value."""
+    batch = painted_batch(painted, range(4))
+    makers = []
+    for bit in (0, 1):
+        writer = ShardWriter(painted, shard_name(0), ImageFormat("png", 0))
+        writer.add({**batch, "image": batch["image"] & 0xFE | bit})
+        makers.append(writer.finish())
+    return makers[0], makers[1]
+
+
+def lowest_bit(shards: ShardSet) -> int:
+    """Return whose images are kept; StorageError if the tar does not fit its index."""
+    (bit,) = set((read_samples(shards, 0, open_index_of(shards, 0), np.arange(4))["image"] & 1).ravel().tolist())
+    return bit
+
+
+def test_of_two_makers_of_a_shard_the_first_ones_stays(two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path):
+    shards = set_of(painted, tmp_path, 4)
+    for shard in two_makers:
+        shards.keep(0, shard)
+        assert lowest_bit(shards) == 0
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_maker_that_is_overtaken_between_its_tar_and_its_index_leaves_a_shard_that_fits(
+    is_killed: bool, two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path
+):
+    shards, (slow, fast) = set_of(painted, tmp_path, 4), two_makers
+    assert shards.storage.write_new(shard_name(0), slow.tar)
+    shards.keep(0, fast)
+    if not is_killed:
+        shards.storage.write(index_name(0), slow.index_file())
+    assert lowest_bit(shards) == 0
+
+
+@pytest.mark.parametrize("num_samples", [0, 3])
+def test_part_of_a_shard_that_a_killed_maker_left_is_replaced(
+    num_samples: int, two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path
+):
+    shards, (killed, other) = set_of(painted, tmp_path, 4), two_makers
+    left = painted_shard(painted, range(num_samples)).tar if num_samples else killed.tar[:700]  # amid the first
+    shards.storage.write(shard_name(0), left)
+    shards.keep(0, other)
+    assert lowest_bit(shards) == 1
+
+
+def test_a_damaged_shard_is_replaced(two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path):
+    shards = set_of(painted, tmp_path, 4)
+    shards.keep(0, two_makers[0])
+    shards.replace(0, two_makers[1])
+    assert lowest_bit(shards) == 1
 
 
 def parts_in(shards: ShardSet, wanted: IndexSet) -> list[tuple[int, int]]:

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,15 +97,30 @@ def test_a_folder_that_only_exists_or_was_left_by_a_kill_is_empty(
     assert [path.name for path in tmp_path.iterdir()] == [".hidden"]
 
 
-def test_a_place_without_hard_links_gets_new_files_too(tmp_path: Path, monkeypatch):
-    def unsupported(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def test_a_lock_of_ones_own_is_no_leftover(tmp_path: Path):
+    (tmp_path / ".writing-lock").touch()  # by a job that was killed, and locked by this one
+    Storage(str(tmp_path)).remove_leftovers(began_at=(tmp_path / ".writing-lock").stat().st_mtime + 1)
+    assert (tmp_path / ".writing-lock").exists()
 
-    monkeypatch.setattr(os, "link", unsupported)
-    local = Storage(str(tmp_path))
-    assert local.write_new("a", b"first")
-    assert not local.write_new("a", b"second")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+class WithoutExclusiveCreation(LocalFileSystem):
+    """Stands for stores that only overwrite, such as HDFS and some that speak S3."""
+
+    protocol = "overwriting"
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
+        if mode == "create":
+            raise ValueError("unsupported mode")
+        super().pipe_file(path, value, mode=mode, **kwargs)
+
+
+def test_a_store_without_exclusive_creation_gets_new_files_and_says_what_is_not_protected(tmp_path: Path, caplog):
+    fsspec.register_implementation("overwriting", WithoutExclusiveCreation, clobber=True)
+    storage = Storage(f"overwriting://{tmp_path}")
+    assert storage.write_new("a", b"first")
+    assert "has no exclusive creation (ValueError: unsupported mode): two jobs may write a file" in caplog.text
+    assert not storage.write_new("a", b"second")
+    assert storage.read("a") == b"first"
 
 
 class Folders(LocalFileSystem):

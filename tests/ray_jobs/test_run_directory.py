@@ -1,14 +1,21 @@
+import errno
+import fcntl
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from generation.recipe import Recipe
 from generation.shard_set import read_shard_set
 from generation.storage import Storage
 from ray_jobs.run_directory import (
+    LOCK,
     alone_at_work,
     check_output,
+    check_unfinished,
     claim,
+    keep_checkpoint,
     new_path,
     release,
     resolve,
@@ -16,6 +23,7 @@ from ray_jobs.run_directory import (
     withdrawn_at_errors,
     write_json,
 )
+from tests.support.mounts import enlarge, mounted, needs_mounts
 
 
 def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
@@ -65,7 +73,76 @@ def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path: Path):
     claim(tmp_path / "run", "first")
     with pytest.raises(ValueError, match="taken by another run"):
         claim(tmp_path / "run", "second")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
     assert (tmp_path / "run" / "config.yaml").read_text() == "first"
+
+
+def test_a_claim_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch):
+    def is_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", is_full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*config\.yaml'"):
+        claim(tmp_path / "run", "first")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_serves_and_says_once_what_is_not_protected(
+    number: int, tmp_path: Path, monkeypatch, caplog
+):
+    def lacking(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    run_dir = tmp_path / "run"
+    claimed = claim(run_dir, "first")
+    with alone_at_work(Storage(str(run_dir))):
+        release(claimed)
+    release(claim(run_dir, "second", goes_on=True))
+    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
+    assert caplog.messages == [
+        f"'{run_dir}' has no locks ({os.strerror(number)}): nothing keeps a second job out of this folder."
+    ]
+
+
+def test_who_waits_for_a_lock_that_is_removed_meanwhile_locks_the_file_that_others_find(tmp_path: Path, monkeypatch):
+    first, flock = claim(tmp_path, "first"), fcntl.flock
+
+    def late(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        release(first)  # after the second job has opened the file
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = claim(tmp_path, "second", goes_on=True)
+    with pytest.raises(ValueError, match="Another job is at work"):
+        claim(tmp_path, "third", goes_on=True)
+    release(second)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_finished_run_keeps_its_checkpoint_also_where_nothing_can_be_renamed(tmp_path: Path, monkeypatch):
+    def lacking(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    for name in ("rename", "replace", "chmod"):
+        monkeypatch.setattr(os, name, lacking)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000000008.ckpt").write_bytes(b"weights")
+    keep_checkpoint(tmp_path / "checkpoints" / "step-000000000008.ckpt", tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("checkpoint.ckpt", b"weights")]
+
+
+@needs_mounts
+def test_a_run_on_a_full_disk_does_not_go_on_before_there_is_room(painted: Recipe, tmp_path: Path):
+    with mounted(tmp_path / "small", "size=64k"):
+        release(claim(tmp_path / "small" / "run", "first"))
+        (tmp_path / "small" / "others").write_bytes(bytes(60 * 1024))
+        with pytest.raises(ValueError, match=r"run' cannot be written: No space left on device\. Make room, or"):
+            check_unfinished(tmp_path / "small" / "run", painted)
+        enlarge(tmp_path / "small", "128k")
+        check_unfinished(tmp_path / "small" / "run", painted)
 
 
 def test_a_jobs_folder_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):

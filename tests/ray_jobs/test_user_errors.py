@@ -1,10 +1,15 @@
 """How a job ends that cannot go on."""
 
+import errno
+import os
+import pickle
 import traceback
 from pathlib import Path
 
 import pytest
+from ray.exceptions import OutOfDiskError, RayTaskError
 
+from generation.storage import StorageError
 from ray_jobs.termination import TERMINATION
 from ray_jobs.user_errors import errors_at_work, user_errors
 
@@ -56,3 +61,71 @@ def test_what_fails_because_of_a_sigterm_adds_nothing_to_its_line(
         raise error
     assert ended.value.code == 143
     assert capsys.readouterr().err == ""
+
+
+def of_a_worker(error: Exception) -> Exception:
+    """Return what the driver gets of an error in a worker: it has crossed processes."""
+    arrived = pickle.loads(pickle.dumps(error))
+    return RayTaskError("train", "a trace", arrived).as_instanceof_cause()
+
+
+def full(path: str | None = "/run/step-8.ckpt") -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+LINES = {
+    "worker": (
+        of_a_worker(full()),
+        "'/run/step-8.ckpt' cannot be written: No space left on device. Make room. resume=true goes on.",
+    ),
+    "quota": (
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/run/a"),
+        "'/run/a' cannot be written: Disk quota exceeded. Make room. resume=true goes on.",
+    ),
+    "nameless": (full(None), "A file cannot be written: No space left on device. Make room. resume=true goes on."),
+    "read-only": (
+        OSError(errno.EROFS, os.strerror(errno.EROFS), "/run/a"),
+        "'/run/a' cannot be used: Read-only file system. Give another place, or this account the right to it. "
+        "resume=true goes on.",
+    ),
+    "spilled": (
+        of_a_worker(OutOfDiskError("no room")),
+        "Ray's memory for objects and the disk beside it are full. Make room in RAY_TMPDIR of each node, or /tmp. "
+        "resume=true goes on.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_a_full_or_forbidden_disk_at_work_is_one_line_with_the_place(kind: str, capsys: pytest.CaptureFixture[str]):
+    error, line = LINES[kind]
+    with pytest.raises(SystemExit) as ended, errors_at_work("resume=true goes on."):
+        raise error
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_full_disk_before_the_work_is_one_line_too(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit), user_errors():
+        raise full()
+    assert (
+        capsys.readouterr().err == "error: '/run/step-8.ckpt' cannot be written: No space left on device. Make room.\n"
+    )
+
+
+@pytest.mark.parametrize("context", [user_errors, errors_at_work])
+def test_what_was_told_of_an_error_of_the_disk_is_not_told_anew(context, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit), context():
+        raise StorageError("The set is full. Make room.") from full()
+    assert capsys.readouterr().err == "error: The set is full. Make room.\n"
+
+
+def test_a_users_mistake_is_told_and_not_what_it_was_found_by(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit), user_errors():
+        raise ValueError("Give another file.") from PermissionError(errno.EACCES, "Permission denied", "/a")
+    assert capsys.readouterr().err == "error: Give another file.\n"
+
+
+def test_an_error_of_the_network_is_none_of_a_disk():
+    with pytest.raises(PermissionError), errors_at_work():
+        raise PermissionError(errno.EPERM, "Operation not permitted")

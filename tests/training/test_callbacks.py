@@ -1,6 +1,9 @@
+import errno
+import resource
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from training.callbacks import KeepBest, ProgressCallback, SaveCallback, StopEarly
+from training.callbacks import CheckpointFiles, KeepBest, ProgressCallback, SaveCallback, StopEarly
 from training.checkpoint import checkpoint_files, checkpoint_name
 
 BATCHES = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
@@ -34,7 +37,14 @@ class Scripted(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(run_dir: Path, scores: list[float], patience: int, num_epochs: int, ckpt_path: Path | None = None):
+def train(
+    run_dir: Path,
+    scores: list[float],
+    patience: int,
+    num_epochs: int,
+    ckpt_path: Path | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+):
     trainer = lightning.Trainer(
         max_epochs=num_epochs,
         accelerator="cpu",
@@ -42,7 +52,13 @@ def train(run_dir: Path, scores: list[float], patience: int, num_epochs: int, ck
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[StopEarly(patience), KeepBest(run_dir), SaveCallback(run_dir / "checkpoints", every_steps=0)],
+        plugins=[CheckpointFiles()],
+        callbacks=[
+            StopEarly(patience),
+            KeepBest(run_dir),
+            SaveCallback(run_dir / "checkpoints", every_steps=0),
+            *callbacks,
+        ],
     )
     trainer.fit(Scripted(scores), BATCHES, BATCHES, ckpt_path=ckpt_path, weights_only=True)
     return trainer
@@ -159,3 +175,36 @@ def test_the_newest_two_checkpoints_are_kept_and_nothing_unfinished(num_epochs: 
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         checkpoint_name(step) for step in steps
     ]
+
+
+def test_no_checkpoint_is_staged_elsewhere(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))  # where nothing can be written
+    train(tmp_path, [0.1], patience=9, num_epochs=1)
+    assert best_epoch(tmp_path) == 0
+
+
+class FullDisk(lightning.Callback):
+    """Has the kernel refuse to write after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+
+def test_a_run_whose_disk_was_full_names_the_file_and_goes_on_from_the_checkpoint_before(tmp_path: Path):
+    scores = [0.1, 0.2, 0.3]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match="File too large") as told:
+            train(tmp_path, scores, 9, 3, callbacks=[FullDisk(epoch=1)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (told.value.errno, told.value.filename) == (errno.EFBIG, str(tmp_path / "best.ckpt"))
+    assert sorted(path.name for path in tmp_path.rglob("*.ckpt*")) == ["best.ckpt", checkpoint_name(2)]
+    assert best_epoch(tmp_path) == 0  # the one before, whole
+    trainer = train(tmp_path, scores, 9, 3, ckpt_path=tmp_path / "checkpoints" / checkpoint_name(2))
+    assert trainer.global_step == 6
+    assert best_epoch(tmp_path) == 2
