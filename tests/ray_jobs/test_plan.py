@@ -79,9 +79,8 @@ def test_words_in_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
         (["recipe.templates='{name}'"], "field {name} is not known"),
         (["recipe.label_space=letters"], "'letters', which is not known"),
         (["recipe.class_weights.n00000000=2"], "'n00000000' is no class of digits"),
-        (["recipe.templates={class_name}"], "recipe.templates is {'class_name': None}; give a list"),
         (["recipe.templates='{class_name:{caption}}'"], "Write the field {class_name} without ! and :"),
-        (["recipe.class_weights=[1]"], "recipe.class_weights is [1]; give a mapping"),
+        (["recipe.class_weights=[1]"], "recipe.class_weights is ['1']; give a mapping"),
         (["--out", "/proc/recipe.json"], "'/proc/recipe.json' cannot be written"),
     ],
 )
