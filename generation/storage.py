@@ -27,6 +27,9 @@ OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", 
 LOCK = f"{TEMPORARY}lock"
 """The file that a job has locked while it works in a folder; no listing has it."""
 
+NO_EXCLUSIVE_CREATION = (NotImplementedError, TypeError, ValueError)
+"""What stores' libraries end with that cannot create a file only where there is none."""
+
 S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 3}}}
 """A bucket that cannot be reached is told within seconds; a request that fails is made again."""
 
@@ -106,7 +109,7 @@ class Storage:
             except Exception as error:  # what a file that is there ends in differs from store to store
                 if self.exists(name):
                     return False
-                if self.is_local:
+                if self.is_local or not isinstance(error, NO_EXCLUSIVE_CREATION):
                     raise
                 self.write(name, content)
                 reason = f"{type(error).__name__}: {error}"

@@ -123,6 +123,24 @@ def test_a_store_without_exclusive_creation_gets_new_files_and_says_what_is_not_
     assert storage.read("a") == b"first"
 
 
+class Refusing(LocalFileSystem):
+    """Stands for a store whose answer to the request for a new file is an error, as S3's is where two ask at once."""
+
+    protocol = "refusing"
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: object) -> None:
+        if mode == "create":
+            raise OSError("ConditionalRequestConflict")
+        super().pipe_file(path, value, mode=mode, **kwargs)
+
+
+def test_a_new_file_that_a_store_refuses_is_not_written_over_anothers(tmp_path: Path):
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    with pytest.raises(StorageError, match="ConditionalRequestConflict"):
+        Storage(f"refusing://{tmp_path}").write_new("a", b"first")
+    assert list(tmp_path.iterdir()) == []
+
+
 class Folders(LocalFileSystem):
     """Stands for stores with folders that must be made before a file is: SFTP, SMB, HDFS."""
 
