@@ -127,7 +127,7 @@ def prepare(arguments: list[str]) -> Prepared:
     trained_size = config.training.crop_size or recipe.image_size
     check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
     real = real_samples(config, recipe, config.training.seed)
-    notes = [*(check_recipe(recipe) if config.data.source == "stream" else ()), *predicted(config)]
+    notes = [*(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()), *predicted(config)]
     job = Prepared(config, recipe, run_dir, open_source(config, recipe), real, planned, notes)
     return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from generation.actor import GeneratorActor, ImagesRefusedError
 from generation.config import GenerationConfig, RecipeConfig
@@ -102,6 +103,20 @@ def test_a_model_with_its_own_guidance_has_one_call_a_scale_and_no_interval(tmp_
         DiffusersGenerator(within, ON_CPU)
 
 
+def test_a_flux_without_guidance_takes_neither_scale_nor_negative_prompt_and_reads_256_tokens(tmp_path: Path):
+    save_tiny_flux(tmp_path, takes_scale=False)
+
+    def images_with(**settings) -> np.ndarray:
+        recipe = recipe_of(model=str(tmp_path), **settings)
+        return DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
+
+    plain = images_with(guidance_scale=(1.0,))
+    np.testing.assert_array_equal(images_with(guidance_scale=(7.5,), negative_prompt="blurred"), plain)
+    long = "one " * 300
+    read = images_with(templates=(f"{long}{{class_name}}",))
+    np.testing.assert_array_equal(images_with(templates=(f"{long}{{class_name}} two",)), read)
+
+
 def test_a_flow_matching_model_takes_no_other_scheduler(tmp_path: Path):
     save_tiny_flux(tmp_path)
     with pytest.raises(ValueError, match=r"recipe\.scheduler is euler, but the model is of flow matching.*Take model"):
@@ -131,6 +146,36 @@ def test_loras_draw_what_they_draw_in_diffusers_and_are_part_of_the_recipe(tmp_p
     pipeline.load_lora_weights(tmp_path / "b", adapter_name="b")
     pipeline.set_adapters(["a", "b"], [2.0, 4.0])
     assert apart(by_stock(generator, pipeline, plans), images) <= MAX_LEVELS_APART
+
+
+def test_a_lora_whose_weights_find_no_place_when_loaded_is_refused_and_another_trainers_names_are_read(tmp_path: Path):
+    save_random_lora(tmp_path, seed=1)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    weights = load_file(file)
+
+    def images_with(kohya: int) -> np.ndarray:
+        """Return images with so many weights named as kohya's trainer names them."""
+        save_file({as_kohya(key) if i < kohya else key: weights[key] for i, key in enumerate(sorted(weights))}, file)
+        recipe = recipe_of(guidance_scale=(1.0,), loras={str(file): 2.0})
+        return DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
+
+    np.testing.assert_array_equal(images_with(kohya=len(weights)), images_with(kohya=0))
+    told = r"has 16 of 32 weights that fit nowhere in 'generation/digits/model', such as lora_unet_.*; 16 fit, such as unet"
+    with pytest.raises(ValueError, match=told):
+        images_with(kohya=16)
+
+
+def test_what_is_no_lora_is_named_with_the_model_that_it_should_fit(tmp_path: Path):
+    file = tmp_path / "no_lora.safetensors"
+    save_file({"a.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(ValueError, match=r"recipe\.loras '.*no_lora\.safetensors' does not fit .* Give a LoRA"):
+        DiffusersGenerator(recipe_of(loras={str(file): 1.0}), ON_CPU)
+
+
+def as_kohya(key: str) -> str:
+    """Return a weight's name as kohya's trainer writes it."""
+    module, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".lora_")
+    return f"lora_unet_{module.replace('.', '_')}.lora_{'down' if side == 'A' else 'up'}.weight"
 
 
 def test_a_tiny_vae_takes_the_place_of_the_models_own(tmp_path: Path):
