@@ -1,4 +1,4 @@
-"""Which weights of a LoRA file fit a model: diffusers passes over those that do not. Reads headers of safetensors alone."""
+"""Which weights of a LoRA file fit a model: diffusers passes over the others. Reads headers of files alone."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -47,7 +47,7 @@ def check_all_used(name: str, model: str, keys: Sequence[str], used: Collection[
 
 
 def _modules_of(model: Path) -> set[str]:
-    """Return the modules of a model's denoiser that have weights, as a LoRA names them; none where it has no headers."""
+    """Return the modules of a model's denoiser that have weights, as a LoRA names them."""
     return {
         f"{folder}.{key.removesuffix('.weight')}"
         for folder in DENOISERS

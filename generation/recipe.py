@@ -12,13 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from generation.config import RecipeConfig
-from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
+from generation.labels import SHIPPED, LabelSpace, check_no_class_twice, label_space_from_value, load_label_space
 from generation.model_files import LORA, MODEL, VAE, Part, check_revision, resolve_revision
 from generation.prompts import fields_of, template_text
+from generation.value_types import is_of_type
 from generation.word_files import read_backgrounds, read_captions, with_places365
+
+SAME_AS_SETTINGS = (
+    *("seed", "templates", "template_weights", "lemmas", "hypernym", "backgrounds", "negative_prompt", "generator"),
+    *("precision", "scheduler", "safety_checker", "guidance_scale", "guidance_draw", "guidance_interval"),
+    *("num_inference_steps", "generated_size", "image_size"),
+)
+"""Fields that a recipe has as `RecipeConfig` has them, with the same checks."""
 
 SHORT_LIST = 8
 """Lists up to this length are compared as a whole."""
@@ -210,7 +218,7 @@ def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, 
 
 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
-    """Return the recipe that `to_value` described; ValueError if it is another version's."""
+    """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     if not isinstance(value, dict) or value.keys() != names:
         raise ValueError(
@@ -218,7 +226,39 @@ def recipe_from_value(value: dict[str, Any]) -> Recipe:
             "Figment wrote it. Use that version, or plan again."
         )
     frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
-    return Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
+    of_settings = get_type_hints(RecipeConfig)
+    kinds = get_type_hints(Recipe) | {name: of_settings[name] for name in SAME_AS_SETTINGS}
+    for name, item in frozen.items():
+        if not is_of_type(item, kinds[name]):
+            raise ValueError(f"recipe.{name} is {str(value[name])[:100]}, which no recipe has. Plan again.")
+    recipe = Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
+    check_values(recipe)
+    return recipe
+
+
+def check_values(recipe: Recipe) -> None:
+    """Raise ValueError for values that no settings lead to."""
+    RecipeConfig(
+        **{name: getattr(recipe, name) for name in SAME_AS_SETTINGS},
+        loras={name: scale for name, _, scale in recipe.loras},
+        backgrounds_file="in the recipe" if recipe.class_backgrounds else "",
+        captions_file="in the recipe" if recipe.captions else "",
+    )
+    num_classes, fields = recipe.label_space.num_classes, fields_of(*recipe.templates)
+    weights = recipe.class_weights
+    faults = {
+        "model": bool(recipe.model) != (recipe.generator == "diffusers"),
+        "generated_size": recipe.generated_size < recipe.image_size,
+        "class_weights": bool(weights)
+        and not (len(weights) == num_classes and min(weights) >= 0 and 0 < sum(weights) < math.inf),
+        "class_backgrounds": not {label for label, _ in recipe.class_backgrounds} <= set(range(num_classes)),
+        "backgrounds": "background" in fields and not all(recipe.backgrounds_by_label),
+        "captions": "caption" in fields and not (len(recipe.captions) == num_classes and all(recipe.captions)),
+    }
+    if wrong := [name for name, is_wrong in faults.items() if is_wrong]:
+        shown = str(getattr(recipe, wrong[0]))[:100]
+        raise ValueError(f"recipe.{wrong[0]} is {shown}, which does not fit the rest of the recipe. Plan again.")
+    check_words(recipe)
 
 
 def _frozen(value: Any) -> Any:
@@ -232,7 +272,12 @@ def recipe_file_text(recipe: Recipe) -> str:
 
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
-    recipe = recipe_from_value(read_recipe_value(path))
+    try:
+        recipe = recipe_from_value(read_recipe_value(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"'{path}': {error}") from error
+    if "classes" in recipe.label_space.to_value():
+        check_no_class_twice(recipe.label_space)
     for part in recipe.parts:
         check_revision(*part)
     return recipe

@@ -23,8 +23,10 @@ def write_contact_sheet(file: Path | BinaryIO, recipe: Recipe, samples: SampleBa
     for axis, index, image in zip(axes.flat, samples["index"], samples["image"], strict=False):
         plan = plan_sample(recipe, int(index))
         axis.imshow(image)
-        axis.set_title(f"{index}: {recipe.label_space.class_names[plan.label]}", fontsize=9)
-        caption = textwrap.fill(plan.prompt.replace("$", r"\$"), width=38)
-        axis.text(0.5, -0.04, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
-    figure.suptitle(f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}", fontsize=9)
+        title = " ".join(f"{index}: {recipe.label_space.class_names[plan.label]}".split())
+        axis.set_title(title, fontsize=9, parse_math=False)
+        caption = textwrap.fill(plan.prompt, width=38)
+        axis.text(0.5, -0.04, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6, parse_math=False)
+    model = recipe.model or recipe.generator
+    figure.suptitle(f"{model}, recipe {recipe.sha256[:12]}", fontsize=9, parse_math=False)
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight")

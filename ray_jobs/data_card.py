@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow.parquet as pq
 
+from evaluation.page_parts import markdown_code, markdown_text
 from generation.model_files import licence_of
 from generation.recipe import Recipe, recipe_file_text
 from generation.shard_set import ShardSet, index_name
@@ -40,7 +41,8 @@ def card_text(sets: Sequence[ShardSet]) -> str:
     there = sorted(set(range(len(shards.ranges))).difference(shards.missing()))
     labels, num_refused = counts(shards, there)
     rows = "\n".join(
-        f"| {label} | {entry.class_name} | {entry.wnid} | {entry.definition.replace('|', ' ')} | {labels[label]:,} |"
+        f"| {label} | {markdown_text(entry.class_name)} | {entry.wnid} | {markdown_text(entry.definition)} | "
+        f"{labels[label]:,} |"
         for label, entry in enumerate(recipe.label_space.classes)
     )
     held_out = f", and {sets[1].num_images:,} more in held_out/ that are not for training" if len(sets) > 1 else ""
@@ -63,7 +65,7 @@ Every image was made by a model from a prompt; none is a photograph.
 | | |
 |---|---|
 {facts(recipe)}
-| licence of the model, as it states it | {licence} |
+| licence of the model, as it states it | {markdown_text(licence)} |
 | images refused by the guard, and made again | {num_refused:,} |
 
 ## Files
@@ -75,7 +77,7 @@ again (`python -m ray_jobs.regenerate recipe.json`).
 
 ## Prompts
 
-{chr(10).join(f"- `{template}`" for template in recipe.templates)}
+{chr(10).join(f"- {markdown_code(template)}" for template in recipe.templates)}
 
 ## Classes
 
@@ -102,7 +104,7 @@ def facts(recipe: Recipe) -> str:
         "safety checker": "on" if recipe.safety_checker else "off",
         "recipe, SHA-256": recipe.sha256,
     }
-    return "\n".join(f"| {name} | {value} |" for name, value in named.items())
+    return "\n".join(f"| {name} | {markdown_text(str(value))} |" for name, value in named.items())
 
 
 def counts(shards: ShardSet, numbers: Sequence[int]) -> tuple[np.ndarray, int]:

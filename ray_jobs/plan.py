@@ -105,9 +105,8 @@ def print_recipe(recipe: Recipe, num_images: int) -> None:
     if counter is None and recipe.model:
         print(f"Tokens were not counted: {recipe.model} has no tokenizer on this machine.")
         if find_local(recipe.model) is None:
-            print(
-                f"To count them: hf download {recipe.model} --revision {recipe.revision} --include 'tokenizer*/*' --include '*.json'"
-            )
+            files = "--include 'tokenizer*/*' --include '*.json'"
+            print(f"To count them: hf download {recipe.model} --revision {recipe.revision} {files}")
     CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
 
 

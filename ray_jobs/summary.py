@@ -75,4 +75,4 @@ def print_summary(summary: dict[str, Any]) -> None:
         numbers = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
         for each, number in (numbers or {name: value}).items():
             table.add_row(each, f"{number:.4g}" if isinstance(number, float) else str(number))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
