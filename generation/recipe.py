@@ -24,7 +24,7 @@ from generation.word_files import read_backgrounds, read_captions, with_places36
 SAME_AS_SETTINGS = (
     *("seed", "templates", "template_weights", "lemmas", "hypernym", "backgrounds", "negative_prompt", "generator"),
     *("precision", "scheduler", "safety_checker", "guidance_scale", "guidance_draw", "guidance_interval"),
-    *("num_inference_steps", "generated_size", "image_size"),
+    *("num_inference_steps", "generated_size", "image_size", "leave_out_after"),
 )
 """Fields that a recipe has as `RecipeConfig` has them, with the same checks."""
 
@@ -78,6 +78,7 @@ class Recipe:
     num_inference_steps: int
     generated_size: int
     image_size: int
+    leave_out_after: int = 0
 
     @cached_property
     def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
@@ -97,8 +98,9 @@ class Recipe:
         return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
 
     def to_value(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        shallow = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return plain JSON values; a field with a default is younger than some recipes, whose hashes stay."""
+        fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        shallow = {field.name: getattr(self, field.name) for field in fields}
         return json.loads(json.dumps(shallow | {"label_space": self.label_space.to_value()}))
 
     def to_json(self) -> str:
@@ -149,6 +151,7 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         num_inference_steps=config.num_inference_steps,
         generated_size=config.generated_size or config.image_size,
         image_size=config.image_size,
+        leave_out_after=config.leave_out_after,
     )
     check_words(recipe)
     return recipe
@@ -208,8 +211,9 @@ def check_words(recipe: Recipe) -> None:
 
 def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
     """Return where two recipes, as JSON values, differ: `label_space.classes.3.definition`, say, with both values."""
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        parts = [(f"{name}.{key}" if name else key, ours[key], theirs[key]) for key in ours]
+    if isinstance(ours, dict) and isinstance(theirs, dict) and (ours.keys() == theirs.keys() or not name):
+        keys = ours | theirs  # of a recipe itself, what is at its default may be left out
+        parts = [(f"{name}.{key}" if name else key, ours.get(key, 0), theirs.get(key, 0)) for key in keys]
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHORT_LIST:
         parts = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
     else:
@@ -220,10 +224,12 @@ def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
     """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
     names = {field.name for field in dataclasses.fields(Recipe)}
-    if not isinstance(value, dict) or value.keys() != names:
+    needed = {field.name for field in dataclasses.fields(Recipe) if field.default is dataclasses.MISSING}
+    if not isinstance(value, dict) or not needed <= value.keys() <= names:
+        wrong = sorted((set(value) - names) | (needed - set(value)))
         raise ValueError(
-            f"The recipe lacks or has too many fields ({', '.join(sorted(set(value) ^ names))}): another version of "
-            "Figment wrote it. Use that version, or plan again."
+            f"The recipe lacks or has too many fields ({', '.join(wrong)}): another version of Figment wrote it. Use "
+            "that version, or plan again."
         )
     frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
     of_settings = get_type_hints(RecipeConfig)

@@ -132,6 +132,11 @@ def check_images(config: MiniatureConfig) -> None:
     for name, wanted in (("label_space", DIGITS), ("image_size", IMAGE_SIZE)):
         if (given := getattr(config.recipe, name)) != wanted:
             raise ValueError(f"recipe.{name} is {given}; the real digits' is {wanted}. Give {wanted}.")
+    if config.recipe.leave_out_after:
+        raise ValueError(
+            f"recipe.leave_out_after is {config.recipe.leave_out_after}, but classifiers are compared on equal numbers "
+            "of images. Leave it out."
+        )
     if missing := [form for form in FORMS if form not in config.recipe.templates]:
         raise ValueError(
             f"recipe.templates are {', '.join(config.recipe.templates)}; the findings also need {', '.join(missing)}. "

@@ -214,3 +214,14 @@ def test_a_weight_for_no_class_and_no_class_left_are_refused():
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 1e308, "one": 1e308}))
     with pytest.raises(ValueError, match="has 'n13742358' twice, by name and by wnid"):
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 3.0, "n13742358": 1.0}))
+
+
+def test_samples_are_left_out_by_the_recipe_and_recipes_without_keep_their_hash(painted: Recipe, tmp_path: Path):
+    leaving = dataclasses.replace(painted, leave_out_after=3)
+    assert leaving.sha256 != painted.sha256
+    assert "leave_out_after" not in painted.to_value()
+    assert recipe_from_value(painted.to_value()) == painted
+    assert recipe_from_value(leaving.to_value()) == leaving
+    assert differences(painted.to_value(), leaving.to_value()) == {"leave_out_after": (0, 3)}
+    with pytest.raises(ValueError, match=r"recipe\.leave_out_after is 128; give 0"):
+        RecipeConfig(leave_out_after=128)

@@ -13,11 +13,13 @@ from PIL import Image
 from generation.config import DataConfig
 from generation.labels import ClassEntry, LabelSpace
 from generation.recipe import Recipe
+from generation.sample import NO_LABEL
+from generation.shard import ShardWriter
 from generation.shard_set import ShardSet, index_name, new_shard_set, shard_name
 from generation.storage import Storage
 from ray_jobs.contact_sheet import write_contact_sheet
-from ray_jobs.data_card import card_text
-from tests.support.samples import painted_batch, painted_shard
+from ray_jobs.data_card import card_text, counts
+from tests.support.samples import PNG, painted_batch, painted_shard
 
 HOSTILE = ["a|b", "$x$", "<script>x</script>", "`tick`", r"back\|slash", "*bold* _it_", "two\nlines", "[a](b)", "&lt;"]
 
@@ -48,6 +50,22 @@ def test_hostile_names_stay_cells_of_the_cards_table(painted: Recipe, tmp_path: 
     assert "<td>a | b</td>" in html
     assert "<li><code>{lemmas} `a` | b</code></li>" in html
     assert r"\$x\$" in card  # GitHub and the Hugging Face hub set formulas
+
+
+def test_samples_that_are_left_out_are_counted_and_are_no_images(painted: Recipe, tmp_path: Path):
+    shards = kept(dataclasses.replace(painted, leave_out_after=3), tmp_path, 10)
+    batch = painted_batch(shards.recipe, range(10))
+    lost = int(batch["label"][4])
+    batch["label"][4], batch["attempt"][4], batch["attempt"][5] = NO_LABEL, 3, 1
+    writer = ShardWriter(shards.recipe, shard_name(0), PNG)
+    writer.add(batch)
+    shards.storage.write(index_name(0), writer.finish().index_file())
+    labels, num_refused, num_left_out = counts(shards, [0])
+    assert labels.tolist() == [int(label != lost) for label in range(10)]
+    assert (num_refused, num_left_out) == (4, 1)
+    card = card_text([shards])
+    assert "# 9 generated images of 10 classes" in card
+    assert "| samples left out, as all their images were refused | 1 |" in card
 
 
 @pytest.mark.parametrize("name", ["$x$", r"$\nosuchcommand$", "two\nlines"])
