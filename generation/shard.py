@@ -1,7 +1,8 @@
 """One shard: samples as a WebDataset tar, and its index. Knows bytes, and neither storage nor Ray.
 
 A sample is three members of the tar: `KEY.png` (or jpg, webp), `KEY.cls` (its label) and `KEY.json` (its whole plan);
-the key is its index. The tar's bytes follow from the samples alone: members have no time and no owner of their own.
+the key is its index. One that the recipe leaves out is a row of the index alone, without a label. The tar's bytes
+follow from the samples alone: members have no time and no owner of their own.
 (Written by `tarfile`: webdataset's writer would bring torch, 0.6 GB, into every process that keeps samples.)
 """
 
@@ -17,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -259,7 +259,7 @@ def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: 
         return [str(error)]
     except (tarfile.TarError, ValueError) as error:
         return [f"{name} cannot be read: {type(error).__name__}: {error}"]
-    kept = index.filter(pc.not_equal(index["label"], NO_LABEL))
+    kept = index.filter(pa.array(index["label"].to_numpy() != NO_LABEL))
     rows = kept.to_pylist()
     if index["index"].to_pylist() != list(indices) or list(samples) != [key_of(row["index"]) for row in rows]:
         return [f"{name} {_not_all_of(indices)}"]
