@@ -2,6 +2,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from generation.actor import GeneratorActor, ImagesRefusedError
 from generation.config import GenerationConfig, RecipeConfig
 from generation.diffusers_generator import DiffusersGenerator
 from generation.model_files import PROJECT_ROOT
-from generation.pipeline import load_pipeline
+from generation.pipeline import load_pipeline, set_scheduler, speed_up
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe, build_recipe
 from tests.support.images import MAX_LEVELS_APART, apart
@@ -208,6 +209,28 @@ def test_fused_queries_keys_and_values_draw_the_same():
     assert any("to_qkv" in name for name, _ in fused.denoiser.named_modules())
     images = DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
     assert apart(fused.generate(plans_of(recipe)).images_nhwc, images) <= MAX_LEVELS_APART
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"), [("ddim", "clip_sample", False), ("pndm", "skip_prk_steps", True)]
+)
+def test_a_scheduler_is_for_latents_unless_the_models_config_says_otherwise(name: str, setting: str, value: bool):
+    for said in ({}, {setting: not value}):
+        own = SimpleNamespace(config={"num_train_timesteps": 1000, **said})
+        pipeline = SimpleNamespace(scheduler=own)
+        set_scheduler(pipeline, name)
+        assert pipeline.scheduler.config[setting] == said.get(setting, value)
+
+
+def test_xformers_is_refused_where_it_would_replace_attention_of_another_kind():
+    class SanaLinearAttnProcessor2_0:  # noqa: N801
+        """Named as in diffusers."""
+
+    denoiser = SimpleNamespace(attn_processors={"attn1": SanaLinearAttnProcessor2_0()})
+    pipeline = SimpleNamespace(components={"unet": denoiser}, unet=denoiser)
+    config = GenerationConfig(attention="xformers")
+    with pytest.raises(ValueError, match=r"would change the images .* is SanaLinearAttnProcessor2_0\. Take sdpa"):
+        speed_up(pipeline, config)
 
 
 def test_xformers_without_a_gpu_is_refused():
