@@ -6,7 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from evaluation.findings import CLEAN, Cell, findings
-from evaluation.plots import svg
+from evaluation.page_parts import markdown_text
+from evaluation.plots import label, svg
 from generation.files import write_whole
 
 MEASURES: dict[str, Callable[[Cell], float]] = {
@@ -17,7 +18,7 @@ MEASURES: dict[str, Callable[[Cell], float]] = {
 
 def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Sequence[str]) -> str:
     """Return the page; `plots` are files beside it."""
-    facts = "; ".join(f"{name} {value}" for name, value in circumstances.items())
+    facts = "; ".join(f"{name} {markdown_text(value)}" for name, value in circumstances.items())
     shifts = ", ".join(name.split("/")[-1] for name in cells[0].top1 if name != CLEAN)
     sizes = ", ".join(dict.fromkeys(cell.size for cell in cells if cell.data == "generated"))
     parts = [
@@ -71,7 +72,8 @@ def _both(cell: Cell) -> str:
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     filled = [[*row, *[""] * (len(head) - len(row))] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *filled])
+    shown = [[markdown_text(cell) for cell in row] for row in [head, *filled]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [shown[0], ["---"] * len(head), *shown[1:]])
 
 
 def write_plots(folder: Path, cells: Sequence[Cell]) -> list[str]:
@@ -92,7 +94,7 @@ def size_figure(cells: Sequence[Cell], name: str, measure: Callable[[Cell], floa
     for axes, form in zip(panels, forms, strict=True):
         scales = dict.fromkeys(cell.guidance for cell in cells if cell.form == form)
         lines = [("generated", form, guidance, f"guidance {guidance:g}") for guidance in scales]
-        for i, (data, of_form, guidance, label) in enumerate([*lines, ("real", "", 0.0, "real")]):
+        for i, (data, of_form, guidance, title) in enumerate([*lines, ("real", "", 0.0, "real")]):
             for way, style in (("plain", "-"), ("strong", "--")):
                 wanted = (data, of_form, guidance, way)
                 points = sorted(
@@ -101,9 +103,9 @@ def size_figure(cells: Sequence[Cell], name: str, measure: Callable[[Cell], floa
                     if (cell.data, cell.form, cell.guidance, cell.augmentation) == wanted
                 )
                 color = "black" if data == "real" else f"C{i}"
-                axes.plot(*zip(*points, strict=True), style, marker=".", color=color, label=f"{label}, {way}")
+                axes.plot(*zip(*points, strict=True), style, marker=".", color=color, label=f"{title}, {way}")
         axes.set_xscale("log")
-        axes.set_title(form)
+        axes.set_title(label(form))
         axes.set_xlabel("different images")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"top-1 on {name} digits, %")

@@ -3,6 +3,7 @@
 Knows no model, image or file.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -64,6 +65,18 @@ def _cell(text: str, is_bold: bool) -> str:
 def folded(summary: str, content: str) -> str:
     """Return HTML that opens at a click; `summary` is text."""
     return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
+
+
+def markdown_text(text: str) -> str:
+    """Return Markdown that shows a text in one line as it is, in a cell of a table too."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_code(text: str) -> str:
+    """Return Markdown that shows a text in one line as code; backticks in it end nothing."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
 
 
 def percent(fraction: float | None, interval: Sequence[float] | None = None) -> str:

@@ -77,6 +77,11 @@ class RecipeConfig:
     safety_checker: bool = False
     """Let the model's own checker take images out, which are then made again; off, it is not even loaded."""
 
+    leave_out_after: int = 0
+    """A sample whose image was refused this many times is left out, and counted; 0 ends the run at
+    `generation.max_attempts` instead. Part of the recipe, since it decides which samples there are.
+    """
+
     guidance_scale: tuple[float, ...] = (2.0,)
     """s in eps(null) + s * (eps(prompt) - eps(null)); 1 is no guidance, at half the cost."""
 
@@ -127,6 +132,8 @@ class RecipeConfig:
         for name, scale in self.loras.items():
             if not math.isfinite(scale):
                 raise ValueError(f"recipe.loras gives '{name}' the scale {scale}. Give a number, such as 1.")
+        if not 0 <= self.leave_out_after <= 127:
+            raise ValueError(f"recipe.leave_out_after is {self.leave_out_after}; give 0 (nothing) to 127 attempts.")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
 
@@ -212,7 +219,8 @@ class GenerationConfig:
     """A recipe of no more prompts has their embeddings kept, 0.2 MB each for Stable Diffusion in float16."""
 
     max_attempts: int = 10
-    """A refused image is made again until this many attempts were refused, which ends the run.
+    """A refused image is made again until this many attempts were refused, which ends the run, unless
+    `recipe.leave_out_after` says to do without.
 
     With 5% refused at each attempt that is one run in eight million, of 1.3 million images each; with 30% of one class
     of 1,300 images, one in 130.

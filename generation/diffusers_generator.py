@@ -22,6 +22,7 @@ from generation.config import GenerationConfig
 from generation.generator import GeneratedImages, GenerationFailedError
 from generation.guidance import GUIDED_IN_PAIRS, GuidanceScales, IntervalGuidance, embed_own_scales
 from generation.pipeline import denoiser_of, load_pipeline
+from generation.pipeline_traits import SCHNELL_TOKENS
 from generation.pixels import start_copying, to_pixels
 from generation.plan import SamplePlan, num_prompts, plan_sample
 from generation.prompt_cache import PromptCache
@@ -69,6 +70,8 @@ class DiffusersGenerator:
             self.call_settings["use_resolution_binning"] = False  # images are made at the size that was asked for
         if "clean_caption" in inspect.signature(self.pipeline.__call__).parameters:
             self.call_settings["clean_caption"] = False  # it does something on machines that have two more packages
+        if type(self.pipeline).__name__ == "FluxPipeline" and not self.denoiser.config.guidance_embeds:
+            self.call_settings["max_sequence_length"] = SCHNELL_TOKENS
         self.guidance = self._guide_within_interval()
 
         self.to_pixels = to_pixels

@@ -12,7 +12,9 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from generation.value_types import is_of_type
 
 TABLES = Path(__file__).parent / "data"
 """Tables made from WordNet 3.0 by `generation/data/build_table.py`."""
@@ -93,16 +95,31 @@ class LabelSpace:
 
 
 def label_space_from_value(value: dict[str, Any]) -> LabelSpace:
-    """Return the label space that `to_value` described; ValueError if this version's table is another."""
-    if "classes" in value:
-        return LabelSpace(value["name"], tuple(_entry(row) for row in value["classes"]))
-    space = load_label_space(value["name"])
-    if space.sha256 != value["sha256"]:
+    """Return the label space that `to_value` described; ValueError if it cannot be, or this version's is another."""
+    try:
+        if "classes" in value:
+            return _own_space(value["name"], [_entry(row) for row in value["classes"]])
+        space = load_label_space(value["name"])
+        is_ours = space.sha256 == value["sha256"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"recipe.label_space is no list of classes: {type(error).__name__}: {error}.") from error
+    if not is_ours:
         raise ValueError(
             f"The recipe's label space {space.name} has hash {value['sha256'][:12]}, this version's "
             f"{space.sha256[:12]}. Use the version of Figment that the recipe was made with."
         )
     return space
+
+
+def _own_space(name: str, entries: list[ClassEntry]) -> LabelSpace:
+    kinds = get_type_hints(ClassEntry)
+    for entry in entries:
+        for field in dataclasses.fields(ClassEntry):
+            if not is_of_type(getattr(entry, field.name), kinds[field.name]):
+                raise ValueError(f"recipe.label_space: a class has {field.name} {getattr(entry, field.name)!r}.")
+    if len(entries) < 2 or not all(entry.class_name for entry in entries):
+        raise ValueError(f"recipe.label_space has {len(entries)} classes; give two or more, each with a class_name.")
+    return LabelSpace(name, tuple(entries))
 
 
 @cache

@@ -6,6 +6,8 @@ file has a lock there.
 
 import fcntl
 import hashlib
+import json
+import logging
 import os
 import re
 import socket
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -29,6 +31,9 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full commit pins a hub's model by itself: planning needs no network."""
+
+CONFIGS = ("model_index.json", "unet/config.json", "transformer/config.json", "scheduler/scheduler_config.json")
+"""Small files of a model that are fetched when it is planned: what it reads of a recipe follows from them."""
 
 HUB_TIMEOUT_SECONDS = 10.0
 
@@ -198,6 +203,21 @@ def fetch(part: Part, name: str, revision: str) -> Path:
     return found[0]
 
 
+def read_config(name: str, revision: str, file: str) -> dict[str, Any] | None:
+    """Return what one of a model's `CONFIGS` says; None where it is not on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = find_local(name)
+    path = folder / file if folder else try_to_load_from_cache(name, file, revision=revision)
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return None
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"recipe.model '{name}': its {file} is damaged: {error}. Put a whole model there.") from error
+    return found if isinstance(found, dict) else None
+
+
 def licence_of(name: str, revision: str) -> str:
     """Return the licence that a model's card states, or that none is stated where this process can see."""
     path = find_local(name)
@@ -246,4 +266,18 @@ def _hub_commit(part: Part, name: str, revision: str) -> str:
             f"{part.setting} is '{name}', which has {len(found)} files {part.needed} on the hub, not one. Give another "
             "id, or a folder or file of your own."
         )
+    if part is MODEL:
+        _fetch_configs(name, info.sha or revision, files)
     return info.sha or revision
+
+
+def _fetch_configs(name: str, commit: str, files: Iterable[str]) -> None:
+    """Fetch a model's small files, to be read without the network."""
+    from huggingface_hub import hf_hub_download
+
+    for file in sorted(set(CONFIGS).intersection(files)):
+        try:
+            hf_hub_download(name, file, revision=commit)
+        except Exception as error:  # a gated model, say: less can be told before it is loaded
+            logging.getLogger(__name__).info("%s of %s was not fetched: %s", file, name, error)
+            return

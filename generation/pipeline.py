@@ -4,6 +4,10 @@ Safetensors alone are read and no code that comes with a model is run.
 """
 
 import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +25,9 @@ from diffusers.utils import logging as diffusers_logging
 
 from generation.batch_size import is_out_of_memory
 from generation.config import GenerationConfig
+from generation.lora_keys import check_all_used
 from generation.model_files import LORA, fetch, find_local
+from generation.pipeline_traits import check_scheduler
 from generation.recipe import Recipe
 
 SCHEDULERS = {
@@ -49,10 +55,26 @@ def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device
     """Return the recipe's pipeline on `device`; ValueError in one line with the remedy if that cannot be had."""
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # it warns of a safety checker that is off, or not there to be off
-    try:
+    with _told_of_model(recipe, device):
         pipeline = _from_files(recipe)
-        add_loras(pipeline, recipe)
+    add_loras(pipeline, recipe)
+    with _told_of_model(recipe, device):
         pipeline.to(device)
+    if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
+        raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
+    check_scheduler(recipe, type(pipeline.scheduler).__name__)
+    set_scheduler(pipeline, recipe.scheduler)
+    keep_out_of_range(pipeline)
+    speed_up(pipeline, config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextmanager
+def _told_of_model(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Raise ValueError with the remedy in place of what loading the model ends with."""
+    try:
+        yield
     except LOAD_ERRORS as error:
         remedy = (
             "It does not fit: give recipe.precision=float16, or a larger device."
@@ -63,13 +85,6 @@ def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device
             f"recipe.model '{recipe.model}' cannot be loaded on {device.type}: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}. {remedy}"
         ) from error
-    if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
-        raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
-    set_scheduler(pipeline, recipe.scheduler)
-    keep_out_of_range(pipeline)
-    speed_up(pipeline, config)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _from_files(recipe: Recipe) -> Any:
@@ -108,21 +123,46 @@ def add_loras(pipeline: Any, recipe: Recipe) -> None:
     """Add the recipe's LoRA weights to the model's own, so that they cost nothing when images are made."""
     names = [f"lora_{i}" for i in range(len(recipe.loras))]
     for adapter, (name, revision, _) in zip(names, recipe.loras, strict=True):
-        file = fetch(LORA, name, revision)
-        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter, use_safetensors=True)
+        _add_lora(pipeline, recipe, adapter, name, fetch(LORA, name, revision))
     if names:
         pipeline.set_adapters(names, [scale for _, _, scale in recipe.loras])
         pipeline.fuse_lora(adapter_names=names)
         pipeline.unload_lora_weights()
 
 
+def _add_lora(pipeline: Any, recipe: Recipe, adapter: str, name: str, file: Path) -> None:
+    """Add one LoRA as an adapter; ValueError if not all of its weights found a place."""
+    place: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True}
+    unet = pipeline.components.get("unet")
+    try:
+        found = pipeline.lora_state_dict(str(file.parent), unet_config=unet and unet.config, **place)
+        pipeline.load_lora_weights(str(file.parent), adapter_name=adapter, **place)
+    except LOAD_ERRORS as error:
+        raise ValueError(
+            f"recipe.loras '{name}' does not fit '{recipe.model}': {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300].rstrip('.')}. Give a LoRA that was trained for this model."
+        ) from error
+    keys = [key for key in (found[0] if isinstance(found, tuple) else found) if "alpha" not in key]
+    loaded = [
+        _module_of(f"{part}.{parameter}")
+        for part, network in pipeline.components.items()
+        if isinstance(network, torch.nn.Module)
+        for parameter, _ in network.named_parameters()
+        if f".{adapter}" in parameter
+    ]
+    if len(loaded) < len(keys):
+        check_all_used(name, recipe.model, keys, {key for key in keys if _module_of(key) in loaded})
+
+
+def _module_of(key: str) -> str:
+    """Return the module that a weight of a LoRA belongs to, whichever way it is named."""
+    return re.sub(r"[._](lora|lokr).*", "", key).replace(".processor", "").replace(".text_model", "")
+
+
 def set_scheduler(pipeline: Any, name: str) -> None:
-    """Put the scheduler of that name in the place of the model's; ValueError if the model was not trained for it."""
+    """Put the scheduler of that name in the place of the model's."""
     if name == "model":
         return
-    own = type(pipeline.scheduler).__name__
-    if own.startswith("FlowMatch"):
-        raise ValueError(f"recipe.scheduler is {name}, but the model is of flow matching ({own}). Take model.")
     config = pipeline.scheduler.config
     unsaid = {setting: value for setting, value in FOR_LATENTS.items() if setting not in config}
     pipeline.scheduler = SCHEDULERS[name].from_config(config, **unsaid)

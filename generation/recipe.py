@@ -12,13 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from generation.config import RecipeConfig
-from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
+from generation.labels import SHIPPED, LabelSpace, check_no_class_twice, label_space_from_value, load_label_space
 from generation.model_files import LORA, MODEL, VAE, Part, check_revision, local_path, resolve_revision
 from generation.prompts import fields_of, template_text
+from generation.value_types import is_of_type
 from generation.word_files import read_backgrounds, read_captions, read_text, with_places365
+
+SAME_AS_SETTINGS = (
+    *("seed", "templates", "template_weights", "lemmas", "hypernym", "backgrounds", "negative_prompt", "generator"),
+    *("precision", "scheduler", "safety_checker", "guidance_scale", "guidance_draw", "guidance_interval"),
+    *("num_inference_steps", "generated_size", "image_size", "leave_out_after"),
+)
+"""Fields that a recipe has as `RecipeConfig` has them, with the same checks."""
 
 SHORT_LIST = 8
 """Lists up to this length are compared as a whole."""
@@ -70,6 +78,7 @@ class Recipe:
     num_inference_steps: int
     generated_size: int
     image_size: int
+    leave_out_after: int = 0
 
     @cached_property
     def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
@@ -89,8 +98,9 @@ class Recipe:
         return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
 
     def to_value(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        shallow = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return plain JSON values; a field with a default is younger than some recipes, whose hashes stay."""
+        fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        shallow = {field.name: getattr(self, field.name) for field in fields}
         return json.loads(json.dumps(shallow | {"label_space": self.label_space.to_value()}))
 
     def to_json(self) -> str:
@@ -141,6 +151,7 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         num_inference_steps=config.num_inference_steps,
         generated_size=config.generated_size or config.image_size,
         image_size=config.image_size,
+        leave_out_after=config.leave_out_after,
     )
     check_words(recipe)
     return recipe
@@ -200,8 +211,9 @@ def check_words(recipe: Recipe) -> None:
 
 def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
     """Return where two recipes, as JSON values, differ: `label_space.classes.3.definition`, say, with both values."""
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        parts = [(f"{name}.{key}" if name else key, ours[key], theirs[key]) for key in ours]
+    if isinstance(ours, dict) and isinstance(theirs, dict) and (ours.keys() == theirs.keys() or not name):
+        keys = ours | theirs  # of a recipe itself, what is at its default may be left out
+        parts = [(f"{name}.{key}" if name else key, ours.get(key, 0), theirs.get(key, 0)) for key in keys]
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHORT_LIST:
         parts = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
     else:
@@ -210,15 +222,49 @@ def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, 
 
 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
-    """Return the recipe that `to_value` described; ValueError if it is another version's."""
+    """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
     names = {field.name for field in dataclasses.fields(Recipe)}
-    if not isinstance(value, dict) or value.keys() != names:
+    needed = {field.name for field in dataclasses.fields(Recipe) if field.default is dataclasses.MISSING}
+    if not isinstance(value, dict) or not needed <= value.keys() <= names:
+        wrong = sorted((set(value) - names) | (needed - set(value)))
         raise ValueError(
-            f"The recipe lacks or has too many fields ({', '.join(sorted(set(value) ^ names))}): another version of "
-            "Figment wrote it. Use that version, or plan again."
+            f"The recipe lacks or has too many fields ({', '.join(wrong)}): another version of Figment wrote it. Use "
+            "that version, or plan again."
         )
     frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
-    return Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
+    of_settings = get_type_hints(RecipeConfig)
+    kinds = get_type_hints(Recipe) | {name: of_settings[name] for name in SAME_AS_SETTINGS}
+    for name, item in frozen.items():
+        if not is_of_type(item, kinds[name]):
+            raise ValueError(f"recipe.{name} is {str(value[name])[:100]}, which no recipe has. Plan again.")
+    recipe = Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
+    check_values(recipe)
+    return recipe
+
+
+def check_values(recipe: Recipe) -> None:
+    """Raise ValueError for values that no settings lead to."""
+    RecipeConfig(
+        **{name: getattr(recipe, name) for name in SAME_AS_SETTINGS},
+        loras={name: scale for name, _, scale in recipe.loras},
+        backgrounds_file="in the recipe" if recipe.class_backgrounds else "",
+        captions_file="in the recipe" if recipe.captions else "",
+    )
+    num_classes, fields = recipe.label_space.num_classes, fields_of(*recipe.templates)
+    weights = recipe.class_weights
+    faults = {
+        "model": bool(recipe.model) != (recipe.generator == "diffusers"),
+        "generated_size": recipe.generated_size < recipe.image_size,
+        "class_weights": bool(weights)
+        and not (len(weights) == num_classes and min(weights) >= 0 and 0 < sum(weights) < math.inf),
+        "class_backgrounds": not {label for label, _ in recipe.class_backgrounds} <= set(range(num_classes)),
+        "backgrounds": "background" in fields and not all(recipe.backgrounds_by_label),
+        "captions": "caption" in fields and not (len(recipe.captions) == num_classes and all(recipe.captions)),
+    }
+    if wrong := [name for name, is_wrong in faults.items() if is_wrong]:
+        shown = str(getattr(recipe, wrong[0]))[:100]
+        raise ValueError(f"recipe.{wrong[0]} is {shown}, which does not fit the rest of the recipe. Plan again.")
+    check_words(recipe)
 
 
 def _frozen(value: Any) -> Any:
@@ -232,7 +278,12 @@ def recipe_file_text(recipe: Recipe) -> str:
 
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
-    recipe = recipe_from_value(read_recipe_value(path))
+    try:
+        recipe = recipe_from_value(read_recipe_value(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"'{path}': {error}") from error
+    if "classes" in recipe.label_space.to_value():
+        check_no_class_twice(recipe.label_space)
     for part in recipe.parts:
         check_revision(*part)
     return recipe

@@ -3,11 +3,15 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from string import Formatter
 
+from generation.config import RecipeConfig
 from generation.labels import load_label_space
+from generation.lora_keys import check_headers
 from generation.model_files import PROJECT_ROOT, find_local
+from generation.pipeline_traits import check_scheduler, traits_of, without_effect
 from generation.plan import SamplePlan, plan_sample
-from generation.prompts import fields_of
+from generation.prompts import CLASS_FIELDS, fields_of
 from generation.recipe import Recipe
 
 EMBEDDED_MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
@@ -20,11 +24,26 @@ SHORT = 60
 
 MOST_EXAMPLES = 3
 
+FIELD_OF_SETTING = {
+    "backgrounds": "background",
+    "backgrounds_file": "background",
+    "captions_file": "caption",
+    "hypernym": "hypernym",
+    "lemmas": "lemmas",
+}
+"""What a template has to ask for, or a setting changes no prompt."""
 
-def check_recipe(recipe: Recipe) -> list[str]:
-    """Return what a user should know before images are made; ValueError where all would be useless."""
+
+def check_recipe(recipe: Recipe, settings: RecipeConfig) -> list[str]:
+    """Return what a user should know before images are made; ValueError where all would be useless.
+
+    `settings` are those that the recipe was built from, or the default ones where it came from a file.
+    """
     check_model_knows(recipe)
-    return [*_same_prompts(recipe), *_cut_prompts(recipe)]
+    check_headers(recipe)
+    traits = traits_of(recipe)
+    check_scheduler(recipe, traits.scheduler)
+    return [*_same_prompts(recipe), *_cut_prompts(recipe), *without_effect(recipe, traits), *_unasked(recipe, settings)]
 
 
 def check_model_knows(recipe: Recipe) -> None:
@@ -77,6 +96,14 @@ def _same_prompts(recipe: Recipe) -> Iterator[str]:
         yield f"so have {len(groups) - MOST_EXAMPLES} other groups of labels"
 
 
+def _unasked(recipe: Recipe, settings: RecipeConfig) -> Iterator[str]:
+    """Yield the settings of words that no template asks for."""
+    default = RecipeConfig()
+    for setting, field in FIELD_OF_SETTING.items():
+        if getattr(settings, setting) != getattr(default, setting) and field not in fields_of(*recipe.templates):
+            yield f"recipe.{setting} has no effect: no template asks for {{{field}}}"
+
+
 def _cut_prompts(recipe: Recipe) -> Iterator[str]:
     """Yield the share of prompts that name their class too late; ValueError if all do."""
     starts = [_up_to_class(recipe, plan_sample(recipe, index)) for index in range(NUM_PROMPTS)]
@@ -93,9 +120,13 @@ def _cut_prompts(recipe: Recipe) -> Iterator[str]:
 
 
 def _up_to_class(recipe: Recipe, plan: SamplePlan) -> str:
-    """Return a prompt up to the end of its class's name; empty where that is not in it."""
+    """Return a prompt up to the end of its class's name; where that is not in it, up to the class's other words."""
     before, name, _ = plan.prompt.partition(recipe.label_space.classes[plan.label].class_name)
-    return before + name if name else ""
+    if name:
+        return before + name
+    parts = list(Formatter().parse(plan.template))
+    first = next(i for i, (_, field, _, _) in enumerate(parts) if field in CLASS_FIELDS)
+    return "".join(literal for literal, _, _, _ in parts[: first + 1])
 
 
 def _num_cut(recipe: Recipe, starts: Sequence[str]) -> tuple[int, str]:

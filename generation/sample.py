@@ -7,6 +7,9 @@ from typing import TypedDict
 
 import numpy as np
 
+NO_LABEL = -1
+"""Of a sample that was left out: its row stays, black, so that no other sample moves, and nothing is learnt from it."""
+
 
 class SampleBatch(TypedDict):
     """`N` samples as columns."""
@@ -15,13 +18,13 @@ class SampleBatch(TypedDict):
     """int64 [N]."""
 
     label: np.ndarray
-    """int64 [N]."""
+    """int64 [N]; `NO_LABEL` where the sample was left out."""
 
     image: np.ndarray
     """uint8 [N, H, W, 3]."""
 
     attempt: np.ndarray
-    """int8 [N]: which attempt the image comes from; 0 unless images were refused."""
+    """int8 [N]: how many attempts were refused before the image, or before the sample was left out."""
 
 
 class TurnBatch(SampleBatch):
@@ -41,3 +44,8 @@ def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
         "image": batch["image"][which],
         "attempt": batch["attempt"][which],
     }
+
+
+def without_left_out(batch: SampleBatch) -> SampleBatch:
+    """Return the samples that there are."""
+    return selected(batch, batch["label"] != NO_LABEL)

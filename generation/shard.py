@@ -1,7 +1,8 @@
 """One shard: samples as a WebDataset tar, and its index. Knows bytes, and neither storage nor Ray.
 
 A sample is three members of the tar: `KEY.png` (or jpg, webp), `KEY.cls` (its label) and `KEY.json` (its whole plan);
-the key is its index. The tar's bytes follow from the samples alone: members have no time and no owner of their own.
+the key is its index. One that the recipe leaves out is a row of the index alone, without a label. The tar's bytes
+follow from the samples alone: members have no time and no owner of their own.
 (Written by `tarfile`: webdataset's writer would bring torch, 0.6 GB, into every process that keeps samples.)
 """
 
@@ -10,6 +11,7 @@ import io
 import json
 import tarfile
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,7 @@ from PIL import Image
 
 from generation.plan import describe_sample, plan_sample
 from generation.recipe import Recipe, canonical_json
-from generation.sample import SampleBatch
+from generation.sample import NO_LABEL, SampleBatch, selected
 
 THREADS = 4
 """Images that a process encodes or decodes at once: Pillow lets other threads work meanwhile."""
@@ -87,12 +89,18 @@ class ShardWriter:
         self.image_format = image_format
         self.threads = ThreadPoolExecutor(THREADS)
         self.members: list[Future[dict[str, bytes]]] = []
+        self.left_out: list[tuple[int, int]] = []
+        """Index and attempts of samples that have no members."""
 
     def add(self, batch: SampleBatch) -> None:
         """Take a batch, whose images are encoded meanwhile; wait for those before the last."""
         for future in self.members[-len(batch["index"]) :]:
             future.result()
-        for index, attempt, image in zip(batch["index"], batch["attempt"], batch["image"], strict=True):
+        is_left_out = batch["label"] == NO_LABEL
+        lost = selected(batch, is_left_out)
+        self.left_out += zip(lost["index"].tolist(), lost["attempt"].tolist(), strict=True)
+        kept = selected(batch, ~is_left_out)
+        for index, attempt, image in zip(kept["index"], kept["attempt"], kept["image"], strict=True):
             self.members.append(self.threads.submit(self._members_of, int(index), int(attempt), image))
 
     def finish(self) -> Shard:
@@ -106,7 +114,9 @@ class ShardWriter:
                     tar.addfile(member, io.BytesIO(content))
         self.threads.shutdown()
         content = file.getvalue()
-        return Shard(content, index_of(content, self.name))
+        index = index_of(content, self.name) if self.members else _index([], self.recipe.sha256)
+        lost = _index([(i, NO_LABEL, n, self.name, 0, 0, "") for i, n in self.left_out], self.recipe.sha256)
+        return Shard(content, pa.concat_tables([index, lost]).sort_by("index") if self.left_out else index)
 
     def _members_of(self, index: int, attempt: int, image: np.ndarray) -> dict[str, bytes]:
         label, described = description(self.recipe, index, attempt)
@@ -144,8 +154,12 @@ def index_of(tar: bytes, name: str) -> pa.Table:
             raise ValueError(f"its samples name {len(recipes)} recipes")
     except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
         raise DamagedShardError(f"{name} is no whole shard: {type(error).__name__}: {error}") from error
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return pa.table(columns, schema=INDEX_SCHEMA.with_metadata({"recipe_sha256": recipes.pop()}))
+    return _index(rows, recipes.pop())
+
+
+def _index(rows: Sequence[tuple], recipe_sha256: str) -> pa.Table:
+    columns = [[row[i] for row in rows] for i in range(len(INDEX_SCHEMA))]
+    return pa.table(columns, schema=INDEX_SCHEMA.with_metadata({"recipe_sha256": recipe_sha256}))
 
 
 @dataclass(frozen=True)
@@ -205,9 +219,11 @@ def _not_all_of(indices: range) -> str:
 
 
 def extent_of(rows: pa.Table) -> tuple[int, int]:
-    """Return where in a shard the images of some rows of its index begin and end."""
-    offsets = rows["offset"].to_numpy()
-    return int(offsets.min()), int((offsets + rows["num_bytes"].to_numpy()).max())
+    """Return where in a shard the images of some rows of its index begin and end; (0, 1) where there is none."""
+    offsets, sizes = rows["offset"].to_numpy(), rows["num_bytes"].to_numpy()
+    if not sizes.any():
+        return 0, 1
+    return int(offsets[sizes > 0].min()), int((offsets + sizes).max())
 
 
 def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBatch:
@@ -217,10 +233,12 @@ def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBat
     """
     columns = {name: rows[name].to_numpy() for name in ("index", "label", "attempt", "offset", "num_bytes")}
     hashes = rows["sha256"].to_pylist()
-    images = np.empty((len(hashes), image_size, image_size, 3), np.uint8)
-    part, begin = memoryview(content), columns["offset"].min()
+    images = np.zeros((len(hashes), image_size, image_size, 3), np.uint8)
+    part, begin = memoryview(content), extent_of(rows)[0]
 
     def decode(i: int) -> None:
+        if not columns["num_bytes"][i]:
+            return  # it was left out
         start = columns["offset"][i] - begin
         file = part[start : start + columns["num_bytes"][i]]
         if sha256(file) != hashes[i]:
@@ -241,13 +259,14 @@ def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: 
         return [str(error)]
     except (tarfile.TarError, ValueError) as error:
         return [f"{name} cannot be read: {type(error).__name__}: {error}"]
-    if index["index"].to_pylist() != list(indices) or list(samples) != [key_of(i) for i in indices]:
+    kept = index.filter(pa.array(index["label"].to_numpy() != NO_LABEL))
+    rows = kept.to_pylist()
+    if index["index"].to_pylist() != list(indices) or list(samples) != [key_of(row["index"]) for row in rows]:
         return [f"{name} {_not_all_of(indices)}"]
-    rows = index.to_pylist()
     found = [fault for row in rows for fault in _faults_of_sample(samples[key_of(row["index"])], recipe, row)]
     if not found and not _has_hash(index, "tar_sha256", sha256(tar)):
         found.append(f"{name} is not, byte by byte, the file that was written")
-    if not found and not index.equals(index_of(tar, name), check_metadata=False):
+    if not found and rows and not kept.equals(index_of(tar, name), check_metadata=False):
         found.append(f"the index of {name} is not that of its samples")
     if not found and not _has_hash(index, "recipe_sha256", recipe.sha256):
         found.append(f"the index of {name} names another recipe")

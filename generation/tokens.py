@@ -1,12 +1,13 @@
 """How many tokens a prompt takes, counted by the pipeline's own tokenizers: text encoders cut off what is too long."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from generation.model_files import find_local
+from generation.pipeline_traits import traits_of
 from generation.recipe import Recipe
 
 SUBFOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
@@ -16,14 +17,15 @@ SUBFOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 class TokenCounter:
     """Counts with each of a model's tokenizers."""
 
-    def __init__(self, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-        """Take tokenizers by their subfolder."""
+    def __init__(self, tokenizers: dict[str, PreTrainedTokenizerBase], read: Mapping[str, int]) -> None:
+        """Take tokenizers by their subfolder, and how many tokens a pipeline reads where it is not what they say."""
         self.tokenizers = tokenizers
+        self.read = read
 
     @property
     def limits(self) -> dict[str, int]:
         """Tokens that each text encoder reads, begin and end included: 77 for CLIP."""
-        return {name: tokenizer.model_max_length for name, tokenizer in self.tokenizers.items()}
+        return {name: self.read.get(name, each.model_max_length) for name, each in self.tokenizers.items()}
 
     def count(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Return for each tokenizer int [N], begin and end included."""
@@ -38,7 +40,7 @@ def open_token_counter(recipe: Recipe) -> TokenCounter | None:
     """Return the counter of the recipe's model, None where its tokenizers are not on this machine."""
     tokenizers = {name: _load(recipe, name) for name in SUBFOLDERS} if recipe.model else {}
     present = {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None}
-    return TokenCounter(present) if present else None
+    return TokenCounter(present, traits_of(recipe).tokens_read) if present else None
 
 
 def _load(recipe: Recipe, subfolder: str) -> PreTrainedTokenizerBase | None:

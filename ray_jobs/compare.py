@@ -23,6 +23,7 @@ from evaluation.real_images import judging_images
 from evaluation.real_sets import RealSet
 from evaluation.unreadable import Unreadable
 from generation.recipe import Recipe
+from generation.recipe_checks import check_recipe
 from generation.service import GenerationService
 from generation.shard_set import ShardSet, new_shard_set
 from generation.shards import tee_samples, write_shards
@@ -52,6 +53,8 @@ def main() -> None:
     started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
+        for note in check_recipe(recipe, config.recipe):
+            announce(started_at, note)
         connect()
         wait_seconds = config.generation.wait_for_nodes_seconds
         check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])

@@ -124,7 +124,7 @@ def print_results(runs: Sequence[ArmRun], prices: Prices) -> None:
         table.add_column(row[0], justify="left" if row is rows[0] else "right")
     for column in zip(*(row[1:] for row in rows), strict=True):
         table.add_row(*column)
-    Console(width=120).print(table)
+    Console(width=120, markup=False, emoji=False).print(table)
 
 
 def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Sequence[ArmRun]) -> None:

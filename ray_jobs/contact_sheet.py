@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from generation.plan import plan_sample
 from generation.recipe import Recipe
-from generation.sample import SampleBatch
+from generation.sample import NO_LABEL, SampleBatch
 
 COLUMNS = 5
 
@@ -19,11 +19,15 @@ def write_contact_sheet(file: BinaryIO, recipe: Recipe, samples: SampleBatch) ->
     axes = figure.subplots(rows, COLUMNS, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, index, image in zip(axes.flat, samples["index"], samples["image"], strict=False):
+    columns = (samples[name] for name in ("index", "label", "image"))
+    for axis, index, label, image in zip(axes.flat, *columns, strict=False):
         plan = plan_sample(recipe, int(index))
         axis.imshow(image)
-        axis.set_title(f"{index}: {recipe.label_space.class_names[plan.label]}", fontsize=9)
-        caption = textwrap.fill(plan.prompt.replace("$", r"\$"), width=38)
-        axis.text(0.5, -0.04, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6)
-    figure.suptitle(f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}", fontsize=9)
+        left_out = ", left out" if label == NO_LABEL else ""
+        title = " ".join(f"{index}: {recipe.label_space.class_names[plan.label]}{left_out}".split())
+        axis.set_title(title, fontsize=9, parse_math=False)
+        caption = textwrap.fill(plan.prompt, width=38)
+        axis.text(0.5, -0.04, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6, parse_math=False)
+    model = recipe.model or recipe.generator
+    figure.suptitle(f"{model}, recipe {recipe.sha256[:12]}", fontsize=9, parse_math=False)
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight")

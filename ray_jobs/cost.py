@@ -115,7 +115,7 @@ def print_prediction(config: JobConfig, prediction: Prediction, origin: str) -> 
     table = Table(title="Prediction", show_header=False)
     for name, value in rows(config, prediction, origin):
         table.add_row(name, value)
-    Console(width=120).print(table)
+    Console(width=120, markup=False, emoji=False).print(table)
 
 
 def rows(config: JobConfig, prediction: Prediction, origin: str) -> Iterator[tuple[str, str]]:

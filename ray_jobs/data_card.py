@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow.parquet as pq
 
+from evaluation.page_parts import markdown_code, markdown_text
 from generation.model_files import licence_of
 from generation.recipe import Recipe, recipe_file_text
+from generation.sample import NO_LABEL
 from generation.shard_set import ShardSet, index_name
 from generation.shards import first_samples
 from ray_jobs.contact_sheet import write_contact_sheet
@@ -38,9 +40,10 @@ def card_text(sets: Sequence[ShardSet], there: Sequence[int]) -> str:
     """Return the card in Markdown, with the header that the Hugging Face hub reads; `there` are the shards to count."""
     shards, recipe = sets[0], sets[0].recipe
     licence = licence_of(recipe.model, recipe.revision) if recipe.model else "none: there is no model"
-    labels, num_refused = counts(shards, there)
+    labels, num_refused, num_left_out = counts(shards, there)
     rows = "\n".join(
-        f"| {label} | {entry.class_name} | {entry.wnid} | {entry.definition.replace('|', ' ')} | {labels[label]:,} |"
+        f"| {label} | {markdown_text(entry.class_name)} | {entry.wnid} | {markdown_text(entry.definition)} | "
+        f"{labels[label]:,} |"
         for label, entry in enumerate(recipe.label_space.classes)
     )
     held_out = f", and {sets[1].num_images:,} more in held_out/ that are not for training" if len(sets) > 1 else ""
@@ -63,8 +66,9 @@ Every image was made by a model from a prompt; none is a photograph.
 | | |
 |---|---|
 {facts(recipe)}
-| licence of the model, as it states it | {licence} |
-| images refused by the guard, and made again | {num_refused:,} |
+| licence of the model, as it states it | {markdown_text(licence)} |
+| images refused by the guard | {num_refused:,} |
+| samples left out, as all their images were refused | {num_left_out:,} |
 
 ## Files
 
@@ -75,7 +79,7 @@ again (`python -m ray_jobs.regenerate recipe.json`).
 
 ## Prompts
 
-{chr(10).join(f"- `{template}`" for template in recipe.templates)}
+{chr(10).join(f"- {markdown_code(template)}" for template in recipe.templates)}
 
 ## Classes
 
@@ -100,19 +104,21 @@ def facts(recipe: Recipe) -> str:
         "made at": f"{recipe.generated_size} px",
         "seed": recipe.seed,
         "safety checker": "on" if recipe.safety_checker else "off",
+        "left out": f"samples of {recipe.leave_out_after} refused images" if recipe.leave_out_after else "none",
         "recipe, SHA-256": recipe.sha256,
     }
-    return "\n".join(f"| {name} | {value} |" for name, value in named.items())
+    return "\n".join(f"| {name} | {markdown_text(str(value))} |" for name, value in named.items())
 
 
-def counts(shards: ShardSet, numbers: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Return how many images each label has, and how many were refused, from the indices of these shards."""
+def counts(shards: ShardSet, numbers: Sequence[int]) -> tuple[np.ndarray, int, int]:
+    """Return how many images each label has, how many were refused, and how many samples were left out."""
 
-    def read(number: int) -> tuple[np.ndarray, int]:
+    def read(number: int) -> np.ndarray:
         table = pq.read_table(io.BytesIO(shards.storage.read(index_name(number))), columns=["label", "attempt"])
-        labels = np.bincount(table["label"].to_numpy(), minlength=shards.recipe.label_space.num_classes)
-        return labels, int(table["attempt"].to_numpy().sum())
+        labels, num_classes = table["label"].to_numpy(), shards.recipe.label_space.num_classes
+        by_label = np.bincount(labels[labels != NO_LABEL], minlength=num_classes)
+        return np.array([*by_label, table["attempt"].to_numpy().sum(), (labels == NO_LABEL).sum()])
 
     with ThreadPoolExecutor(INDICES_READ_AT_ONCE) as threads:
-        found = list(threads.map(read, numbers))
-    return np.sum([labels for labels, _ in found], axis=0), sum(refused for _, refused in found)
+        *labels, num_refused, num_left_out = np.sum(list(threads.map(read, numbers)), axis=0)
+    return np.array(labels), int(num_refused), int(num_left_out)

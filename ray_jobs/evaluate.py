@@ -123,7 +123,7 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
             f"{low:.2%} - {high:.2%}",
             *(f"{fraction:.2%}" for fraction in fractions),
         )
-    Console(width=120).print(table)
+    Console(width=120, markup=False, emoji=False).print(table)
 
 
 if __name__ == "__main__":

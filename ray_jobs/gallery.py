@@ -13,6 +13,7 @@ import numpy as np
 
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe, recipe_file_text
+from generation.recipe_checks import check_recipe
 from generation.service import start_generation
 from generation.stream import fetch_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand
@@ -47,6 +48,8 @@ def main() -> None:
         check_output(folder)
         recipe = open_recipe(config)
         choice = choose(recipe, options)
+        for note in check_recipe(recipe, config.recipe):
+            print(f"note: {note}")
         cells = fill_cells(recipe, choice)
         connect()
         check_placement([generation_demand(config.generation)])

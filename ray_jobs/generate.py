@@ -37,7 +37,7 @@ def main() -> None:
         with user_errors():
             options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
             config, recipe, parts = prepare(arguments)
-            for note in check_recipe(recipe):
+            for note in check_recipe(recipe, config.recipe):
                 announce(started_at, note)
             held.enter_context(alone_at_work(parts[0].storage))
             connect()

@@ -23,6 +23,7 @@ from evaluation.real_sets import RealSet
 from generation.indices import Wanted
 from generation.plan import plan_sample
 from generation.recipe import Recipe
+from generation.sample import NO_LABEL
 from generation.service import start_generation
 from generation.shard_set import ShardSet, check_same, read_shard_set
 from generation.shards import read_shards
@@ -150,7 +151,8 @@ def look_at_generated(job: Prepared) -> Judged:
 def see(job: Prepared, samples: Dataset) -> Judged:
     """Return a dataset's images, as the judge sees them."""
     columns = outputs_of_generated(samples, job.judge, job.config.evaluation)
-    return Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])
+    is_there = columns["label"] != NO_LABEL
+    return Judged(*(column[is_there] for column in (columns["label"], columns["feature"], columns["prediction"][:, 0])))
 
 
 def judged(said: Outputs, labels: np.ndarray) -> Judged:

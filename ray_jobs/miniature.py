@@ -25,6 +25,7 @@ from generation.config import GenerationConfig
 from generation.digits.real_digits import IMAGE_SIZE, training_digits
 from generation.plan import plan_sample
 from generation.recipe import Recipe
+from generation.recipe_checks import check_recipe
 from generation.service import start_generation
 from generation.stream import ask_samples
 from ray_jobs.circumstances import circumstances
@@ -90,6 +91,8 @@ def main() -> None:
     started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir, sets = prepare(sys.argv[1:])
+        for note in check_recipe(recipe, config.recipe):
+            announce(started_at, note)
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
         experiments, judges = plan_experiments(config, recipe, chosen), judging(sets)
         connect()
@@ -129,6 +132,11 @@ def check_images(config: MiniatureConfig) -> None:
     for name, wanted in (("label_space", DIGITS), ("image_size", IMAGE_SIZE)):
         if (given := getattr(config.recipe, name)) != wanted:
             raise ValueError(f"recipe.{name} is {given}; the real digits' is {wanted}. Give {wanted}.")
+    if config.recipe.leave_out_after:
+        raise ValueError(
+            f"recipe.leave_out_after is {config.recipe.leave_out_after}, but classifiers are compared on equal numbers "
+            "of images. Leave it out."
+        )
     if missing := [form for form in FORMS if form not in config.recipe.templates]:
         raise ValueError(
             f"recipe.templates are {', '.join(config.recipe.templates)}; the findings also need {', '.join(missing)}. "

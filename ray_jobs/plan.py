@@ -19,6 +19,7 @@ from rich.table import Table
 from generation.model_files import find_local, local_path
 from generation.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipe import Recipe, differences, read_recipe_value, recipe_file_text
+from generation.recipe_checks import check_recipe
 from generation.tokens import TokenCounter, open_token_counter
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.cost import print_cost
@@ -49,9 +50,12 @@ def main() -> None:
         elif "cost" in options or "like" in options:
             print_cost(config, arguments, options.get("like", ""))
         else:
+            notes = check_recipe(recipe, config.recipe)
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
             write_once(path, recipe_file_text(recipe))
             print_recipe(recipe, -(-config.training.num_images // config.training.least_uses))
+            for note in notes:
+                print(f"note: {note}")
             print(f"The recipe is in {path}")
 
 
@@ -100,7 +104,8 @@ def print_recipe(recipe: Recipe, num_images: int) -> None:
     if counter is None and recipe.model:
         print(f"Tokens were not counted: {recipe.model} has no tokenizer on this machine.")
         if find_local(recipe.model) is None:
-            print(f"To count them: hf download {recipe.model} --revision {recipe.revision} --include 'tokenizer*/*'")
+            files = "--include 'tokenizer*/*' --include '*.json'"
+            print(f"To count them: hf download {recipe.model} --revision {recipe.revision} {files}")
     CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
 
 

@@ -117,7 +117,7 @@ class ProgressDisplay:
             self._error = error
 
     def _show(self) -> None:
-        console = Console()
+        console = Console(markup=False, emoji=False)
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             self.watchers.insert(0, ProgressLine(console, live, self.config).look)
             while not self._closing.is_set() or not self.queue.empty():

@@ -14,7 +14,7 @@ from PIL import Image
 from generation.files import write_whole
 from generation.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipe import Recipe
-from generation.sample import SampleBatch
+from generation.sample import NO_LABEL, SampleBatch, without_left_out
 from generation.service import start_generation
 from generation.stream import ask_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand
@@ -68,8 +68,11 @@ def parse_indices(text: str) -> Sequence[int]:
 
 
 def write_samples(folder: Path, recipe: Recipe, samples: SampleBatch) -> None:
-    """Write `INDEX.png` and `INDEX.json` for each sample."""
-    for index, attempt, image in zip(samples["index"], samples["attempt"], samples["image"], strict=True):
+    """Write `INDEX.png` and `INDEX.json` for each sample that was not left out."""
+    for index in samples["index"][samples["label"] == NO_LABEL]:
+        print(f"Sample {index} is left out: its first {recipe.leave_out_after} images were refused.")
+    kept = without_left_out(samples)
+    for index, attempt, image in zip(kept["index"], kept["attempt"], kept["image"], strict=True):
         plan = plan_sample(recipe, int(index), int(attempt))
         write_whole(folder / f"{index}.png", partial(Image.fromarray(image).save, format="png"))
         write_anew(folder / f"{index}.json", json.dumps(describe_sample(recipe, plan), indent=2) + "\n")

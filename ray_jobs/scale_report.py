@@ -115,7 +115,7 @@ def exactness(result: StepResult | FaultsResult) -> str:
 
 def print_results(results: Results, currency: str) -> None:
     """Print all tables; the sweep has a column a pool."""
-    console = Console(width=120)
+    console = Console(width=120, markup=False, emoji=False)
     if results.sweep:
         table = Table(title="Pools of several sizes")
         rows = sweep_table(results.sweep, currency)

@@ -37,6 +37,7 @@ def summarize(
         "num_real_images": first_set.get("num_images", 0),
         "num_generated": counts.num_images_made,
         "num_refused": dict(counts.num_refused),
+        "num_left_out": dict(counts.num_left_out),
         "num_trained": training.num_trained,
         "num_model_loads": counts.num_loads.total(),
         "held_out_top1": training.held_out_top1,
@@ -75,4 +76,4 @@ def print_summary(summary: dict[str, Any]) -> None:
         numbers = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
         for each, number in (numbers or {name: value}).items():
             table.add_row(each, f"{number:.4g}" if isinstance(number, float) else str(number))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

@@ -138,7 +138,7 @@ def prepare(arguments: list[str]) -> Prepared:
     check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
     unreadable = unreadable_in(run_dir, config.training)
     real = real_samples(config, recipe, config.training.seed, unreadable)
-    notes = [*(check_recipe(recipe) if config.data.source == "stream" else ()), *predicted(config)]
+    notes = [*(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()), *predicted(config)]
     source = open_source(config, recipe, unreadable)
     job = Prepared(config, recipe, run_dir, source, real, unreadable, planned, notes)
     return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job

@@ -53,6 +53,14 @@ METRICS = (
         tag="reason",
     ),
     Metric(
+        "figment_samples_left_out",
+        "counter",
+        "samples",
+        "Samples that are left out, as all their images were refused, by class",
+        lambda run: run.now.counts.num_left_out,
+        tag="class",
+    ),
+    Metric(
         "figment_images_delivered",
         "counter",
         "images",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 
+from generation.sample import NO_LABEL
 from training.augment import build_augmentation, normalize
 from training.batch_norm import synchronized
 from training.config import TrainingConfig
@@ -36,11 +37,11 @@ class Classifier(lightning.LightningModule):
         self.domains = split_by_domain(self.network) if config.separate_batch_norm else None
         self.augment = build_augmentation(config, image_size)
         self.normalize = normalize()
-        self.loss = torch.nn.CrossEntropyLoss()
+        self.loss = torch.nn.CrossEntropyLoss(ignore_index=NO_LABEL, reduction="sum")
         self.held_out_is_real = False
         """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
 
-        self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro", ignore_index=NO_LABEL)
 
     def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
         """Return logits [N, num_classes] for uint8 images [N, H, W, 3], without augmentation."""
@@ -83,12 +84,13 @@ class Classifier(lightning.LightningModule):
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
     def _loss_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the mean loss of crops of one size, times their number for an image."""
+        """Return the mean loss of crops of one size, times their number for an image; samples left out count not."""
         num_crops = len(crops) // len(batch["label"])
         is_real = batch["is_real"].repeat(num_crops)
         with self.domains.of(is_real) if self.domains else nullcontext():
             logits = self._logits(crops)
-        return self.loss(logits, batch["label"].repeat(num_crops)) * num_crops
+        labels = batch["label"].repeat(num_crops)
+        return self.loss(logits, labels) / (labels != NO_LABEL).sum().clamp(min=1) * num_crops
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Count hits on held-out samples."""

@@ -12,6 +12,7 @@ from generation.generator import GeneratedImages
 from generation.painted_generator import PaintedGenerator
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe
+from generation.sample import NO_LABEL, without_left_out
 from generation.work_clock import WorkClock
 from tests.support.settings import ON_CPU
 
@@ -82,9 +83,9 @@ def test_time_in_which_two_threads_are_at_work_counts_once_and_idle_time_does_no
 
 
 def test_counts_add_up():
-    counts = WorkCounts(1, Counter(black=1), 2.0)
-    counts.add(WorkCounts(2, Counter(black=1, flat=1), 3.0))
-    assert counts == WorkCounts(3, Counter(black=2, flat=1), 5.0)
+    counts = WorkCounts(1, Counter(black=1), 2.0, Counter(crane=1))
+    counts.add(WorkCounts(2, Counter(black=1, flat=1), 3.0, Counter(crane=1, heron=1)))
+    assert counts == WorkCounts(3, Counter(black=2, flat=1), 5.0, Counter(crane=2, heron=1))
 
 
 def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):
@@ -94,3 +95,33 @@ def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):
     class_name = painted.label_space.classes[plan_sample(painted, 5).label].class_name
     assert f"This actor made 3 images of class '{class_name}' and refused 3 of them." in str(ended.value)
     assert "safety_checker" not in str(ended.value)
+
+
+def leaving_out(painted: Recipe, first_good_attempt: dict[int, int]) -> GeneratorActor:
+    """Return an actor whose recipe leaves samples out after two refused images, whatever its pool's limit."""
+    return actor_with(BlackUntil(first_good_attempt), dataclasses.replace(painted, leave_out_after=2), max_attempts=1)
+
+
+def test_a_sample_that_is_left_out_keeps_its_row_without_a_label_and_moves_no_other(painted: Recipe):
+    actor = leaving_out(painted, {5: 2, 6: 1})
+    batch = actor.generate(range(4, 8))
+    plans = [plan_sample(painted, index) for index in range(4, 8)]
+    assert batch["index"].tolist() == [4, 5, 6, 7]
+    assert batch["label"].tolist() == [plans[0].label, NO_LABEL, plans[2].label, plans[3].label]
+    assert batch["attempt"].tolist() == [0, 2, 1, 0]
+    assert not batch["image"][1].any()
+    np.testing.assert_array_equal(batch["image"][2], PaintedGenerator(16, 10).paint(plan_sample(painted, 6, 1)))
+    taken = actor.take_counts()
+    name = painted.label_space.classes[plans[1].label].class_name
+    assert (taken.num_images_made, taken.num_refused, taken.num_left_out) == (6, {"black": 3}, {name: 1})
+    assert without_left_out(batch)["index"].tolist() == [4, 6, 7]
+
+
+def test_a_class_of_which_nothing_can_be_made_ends_the_run_all_the_same(painted: Recipe):
+    indices = [index for index in range(300) if plan_sample(painted, index).label == 3]
+    actor = leaving_out(painted, dict.fromkeys(indices, 2))
+    actor.generate(indices[:19])
+    with pytest.raises(ImagesRefusedError, match=r"made 40 images of class 'three' and refused 40 of them\. Change"):
+        actor.generate(indices[19:20])
+    one_good = leaving_out(painted, dict.fromkeys(indices[1:], 2))
+    assert (one_good.generate(indices[:30])["label"] == NO_LABEL).sum() == 29

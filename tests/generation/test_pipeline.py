@@ -2,16 +2,18 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from generation.actor import GeneratorActor, ImagesRefusedError
 from generation.config import GenerationConfig, RecipeConfig
 from generation.diffusers_generator import DiffusersGenerator
 from generation.model_files import PROJECT_ROOT
-from generation.pipeline import load_pipeline
+from generation.pipeline import load_pipeline, set_scheduler, speed_up
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe, build_recipe
 from tests.support.images import MAX_LEVELS_APART, apart
@@ -102,6 +104,20 @@ def test_a_model_with_its_own_guidance_has_one_call_a_scale_and_no_interval(tmp_
         DiffusersGenerator(within, ON_CPU)
 
 
+def test_a_flux_without_guidance_takes_neither_scale_nor_negative_prompt_and_reads_256_tokens(tmp_path: Path):
+    save_tiny_flux(tmp_path, takes_scale=False)
+
+    def images_with(**settings) -> np.ndarray:
+        recipe = recipe_of(model=str(tmp_path), **settings)
+        return DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
+
+    plain = images_with(guidance_scale=(1.0,))
+    np.testing.assert_array_equal(images_with(guidance_scale=(7.5,), negative_prompt="blurred"), plain)
+    long = "one " * 300
+    read = images_with(templates=(f"{long}{{class_name}}",))
+    np.testing.assert_array_equal(images_with(templates=(f"{long}{{class_name}} two",)), read)
+
+
 def test_a_flow_matching_model_takes_no_other_scheduler(tmp_path: Path):
     save_tiny_flux(tmp_path)
     with pytest.raises(ValueError, match=r"recipe\.scheduler is euler, but the model is of flow matching.*Take model"):
@@ -131,6 +147,36 @@ def test_loras_draw_what_they_draw_in_diffusers_and_are_part_of_the_recipe(tmp_p
     pipeline.load_lora_weights(tmp_path / "b", adapter_name="b")
     pipeline.set_adapters(["a", "b"], [2.0, 4.0])
     assert apart(by_stock(generator, pipeline, plans), images) <= MAX_LEVELS_APART
+
+
+def test_a_lora_whose_weights_find_no_place_when_loaded_is_refused_and_another_trainers_names_are_read(tmp_path: Path):
+    save_random_lora(tmp_path, seed=1)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    weights = load_file(file)
+
+    def images_with(kohya: int) -> np.ndarray:
+        """Return images with so many weights named as kohya's trainer names them."""
+        save_file({as_kohya(key) if i < kohya else key: weights[key] for i, key in enumerate(sorted(weights))}, file)
+        recipe = recipe_of(guidance_scale=(1.0,), loras={str(file): 2.0})
+        return DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
+
+    np.testing.assert_array_equal(images_with(kohya=len(weights)), images_with(kohya=0))
+    told = r"has 16 of 32 weights that fit nowhere in 'generation/digits/model', such as lora_unet_.*; 16 fit, .* unet"
+    with pytest.raises(ValueError, match=told):
+        images_with(kohya=16)
+
+
+def test_what_is_no_lora_is_named_with_the_model_that_it_should_fit(tmp_path: Path):
+    file = tmp_path / "no_lora.safetensors"
+    save_file({"a.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(ValueError, match=r"recipe\.loras '.*no_lora\.safetensors' does not fit .* Give a LoRA"):
+        DiffusersGenerator(recipe_of(loras={str(file): 1.0}), ON_CPU)
+
+
+def as_kohya(key: str) -> str:
+    """Return a weight's name as kohya's trainer writes it."""
+    module, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".lora_")
+    return f"lora_unet_{module.replace('.', '_')}.lora_{'down' if side == 'A' else 'up'}.weight"
 
 
 def test_a_tiny_vae_takes_the_place_of_the_models_own(tmp_path: Path):
@@ -163,6 +209,28 @@ def test_fused_queries_keys_and_values_draw_the_same():
     assert any("to_qkv" in name for name, _ in fused.denoiser.named_modules())
     images = DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
     assert apart(fused.generate(plans_of(recipe)).images_nhwc, images) <= MAX_LEVELS_APART
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"), [("ddim", "clip_sample", False), ("pndm", "skip_prk_steps", True)]
+)
+def test_a_scheduler_is_for_latents_unless_the_models_config_says_otherwise(name: str, setting: str, value: bool):
+    for said in ({}, {setting: not value}):
+        own = SimpleNamespace(config={"num_train_timesteps": 1000, **said})
+        pipeline = SimpleNamespace(scheduler=own)
+        set_scheduler(pipeline, name)
+        assert pipeline.scheduler.config[setting] == said.get(setting, value)
+
+
+def test_xformers_is_refused_where_it_would_replace_attention_of_another_kind():
+    class SanaLinearAttnProcessor2_0:  # noqa: N801
+        """Named as in diffusers."""
+
+    denoiser = SimpleNamespace(attn_processors={"attn1": SanaLinearAttnProcessor2_0()})
+    pipeline = SimpleNamespace(components={"unet": denoiser}, unet=denoiser)
+    config = GenerationConfig(attention="xformers")
+    with pytest.raises(ValueError, match=r"would change the images .* is SanaLinearAttnProcessor2_0\. Take sdpa"):
+        speed_up(pipeline, config)
 
 
 def test_xformers_without_a_gpu_is_refused():

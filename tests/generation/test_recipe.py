@@ -1,5 +1,7 @@
 import dataclasses
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,15 @@ import pytest
 from generation.config import RecipeConfig
 from generation.labels import ClassEntry, LabelSpace, load_label_space
 from generation.plan import plan_sample
-from generation.recipe import Recipe, build_recipe, differences, read_recipe, recipe_file_text, recipe_from_value
+from generation.recipe import (
+    Recipe,
+    build_recipe,
+    canonical_json,
+    differences,
+    read_recipe,
+    recipe_file_text,
+    recipe_from_value,
+)
 
 
 def test_canonical_json_has_sorted_keys_and_no_spaces(painted: Recipe):
@@ -127,6 +137,52 @@ def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
         recipe_from_value(value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_size", 17, "recipe.image_size is 17; latent diffusion needs a multiple of 8"),
+        ("image_size", "16", "recipe.image_size is 16, which no recipe has"),
+        ("safety_checker", 1, "recipe.safety_checker is 1, which no recipe has"),
+        ("seed", -1, "recipe.seed is -1; give 0 to 2"),
+        ("precision", "float64", "recipe.precision is float64, which no recipe has"),
+        ("guidance_scale", [0.5], "recipe.guidance_scale is 0.5; give 1"),
+        ("guidance_scale", 2.0, "recipe.guidance_scale is 2.0, which no recipe has"),
+        ("guidance_interval", [0.0, 1.0, 1.0], "which no recipe has"),
+        ("num_inference_steps", 0, "recipe.num_inference_steps is 0"),
+        ("generated_size", 0, "recipe.generated_size is 0, which does not fit the rest"),
+        ("templates", ["{name}"], "whose field {name} is not known"),
+        ("templates", ["{class_name} {caption}"], "which does not fit the rest"),
+        ("templates", ["{class_name} {background}"], "name some in recipe.backgrounds"),
+        ("class_weights", [1.0], "recipe.class_weights is (1.0,), which does not fit the rest"),
+        ("class_weights", [0.0] * 10, "which does not fit the rest"),
+        ("loras", [["x", "y"]], "recipe.loras is [['x', 'y']], which no recipe has"),
+        ("model", "x/y", "recipe.model is x/y, which does not fit the rest"),
+        ("label_space", {"name": "mine", "classes": [{"class_name": "a"}]}, "recipe.label_space is no list of classes"),
+        ("label_space", ["digits"], "recipe.label_space is no list of classes"),
+    ],
+)
+def test_a_recipe_file_with_values_that_cannot_be_is_one_line_with_its_name(
+    field: str, value: object, message: str, painted: Recipe, tmp_path: Path
+):
+    content = painted.to_value() | {field: value}
+    if "caption" in str(value):
+        content["captions"] = [["a photo"]]  # of one of ten classes
+    path = tmp_path / "recipe.json"
+    path.write_text(
+        json.dumps({"recipe": content, "sha256": hashlib.sha256(canonical_json(content).encode()).hexdigest()})
+    )
+    with pytest.raises(ValueError, match=rf"^'{path}': .*{re.escape(message)}"):
+        read_recipe(path)
+
+
+def test_classes_of_a_recipe_file_that_differ_in_case_alone_are_refused(painted: Recipe, tmp_path: Path):
+    space = LabelSpace("mine.csv", (ClassEntry("Crane", definition="a bird"), ClassEntry("crane", definition="a bird")))
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe_file_text(dataclasses.replace(painted, label_space=space)))
+    with pytest.raises(ValueError, match=r"has the classes 'Crane' and 'crane'\. Keep one"):
+        read_recipe(path)
+
+
 def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
@@ -158,3 +214,14 @@ def test_a_weight_for_no_class_and_no_class_left_are_refused():
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 1e308, "one": 1e308}))
     with pytest.raises(ValueError, match="has 'n13742358' twice, by name and by wnid"):
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 3.0, "n13742358": 1.0}))
+
+
+def test_samples_are_left_out_by_the_recipe_and_recipes_without_keep_their_hash(painted: Recipe, tmp_path: Path):
+    leaving = dataclasses.replace(painted, leave_out_after=3)
+    assert leaving.sha256 != painted.sha256
+    assert "leave_out_after" not in painted.to_value()
+    assert recipe_from_value(painted.to_value()) == painted
+    assert recipe_from_value(leaving.to_value()) == leaving
+    assert differences(painted.to_value(), leaving.to_value()) == {"leave_out_after": (0, 3)}
+    with pytest.raises(ValueError, match=r"recipe\.leave_out_after is 128; give 0"):
+        RecipeConfig(leave_out_after=128)

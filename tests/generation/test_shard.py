@@ -15,11 +15,12 @@ from PIL import Image
 from generation.config import RecipeConfig
 from generation.plan import describe_sample, plan_sample
 from generation.recipe import Recipe, build_recipe, canonical_json
-from generation.sample import SampleBatch
+from generation.sample import NO_LABEL, SampleBatch
 from generation.shard import (
     DamagedShardError,
     ImageFormat,
     Shard,
+    ShardWriter,
     decode_samples,
     extent_of,
     faults,
@@ -202,3 +203,40 @@ def test_a_tar_whose_samples_are_of_two_recipes_is_no_shard(painted: Recipe):
     text = canonical_json(described).encode().replace(painted.sha256.encode(), other_hash)
     with pytest.raises(DamagedShardError, match="its samples name 2 recipes"):
         index_of(changed(shard.tar, "0000000000023.json", text), NAME)
+
+
+def shard_without(recipe: Recipe, *left_out: int) -> Shard:
+    """Return a shard of ten samples, some of which are left out after three refused images."""
+    batch = painted_batch(recipe, TEN)
+    for index in left_out:
+        row = index - TEN.start
+        batch["label"][row], batch["attempt"][row], batch["image"][row] = NO_LABEL, 3, 0
+    writer = ShardWriter(recipe, NAME, PNG)
+    writer.add(batch)
+    return writer.finish()
+
+
+@pytest.mark.parametrize("left_out", [(20, 25), (29,), tuple(TEN)])
+def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_a_label(
+    left_out: tuple[int, ...], painted: Recipe
+):
+    shard = shard_without(painted, *left_out)
+    assert [int(key) for key in members_of(shard.tar)] == [index for index in TEN if index not in left_out]
+    assert faults(shard.tar, shard.index_file(), painted, TEN, NAME) == []
+    shard = dataclasses.replace(shard, index=open_index(shard.index_file(), painted, TEN, NAME))
+    samples, whole = read(shard, list(range(10))), painted_batch(painted, TEN)
+    assert samples["index"].tolist() == list(TEN)
+    is_lost = np.isin(TEN, left_out)
+    assert samples["label"][is_lost].tolist() == [NO_LABEL] * len(left_out)
+    assert samples["attempt"][is_lost].tolist() == [3] * len(left_out)
+    assert not samples["image"][is_lost].any()
+    np.testing.assert_array_equal(samples["label"][~is_lost], whole["label"][~is_lost])
+    np.testing.assert_array_equal(samples["image"][~is_lost], whole["image"][~is_lost])
+    lost = read(shard, [left_out[0] - TEN.start])
+    assert lost["label"].tolist() == [NO_LABEL]
+
+
+def test_a_sample_that_is_lost_from_the_tar_was_not_left_out(painted: Recipe):
+    whole, without = shard_without(painted), shard_without(painted, 25)
+    assert faults(without.tar, whole.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]
+    assert faults(whole.tar, without.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]

@@ -20,6 +20,7 @@ from generation.model_files import PROJECT_ROOT
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe
+from generation.sample import NO_LABEL
 from generation.service import REQUESTS_PER_ACTOR, GenerationFailedError, GenerationService, start_generation
 from generation.stream import fetch_samples, stream_samples
 from tests.support.hub import COMMIT, serve_hub
@@ -145,6 +146,20 @@ def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
     for row in (refused, kept):
         plan = plan_sample(guarded_digits, int(rows["index"][row]), int(rows["attempt"][row]))
         assert rows["label"][row] == plan.label
+
+
+@pytest.mark.nightly
+def test_samples_that_are_left_out_keep_their_place_in_the_stream_and_are_counted(guarded_digits: Recipe):
+    recipe = dataclasses.replace(guarded_digits, leave_out_after=1)
+    with start_generation(recipe, TWO_ACTORS_OF_8) as service:
+        rows = rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(range(120))))
+        num_left_out = int((rows["label"] == NO_LABEL).sum())
+        wait_until(lambda: service.counts().num_left_out.total() == num_left_out)
+    assert rows["index"].tolist() == list(range(120))
+    assert 0 < num_left_out < 60
+    np.testing.assert_array_equal(rows["attempt"], rows["label"] == NO_LABEL)
+    there = np.flatnonzero(rows["label"] != NO_LABEL)
+    assert rows["label"][there].tolist() == [plan_sample(recipe, index).label for index in there.tolist()]
 
 
 @pytest.mark.nightly

@@ -95,8 +95,8 @@ def save_tiny_pixart(folder: Path) -> None:
     pipeline.save_pretrained(folder)
 
 
-def save_tiny_flux(folder: Path) -> None:
-    """Write a FluxPipeline: flow matching, latents in patches of two by two, guidance as an input."""
+def save_tiny_flux(folder: Path, takes_scale: bool = True) -> None:
+    """Write a FluxPipeline: flow matching, latents in patches of two by two, guidance as an input, or none at all."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     pipeline = diffusers.FluxPipeline(
@@ -108,7 +108,7 @@ def save_tiny_flux(folder: Path) -> None:
         transformer=diffusers.FluxTransformer2DModel(
             **FLUX_LIKE,
             pooled_projection_dim=32,
-            guidance_embeds=True,
+            guidance_embeds=takes_scale,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
     )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from generation.sample import NO_LABEL
 from training.checkpoint import read_checkpoint
 from training.classifier import Classifier, NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
@@ -52,6 +53,17 @@ def test_the_loss_is_the_mean_over_all_crops():
     logits = torch.cat([Means()(classifier.normalize(each)) for each in crops])
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1] * 4))
     torch.testing.assert_close(loss, expected)
+
+
+def test_nothing_is_learnt_from_a_sample_that_is_left_out():
+    classifier = Classifier(RESNET18, num_classes=2, image_size=32)
+    classifier.network = Means()
+    crops, first = torch.randn(2, 3, 32, 32), {name: column[:1] for name, column in batch().items()}
+    one_left_out = classifier._loss_of(crops, batch() | {"label": torch.tensor([0, NO_LABEL])})
+    torch.testing.assert_close(one_left_out, classifier._loss_of(crops[:1], first))
+    assert classifier._loss_of(crops, batch() | {"label": torch.tensor([NO_LABEL] * 2)}) == 0
+    classifier.held_out_top1.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, NO_LABEL]))
+    assert classifier.held_out_top1.compute() == 1
 
 
 def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):
