@@ -41,7 +41,7 @@ def kept(recipe: Recipe, folder: Path, num_images: int) -> ShardSet:
 
 def test_hostile_names_stay_cells_of_the_cards_table(painted: Recipe, tmp_path: Path):
     recipe = dataclasses.replace(recipe_of_names(painted, *HOSTILE), negative_prompt="a | b")
-    card = card_text([kept(recipe, tmp_path, len(HOSTILE))])
+    card = card_text([kept(recipe, tmp_path, len(HOSTILE))], [0])
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.split("---\n", 2)[2])
     rows = [row.split("</td>") for row in html.split("<tbody>")[-1].split("<tr>")[1:]]
     shown = [[unescape(cell.replace("<td>", "").strip()) for cell in row] for row in rows]
@@ -63,7 +63,7 @@ def test_samples_that_are_left_out_are_counted_and_are_no_images(painted: Recipe
     labels, num_refused, num_left_out = counts(shards, [0])
     assert labels.tolist() == [int(label != lost) for label in range(10)]
     assert (num_refused, num_left_out) == (4, 1)
-    card = card_text([shards])
+    card = card_text([shards], [0])
     assert "# 9 generated images of 10 classes" in card
     assert "| samples left out, as all their images were refused | 1 |" in card
 
