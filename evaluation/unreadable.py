@@ -36,7 +36,8 @@ class Unreadable:
         number = len({*self.names(), error.name})
         if number > self.limit:
             raise StorageError(
-                f"{error} These are {number} real images by now: training.allow_unreadable={number} leaves as many out."
+                f"{error} Unreadable real images so far: {number}. Set training.allow_unreadable={number} or more to skip "
+                "them."
             ) from error
 
     def told(self) -> list[str]:

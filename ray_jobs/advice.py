@@ -9,6 +9,7 @@ from collections.abc import Callable
 from generation.autoscaling import actors_needed
 from ray_jobs.config import JobConfig
 from ray_jobs.run_progress import RunProgress, Stretch
+from ray_jobs.user_errors import keep_trace
 
 LITTLE_WAITING_FRACTION = 0.05
 """Training that waits less than this has images enough."""
@@ -45,7 +46,10 @@ class Adviser:
 
     def of_whole_run(self) -> str:
         """Return what the run as a whole tells."""
-        return NOTHING_TO_GO_BY if self._run is None else advise(self._run, self.config)
+        try:
+            return NOTHING_TO_GO_BY if self._run is None else advise(self._run, self.config)
+        except Exception as error:  # what was trained is kept, with or without advice
+            return f"no advice. {keep_trace(error)}"
 
 
 class MissingActors:

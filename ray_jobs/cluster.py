@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import ray
 from ray._private import auto_init_hook, ray_constants
 from ray._private.label_utils import validate_label_selector
-from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
+from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
@@ -98,6 +98,7 @@ def _use_own_token() -> None:
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN" not in os.environ:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         AuthenticationTokenLoader.instance().reset_cache()
+        Config.initialize("")  # it has read the mode before
 
 
 def session_logs() -> str:

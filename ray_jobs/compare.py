@@ -53,7 +53,7 @@ def main() -> None:
     started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
-        for note in check_recipe(recipe, config.recipe):
+        for note in check_recipe(recipe, config.recipe) if set(config.arms) != {"real"} else ():
             announce(started_at, note)
         connect()
         wait_seconds = config.generation.wait_for_nodes_seconds
@@ -61,7 +61,7 @@ def main() -> None:
         claimed = claim(run_dir, to_yaml(config))
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
-    with errors_at_work(f"The runs that are through are in {run_dir}.", run_dir):
+    with errors_at_work(f"Finished runs are in {run_dir}; a comparison begins anew in another folder.", run_dir):
         for arm in config.arms:
             for seed in config.seeds:
                 announce(started_at, f"{arm}, seed {seed}")

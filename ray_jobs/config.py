@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError
+from yaml import YAMLError
 
 from evaluation.config import EvaluationConfig
 from generation.config import DataConfig, GenerationConfig, RecipeConfig, check_not_negative
@@ -174,7 +174,7 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         _check_one_recipe(sources)
         _let_last_selector_count(sources)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
-    except MarkedYAMLError as error:
+    except YAMLError as error:
         raise ValueError(f"An override is no YAML: {' '.join(str(error).split())}.") from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
@@ -229,7 +229,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         known = Path(__file__).parent / "configs"
         raise ValueError(f"There is no config '{path}'. Those that ship are in {known}.") from error
-    except (MarkedYAMLError, UnicodeDecodeError, OSError) as error:
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
     if content is None:
         return {}
@@ -257,6 +257,7 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
         raise ValueError(f"{name} is empty. Give a value, or leave it out.")
     if isinstance(content, list | dict):
         raise ValueError(f"{name} is {content}; give a single value.")
+    content = str(content)  # a tag such as !!int makes a number
     if prefix.startswith("recipe.") and "${" in content:
         raise ValueError(f"{name} is '{content}', and a recipe is published with its images. Write the value itself.")
     if schema in (int, float):

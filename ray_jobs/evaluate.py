@@ -24,7 +24,7 @@ from ray_jobs.cluster import check_placement, connect, evaluation_demand, wait_f
 from ray_jobs.config import JobConfig, load_config, to_yaml
 from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_writable, new_path, resolve, resolve_input, write_anew, write_json
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.user_errors import user_errors
 from training.network import check_features
 
 GOES_ON = "The model's outputs so far are kept; the same command goes on."
@@ -41,7 +41,7 @@ def main() -> None:
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop_size, model.architecture)
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
-    with user_errors(), errors_at_work(GOES_ON, model.run_dir):
+    with user_errors(GOES_ON, model.run_dir):
         write_evaluation(model, planned, config, lambda text: announce(started_at, text))
 
 

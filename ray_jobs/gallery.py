@@ -14,6 +14,7 @@ import numpy as np
 from generation.plan import SamplePlan, plan_sample
 from generation.recipe import Recipe, recipe_file_text
 from generation.recipe_checks import check_recipe
+from generation.sample import without_left_out
 from generation.service import start_generation
 from generation.stream import fetch_samples
 from ray_jobs.cluster import check_placement, connect, generation_demand
@@ -58,13 +59,15 @@ def main() -> None:
         with service:
             indices = [plan.index for plans in cells.values() for plan in plans]
             samples = fetch_samples(service, config.generation, indices)
-        images = dict(zip(samples["index"].tolist(), samples["image"], strict=True))
-        attempts = dict(zip(samples["index"].tolist(), samples["attempt"].tolist(), strict=True))
+        made = without_left_out(samples)
+        images = dict(zip(made["index"].tolist(), made["image"], strict=True))
+        attempts = dict(zip(made["index"].tolist(), made["attempt"].tolist(), strict=True))
         gallery = compose(recipe, choice, cells, images, attempts)
         write_anew(folder / "recipe.json", recipe_file_text(recipe))
         write_page(folder / "gallery.html", gallery)
         write_png(folder / "gallery.png", gallery)
-    print(f"{len(indices)} images are in {folder}: gallery.html, gallery.png, recipe.json")
+    left_out = f"; {len(indices) - len(images)} samples are left out" if len(images) < len(indices) else ""
+    print(f"{len(images)} images are in {folder}: gallery.html, gallery.png, recipe.json{left_out}")
 
 
 def choose(recipe: Recipe, options: dict[str, str]) -> Choice:
@@ -158,6 +161,7 @@ def compose(
                     tuple(
                         Picture(plan_sample(recipe, plan.index, attempts[plan.index]), images[plan.index])
                         for plan in cells[label, column]
+                        if plan.index in images
                     )
                     for column in columns
                 ),

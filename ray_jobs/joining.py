@@ -9,7 +9,10 @@ from typing import Any
 from ray._common.network_utils import is_localhost  # pyright: ignore[reportAttributeAccessIssue]
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private import ray_constants, services
-from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private.authentication.authentication_token_setup import (
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
 from ray._private.utils import check_version_info, compute_version_info
 from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import AuthenticationError, RpcError
@@ -43,6 +46,7 @@ def answers(address: str) -> bool:
     address = head_address(address)
     try:
         _connect(address)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray does for a cluster that it finds
         ensure_token_if_auth_enabled(create_token_if_missing=False)
         versions = GcsClient(address=address).internal_kv_get(
             CLUSTER_METADATA_KEY, namespace=ray_constants.KV_NAMESPACE_CLUSTER

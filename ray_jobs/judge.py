@@ -23,6 +23,7 @@ from evaluation.real_sets import RealSet
 from generation.indices import Wanted
 from generation.plan import plan_sample
 from generation.recipe import Recipe
+from generation.recipe_checks import check_recipe
 from generation.sample import NO_LABEL
 from generation.service import start_generation
 from generation.shard_set import ShardSet, check_same, read_shard_set
@@ -35,7 +36,7 @@ from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.evaluate import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.progress_display import announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_anew, write_json
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.user_errors import user_errors
 
 
 def main() -> None:
@@ -43,6 +44,8 @@ def main() -> None:
     started_at = psutil.Process().create_time()
     with user_errors():
         job = prepare(sys.argv[1:])
+        for note in job.notes:
+            announce(started_at, note)
         connect()
         demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
         check_placement([demand] if job.shards else [demand, generation_demand(job.config.generation)])
@@ -51,15 +54,13 @@ def main() -> None:
     def say(text: str) -> None:
         announce(started_at, text)
 
-    with user_errors(), errors_at_work(GOES_ON):
+    with user_errors(GOES_ON):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
         real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, say)[job.real]
         say(f"{len(real.rows):,} real images are looked at")
         generated = look_at_generated(job)
-        fewer = len(generated.labels) < job.config.num_generated
-        all_there = f", all that are in {job.config.data.shards}" if fewer else ""
-        say(f"{len(generated.labels):,} generated images are looked at{all_there}")
+        say(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
         found = judgement(
             judged(real, job.real.labels[real.rows]),
             generated,
@@ -86,6 +87,8 @@ class Prepared:
     judge: Model
     real: RealSet
     shards: ShardSet | None
+    notes: list[str]
+    """What a user should know before images are made."""
 
 
 def prepare(arguments: list[str]) -> Prepared:
@@ -94,6 +97,7 @@ def prepare(arguments: list[str]) -> Prepared:
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
+    notes = check_recipe(recipe, config.recipe) if config.data.source == "stream" else []
     judge = open_checkpoint(config.checkpoint)
     if judge.label_space.sha256 != recipe.label_space.sha256:
         raise ValueError(
@@ -117,7 +121,7 @@ def prepare(arguments: list[str]) -> Prepared:
     )
     labels = np.array([plan_sample(recipe, index).label for index in indices])
     shared_classes(real.labels, labels, config.num_neighbours)
-    return Prepared(config, recipe, run_dir, judge, real, shards)
+    return Prepared(config, recipe, run_dir, judge, real, shards, notes)
 
 
 def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:

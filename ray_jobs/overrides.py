@@ -37,14 +37,14 @@ TextLoader.yaml_implicit_resolvers = {
 
 
 def read_yaml(text: str) -> Any:
-    """Return what YAML holds, its values as text, None where there is none; MarkedYAMLError if it is no YAML."""
+    """Return what YAML holds, its values as text, None where there is none; YAMLError if it is no YAML."""
     return yaml.load(text, TextLoader)
 
 
 def read_overrides(arguments: Sequence[str], schema: type) -> dict[str, Any]:
     """Return `section.key=value` arguments as nested dicts, the last one of a key alone.
 
-    Raises ValueError for what is no override, and MarkedYAMLError for a list or mapping that is no YAML.
+    Raises ValueError for what is no override, and YAMLError for a list or mapping that is no YAML.
     """
     settings: dict[str, Any] = {}
     for argument in arguments:

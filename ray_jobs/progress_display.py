@@ -17,6 +17,7 @@ from generation.autoscaling import TrainerClock
 from generation.service import GenerationService, beside_driver
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool, StreamSource
+from ray_jobs.user_errors import keep_trace
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
@@ -131,9 +132,7 @@ class ProgressDisplay:
                 watch(self._latest)
             except Exception as error:
                 self.watchers.remove(watch)
-                logger.warning(
-                    "%s failed, and is left out from here on; the run goes on.", _name_of(watch), exc_info=error
-                )
+                logger.warning("%s failed and is switched off; the run goes on. %s", _name_of(watch), keep_trace(error))
 
     def _hear(self) -> None:
         """Wait up to `POLL_SECONDS` for training's progress, and hand it on to the pool."""

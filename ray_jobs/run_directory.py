@@ -59,7 +59,8 @@ def resolve_place(path: str) -> str:
 def check_output(run_dir: Path, config_yaml: str | None = None) -> None:
     """Raise ValueError if a run cannot be written to this folder, leaving no trace.
 
-    What a job of the same config left that was killed before it began, a lock and that config, is no obstacle.
+    What a job of the same config left that was killed before it began, a lock and that config, is no obstacle where
+    `claim` gets the lock.
     """
     try:
         check_idle(run_dir)
@@ -84,7 +85,8 @@ def _never_began(run_dir: Path, config_yaml: str | None) -> bool:
 
 def _what_is_in(run_dir: Path) -> str:
     """Return what keeps a new run out of a folder, and the remedy."""
-    if any((run_dir / name).is_dir() for name in (CHECKPOINTS, TRAIN_FOLDER)):
+    is_begun = (run_dir / "config.yaml").is_file() and (run_dir / "recipe.json").is_file()
+    if is_begun and not (run_dir / "checkpoint.ckpt").exists():
         return f"a run that is not finished. Go on with it by resume=true. {REMEDY.replace('Give', 'Or give')}"
     return f"files, which are not overwritten. {REMEDY}"
 
@@ -148,7 +150,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
         try:
             _write_new(path, config_yaml)
         except FileExistsError as error:
-            if not _never_began(run_dir, config_yaml):
+            if not (_protects(lock) and _never_began(run_dir, config_yaml)):
                 raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
         undo.callback(path.unlink)
         return Claim(lock, undo.pop_all())
@@ -227,6 +229,15 @@ def _locked(path: Path) -> TextIO:
         lock.close()
 
 
+def _protects(lock: TextIO) -> bool:
+    """Return whether the file system has locks, and this process has this one."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 @cache
 def _warn_unlocked(folder: Path, reason: str) -> None:
     """Say once what is not protected."""
@@ -257,6 +268,8 @@ def _write_new(path: Path, text: str) -> None:
 
 def write_once(path: Path, text: str) -> None:
     """Write a file whose name says its content; ValueError if there is one that says something else."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     try:
         _write_new(path, text)
     except FileExistsError as error:

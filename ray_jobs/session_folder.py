@@ -1,12 +1,13 @@
 """The folder where a local Ray keeps its session: sockets, logs, and objects that memory has no room for."""
 
 import os
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.utils import validate_socket_filepath
+
+from generation.files import check_writable
 
 
 def session_folder() -> Path:
@@ -32,8 +33,7 @@ def check_session_folder() -> None:
         ) from error
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        check_writable(Path(existing))
     except OSError as error:
         raise ValueError(f"{given}, and '{existing}' cannot be written: {error.strerror}. {remedy}") from error
 

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,29 +73,34 @@ def main() -> None:
             say(f"connected to Ray; its logs are in {session_logs()}")
             check_resources(config)
             source.start()
-    goes_on = f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on."
-    with errors_at_work(goes_on, run_dir), closing(source):
-        say(f"{source.describe()}; writing to {run_dir}")
-        show_samples(recipe, source, run_dir)
-        say("training starts; its first samples are in samples.png, where they are generated")
-        checkpoint_file, progress, advice = train(job, say)
-        for line in (f"the whole run: {advice}", *job.unreadable.told()):
-            say(line)
-        counts = source.counts()
-    evaluation: dict[str, Any] = {}
-    with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
-        try:
-            with user_errors(run_dir):
-                source.finish()
-                evaluation = evaluate(job, checkpoint_file, say)
-        finally:  # what was trained is told, whatever becomes of its evaluation
-            summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {
-                "num_unreadable": len(job.unreadable.names()),
-                "advice": advice,
-            }
-            print_summary(summary)
-            write_json(run_dir / "summary.json", summary)
-            release(claimed)
+    with ExitStack() as pool:
+        pool.callback(source.close)
+        with errors_at_work(
+            f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on.", run_dir
+        ):
+            say(f"{source.describe()}; writing to {run_dir}")
+            show_samples(recipe, source, run_dir)
+            say("training starts; its first samples are in samples.png, where they are generated")
+            checkpoint_file, progress, advice = train(job, say)
+        with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
+            checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
+            for line in (f"the whole run: {advice}", *job.unreadable.told()):
+                say(line)
+            counts = source.counts()
+            pool.close()  # evaluation may need its devices
+            evaluation: dict[str, Any] = {}
+            try:
+                with user_errors(folder=run_dir):
+                    source.finish()
+                    evaluation = evaluate(job, checkpoint_file, say)
+            finally:  # what was trained is told, whatever becomes of its evaluation
+                summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {
+                    "num_unreadable": len(job.unreadable.names()),
+                    "advice": advice,
+                }
+                print_summary(summary)
+                write_json(run_dir / "summary.json", summary)
+                release(claimed)
     print(f"Everything is in {run_dir}")
 
 
@@ -193,7 +198,7 @@ def train(job: Prepared, say: Callable[[str], None]) -> tuple[Path, RunProgress,
     with ProgressDisplay(job.source, training, exporter.look, adviser.look, missing.look) as display:
         fit_job = FitJob(training, job.recipe, job.run_dir, job.source.samples(), job.real, display.queue.put)
         checkpoint_file = fit(fit_job, job.source.held_out())
-    return keep_checkpoint(checkpoint_file, job.run_dir), display.last(), adviser.of_whole_run()
+    return checkpoint_file, display.last(), adviser.of_whole_run()
 
 
 def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> dict[str, Any]:

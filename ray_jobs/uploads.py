@@ -27,12 +27,12 @@ def not_uploaded(message: str) -> str:
         return ""
     for quoted in re.findall(r"'([^']+)'", message):
         path = _in_working_directory(quoted)
-        if path is None or Path(quoted).exists() or Path(path).exists():
+        if path is None or os.path.exists(quoted) or os.path.exists(path):
             continue
         if rule := rule_against(path):
             return (
-                f" '{path}' was not uploaded with the job: {rule} keeps it back. Change that, or give an absolute path "
-                "on storage that all nodes share."
+                f" '{path}' was not uploaded with the job: {rule} excludes it. Give an absolute path on storage that all "
+                "nodes share, or change that rule."
             )
     return ""
 

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -27,16 +27,17 @@ TRACE_IS_IN = "The whole trace is in"
 
 
 @contextmanager
-def user_errors(folder: Path | None = None) -> Iterator[None]:
+def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
     """End the process with status 2 and one line where the body finds that the job cannot run."""
     TERMINATION.handle()
-    with errors_at_work(folder=folder):
+    with errors_at_work(kept, folder):
         try:
             yield
         except ValueError as error:
             if TERMINATION.has_begun:
                 raise
-            _end(_cause(error, _is_known) or error)
+            found = _known(error) or error
+            _end(f"{found}{not_uploaded(str(found))}")
 
 
 @contextmanager
@@ -54,8 +55,10 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
         except Exception as error:
             if TERMINATION.has_begun:  # what was cut short raises errors of its own
                 sys.exit(TERMINATED_STATUS)
-            if found := _cause(error, _is_known) or _cause(error, _is_of_a_disk):
-                _end(found, TERMINATION.kept)
+            if found := _known(error):
+                _end(str(found))
+            if found := _of_a_disk(error):
+                _end(f"{_place_and_remedy(found)} {TERMINATION.kept}")
             if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):
                 error.add_note(f"{keep_trace(error, folder)} {TERMINATION.kept}".rstrip())
             raise
@@ -78,29 +81,33 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _cause(error: BaseException | None, is_it: Callable[[BaseException], bool]) -> BaseException | None:
-    """Return the first of what led to an error that is of a kind."""
+def _known(error: BaseException) -> BaseException | None:
+    """Return what tells a user what to do, among what led to an error."""
+    return next((each for each in _chain(error, with_context=True) if isinstance(each, KNOWN_AT_WORK)), None)
+
+
+def _of_a_disk(error: BaseException) -> BaseException | None:
+    """Return the error of a place that is full, or may not be used, if it caused another one."""
+    return next(filter(_is_of_a_disk, _chain(error, with_context=False)), None)
+
+
+def _chain(error: BaseException | None, with_context: bool) -> Iterator[BaseException]:
+    """Yield an error and what caused it; with context, also what was being handled when it came."""
     while error is not None:
         cause = getattr(error, "cause", None)  # Ray's errors are of their cause's class too, with a trace as message
-        if is_it(error) and cause is None:
-            return error
-        error = cause or error.__cause__ or error.__context__
-    return None
-
-
-def _is_known(error: BaseException) -> bool:
-    return isinstance(error, KNOWN_AT_WORK)
+        if cause is None:
+            yield error
+        has_context = with_context and not error.__suppress_context__
+        error = cause or error.__cause__ or (error.__context__ if has_context else None)
 
 
 def _is_of_a_disk(error: BaseException) -> bool:
-    """Return whether a place is full, or may not be used."""
     if isinstance(error, OSError):
         return error.errno in FULL or (error.errno in FORBIDDEN and error.filename is not None)
     return type(error).__name__ == "OutOfDiskError"  # Ray's, which is not imported: benchmarks of a device do without
 
 
-def _of_a_disk(error: BaseException) -> str:
-    """Return the place, and what to do."""
+def _place_and_remedy(error: BaseException) -> str:
     if not isinstance(error, OSError):
         return (
             "Ray's memory for objects and the disk beside it are full. Make room in RAY_TMPDIR of each node, or /tmp."
@@ -116,8 +123,6 @@ def _end_interrupted(kept: str) -> NoReturn:
     sys.exit(INTERRUPTED_STATUS)
 
 
-def _end(error: BaseException, kept: str = "") -> NoReturn:
-    text = f"{_of_a_disk(error)} {kept}" if _is_of_a_disk(error) else str(error)
-    message = " ".join(text.split())
-    print(f"error: {message}{not_uploaded(message)}", file=sys.stderr, flush=True)
+def _end(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(USER_ERROR_STATUS)

@@ -84,13 +84,13 @@ class Classifier(lightning.LightningModule):
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
     def _loss_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the mean loss of crops of one size, times their number for an image; samples left out count not."""
+        """Return the mean loss of crops of one size, times their number for an image; that of a sample left out is 0."""
         num_crops = len(crops) // len(batch["label"])
         is_real = batch["is_real"].repeat(num_crops)
         with self.domains.of(is_real) if self.domains else nullcontext():
             logits = self._logits(crops)
         labels = batch["label"].repeat(num_crops)
-        return self.loss(logits, labels) / (labels != NO_LABEL).sum().clamp(min=1) * num_crops
+        return self.loss(logits, labels) / len(labels) * num_crops
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Count hits on held-out samples."""

@@ -2,7 +2,7 @@
 
 import netrc
 import os
-import urllib.error
+import socket
 import urllib.request
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -18,8 +18,11 @@ OF_THIS_MACHINE = "WANDB_SERVICE"
 """Names a process of Weights & Biases that the driver's parent may have started."""
 
 WANDB_KEY = "WANDB_API_KEY"
+WANDB_IDENTITY = "WANDB_IDENTITY_TOKEN_FILE"
 WANDB_SERVER = "https://api.wandb.ai"
 WANDB_MODES_WITHOUT_KEY = ("offline", "dryrun", "disabled")
+
+PORTS = {"http": 80, "https": 443}
 
 ANSWER_SECONDS = 5.0
 """How long a tracking server may take to answer."""
@@ -55,7 +58,7 @@ def logger_environment(config: TrainingConfig) -> LoggerEnvironment:
 
 
 def _check_wandb() -> None:
-    if os.environ.get("WANDB_MODE") in WANDB_MODES_WITHOUT_KEY or _wandb_key():
+    if os.environ.get("WANDB_MODE") in WANDB_MODES_WITHOUT_KEY or os.environ.get(WANDB_IDENTITY) or _wandb_key():
         return
     raise ValueError(
         f"training.loggers has 'wandb', and there is no key of Weights & Biases. Set {WANDB_KEY}, run wandb login, or "
@@ -80,17 +83,17 @@ def _wandb_key() -> str:
 
 
 def _check_mlflow(server: str) -> None:
-    if not server.startswith(("http://", "https://")):
+    """Raise ValueError if nothing listens where a server is said to be; a proxy is not asked."""
+    place = urlsplit(server)
+    if place.scheme not in PORTS or place.scheme in urllib.request.getproxies():
         return
     try:
-        urllib.request.urlopen(server, timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:  # an answer, if only to somebody without a password
-        return
+        host, port = place.hostname or "", place.port or PORTS[place.scheme]
+        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
         raise ValueError(
-            f"MLFLOW_TRACKING_URI is '{server}', where no server answers ({reason}). Start it, or unset it: metrics "
-            "then go into the run's folder."
+            f"MLFLOW_TRACKING_URI names {place.hostname}, where no server answers ({error}). Start it, or unset it: "
+            "metrics then go into the run's folder."
         ) from error
 
 
