@@ -36,8 +36,8 @@ class Unreadable:
         number = len({*self.names(), error.name})
         if number > self.limit:
             raise StorageError(
-                f"{error} Unreadable real images so far: {number}. Set training.allow_unreadable={number} or more to skip "
-                "them."
+                f"{error} Unreadable real images so far: {number}. Set training.allow_unreadable={number} or more to "
+                "skip them."
             ) from error
 
     def told(self) -> list[str]:

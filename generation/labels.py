@@ -156,7 +156,10 @@ def check_no_class_twice(space: LabelSpace) -> None:
         alike.setdefault(folded(name), []).append(name)
     for names in alike.values():
         if len(set(names)) > 1:
-            raise ValueError(f"{space.name} has the classes {' and '.join(map(repr, names))}. Keep one of them.")
+            raise ValueError(
+                f"{space.name} has the classes {' and '.join(map(repr, names))}, which differ in case, spaces or the "
+                "way letters are encoded alone. Keep one of them."
+            )
         if len(names) > 1:
             raise ValueError(f"{space.name} has the class '{names[0]}' {len(names)} times. Keep one of them.")
 

@@ -23,11 +23,8 @@ def check_headers(recipe: Recipe) -> None:
     for name, revision, _ in recipe.loras:
         if find_local(name) is None:
             continue
-        keys = _keys_of(fetch(LORA, name, revision), name)
-        if any("dora_scale" in key for key in keys):
-            raise ValueError(
-                f"recipe.loras '{name}' is a DoRA, whose scales diffusers leaves out. Give a LoRA without them."
-            )
+        keys = keys_of(fetch(LORA, name, revision), name)
+        check_no_dora(name, keys)
         named = {key: match for key in keys if (match := KEY.fullmatch(key))}
         if modules:
             check_all_used(
@@ -52,11 +49,20 @@ def _modules_of(model: Path) -> set[str]:
         f"{folder}.{key.removesuffix('.weight')}"
         for folder in DENOISERS
         for file in sorted((model / folder).glob("*.safetensors"))
-        for key in _keys_of(file, str(file))
+        for key in keys_of(file, str(file))
     }
 
 
-def _keys_of(file: Path, name: str) -> list[str]:
+def check_no_dora(name: str, keys: Sequence[str]) -> None:
+    """Raise ValueError for a file with scales of a DoRA."""
+    if any("dora_scale" in key for key in keys):
+        raise ValueError(
+            f"recipe.loras '{name}' is a DoRA, whose scales diffusers leaves out. Give a LoRA without them."
+        )
+
+
+def keys_of(file: Path, name: str) -> list[str]:
+    """Return the names of a safetensors file's weights; ValueError if it is not whole."""
     try:
         with safe_open(file, framework="numpy") as opened:
             return list(opened.keys())

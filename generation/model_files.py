@@ -148,7 +148,11 @@ def _stamp(path: Path, revision: str) -> Iterator[BinaryIO]:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise OSError(f"'{folder}' is another account's")
-    states = [(f"{file}", file.stat().st_size, file.stat().st_mtime_ns) for file in model_files(path)]
+    states = [
+        (f"{file}", state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        for file in model_files(path)
+        for state in (file.stat(),)
+    ]
     name = hashlib.sha256(f"{revision} {states}".encode()).hexdigest()
     with (folder / name).open("a+b") as stamp:
         fcntl.flock(stamp, fcntl.LOCK_EX)

@@ -11,7 +11,7 @@ import os
 import pickle
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,25 @@ from ray.actor import ActorHandle
 
 PACKAGE = "generation"
 
+PACKAGES_OF_ENVIRONMENT = ("pip", "uv", "conda", "py_modules", "container", "image_uri")
+"""Parts of a runtime environment that decide which versions of packages a process imports."""
+
 
 @dataclass(frozen=True)
 class JobCode:
-    """The code and the environment of a job, as its driver has them."""
+    """The code and the runtime environment of a job, as its driver has them."""
 
     root: str
     """The folder that holds the package."""
 
     sha256: str
-    env_vars: dict[str, str]
-    """All that the job's actors have of runtime environments."""
+    runtime_env: dict[str, Any]
 
 
-def code_of_driver(env_vars: dict[str, str]) -> JobCode:
-    """Return this process's code, with the environment variables of its actors."""
+def code_of_driver(runtime_env: dict[str, Any]) -> JobCode:
+    """Return this process's code, with the runtime environment of its actors."""
     root = Path(__file__).parents[1]
-    return JobCode(str(root), package_sha256(root), env_vars)
+    return JobCode(str(root), package_sha256(root), runtime_env)
 
 
 def package_sha256(root: Path) -> str:
@@ -48,29 +50,44 @@ def package_sha256(root: Path) -> str:
     return digest.hexdigest()
 
 
-def use(code: JobCode) -> Path:
-    """Let this process import the job's own code, and return the folder that holds it.
+def use(code: JobCode) -> None:
+    """Let this process import the job's own code; ValueError if it is not on this node, or has packages of another job.
 
-    Environment variables that runtime environments of other jobs have set are removed.
+    Environment variables that runtime environments of other jobs have set are what they are on the node.
     """
     runtime_env = ray.get_runtime_context().runtime_env
-    for name in runtime_env.get("env_vars") or {}:
-        if name not in code.env_vars and not name.startswith("RAY_"):
-            os.environ.pop(name, None)
-    own_package = [os.getcwd()] if runtime_env.get("working_dir") else []
-    sys.path[:0] = [*own_package, code.root]
+    for key in PACKAGES_OF_ENVIRONMENT:
+        if runtime_env.get(key) and key not in code.runtime_env:
+            raise ValueError(
+                f"Generator actors would have '{key}' of the runtime environment of the job that started Ray Serve on "
+                "this cluster. Run serve shutdown once no job uses it, or give this job the same runtime environment."
+            )
+    _restore({*(runtime_env.get("env_vars") or {})} - {*(code.runtime_env.get("env_vars") or {})})
+    roots = [code.root, *([os.getcwd()] if runtime_env.get("working_dir") else [])]
+    root = next((root for root in roots if package_sha256(Path(root)) == code.sha256), None)
+    if root is None:
+        raise ValueError(
+            f"Figment's code in '{roots[-1]}' on {socket.gethostname()} differs from the driver's in '{code.root}' "
+            "and might make other images. Install the same version on all nodes, or submit the job with --working-dir."
+        )
+    sys.path.insert(0, root)
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
-    return Path(str(importlib.import_module(PACKAGE).__file__)).parents[1]
 
 
-def check_same(code: JobCode, root: Path) -> None:
-    """Raise ValueError if the code in a folder is not the driver's."""
-    if package_sha256(root) != code.sha256:
-        raise ValueError(
-            f"Figment's code in '{root}' on {socket.gethostname()} differs from the driver's in '{code.root}', and "
-            "might make other images. Install the same version on all nodes, or submit the job with --working-dir."
-        )
+def _restore(names: Iterable[str]) -> None:
+    """Give environment variables the values that this worker's raylet has, Ray's own aside."""
+    try:
+        entries = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:
+        entries = []
+    of_node = dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)
+    for name in names:
+        if name.startswith("RAY_"):
+            continue
+        os.environ.pop(name, None)
+        if name in of_node:
+            os.environ[name] = of_node[name]
 
 
 class OwnCodeReplica:
@@ -79,7 +96,7 @@ class OwnCodeReplica:
     def __init__(self, code: JobCode, keeper: ActorHandle, pickled: bytes) -> None:
         """Take the job's code, and recipe and settings as its driver has pickled them."""
         try:
-            check_same(code, use(code))
+            use(code)
         except Exception as error:
             ray.get(keeper.add_load_error.remote(f"{socket.gethostname()}:{os.getpid()}", f"{error}"))
             raise

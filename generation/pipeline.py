@@ -25,7 +25,7 @@ from diffusers.utils import logging as diffusers_logging
 
 from generation.batch_size import is_out_of_memory
 from generation.config import GenerationConfig
-from generation.lora_keys import check_all_used
+from generation.lora_keys import check_all_used, check_no_dora, keys_of
 from generation.model_files import LORA, fetch, find_local
 from generation.pipeline_traits import check_scheduler
 from generation.recipe import Recipe
@@ -59,6 +59,7 @@ def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device
         pipeline = _from_files(recipe)
     add_loras(pipeline, recipe)
     with _told_of_model(recipe, device):
+        fuse_loras(pipeline, recipe)
         pipeline.to(device)
     if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
         raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
@@ -120,11 +121,23 @@ def pipeline_class(name: str) -> Any:
 
 
 def add_loras(pipeline: Any, recipe: Recipe) -> None:
-    """Add the recipe's LoRA weights to the model's own, so that they cost nothing when images are made."""
-    names = [f"lora_{i}" for i in range(len(recipe.loras))]
-    for adapter, (name, revision, _) in zip(names, recipe.loras, strict=True):
-        _add_lora(pipeline, recipe, adapter, name, fetch(LORA, name, revision))
-    if names:
+    """Add the recipe's LoRAs as adapters; ValueError for one that does not fit the model."""
+    for adapter, (name, revision, _) in zip(_adapters(recipe), recipe.loras, strict=True):
+        try:
+            file = fetch(LORA, name, revision)
+        except LOAD_ERRORS as error:
+            raise ValueError(f"recipe.loras '{name}' cannot be had: {' '.join(str(error).split())[:300]}") from error
+        check_no_dora(name, keys_of(file, name))
+        _add_lora(pipeline, recipe, adapter, name, file)
+
+
+def _adapters(recipe: Recipe) -> list[str]:
+    return [f"lora_{i}" for i in range(len(recipe.loras))]
+
+
+def fuse_loras(pipeline: Any, recipe: Recipe) -> None:
+    """Add the adapters' weights to the model's own, so that they cost nothing when images are made."""
+    if names := _adapters(recipe):
         pipeline.set_adapters(names, [scale for _, _, scale in recipe.loras])
         pipeline.fuse_lora(adapter_names=names)
         pipeline.unload_lora_weights()
@@ -164,7 +177,8 @@ def set_scheduler(pipeline: Any, name: str) -> None:
     if name == "model":
         return
     config = pipeline.scheduler.config
-    unsaid = {setting: value for setting, value in FOR_LATENTS.items() if setting not in config}
+    by_default = config.get("_use_default_values", ())  # of the model's own scheduler, which others do not take over
+    unsaid = {name: value for name, value in FOR_LATENTS.items() if name not in config or name in by_default}
     pipeline.scheduler = SCHEDULERS[name].from_config(config, **unsaid)
 
 

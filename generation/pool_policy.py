@@ -6,15 +6,19 @@ Serve pickles this module by value, since the controller may be older than the c
 imports Ray alone.
 """
 
+import contextlib
+import threading
 import time
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import AutoscalingContext
 
 LOOK_SECONDS = 1.0
+LOOKS_BEFORE_END = 3
+"""A pool is ended when its keeper was not found so many times in a row."""
 
 
 class AskKeeper:
@@ -27,6 +31,7 @@ class AskKeeper:
         self.asked: Future | None = None
         self.asked_at = 0.0
         self.asked_of_none = False
+        self.num_not_found = 0
         self.size: int | None = None
 
     def __call__(self, pool: AutoscalingContext) -> tuple[int, dict[str, Any]]:
@@ -46,15 +51,33 @@ class AskKeeper:
     def _ask(self, pool: AutoscalingContext) -> Future | None:
         try:
             keeper = ray.get_actor(self.name, self.namespace)
-        except ValueError:
-            self._end(pool)
+        except ValueError:  # Ray also says so of a look-up that failed, such as while its head starts anew
+            self.num_not_found += 1
+            if self.num_not_found >= LOOKS_BEFORE_END:
+                end_pool(pool.app_name)
             return None
+        self.num_not_found = 0
         return keeper.size.remote(pool.current_num_replicas, pool.total_num_requests).future()
 
-    def _end(self, pool: AutoscalingContext) -> None:
-        """End a pool whose keeper is gone, as it is when the driver was killed.
 
-        Its actors do the same (`GeneratorReplica.check_health`), but none may be up yet, while nodes are awaited.
-        """
+def end_pool(app_name: str) -> None:
+    """End a pool whose keeper is gone, as it is when the driver was killed; called in the controller's own process.
+
+    Its actors do the same (`GeneratorReplica.check_health`), but none may be up yet, while nodes are awaited: Serve
+    would wait for those that have no place as it does for last batches.
+    """
+
+    def end() -> None:
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
-        controller.delete_apps.remote([pool.app_name])  # not waited for: this is the controller's own process
+        ray.get(controller.delete_apps.remote([app_name]))
+        kill_actors(app_name)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def kill_actors(app_name: str) -> None:
+    """End all actors of a pool, those included that wait for a place: Serve gives each a name."""
+    for actor in cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True)):
+        if actor["name"].startswith(f"SERVE_REPLICA::{app_name}#"):
+            with contextlib.suppress(ValueError):  # gone meanwhile
+                ray.kill(ray.get_actor(actor["name"], actor["namespace"]))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from generation.config import RecipeConfig
-from generation.labels import SHIPPED, LabelSpace, check_no_class_twice, label_space_from_value, load_label_space
+from generation.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
 from generation.model_files import LORA, MODEL, VAE, Part, check_revision, local_path, resolve_revision
 from generation.prompts import fields_of, template_text
 from generation.value_types import is_of_type
@@ -282,8 +282,6 @@ def read_recipe(path: Path) -> Recipe:
         recipe = recipe_from_value(read_recipe_value(path))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"'{path}': {error}") from error
-    if "classes" in recipe.label_space.to_value():
-        check_no_class_twice(recipe.label_space)
     for part in recipe.parts:
         check_revision(*part)
     return recipe

@@ -4,12 +4,11 @@ It knows indices and samples; it does not know who asks. Demand is what the stre
 that it waits: see `generation.autoscaling`.
 """
 
-import contextlib
 import logging
 import os
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,7 +25,7 @@ from generation.config import GenerationConfig
 from generation.generator import GenerationFailedError
 from generation.keeper import GenerationCounts, PoolKeeper
 from generation.model_files import DRIVERS_FOLDER, hub_settings
-from generation.pool_policy import AskKeeper
+from generation.pool_policy import AskKeeper, kill_actors
 from generation.recipe import Recipe
 from generation.serve_controller import ControllerSilentError
 
@@ -54,9 +53,9 @@ SAY_AFTER_SECONDS = 15.0
 LONGEST_STOP_SECONDS = 60.0
 """How long the end of a pool is waited for."""
 
-LONGEST_LAST_BATCH_SECONDS = 600.0
-"""An actor that is given back may take so long to finish what it was asked for; the end of a pool does not wait for it,
-and Ray leaves a node that gets a SIGTERM 30 s.
+LONGEST_LAST_BATCH_SECONDS = 120.0
+"""An actor that is given back may take so long to finish what it was asked for, and one that has no place yet stays in
+the queue for as long; the end of a pool waits for neither, and Ray leaves a node that gets a SIGTERM 30 s.
 """
 
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -100,6 +99,10 @@ class GenerationService:
                 f"generation.batch_size={common}."
             )
 
+    def num_loaded(self) -> int:
+        """Return how many models were loaded, by the actors' own word: Serve's controller need not answer."""
+        return self.counts().num_loads.total()
+
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
         return _num_running(self._status())
@@ -141,7 +144,7 @@ class GenerationService:
             return
         if not num_up:
             raise GenerationFailedError(
-                f"No generator actor was up after {timeout_seconds:g} s: {_messages(self._status())}. Has the "
+                f"No generator actor was up after {timeout_seconds:g} s: {self._described()}. Has the "
                 "cluster such nodes? If they only take their time, raise generation.wait_for_nodes_seconds, or "
                 "start_timeout_seconds where it is the model that does."
             )
@@ -160,6 +163,13 @@ class GenerationService:
             return num_up
         except ControllerSilentError:
             return 0
+
+    def _described(self) -> str:
+        """Return what Serve says of the pool."""
+        try:
+            return _messages(self._status())
+        except ControllerSilentError as error:
+            return str(error).rstrip(".")
 
     def _status(self) -> ApplicationStatusOverview:
         overview = serve_controller.applications().get(self.app_name)
@@ -206,7 +216,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         graceful_shutdown_timeout_s=LONGEST_LAST_BATCH_SECONDS,
         **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
     )
-    code = own_code.code_of_driver(runtime_env["env_vars"])
+    code = own_code.code_of_driver(runtime_env)
     app = deployment(own_code.OwnCodeReplica).bind(code, keeper, pickle.dumps((recipe, config)))
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
     try:
@@ -241,20 +251,6 @@ def stop_pool(app_name: str, keeper: ActorHandle) -> None:
         logger.warning("%s The pool's actors are ended without it.", error)
         kill_actors(app_name)
     ray.kill(keeper)
-
-
-def kill_actors(app_name: str) -> None:
-    """End all actors of a pool."""
-    for actor in pool_actors(app_name):
-        ray.kill(actor)
-
-
-def pool_actors(app_name: str) -> Iterator[ActorHandle]:
-    """Yield the actors of a pool, those included that wait for a place: Serve gives each a name."""
-    for actor in cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True)):
-        if actor["name"].startswith(f"SERVE_REPLICA::{app_name}#"):
-            with contextlib.suppress(ValueError):  # gone meanwhile
-                yield ray.get_actor(actor["name"], actor["namespace"])
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from generation.config import DataConfig
 from generation.recipe import Recipe, differences, recipe_from_value
+from generation.sample import NO_LABEL
 from generation.shard import DamagedShardError, ImageFormat, Shard, faults, index_of
 from generation.storage import Storage, StorageError
 
@@ -91,17 +95,18 @@ class ShardSet:
         """
         if self.storage.write_new(shard_name(number), shard.tar):
             self.storage.write(index_name(number), shard.index_file())
-        elif kept := self._kept(number):
+        elif kept := self._kept(number, shard):
             self.storage.write(index_name(number), kept.index_file())
         else:
             self.replace(number, shard)
 
-    def _kept(self, number: int) -> Shard | None:
-        """Return the shard whose tar is there, None if it is damaged."""
+    def _kept(self, number: int, ours: Shard) -> Shard | None:
+        """Return the shard whose tar is there, None if it is damaged; samples left out are no part of a tar."""
         name = shard_name(number)
         tar = self.storage.read(name)
+        left_out = ours.index.filter(pc.equal(ours.index["label"], NO_LABEL))
         try:
-            kept = Shard(tar, index_of(tar, name))
+            kept = Shard(tar, pa.concat_tables([index_of(tar, name), left_out]).sort_by("index"))
         except DamagedShardError:
             return None
         return None if faults(tar, kept.index_file(), self.recipe, self.ranges[number], name) else kept

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -112,8 +113,7 @@ class Storage:
                 if self.is_local or not isinstance(error, NO_EXCLUSIVE_CREATION):
                     raise
                 self.write(name, content)
-                reason = f"{type(error).__name__}: {error}"
-                logger.warning("'%s' has no exclusive creation (%s): two jobs may write a file.", self.url, reason)
+                _warn_not_exclusive(self.url, f"{type(error).__name__}: {error}")
             return True
 
     def _create(self, name: str, content: bytes) -> None:
@@ -175,6 +175,12 @@ class Storage:
         except Exception as error:  # each store's library has errors of its own
             message = " ".join(str(error).split())[:200]
             raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
+
+
+@cache
+def _warn_not_exclusive(url: str, reason: str) -> None:
+    """Say once what is not protected."""
+    logger.warning("'%s' has no exclusive creation (%s): two jobs may write a file.", url, reason)
 
 
 def _remedy(error: Exception) -> str:

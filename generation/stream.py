@@ -33,6 +33,7 @@ from generation.generator import ActorFailedError, GenerationFailedError
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
+from generation.serve_controller import ControllerSilentError
 from generation.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 
 logger = logging.getLogger(__name__)
@@ -204,7 +205,9 @@ class Setbacks:
     def __init__(self, indices: Sequence[int]) -> None:
         """Begin with none."""
         self.indices = indices
-        self._deaths: list[Exception] = []
+        self._deaths: dict[str, Exception] = {}
+        """By actor where Ray names it: Serve may ask an actor again that the memory monitor has ended."""
+
         self._failures: dict[str, str] = {}
         """How each actor's process failed."""
 
@@ -217,12 +220,12 @@ class Setbacks:
             if failed.description in others or len(self._failures) >= MAX_FAILED_ACTORS:
                 raise error
         elif isinstance(error, DIED):
-            self._deaths.append(error)
+            self._deaths[str(error) if isinstance(error, OutOfMemoryError) else f"{len(self._deaths)}"] = error
             if len(self._deaths) >= MAX_DEATHS:
                 raise GenerationFailedError(self._of_deaths()) from error
 
     def _of_deaths(self) -> str:
-        num_by_monitor = sum(isinstance(each, OutOfMemoryError) for each in self._deaths)
+        num_by_monitor = sum(isinstance(each, OutOfMemoryError) for each in self._deaths.values())
         remedy = (
             f"Ray's memory monitor ended {num_by_monitor} of them, as the memory of their node ran out. Use nodes with "
             "more memory, or fewer actors a node (generation.cpus_per_actor, gpus_per_actor)."
@@ -319,6 +322,8 @@ class Asker:
                 self._any_actor_seen_at = time.monotonic()
         except GenerationFailedError as error:
             return error
+        except ControllerSilentError as error:
+            logger.warning("%s The stream goes on.", error)
         except (RayError, RayServeException):
             logger.warning("The pool cannot be looked at.", exc_info=True)  # Serve's controller is starting anew
         if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:

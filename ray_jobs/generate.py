@@ -49,7 +49,7 @@ def main() -> None:
                 return
             check_placement([generation_demand(config.generation)])
             service = held.enter_context(start_generation(recipe, config.generation))
-            announce(started_at, f"{service.num_actors()} generator actors up, batches of {service.batch_size()}")
+            announce(started_at, f"{service.num_loaded()} generator actors up, batches of {service.batch_size()}")
             sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
         with errors_at_work("Whole shards stay; the same command makes the rest."):
             for part, shards in zip(parts, sets, strict=True):

@@ -72,8 +72,8 @@ class ProgressDisplay:
         self.config = config
         self.watchers = list(watchers)
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
-        counts, num_actors, num_awaited = source.counts(), source.num_actors(), source.num_awaited()
-        self._latest = RunProgress(time.monotonic(), None, num_actors, 0.0, num_awaited, counts, 0, 0.0)
+        counts = source.counts()
+        self._latest = RunProgress(time.monotonic(), None, 0, 0.0, 0, counts, 0, 0.0)
         self._training: TrainingProgress | None = None
         """What training said last."""
 
@@ -155,7 +155,7 @@ class ProgressDisplay:
             self._latest = self._observe()
         except (RayError, RayServeException) as error:
             if not self._is_blind:
-                logger.warning("The pool is not to be seen, and the run goes on: %s", error)
+                logger.warning("The pool does not answer, and the run goes on: %s", error)
             self._is_blind = True
             return False
         self._is_blind = False

@@ -158,7 +158,7 @@ class StreamSource:
         note = ""
         if training.deterministic and training.num_workers > 1 and share % batch_size:
             note = f"; some are made several times: a worker's share of a step, {share}, is no multiple of them"
-        return f"{self.service.num_actors()} generator actors up, batches of {batch_size}{kept}{note}"
+        return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{kept}{note}"
 
     @property
     def num_images(self) -> int:

@@ -1,5 +1,6 @@
 """Whose code and environment a generator actor has, on a cluster that another job used first."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import ray
 
 from generation import own_code
 from generation.model_files import PROJECT_ROOT
-from generation.own_code import check_same, code_of_driver, package_sha256, use
+from generation.own_code import code_of_driver, package_sha256, use
 from generation.service import GenerationService
 from generation.stream import fetch_samples
 from tests.support.settings import TWO_ACTORS
@@ -80,17 +81,37 @@ def in_environment(monkeypatch: pytest.MonkeyPatch, **runtime_env: object) -> No
     monkeypatch.setattr(own_code.ray, "get_runtime_context", lambda: context)
 
 
-@pytest.mark.usefixtures("restored_modules")
-def test_an_actor_imports_from_where_its_driver_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.fixture
+def other_code(tmp_path: Path) -> Path:
+    """Return a folder with a package `generation` that has nothing in it."""
     (tmp_path / "generation").mkdir()
     (tmp_path / "generation" / "__init__.py").touch()
+    return tmp_path
+
+
+def imported_from() -> Path:
+    return Path(str(importlib.import_module("generation").__file__)).parents[1]
+
+
+@pytest.mark.usefixtures("restored_modules")
+def test_an_actor_imports_from_where_its_driver_does(monkeypatch: pytest.MonkeyPatch, other_code: Path):
     in_environment(monkeypatch)
-    code = own_code.JobCode(str(tmp_path), package_sha256(tmp_path), {})
-    assert use(code) == tmp_path
-    check_same(code, tmp_path)
-    (tmp_path / "generation" / "new.py").touch()
+    code = own_code.JobCode(str(other_code), package_sha256(other_code), {})
+    use(code)
+    assert imported_from() == other_code
+    (other_code / "generation" / "new.py").touch()
     with pytest.raises(ValueError, match=r"^Figment's code in .* differs from the driver's .* Install the same"):
-        check_same(code, tmp_path)
+        use(code)
+
+
+@pytest.mark.usefixtures("restored_modules")
+def test_a_working_directory_of_another_job_does_not_take_the_place_of_the_own_code(
+    monkeypatch: pytest.MonkeyPatch, other_code: Path
+):
+    in_environment(monkeypatch, working_dir="gcs://of_another_job.zip")
+    monkeypatch.chdir(other_code)
+    use(code_of_driver({}))
+    assert imported_from() == PROJECT_ROOT
 
 
 @pytest.mark.usefixtures("restored_modules")
@@ -98,5 +119,26 @@ def test_an_actor_has_no_environment_variables_of_another_job(monkeypatch: pytes
     in_environment(monkeypatch, env_vars={"OWN": "1", "ANOTHERS": "secret", "RAY_SERVE_X": "1"})
     for name in ("OWN", "ANOTHERS", "RAY_SERVE_X"):
         monkeypatch.setenv(name, "1")
-    use(code_of_driver({"OWN": "1"}))
+    use(code_of_driver({"env_vars": {"OWN": "1"}}))
     assert [name in os.environ for name in ("OWN", "ANOTHERS", "RAY_SERVE_X")] == [True, False, True]
+
+
+def test_a_variable_that_another_job_changed_is_again_what_the_node_has():
+    script = (
+        "import os; from generation.own_code import _restore; os.environ['HF_HOME'] = 'of another job';"
+        "_restore(['HF_HOME']); print(os.environ['HF_HOME'])"
+    )
+    worker = [sys.executable, "-c", script]
+    node = [sys.executable, "-c", f"import subprocess; subprocess.run({worker}, check=True)"]
+    done = subprocess.run(
+        node, env=os.environ | {"HF_HOME": "/of/the/node"}, cwd=PROJECT_ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "/of/the/node\n"
+
+
+@pytest.mark.usefixtures("restored_modules")
+def test_packages_of_another_jobs_environment_are_refused(monkeypatch: pytest.MonkeyPatch):
+    in_environment(monkeypatch, pip={"packages": ["diffusers==0.30"]})
+    with pytest.raises(ValueError, match=r"^Generator actors would have 'pip' of .* Run serve shutdown"):
+        use(code_of_driver({}))
+    use(code_of_driver({"pip": ["diffusers==0.30"]}))
