@@ -31,8 +31,8 @@ def not_uploaded(message: str) -> str:
             continue
         if rule := rule_against(path):
             return (
-                f" '{path}' was not uploaded with the job: {rule} excludes it. Give an absolute path on storage that all "
-                "nodes share, or change that rule."
+                f" '{path}' was not uploaded with the job: {rule} excludes it. Give an absolute path on storage that "
+                "all nodes share, or change that rule."
             )
     return ""
 

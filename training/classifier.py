@@ -84,7 +84,7 @@ class Classifier(lightning.LightningModule):
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
     def _loss_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the mean loss of crops of one size, times their number for an image; that of a sample left out is 0."""
+        """Return the mean loss of crops of one size, times their number for an image; 0 for a sample left out."""
         num_crops = len(crops) // len(batch["label"])
         is_real = batch["is_real"].repeat(num_crops)
         with self.domains.of(is_real) if self.domains else nullcontext():

@@ -8,6 +8,7 @@ import pytest
 
 from generation.autoscaling import PoolLook, PoolSizer, TrainerClock, actors_needed
 from generation.pool_policy import AskKeeper
+from tests.support.waits import wait_until
 
 
 @pytest.mark.parametrize(
@@ -185,15 +186,32 @@ class Pool:
 
 def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch):
     deleted: list[list[str]] = []
+    killed: list[str] = []
 
     def get_actor(name: str, namespace: str) -> SimpleNamespace:
         if name == "keeper":
             raise ValueError("Failed to look up actor")
-        assert (name, namespace) == ("SERVE_CONTROLLER_ACTOR", "serve")
+        if name != "SERVE_CONTROLLER_ACTOR":
+            return SimpleNamespace(name=name)
         return SimpleNamespace(delete_apps=SimpleNamespace(remote=deleted.append))
 
-    monkeypatch.setattr("generation.pool_policy.ray.get_actor", get_actor)
-    assert AskKeeper("keeper", "namespace")(cast(Any, Pool(num_running=0, target=4)))[0] == 4
+    def list_named_actors(all_namespaces: bool) -> list[dict[str, str]]:
+        assert deleted, "Serve would start others in their place"
+        names = ("SERVE_REPLICA::pool#a", "SERVE_REPLICA::pool2#b", "keeper2")
+        return [{"name": name, "namespace": "serve"} for name in names if all_namespaces]
+
+    ray = "generation.pool_policy.ray."
+    monkeypatch.setattr(ray + "get_actor", get_actor)
+    monkeypatch.setattr(ray + "get", lambda answer: answer)
+    monkeypatch.setattr(ray + "util.list_named_actors", list_named_actors)
+    monkeypatch.setattr(ray + "kill", lambda actor: killed.append(actor.name))
+    monkeypatch.setattr("generation.pool_policy.LOOK_SECONDS", 0.0)
+    policy = AskKeeper("keeper", "namespace")
+    for _ in range(2):
+        assert policy(cast(Any, Pool(num_running=0, target=4)))[0] == 4
+    assert deleted == []  # Ray's head may be starting anew
+    policy(cast(Any, Pool(num_running=0, target=4)))
+    wait_until(lambda: killed == ["SERVE_REPLICA::pool#a"])
     assert deleted == [["pool"]]
 
 

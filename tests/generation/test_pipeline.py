@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import LCMScheduler
 from safetensors.torch import load_file, save_file
 
 from generation.actor import GeneratorActor, ImagesRefusedError
@@ -220,6 +221,14 @@ def test_a_scheduler_is_for_latents_unless_the_models_config_says_otherwise(name
         pipeline = SimpleNamespace(scheduler=own)
         set_scheduler(pipeline, name)
         assert pipeline.scheduler.config[setting] == said.get(setting, value)
+
+
+def test_a_default_of_the_models_own_scheduler_does_not_turn_into_anothers():
+    own = LCMScheduler.from_config({"num_train_timesteps": 1000})
+    assert own.config["clip_sample"] is False
+    pipeline = SimpleNamespace(scheduler=own)
+    set_scheduler(pipeline, "ddim")
+    assert pipeline.scheduler.config["clip_sample"] is False
 
 
 def test_xformers_is_refused_where_it_would_replace_attention_of_another_kind():

@@ -8,6 +8,7 @@ import generation.shards
 from generation.config import DataConfig
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
+from generation.sample import NO_LABEL
 from generation.shard import ImageFormat, Shard, ShardWriter
 from generation.shard_set import ShardSet, check_same, index_name, new_shard_set, read_shard_set, shard_name
 from generation.shards import ShardReader, open_index_of, read_samples, reading_units
@@ -114,6 +115,19 @@ def test_of_two_makers_of_a_shard_the_first_ones_stays(two_makers: tuple[Shard, 
     for shard in two_makers:
         shards.keep(0, shard)
         assert lowest_bit(shards) == 0
+
+
+def test_of_two_makers_of_a_shard_with_a_sample_left_out_the_first_ones_stays(painted: Recipe, tmp_path: Path):
+    batch, shards = painted_batch(painted, range(4)), set_of(painted, tmp_path, 4)
+    batch["label"][2], batch["attempt"][2] = NO_LABEL, 3
+    for bit in (0, 1):
+        writer = ShardWriter(painted, shard_name(0), ImageFormat("png", 0))
+        writer.add({**batch, "image": batch["image"] & 0xFE | bit})
+        shards.keep(0, writer.finish())
+    rows = open_index_of(shards, 0)
+    samples = read_samples(shards, 0, rows, np.arange(4))
+    assert samples["label"].tolist() == [0, 1, NO_LABEL, 3]
+    assert not (samples["image"] & 1).any()
 
 
 @pytest.mark.parametrize("is_killed", [False, True])

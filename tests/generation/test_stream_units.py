@@ -129,12 +129,29 @@ def test_a_batch_that_kills_one_actor_after_another_ends_the_stream():
         ask_for_four(LosingService(1000))
 
 
+class KilledService(LosingService):
+    """Loses its answers to actors that the memory monitor ends."""
+
+    def __init__(self, *processes: str) -> None:
+        super().__init__(len(processes))
+        self.processes = processes
+
+    def result(self, timeout_s: float) -> dict:
+        if len(self.asked) <= self.num_losses:
+            self.error = OutOfMemoryError(f"the node was low on memory: {self.processes[len(self.asked) - 1]}")
+        return super().result(timeout_s)
+
+
 @pytest.mark.usefixtures("no_pause")
 def test_actors_that_rays_memory_monitor_ends_are_counted_and_the_node_is_named():
-    error = OutOfMemoryError("Task was killed due to the node running low on memory.")
-    assert ask_for_four(LosingService(MAX_DEATHS - 1, error)) == [[8, 9, 10, 11]]
+    ask_for_four(KilledService("pid 1", "pid 2", "pid 3", "pid 4"))
     with pytest.raises(GenerationFailedError, match=r"ended 5 of them, as the memory of their node ran out"):
-        ask_for_four(LosingService(1000, error))
+        ask_for_four(KilledService("pid 1", "pid 2", "pid 3", "pid 4", "pid 5"))
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_an_actor_that_was_asked_again_after_its_death_counts_once():
+    assert ask_for_four(KilledService(*["pid 1"] * 9)) == [[8, 9, 10, 11]]
 
 
 class FailingService(LosingService):

@@ -76,4 +76,4 @@ def test_a_watcher_that_fails_is_left_out_and_ends_nothing(caplog: pytest.LogCap
         display.queue.put(said(num_trained=128))
     assert cast(TrainingProgress, display.last().training).num_trained == 128
     assert num_looks["fail"] == 1
-    assert "fail failed, and is left out from here on; the run goes on" in caplog.text
+    assert "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text

@@ -106,6 +106,17 @@ def test_a_file_system_without_locks_serves_and_says_once_what_is_not_protected(
     ]
 
 
+def test_two_jobs_of_one_config_are_kept_apart_also_where_there_are_no_locks(tmp_path: Path, monkeypatch):
+    def lacking(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    claim(tmp_path, "same")
+    with pytest.raises(ValueError, match="has been taken by another run meanwhile"):
+        claim(tmp_path, "same")
+    assert (tmp_path / "config.yaml").read_text() == "same"
+
+
 def test_who_waits_for_a_lock_that_is_removed_meanwhile_locks_the_file_that_others_find(tmp_path: Path, monkeypatch):
     first, flock = claim(tmp_path, "first"), fcntl.flock
 

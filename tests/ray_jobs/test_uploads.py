@@ -31,12 +31,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_rule_and_its_file_are_named(package: Path, path: str, rule: str):
-    assert f" '{path}' was not uploaded with the job: {rule} keeps it back." in not_uploaded(f"'{path}' is not there.")
+    assert f" '{path}' was not uploaded with the job: {rule} excludes it." in not_uploaded(f"'{path}' is not there.")
 
 
 def test_a_path_that_a_job_looks_for_in_the_home_folder_is_one_of_the_working_directory(package: Path, tmp_path: Path):
     message = f"'{tmp_path / 'home' / 'data' / 'birds'}' is not there."
     assert "'data/birds' was not uploaded with the job: '/data/' in .rayignore" in not_uploaded(message)
+
+
+def test_a_long_text_between_quotes_is_no_path(package: Path):
+    assert not_uploaded(f"Sample 7 was refused: '{'a photo ' * 40}'.") == ""
 
 
 def test_an_ignore_file_in_a_folder_counts_from_there(package: Path):
