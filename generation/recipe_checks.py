@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from string import Formatter
 
 from generation.config import RecipeConfig
-from generation.labels import load_label_space
+from generation.labels import check_no_class_twice, load_label_space
 from generation.lora_keys import check_headers
 from generation.model_files import PROJECT_ROOT, find_local
 from generation.pipeline_traits import check_scheduler, traits_of, without_effect
@@ -43,7 +43,13 @@ def check_recipe(recipe: Recipe, settings: RecipeConfig) -> list[str]:
     check_headers(recipe)
     traits = traits_of(recipe)
     check_scheduler(recipe, traits.scheduler)
-    return [*_same_prompts(recipe), *_cut_prompts(recipe), *without_effect(recipe, traits), *_unasked(recipe, settings)]
+    return [
+        *_classes_alike(recipe),
+        *_same_prompts(recipe),
+        *_cut_prompts(recipe),
+        *without_effect(recipe, traits),
+        *_unasked(recipe, settings),
+    ]
 
 
 def check_model_knows(recipe: Recipe) -> None:
@@ -81,6 +87,14 @@ def _words(recipe: Recipe, label: int) -> dict[str, str | tuple[str, ...]]:
         "background": recipe.backgrounds_by_label[label],
         "caption": recipe.captions[label] if recipe.captions else (),
     }
+
+
+def _classes_alike(recipe: Recipe) -> Iterator[str]:
+    """Yield what would be refused of a class file today, and is in recipes that were written before."""
+    try:
+        check_no_class_twice(recipe.label_space)
+    except ValueError as error:
+        yield str(error)
 
 
 def _same_prompts(recipe: Recipe) -> Iterator[str]:

@@ -32,6 +32,8 @@ def check_session_folder() -> None:
             f"system takes 107 (macOS: 103). {remedy}"
         ) from error
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not os.path.isdir(existing):
+        raise ValueError(f"{given}, and '{existing}' is no folder. {remedy}")
     try:
         check_writable(Path(existing))
     except OSError as error:

@@ -100,5 +100,5 @@ def test_a_class_is_found_however_its_letters_are_encoded():
 
 
 def test_names_that_differ_in_underscores_alone_are_one_class():
-    with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl'\. Keep one"):
+    with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl', which differ in case, spaces"):
         check_no_class_twice(LabelSpace("mine", (ClassEntry("snowy owl"), ClassEntry("snowy_owl"))))

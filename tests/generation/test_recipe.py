@@ -10,6 +10,7 @@ from generation.config import RecipeConfig
 from generation.labels import ClassEntry, LabelSpace, load_label_space
 from generation.plan import plan_sample
 from generation.recipe import (
+from generation.recipe_checks import check_recipe
     Recipe,
     build_recipe,
     canonical_json,
@@ -175,12 +176,13 @@ def test_a_recipe_file_with_values_that_cannot_be_is_one_line_with_its_name(
         read_recipe(path)
 
 
-def test_classes_of_a_recipe_file_that_differ_in_case_alone_are_refused(painted: Recipe, tmp_path: Path):
+def test_an_older_recipe_whose_classes_differ_in_case_alone_is_still_read(painted: Recipe, tmp_path: Path):
     space = LabelSpace("mine.csv", (ClassEntry("Crane", definition="a bird"), ClassEntry("crane", definition="a bird")))
     path = tmp_path / "recipe.json"
     path.write_text(recipe_file_text(dataclasses.replace(painted, label_space=space)))
-    with pytest.raises(ValueError, match=r"has the classes 'Crane' and 'crane'\. Keep one"):
-        read_recipe(path)
+    recipe = read_recipe(path)
+    assert recipe.label_space.class_names == ("Crane", "crane")
+    assert check_recipe(recipe, RecipeConfig())[0].startswith("mine.csv has the classes 'Crane' and 'crane', which differ")
 
 
 def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):

@@ -193,7 +193,8 @@ def test_another_config_or_anything_else_refuses_it(tmp_path: Path, file: str):
 
 
 def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path: Path):
-    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "recipe.json"):
+        (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"already holds a run that is not finished\. Go on with it by resume=true"):
         check_output(tmp_path, "mine")
 
