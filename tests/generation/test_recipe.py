@@ -10,7 +10,6 @@ from generation.config import RecipeConfig
 from generation.labels import ClassEntry, LabelSpace, load_label_space
 from generation.plan import plan_sample
 from generation.recipe import (
-from generation.recipe_checks import check_recipe
     Recipe,
     build_recipe,
     canonical_json,
@@ -19,6 +18,7 @@ from generation.recipe_checks import check_recipe
     recipe_file_text,
     recipe_from_value,
 )
+from generation.recipe_checks import check_recipe
 
 
 def test_canonical_json_has_sorted_keys_and_no_spaces(painted: Recipe):
@@ -182,7 +182,8 @@ def test_an_older_recipe_whose_classes_differ_in_case_alone_is_still_read(painte
     path.write_text(recipe_file_text(dataclasses.replace(painted, label_space=space)))
     recipe = read_recipe(path)
     assert recipe.label_space.class_names == ("Crane", "crane")
-    assert check_recipe(recipe, RecipeConfig())[0].startswith("mine.csv has the classes 'Crane' and 'crane', which differ")
+    (note, *_) = check_recipe(recipe, RecipeConfig())
+    assert note.startswith("mine.csv has the classes 'Crane' and 'crane', which differ in case")
 
 
 def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
