@@ -54,7 +54,7 @@ class AskKeeper:
         except ValueError:  # Ray also says so of a look-up that failed, such as while its head starts anew
             self.num_not_found += 1
             if self.num_not_found >= LOOKS_BEFORE_END:
-                end_pool(pool.app_name)
+                end_pool(str(pool.app_name))
             return None
         self.num_not_found = 0
         return keeper.size.remote(pool.current_num_replicas, pool.total_num_requests).future()

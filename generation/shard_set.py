@@ -12,7 +12,6 @@ from functools import cached_property
 from itertools import pairwise
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from generation.config import DataConfig
 from generation.recipe import Recipe, differences, recipe_from_value
@@ -104,7 +103,7 @@ class ShardSet:
         """Return the shard whose tar is there, None if it is damaged; samples left out are no part of a tar."""
         name = shard_name(number)
         tar = self.storage.read(name)
-        left_out = ours.index.filter(pc.equal(ours.index["label"], NO_LABEL))
+        left_out = ours.index.filter(pa.array(ours.index["label"].to_numpy() == NO_LABEL))
         try:
             kept = Shard(tar, pa.concat_tables([index_of(tar, name), left_out]).sort_by("index"))
         except DamagedShardError:

@@ -3,11 +3,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from diffusers import LCMScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from safetensors.torch import load_file, save_file
 
 from generation.actor import GeneratorActor, ImagesRefusedError
@@ -224,7 +225,7 @@ def test_a_scheduler_is_for_latents_unless_the_models_config_says_otherwise(name
 
 
 def test_a_default_of_the_models_own_scheduler_does_not_turn_into_anothers():
-    own = LCMScheduler.from_config({"num_train_timesteps": 1000})
+    own = cast(LCMScheduler, LCMScheduler.from_config({"num_train_timesteps": 1000}))
     assert own.config["clip_sample"] is False
     pipeline = SimpleNamespace(scheduler=own)
     set_scheduler(pipeline, "ddim")

@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,7 +22,7 @@ def failing(error: Exception) -> GeneratorReplica:
 
     made = GeneratorReplica.__new__(GeneratorReplica)
     made.process, made.num_requests, made.threads = "node:7", 0, ThreadPoolExecutor(1)
-    made.actor: Any = SimpleNamespace(generate=generate)
+    made.actor = cast(Any, SimpleNamespace(generate=generate))
     return made
 
 
