@@ -18,7 +18,7 @@ KEY = re.compile(r"(unet|transformer)\.(.+)\.lora(_A|_B|\.down|\.up)\.weight")
 
 def check_headers(recipe: Recipe) -> None:
     """Raise ValueError for a LoRA with weights that fit nowhere, as far as headers of files on this machine tell."""
-    model = find_local(recipe.model)
+    model = find_local(recipe.model) if recipe.loras else None
     modules = _modules_of(model) if model is not None else set()
     for name, revision, _ in recipe.loras:
         if find_local(name) is None:

@@ -32,6 +32,8 @@ class Termination:
     def __init__(self) -> None:
         self._kept: list[str] = []
         self._head = ""
+        self._waker: socket.socket | None = None
+        self._announcing = threading.RLock()  # the handler may come amid its own thread's
         self.has_begun = False
 
     @property
@@ -52,17 +54,36 @@ class Termination:
         """Handle SIGTERM from here on; `head` is HOST:PORT of the Ray cluster that an orderly end needs."""
         if head is not None:
             self._head = head
-        if threading.current_thread() is threading.main_thread() and not self.has_begun:
-            signal.signal(signal.SIGTERM, lambda *_: self.begin())
+        if threading.current_thread() is not threading.main_thread() or self.has_begun:
+            return
+        signal.signal(signal.SIGTERM, lambda *_: self.begin())
+        if self._waker is None:
+            woken, self._waker = socket.socketpair()
+            self._waker.setblocking(False)
+            signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(woken,), daemon=True).start()
 
     def begin(self) -> NoReturn:
         """Say what is kept, and end by SystemExit, for which the work's own clean-up has limited time."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends one to the process and one to its group
-        self.has_begun = True
+        self._announce()
+        sys.exit(TERMINATED_STATUS)
+
+    def _watch(self, woken: socket.socket) -> None:
+        """See a SIGTERM also while the main thread waits in a call of Ray's, where Python runs no handler."""
+        while signal.SIGTERM not in woken.recv(1):
+            pass
+        self._announce()
+
+    def _announce(self) -> None:
+        """Say once what is kept, and limit the time of the end."""
+        with self._announcing:
+            if self.has_begun:
+                return
+            self.has_begun = True
         with suppress(OSError):  # not by print: the signal may have come amid one
             os.write(2, f"{f'terminated. {self.kept}'.rstrip()}\n".encode())
         threading.Thread(target=_exit_late, args=(self._head,), daemon=True).start()
-        sys.exit(TERMINATED_STATUS)
 
 
 TERMINATION = Termination()

@@ -188,9 +188,7 @@ def test_one_damaged_image_more_than_allowed_ends_the_reading(tmp_path: Path):
         (tmp_path / "birds" / "puffin" / f"{name}.png").write_text("no image")
     for limit in (0, 1):
         limited = dataclasses.replace(source, unreadable=Unreadable(limit, tmp_path / "unreadable.txt"))
-        with pytest.raises(
-            StorageError, match=rf"cannot be decoded.* training\.allow_unreadable={limit + 1} or"
-        ):
+        with pytest.raises(StorageError, match=rf"cannot be decoded.* training\.allow_unreadable={limit + 1} or"):
             read_without_ray(limited, Wanted.all_of(range(4)))
 
 

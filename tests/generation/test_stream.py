@@ -16,7 +16,7 @@ from ray import serve
 
 from generation.config import RecipeConfig
 from generation.indices import IndexSet, Wanted
-from generation.model_files import PROJECT_ROOT
+from generation.model_files import PROJECT_ROOT, files_sha256
 from generation.painted_generator import PaintedGenerator
 from generation.plan import plan_sample
 from generation.recipe import Recipe, build_recipe
@@ -182,7 +182,8 @@ def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_samp
 def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
     (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
-    broken = dataclasses.replace(digits, model=str(tmp_path / "model"))
+    model = tmp_path / "model"
+    broken = dataclasses.replace(digits, model=str(model), revision=files_sha256(model))
     started_at = time.monotonic()
     with pytest.raises(GenerationFailedError, match=r"^recipe\.model '.*model' cannot be loaded on cpu") as caught:
         start_generation(broken, TWO_ACTORS)

@@ -185,6 +185,7 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
 def test_every_metric_comes_to_prometheus_as_it_was_told():
     pool = worked(70.0, num_made=400, black=5)
     pool.num_loads.update({"a:1": 1, "b:2": 2})
+    pool.num_left_out.update({"seven": 2})
     pool.load_seconds, pool.batch_sizes, pool.num_requests = 45.0, {"a:1": 16, "b:2": 8}, {"a:1": 3, "b:2": 1}
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
     looks = (
@@ -194,7 +195,7 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
     exporter = Exporter("größe", "0123456789ab")
     told = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
     assert told.keys() == {metric.prometheus_name for metric in METRICS}
-    with metrics_seen(r"gr\xf6\xdfe") as seen:
+    with metrics_seen(r"gr\\xf6\\xdfe") as seen:
         for look in looks:
             exporter.look(look)
         wait_until(lambda: seen == pytest.approx(told))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 JOB = """
-import sys, threading
+import ctypes, sys, threading
 from ray_jobs import termination
 from ray_jobs.termination import TERMINATION
 termination.LONGEST_END_SECONDS, termination.END_WITHOUT_RAY_SECONDS = 60.0, float(sys.argv[2])
@@ -19,6 +19,10 @@ TERMINATION.handle(head=sys.argv[1])
 with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
     try:
         print("at work", flush=True)
+        if "deaf" in sys.argv:  # as in a call of Ray's: no signal interrupts it, and Python runs no handler
+            mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+            lock(mutex)
+            lock(mutex)
         threading.Event().wait()
     finally:
         print("cleaning up", flush=True)
@@ -66,10 +70,22 @@ def test_sigterm_says_in_one_line_what_stays_and_a_second_one_does_not_cut_the_c
     assert (process.returncode, out, errors) == (143, "clean\n", "terminated. The checkpoints stay.\n")
 
 
-def test_a_clean_up_that_waits_for_a_ray_that_is_gone_is_given_up():
+@pytest.fixture
+def gone() -> str:
+    """Where a head took connections once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        gone = f"127.0.0.1:{server.getsockname()[1]}"
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_clean_up_that_waits_for_a_ray_that_is_gone_is_given_up(gone: str):
     with job(gone, "0.1", "stuck") as process:
         process.terminate()
         assert process.communicate(timeout=60) == ("cleaning up\n", "terminated. The checkpoints stay.\n")
+    assert process.returncode == 143
+
+
+def test_a_main_thread_that_waits_in_a_call_of_rays_is_ended_too(gone: str):
+    with job(gone, "0.1", "deaf") as process:
+        process.terminate()
+        assert process.communicate(timeout=60) == ("", "terminated. The checkpoints stay.\n")
     assert process.returncode == 143
