@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -179,6 +180,7 @@ class GenerationService:
 
     def stop(self) -> None:
         """End this pool and no other; its devices are free afterwards. Nobody waits for batches under way."""
+        self.handle.shutdown()  # its thread would go on reporting to Serve, and log a trace once Ray is gone
         stop_pool(self.app_name, self.keeper)
 
     def __enter__(self) -> "GenerationService":
@@ -219,13 +221,13 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     code = own_code.code_of_driver(runtime_env)
     app = deployment(own_code.OwnCodeReplica).bind(code, keeper, pickle.dumps((recipe, config)))
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
-    try:
+    with ExitStack() as undo:
+        undo.callback(stop_pool, app_name, keeper)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        undo.callback(handle.shutdown)
         service = GenerationService(app_name, handle, keeper)
         service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
-    except BaseException:
-        stop_pool(app_name, keeper)
-        raise
+        undo.pop_all()
     return service
 
 

@@ -60,7 +60,9 @@ def test_actors_run_their_own_jobs_code_and_not_that_of_the_clusters_first_job(
 ):
     code, images = copied_code(tmp_path / "code"), tmp_path / "images.npy"
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": ""}
-    subprocess.run([sys.executable, "-c", DRIVER, str(images)], cwd=code, env=environment, check=True, timeout=120)
+    driver = [sys.executable, "-c", DRIVER, str(images)]
+    done = subprocess.run(driver, cwd=code, env=environment, check=True, timeout=120, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
     np.testing.assert_array_equal(np.load(images), 255 - fetch_samples(painted_pool, TWO_ACTORS, range(4))["image"])
 
 
