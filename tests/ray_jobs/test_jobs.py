@@ -66,21 +66,21 @@ TOLD_LIKE_SUMMARY = {
 
 
 @contextmanager
-def metrics_seen(run: str) -> Iterator[dict[str, float]]:
-    """Collect a run's metrics meanwhile as Ray exports them, the last value of each.
+def scraped_metrics(run: str) -> Iterator[dict[str, float]]:
+    """Scrape a run's metrics from Ray's exporter while the body runs, and keep the last value of each.
 
     Ray takes a gauge out 25 s after it was set last: a run that is through has none.
     """
-    seen: dict[str, float] = {}
+    scraped: dict[str, float] = {}
 
-    def look() -> None:
+    def scrape() -> None:
         url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
         with urllib.request.urlopen(url) as answer:
             lines = re.findall(r"^(ray_figment_\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.MULTILINE)
-        seen.update({each: float(number) for each, tags, number in lines if f'run="{run}"' in tags})
+        scraped.update({each: float(number) for each, tags, number in lines if f'run="{run}"' in tags})
 
-    with repeated_meanwhile(look, every_seconds=0.5):
-        yield seen
+    with repeated_meanwhile(scrape, every_seconds=0.5):
+        yield scraped
 
 
 @pytest.mark.ray
@@ -148,9 +148,9 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
     run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
-    with metrics_seen("predicted") as watched:
+    with scraped_metrics("predicted") as scraped:
         call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
-        wait_until(lambda: watched.get("ray_figment_images_trained_total") == 128)
+        wait_until(lambda: scraped.get("ray_figment_images_trained_total") == 128)
     # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
     predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
     log = capsys.readouterr().out
@@ -166,11 +166,11 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
     learning_seconds -= 40 / summary["rates"]["judged_per_second"]
     assert summary["rates"]["trained_per_second"] == pytest.approx(128 / learning_seconds)
 
-    told = {name: watched[f"ray_figment_{name}"] for name in TOLD_LIKE_SUMMARY}
+    told = {name: scraped[f"ray_figment_{name}"] for name in TOLD_LIKE_SUMMARY}
     assert told == {name: summary[of_summary] for name, of_summary in TOLD_LIKE_SUMMARY.items()}
-    assert (watched["ray_figment_generator_actors"], watched["ray_figment_generator_batch_images"]) == (2, 64)
-    assert watched["ray_figment_model_load_seconds_total"] > 0
-    assert 0 <= watched["ray_figment_trainer_waiting_fraction"] <= 1
+    assert (scraped["ray_figment_generator_actors"], scraped["ray_figment_generator_batch_images"]) == (2, 64)
+    assert scraped["ray_figment_model_load_seconds_total"] > 0
+    assert 0 <= scraped["ray_figment_trainer_waiting_fraction"] <= 1
     for part in ("epoch 1", "epoch 2", "the whole run"):
         assert f"  {part}: trainer waited " in log
     assert f"the whole run: {summary['advice']}" in log
@@ -193,12 +193,12 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
         looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
     )
     exporter = Exporter("größe", "0123456789ab")
-    told = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
-    assert told.keys() == {metric.prometheus_name for metric in METRICS}
-    with metrics_seen(r"gr\\xf6\\xdfe") as seen:
+    expected = {each.metric.prometheus_name: each.value for each in readings(Stretch(*looks))}
+    assert expected.keys() == {metric.prometheus_name for metric in METRICS}
+    with scraped_metrics(r"gr\\xf6\\xdfe") as scraped:
         for look in looks:
             exporter.look(look)
-        wait_until(lambda: seen == pytest.approx(told))
+        wait_until(lambda: scraped == pytest.approx(expected))
 
 
 @pytest.mark.ray
