@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -18,11 +18,9 @@ termination.LONGEST_END_SECONDS, termination.END_WITHOUT_RAY_SECONDS = 60.0, flo
 TERMINATION.handle(head=sys.argv[1])
 with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
     try:
-        print("at work", flush=True)
         if "deaf" in sys.argv:  # as in a call of Ray's: no signal interrupts it, and Python runs no handler
-            mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
-            lock(mutex)
-            lock(mutex)
+            ctypes.CDLL(None).system(b"echo at work; exec sleep 60 >&- 2>&-")
+        print("at work", flush=True)
         threading.Event().wait()
     finally:
         print("cleaning up", flush=True)
@@ -49,7 +47,8 @@ def job(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline() == "at work\n"
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
