@@ -193,11 +193,16 @@ def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
     if training is None:
         return f"  0%  waiting for the first images  {generation}"
     seconds_left = (config.num_trained - training.num_trained) / max(training.trained_per_second, 1e-9)
+    reservoir = (
+        f"drawn from {training.num_in_reservoir:,}  overlap {training.batch_overlap:.0%}  "
+        if config.most_uses > 1
+        else ""
+    )
     held_out = "-" if training.held_out_top1 is None else f"{training.held_out_top1:.3f}"
     return (
         f"{training.num_trained / config.num_trained:4.0%}  epoch {training.epoch}/{config.num_epochs}  "
         f"{training.num_trained:,}/{config.num_trained:,} trained  "
         f"{generation}  trained {training.trained_per_second:.1f}/s  "
-        f"waiting {training.waiting_fraction:.0%}  reuse {training.reuse:.2f}  loss {training.loss:.3f}  "
+        f"waiting {training.waiting_fraction:.0%}  reuse {training.reuse:.2f}  {reservoir}loss {training.loss:.3f}  "
         f"held-out top-1 {held_out}  {int(seconds_left) // 60}:{int(seconds_left) % 60:02} left"
     )

@@ -44,6 +44,7 @@ def summarize(
         "generated_per_second": progress.generated_per_second,
         "trained_per_second": training.trained_per_second,
         "reuse": training.reuse,
+        "batch_overlap": training.mean_batch_overlap,
         "waiting_fraction": training.waiting_fraction,
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,

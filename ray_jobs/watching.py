@@ -138,6 +138,27 @@ METRICS = (
         lambda run: run.now.training and run.now.training.reuse,
     ),
     Metric(
+        "figment_reservoir_images",
+        "gauge",
+        "images",
+        "Images that the first worker's next batch is drawn from",
+        lambda run: run.now.training and run.now.training.num_in_reservoir,
+    ),
+    Metric(
+        "figment_batch_overlap_fraction",
+        "gauge",
+        "0..1",
+        "Share of a batch whose images were in the batch before too: the mean of the first worker's last 8",
+        lambda run: run.now.training and run.now.training.batch_overlap,
+    ),
+    Metric(
+        "figment_window_classes",
+        "gauge",
+        "classes",
+        "Classes in the first worker's last 8 batches",
+        lambda run: run.now.training and run.now.training.num_window_classes,
+    ),
+    Metric(
         "figment_model_loads",
         "counter",
         "models",

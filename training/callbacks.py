@@ -55,6 +55,7 @@ class ProgressCallback(lightning.Callback):
     ) -> None:
         """Report if it is time to."""
         pl_module.log("train/reuse", self.loader.main.reuse)
+        pl_module.log("train/batch_overlap", self.loader.main.variety.overlap)
         if time.time() - self.reported_at >= self.interval_seconds:
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 
@@ -95,6 +96,10 @@ class ProgressCallback(lightning.Callback):
             judging_seconds=0.0,
             num_delivered=self.loader.main.num_taken * trainer.world_size,
             reuse=self.loader.main.reuse,
+            num_in_reservoir=len(self.loader.main.reservoir),
+            batch_overlap=self.loader.main.variety.overlap,
+            mean_batch_overlap=self.loader.main.variety.mean_overlap,
+            num_window_classes=self.loader.main.variety.num_classes,
             loss=float(trainer.callback_metrics["train/loss"]),
             held_out_top1=None if top1 is None else float(top1),
         )

@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "accumulate_batches",
     "reservoir_bytes",
     "reservoir_format",
+    "reservoir_min_images",
     "max_waiting_fraction",
     "channels_last",
     "compile",
@@ -67,6 +68,12 @@ class TrainingConfig:
 
     reservoir_format: Literal["pixels", "png"] = "pixels"
     """How they are kept there: as they are, or encoded, which holds more and costs a decoding for every use."""
+
+    reservoir_min_images: int = 0
+    """Where images are used again, how many each worker has before it draws batches from them, and keeps until no
+    more come: from few images batches are alike, and teach less. 0 follows from batch, classes and memory, as
+    `training.reservoir.min_images` has it; with 1 training starts as soon as it can.
+    """
 
     real_images: str = ""
     """Real images to mix in: `digits`, or a folder that has a folder of images for each class, named by its synset or
@@ -210,6 +217,7 @@ class TrainingConfig:
             "max_restarts",
             "early_stop_epochs",
             "allow_unreadable",
+            "reservoir_min_images",
         )
         check_gpus("training.gpus_per_worker", self.gpus_per_worker)
         if not (self.gpus_per_worker or self.cpus_per_worker):

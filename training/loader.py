@@ -21,6 +21,7 @@ from generation.sample import TurnBatch
 from generation.work_clock import WorkClock
 from training.consumption import Consumption, Ledger, Share
 from training.reservoir import Drawn, Reservoir
+from training.variety import Variety
 
 Batch = dict[str, torch.Tensor]
 
@@ -81,6 +82,9 @@ class StreamLoader:
 
         self.num_taken = 0
         """Images that have come."""
+
+        self.variety = Variety()
+        """Of the batches that were drawn."""
 
         self.num_given = 0
         """Batches that training has got."""
@@ -170,7 +174,9 @@ class StreamLoader:
                     self._changed.notify_all()
                     self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
                     continue
-                self._ready.append(as_batch(self.reservoir.draw(num_drawn, batch_size, self._ended)))
+                drawn = self.reservoir.draw(num_drawn, batch_size, self._ended)
+                self.variety.add(drawn.serials, drawn.labels)
+                self._ready.append(as_batch(drawn))
                 num_drawn += 1
                 self._changed.notify_all()
 
@@ -215,12 +221,17 @@ class StreamLoader:
         """Return how many of these may be put now."""
         wanted = len(serials)
         if self.pace.in_order:
-            lacking = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
-            num_uses = np.cumsum(self.ledger.uses_left(serials))
-            wanted = min(wanted, int(np.searchsorted(num_uses, lacking)) + 1) if lacking > 0 else 0
+            wanted = min(wanted, self._num_lacking(serials))
         room, gone = self.reservoir.make_room(wanted)
         self.ledger.drop(gone)
         return room
+
+    def _num_lacking(self, serials: np.ndarray) -> int:
+        """Return how many of these the next batch needs."""
+        lacking = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
+        num_uses = np.cumsum(self.ledger.uses_left(serials))
+        num_for_uses = int(np.searchsorted(num_uses, lacking)) + 1 if lacking > 0 else 0
+        return max(num_for_uses, self.reservoir.num_lacking)
 
 
 def as_batch(drawn: Drawn) -> Batch:

@@ -72,9 +72,9 @@ class CosineHead(torch.nn.Module):
     """Cosine similarity of features and classes, over a temperature: no lengths and no bias (arXiv 2206.15369)."""
 
     def __init__(self, num_features: int, num_classes: int, temperature: float) -> None:
-        """Draw directions for the classes."""
+        """Draw vectors for the classes as torch.nn.Linear does, of length 0.58: longer ones would turn more slowly."""
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(num_classes, num_features))
+        self.weight = torch.nn.Parameter(torch.nn.Linear(num_features, num_classes, bias=False).weight.detach())
         self.temperature = temperature
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,18 @@ class TrainingProgress:
     held_out_top1: float | None
     """Accuracy on held-out generated samples at the end of the last epoch, 0..1."""
 
+    num_in_reservoir: int = 0
+    """Images that the first worker's next batch is drawn from."""
+
+    batch_overlap: float = 0.0
+    """Share of a batch of the first worker's whose images were in the one before too, 0..1: mean of the last eight."""
+
+    mean_batch_overlap: float = 0.0
+    """The same of all batches so far."""
+
+    num_window_classes: int = 0
+    """Classes in the first worker's last eight batches."""
+
     @property
     def learning_seconds(self) -> float:
         """How long it learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""

@@ -143,7 +143,32 @@ class Drawn:
     """uint8 [B, H, W, 3]."""
 
 
-def build_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Reservoir":
+MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 4
+"""A reservoir has as many images as so many batches, and so many of each class among all workers' together: then a
+sixteenth of a batch comes in the next one too. Measured by `benchmarks.reservoir`.
+"""
+
+
+def min_images(config: TrainingConfig, image_size: int, num_classes: int) -> int:
+    """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
+
+    By default never more than half of what the run will have at the least, or than there is memory for.
+    """
+    if config.most_uses == 1 or config.reservoir_min_images:
+        return config.reservoir_min_images if config.most_uses > 1 else 0
+    num_drawn = config.batch_size_per_worker - config.num_real_per_batch
+    wanted = max(MIN_BATCHES * num_drawn, -(-MIN_IMAGES_OF_CLASS * num_classes // config.num_workers))
+    num_uses = config.num_steps * config.accumulate_batches * num_drawn
+    return min(wanted, num_uses // config.most_uses // 2, room_for(config, image_size))
+
+
+def room_for(config: TrainingConfig, image_size: int) -> int:
+    """Return how many images a worker has memory for, however badly they compress."""
+    overhead = MAX_FILE_OVERHEAD_BYTES if config.reservoir_format == "png" else 0
+    return config.reservoir_bytes // (image_size**2 * 3 + overhead)
+
+
+def build_reservoir(config: TrainingConfig, image_size: int, num_classes: int, rank: int) -> "Reservoir":
     """Return an empty reservoir for the worker of that rank."""
     uses, image_bytes = Uses(config.least_uses, config.most_uses), image_size**2 * 3
     if uses.most == 1:  # nothing is used again: what has to wait waits in the stream
@@ -152,7 +177,7 @@ def build_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Rese
         store = PixelStore(config.reservoir_bytes, image_size)
     else:
         store = EncodedStore(config.reservoir_bytes, image_size)
-    return Reservoir(store, uses, key=(config.seed, rank, 0))
+    return Reservoir(store, uses, (config.seed, rank, 0), min_images(config, image_size, num_classes))
 
 
 def build_real_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Reservoir":
@@ -171,16 +196,24 @@ def check_reservoir(config: TrainingConfig, image_size: int) -> None:
             f"training.reservoir_bytes is {config.reservoir_bytes}, and {least} images have to fit, as batches are of "
             f"{config.batch_size_per_worker} and training.reuse is {config.reuse}. Give {least_bytes} or more."
         )
+    if config.most_uses > 1 and config.reservoir_min_images > room_for(config, image_size):
+        raise ValueError(
+            f"training.reservoir_min_images is {config.reservoir_min_images}, and training.reservoir_bytes "
+            f"{config.reservoir_bytes} holds {room_for(config, image_size)}. Give fewer, or more memory."
+        )
 
 
 class Reservoir:
     """Images with the uses that each has left; at most one thread may be in it."""
 
-    def __init__(self, store: ImageStore, uses: Uses, key: tuple[int, int, int]) -> None:
-        """Take where images are kept, and a seed, a worker's rank and a domain's number, by which steps draw."""
+    def __init__(self, store: ImageStore, uses: Uses, key: tuple[int, int, int], min_images: int = 0) -> None:
+        """Take where images are kept, a seed, a worker's rank and a domain's number, by which steps draw, and how many
+        images there are to be before a step draws, while more are to come.
+        """
         self.store = store
         self.uses = uses
         self.key = key
+        self.min_images = min_images
         self.free: list[int] = []
         """Places that had an image."""
 
@@ -211,7 +244,12 @@ class Reservoir:
         """Return whether a step may take so many: the images are there, and the rest can be used up later."""
         if is_last:
             return self.num_uses_left >= size
-        return len(self) >= size and self.num_uses_left >= self.uses.needed(size)
+        return len(self) >= size and self.num_uses_left >= self.uses.needed(size) and not self.num_lacking
+
+    @property
+    def num_lacking(self) -> int:
+        """How many more images it is to have before a step draws; none if there is room for no more."""
+        return max(0, min(self.min_images - len(self), self.store.room(len(self))))
 
     def make_room(self, wanted: int) -> tuple[int, np.ndarray]:
         """Return for how many more images there is room, up to `wanted`, and the serials of those that went for it.

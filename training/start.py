@@ -71,7 +71,8 @@ def open_loader(job: FitJob, start: Start) -> MixedLoader:
         num_drawn_before=start.step * config.accumulate_batches,
     )
     share = share_of(config, start, Turns(config.num_samples, job.samples.num_images), worker)
-    reservoir = build_reservoir(config, job.recipe.image_size, worker.rank)
+    num_classes = job.recipe.label_space.num_classes
+    reservoir = build_reservoir(config, job.recipe.image_size, num_classes, worker.rank)
     generated = StreamLoader(open_share(job.samples, share, worker, config), share, reservoir, pace)
     if job.real is None:
         return MixedLoader({"synthetic": generated})

@@ -29,7 +29,8 @@ def test_all_that_is_known_of_a_stretch_is_told():
     pool.batch_sizes = {"a:1": 16, "b:2": 8}
     pool.num_requests = {"a:1": 3, "b:2": 1}
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
-    now = looked(130.0, 4, pool, **training, waiting_seconds=9.0, held_out_waiting_seconds=3.0, judging_seconds=7.0)
+    drawn = {"num_in_reservoir": 96, "batch_overlap": 0.25, "num_window_classes": 9}
+    now = looked(130.0, 4, pool, **training, **drawn, waiting_seconds=9.0, held_out_waiting_seconds=3.0, judging_seconds=7.0)
     assert values(before, now) == {
         "figment_images_generated": 400,
         "figment_images_refused black": 5,
@@ -45,6 +46,9 @@ def test_all_that_is_known_of_a_stretch_is_told():
         "figment_generator_awaited_actors": 0,
         "figment_generator_batch_images": 16,
         "figment_image_uses": 2.0,
+        "figment_reservoir_images": 96,
+        "figment_batch_overlap_fraction": 0.25,
+        "figment_window_classes": 9,
         "figment_model_loads": 3,
         "figment_model_load_seconds": 45.0,
     }

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from training.callbacks import CheckpointFiles, KeepBest, ProgressCallback, SaveCallback, StopEarly
 from training.checkpoint import checkpoint_files, checkpoint_name
+from training.variety import Variety
 
 BATCHES = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
 
@@ -116,7 +117,7 @@ def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_sampl
     clock, told = [1000.0], []
     monkeypatch.setattr("training.callbacks.time.time", lambda: clock[0])
     held_out = SlowToCome(clock)
-    main = SimpleNamespace(num_taken=8, reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=0.0)
+    main = told_loader(waiting_seconds=0.0)
     loader = SimpleNamespace(main=main, waiting_seconds=0.0)
     trainer = told_trainer(ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9))
     trainer.fit(Judged(clock), BATCHES, held_out)
@@ -140,7 +141,7 @@ class WaitsAtStep(Judged):
 
 def test_a_wait_is_told_while_it_lasts():
     told: list[Any] = []
-    main = SimpleNamespace(num_taken=8, reuse=1.0, asked_at=990.0, first_batch_at=995.0, waiting_seconds=7.0)
+    main = told_loader(waiting_seconds=7.0)
     loader, held_out = SimpleNamespace(main=main, waiting_seconds=9.0), SimpleNamespace(waiting_seconds=1.0)
     callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=0.05)
     told_trainer(callback).fit(WaitsAtStep(told), BATCHES, BATCHES)
@@ -152,6 +153,12 @@ def test_a_wait_is_told_while_it_lasts():
     num_told = len(told)
     time.sleep(0.2)
     assert len(told) == num_told  # it is over
+
+
+def told_loader(waiting_seconds: float) -> SimpleNamespace:
+    """What is told of the loader of generated images."""
+    times = {"asked_at": 990.0, "first_batch_at": 995.0, "waiting_seconds": waiting_seconds}
+    return SimpleNamespace(num_taken=8, reuse=1.0, reservoir=[], variety=Variety(), **times)
 
 
 def told_trainer(callback: ProgressCallback) -> lightning.Trainer:

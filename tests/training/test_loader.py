@@ -46,8 +46,10 @@ class CountingShard:
         return Share(all_of_it, np.zeros(0, np.int64), np.zeros(0, np.int32))
 
 
-def loader_of(shard: CountingShard, batch_size: int, uses: Uses, num_places: int = 100, **pace: Any) -> StreamLoader:
-    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, key=(0, 0, 0))
+def loader_of(
+    shard: CountingShard, batch_size: int, uses: Uses, num_places: int = 100, min_images: int = 0, **pace: Any
+) -> StreamLoader:
+    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, (0, 0, 0), min_images)
     return StreamLoader(shard, shard.share, reservoir, Pace(batch_size, **pace))  # pyright: ignore[reportArgumentType]
 
 
@@ -147,6 +149,19 @@ def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may()
     assert loader.reuse > 3  # steps take no time here, so that only its bound ends the use of an image
 
 
+@pytest.mark.parametrize("uses", [Uses(4, 4), Uses(1, 8)])
+def test_batches_are_drawn_from_as_many_images_as_there_are_to_be_until_no_more_come(uses: Uses):
+    loader = loader_of(SleepingShard(20, batch_size=4), 4, uses, num_places=60, min_images=40)
+    seen: list[list[int]] = []
+    for batch in loader:
+        if not seen:
+            assert loader.num_taken >= 40
+        seen.append(batch["serial"].tolist())
+    assert set().union(*seen) == set(range(80))
+    late = max(max(serials) for serials in seen[: len(seen) // 4])
+    assert late >= 30  # not only the first of them
+
+
 class StoppingShard(CountingShard):
     """Hands out one batch, and then nothing until it is told to."""
 
@@ -184,24 +199,26 @@ def test_in_order_batches_are_those_of_the_serials_whatever_the_clock():
     ]
 
 
-def test_in_order_what_is_used_again_depends_on_no_clock():
+@pytest.mark.parametrize("min_images", [0, 24])
+def test_in_order_what_is_used_again_depends_on_no_clock(min_images: int):
     quick, slow = CountingShard(10, batch_size=4), SleepingShard(20, batch_size=2)
-    first = serials_of(loader_of(quick, 4, Uses(3, 3), in_order=True))
-    assert serials_of(loader_of(slow, 4, Uses(3, 3), in_order=True)) == first
+    first = serials_of(loader_of(quick, 4, Uses(3, 3), min_images=min_images, in_order=True))
+    assert serials_of(loader_of(slow, 4, Uses(3, 3), min_images=min_images, in_order=True)) == first
     assert Counter(serial for batch in first for serial in batch) == dict.fromkeys(range(40), 3)
 
 
-def test_a_loader_that_goes_on_draws_what_it_would_have_drawn():
+@pytest.mark.parametrize("min_images", [0, 16])
+def test_a_loader_that_goes_on_draws_what_it_would_have_drawn(min_images: int):
     uses, whole = Uses(3, 3), CountingShard(10, batch_size=4)
-    undisturbed = serials_of(loader_of(whole, 4, uses, in_order=True))
-    loader = loader_of(CountingShard(10, batch_size=4), 4, uses, in_order=True)
+    undisturbed = serials_of(loader_of(whole, 4, uses, min_images=min_images, in_order=True))
+    loader = loader_of(CountingShard(10, batch_size=4), 4, uses, min_images=min_images, in_order=True)
     for _ in range(11):
         loader.commit(next(loader)["serial"].numpy())
     next(loader)  # a step that was not done
     state = loader.state()
     loader.close()
     rest = Share(whole.share.fresh - state.taken, state.begun, state.uses_left)
-    goes_on = Reservoir(PixelStore(1200, 2), uses, key=(0, 0, 0))
+    goes_on = Reservoir(PixelStore(1200, 2), uses, (0, 0, 0), min_images)
     source = CountingShard(10, batch_size=4)
     source.skipped = ~rest.serials.contains(np.arange(40))
     loader = StreamLoader(source, rest, goes_on, Pace(4, 0.0, in_order=True, num_drawn_before=11))  # pyright: ignore

@@ -12,6 +12,24 @@ def test_a_cosine_head_sees_directions_alone():
     torch.testing.assert_close(head(torch.tensor([[0.2, 0.0], [0.0, 70.0]])), expected)
 
 
+def test_a_step_turns_the_classes_of_a_cosine_head_as_far_as_those_of_a_linear_layer():
+    torch.manual_seed(0)
+    features, labels = torch.randn(64, 2048), torch.arange(64) % 8
+    angles = []
+    for head in (CosineHead(2048, 8, temperature=0.1), CosineHead(2048, 8, temperature=0.1)):
+        if angles:  # as torch.randn starts, 78 times as long
+            head.weight = torch.nn.Parameter(torch.nn.functional.normalize(head.weight.detach(), dim=1) * 2048**0.5)
+        before = head.weight.detach().clone()
+        torch.nn.functional.cross_entropy(head(features), labels).backward()
+        torch.optim.SGD(head.parameters(), lr=0.1).step()
+        cosines = torch.nn.functional.cosine_similarity(before, head.weight.detach())
+        angles.append(float(cosines.clamp(-1, 1).arccos().rad2deg().mean()))
+    lengths = CosineHead(2048, 8, temperature=0.1).weight.norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full((8,), 3**-0.5), atol=0.02, rtol=0)  # variance 1 / (3 x 2048) each
+    assert angles[0] > 0.5
+    assert angles[1] < angles[0] / 1000
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm/resnet10t", "vit_tiny_patch16_224"])
 def test_either_head_gives_a_logit_for_each_class(name: str):
     images = torch.zeros(2, 3, 224, 224)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.reservoir import EncodedStore, ImageStore, PixelStore, Reservoir, Uses
+from training.config import TrainingConfig
+from training.reservoir import EncodedStore, ImageStore, PixelStore, Reservoir, Uses, check_reservoir, min_images
 
 SIZE = 8
 IMAGE_BYTES = SIZE**2 * 3
@@ -22,8 +23,8 @@ def add(reservoir: Reservoir, serials: range, uses_left: int) -> None:
     reservoir.add(numbers, numbers % 10, images_of(numbers), np.full(len(serials), uses_left, np.int32))
 
 
-def reservoir_of(num_places: int, uses: Uses, seed: int = 0) -> Reservoir:
-    return Reservoir(PixelStore(num_places * IMAGE_BYTES, SIZE), uses, key=(seed, 0, 0))
+def reservoir_of(num_places: int, uses: Uses, seed: int = 0, min_images: int = 0) -> Reservoir:
+    return Reservoir(PixelStore(num_places * IMAGE_BYTES, SIZE), uses, (seed, 0, 0), min_images)
 
 
 def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.random.Generator) -> list[list[int]]:
@@ -43,10 +44,12 @@ def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.rando
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("reuse", [1, 2, 8])
-def test_every_image_is_used_exactly_as_often_as_asked_and_never_twice_in_a_batch(seed: int, reuse: int):
+@pytest.mark.parametrize(("reuse", "min_images"), [(1, 0), (2, 0), (8, 0), (2, 40), (8, 40), (8, 1000)])
+def test_every_image_is_used_exactly_as_often_as_asked_and_never_twice_in_a_batch(
+    seed: int, reuse: int, min_images: int
+):
     arrivals = np.random.default_rng(seed)
-    steps = use_all(reservoir_of(num_places=60, uses=Uses(reuse, reuse), seed=seed), 120, 6, arrivals)
+    steps = use_all(reservoir_of(60, Uses(reuse, reuse), seed, min_images), 120, 6, arrivals)
     assert len(steps) == 120 * reuse // 6
     assert all(len(set(step)) == 6 for step in steps)
     assert Counter(serial for step in steps for serial in step) == dict.fromkeys(range(120), reuse)
@@ -92,6 +95,46 @@ def test_while_images_are_to_come_no_step_takes_what_would_leave_some_over():
     assert reservoir.can_draw(4, is_last=True)
     add(reservoir, range(5, 6), uses_left=3)
     assert reservoir.can_draw(4, is_last=False)
+
+
+def test_no_step_draws_from_fewer_images_than_there_are_to_be_while_more_come_or_there_is_room():
+    reservoir = reservoir_of(12, Uses(least=1, most=2), min_images=8)
+    add(reservoir, range(7), uses_left=2)
+    assert reservoir.num_lacking == 1
+    assert not reservoir.can_draw(4, is_last=False)
+    assert reservoir.can_draw(4, is_last=True)
+    add(reservoir, range(7, 8), uses_left=2)
+    assert reservoir.can_draw(4, is_last=False)
+    for step in range(3):
+        reservoir.draw(step, 4, is_last=True)
+    assert len(reservoir) < 8  # some were used twice, and are gone
+    assert not reservoir.can_draw(2, is_last=False)
+    full = reservoir_of(6, Uses(1, 2), min_images=8)
+    add(full, range(6), uses_left=2)
+    assert full.can_draw(4, is_last=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 0),  # no image is used again
+        ({"reuse": 8}, 4096),  # 16 batches of 256; of 1.3 million uses 162,500 images
+        ({"reuse": 8, "global_batch_size": 64, "num_workers": 2}, 2000),  # 4 of each of 1,000 classes, in 2 workers
+        ({"reuse": "auto", "max_reuse": 1000}, 649),  # 1,298,944 uses of 1,000 at the most: half of 1,298 images
+        ({"reuse": 8, "reservoir_bytes": 3000 * IMAGE_BYTES}, 3000),
+        ({"reuse": 8, "reservoir_bytes": 3000 * IMAGE_BYTES, "reservoir_format": "png"}, 134),  # of 4,288 bytes
+        ({"reuse": 8, "reservoir_min_images": 1}, 1),
+    ],
+)
+def test_how_many_images_there_are_to_be_follows_from_batch_classes_memory_and_run(settings: dict, expected: int):
+    config = TrainingConfig(num_images=1_300_000, num_epochs=1, **settings)
+    assert min_images(config, SIZE, num_classes=1000) == expected
+
+
+def test_more_images_than_there_is_memory_for_are_refused():
+    config = TrainingConfig(reuse=2, reservoir_min_images=1001, reservoir_bytes=1000 * IMAGE_BYTES, global_batch_size=8)
+    with pytest.raises(ValueError, match=r"reservoir_min_images is 1001, and training\.reservoir_bytes 192000 holds 1000"):
+        check_reservoir(config, SIZE)
 
 
 def test_the_most_used_images_are_replaced_first_but_none_before_its_least_uses():

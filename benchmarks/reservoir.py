@@ -1,0 +1,223 @@
+"""What it costs in accuracy to draw batches from a reservoir: `python -m benchmarks.reservoir [SEED ...]`.
+
+Batches come from the loader of training itself, fed by a tenth of the images that its steps could use once, as slow
+generators do; a classifier then trains on them. Beside it the same images are used equally often in as many steps, in
+turns over all of them, each shuffled. Images are Fashion-MNIST's (Debian's dataset-fashion-mnist), in 40 classes: ten
+garments by four quarter turns. Others of its training images judge; its test images are not touched.
+"""
+
+import dataclasses
+import gzip
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import scipy.stats
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from generation.indices import IndexSet
+from generation.sample import TurnBatch
+from ray_jobs.user_errors import user_errors
+from training.classifier import Classifier
+from training.config import TrainingConfig
+from training.consumption import Share
+from training.loader import Pace, StreamLoader
+from training.reservoir import build_reservoir
+from training.variety import Variety
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+NUM_GARMENTS, NUM_TURNS = 10, 4
+NUM_CLASSES = NUM_GARMENTS * NUM_TURNS
+SIZE = 32
+
+NUM_IMAGES, REUSE, BATCH_SIZE = 1280, 8, 32
+NUM_STEPS = NUM_IMAGES * REUSE // BATCH_SIZE
+STEP_SECONDS = 0.01
+SUPPLY_FRACTION = 0.1
+"""New images a second, as a share of those that steps would use a second if each were used once."""
+
+IMAGES_AT_ONCE = 8
+NUM_JUDGED_OF_CLASS = 50
+SEEDS = (0, 1, 2, 3, 4)
+
+CONFIG = TrainingConfig(
+    architecture="timm/test_resnet",
+    num_images=NUM_IMAGES * REUSE,
+    num_epochs=1,
+    global_batch_size=BATCH_SIZE,
+    base_learning_rate=0.4,
+    augmentation="affine",
+    gpus_per_worker=0,
+    num_held_out=4,
+)
+ARMS: dict[str, dict[str, Any]] = {
+    "reuse 8": {"reuse": REUSE},
+    "reuse 8, drawn as soon as it can be": {"reuse": REUSE, "reservoir_min_images": 1},
+    "auto": {"reuse": "auto"},
+    "auto, drawn as soon as it can be": {"reuse": "auto", "reservoir_min_images": 1},
+}
+
+Steps = list[tuple[np.ndarray, np.ndarray]]
+"""The serials of each batch, int64 [B], and which use of its image each is, from 0, int64 [B]."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Batches that a loader gave."""
+
+    steps: Steps
+    waiting_fraction: float
+    variety: Variety
+
+    @property
+    def num_images(self) -> int:
+        """How many images they have."""
+        return len(np.unique(np.concatenate([serials for serials, _ in self.steps])))
+
+
+class SlowStream:
+    """Stands for the stream: hands out images at a steady rate."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        """Take int64 [N], the label of each serial."""
+        self.labels = labels
+
+    def iter_batches(self, **_: object) -> Iterator[TurnBatch]:
+        """Yield a few images at a time."""
+        seconds = IMAGES_AT_ONCE * STEP_SECONDS / (SUPPLY_FRACTION * BATCH_SIZE)
+        due_at = time.monotonic()
+        for start in range(0, len(self.labels), IMAGES_AT_ONCE):
+            due_at += seconds
+            time.sleep(max(0.0, due_at - time.monotonic()))
+            serials = np.arange(start, min(start + IMAGES_AT_ONCE, len(self.labels)))
+            images = np.zeros((len(serials), 1, 1, 3), np.uint8)
+            yield cast(TurnBatch, {"serial": serials, "label": self.labels[serials], "image": images})
+
+
+def main() -> None:
+    """Measure all arms for each seed, print a table, and end with a status."""
+    with user_errors():
+        seeds = [int(argument) for argument in sys.argv[1:]] or SEEDS
+        images, labels, judged = read_images()
+    torch.set_num_threads(1)
+    results = {name: [measure(seed, arm, images, labels, judged) for seed in seeds] for name, arm in ARMS.items()}
+    table = Table(title=f"top-1 of {len(judged[1]):,} images, in percent, {len(seeds)} seeds; intervals of 95%")
+    for column in ("", "images", "waited", "overlap", "classes in 8", "drawn", "shuffled", "difference"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, runs in results.items():
+        table.add_row(name, *cells(runs))
+    Console(width=130).print(table)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A classifier that trained on a loader's batches, beside one that trained on the same images shuffled."""
+
+    drawn: Drawn
+    top1_drawn: float
+    top1_shuffled: float
+
+
+def measure(seed: int, arm: dict[str, Any], images: np.ndarray, labels: np.ndarray, judged: Any) -> Run:
+    """Return both accuracies, 0..1."""
+    config = dataclasses.replace(CONFIG, seed=seed, **arm)
+    drawn = draw(config, labels)
+    beside = shuffled(seed, np.unique(np.concatenate([serials for serials, _ in drawn.steps])))
+    return Run(drawn, *(accuracy(config, steps, images, labels, judged) for steps in (drawn.steps, beside)))
+
+
+def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
+    """Return the batches of a run whose images come slowly."""
+    labels = labels[: config.num_samples]
+    share = Share(IndexSet.of_ranges([range(len(labels))]), np.zeros(0, np.int64), np.zeros(0, np.int32))
+    reservoir = build_reservoir(config, 1, NUM_CLASSES, 0)
+    loader = StreamLoader(cast(Any, SlowStream(labels)), share, reservoir, Pace(BATCH_SIZE, config.max_waiting_fraction))
+    steps: Steps = []
+    for _ in range(config.num_steps):
+        batch = next(loader)
+        steps.append((batch["serial"].numpy(), batch["use"].numpy()))
+        time.sleep(STEP_SECONDS)
+    seconds = time.time() - cast(float, loader.first_batch_at)
+    loader.close()
+    return Drawn(steps, loader.waiting_seconds / seconds, loader.variety)
+
+
+def shuffled(seed: int, serials: np.ndarray) -> Steps:
+    """Return as many batches of the same images, in turns over all of them."""
+    random = np.random.default_rng(seed)
+    num_turns = -(-NUM_STEPS * BATCH_SIZE // len(serials))
+    order = np.concatenate([random.permutation(serials) for _ in range(num_turns)])
+    uses = np.repeat(np.arange(num_turns), len(serials))
+    starts = range(0, NUM_STEPS * BATCH_SIZE, BATCH_SIZE)
+    return [(order[start : start + BATCH_SIZE], uses[start : start + BATCH_SIZE]) for start in starts]
+
+
+def accuracy(config: TrainingConfig, steps: Steps, images: np.ndarray, labels: np.ndarray, judged: Any) -> float:
+    """Return the top-1 accuracy, 0..1, of a classifier that trained on these batches."""
+    torch.manual_seed(config.seed)
+    classifier = Classifier(config, NUM_CLASSES, SIZE).train()
+    optimisation = cast(Any, classifier.configure_optimizers())
+    optimiser, schedule = optimisation["optimizer"], optimisation["lr_scheduler"]["scheduler"]
+    for serials, uses in steps:
+        batch = {"image": images[serials], "label": labels[serials], "serial": serials, "use": uses}
+        tensors = {name: torch.from_numpy(column) for name, column in batch.items()}
+        optimiser.zero_grad()
+        classifier.training_step(tensors | {"is_real": torch.zeros(len(serials), dtype=torch.bool)}, 0).backward()
+        optimiser.step()
+        schedule.step()
+    classifier.eval()
+    with torch.inference_mode():
+        chosen = [classifier(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(judged[0], 8)]
+    return float((np.concatenate(chosen) == judged[1]).mean())
+
+
+def read_images() -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return images to train on, uint8 [N, 32, 32, 3], their labels, int64 [N], and both of those that judge."""
+    if not FASHION.is_dir():
+        raise ValueError(f"'{FASHION}' is not there. Install Debian's package dataset-fashion-mnist.")
+    pixels = np.frombuffer(gzip.open(FASHION / "train-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
+    garments = np.frombuffer(gzip.open(FASHION / "train-labels-idx1-ubyte.gz").read(), np.uint8, offset=8)
+    random = np.random.default_rng(0)
+    places = [random.permutation(np.flatnonzero(garments == garment)) for garment in range(NUM_GARMENTS)]
+    num_of_class = NUM_IMAGES * REUSE // NUM_CLASSES
+    order = [random.permutation(NUM_CLASSES) for _ in range(num_of_class + NUM_JUDGED_OF_CLASS)]
+    images, labels = turned(pixels.reshape(-1, 28, 28), places, order)
+    num_trained = num_of_class * NUM_CLASSES
+    return images[:num_trained], labels[:num_trained], (images[num_trained:], labels[num_trained:])
+
+
+def turned(pixels: np.ndarray, places: Sequence[np.ndarray], order: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
+    """Return an image of each class in each part of `order`, no photograph twice, and their labels."""
+    labels = np.concatenate(order).astype(np.int64)
+    images = np.zeros((len(labels), SIZE, SIZE, 3), np.uint8)
+    for i, label in enumerate(labels.tolist()):
+        garment, turn = divmod(label, NUM_TURNS)
+        image = pixels[places[garment][i // NUM_CLASSES * NUM_TURNS + turn]]
+        images[i, 2:-2, 2:-2] = np.rot90(image, turn)[..., None]
+    return images, labels
+
+
+def cells(runs: Sequence[Run]) -> list[str]:
+    """Return a row of the table."""
+    drawn, beside = (np.array([getattr(run, name) for run in runs]) * 100 for name in ("top1_drawn", "top1_shuffled"))
+    differences = drawn - beside
+    half = scipy.stats.t.ppf(0.975, len(runs) - 1) * scipy.stats.sem(differences) if len(runs) > 1 else float("nan")
+    return [
+        f"{np.mean([run.drawn.num_images for run in runs]):,.0f}",
+        f"{np.mean([run.drawn.waiting_fraction for run in runs]):.1%}",
+        f"{np.mean([run.drawn.variety.mean_overlap for run in runs]):.1%}",
+        f"{np.mean([run.drawn.variety.num_classes for run in runs]):.0f}",
+        f"{drawn.mean():.1f}",
+        f"{beside.mean():.1f}",
+        f"{differences.mean():+.2f} ± {half:.2f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()
