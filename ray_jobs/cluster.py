@@ -37,7 +37,8 @@ LOCAL_STARTUP_CONCURRENCY = "8"
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one.
 
-    From here on the process ends in order at SIGTERM, as `ray_jobs.termination` says: its actors must not outlive it.
+    From here on the process ends in order at SIGTERM or Ctrl-C, as `ray_jobs.termination` says: its actors must
+    not outlive it.
     """
     if ray.is_initialized():
         return
@@ -63,7 +64,7 @@ def join(address: str) -> None:
 def start_local() -> None:
     """Start a Ray of this process's own, which only this machine can reach and which ends with the process.
 
-    SIGTERM is handled as `connect` says. ValueError if there is no room for it, or it does not come up.
+    Signals are handled as `connect` says. ValueError if there is no room for it, or it does not come up.
     """
     check_session_folder()
     bind_to_loopback()
@@ -85,7 +86,7 @@ def _init(address: str, include_dashboard: bool | None = None) -> None:
         ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
     except SystemExit as ended:
         if ended.code == signal.SIGTERM:  # by the handler that Ray sets in place of ours
-            TERMINATION.begin()
+            TERMINATION.begin(signal.SIGTERM)
         raise
     TERMINATION.handle(head=ray.get_runtime_context().gcs_address)
 
