@@ -7,9 +7,10 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
-from ray._private import auto_init_hook, ray_constants
+from ray._private import auto_init_hook, ray_constants, worker
 from ray._private.label_utils import validate_label_selector
 from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util import placement_group, remove_placement_group
@@ -82,6 +83,7 @@ def start_local() -> None:
 def _init(address: str, include_dashboard: bool | None = None) -> None:
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # else `uv run` starts each worker by uv again, and hangs
     auto_init_hook.enable_auto_connect = False  # a call after the end would start another Ray, on the same GPUs
+    drop_messages_of_the_end()
     try:
         ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
     except SystemExit as ended:
@@ -89,6 +91,20 @@ def _init(address: str, include_dashboard: bool | None = None) -> None:
             TERMINATION.begin(signal.SIGTERM)
         raise
     TERMINATION.handle(head=ray.get_runtime_context().gcs_address)
+
+
+def drop_messages_of_the_end() -> None:
+    """Let Ray show nothing once this job's end has begun.
+
+    A signal to the process group ends Ray's autoscaler too, which sends each driver the trace of its end.
+    """
+    show = worker.print_to_stdstream
+
+    def show_before_the_end(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not TERMINATION.has_begun:
+            show(data, ignore_prefix)
+
+    worker.print_to_stdstream = show_before_the_end
 
 
 def _use_own_token() -> None:

@@ -11,6 +11,7 @@ import pytest
 import ray
 import ray.data
 import ray.train
+from ray._private import worker
 from ray._private.state import actors
 from ray.train.torch import TorchTrainer
 
@@ -23,13 +24,33 @@ from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.stream import stream_samples
 from ray_jobs import cluster
-from ray_jobs.cluster import check_placement, connect, generation_demand, room_kept, training_demand
+from ray_jobs.cluster import (
+    check_placement,
+    connect,
+    drop_messages_of_the_end,
+    generation_demand,
+    room_kept,
+    training_demand,
+)
 from ray_jobs.placement import Demand
 from ray_jobs.source import start_pool
+from ray_jobs.termination import TERMINATION
 from tests.support.nodes import joined_node
 from tests.support.processes import command_of
 from training.config import TrainingConfig
 from training.fit import worker_group
+
+
+@pytest.mark.parametrize(("has_begun", "shown"), [(False, ["The autoscaler failed"]), (True, [])])
+def test_what_ray_says_once_a_jobs_end_has_begun_is_not_shown(
+    has_begun: bool, shown: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    told = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: told.extend(data["lines"]))
+    monkeypatch.setattr(TERMINATION, "has_begun", has_begun)
+    drop_messages_of_the_end()
+    worker.print_to_stdstream({"lines": ["The autoscaler failed"]}, ignore_prefix=False)
+    assert told == shown
 
 
 def connections_of(process: psutil.Process) -> list[Any]:
