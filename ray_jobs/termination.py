@@ -4,6 +4,7 @@ A signal to the whole process group or control group ends a local Ray too. Its d
 a minute, and be aborted by Ray: the end of such a job does not wait for Ray.
 """
 
+import atexit
 import os
 import signal
 import socket
@@ -64,6 +65,7 @@ class Termination:
             self._waker.setblocking(False)
             signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=self._watch, args=(woken,), daemon=True).start()
+            atexit.register(self._exit_with_status)  # before Ray's own, so that it comes after it
 
     def begin(self, number: signal.Signals) -> NoReturn:
         """Say what is kept, and end by SystemExit, for which the work's own clean-up has limited time."""
@@ -71,6 +73,13 @@ class Termination:
             signal.signal(each, signal.SIG_IGN)  # `timeout` sends one to the process and one to its group
         self._announce(number)
         sys.exit(self.status)
+
+    def _exit_with_status(self) -> None:
+        """Exit with the signal's status: a call of Ray's that a signal ends makes another SystemExit of it, with 1."""
+        if self.has_begun:
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                sys.stdout.flush()
+            os._exit(self.status)
 
     def _watch(self, woken: socket.socket) -> None:
         """See a signal also while the main thread waits in a call of Ray's, where Python runs no handler."""

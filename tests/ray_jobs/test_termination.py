@@ -22,6 +22,10 @@ with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
             ctypes.CDLL(None).system(b"echo at work; exec sleep 60 >&- 2>&-")
         print("at work", flush=True)
         threading.Event().wait()
+    except SystemExit:
+        if "other" in sys.argv:
+            sys.exit(1)
+        raise
     finally:
         print("cleaning up", flush=True)
         if "stuck" in sys.argv:
@@ -98,6 +102,13 @@ def test_a_main_thread_that_waits_in_a_call_of_rays_is_ended_too(gone: str):
         process.terminate()
         assert process.communicate(timeout=60) == ("", "terminated. The checkpoints stay.\n")
     assert process.returncode == 143
+
+
+def test_the_status_is_the_signals_also_where_a_call_of_rays_has_put_its_own_in_its_place(head: str):
+    with job(head, "60", "other") as process:
+        process.send_signal(signal.SIGINT)
+        process.communicate("go on\n", timeout=60)
+    assert process.returncode == 130
 
 
 def test_ctrl_c_while_a_command_imports_is_told_in_one_line():
