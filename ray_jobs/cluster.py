@@ -35,6 +35,10 @@ LOCAL_STARTUP_CONCURRENCY = "8"
 """Processes that a local Ray may start at once; on two cores it would warn that a job has more actors than it likes."""
 
 
+TELL_TRACES = ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions")
+"""Ray Data's loggers that print the error of a task with its trace."""
+
+
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one.
 
@@ -44,11 +48,20 @@ def connect() -> None:
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in TELL_TRACES:
+        logging.getLogger(name).addFilter(hide_error)
     address = running_address()
     if address and answers(address):
         join(head_address(address))
     else:
         start_local()
+
+
+def hide_error(record: logging.LogRecord) -> bool:
+    """Keep an error of Ray Data's off the console: the job tells it itself. Ray Data's log file has it."""
+    if record.levelno >= logging.ERROR:
+        record.hide = True  # Ray Data's console handler goes by it
+    return True
 
 
 def join(address: str) -> None:

@@ -22,6 +22,9 @@ KNOWN_AT_WORK = (GenerationFailedError, StorageError, EvaluationError)
 
 USER_ERROR_STATUS = 2
 
+RAY_DATA_ADDS = "\nFailed to apply UDF transform after"
+"""What Ray Data adds to the message of a task's error begins so."""
+
 TRACE_IS_IN = "The whole trace is in"
 
 
@@ -55,7 +58,7 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
             if TERMINATION.has_begun:  # what was cut short raises errors of its own
                 sys.exit(TERMINATION.status)
             if found := _known(error):
-                _end(str(found))
+                _end(str(found).partition(RAY_DATA_ADDS)[0])
             if found := _of_a_disk(error):
                 _end(f"{_place_and_remedy(found)} {TERMINATION.kept}")
             if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ import psutil
 import pytest
 import ray
 import ray.data
+import ray.data.exceptions
 import ray.train
 from ray._private import worker
 from ray._private.state import actors
+from ray.data._internal.execution import streaming_executor_state
+from ray.data._internal.logging import HiddenRecordFilter
 from ray.train.torch import TorchTrainer
 
 from evaluation.config import EvaluationConfig
@@ -25,10 +29,12 @@ from generation.recipe import Recipe
 from generation.stream import stream_samples
 from ray_jobs import cluster
 from ray_jobs.cluster import (
+    TELL_TRACES,
     check_placement,
     connect,
     drop_messages_of_the_end,
     generation_demand,
+    hide_error,
     room_kept,
     training_demand,
 )
@@ -51,6 +57,18 @@ def test_what_ray_says_once_a_jobs_end_has_begun_is_not_shown(
     drop_messages_of_the_end()
     worker.print_to_stdstream({"lines": ["The autoscaler failed"]}, ignore_prefix=False)
     assert told == shown
+
+
+def test_ray_data_prints_warnings_and_no_errors():
+    names = [streaming_executor_state.logger.name, ray.data.exceptions.logger.name]
+    records = [
+        logging.makeLogRecord({"name": name, "levelno": level})
+        for name in names
+        for level in (logging.WARNING, logging.ERROR)
+    ]
+    assert tuple(names) == TELL_TRACES
+    assert all(hide_error(record) for record in records)
+    assert [HiddenRecordFilter().filter(record) for record in records] == [True, False, True, False]
 
 
 def connections_of(process: psutil.Process) -> list[Any]:

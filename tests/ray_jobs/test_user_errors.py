@@ -30,6 +30,13 @@ def test_ray_trains_ctrl_c_in_a_part_of_the_work_says_what_the_whole_keeps(monke
     assert ended.value.code == "SIGINT: The shards stay."
 
 
+def test_what_ray_data_adds_to_a_message_is_not_told(capsys: pytest.CaptureFixture[str]):
+    added = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, ..."
+    with pytest.raises(SystemExit), errors_at_work():
+        raise StorageError(f"'a.tar' cannot be written. Make room.\n{added}")
+    assert capsys.readouterr().err == "error: 'a.tar' cannot be written. Make room.\n"
+
+
 def test_an_error_that_nobody_foresaw_keeps_its_trace_in_the_runs_folder_and_says_so_last(tmp_path: Path):
     with pytest.raises(ZeroDivisionError) as raised, user_errors(), errors_at_work("It goes on.", tmp_path):
         raise ZeroDivisionError("nothing")
