@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from queue import Empty
 
 from ray.exceptions import RayError
@@ -35,10 +36,10 @@ LONGEST_BLIND_SECONDS = 60.0
 class ProgressLine:
     """One line on a terminal, rewritten at each look; elsewhere printed now and then, and at each epoch's end."""
 
-    def __init__(self, console: Console, live: Live, config: TrainingConfig) -> None:
-        """Take where to show the line."""
-        self.console = console
-        self.live = live
+    def __init__(self, config: TrainingConfig) -> None:
+        """Take the settings of the run that the line shows."""
+        self.console = Console(markup=False, emoji=False)
+        self.live = Live(console=self.console, refresh_per_second=2, transient=True)
         self.config = config
         self._printed_at = 0.0
         self._epoch = 0
@@ -46,12 +47,18 @@ class ProgressLine:
     def look(self, progress: RunProgress) -> None:
         """Show how the run goes."""
         line = progress_line(progress, self.config)
+        self.live.start()
         self.live.update(line)
         epoch = progress.training.epoch if progress.training else 0
         is_due = not self.console.is_terminal and time.monotonic() - self._printed_at >= PLAIN_LINE_SECONDS
         if epoch != self._epoch or is_due:
             self._printed_at, self._epoch = time.monotonic(), epoch
             self.console.print(line, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the line off the terminal, if there is still one."""
+        with suppress(Exception, SystemExit):
+            self.live.stop()
 
 
 class ProgressDisplay:
@@ -69,8 +76,8 @@ class ProgressDisplay:
         it never ends the run.
         """
         self.source = source
-        self.config = config
-        self.watchers = list(watchers)
+        self.line = ProgressLine(config)
+        self.watchers = [self.line.look, *watchers]
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_driver()})
         counts = source.counts()
         self._latest = RunProgress(time.monotonic(), None, 0, 0.0, 0, counts, 0, 0.0)
@@ -87,7 +94,6 @@ class ProgressDisplay:
         self._num_made_before = counts.num_images_made
         self._generating_since: float | None = None
         self._closing = threading.Event()
-        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "ProgressDisplay":
@@ -102,8 +108,6 @@ class ProgressDisplay:
         if error_type is None:
             self._thread.join(LONGEST_BLIND_SECONDS)
             self.queue.shutdown(grace_period_s=1)
-            if self._error is not None:
-                raise self._error
 
     def last(self) -> RunProgress:
         """Return the last progress; RuntimeError if training said nothing."""
@@ -112,15 +116,7 @@ class ProgressDisplay:
         return dataclasses.replace(self._latest, training=self._training)
 
     def _watch(self) -> None:
-        try:
-            self._show()
-        except Exception as error:
-            self._error = error
-
-    def _show(self) -> None:
-        console = Console(markup=False, emoji=False)
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
-            self.watchers.insert(0, ProgressLine(console, live, self.config).look)
+        with closing(self.line):
             while not self._closing.is_set() or not self.queue.empty():
                 self._hear()
                 if self._look():
@@ -130,7 +126,7 @@ class ProgressDisplay:
         for watch in list(self.watchers):
             try:
                 watch(self._latest)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # rich exits where nobody reads what it prints
                 self.watchers.remove(watch)
                 logger.warning("%s failed and is switched off; the run goes on. %s", _name_of(watch), keep_trace(error))
 

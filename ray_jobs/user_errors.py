@@ -66,7 +66,7 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
             raise
 
 
-def keep_trace(error: Exception, folder: Path | None = None) -> str:
+def keep_trace(error: BaseException, folder: Path | None = None) -> str:
     """Write an error's trace to a new file, and return a sentence that names the file."""
     try:
         if folder is None or not folder.is_dir():

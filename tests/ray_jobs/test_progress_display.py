@@ -1,8 +1,10 @@
 """A run's display, while the pool cannot be seen and while a watcher fails."""
 
+import errno
+import io
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from ray.serve.exceptions import RayServeException
@@ -29,6 +31,13 @@ class FlakyPool(NoPool):
         if self.is_hidden:
             raise RayServeException("the controller is starting anew")
         return super().counts()
+
+
+class HungUp(io.StringIO):
+    """A terminal whose other end is gone."""
+
+    def write(self, _: str) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
 
 
 def said(**training: Any) -> Any:
@@ -62,12 +71,13 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_display_nor_the
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_watcher_that_fails_is_left_out_and_ends_nothing(caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("error", [UnicodeEncodeError("ascii", "größe", 2, 4, "ordinal not in range"), SystemExit(1)])
+def test_a_watcher_that_fails_is_left_out_and_ends_nothing(error: BaseException, caplog: pytest.LogCaptureFixture):
     num_looks, seen = Counter[str](), list[RunProgress]()
 
     def fail(_: RunProgress) -> None:
         num_looks["fail"] += 1
-        raise UnicodeEncodeError("ascii", "größe", 2, 4, "ordinal not in range")
+        raise error
 
     watch: Callable[[RunProgress], None] = seen.append
     with ProgressDisplay(NoPool(JobConfig()), TrainingConfig(), fail, watch) as display:
@@ -77,3 +87,14 @@ def test_a_watcher_that_fails_is_left_out_and_ends_nothing(caplog: pytest.LogCap
     assert cast(TrainingProgress, display.last().training).num_trained == 128
     assert num_looks["fail"] == 1
     assert "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptureFixture):
+    with ProgressDisplay(NoPool(JobConfig()), TrainingConfig()) as display:
+        display.line.console.file = HungUp()
+        display.queue.put(said(num_trained=64))
+        wait_until(lambda: "ProgressLine failed and is switched off; the run goes on." in caplog.text)
+        display.queue.put(said(num_trained=128))
+    assert cast(TrainingProgress, display.last().training).num_trained == 128
