@@ -112,6 +112,8 @@ def label_space_from_value(value: dict[str, Any]) -> LabelSpace:
 
 
 def _own_space(name: str, entries: list[ClassEntry]) -> LabelSpace:
+    if not isinstance(name, str):
+        raise ValueError(f"recipe.label_space has the name {name!r}; give a text.")
     kinds = get_type_hints(ClassEntry)
     for entry in entries:
         for field in dataclasses.fields(ClassEntry):
