@@ -59,6 +59,8 @@ class Termination:
         if threading.current_thread() is not threading.main_thread() or self.has_begun:
             return
         for number in WORDS:
+            if signal.getsignal(number) == signal.SIG_IGN:  # a script's job in the background: Ctrl-C is not for it
+                continue
             signal.signal(number, lambda number, _: self.begin(signal.Signals(number)))
         if self._waker is None:
             woken, self._waker = socket.socketpair()

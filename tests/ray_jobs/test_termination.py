@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 JOB = """
-import ctypes, sys, threading
+import ctypes, signal, sys, threading
+signal.signal(signal.SIGINT, signal.SIG_IGN if "background" in sys.argv else signal.default_int_handler)
 from ray_jobs import termination
 from ray_jobs.termination import TERMINATION
 termination.LONGEST_END_SECONDS, termination.END_WITHOUT_RAY_SECONDS = 60.0, float(sys.argv[2])
@@ -112,6 +113,20 @@ def test_the_status_is_the_signals_also_where_a_call_of_rays_has_put_its_own_in_
 
 
 def test_ctrl_c_while_a_command_imports_is_told_in_one_line():
-    job = "import sys; sys.argv = ['-m']; import ray_jobs, signal; signal.raise_signal(signal.SIGINT); print('went on')"
+    job = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = ['-m']; "
+        "import ray_jobs; signal.raise_signal(signal.SIGINT); print('went on')"
+    )
     ended = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted.\n")
+
+
+def test_ctrl_c_does_not_end_what_a_script_started_in_the_background(head: str):
+    with job(head, "60", "background") as process:
+        process.send_signal(signal.SIGINT)
+        process.terminate()
+        assert process.communicate("go on\n", timeout=60) == (
+            "cleaning up\nclean\n",
+            "terminated. The checkpoints stay.\n",
+        )
+    assert process.returncode == 143
