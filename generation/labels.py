@@ -112,6 +112,8 @@ def label_space_from_value(value: dict[str, Any]) -> LabelSpace:
 
 
 def _own_space(name: str, entries: list[ClassEntry]) -> LabelSpace:
+    if not isinstance(name, str):
+        raise ValueError(f"recipe.label_space has the name {name!r}; give a text.")
     kinds = get_type_hints(ClassEntry)
     for entry in entries:
         for field in dataclasses.fields(ClassEntry):
@@ -140,9 +142,11 @@ def load_label_space(name: str) -> LabelSpace:
 def folded(name: str) -> str:
     """Return what names have in common that differ in case, in spaces or `_` for them, or in how letters are encoded.
 
-    macOS writes `ö` into folders' names as two characters.
+    macOS writes `ö` into folders' names as two characters. Characters without a width, such as the mark at the
+    beginning of a spreadsheet's CSV, are left out.
     """
-    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").casefold().split())
+    seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.replace("_", " ").casefold().split())
 
 
 def check_no_class_twice(space: LabelSpace) -> None:

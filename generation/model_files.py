@@ -23,8 +23,10 @@ import yaml
 
 PROJECT_ROOT = Path(__file__).parent.parent
 
-MODEL_FILES = (".json", ".txt", ".safetensors")
-"""Endings of the files that decide what a model does."""
+MODEL_FILES = (".json", ".txt", ".safetensors", ".model", ".jinja")
+"""Endings of the files that decide what a model does: `.model` is a vocabulary of SentencePiece's, `.jinja` the form of
+a chat that some text encoders read prompts in.
+"""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 """Endings of weights that may run code when they are loaded."""

@@ -225,7 +225,9 @@ def recipe_from_value(value: dict[str, Any]) -> Recipe:
     """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     needed = {field.name for field in dataclasses.fields(Recipe) if field.default is dataclasses.MISSING}
-    if not isinstance(value, dict) or not needed <= value.keys() <= names:
+    if not isinstance(value, dict):
+        raise ValueError(f"The recipe is {str(value)[:100]}, which has no fields. Plan again.")
+    if not needed <= value.keys() <= names:
         wrong = sorted((set(value) - names) | (needed - set(value)))
         raise ValueError(
             f"The recipe lacks or has too many fields ({', '.join(wrong)}): another version of Figment wrote it. Use "
@@ -259,7 +261,8 @@ def check_values(recipe: Recipe) -> None:
         and not (len(weights) == num_classes and min(weights) >= 0 and 0 < sum(weights) < math.inf),
         "class_backgrounds": not {label for label, _ in recipe.class_backgrounds} <= set(range(num_classes)),
         "backgrounds": "background" in fields and not all(recipe.backgrounds_by_label),
-        "captions": "caption" in fields and not (len(recipe.captions) == num_classes and all(recipe.captions)),
+        "captions": bool("caption" in fields or recipe.captions)
+        and not (len(recipe.captions) == num_classes and all(recipe.captions)),
     }
     if wrong := [name for name, is_wrong in faults.items() if is_wrong]:
         shown = str(getattr(recipe, wrong[0]))[:100]
@@ -292,7 +295,7 @@ def read_recipe_value(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
         value, sha256 = content["recipe"], content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"'{path}' is no recipe file: {error}. Write one with python -m ray_jobs.plan.") from error
     found = hashlib.sha256(canonical_json(value).encode()).hexdigest()
     if found != sha256:

@@ -168,7 +168,7 @@ class GenerationService:
     def _described(self) -> str:
         """Return what Serve says of the pool."""
         try:
-            return _messages(self._status())
+            return _messages(self._status()).rstrip(".")
         except ControllerSilentError as error:
             return str(error).rstrip(".")
 

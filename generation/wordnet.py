@@ -138,9 +138,9 @@ def open_wordnet() -> Iterator[WordNet]:
             root, place = _find(Path(scratch))
             _check_whole(root, place)
             yield WordNet(_reader(root))
-        except ValueError:
-            raise
         except Exception as error:  # NLTK ends with errors of any kind where files are damaged
+            if isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError):
+                raise
             raise ValueError(f"{place} cannot be read ({type(error).__name__}: {error}). {REMEDY}.") from error
         finally:
             nltk.data.path.remove(scratch)
@@ -201,4 +201,7 @@ def _completed(source: Path, scratch: Path) -> Any:
 def _reader(root: Any) -> WordNetCorpusReader:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The multilingual functions")
-        return WordNetCorpusReader(root, omw_reader=None)
+        try:
+            return WordNetCorpusReader(root, omw_reader=None)
+        except ValueError as error:  # NLTK's own, of a line that it cannot take apart
+            raise RuntimeError(str(error)) from error

@@ -7,9 +7,10 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
-from ray._private import auto_init_hook, ray_constants
+from ray._private import auto_init_hook, ray_constants, worker
 from ray._private.label_utils import validate_label_selector
 from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util import placement_group, remove_placement_group
@@ -34,19 +35,33 @@ LOCAL_STARTUP_CONCURRENCY = "8"
 """Processes that a local Ray may start at once; on two cores it would warn that a job has more actors than it likes."""
 
 
+TELL_TRACES = ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions")
+"""Ray Data's loggers that print the error of a task with its trace."""
+
+
 def connect() -> None:
     """Connect this process to the running Ray cluster, or start a local one.
 
-    From here on the process ends in order at SIGTERM, as `ray_jobs.termination` says: its actors must not outlive it.
+    From here on the process ends in order at SIGTERM or Ctrl-C, as `ray_jobs.termination` says: its actors must
+    not outlive it.
     """
     if ray.is_initialized():
         return
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in TELL_TRACES:
+        logging.getLogger(name).addFilter(hide_error)
     address = running_address()
     if address and answers(address):
         join(head_address(address))
     else:
         start_local()
+
+
+def hide_error(record: logging.LogRecord) -> bool:
+    """Keep an error of Ray Data's off the console: the job tells it itself. Ray Data's log file has it."""
+    if record.levelno >= logging.ERROR:
+        record.hide = True  # Ray Data's console handler goes by it
+    return True
 
 
 def join(address: str) -> None:
@@ -63,7 +78,7 @@ def join(address: str) -> None:
 def start_local() -> None:
     """Start a Ray of this process's own, which only this machine can reach and which ends with the process.
 
-    SIGTERM is handled as `connect` says. ValueError if there is no room for it, or it does not come up.
+    Signals are handled as `connect` says. ValueError if there is no room for it, or it does not come up.
     """
     check_session_folder()
     bind_to_loopback()
@@ -81,13 +96,28 @@ def start_local() -> None:
 def _init(address: str, include_dashboard: bool | None = None) -> None:
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # else `uv run` starts each worker by uv again, and hangs
     auto_init_hook.enable_auto_connect = False  # a call after the end would start another Ray, on the same GPUs
+    drop_messages_of_the_end()
     try:
         ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
     except SystemExit as ended:
         if ended.code == signal.SIGTERM:  # by the handler that Ray sets in place of ours
-            TERMINATION.begin()
+            TERMINATION.begin(signal.SIGTERM)
         raise
     TERMINATION.handle(head=ray.get_runtime_context().gcs_address)
+
+
+def drop_messages_of_the_end() -> None:
+    """Let Ray show nothing once this job's end has begun.
+
+    A signal to the process group ends Ray's autoscaler too, which sends each driver the trace of its end.
+    """
+    show = worker.print_to_stdstream
+
+    def show_before_the_end(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not TERMINATION.has_begun:
+            show(data, ignore_prefix)
+
+    worker.print_to_stdstream = show_before_the_end
 
 
 def _use_own_token() -> None:

@@ -260,9 +260,11 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
     content = str(content)  # a tag such as !!int makes a number
     if prefix.startswith("recipe.") and "${" in content:
         raise ValueError(f"{name} is '{content}', and a recipe is published with its images. Write the value itself.")
-    if schema in (int, float):
-        return checked_number(content, schema, name)
-    return int(content) if schema == int | str and content.isdecimal() else content
+    if content == "???":  # OmegaConf's sign that a setting is missing
+        raise ValueError(f"{name} is '???'. Give a value, or leave it out.")
+    if schema == int | str and content.isdecimal():
+        return int(checked_number(content, int, name))
+    return checked_number(content, schema, name) if schema in (int, float) else content
 
 
 def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def card_text(sets: Sequence[ShardSet], there: Sequence[int]) -> str:
     licence = licence_of(recipe.model, recipe.revision) if recipe.model else "none: there is no model"
     labels, num_refused, num_left_out = counts(shards, there)
     rows = "\n".join(
-        f"| {label} | {markdown_text(entry.class_name)} | {entry.wnid} | {markdown_text(entry.definition)} | "
-        f"{labels[label]:,} |"
+        f"| {label} | {markdown_text(entry.class_name)} | {markdown_text(entry.wnid)} | "
+        f"{markdown_text(entry.definition)} | {labels[label]:,} |"
         for label, entry in enumerate(recipe.label_space.classes)
     )
     held_out = f", and {sets[1].num_images:,} more in held_out/ that are not for training" if len(sets) > 1 else ""

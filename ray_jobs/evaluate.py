@@ -62,7 +62,7 @@ def check_asked(config: EvaluationConfig) -> None:
 
 def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
     """Return the images that the settings name; relative paths are those of `resolve_input`."""
-    paths = {name: str(resolve_input(path)) for name, path in config.paths.items()}
+    paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
     return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
 
 

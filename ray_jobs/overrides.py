@@ -95,9 +95,15 @@ def _unquoted(text: str) -> str:
 
 
 def checked_number(text: str, kind: type, name: str) -> str:
-    """Return a number's text; ValueError where YAML and Python would read it as different numbers."""
+    """Return a number's text; ValueError for what is no number, or another one to YAML than to Python."""
     if re.fullmatch(r"[-+]?0[0-9_]+", text):
         raise ValueError(f"{name} is {text}, which YAML reads as octal. Write it without the leading zero.")
-    if kind is float and re.fullmatch(r"[-+]?[0-9.]+[eE][-+]?[0-9]+", text) and math.isinf(float(text)):
+    if "${" in text:  # another setting's, which OmegaConf looks up
+        return text
+    try:
+        number = kind(text)
+    except ValueError as error:
+        raise ValueError(f"{name} is '{text}'; give a {'whole ' if kind is int else ''}number.") from error
+    if math.isinf(number) and "inf" not in text.lower():
         raise ValueError(f"{name} is {text}, more than a float holds.")
     return text

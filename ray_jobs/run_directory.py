@@ -27,11 +27,13 @@ LOCK = "lock"
 """The file in a run's folder that its job has locked; without a job it means nothing."""
 
 
-def resolve(path: str) -> Path:
+def resolve(path: str, remedy: str = REMEDY) -> Path:
     """Return the absolute path; a submitted job's relative ones are under the home folder.
 
     A job submitted with `--working-dir` runs in a temporary copy that Ray deletes.
     """
+    if not path:
+        raise ValueError(f"An empty text names no folder. {remedy}")
     if "://" in path:
         raise ValueError(
             f"'{path}' is no path: give a folder, on storage that all nodes share where there are several."
@@ -39,7 +41,7 @@ def resolve(path: str) -> Path:
     try:
         return ((Path.home() if in_package() else Path.cwd()) / Path(path).expanduser()).resolve()
     except RuntimeError as error:
-        raise ValueError(f"'{path}' is no path: {error}. {REMEDY}") from error
+        raise ValueError(f"'{path}' is no path: {error}. {remedy}") from error
 
 
 def resolve_input(path: str) -> Path:
@@ -48,7 +50,7 @@ def resolve_input(path: str) -> Path:
     What is nowhere is named as `resolve` would.
     """
     found = find_local(path)
-    return Path(os.path.abspath(found)) if found else resolve(path)
+    return Path(os.path.abspath(found)) if found else resolve(path, "Give another one.")
 
 
 def resolve_place(path: str) -> str:

@@ -1,5 +1,6 @@
 """How a job ends early: one clear line where the user can do something, else a trace and a file that keeps it."""
 
+import signal
 import sys
 import tempfile
 import traceback
@@ -13,15 +14,16 @@ from generation.files import FORBIDDEN, FULL
 from generation.generator import GenerationFailedError
 from generation.storage import StorageError
 from ray_jobs.run_directory import new_path
-from ray_jobs.termination import TERMINATED_STATUS, TERMINATION
+from ray_jobs.termination import TERMINATION
 from ray_jobs.uploads import not_uploaded
 
 KNOWN_AT_WORK = (GenerationFailedError, StorageError, EvaluationError)
 """What tells a user what to do, wherever it happens."""
 
 USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS = 130
-"""As shells have it: 128 and the number of SIGINT."""
+
+RAY_DATA_ADDS = "\nFailed to apply UDF transform after"
+"""What Ray Data adds to the message of a task's error begins so."""
 
 TRACE_IS_IN = "The whole trace is in"
 
@@ -51,12 +53,12 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
         try:
             yield
         except KeyboardInterrupt:
-            _end_interrupted(TERMINATION.kept)
+            TERMINATION.begin(signal.SIGINT)
         except Exception as error:
             if TERMINATION.has_begun:  # what was cut short raises errors of its own
-                sys.exit(TERMINATED_STATUS)
+                sys.exit(TERMINATION.status)
             if found := _known(error):
-                _end(str(found))
+                _end(str(found).partition(RAY_DATA_ADDS)[0])
             if found := _of_a_disk(error):
                 _end(f"{_place_and_remedy(found)} {TERMINATION.kept}")
             if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):
@@ -116,11 +118,6 @@ def _place_and_remedy(error: BaseException) -> str:
     if error.errno in FULL:
         return f"{place} cannot be written: {error.strerror}. Make room."
     return f"{place} cannot be used: {error.strerror}. Give another place, or this account the right to it."
-
-
-def _end_interrupted(kept: str) -> NoReturn:
-    print(f"interrupted. {kept}".rstrip(), file=sys.stderr, flush=True)
-    sys.exit(INTERRUPTED_STATUS)
 
 
 def _end(message: str) -> NoReturn:

@@ -184,6 +184,17 @@ def test_a_damaged_wordnet_or_one_of_another_version_is_one_line(
         read_class_file(written(tmp_path / "mine.yaml", "- crane\n- heron\n"))
 
 
+@pytest.mark.parametrize("lexnames", [b"\xc3\x28", b"xx\tnoun.Tops\t1\n"])
+def test_what_nltk_cannot_take_apart_is_one_line_that_names_wordnet(lexnames: bytes, tmp_path: Path, monkeypatch):
+    folder = tmp_path / "corpora" / "wordnet"
+    folder.parent.mkdir()
+    nouns(folder, monkeypatch, LICENCE % "3.0", data=ENTITY % 59, num_lines=1)
+    (folder / "lexnames").write_bytes(lexnames)
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    with pytest.raises(ValueError, match=rf"^WordNet in '{folder}' cannot be read \(.*Install it"):
+        read_class_file(written(tmp_path / "mine.yaml", "- crane\n- heron\n"))
+
+
 def test_a_damaged_download_of_wordnet_is_one_line(tmp_path: Path, monkeypatch):
     (tmp_path / "corpora").mkdir()
     (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"cut short")

@@ -102,3 +102,6 @@ def test_a_class_is_found_however_its_letters_are_encoded():
 def test_names_that_differ_in_underscores_alone_are_one_class():
     with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl', which differ in case, spaces"):
         check_no_class_twice(LabelSpace("mine", (ClassEntry("snowy owl"), ClassEntry("snowy_owl"))))
+    for owl in ("\ufeffowl", "o\u200bwl"):  # the mark of a file's beginning, a space without width
+        with pytest.raises(ValueError, match="letters are encoded alone"):
+            check_no_class_twice(LabelSpace("mine", (ClassEntry(owl), ClassEntry("owl"))))

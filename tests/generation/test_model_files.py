@@ -44,6 +44,16 @@ def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path)
     assert files_sha256(tmp_path) != before
 
 
+@pytest.mark.parametrize("file", ["tokenizer/spiece.model", "tokenizer/chat_template.jinja", "tokenizer/merges.txt"])
+def test_a_folders_revision_follows_what_its_tokenizer_reads(tmp_path: Path, file: str):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / file).write_bytes(b"1")
+    before = files_sha256(tmp_path)
+    (tmp_path / file).write_bytes(b"2")
+    assert files_sha256(tmp_path) != before
+
+
 def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no/such/model.*no such file or folder.*Check"):
         resolve_revision(MODEL, "no/such/model", "")

@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,11 +125,17 @@ def test_a_recipe_edited_by_hand_is_refused(painted: Recipe, tmp_path: Path):
         read_recipe(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "recipe: {}"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "recipe: {}", "[" * 100_000])
 def test_a_file_that_is_no_recipe_is_named(text: str, tmp_path: Path):
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(ValueError, match=r"recipe\.json' is no recipe file"):
         read_recipe(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize("value", [[1, "seed"], "seed", None])
+def test_a_recipe_that_is_no_mapping_is_refused(value: Any):
+    with pytest.raises(ValueError, match=r"The recipe is .*, which has no fields"):
+        recipe_from_value(value)
 
 
 def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
@@ -154,11 +161,13 @@ def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
         ("templates", ["{name}"], "whose field {name} is not known"),
         ("templates", ["{class_name} {caption}"], "which does not fit the rest"),
         ("templates", ["{class_name} {background}"], "name some in recipe.backgrounds"),
+        ("captions", [["x"]], "recipe.captions is (('x',),), which does not fit the rest"),
         ("class_weights", [1.0], "recipe.class_weights is (1.0,), which does not fit the rest"),
         ("class_weights", [0.0] * 10, "which does not fit the rest"),
         ("loras", [["x", "y"]], "recipe.loras is [['x', 'y']], which no recipe has"),
         ("model", "x/y", "recipe.model is x/y, which does not fit the rest"),
         ("label_space", {"name": "mine", "classes": [{"class_name": "a"}]}, "recipe.label_space is no list of classes"),
+        ("label_space", {"name": 3, "classes": []}, "recipe.label_space has the name 3"),
         ("label_space", ["digits"], "recipe.label_space is no list of classes"),
     ],
 )

@@ -38,7 +38,7 @@ class SeenPool(GenerationService):
             status="UPDATING",  # pyright: ignore[reportArgumentType]
             status_trigger="UNSPECIFIED",  # pyright: ignore[reportArgumentType]
             replica_states={"RUNNING": self.running, "STARTING": self.starting},  # pyright: ignore[reportArgumentType]
-            message="it fell over",
+            message="it fell over.",
         )
         return ApplicationStatusOverview(
             status=ApplicationStatus.DEPLOY_FAILED if self.is_failed else ApplicationStatus.DEPLOYING,
@@ -74,3 +74,8 @@ def test_a_pool_of_which_no_actor_is_up_nor_comes_to_be_is_given_up_with_the_rea
 )
 def test_a_pool_that_may_still_make_images_is_not_given_up(seen: SeenPool):
     seen.raise_if_failed()
+
+
+def test_what_serve_says_of_a_pool_that_is_late_ends_its_sentence_once():
+    with pytest.raises(GenerationFailedError, match=r"was up after 0 s: it fell over\. Has the cluster"):
+        SeenPool(starting=1).wait_until_running(1, timeout_seconds=0)

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,12 @@ import psutil
 import pytest
 import ray
 import ray.data
+import ray.data.exceptions
 import ray.train
+from ray._private import worker
 from ray._private.state import actors
+from ray.data._internal.execution import streaming_executor_state
+from ray.data._internal.logging import HiddenRecordFilter
 from ray.train.torch import TorchTrainer
 
 from evaluation.config import EvaluationConfig
@@ -23,13 +28,47 @@ from generation.indices import Wanted
 from generation.recipe import Recipe
 from generation.stream import stream_samples
 from ray_jobs import cluster
-from ray_jobs.cluster import check_placement, connect, generation_demand, room_kept, training_demand
+from ray_jobs.cluster import (
+    TELL_TRACES,
+    check_placement,
+    connect,
+    drop_messages_of_the_end,
+    generation_demand,
+    hide_error,
+    room_kept,
+    training_demand,
+)
 from ray_jobs.placement import Demand
 from ray_jobs.source import start_pool
+from ray_jobs.termination import TERMINATION
 from tests.support.nodes import joined_node
 from tests.support.processes import command_of
 from training.config import TrainingConfig
 from training.fit import worker_group
+
+
+@pytest.mark.parametrize(("has_begun", "shown"), [(False, ["The autoscaler failed"]), (True, [])])
+def test_what_ray_says_once_a_jobs_end_has_begun_is_not_shown(
+    has_begun: bool, shown: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    told = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: told.extend(data["lines"]))
+    monkeypatch.setattr(TERMINATION, "has_begun", has_begun)
+    drop_messages_of_the_end()
+    worker.print_to_stdstream({"lines": ["The autoscaler failed"]}, ignore_prefix=False)
+    assert told == shown
+
+
+def test_ray_data_prints_warnings_and_no_errors():
+    names = [streaming_executor_state.logger.name, ray.data.exceptions.logger.name]
+    records = [
+        logging.makeLogRecord({"name": name, "levelno": level})
+        for name in names
+        for level in (logging.WARNING, logging.ERROR)
+    ]
+    assert tuple(names) == TELL_TRACES
+    assert all(hide_error(record) for record in records)
+    assert [HiddenRecordFilter().filter(record) for record in records] == [True, False, True, False]
 
 
 def connections_of(process: psutil.Process) -> list[Any]:

@@ -23,7 +23,7 @@ HOSTILE = ["a|b", "$x$", "<script>x</script>", "`tick`", r"back\|slash", "*bold*
 
 
 def recipe_of_names(painted: Recipe, *names: str) -> Recipe:
-    classes = tuple(ClassEntry(name, lemmas=(name,), definition=f"is {name}") for name in names)
+    classes = tuple(ClassEntry(name, wnid=name, lemmas=(name,), definition=f"is {name}") for name in names)
     return dataclasses.replace(painted, label_space=LabelSpace("hostile", classes), templates=("{lemmas} `a`\n| b",))
 
 
@@ -44,7 +44,7 @@ def test_hostile_names_stay_cells_of_the_cards_table(painted: Recipe, tmp_path: 
     rows = [row.split("</td>") for row in html.split("<tbody>")[-1].split("<tr>")[1:]]
     shown = [[unescape(cell.replace("<td>", "").strip()) for cell in row] for row in rows]
     names = [" ".join(name.split()) for name in HOSTILE]
-    assert [row[:4] for row in shown] == [[str(i), name, "", f"is {name}"] for i, name in enumerate(names)]
+    assert [row[:4] for row in shown] == [[str(i), name, name, f"is {name}"] for i, name in enumerate(names)]
     assert "<td>a | b</td>" in html
     assert "<li><code>{lemmas} `a` | b</code></li>" in html
     assert r"\$x\$" in card  # GitHub and the Hugging Face hub set formulas

@@ -24,6 +24,8 @@ REFUSED = [
     (train, ["training.deterministic=true", "generation.batch_sizes={{L4: 8}}"], "Give generation.batch_size alone"),
     (train, [*DIGITS, "training.deterministic=true", "generation.batch_size=0"], "Give generation.batch_size alone"),
     (train, ["checkpoint=run/checkpoint.ckpt"], "checkpoint is 'run/checkpoint.ckpt', which training does not read"),
+    (train, ["output="], "An empty text names no folder. Give another folder: output="),
+    (train, ["evaluation.sets=[mine]", "evaluation.paths.mine="], "Add evaluation.paths.mine=FOLDER"),
     (train, ["output={taken}"], "already holds files"),
     (train, ["output=/proc/figment"], "cannot be written"),
     (train, ["output={taken}", "resume=true"], "holds no run to go on with"),

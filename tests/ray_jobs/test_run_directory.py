@@ -261,3 +261,6 @@ def test_what_was_uploaded_with_a_job_is_read_there_and_all_else_under_home(tmp_
     assert resolve_input("~/other") == tmp_path / "home" / "other"
     with pytest.raises(ValueError, match=r"'s3://b/photos' is no path"):
         resolve_input("s3://b/photos")
+    (package / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=r"'.*loop' is no path: Symlink loop .*\. Give another one\.$"):
+        resolve_input(str(package / "loop"))

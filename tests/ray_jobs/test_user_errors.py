@@ -3,35 +3,38 @@
 import errno
 import os
 import pickle
+import signal
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from ray.exceptions import OutOfDiskError, RayTaskError
 
 from generation.storage import StorageError
-from ray_jobs.termination import TERMINATION
+from ray_jobs.termination import TERMINATION, Termination
 from ray_jobs.user_errors import errors_at_work, user_errors
 
 
-def test_ctrl_c_at_work_ends_in_one_line_with_what_is_kept(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended, errors_at_work("The shards stay."):
+class ToldAtOnce(Termination):
+    """Ends by what would be told, without touching this process's signals."""
+
+    def begin(self, number: signal.Signals) -> NoReturn:
+        raise SystemExit(f"{number.name}: {self.kept}")
+
+
+def test_ray_trains_ctrl_c_in_a_part_of_the_work_says_what_the_whole_keeps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ray_jobs.user_errors.TERMINATION", ToldAtOnce())
+    with pytest.raises(SystemExit) as ended, errors_at_work("The shards stay."), errors_at_work():
         raise KeyboardInterrupt
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted. The shards stay.\n"
+    assert ended.value.code == "SIGINT: The shards stay."
 
 
-def test_ctrl_c_before_the_work_ends_in_one_line(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended, user_errors():
-        raise KeyboardInterrupt
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted.\n"
-
-
-def test_ctrl_c_in_a_part_of_the_work_says_what_the_whole_keeps(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit), errors_at_work("The shards stay."), user_errors():
-        raise KeyboardInterrupt
-    assert capsys.readouterr().err == "interrupted. The shards stay.\n"
+def test_what_ray_data_adds_to_a_message_is_not_told(capsys: pytest.CaptureFixture[str]):
+    added = "Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, ..."
+    with pytest.raises(SystemExit), errors_at_work():
+        raise StorageError(f"'a.tar' cannot be written. Make room.\n{added}")
+    assert capsys.readouterr().err == "error: 'a.tar' cannot be written. Make room.\n"
 
 
 def test_an_error_that_nobody_foresaw_keeps_its_trace_in_the_runs_folder_and_says_so_last(tmp_path: Path):
@@ -57,6 +60,7 @@ def test_what_fails_because_of_a_sigterm_adds_nothing_to_its_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(TERMINATION, "has_begun", True)
+    monkeypatch.setattr(TERMINATION, "status", 143)
     with pytest.raises(SystemExit) as ended, user_errors():
         raise error
     assert ended.value.code == 143
