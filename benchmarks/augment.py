@@ -142,7 +142,7 @@ def each_operation(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]
     drawn = draw_crops(kind, draws(0, numbers, numbers, DRAWS_PER_CROP), *images.shape[2:])
     return {
         "crop and flip": {
-            "ours": lambda: operations.resample(images_nhwc, numbers, drawn, kind.size),
+            "ours": lambda: operations.resample(images_nhwc, numbers, drawn, kind.size, "bicubic"),
             "torchvision": partial(one_by_one, images_nhwc, [CropKind(kind.size, kind.areas)], "after the crop"),
         },
         "brightness": operation(kind.size, operations.adjust_brightness, functional.adjust_brightness, 1.2),

@@ -137,7 +137,9 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
     labels = labels[: config.num_samples]
     share = Share(IndexSet.of_ranges([range(len(labels))]), np.zeros(0, np.int64), np.zeros(0, np.int32))
     reservoir = build_reservoir(config, 1, NUM_CLASSES, 0)
-    loader = StreamLoader(cast(Any, SlowStream(labels)), share, reservoir, Pace(BATCH_SIZE, config.max_waiting_fraction))
+    loader = StreamLoader(
+        cast(Any, SlowStream(labels)), share, reservoir, Pace(BATCH_SIZE, config.max_waiting_fraction)
+    )
     steps: Steps = []
     for _ in range(config.num_steps):
         batch = next(loader)

@@ -5,13 +5,26 @@ state.
 """
 
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 
 from training.config import TrainingConfig
 from training.crops import DRAWS_PER_CROP, CropDraws, CropKind, between, concatenated, draw_crops
-from training.operations import adjust_brightness, affine, blur, change, grey, jitter, on, resample, solarize, to_float
+from training.operations import (
+    Interpolation,
+    adjust_brightness,
+    affine,
+    blur,
+    change,
+    grey,
+    jitter,
+    on,
+    resample,
+    solarize,
+    to_float,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -22,6 +35,16 @@ CPU_CHUNK_BYTES = 2**23
 
 GPU_CHUNK_BYTES = 2**28
 """Images of the crops worked on at once on a GPU, as floats."""
+
+
+Scale = tuple[float, float]
+
+SCALES: dict[str, tuple[Scale, Scale]] = {
+    "crop_flip": ((0.08, 1.0), (0.08, 1.0)),  # torchvision's RandomResizedCrop; there are no local ones
+    "multi_crop": ((0.25, 1.0), (0.05, 0.25)),  # t-ReX's (arXiv 2206.15369)
+    "multi_crop_two_global": ((0.4, 1.0), (0.05, 0.4)),  # DINO's (arXiv 2104.14294)
+}
+"""Shares of an image's area where the settings name none."""
 
 
 class Augmentation(torch.nn.Module):
@@ -73,10 +96,11 @@ class Affine(Augmentation):
 class RandomCrops(Augmentation):
     """Random resized crops and their colours: the plain recipe of ImageNet, or DINO's multi-crop (arXiv 2104.14294)."""
 
-    def __init__(self, kinds: tuple[CropKind, ...]) -> None:
-        """Take a kind for each crop; crops of one size become one tensor."""
+    def __init__(self, kinds: tuple[CropKind, ...], mode: Interpolation = "bicubic") -> None:
+        """Take a kind for each crop, and how pixels are interpolated; crops of one size become one tensor."""
         super().__init__()
         self.kinds = kinds
+        self.mode: Interpolation = mode
         self.num_crops = len(kinds)
         self.num_draws = len(kinds) * DRAWS_PER_CROP
 
@@ -87,7 +111,7 @@ class RandomCrops(Augmentation):
         for place, kind in enumerate(self.kinds):
             own = draws[:, place * DRAWS_PER_CROP : (place + 1) * DRAWS_PER_CROP]
             by_size.setdefault(kind.size, []).append(draw_crops(kind, own, height, width))
-        return [make_crops(images_nhwc, concatenated(drawn), size) for size, drawn in by_size.items()]
+        return [make_crops(images_nhwc, concatenated(drawn), size, self.mode) for size, drawn in by_size.items()]
 
 
 class Normalize(torch.nn.Module):
@@ -118,20 +142,27 @@ def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
         return NoAugmentation()
     if config.augmentation == "affine":
         return Affine()
+    scale, local_scale = scales_of(config)
     size = config.crop_size or image_size
     if config.augmentation == "crop_flip":
-        return RandomCrops((CropKind(size, (0.08, 1.0)),))
+        return RandomCrops((CropKind(size, scale),), "bilinear")
     coloured = partial(CropKind, jitter_fraction=0.8, grey_fraction=0.2)
-    local = coloured(config.local_crop_size, (0.05, 0.25), blur_fraction=0.5)
+    local = coloured(config.local_crop_size, local_scale, blur_fraction=0.5)
     blurs_and_solarizes = ((0.2, 0.2),) if config.augmentation == "multi_crop" else ((1.0, 0.0), (0.1, 0.2))
     global_crops = tuple(
-        coloured(size, (0.25, 1.0), blur_fraction=blur_fraction, solarize_fraction=solarize_fraction)
+        coloured(size, scale, blur_fraction=blur_fraction, solarize_fraction=solarize_fraction)
         for blur_fraction, solarize_fraction in blurs_and_solarizes
     )
     return RandomCrops(global_crops + (local,) * config.num_local_crops)
 
 
-def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int) -> torch.Tensor:
+def scales_of(config: TrainingConfig) -> tuple[Scale, Scale]:
+    """Return smallest and largest share of an image's area of its (global) crops, and of its local ones."""
+    scale, local_scale = SCALES[config.augmentation]
+    return cast(Scale, config.crop_scale) or scale, cast(Scale, config.local_crop_scale) or local_scale
+
+
+def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int, mode: Interpolation) -> torch.Tensor:
     """Return `[M, 3, size, size]`; crop m is of image `m % N`. Equal orders of jitter are done together."""
     crops = torch.empty(len(drawn.order), 3, size, size, device=images_nhwc.device)
     rows = np.argsort(drawn.order, kind="stable")
@@ -139,7 +170,7 @@ def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int) -> torch.
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
         own = drawn[chunk]
-        made = resample(images_nhwc, chunk % len(images_nhwc), own, size)
+        made = resample(images_nhwc, chunk % len(images_nhwc), own, size, mode)
         jitter(made, own)
         change(made, own.grey, grey)
         change(made, own.sigma > 0, partial(blur, sigma=on(made.device, own.sigma[own.sigma > 0])))

@@ -69,10 +69,10 @@ def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingCo
     """
     found = differences(recipe_of(checkpoint).to_value(), recipe.to_value())
     different = {f"recipe.{name}": values for name, values in found.items()}
-    saved = checkpoint["classifier"]["config"]
+    saved = dataclasses.asdict(TrainingConfig()) | checkpoint["classifier"]["config"]  # which may lack new settings
     for name, value in dataclasses.asdict(config).items():
-        if name not in MAY_CHANGE and saved.get(name) != value:
-            different[f"training.{name}"] = (saved.get(name), value)
+        if name not in MAY_CHANGE and saved[name] != value:
+            different[f"training.{name}"] = (saved[name], value)
     before = checkpoint["run"]["sets"]
     for name in before.keys() | sets.keys():
         if before.get(name) != sets.get(name):

@@ -32,6 +32,10 @@ MAY_CHANGE = (
 """Settings that may be others when a run goes on: they say where and how, not what is learnt."""
 
 
+SMALLEST_CROP = 7
+"""Pixels: a blur reaches six on each side."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a classifier is trained on a stream of samples."""
@@ -122,12 +126,22 @@ class TrainingConfig:
     """Each step keeps this share of the averaged weights, which are those that are judged and kept; 0 averages none."""
 
     augmentation: Literal["none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global"] = "crop_flip"
-    """`multi_crop` is the paper's, one global crop and local ones; `multi_crop_two_global` DINO's (arXiv 2104.14294);
-    `crop_flip` as usual for ImageNet; `affine` small shifts, scales and turns, for digits, which do not flip.
+    """`multi_crop` is t-ReX's (arXiv 2206.15369), one global crop and local ones; `multi_crop_two_global` DINO's
+    (arXiv 2104.14294); `crop_flip` as usual for ImageNet; `affine` small shifts, scales and turns, for digits, which
+    do not flip.
     """
 
     crop_size: int = 0
     """Height and width of a (global) crop, in pixels; 0 is the image's own."""
+
+    crop_scale: tuple[float, ...] = ()
+    """Smallest and largest share of the image's area that a (global) crop has, above 0 and up to 1; empty is what the
+    augmentation's source has: 0.08 and 1 with `crop_flip`, 0.25 and 1 with `multi_crop`, 0.4 and 1 with
+    `multi_crop_two_global`.
+    """
+
+    local_crop_scale: tuple[float, ...] = ()
+    """The same of a local crop: empty is 0.05 and 0.25 with `multi_crop`, 0.05 and 0.4 with `multi_crop_two_global`."""
 
     num_local_crops: int = 8
     """With `multi_crop` and `multi_crop_two_global`; a step's loss is the mean over all crops."""
@@ -236,9 +250,22 @@ class TrainingConfig:
             raise ValueError(f"training.warmup_fraction is {self.warmup_fraction}; give a share from 0 to below 1.")
         if unknown := set(self.loggers) - {"wandb", "mlflow"}:
             raise ValueError(f"training.loggers has {', '.join(sorted(unknown))}. Choose among wandb and mlflow.")
+        self._check_crops()
         self._check_reuse()
         self._check_batches()
         self._check_real()
+
+    def _check_crops(self) -> None:
+        for name in ("crop_size", "local_crop_size"):
+            if 0 < getattr(self, name) < SMALLEST_CROP:
+                raise ValueError(f"training.{name} is {getattr(self, name)}; give {SMALLEST_CROP} or more pixels.")
+        for name in ("crop_scale", "local_crop_scale"):
+            scale = getattr(self, name)
+            if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+                raise ValueError(
+                    f"training.{name} is {list(scale)}; give the smallest and the largest share of an image's area, "
+                    "such as [0.25, 1.0]."
+                )
 
     def _check_reuse(self) -> None:
         is_number = isinstance(self.reuse, int) and not isinstance(self.reuse, bool)

@@ -7,12 +7,15 @@ Each operation means what torchvision.transforms.v2.functional means by it on fl
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from training.crops import JITTER_ORDERS, CropDraws
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 """torchvision's, after ITU-R BT.601."""
@@ -26,50 +29,71 @@ def to_float(images_nhwc: torch.Tensor) -> torch.Tensor:
     return images_nhwc.permute(0, 3, 1, 2).float() / 255
 
 
-def resample(images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int) -> torch.Tensor:
-    """Return boxes of the images of those numbers, `[M, 3, size, size]`, bicubic with antialias, some mirrored."""
+def resample(
+    images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int, mode: Interpolation
+) -> torch.Tensor:
+    """Return boxes of the images of those numbers, `[M, 3, size, size]`, with antialias, some mirrored."""
     by_device = interpolate if images_nhwc.device.type == "cpu" else multiply
-    return by_device(images_nhwc, numbers, drawn, size)
+    return by_device(images_nhwc, numbers, drawn, size, mode)
 
 
-def interpolate(images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int) -> torch.Tensor:
+def interpolate(
+    images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int, mode: Interpolation
+) -> torch.Tensor:
     """Resample one by one in 8 bits, rounded and cut off after each axis as PIL does: torch's fast way on a CPU."""
     boxes = (
         images_nhwc[number, top : top + height, left : left + width].permute(2, 0, 1)[None]
         for number, (top, left, height, width) in zip(numbers.tolist(), drawn.boxes.tolist(), strict=True)
     )
-    resized = [functional.interpolate(box, size=(size, size), mode="bicubic", antialias=True) for box in boxes]
+    resized = [functional.interpolate(box, size=(size, size), mode=mode, antialias=True) for box in boxes]
     crops = torch.empty(len(resized), 3, size, size).copy_(torch.cat(resized)).div_(255)
     change(crops, drawn.flipped, partial(torch.flip, dims=(3,)))
     return crops
 
 
-def multiply(images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int) -> torch.Tensor:
+def multiply(
+    images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int, mode: Interpolation
+) -> torch.Tensor:
     """Resample all at once on floats, as two products of matrices."""
     device = images_nhwc.device
     images = to_float(images_nhwc[on(device, numbers)])
     top, left, height, width = on(device, drawn.boxes.astype(np.float32)).unbind(1)
-    rows = resampling_matrices(top, height, size, images.shape[2])
-    columns = resampling_matrices(left, width, size, images.shape[3])
+    rows = resampling_matrices(top, height, size, images.shape[2], mode)
+    columns = resampling_matrices(left, width, size, images.shape[3], mode)
     columns = torch.where(on(device, drawn.flipped).view(-1, 1, 1), columns.flip(1), columns)
     return (rows[:, None] @ images @ columns.mT[:, None]).clamp_(0, 1)
 
 
-def resampling_matrices(starts: torch.Tensor, lengths: torch.Tensor, size: int, num_pixels: int) -> torch.Tensor:
+def resampling_matrices(
+    starts: torch.Tensor, lengths: torch.Tensor, size: int, num_pixels: int, mode: Interpolation
+) -> torch.Tensor:
     """Return `[M, size, num_pixels]`: what each pixel of a line gives to each of `size` pixels made of a part of it.
 
-    Weights are torch's antialiased bicubic ones: Keys' cubic with a = -0.5, stretched when the part shrinks, cut off
-    at the part's ends and brought to a sum of 1.
+    Weights are torch's antialiased ones, a triangle or Keys' cubic with a = -0.5, stretched when the part shrinks, cut
+    off at the part's ends and brought to a sum of 1.
     """
     starts, lengths = starts.view(-1, 1, 1), lengths.view(-1, 1, 1)
     step = lengths / size
     centres = (torch.arange(size, device=starts.device) + 0.5).view(1, -1, 1) * step
     pixels = torch.arange(num_pixels, device=starts.device) + 0.5 - starts
     distance = ((pixels - centres) / step.clamp(min=1)).abs()
+    weights = KERNELS[mode](distance) * ((pixels > 0) & (pixels < lengths))
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def triangle(distance: torch.Tensor) -> torch.Tensor:
+    """Return what a pixel at that distance of 0 or more weighs in bilinear interpolation."""
+    return (1 - distance).clamp_(min=0)
+
+
+def cubic(distance: torch.Tensor) -> torch.Tensor:
+    """Return the same in bicubic interpolation."""
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    weights = torch.where(distance < 1, near, far) * ((distance < 2) & (pixels > 0) & (pixels < lengths))
-    return weights / weights.sum(dim=2, keepdim=True)
+    return torch.where(distance < 1, near, far) * (distance < 2)
+
+
+KERNELS: dict[Interpolation, Callable[[torch.Tensor], torch.Tensor]] = {"bilinear": triangle, "bicubic": cubic}
 
 
 def adjust_brightness(crops: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Pixels against torchvision's functions image by image; what is drawn against its distributions."""
 
-from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,8 +28,8 @@ GLOBAL = CropKind(32, (0.25, 1.0), jitter_fraction=0.8, grey_fraction=0.2, blur_
 
 def augmentation(name: str) -> Augmentation:
     """32 px from 48 px, with 3 local crops of 16 px."""
-    config = SimpleNamespace(augmentation=name, crop_size=32, num_local_crops=3, local_crop_size=16)
-    return build_augmentation(cast(TrainingConfig, config), 48)
+    config = TrainingConfig(augmentation=cast(Any, name), crop_size=32, num_local_crops=3, local_crop_size=16)
+    return build_augmentation(config, 48)
 
 
 def photos(count: int, height: int = 48, width: int = 48) -> torch.Tensor:
@@ -101,8 +100,8 @@ def test_an_image_gives_so_many_crops_of_such_sizes(name: str, num_crops: int, s
 
 
 def test_without_a_crop_size_crops_are_as_large_as_images():
-    config = SimpleNamespace(augmentation="crop_flip", crop_size=0, num_local_crops=3, local_crop_size=16)
-    augmented = build_augmentation(cast(TrainingConfig, config), 48)
+    config = TrainingConfig(augmentation="crop_flip", num_local_crops=3, local_crop_size=16)
+    augmented = build_augmentation(config, 48)
     assert augmented(photos(1), some_draws(1, augmented))[0].shape == (1, 3, 48, 48)
 
 
@@ -243,19 +242,25 @@ BOXES = [[0, 0, 40, 60], [3, 11, 31, 25], [17, 5, 9, 12], [20, 30, 20, 30], [39,
 FLIPPED = [False, True, False, True, True]
 
 
-def test_boxes_are_resampled_on_a_cpu_exactly_as_torchvision_does_in_8_bits():
+MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_boxes_are_resampled_on_a_cpu_exactly_as_torchvision_does_in_8_bits(mode: operations.Interpolation):
     images, drawn = photos(5, 40, 60), drawn_boxes(BOXES, FLIPPED)
-    resampled = operations.interpolate(images, np.arange(5), drawn, 24)
+    resampled = operations.interpolate(images, np.arange(5), drawn, 24, mode)
     for image, box, flipped, own in zip(images.permute(0, 3, 1, 2), BOXES, FLIPPED, resampled, strict=True):
-        expected = reference.resized_crop(image, *box, size=[24, 24], interpolation=BICUBIC, antialias=True)
+        expected = reference.resized_crop(image, *box, size=[24, 24], interpolation=MODES[mode], antialias=True)
         assert torch.equal((own * 255).round().byte(), expected.flip(2) if flipped else expected)
 
 
-def test_boxes_are_resampled_by_matrices_as_torchvision_does_on_floats():
+@pytest.mark.parametrize("mode", MODES)
+def test_boxes_are_resampled_by_matrices_as_torchvision_does_on_floats(mode: operations.Interpolation):
     images, drawn = photos(5, 40, 60), drawn_boxes(BOXES, FLIPPED)
-    resampled = operations.multiply(images, np.arange(5), drawn, 24)
+    resampled = operations.multiply(images, np.arange(5), drawn, 24, mode)
     for image, box, flipped, own in zip(to_float(images), BOXES, FLIPPED, resampled, strict=True):
-        expected = reference.resized_crop(image, *box, size=[24, 24], interpolation=BICUBIC, antialias=True).clamp(0, 1)
+        crop = reference.resized_crop(image, *box, size=[24, 24], interpolation=MODES[mode], antialias=True)
+        expected = crop.clamp(0, 1)
         torch.testing.assert_close(own, expected.flip(2) if flipped else expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
@@ -263,7 +268,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
     soft = photos(8) // 2 + 64  # between 64 and 191: 8 bits cut off what shoots beyond black or white after each pass
     drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
     by_interpolation, by_matrices = (
-        way(soft, np.arange(32) % 8, drawn, 32) for way in (operations.interpolate, operations.multiply)
+        way(soft, np.arange(32) % 8, drawn, 32, "bicubic") for way in (operations.interpolate, operations.multiply)
     )
     torch.testing.assert_close(by_interpolation, by_matrices, rtol=0, atol=TWO_ROUNDINGS)
 
@@ -271,7 +276,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
 def test_both_ways_to_resample_differ_little_beside_black_and_white():
     drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
     by_interpolation, by_matrices = (
-        way(photos(8), np.arange(32) % 8, drawn, 32) for way in (operations.interpolate, operations.multiply)
+        way(photos(8), np.arange(32) % 8, drawn, 32, "bicubic") for way in (operations.interpolate, operations.multiply)
     )
     difference = (by_interpolation - by_matrices).abs()
     assert (difference > TWO_ROUNDINGS).float().mean() < 0.01
@@ -298,7 +303,9 @@ def test_a_batch_is_what_torchvisions_functions_make_one_by_one_in_the_drawn_ord
     drawn = draw_crops(GLOBAL, numbers(200), 48, 48)
     expected = [chain(images[row % 50].permute(2, 0, 1), drawn, row, 32) for row in range(200)]
     assert set(drawn.order) == set(range(len(JITTER_ORDERS)))
-    torch.testing.assert_close(make_crops(images, drawn, 32), torch.stack(expected), rtol=0, atol=FLOAT_TOLERANCE)
+    torch.testing.assert_close(
+        make_crops(images, drawn, 32, "bicubic"), torch.stack(expected), rtol=0, atol=FLOAT_TOLERANCE
+    )
 
 
 def draws_of(**places: float) -> np.ndarray:
@@ -408,6 +415,19 @@ def test_strengths_are_uniform_between_the_papers_bounds():
     assert shares.max() <= 1 + 1e-6
     np.testing.assert_allclose(shares.mean(axis=0), 0.5, atol=0.02)  # four deviations are 0.018
     np.testing.assert_allclose((shares < 0.25).mean(axis=0), 0.25, atol=0.03)
+
+
+def test_shares_of_the_area_are_those_of_each_augmentations_source_or_of_the_settings():
+    assert [kind.areas for kind in kinds_of("multi_crop")[:2]] == [(0.25, 1.0), (0.05, 0.25)]  # t-ReX
+    assert [kind.areas for kind in kinds_of("multi_crop_two_global")[1:3]] == [(0.4, 1.0), (0.05, 0.4)]  # DINO
+    config = TrainingConfig(augmentation="multi_crop", crop_scale=(0.3, 0.9), local_crop_scale=(0.1, 0.3))
+    given = cast(RandomCrops, build_augmentation(config, 48))
+    assert [kind.areas for kind in given.kinds[:2]] == [(0.3, 0.9), (0.1, 0.3)]
+
+
+def test_the_plain_recipe_is_torchvisions():
+    assert cast(RandomCrops, augmentation("crop_flip")).mode == "bilinear"
+    assert cast(RandomCrops, augmentation("multi_crop")).mode == "bicubic"
 
 
 def test_the_plain_recipe_crops_and_flips_and_leaves_colours():

@@ -133,7 +133,9 @@ def test_how_many_images_there_are_to_be_follows_from_batch_classes_memory_and_r
 
 def test_more_images_than_there_is_memory_for_are_refused():
     config = TrainingConfig(reuse=2, reservoir_min_images=1001, reservoir_bytes=1000 * IMAGE_BYTES, global_batch_size=8)
-    with pytest.raises(ValueError, match=r"reservoir_min_images is 1001, and training\.reservoir_bytes 192000 holds 1000"):
+    with pytest.raises(
+        ValueError, match=r"reservoir_min_images is 1001, and training\.reservoir_bytes 192000 holds 1000"
+    ):
         check_reservoir(config, SIZE)
 
 
