@@ -183,8 +183,12 @@ def read_images() -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]
     """Return images to train on, uint8 [N, 32, 32, 3], their labels, int64 [N], and both of those that judge."""
     if not FASHION.is_dir():
         raise ValueError(f"'{FASHION}' is not there. Install Debian's package dataset-fashion-mnist.")
-    pixels = np.frombuffer(gzip.open(FASHION / "train-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
-    garments = np.frombuffer(gzip.open(FASHION / "train-labels-idx1-ubyte.gz").read(), np.uint8, offset=8)
+    with (
+        gzip.open(FASHION / "train-images-idx3-ubyte.gz") as images,
+        gzip.open(FASHION / "train-labels-idx1-ubyte.gz") as labels,
+    ):
+        pixels = np.frombuffer(images.read(), np.uint8, offset=16)
+        garments = np.frombuffer(labels.read(), np.uint8, offset=8)
     random = np.random.default_rng(0)
     places = [random.permutation(np.flatnonzero(garments == garment)) for garment in range(NUM_GARMENTS)]
     num_of_class = NUM_IMAGES * REUSE // NUM_CLASSES

@@ -40,10 +40,11 @@ from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool, unreadable_in
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
+from training.augment import crop_sizes
 from training.fit import fit
 from training.job import FitJob, TrainingSamples
 from training.loggers import check_loggers
-from training.network import check_architecture
+from training.network import check_architecture, check_sizes
 from training.progress import TrainingProgress
 from training.reservoir import check_reservoir
 
@@ -90,6 +91,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     check_batches(config.generation, config.data)
     judges(config, recipe)
     check_architecture(config.training.architecture)
+    check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
     if config.training.real_images and "real" in config.arms:

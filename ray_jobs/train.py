@@ -47,11 +47,12 @@ from ray_jobs.source import Source, open_source, real_samples, unreadable_in
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
+from training.augment import crop_sizes
 from training.checkpoint import check_goes_on, newest_whole
 from training.fit import fit
 from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
 from training.loggers import check_loggers
-from training.network import check_architecture
+from training.network import check_architecture, check_sizes
 from training.reservoir import check_reservoir
 
 NUM_SAMPLES_ON_SHEET = 20
@@ -136,6 +137,7 @@ def prepare(arguments: list[str]) -> Prepared:
         check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_architecture(config.training.architecture)
+    check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
     planned = plan(config.evaluation, recipe.label_space)

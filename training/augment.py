@@ -156,6 +156,14 @@ def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
     return RandomCrops(global_crops + (local,) * config.num_local_crops)
 
 
+def crop_sizes(config: TrainingConfig, image_size: int) -> set[int]:
+    """Return heights and widths of what a network is given of images of that size."""
+    if config.augmentation in ("none", "affine"):
+        return {image_size}
+    local = {config.local_crop_size} if config.augmentation != "crop_flip" and config.num_local_crops else set()
+    return {config.crop_size or image_size} | local
+
+
 def scales_of(config: TrainingConfig) -> tuple[Scale, Scale]:
     """Return smallest and largest share of an image's area of its (global) crops, and of its local ones."""
     scale, local_scale = SCALES[config.augmentation]

@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from generation.sample import NO_LABEL
@@ -16,7 +17,7 @@ from training.config import TrainingConfig
 from training.domains import split_by_domain
 from training.draws import draws
 from training.network import build_network, features_and_logits, parameter_groups
-from training.operations import to_float
+from training.operations import central, to_float
 from training.schedule import learning_rate
 
 
@@ -42,6 +43,7 @@ class Classifier(lightning.LightningModule):
         """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
 
         self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro", ignore_index=NO_LABEL)
+        self.held_out_loss = MeanMetric()
 
     def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
         """Return logits [N, num_classes] for uint8 images [N, H, W, 3], without augmentation."""
@@ -69,36 +71,54 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
         crops = self.augment(batch["image"], self._draws(batch))
-        loss = torch.stack([self._loss_of(each, batch) for each in crops]).sum() / self.augment.num_crops
+        logits = [self._logits_of(each, batch) for each in crops]
+        loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['serial'].tolist()}. Lower "
                 "training.base_learning_rate, or look at these samples."
             )
         self.log("train/loss", loss, sync_dist=True)
+        self.log("train/top1", top1_of(logits[0].detach(), batch["label"]), sync_dist=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the step's learning rate, and the length of the gradient over all weights."""
+        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
+        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def _draws(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
         """Return what augmentation goes by, float64 [N, num_draws]: of each use of a sample its own."""
         serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
-    def _loss_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the mean loss of crops of one size, times their number for an image; 0 for a sample left out."""
-        num_crops = len(crops) // len(batch["label"])
-        is_real = batch["is_real"].repeat(num_crops)
+    def _logits_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return logits of crops of one size, [k * N, num_classes], by the statistics of their rows' domains."""
+        is_real = batch["is_real"].repeat(len(crops) // len(batch["label"]))
         with self.domains.of(is_real) if self.domains else nullcontext():
-            logits = self._logits(crops)
-        labels = batch["label"].repeat(num_crops)
-        return self.loss(logits, labels) / len(labels) * num_crops
+            return self._logits(crops)
+
+    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of k crops of N images, times k; 0 for a sample left out."""
+        num_crops = len(logits) // len(labels)
+        return self.loss(logits, labels.repeat(num_crops)) / len(labels)
+
+    def _judged(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        """Return float [N, 3, S, S] as training has crops: whole images, or their centre where crops are of a size."""
+        images, size = to_float(images_nhwc), self.config.crop_size
+        return central(images, size) if size and size != self.image_size else images
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Count hits on held-out samples."""
+        """Count hits and losses on held-out samples."""
         is_real = torch.full((len(batch["label"]),), self.held_out_is_real)
         with self.domains.of(is_real) if self.domains else nullcontext():
-            logits = self(batch["image"])
+            logits = self._logits(self._judged(batch["image"]))
         self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)
+        num_judged = int((batch["label"] != NO_LABEL).sum())
+        self.held_out_loss.update(self.loss(logits, batch["label"]) / max(1, num_judged), num_judged)
+        self.log("held_out/loss", self.held_out_loss)
 
     def configure_optimizers(self) -> Any:
         """Return SGD and its schedule by images seen."""
@@ -117,6 +137,15 @@ class Classifier(lightning.LightningModule):
             "num_classes": self.num_classes,
             "image_size": self.image_size,
         }
+
+
+def top1_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the share of rows whose label is the likeliest class, for the first crop of each image, 0..1.
+
+    `logits` are [k * N, num_classes], crop by crop, `labels` [N]; samples left out do not count.
+    """
+    hits = (logits[: len(labels)].argmax(dim=1) == labels).sum()
+    return hits / (labels != NO_LABEL).sum().clamp(min=1)
 
 
 def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:

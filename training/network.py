@@ -1,6 +1,7 @@
 """Classifiers by name, from torchvision and timm, and their last layer. Knows no images and no optimisation."""
 
 import difflib
+from collections.abc import Iterable
 
 import torch
 from torch.nn import functional
@@ -12,6 +13,10 @@ COMMON = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 """Known without a look at the libraries, which take seconds to import."""
 
 
+WITH_AUXILIARIES = ("googlenet", "inception_v3")
+"""torchvision's that have further outputs while they train."""
+
+
 def check_architecture(name: str) -> None:
     """Raise ValueError with the nearest names if neither library has the architecture."""
     if name in COMMON or name in known_architectures():
@@ -20,6 +25,20 @@ def check_architecture(name: str) -> None:
     raise ValueError(
         f"training.architecture is '{name}', which neither torchvision nor timm has. Near: {', '.join(near)}."
     )
+
+
+def check_sizes(name: str, sizes: Iterable[int]) -> None:
+    """Raise ValueError if a network of this name does not take images of each of these heights and widths."""
+    for size in sorted(sizes) if name not in COMMON else ():
+        try:
+            with torch.device("meta"):
+                build_network(name, 7, "linear", 1.0)(torch.zeros(2, 3, size, size))
+        except Exception as error:  # each network has its own
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"training.architecture '{name}' takes no images of {size} px: {reason}. Give another "
+                "one, or other sizes: training.crop_size, local_crop_size or recipe.image_size."
+            ) from error
 
 
 def known_architectures() -> list[str]:
@@ -41,7 +60,9 @@ def build_network(name: str, num_classes: int, head: str, temperature: float) ->
     if name in _torchvisions_names():
         import torchvision
 
-        network = torchvision.models.get_model(name, num_classes=num_classes)
+        # trained on their main output: weights of the auxiliary ones would have no gradient
+        main_alone = {"aux_logits": False, "init_weights": True} if name in WITH_AUXILIARIES else {}
+        network = torchvision.models.get_model(name, num_classes=num_classes, **main_alone)
     else:
         import timm
 

@@ -29,6 +29,15 @@ def to_float(images_nhwc: torch.Tensor) -> torch.Tensor:
     return images_nhwc.permute(0, 3, 1, 2).float() / 255
 
 
+def central(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the centre of square images, 224/256 of each side, as [N, 3, size, size], as evaluation cuts real ones."""
+    resize_size = round(size * 256 / 224)
+    if images.shape[-1] != resize_size:
+        images = functional.interpolate(images, (resize_size, resize_size), mode="bilinear", antialias=True)
+    start = (resize_size - size) // 2
+    return images[:, :, start : start + size, start : start + size]
+
+
 def resample(
     images_nhwc: torch.Tensor, numbers: np.ndarray, drawn: CropDraws, size: int, mode: Interpolation
 ) -> torch.Tensor:

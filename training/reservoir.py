@@ -207,8 +207,10 @@ class Reservoir:
     """Images with the uses that each has left; at most one thread may be in it."""
 
     def __init__(self, store: ImageStore, uses: Uses, key: tuple[int, int, int], min_images: int = 0) -> None:
-        """Take where images are kept, a seed, a worker's rank and a domain's number, by which steps draw, and how many
-        images there are to be before a step draws, while more are to come.
+        """Take where images are kept, how often they are used, and by what steps draw.
+
+        `key` is a seed, a worker's rank and a domain's number. Before a step draws there are to be `min_images`, while
+        more are to come.
         """
         self.store = store
         self.uses = uses

@@ -242,6 +242,13 @@ BOXES = [[0, 0, 40, 60], [3, 11, 31, 25], [17, 5, 9, 12], [20, 30, 20, 30], [39,
 FLIPPED = [False, True, False, True, True]
 
 
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_centre_is_what_torchvision_resizes_and_cuts(size: int):
+    images = to_float(photos(2, 64, 64))
+    resized = reference.resize(images, [round(size * 256 / 224)], antialias=True)
+    torch.testing.assert_close(operations.central(images, size), reference.center_crop(resized, [size]))
+
+
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
 

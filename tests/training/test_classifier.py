@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from generation.sample import NO_LABEL
 from training.checkpoint import read_checkpoint
-from training.classifier import Classifier, NonFiniteLossError, load_classifier
+from training.classifier import Classifier, NonFiniteLossError, load_classifier, top1_of
 from training.config import TrainingConfig
 from training.draws import draws
 
@@ -58,12 +59,38 @@ def test_the_loss_is_the_mean_over_all_crops():
 def test_nothing_is_learnt_from_a_sample_that_is_left_out():
     classifier = Classifier(RESNET18, num_classes=2, image_size=32)
     classifier.network = Means()
-    crops, first = torch.randn(2, 3, 32, 32), {name: column[:1] for name, column in batch().items()}
-    one_left_out = classifier._loss_of(crops, batch() | {"label": torch.tensor([0, NO_LABEL])})
-    torch.testing.assert_close(one_left_out, classifier._loss_of(crops[:1], first) / 2)
-    assert classifier._loss_of(crops, batch() | {"label": torch.tensor([NO_LABEL] * 2)}) == 0
+    logits = Means()(torch.randn(2, 3, 32, 32))
+    alone = classifier._loss_of(logits[:1], torch.tensor([0]))
+    torch.testing.assert_close(classifier._loss_of(logits, torch.tensor([0, NO_LABEL])), alone / 2)
+    assert classifier._loss_of(logits, torch.tensor([NO_LABEL] * 2)) == 0
     classifier.held_out_top1.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, NO_LABEL]))
     assert classifier.held_out_top1.compute() == 1
+
+
+def test_training_accuracy_is_that_of_each_images_first_crop_without_those_left_out():
+    logits = torch.tensor(
+        [[2.0, 1.0], [3.0, 0.0], [0.0, 1.0], [0.0, 9.0], [0.0, 9.0], [0.0, 9.0]]
+    )  # two crops of three
+    assert top1_of(logits, torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
+    assert top1_of(logits, torch.tensor([0, 1, NO_LABEL])) == 0.5
+    assert top1_of(logits, torch.tensor([NO_LABEL] * 3)) == 0
+
+
+def test_held_out_loss_is_the_mean_over_samples_that_were_not_left_out():
+    classifier = Classifier(RESNET18, num_classes=2, image_size=32)
+    classifier.network = Constant()
+    for labels in ([0, 0, 1], [1, NO_LABEL]):
+        images = torch.zeros(len(labels), 32, 32, 3, dtype=torch.uint8)
+        classifier.validation_step({"image": images, "label": torch.tensor(labels)}, 0)
+    likely, unlikely = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))  # logits are 1 and 0
+    assert float(classifier.held_out_loss.compute()) == pytest.approx((2 * likely + 2 * unlikely) / 4, rel=1e-6)
+
+
+class Constant(torch.nn.Module):
+    """Logits 1 and 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0]]).repeat(len(images), 1)
 
 
 def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):

@@ -74,8 +74,11 @@ def test_three_epochs_generate_each_image_once_and_load_no_model_again(
     assert json.loads(checkpoint["recipe"]["json"]) == json.loads(painted.to_json())
     assert load_classifier(checkpoint).config == config
     with (tmp_path / "metrics.csv").open() as file:
-        held_out = [row["held_out/top1"] for row in csv.DictReader(file) if row["held_out/top1"]]
-    assert len(held_out) == 3
+        rows = list(csv.DictReader(file))
+    for name in ("held_out/top1", "held_out/loss"):
+        assert len([row for row in rows if row[name]]) == 3
+    for name in ("train/loss", "train/top1", "train/gradient_norm", "train/learning_rate"):
+        assert any(row[name] for row in rows)
     assert any((tmp_path / "tensorboard").glob("events*"))
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.network import CosineHead, build_network, check_architecture, parameter_groups
+from training.network import CosineHead, build_network, check_architecture, check_sizes, parameter_groups
 
 
 def test_a_cosine_head_sees_directions_alone():
@@ -43,6 +43,22 @@ def test_either_head_gives_a_logit_for_each_class(name: str):
 def test_a_network_without_a_linear_end_cannot_have_a_cosine_head():
     with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer, .* Take another architecture"):
         build_network("squeezenet1_1", 7, "cosine", temperature=0.1)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_network_with_auxiliary_outputs_trains_on_its_main_one(name: str):
+    network = build_network(name, 7, "linear", temperature=0.1).train()
+    network(torch.randn(2, 3, 75, 75)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_images_of_a_size_that_a_network_does_not_take_are_refused():
+    check_sizes("resnet50", {8})
+    check_sizes("inception_v3", {75, 299})
+    with pytest.raises(ValueError, match=r"'inception_v3' takes no images of 64 px: .*size.*\. Give another one,"):
+        check_sizes("inception_v3", {64, 299})
+    with pytest.raises(ValueError, match=r"'vit_b_16' takes no images of 96 px: Wrong image height"):
+        check_sizes("vit_b_16", {224, 96})
 
 
 def test_an_architecture_that_nobody_has_is_told_with_what_is_near():
