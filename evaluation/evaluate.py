@@ -13,8 +13,9 @@ from evaluation.class_names import NOT_SHARED, matching_labels
 from evaluation.config import EvaluationConfig
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.inference import KINDS, Kinds
+from evaluation.intervals import packed
 from evaluation.kept_outputs import folder_name
-from evaluation.metrics import Guesses, measure, to_json
+from evaluation.metrics import Guesses, is_counted, measure, to_json, top1_hits
 from evaluation.model import Model
 from evaluation.outputs import Outputs, outputs_of
 from evaluation.reading import crop_for
@@ -120,10 +121,18 @@ def classification(model: Model, images: RealSet, said: Outputs) -> dict[str, An
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
     return {
         **to_json(measure(guesses, model.label_space.class_names, images.shared)),
+        **of_each_image(images, said, guesses),
         "num_unreadable": len(said.unreadable),
         "unreadable": list(said.unreadable),
         "num_shared_classes": len(images.shared),
     }
+
+
+def of_each_image(images: RealSet, said: Outputs, guesses: Guesses) -> dict[str, Any]:
+    """Return which images are right, as text, and what tells these images: two models are compared on the same ones."""
+    positions = images.positions[said.rows[is_counted(guesses)]]
+    told = f"{images.source.names_hash} {zlib.crc32(positions.tobytes())}"
+    return {"images": told, "top1_hits": packed(top1_hits(guesses))}
 
 
 def representation(images: RealSet, said: Outputs) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.intervals import Interval, wilson_interval
+
 NUM_BINS = 15
 """Bins of equal width over the confidences (arXiv 1706.04599); one holds its upper edge, the first also 0."""
-
-Interval = tuple[float, float]
-"""Lower and upper end of a 95% percentile bootstrap interval over images."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,9 @@ class Measures:
     """Expected calibration error: mean over images of their bin's |accuracy - confidence|, 0..1."""
 
     ece_interval: Interval
-    """Resampling widens small gaps: a well-calibrated classifier's interval may lie above its `ece`."""
+    """By the percentile bootstrap over images, all others by Wilson. Resampling widens small gaps: a well-calibrated
+    classifier's interval may lie above its `ece`.
+    """
 
     calibration: tuple[CalibrationBin, ...]
     """Bins that hold images, by rising confidence."""
@@ -139,24 +140,25 @@ def measure(
     `shared` int64 [S] are the labels that compete, None for all; ValueError if others occur. A class's images are those
     whose `labels` say so, whatever else is accepted. Intervals depend on counts, confidences and `seed` alone.
     """
-    bootstrap = _Bootstrap(seed, num_resamples)
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed. Try 1000.")
     competing = _competing_labels(guesses, len(class_names), shared)
     counted = _with_label(guesses)
     hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
     right, num_images = hits[:, 0], len(hits)
     num_top1, num_top5 = int(right.sum()), int(hits.any(axis=1).sum())
     bins, gaps = _bins(confidences), right - confidences
-    per_class = _per_class(counted.labels, hits, competing, class_names, bootstrap)
+    per_class = _per_class(counted.labels, hits, competing, class_names)
     return Measures(
         num_images=num_images,
         num_without_label=len(guesses.labels) - num_images,
         top1=num_top1 / num_images,
-        top1_interval=bootstrap.of_hits(num_top1, num_images),
+        top1_interval=wilson_interval(num_top1, num_images),
         top5=num_top5 / num_images,
-        top5_interval=bootstrap.of_hits(num_top5, num_images),
+        top5_interval=wilson_interval(num_top5, num_images),
         mean_per_class_top1=float(np.mean([row.top1 for row in per_class if row.top1 is not None])),
         ece=_ece(bins, gaps),
-        ece_interval=bootstrap.of_ece(bins, gaps),
+        ece_interval=_ece_interval(bins, gaps, seed, num_resamples),
         calibration=_calibration(bins, confidences, right),
         per_class=per_class,
         confusions=_confusions(counted),
@@ -168,29 +170,23 @@ def to_json(measures: Measures) -> dict[str, Any]:
     return asdict(measures, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
 
 
-@dataclass(frozen=True)
-class _Bootstrap:
-    seed: int
-    num_resamples: int
-
-    def __post_init__(self) -> None:
-        if self.num_resamples < 1:
-            raise ValueError(f"num_resamples is {self.num_resamples}; at least 1 is needed. Try 1000.")
-
-    def of_hits(self, num_hits: int, num_images: int) -> Interval:
-        # The hits among N draws from N images, of which k are hits, are Binomial(N, k / N): no image need be drawn.
-        draws = np.random.default_rng(self.seed).binomial(num_images, num_hits / num_images, self.num_resamples)
-        return _percentiles(draws / num_images)
-
-    def of_ece(self, bins: np.ndarray, gaps: np.ndarray) -> Interval:
-        # One resample at a time: N numbers in memory, and in the processor's cache.
-        random, num_images = np.random.default_rng(self.seed), len(bins)
-        draws = (random.integers(num_images, size=num_images) for _ in range(self.num_resamples))
-        return _percentiles(np.array([_ece(bins[drawn], gaps[drawn]) for drawn in draws]))
+def top1_hits(guesses: Guesses) -> np.ndarray:
+    """Return bool [N]: whether the first guess is right, of images that are counted."""
+    return _hits(_with_label(guesses))[:, 0]
 
 
-def _percentiles(values: np.ndarray) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
+def is_counted(guesses: Guesses) -> np.ndarray:
+    """Return bool [N]: whether any label is accepted for an image."""
+    if guesses.accepted is None:
+        return np.ones(len(guesses.labels), dtype=bool)
+    return np.array([of_image.size > 0 for of_image in guesses.accepted])
+
+
+def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int, num_resamples: int) -> Interval:
+    # One resample at a time: N numbers in memory, and in the processor's cache.
+    random, num_images = np.random.default_rng(seed), len(bins)
+    draws = (random.integers(num_images, size=num_images) for _ in range(num_resamples))
+    low, high = np.percentile([_ece(bins[drawn], gaps[drawn]) for drawn in draws], [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -214,7 +210,7 @@ def _calibration(bins: np.ndarray, confidences: np.ndarray, right: np.ndarray) -
 
 
 def _per_class(
-    labels: np.ndarray, hits: np.ndarray, competing: np.ndarray, class_names: Sequence[str], bootstrap: _Bootstrap
+    labels: np.ndarray, hits: np.ndarray, competing: np.ndarray, class_names: Sequence[str]
 ) -> tuple[ClassMeasures, ...]:
     sets = (labels, labels[hits[:, 0]], labels[hits.any(axis=1)])
     counts = np.stack([np.bincount(of_set, minlength=len(class_names)) for of_set in sets], axis=1).tolist()
@@ -223,7 +219,7 @@ def _per_class(
         num_images, num_top1, num_top5 = counts[label]
         top1 = num_top1 / num_images if num_images else None
         top5 = num_top5 / num_images if num_images else None
-        interval = bootstrap.of_hits(num_top1, num_images) if num_images else None
+        interval = wilson_interval(num_top1, num_images) if num_images else None
         rows.append(ClassMeasures(label, class_names[label], num_images, num_top1, num_top5, top1, top5, interval))
     return tuple(rows)
 
@@ -237,7 +233,7 @@ def _confusions(guesses: Guesses) -> tuple[Confusion, ...]:
 def _with_label(guesses: Guesses) -> Guesses:
     if guesses.accepted is None:
         return guesses
-    kept = [i for i, of_image in enumerate(guesses.accepted) if of_image.size]
+    kept = np.flatnonzero(is_counted(guesses))
     accepted = [guesses.accepted[i] for i in kept]
     return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted)
 

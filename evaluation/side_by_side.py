@@ -1,11 +1,12 @@
 """Several evaluations laid side by side on one self-contained page. Knows no model, image or file."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from evaluation import plots
+from evaluation.intervals import Difference, paired_difference, unpacked
 from evaluation.page_parts import (
     Evaluation,
     facts_of,
@@ -34,6 +35,7 @@ def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     common = [name for name in sets if all(name in one["sets"] for one in evaluations)]
     parts = [
         section("Top-1", _top1_table(models, sets)),
+        section("Differences in top-1", _difference_table(models, sets)),
         section("Robustness", robustness(models, sets)),
         section("Accuracy over training images", _growth(models, common)),
         section("Representation", _representations(models)),
@@ -44,33 +46,61 @@ def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     return page("Models side by side", "\n".join(parts))
 
 
-def best_of_columns(values: Sequence[Sequence[float | None]]) -> set[tuple[int, int]]:
-    """Return the places (row, column) of each column's largest value, where there are two or more to choose from."""
-    best = set()
-    for j, column in enumerate(zip(*values, strict=True)):
-        present = [value for value in column if value is not None]
-        if len(present) > 1:
-            best |= {(i, j) for i, value in enumerate(column) if value == max(present)}
-    return best
+def compared(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
+    """Return how much better one model is on a set than another; None where they were not shown the same task."""
+    same = all(of_set.get(key) == other.get(key) for key in ("images", "num_images", "num_shared_classes"))
+    if not (same and of_set.get("top1_hits") and other.get("top1_hits")):
+        return None
+    hits, other_hits = (unpacked(each["top1_hits"], each["num_images"]) for each in (of_set, other))
+    return paired_difference(hits, other_hits)
 
 
-def _values_table(head: Sequence[str], models: Collection[str], values: Sequence[Sequence[Any]], rows: Sequence) -> str:
-    """Return a row a model, the largest of each column's `values` in bold; None does not compare."""
-    bold = {(i, j + 1) for i, j in best_of_columns(values)}
-    return html_table(["model", *head], [[name, *row] for name, row in zip(models, rows, strict=True)], bold)
+def best_of(sets: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return which model is better than each other one on a set, by an interval that excludes zero; None if none is."""
+    for i, of_set in enumerate(sets):
+        others = [compared(of_set, other) for j, other in enumerate(sets) if j != i]
+        if others and all(each and each.points > 0 and each.excludes_zero for each in others):
+            return i
+    return None
 
 
 def _top1_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
     found = [[one["sets"].get(name, {}) for name in sets] for one in models.values()]
-    nums = [
-        sorted({of_set["num_shared_classes"] for of_set in column if of_set}) for column in zip(*found, strict=True)
-    ]
+    columns = list(zip(*found, strict=True))
+    nums = [sorted({of_set["num_shared_classes"] for of_set in column if of_set}) for column in columns]
     head = [f"{name}\n{' or '.join(map(number, of_name))} classes" for name, of_name in zip(sets, nums, strict=True)]
-    compare = [len(of_name) == 1 for of_name in nums]
-    values = [[of_set.get("top1") if ok else None for of_set, ok in zip(row, compare, strict=True)] for row in found]
+    bold = {(best_of(column), j + 1) for j, column in enumerate(columns)}
     cells = [[percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row] for row in found]
-    note = "<p>With its interval. Models compare where as many classes compete: there the best is in bold.</p>"
-    return _values_table(head, models, values, cells) + note
+    note = (
+        "<p>With Wilson's interval of 95%. In bold where the best is better than each other model on the same images, "
+        "by a paired interval that excludes zero.</p>"
+    )
+    rows = [[name, *row] for name, row in zip(models, cells, strict=True)]
+    return html_table(["model", *head], rows, {(i, j) for i, j in bold if i is not None}) + note
+
+
+def _difference_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
+    """Return how much better each model is than the first."""
+    (first, before), *others = models.items()
+    rows = []
+    for name, after in others:
+        pairs = [(after["sets"].get(of_set, {}), before["sets"].get(of_set, {})) for of_set in sets]
+        rows.append([f"{name} - {first}", *(_difference_cell(compared(*pair)) for pair in pairs)])
+    if not rows:
+        return "<p>There is one model.</p>"
+    note = (
+        "<p>In points, on the same images: the interval of 95% (Agresti and Min, 2005), and how often equally good "
+        "models would differ so much (McNemar's exact test). Several comparisons are not corrected for; where the "
+        "interval holds zero, the models are not told apart, which does not make them equal.</p>"
+    )
+    return html_table(["models", *sets], rows) + note
+
+
+def _difference_cell(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    low, high = (100 * end for end in difference.interval)
+    return f"{100 * difference.points:+.2f}\n[{low:.2f},\N{NO-BREAK SPACE}{high:.2f}]\np {difference.p_value:.2g}"
 
 
 def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
@@ -96,25 +126,15 @@ def _transfer_table(models: Mapping[str, Evaluation]) -> str:
     if not sets:
         return "<p>Not measured.</p>"
     found = [[transfer["sets"].get(name, {}) for name in sets] for transfer in transfers]
-    top1 = [[of_set.get("top1") for of_set in row] for row in found]
     averages = [transfer.get("log_odds_average") for transfer in transfers]
     columns = list(zip(*found, strict=True))
-    compare = [len({_task(of_set) for of_set in column if of_set}) == 1 for column in columns]
-    # An average is over a model's own sets.
-    compare.append(len({tuple(map(_task, row)) for row in found if any(row)}) == 1)
-    values = [
-        [value if ok else None for value, ok in zip([*row, average], compare, strict=True)]
-        for row, average in zip(top1, averages, strict=True)
-    ]
-    cells = [[*map(percent, row), number(average)] for row, average in zip(top1, averages, strict=True)]
     head = [set_title(name, *column) for name, column in zip(sets, columns, strict=True)]
-    note = "<p>Averages compare where they are over the same sets. The best of what compares is in bold.</p>"
-    return _values_table([*head, "average of log-odds"], models, values, cells) + note
-
-
-def _task(of_set: Mapping[str, Any]) -> tuple:
-    """Return what tells sets of one name apart: `digits` are those of the classes that a model does not know."""
-    return tuple(of_set.get(key) for key in ("num_classes", "num_trainval", "num_test", "split")) if of_set else ()
+    rows = [
+        [model, *(percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row), number(average)]
+        for model, row, average in zip(models, found, averages, strict=True)
+    ]
+    note = "<p>Averages compare where they are over the same sets.</p>"
+    return html_table(["model", *head, "average of log-odds"], rows) + note
 
 
 def _models_table(models: Mapping[str, Evaluation]) -> str:

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.metrics import CalibrationBin, Confusion, Guesses, measure, to_json
+from evaluation.intervals import wilson_interval
+from evaluation.metrics import CalibrationBin, Confusion, Guesses, is_counted, measure, to_json, top1_hits
 
 NAMES = ("ant", "bee", "cat", "dog")
 FOUR = Guesses(
@@ -35,7 +36,7 @@ def test_every_class_has_its_counts_and_one_without_images_has_no_accuracy():
     ant, bee, cat, dog = measure(FOUR, NAMES).per_class
     assert (ant.label, ant.class_name, ant.num_images, ant.num_top1, ant.num_top5) == (0, "ant", 3, 2, 3)
     assert (ant.top1, ant.top5) == (2 / 3, 1.0)
-    assert (bee.num_images, bee.top1, bee.top5, bee.top1_interval) == (1, 0.0, 0.0, (0.0, 0.0))
+    assert (bee.num_images, bee.top1, bee.top5, bee.top1_interval) == (1, 0.0, 0.0, wilson_interval(0, 1))
     assert (cat.num_images, cat.top1, cat.top5, cat.top1_interval) == (0, None, None, None)
     assert dog.class_name == "dog"
 
@@ -75,31 +76,34 @@ def test_a_bin_holds_its_upper_edge_and_the_first_one_zero(dtype: type):
     assert [of_bin.num_images for of_bin in bins] == ([2, 1, 2, 1] if dtype == np.float32 else [2, 2, 1, 1])
 
 
-def test_what_is_always_right_or_always_wrong_has_an_interval_of_no_width():
+def test_what_is_always_right_may_still_be_wrong_on_other_images():
     always = measure(hit_or_miss(np.ones(9, dtype=bool), np.full(9, 0.75)), NAMES)
-    assert always.top1_interval == always.top5_interval == (1.0, 1.0)
+    assert always.top1_interval == always.top5_interval == pytest.approx((0.7009, 1.0), abs=1e-4)
     assert always.ece_interval == (0.25, 0.25)
-    assert measure(hit_or_miss(np.zeros(9, dtype=bool)), NAMES).top1_interval == (0.0, 0.0)
 
 
-def test_interval_of_half_a_hundred_is_that_of_the_binomial_table():
-    # Binomial(100, 1/2): 40 is the 2.5% and 60 the 97.5% quantile.
+def test_a_class_has_wilsons_interval():
     measures = measure(hit_or_miss(np.arange(100) < 50), NAMES)
-    assert measures.top1_interval == pytest.approx((0.40, 0.60), abs=0.011)
-    assert measures.per_class[0].top1_interval == measures.top1_interval
+    assert measures.per_class[0].top1_interval == measures.top1_interval == wilson_interval(50, 100)
 
 
-def test_intervals_are_those_of_images_that_are_really_resampled():
+def test_hits_are_those_of_the_images_that_are_counted():
+    guesses = replace(FOUR, accepted=[np.array([0]), np.array([], dtype=np.int64), np.array([1]), np.array([1])])
+    assert is_counted(guesses).tolist() == [True, False, True, True]
+    first = FOUR.predictions[:, 0]
+    assert top1_hits(guesses).tolist() == [first[0] == 0, first[2] == 1, first[3] == 1]
+    assert top1_hits(FOUR).tolist() == (first == FOUR.labels).tolist()
+
+
+def test_the_interval_of_calibration_is_that_of_images_that_are_really_resampled():
     random = np.random.default_rng(5)
     confidences = random.random(200)
     right = random.random(200) < confidences**2
     measures = measure(hit_or_miss(right, confidences), NAMES, num_resamples=2000)
     draws = (random.integers(200, size=200) for _ in range(2000))
     again = [measure(hit_or_miss(right[drawn], confidences[drawn]), NAMES, num_resamples=1) for drawn in draws]
-    top1 = np.percentile([each.top1 for each in again], [2.5, 97.5])
     ece = np.percentile([each.ece for each in again], [2.5, 97.5])
     # Both are drawn: three images of 200 apart at most.
-    assert measures.top1_interval == pytest.approx(top1, abs=0.015)
     assert measures.ece_interval == pytest.approx(ece, abs=0.015)
     assert measures.ece_interval[0] < measures.ece < measures.ece_interval[1]
 

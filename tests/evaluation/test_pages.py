@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from evaluation.intervals import packed
 from evaluation.page_parts import html_table, numbered, percent
 from evaluation.pages import CSV_HEAD, csv_text, model_page
-from evaluation.side_by_side import best_of_columns, same_classes, side_by_side_page
+from evaluation.side_by_side import best_of, same_classes, side_by_side_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"$\\frac'"
 
@@ -205,9 +207,9 @@ def test_up_to_a_hundred_classes_have_a_matrix():
     assert not [row for row in cells(page) if len(row) == 4]
 
 
-def test_side_by_side_the_best_is_bold_and_what_is_missing_a_dash():
+def test_side_by_side_what_is_missing_is_a_dash():
     told = cells(side_by_side_page([FULL, BARE]))
-    assert ["mine", "<b>75.00%\n[62.50,\xa087.50]</b>", "50.00%\n[37.50,\xa062.50]"] in told
+    assert ["mine", "75.00%\n[62.50,\xa087.50]", "50.00%\n[37.50,\xa062.50]"] in told
     assert ["yours", "62.50%\n[50.00,\xa075.00]", "-"] in told
     assert ["mine", "81.25%", "1.466"] in told
     assert ["yours", "-", "-"] in told
@@ -226,21 +228,6 @@ def test_sets_in_which_other_numbers_of_classes_compete_say_so_and_have_no_best(
     page = side_by_side_page([evaluated(), evaluated("b", sets={"digits": one_set(num_classes=3)})])
     assert "<th>digits\n2 or 3 classes</th>" in page
     assert "<b>" not in page
-
-
-def test_the_best_log_odds_are_bold_only_among_models_with_the_same_transfer_sets():
-    better: dict[str, Any] = transfer(0.9) | {"log_odds_average": 2.1972}
-    same = cells(side_by_side_page([FULL, evaluated("b", transfer=better)]))
-    assert ["b", "<b>90.00%</b>", "<b>2.197</b>"] in same
-    more = better | {"sets": better["sets"] | {"cars": better["sets"]["flowers"]}}
-    other = cells(side_by_side_page([FULL, evaluated("b", transfer=more)]))
-    assert ["b", "<b>90.00%</b>", "90.00%", "2.197"] in other
-
-
-def test_transfer_to_other_classes_under_the_same_name_has_no_best():
-    fewer = transfer(0.9)
-    fewer["sets"]["flowers"]["num_classes"] = 5
-    assert ["b", "90.00%", "1.466"] in cells(side_by_side_page([FULL, evaluated("b", transfer=fewer)]))
 
 
 def test_a_transfer_set_says_whose_split_it_has_where_that_is_known():
@@ -345,8 +332,27 @@ def test_models_of_one_name_are_numbered():
     ]
 
 
-def test_the_best_of_a_column_needs_another_to_be_better_than():
-    assert best_of_columns([[0.5, 0.25, None], [0.5, None, None], [0.25, None, None]]) == {(0, 0), (1, 0)}
+def of_hits(num_right: int, images: str = "the same") -> dict[str, Any]:
+    """A hundred images, the first ones right."""
+    hits = np.arange(100) < num_right
+    return one_set(num_right / 100) | {"num_images": 100, "images": images, "top1_hits": packed(hits)}
+
+
+def test_the_best_is_better_than_each_other_by_an_interval_without_zero():
+    good, fair, near, elsewhere = of_hits(90), of_hits(80), of_hits(89), of_hits(50, "other images")
+    assert best_of([fair, good]) == 1
+    assert best_of([good, near, fair]) is None
+    assert best_of([good, elsewhere]) is None
+    assert best_of([good, one_set()]) is None  # of before hits were kept
+    assert best_of([good]) is None
+
+
+def test_side_by_side_models_are_compared_on_the_same_images():
+    pair = (evaluated("a", sets={"digits": of_hits(80)}), evaluated("b", sets={"digits": of_hits(90)}))
+    told = cells(side_by_side_page(pair))
+    # 10 images more of 100 right, none less: 10/102 with a deviation of sqrt(11 - 100/102)/102; p is 2 / 2 ** 10
+    assert ["b - a", "+10.00\n[3.72,\xa015.89]\np 0.002"] in told
+    assert ["b", "<b>90.00%\n[77.50,\xa0102.50]</b>"] in told
 
 
 def test_cells_are_text_and_some_bold():
