@@ -27,13 +27,14 @@ class EvaluationConfig:
     """Whether the features of the first set's images are described."""
 
     resize_size: int = 0
-    """What an image's shorter side is made, in pixels; 0 is 256/224 of the crop. Digits are shown whole."""
+    """What an image's shorter side is made, in pixels; 0 is 256/224 of the crop, or what weights of
+    torchvision's or timm's go by. Digits are shown whole."""
 
     crop_size: int = 0
     """Height and width of what is cropped from its centre, in pixels; 0 is what the classifier was trained on."""
 
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How an image is resized."""
+    interpolation: Literal["own", "bilinear", "bicubic"] = "own"
+    """How an image is resized; `own` is bilinear, or what weights of torchvision's or timm's go by."""
 
     allow_unreadable: int = 0
     """Images of a set that may be left out because they cannot be decoded; with more, the job fails."""

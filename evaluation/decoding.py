@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import struct
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -80,6 +81,24 @@ def centre_crop(image: Image.Image, resize_size: int, crop_size: int, resampling
     resized = image if size == image.size else image.resize(size, resampling)
     left, top = (round((side - crop_size) / 2) for side in resized.size)
     return np.asarray(resized.crop((left, top, left + crop_size, top + crop_size)))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What of an image is shown to a network."""
+
+    resize_size: int
+    """What the shorter side is made, in pixels."""
+
+    crop_size: int
+    """Height and width of what is cropped from the centre, in pixels."""
+
+    interpolation: str
+    """`bilinear` or `bicubic`."""
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return uint8 [crop_size, crop_size, 3]."""
+        return centre_crop(image, self.resize_size, self.crop_size, Image.Resampling[self.interpolation.upper()])
 
 
 def _upright(image: Image.Image) -> Image.Image:

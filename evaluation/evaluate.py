@@ -11,12 +11,13 @@ import ray
 
 from evaluation.class_names import NOT_SHARED, matching_labels
 from evaluation.config import EvaluationConfig
+from evaluation.decoding import Crop
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.inference import KINDS, Kinds
 from evaluation.intervals import packed
 from evaluation.kept_outputs import folder_name
 from evaluation.metrics import Guesses, is_counted, measure, to_json, top1_hits
-from evaluation.model import Model
+from evaluation.model import Looked
 from evaluation.outputs import Outputs, outputs_of
 from evaluation.reading import crop_for
 from evaluation.real_sets import RealSet, open_sets, whole_set
@@ -87,13 +88,13 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
     return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
 
 
-def check_shown(planned: Planned, config: EvaluationConfig, trained_size: int) -> None:
-    """Raise ValueError if images cannot be shown as configured to a network trained on crops of that size."""
+def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:
+    """Raise ValueError if images cannot be shown as configured to a network that by default is shown `own`."""
     for images in planned.sets:
-        crop_for(trained_size, config, images.has_border)
+        crop_for(own, config, images.has_border)
 
 
-def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
+def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
     Images are looked at once, the sets' first; of features one set's at a time are in memory. ValueError where images
@@ -115,7 +116,7 @@ def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: 
     return told
 
 
-def classification(model: Model, images: RealSet, said: Outputs) -> dict[str, Any]:
+def classification(model: Looked, images: RealSet, said: Outputs) -> dict[str, Any]:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)

@@ -35,21 +35,18 @@ class Question:
 class Network:
     """A classifier, and what it is asked."""
 
-    checkpoint: dict[str, Any]
+    build: Callable[[], Any]
+    """Returns it, in evaluation mode: uint8 [N, H, W, 3] to logits [N, num_classes], and `features_and_logits`."""
+
     config: EvaluationConfig
     questions: Sequence[Question]
     """One for each set, by its number."""
 
     def load(self) -> Callable[[int, np.ndarray], Columns]:
-        """Return what answers the question of that number about a batch of images, uint8 [N, H, W, 3].
-
-        Lightning is imported here alone, since the driver does without it.
-        """
-        from training.classifier import load_classifier
-
+        """Return what answers the question of that number about a batch of images, uint8 [N, H, W, 3]."""
         torch.set_num_threads(self.config.threads_per_actor)
         device = "cuda" if self.config.gpus_per_actor else "cpu"
-        classifier = load_classifier(self.checkpoint).to(device)
+        classifier = self.build().to(device)
 
         @torch.inference_mode()
         def answer(number: int, images: np.ndarray) -> Columns:

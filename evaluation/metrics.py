@@ -233,7 +233,7 @@ def _confusions(guesses: Guesses) -> tuple[Confusion, ...]:
 def _with_label(guesses: Guesses) -> Guesses:
     if guesses.accepted is None:
         return guesses
-    kept = np.flatnonzero(is_counted(guesses))
+    kept = np.flatnonzero(is_counted(guesses)).tolist()
     accepted = [guesses.accepted[i] for i in kept]
     return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted)
 

@@ -1,10 +1,13 @@
 """A trained classifier that is looked at: its checkpoint, and what a reader of its numbers wants to know of it."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from evaluation.decoding import Crop
 from generation.labels import LabelSpace
 from generation.recipe import Recipe
 from training.checkpoint import read_checkpoint, recipe_of
@@ -14,6 +17,28 @@ from training.job import CHECKPOINTS, SET_SIZE
 
 class EvaluationError(RuntimeError):
     """A model cannot be evaluated; the message says why."""
+
+
+class Looked(Protocol):
+    """A trained classifier that is looked at."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def architecture(self) -> str: ...  # noqa: D102
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+    @property
+    def run_dir(self) -> Path: ...  # noqa: D102
+    @property
+    def label_space(self) -> LabelSpace: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+    @property
+    def crop(self) -> Crop: ...  # noqa: D102
+    @property
+    def build(self) -> Callable[[], Any]: ...  # noqa: D102
+    def facts(self, name: str) -> dict[str, Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -57,10 +82,15 @@ class Model:
         return self.checkpoint["classifier"]["num_classes"]
 
     @property
-    def crop_size(self) -> int:
-        """Height and width of the images that its network was trained on, in pixels."""
+    def crop(self) -> Crop:
+        """What it is shown of an image by default."""
         saved = self.checkpoint["classifier"]
-        return saved["config"]["crop_size"] or saved["image_size"]
+        return crop_of(saved["config"]["crop_size"] or saved["image_size"])
+
+    @property
+    def build(self) -> Callable[[], Any]:
+        """Return what builds the classifier, in evaluation mode."""
+        return partial(build_classifier, self.checkpoint)
 
     def facts(self, name: str) -> dict[str, Any]:
         """Return what tables say of it.
@@ -87,6 +117,18 @@ class Model:
             "templates": list(recipe.templates),
             "augmentation": settings["augmentation"],
         }
+
+
+def build_classifier(checkpoint: dict[str, Any]) -> Any:
+    """Return a checkpoint's classifier; Lightning is imported here, where it runs, and not in drivers."""
+    from training.classifier import load_classifier
+
+    return load_classifier(checkpoint)
+
+
+def crop_of(trained_size: int) -> Crop:
+    """Return what is shown to a network that was trained on crops of that height and width, in pixels."""
+    return Crop(round(trained_size * 256 / 224), trained_size, "bilinear")
 
 
 def open_model(path: Path) -> Model:

@@ -11,11 +11,11 @@ import ray.data
 from PIL import Image
 
 from evaluation.config import EvaluationConfig
-from evaluation.decoding import shown_name
+from evaluation.decoding import Crop, shown_name
 from evaluation.inference import KINDS, Kinds, Network, Question, answers
 from evaluation.kept_outputs import ROW, Columns, KeptOutputs, folder_name
-from evaluation.model import Model
-from evaluation.reading import Crop, Reading, crop_for, read_images
+from evaluation.model import Looked
+from evaluation.reading import Reading, crop_for, read_images
 from evaluation.real_sets import RealSet
 from generation.storage import StorageError
 
@@ -65,7 +65,7 @@ class Asked:
 
 def outputs_of(
     wanted: Mapping[RealSet, Kinds],
-    model: Model,
+    model: Looked,
     config: EvaluationConfig,
     folder: Path,
     say: Callable[[str], None],
@@ -82,7 +82,7 @@ def outputs_of(
             num_kept = each.images.num_images - len(each.missing)
             say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
     if any(len(each.missing) for each in asked):
-        for number, columns in ask_network(asked, model.checkpoint, config):
+        for number, columns in ask_network(asked, model.build, config):
             asked[number].add(columns)
     for each in asked:
         each.kept.flush()
@@ -90,7 +90,7 @@ def outputs_of(
     return {images: one for one, group in zip(said, groups, strict=True) for images in group}
 
 
-def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:
+def same_images(sets: Mapping[RealSet, Kinds], model: Looked) -> list[list[RealSet]]:
     """Return the sets, together those whose images and guesses are the same, whatever their labels."""
     groups: dict[str, list[RealSet]] = {}
     for images in sets:
@@ -103,19 +103,19 @@ def identity(images: RealSet) -> list[str | int]:
     return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
 
 
-def compared(images: RealSet, model: Model) -> list[int]:
+def compared(images: RealSet, model: Looked) -> list[int]:
     """Return the labels that guesses are among, empty for all."""
     return images.shared.tolist() if len(images.shared) < model.num_classes else []
 
 
 def open_kept(
-    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Model, config: EvaluationConfig, folder: Path
+    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Looked, config: EvaluationConfig, folder: Path
 ) -> Asked:
     """Return what is kept of the outputs for the same images, by all that decides them."""
     images = group[0]
     kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
     question = Question(kinds, compared(images, model) if "guesses" in kinds else [])
-    crop = crop_for(model.crop_size, config, images.has_border)
+    crop = crop_for(model.crop, config, images.has_border)
     key = {
         "version": OUTPUTS_VERSION,
         "checkpoint_sha256": model.sha256,
@@ -131,11 +131,11 @@ def open_kept(
 
 
 def ask_network(
-    asked: Sequence[Asked], checkpoint: dict[str, Any], config: EvaluationConfig
+    asked: Sequence[Asked], build: Callable[[], Any], config: EvaluationConfig
 ) -> Iterator[tuple[int, Columns]]:
     """Yield what a network says of the rows that are missing, in no certain order, with the number of their set."""
     readings = [Reading(each.images.source, each.images.positions, each.missing, each.crop) for each in asked]
-    network = Network(checkpoint, config, [each.question for each in asked])
+    network = Network(build, config, [each.question for each in asked])
     for columns in answers(read_images(readings, config), network):
         numbers = set(columns.pop("set").tolist())
         if len(numbers) != 1:
@@ -162,11 +162,11 @@ def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
     return Outputs(asked.kept, rows, tuple(names))
 
 
-def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
+def outputs_of_generated(samples: ray.data.Dataset, model: Looked, config: EvaluationConfig) -> Columns:
     """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
-    crop = crop_for(model.crop_size, config, has_border=False)
+    crop = crop_for(model.crop, config, has_border=False)
     shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)
-    parts = list(answers(shown, Network(model.checkpoint, config, [Question(KINDS)])))
+    parts = list(answers(shown, Network(model.build, config, [Question(KINDS)])))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -7,10 +7,9 @@ from functools import lru_cache
 import numpy as np
 import ray
 import ray.data
-from PIL import Image
 
 from evaluation.config import EvaluationConfig
-from evaluation.decoding import UnreadableImageError, centre_crop
+from evaluation.decoding import Crop, UnreadableImageError
 from evaluation.kept_outputs import ROW, Columns
 from evaluation.real_files import ImageSource
 from generation.shards import PART_BYTES, PARTS_PER_READER, each_by
@@ -23,34 +22,21 @@ UNITS_PER_READER = 4
 """A small set is cut into more units than there are readers, so that all have work."""
 
 
-@dataclass(frozen=True)
-class Crop:
-    """What of an image is shown to the network."""
+def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
+    """Return what is shown of an image to a network that by default is shown `own`.
 
-    resize_size: int
-    """What the shorter side is made, in pixels."""
-
-    crop_size: int
-    interpolation: str
-
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return uint8 [crop_size, crop_size, 3]."""
-        return centre_crop(image, self.resize_size, self.crop_size, Image.Resampling[self.interpolation.upper()])
-
-
-def crop_for(trained_size: int, config: EvaluationConfig, has_border: bool) -> Crop:
-    """Return what is shown of an image to a network that was trained on crops of a size.
-
-    By default the centre 224/256 of it, at that size; without a border the largest square, bicubic.
+    Of an image without a border that is the largest square, bicubic.
     """
-    crop_size = config.crop_size or trained_size
-    resize_size = config.resize_size or round(crop_size * 256 / 224)
+    crop_size = config.crop_size or own.crop_size
+    resize_size = config.resize_size or round(crop_size * own.resize_size / own.crop_size)
     if resize_size < crop_size:
         raise ValueError(
             f"evaluation.resize_size is {resize_size}, and the classifier was trained on crops of {crop_size}. Give as "
             "much, or more."
         )
-    return Crop(resize_size if has_border else crop_size, crop_size, config.interpolation if has_border else "bicubic")
+    if not has_border:
+        return Crop(crop_size, crop_size, "bicubic")
+    return Crop(resize_size, crop_size, own.interpolation if config.interpolation == "own" else config.interpolation)
 
 
 @dataclass(frozen=True, eq=False)

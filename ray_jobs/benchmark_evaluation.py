@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import Image
 from evaluation.inference import Network, Question
 from evaluation.kept_outputs import ROW, KeptOutputs
 from evaluation.layouts import open_layout
+from evaluation.model import build_classifier, crop_of
 from evaluation.outputs import Asked, ask_network
 from evaluation.reading import Crop, crop_for
 from evaluation.real_sets import whole_set
@@ -58,8 +60,9 @@ def main() -> None:
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     crop_size = config.evaluation.crop_size or 224
-    crop = crop_for(crop_size, config.evaluation, has_border=True)
-    network = Network(random_checkpoint(config.training, crop_size), config.evaluation, [QUESTION])
+    crop = crop_for(crop_of(crop_size), config.evaluation, has_border=True)
+    build = partial(build_classifier, random_checkpoint(config.training, crop_size))
+    network = Network(build, config.evaluation, [QUESTION])
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), num_images)
         bare_rate = ray.remote(
@@ -154,7 +157,7 @@ def run(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Told:
     rows, first_at, last_at = [], 0.0, 0.0
     kept = KeptOutputs(folder / "outputs", images.num_images)
     asked = Asked(images, QUESTION, crop, kept, np.arange(images.num_images))
-    for _, columns in ask_network([asked], network.checkpoint, config.evaluation):
+    for _, columns in ask_network([asked], network.build, config.evaluation):
         last_at = time.monotonic()
         if not columns["is_read"].all():
             raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")

@@ -92,7 +92,9 @@ class JobConfig:
     """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
 
     checkpoint: str = ""
-    """What `ray_jobs.evaluate` evaluates."""
+    """What `ray_jobs.evaluate` evaluates: a run's checkpoint, or a network that Figment did not train, as
+    `evaluation.external_models` names them.
+    """
 
 
 @dataclass(frozen=True)

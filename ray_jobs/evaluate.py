@@ -15,10 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.config import EvaluationConfig
+from evaluation.decoding import Crop
 from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
-from evaluation.model import Model, open_model
+from evaluation.external_models import is_external, open_external
+from evaluation.model import Looked, Model, open_model
 from evaluation.pages import csv_text, model_page
 from generation.labels import LabelSpace
+from generation.recipe import find_label_space
 from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, load_config, to_yaml
@@ -35,14 +38,23 @@ def main() -> None:
     started_at = psutil.Process().create_time()
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
-        model = open_checkpoint(config.checkpoint)
+        model = open_classifier(config)
         check_asked(config.evaluation)
         planned = plan(config.evaluation, model.label_space)
-        check_evaluation(planned, config.evaluation, model.run_dir, model.crop_size, model.architecture)
+        check_evaluation(planned, config.evaluation, model.run_dir, model.crop, model.architecture)
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     with user_errors(GOES_ON, model.run_dir):
         write_evaluation(model, planned, config, lambda text: announce(started_at, text))
+
+
+def open_classifier(config: JobConfig) -> Looked:
+    """Return the classifier that the settings name: of a run, or one that Figment did not train."""
+    if not is_external(config.checkpoint):
+        return open_checkpoint(config.checkpoint)
+    found = config.checkpoint if ":" in config.checkpoint else str(resolve(config.checkpoint))
+    run_dir = resolve(config.output)
+    return open_external(found, config.training, find_label_space(config.recipe.label_space), run_dir)
 
 
 def open_checkpoint(checkpoint: str) -> Model:
@@ -66,11 +78,9 @@ def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
     return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
 
 
-def check_evaluation(
-    planned: Planned, config: EvaluationConfig, run_dir: Path, trained_size: int, architecture: str
-) -> None:
+def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
     """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
-    check_shown(planned, config, trained_size)
+    check_shown(planned, config, own)
     if config.representation or planned.transfers:
         check_features(architecture)
     outputs = outputs_folder(config, run_dir)
@@ -79,7 +89,7 @@ def check_evaluation(
         check_writable(run_dir)
 
 
-def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
+def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
     """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
 
     ValueError if nodes for it do not come in the time that the settings give them.
@@ -94,7 +104,7 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig, say: Cal
     }
     print_evaluation(evaluation)
     folder = new_path(run_dir, "evaluation", "")
-    folder.mkdir()
+    folder.mkdir(parents=True)
     write_json(folder / "evaluation.json", evaluation)
     write_anew(folder / "evaluation.csv", csv_text([evaluation]))
     write_anew(folder / "report.html", model_page(evaluation))

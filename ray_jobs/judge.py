@@ -113,7 +113,7 @@ def prepare(arguments: list[str]) -> Prepared:
         raise ValueError("evaluation.sets names no real images to compare with. Add evaluation.sets=NAME.")
     first = dataclasses.replace(config.evaluation, sets=config.evaluation.sets[:1], transfer=(), representation=True)
     planned = plan(first, judge.label_space)
-    check_evaluation(planned, first, judge.run_dir, judge.crop_size, judge.architecture)
+    check_evaluation(planned, first, judge.run_dir, judge.crop, judge.architecture)
     real = dataclasses.replace(planned.sets[0], has_border=False)  # as generated images are shown, and the judge's were
     shards = open_shards(config, recipe)
     indices = (

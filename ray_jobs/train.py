@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from evaluation.evaluate import Planned
-from evaluation.model import open_model
+from evaluation.model import crop_of, open_model
 from evaluation.unreadable import Unreadable
 from generation.files import write_whole
 from generation.recipe import Recipe, recipe_file_text
@@ -142,7 +142,7 @@ def prepare(arguments: list[str]) -> Prepared:
     check_loggers(config.training)
     planned = plan(config.evaluation, recipe.label_space)
     trained_size = config.training.crop_size or recipe.image_size
-    check_evaluation(planned, config.evaluation, run_dir, trained_size, config.training.architecture)
+    check_evaluation(planned, config.evaluation, run_dir, crop_of(trained_size), config.training.architecture)
     unreadable = unreadable_in(run_dir, config.training)
     real = real_samples(config, recipe, config.training.seed, unreadable)
     notes = [*(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()), *predicted(config)]

@@ -1,12 +1,14 @@
 """What a network answers to a batch of images."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from evaluation.config import EvaluationConfig
 from evaluation.inference import KINDS, Kinds, Network, Question, best_guesses
-from evaluation.model import EvaluationError
+from evaluation.model import EvaluationError, build_classifier
 from tests.support.models import untrained
 
 
@@ -35,7 +37,7 @@ def test_of_one_shared_label_a_guess_is_certain():
 def test_a_network_says_the_same_guesses_with_its_features_and_without():
     images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     questions = [Question(KINDS, [0, 2]), Question(("guesses",), [0, 2]), Question(("features",))]
-    answer = Network(untrained().checkpoint, EvaluationConfig(), questions).load()
+    answer = Network(untrained().build, EvaluationConfig(), questions).load()
     both = answer(0, images)
     assert both.keys() == {"prediction", "confidence", "feature"}
     assert set(both["prediction"].ravel()) == {0, 2}
@@ -51,6 +53,6 @@ def test_a_network_says_the_same_guesses_with_its_features_and_without():
 def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
     checkpoint = untrained().checkpoint
     checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
-    answer = Network(checkpoint, EvaluationConfig(), [Question(kinds)]).load()
+    answer = Network(partial(build_classifier, checkpoint), EvaluationConfig(), [Question(kinds)]).load()
     with pytest.raises(EvaluationError, match="NaN or infinite"):
         answer(0, np.zeros((1, 32, 32, 3), dtype=np.uint8))

@@ -74,11 +74,17 @@ def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch
 )
 def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
     config = EvaluationConfig(**settings)
-    assert crop_for(untrained(image_size=224).crop_size, config, has_border=True) == expected
-    assert crop_for(untrained(image_size=256, crop_size=224).crop_size, config, has_border=True) == expected
+    assert crop_for(untrained(image_size=224).crop, config, has_border=True) == expected
+    assert crop_for(untrained(image_size=256, crop_size=224).crop, config, has_border=True) == expected
+
+
+def test_weights_of_others_are_shown_what_they_go_by_unless_told():
+    own = Crop(232, 224, "bicubic")
+    assert crop_for(own, EvaluationConfig(), has_border=True) == own
+    assert crop_for(own, EvaluationConfig(crop_size=112, interpolation="bilinear"), True) == Crop(116, 112, "bilinear")
 
 
 def test_an_image_without_a_border_is_shown_as_a_whole():
     config = EvaluationConfig(resize_size=64)
-    assert crop_for(untrained().crop_size, config, has_border=False) == Crop(32, 32, "bicubic")
-    assert crop_for(untrained().crop_size, config, has_border=True) == Crop(64, 32, "bilinear")
+    assert crop_for(untrained().crop, config, has_border=False) == Crop(32, 32, "bicubic")
+    assert crop_for(untrained().crop, config, has_border=True) == Crop(64, 32, "bilinear")
