@@ -33,7 +33,8 @@ def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Seq
         "Differences are means over pairs of classifiers that differ in nothing else, with their standard error. Pairs "
         "share test images, and partly training images: take errors for a lower bound. Shown: above zero by more "
         "errors than the two-sided 95% quantile of Student's t, which is 12.7 for two pairs, 2.6 for six and 2.0 for "
-        "many.",
+        "many. Classifiers with plain and with strong augmentation are judged apart, and so are shifts that prompts "
+        "were taught: the digits model knows inverted digits, backgrounds and noise by their prompts.",
         *(f"- **{each.claim}** {each.verdict.capitalize()}. {each.evidence}" for each in findings(cells)),
         "## Each shift",
         _shift_table(cells),

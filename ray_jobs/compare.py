@@ -94,6 +94,11 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     check_reservoir(config.training, recipe.image_size)
     check_loggers(config.training)
+    if config.training.early_stop_epochs or config.training.keep_best:
+        raise ValueError(
+            "training.early_stop_epochs and keep_best go by the accuracy on real images, which compares the arms here: "
+            "no choice is made by them. Leave both out."
+        )
     if config.training.real_images and "real" in config.arms:
         raise ValueError("training.real_images mixes real images into every arm, and 'real' is one. Leave one out.")
     if "tee_then_replay" in config.arms:

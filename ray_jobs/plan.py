@@ -23,6 +23,7 @@ from generation.recipe_checks import check_recipe
 from generation.tokens import TokenCounter, open_token_counter
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.cost import print_cost
+from ray_jobs.kept_data import indices_of
 from ray_jobs.options import split_options
 from ray_jobs.run_directory import resolve, write_once
 from ray_jobs.user_errors import user_errors
@@ -53,7 +54,7 @@ def main() -> None:
             notes = check_recipe(recipe, config.recipe)
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
             write_once(path, recipe_file_text(recipe))
-            print_recipe(recipe, -(-config.training.num_images // config.training.least_uses))
+            print_recipe(recipe, len(indices_of(config.training, config.data.replays)[0]))
             for note in notes:
                 print(f"note: {note}")
             print(f"The recipe is in {path}")
@@ -133,7 +134,8 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> T
         "seed": str(recipe.seed),
         "negative prompt": negative_prompt_row(recipe, counter),
         "recipe file": f"{size_bytes:,} bytes",
-        "images it stands for": f"{num_images:,} (training.num_images over training.reuse)",
+        "images it stands for": f"{num_images:,} (training.num_images over training.reuse and data.replays, "
+        "in whole steps)",
         "bytes not stored": f"{pixels_bytes:,} as uint8 pixels, {pixels_bytes / size_bytes:,.0f} times the recipe",
     }
     for name, value in rows.items():

@@ -23,7 +23,7 @@ def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(capsys, tmp_p
         "{lemmas}, {hypernym} inside {background}",
         "over 64",
         "seven, 7, VII",
-        "16,384 (training.num_images over training.reuse)",
+        "16,384 (training.num_images over training.reuse and data.replays, in whole steps)",
         "50,331,648 as uint8 pixels",  # 16,384 x 32 x 32 x 3
         f"{path.stat().st_size:,} bytes",
     ):

@@ -38,6 +38,8 @@ REFUSED = [
     (generate, ["--check"], "'--check' is no option. Options are --verify"),
     (compare, ["arms=[streams]"], "arms has streams. Choose among stream, generate_then_train"),
     (compare, ["seeds=[]"], "arms or seeds is empty"),
+    (compare, ["training.keep_best=true"], "early_stop_epochs and keep_best go by the accuracy on real images"),
+    (train, ["training.architecture=vit_b_16"], "'vit_b_16' takes no images of"),
     (compare, ["data.shard_size=100"], "data.shard_size is 100, no multiple of the 64 images"),
     (compare, ["evaluation.sets=[]"], "names no images to judge by"),
     (scale, ["training.num_workers=2"], "training.num_workers is 2: the painted trainer has one"),
