@@ -36,6 +36,9 @@ class EvaluationConfig:
     interpolation: Literal["own", "bilinear", "bicubic"] = "own"
     """How an image is resized; `own` is bilinear, or what weights of torchvision's or timm's go by."""
 
+    upright: bool = False
+    """Whether images are turned as their EXIF says; torchvision does not."""
+
     allow_unreadable: int = 0
     """Images of a set that may be left out because they cannot be decoded; with more, the job fails."""
 

@@ -1,4 +1,4 @@
-"""Files' bytes to pixels: upright, RGB, cut to a square. Knows no folders, classes or Ray."""
+"""Files' bytes to pixels: RGB, upright where that is wanted, cut to a square. Knows no folders, classes or Ray."""
 
 import errno
 import os
@@ -24,6 +24,12 @@ TURNS = {
 }
 """What puts an image upright, by its EXIF orientation."""
 
+ORIENTATION = "figment-orientation"
+"""Where `read_image` notes how an image was held."""
+
+LARGEST = (1, 2**8 - 1, 2**12 - 1, 2**16 - 1, 2**32 - 1)
+"""White, in images of so many bits; 1 in those of floats."""
+
 DAMAGED_EXIF = (struct.error, KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError)
 """What PIL ends with, as it says itself, where EXIF is not what it should be."""
 
@@ -36,7 +42,9 @@ class UnreadableImageError(StorageError):
 
 
 def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
-    """Return a file's image, upright and RGB; UnreadableImageError with its name, by default its path, if damaged.
+    """Return a file's image as RGB; UnreadableImageError with its name, by default its path, if damaged.
+
+    It lies as it is stored, as torchvision reads it; `upright` turns it as its EXIF says.
 
     StorageError if this machine cannot read the file, whatever is in it.
     """
@@ -44,7 +52,10 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
         if isinstance(file, str) and not stat.S_ISREG(os.stat(file).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")  # reading a pipe might never end
         with Image.open(file) as image:
-            return _rgb(_upright(image))
+            image.load()  # some formats have EXIF behind the image
+            orientation, rgb = _orientation(image), _rgb(image)
+            rgb.info[ORIENTATION] = orientation
+            return rgb
     except Exception as error:  # PIL's decoders end with errors of any kind
         shown = shown_name(name or str(file))
         if isinstance(error, OSError) and error.errno is not None:
@@ -63,6 +74,12 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
 def shown_name(name: str) -> str:
     """Return a file's name as a line of text that can be written anywhere: bytes that are no UTF-8 as escapes."""
     return name.encode("utf-8", errors="backslashreplace").decode("utf-8").replace("\n", "\\n")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image of `read_image` as its EXIF says that it was seen."""
+    turn = TURNS.get(image.info.get(ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -96,15 +113,13 @@ class Crop:
     interpolation: str
     """`bilinear` or `bicubic`."""
 
+    is_upright: bool = False
+    """Whether it is turned as its EXIF says."""
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [crop_size, crop_size, 3]."""
+        image = upright(image) if self.is_upright else image
         return centre_crop(image, self.resize_size, self.crop_size, Image.Resampling[self.interpolation.upper()])
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # some formats have EXIF behind the image
-    turn = TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -116,7 +131,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return it as RGB; of 16 bits the upper 8, where PIL would make white of nearly all."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    """Return it as RGB; of more than 8 bits the upper 8, where PIL would make white or black of nearly all.
+
+    A file seldom says how many bits it uses: they are 8, 12, 16 or 32, whichever hold its brightest value; floats go up
+    to 1, if that holds it.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0).clip(0)
+        largest = next(value for value in LARGEST if values.max() <= value or value == LARGEST[-1])
+        if image.mode.startswith("I") and largest == 1:
+            largest = 255
+        image = Image.fromarray((values / largest * 255).round().clip(0, 255).astype(np.uint8))
     return image.convert("RGB")

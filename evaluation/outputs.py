@@ -19,7 +19,7 @@ from evaluation.reading import Reading, crop_for, read_images
 from evaluation.real_sets import RealSet
 from generation.storage import StorageError
 
-OUTPUTS_VERSION = 2
+OUTPUTS_VERSION = 3
 """Of what is shown to networks, and what is kept of their answers: with another, nothing that is kept is used."""
 
 NUM_NAMED = 10
@@ -120,7 +120,7 @@ def open_kept(
         "version": OUTPUTS_VERSION,
         "checkpoint_sha256": model.sha256,
         "images": identity(images),
-        "crop": [crop.resize_size, crop.crop_size, crop.interpolation],
+        "crop": [crop.resize_size, crop.crop_size, crop.interpolation, crop.is_upright],
         "kinds": kinds,
         "among": question.among,
     }

@@ -35,8 +35,9 @@ def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
             "much, or more."
         )
     if not has_border:
-        return Crop(crop_size, crop_size, "bicubic")
-    return Crop(resize_size, crop_size, own.interpolation if config.interpolation == "own" else config.interpolation)
+        return Crop(crop_size, crop_size, "bicubic", config.upright)
+    interpolation = own.interpolation if config.interpolation == "own" else config.interpolation
+    return Crop(resize_size, crop_size, interpolation, config.upright)
 
 
 @dataclass(frozen=True, eq=False)

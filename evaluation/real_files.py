@@ -50,7 +50,7 @@ class ImageSource(Protocol):
         ...
 
     def opener(self) -> Callable[[int], Image.Image]:
-        """Return what gives the image at a position, upright and RGB; UnreadableImageError where it is damaged."""
+        """Return what gives the image at a position, as `read_image` does; UnreadableImageError where it is damaged."""
         ...
 
 

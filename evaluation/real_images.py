@@ -10,7 +10,8 @@ import numpy as np
 import ray.data
 
 from evaluation.class_names import NOT_SHARED, labels_of_titles, matching_labels
-from evaluation.decoding import UnreadableImageError, square
+from evaluation.config import EvaluationConfig
+from evaluation.decoding import UnreadableImageError, square, upright
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.layouts import open_layout
 from evaluation.real_files import ImageSource
@@ -60,11 +61,11 @@ def real_training_images(
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-def judging_images(images: RealSet, image_size: int, allow_unreadable: int = 0) -> ray.data.Dataset:
+def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
     """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by.
 
-    ValueError for one that is not small: it is held in memory. StorageError if more than `allow_unreadable` images
-    cannot be decoded.
+    ValueError for one that is not small: it is held in memory. StorageError if more than `evaluation.allow_unreadable`
+    images cannot be decoded.
     """
     num_bytes = images.num_images * image_size**2 * 3
     if num_bytes > MAX_JUDGING_BYTES:
@@ -72,19 +73,20 @@ def judging_images(images: RealSet, image_size: int, allow_unreadable: int = 0) 
             f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
             "Name a smaller set first in evaluation.sets."
         )
-    return ray.data.from_items(readable_rows(images, image_size, allow_unreadable), override_num_blocks=NUM_BLOCKS)
+    return ray.data.from_items(readable_rows(images, image_size, config), override_num_blocks=NUM_BLOCKS)
 
 
-def readable_rows(images: RealSet, image_size: int, allow_unreadable: int) -> list[dict[str, Any]]:
+def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) -> list[dict[str, Any]]:
     """Return these rows, those that cannot be decoded left out."""
     read = images.source.opener()
     rows, unreadable = [], []
     for position, label in zip(images.positions.tolist(), images.labels, strict=True):
         try:
-            rows.append({"image": square(read(position), image_size), "label": label})
+            image = upright(read(position)) if config.upright else read(position)
+            rows.append({"image": square(image, image_size), "label": label})
         except UnreadableImageError as error:
             unreadable.append(error)
-            if len(unreadable) > allow_unreadable:
+            if len(unreadable) > config.allow_unreadable:
                 raise StorageError(
                     f"{error} These are {len(unreadable)} images of '{images.name}' by now: "
                     f"evaluation.allow_unreadable={len(unreadable)} leaves as many out."
@@ -113,6 +115,9 @@ class RealTrainingImages:
 
     num_readers: int = 2
     """Processes that read and decode, over all consumers."""
+
+    is_upright: bool = False
+    """Whether they are turned as their EXIF says."""
 
     unreadable: Unreadable = NONE_LEFT_OUT
     """How many may be left out because they cannot be decoded: another one of their class comes in their place."""
@@ -191,16 +196,20 @@ class RealReader:
             "image": np.stack([self._image(index) for index in indices.tolist()]),
         }
 
+    def _read(self, index: int) -> np.ndarray:
+        image = self.read(int(self.positions[index]))
+        return square(upright(image) if self.source.is_upright else image, self.source.image_size)
+
     def _image(self, index: int) -> np.ndarray:
         """Return the image of an index, or where it is left out that of the next index of its class that has one."""
         try:
-            return square(self.read(int(self.positions[index])), self.source.image_size)
+            return self._read(index)
         except UnreadableImageError as error:
             self.source.unreadable.leave_out(error)
         alike = np.flatnonzero(self.labels == self.labels[index])
         for other in [*alike[alike > index].tolist(), *alike[alike < index].tolist()]:
             try:
-                return square(self.read(int(self.positions[other])), self.source.image_size)
+                return self._read(other)
             except UnreadableImageError as error:
                 self.source.unreadable.leave_out(error)
         raise StorageError(

@@ -195,8 +195,7 @@ class Comparison:
         training = dataclasses.replace(self.config.training, seed=arm.seed)
         run_dir = self.run_dir / arm.label
         run_dir.mkdir()
-        allow_unreadable = self.config.evaluation.allow_unreadable
-        judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size, allow_unreadable)
+        judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size, self.config.evaluation)
         fitting_at = time.time()
         with ProgressDisplay(pool, training, Exporter(run_dir.name, self.recipe.sha256[:12]).look) as display:
             real = real_samples(self.config, self.recipe, arm.seed, self.unreadable(arm))

@@ -96,7 +96,7 @@ def samples_of(
     images = real_training_images(
         real_place(real_images), recipe.label_space, recipe.image_size, seed, config.data.num_readers
     )
-    images = dataclasses.replace(images, unreadable=unreadable)
+    images = dataclasses.replace(images, unreadable=unreadable, is_upright=config.training.upright)
     return TrainingSamples(images.num_images, images.open, "real", images.names_hash)
 
 
@@ -298,7 +298,7 @@ class RealSource(NoPool):
         )
         self.place = place
         self.names_hash = images.names_hash
-        images = dataclasses.replace(images, unreadable=unreadable)
+        images = dataclasses.replace(images, unreadable=unreadable, is_upright=config.training.upright)
         self.held_out_images, self.train = images.split(config.training.num_held_out)
 
     def describe(self) -> str:

@@ -92,6 +92,9 @@ class TrainingConfig:
     place; with more, the run ends.
     """
 
+    upright: bool = False
+    """Whether real images are turned as their EXIF says; torchvision does not."""
+
     separate_batch_norm: bool = False
     """Whether real and generated images have batch statistics of their own (arXiv 1911.09665); real ones' are kept for
     evaluation.

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from evaluation.decoding import UnreadableImageError, centre_crop, read_image, square
+from evaluation.decoding import UnreadableImageError, centre_crop, read_image, square, upright
 from generation.storage import StorageError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -65,7 +65,10 @@ def test_images_are_put_upright(tmp_path: Path, orientation: int, quarters: list
     exif[EXIF_ORIENTATION] = orientation
     path = tmp_path / f"turned.{extension}"
     stripes(RED, BLUE, width=4, height=8).save(path, exif=exif, lossless=True)
-    assert colours(square(read_image(str(path)), 8)) == [list(colour) for colour in quarters]
+    read = read_image(str(path))
+    stored = quarters if extension == "tiff" else [RED, BLUE, RED, BLUE]  # PIL, and so torchvision, turns TIFF alone
+    assert colours(square(read, 8)) == [list(colour) for colour in stored]
+    assert colours(square(upright(read), 8)) == [list(colour) for colour in quarters]
 
 
 def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
@@ -73,7 +76,7 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
     exif[EXIF_ORIENTATION] = 6
     for content, name, top_right in ((exif, "turned.jpg", RED), (b"Exif\0\0no TIFF header", "damaged.jpg", BLUE)):
         stripes(RED, BLUE).save(tmp_path / name, exif=content, quality=95, subsampling=0)
-        image = square(read_image(str(tmp_path / name)), 16)
+        image = square(upright(read_image(str(tmp_path / name))), 16)
         np.testing.assert_allclose(image[2, 13], top_right, atol=3)
         np.testing.assert_allclose(image[2, 2], RED, atol=3)
 
@@ -91,6 +94,12 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
         (Image.new("1", (8, 8), 1), "PNG", (255, 255, 255)),
         (Image.new("I;16", (8, 8), 0x7812), "PNG", (120, 120, 120)),
         (Image.new("I;16", (8, 8), 0x7812), "PPM", (120, 120, 120)),
+        (Image.new("I;16", (8, 8), 0x0781), "TIFF", (120, 120, 120)),  # 12 bits
+        (Image.new("I;16", (8, 8), 120), "TIFF", (120, 120, 120)),  # 8 bits in 16
+        (Image.new("I", (8, 8), 0x78125678), "TIFF", (120, 120, 120)),
+        (Image.new("I", (8, 8), 0x7812), "TIFF", (120, 120, 120)),
+        (Image.new("F", (8, 8), 0.4706), "TIFF", (120, 120, 120)),
+        (Image.new("F", (8, 8), 120.2), "TIFF", (120, 120, 120)),
         (Image.new("YCbCr", (8, 8), (120, 128, 128)), "TIFF", (120, 120, 120)),
     ],
 )

@@ -120,7 +120,7 @@ def test_what_helps_under_shifts_that_prompts_were_taught_shows_nothing_of_other
 
 def test_augmentations_that_show_different_things_have_a_verdict_each():
     cells = [
-        dataclasses.replace(each, top1=each.top1 | {"digits": each.clean - 0.2 * (each.guidance == 1.0)})
+        dataclasses.replace(each, top1={**each.top1, "digits": each.clean - 0.2 * (each.guidance == 1.0)})
         if each.augmentation == "strong"
         else each
         for each in grid(low=0.1)
@@ -134,7 +134,7 @@ def test_augmentations_that_show_different_things_have_a_verdict_each():
 def test_an_optimum_between_is_named_and_lower_is_not_better():
     cells = [each for each in grid(low=0.1) if each.data == "generated"]
     middle = [
-        dataclasses.replace(each, guidance=2.0, top1=each.top1 | {"digits": each.clean + 0.05})
+        dataclasses.replace(each, guidance=2.0, top1={**each.top1, "digits": each.clean + 0.05})
         for each in cells
         if each.guidance == 1.0
     ]

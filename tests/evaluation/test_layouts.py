@@ -19,7 +19,7 @@ from torchvision.datasets import imagenet
 from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
-from evaluation.decoding import UnreadableImageError
+from evaluation.decoding import UnreadableImageError, upright
 from evaluation.layouts import flat_images, open_layout
 from evaluation.listed_images import ListedImages, packed, split_of
 from evaluation.parquet_files import parquet_images
@@ -183,10 +183,11 @@ def test_validation_images_in_odd_modes_are_read(tmp_path: Path):
     read = open_layout(str(tmp_path)).opener()
     for i in range(3):
         np.testing.assert_allclose(np.asarray(read(i)), 80 + i, atol=1)
-    upright = np.asarray(read(3))
-    assert upright.shape == (16, 8, 3)
-    assert upright[4, 4].min() > 250
-    assert upright[12, 4].max() < 5
+    assert read(3).size == (16, 8)
+    seen = np.asarray(upright(read(3)))
+    assert seen.shape == (16, 8, 3)
+    assert seen[4, 4].min() > 250
+    assert seen[12, 4].max() < 5
 
 
 def test_a_validation_image_that_is_cut_is_named(tmp_path: Path):

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from evaluation.config import EvaluationConfig
 from evaluation.real_files import FolderImages, list_images
 from evaluation.real_images import (
     RealReader,
@@ -208,11 +209,11 @@ def test_images_that_training_is_judged_by_may_be_left_out_as_in_evaluation(tmp_
     write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
     (tmp_path / "puffin" / "b.png").write_text("no image")
     images = whole_set("birds", str(tmp_path), list_images(str(tmp_path)))
-    assert [row["image"][0, 0, 0] for row in readable_rows(images, 8, allow_unreadable=1)] == [0, 2]
+    assert [row["image"][0, 0, 0] for row in readable_rows(images, 8, EvaluationConfig(allow_unreadable=1))] == [0, 2]
     with pytest.raises(
         StorageError, match=r"b\.png' cannot .* 1 images of 'birds' by now: evaluation\.allow_unreadable=1"
     ):
-        readable_rows(images, 8, allow_unreadable=0)
+        readable_rows(images, 8, EvaluationConfig())
 
 
 @pytest.mark.ray
