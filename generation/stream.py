@@ -238,6 +238,12 @@ class Setbacks:
         )
 
 
+def keep_serve_quiet() -> None:
+    """Log Serve's warnings and errors, in the driver errors alone: of a lost actor it warns for each request."""
+    serve_log = logging.getLogger("ray.serve")
+    serve_log.setLevel(max(serve_log.level, logging.WARNING))
+
+
 class Asker:
     """The asking stage: keeps requests under way and yields each batch in its order."""
 
@@ -251,7 +257,7 @@ class Asker:
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        keep_serve_quiet()
         self.service = service
         self.batch_size = batch_size
         self.longest_wait_seconds = config.longest_start_seconds
