@@ -242,6 +242,12 @@ def keep_serve_quiet() -> None:
     """Log Serve's warnings and errors, in the driver errors alone: of a lost actor it warns for each request."""
     serve_log = logging.getLogger("ray.serve")
     serve_log.setLevel(max(serve_log.level, logging.WARNING))
+    logging.getLogger("asyncio").addFilter(is_not_of_serve)
+
+
+def is_not_of_serve(record: logging.LogRecord) -> bool:
+    """Leave out traces of questions of Serve's to a lost actor, for whose answers it does not wait."""
+    return "/ray/serve/" not in record.getMessage()
 
 
 class Asker:

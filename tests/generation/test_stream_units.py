@@ -124,6 +124,13 @@ def test_a_stream_in_the_driver_leaves_serves_warnings_off_the_console(before: s
         serve_log.setLevel(level)
 
 
+@pytest.mark.parametrize(("path", "is_told"), [("/lib/ray/serve/_private/a.py", False), ("/home/me/a.py", True)])
+def test_what_serve_asks_a_lost_actor_in_vain_is_no_trace(path: str, is_told: bool):
+    ask_for_four(LosingService(0))
+    record = logging.LogRecord("asyncio", logging.ERROR, path, 1, "never retrieved: defined at %s", (path,), None)
+    assert bool(logging.getLogger("asyncio").filter(record)) == is_told
+
+
 @pytest.fixture
 def no_pause(monkeypatch):
     monkeypatch.setattr("generation.stream.RETRY_SECONDS", 0.0)
