@@ -336,8 +336,8 @@ class Asker:
             return error
         except ControllerSilentError as error:
             logger.warning("%s The stream goes on.", error)
-        except (RayError, RayServeException):
-            logger.warning("The pool cannot be looked at.", exc_info=True)  # Serve's controller is starting anew
+        except (RayError, RayServeException) as error:  # Serve's controller is starting anew
+            logger.warning("The pool cannot be looked at, and the stream goes on: %s", type(error).__name__)
         if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
             return None
         return GenerationFailedError(
