@@ -129,9 +129,9 @@ class GeneratorActor:
         unchecked = ", set recipe.safety_checker=false" if reason == "flagged" else ""
         others = "" if self.recipe.leave_out_after else ", raise generation.max_attempts, or set recipe.leave_out_after"
         raise ImagesRefusedError(
-            f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}: {plan}. This "
-            f"actor made {num_made} images of class '{class_name}' and refused {num_refused} of them. Change "
-            f"recipe.templates or recipe.precision{unchecked}{others}."
+            f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}. Its prompt "
+            f"is {plan.prompt!r}. This actor made {num_made} images of class '{class_name}' and refused {num_refused} "
+            f"of them. Change recipe.templates or recipe.precision{unchecked}{others}."
         )
 
     def _has_none(self, label: int) -> bool:

@@ -20,6 +20,9 @@ LOOK_SECONDS = 1.0
 LOOKS_BEFORE_END = 3
 """A pool is ended when its keeper was not found so many times in a row."""
 
+LOOKS_WHILE_ENDING = 10
+"""Looks for actors of a pool that is being ended: Serve may replace those killed before it acts on the deletion."""
+
 
 class AskKeeper:
     """An autoscaling policy of Serve: the keeper's last answer, which is never waited for."""
@@ -70,7 +73,9 @@ def end_pool(app_name: str) -> None:
     def end() -> None:
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
         ray.get(controller.delete_apps.remote([app_name]))
-        kill_actors(app_name)
+        for _ in range(LOOKS_WHILE_ENDING):
+            kill_actors(app_name)
+            time.sleep(LOOK_SECONDS)
 
     threading.Thread(target=end, daemon=True).start()
 

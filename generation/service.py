@@ -16,6 +16,7 @@ from typing import Any, cast
 import ray
 from ray import cloudpickle, serve
 from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -76,8 +77,19 @@ class GenerationService:
         return cast(DeploymentResponse, self.handle.generate.remote(indices))
 
     def counts(self) -> GenerationCounts:
-        """Return what the pool has done so far."""
-        return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
+        """Return what the pool has done so far; GenerationFailedError if its keeper is gone, and so the pool."""
+        try:
+            return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
+        except ActorUnavailableError:
+            raise
+        except (OutOfMemoryError, RayActorError) as error:
+            lost_by = (
+                "Ray's memory monitor ended it" if isinstance(error, OutOfMemoryError) else "its process has ended"
+            )
+            raise GenerationFailedError(
+                f"The keeper of the pool '{self.app_name}', an actor on the node of this job's driver, is gone: "
+                f"{lost_by}. The pool ends with it. Give that node more memory, or less other work."
+            ) from error
 
     def hear(self, trainer: TrainerClock) -> None:
         """Be told, once a second or so, how a trainer's time goes by: from now on the pool's size follows that."""

@@ -238,6 +238,18 @@ class Setbacks:
         )
 
 
+def keep_serve_quiet() -> None:
+    """Log Serve's warnings and errors, in the driver errors alone: of a lost actor it warns for each request."""
+    serve_log = logging.getLogger("ray.serve")
+    serve_log.setLevel(max(serve_log.level, logging.WARNING))
+    logging.getLogger("asyncio").addFilter(is_not_of_serve)
+
+
+def is_not_of_serve(record: logging.LogRecord) -> bool:
+    """Leave out traces of questions of Serve's to a lost actor, for whose answers it does not wait."""
+    return "/ray/serve/" not in record.getMessage()
+
+
 class Asker:
     """The asking stage: keeps requests under way and yields each batch in its order."""
 
@@ -251,7 +263,7 @@ class Asker:
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        keep_serve_quiet()
         self.service = service
         self.batch_size = batch_size
         self.longest_wait_seconds = config.longest_start_seconds
@@ -324,8 +336,8 @@ class Asker:
             return error
         except ControllerSilentError as error:
             logger.warning("%s The stream goes on.", error)
-        except (RayError, RayServeException):
-            logger.warning("The pool cannot be looked at.", exc_info=True)  # Serve's controller is starting anew
+        except (RayError, RayServeException) as error:  # Serve's controller is starting anew
+            logger.warning("The pool cannot be looked at, and the stream goes on: %s", type(error).__name__)
         if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
             return None
         return GenerationFailedError(

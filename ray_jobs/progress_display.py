@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from generation.autoscaling import TrainerClock
+from generation.generator import GenerationFailedError
 from generation.service import GenerationService, beside_driver
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool, StreamSource
@@ -149,7 +150,7 @@ class ProgressDisplay:
         """
         try:
             self._latest = self._observe()
-        except (RayError, RayServeException) as error:
+        except (GenerationFailedError, RayError, RayServeException) as error:  # what fails for good ends the stream
             if not self._is_blind:
                 logger.warning("The pool does not answer, and the run goes on: %s", error)
             self._is_blind = True

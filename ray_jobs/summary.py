@@ -7,7 +7,6 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from generation.keeper import GenerationCounts
 from generation.recipe import Recipe
 from ray_jobs.advice import LITTLE_WAITING_FRACTION
 from ray_jobs.config import JobConfig
@@ -19,7 +18,6 @@ from training.progress import TrainingProgress
 def summarize(
     config: JobConfig,
     recipe: Recipe,
-    counts: GenerationCounts,
     progress: RunProgress,
     evaluation: dict[str, Any],
     started_at: float,
@@ -29,7 +27,7 @@ def summarize(
     `started_at` is in seconds of `time.time()`. What was predicted is there where the settings have rates.
     """
     ended_at = time.time()
-    training = cast(TrainingProgress, progress.training)  # a run that is through has trained
+    training, counts = cast(TrainingProgress, progress.training), progress.counts  # a run that is through has trained
     first_set = next(iter(evaluation.get("sets", {}).values()), {})
     return {
         "top1": first_set.get("top1"),

@@ -87,7 +87,6 @@ def main() -> None:
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
             for line in (f"the whole run: {advice}", *job.unreadable.told()):
                 say(line)
-            counts = source.counts()
             pool.close()  # evaluation may need its devices
             evaluation: dict[str, Any] = {}
             try:
@@ -95,7 +94,7 @@ def main() -> None:
                     source.finish()
                     evaluation = evaluate(job, checkpoint_file, say)
             finally:  # what was trained is told, whatever becomes of its evaluation
-                summary = summarize(config, recipe, counts, progress, evaluation, started_at) | {
+                summary = summarize(config, recipe, progress, evaluation, started_at) | {
                     "num_unreadable": len(job.unreadable.names()),
                     "advice": advice,
                 }

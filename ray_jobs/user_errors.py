@@ -1,5 +1,6 @@
 """How a job ends early: one clear line where the user can do something, else a trace and a file that keeps it."""
 
+import io
 import signal
 import sys
 import tempfile
@@ -32,6 +33,7 @@ TRACE_IS_IN = "The whole trace is in"
 def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
     """End the process with status 2 and one line where the body finds that the job cannot run."""
     TERMINATION.handle()
+    print_any_text()
     with errors_at_work(kept, folder):
         try:
             yield
@@ -64,6 +66,13 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
             if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):
                 error.add_note(f"{keep_trace(error, folder)} {TERMINATION.kept}".rstrip())
             raise
+
+
+def print_any_text() -> None:
+    """Print characters that stdout or stderr cannot encode as escapes: a folder's name must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def keep_trace(error: BaseException, folder: Path | None = None) -> str:

@@ -88,12 +88,14 @@ def test_counts_add_up():
     assert counts == WorkCounts(3, Counter(black=2, flat=1), 5.0, Counter(crane=2, heron=1))
 
 
-def test_after_the_last_attempt_the_plan_is_in_the_message(painted: Recipe):
+def test_after_the_last_attempt_the_prompt_is_in_the_message(painted: Recipe):
     actor = actor_with(BlackUntil({5: 3}), painted, max_attempts=3)
-    with pytest.raises(ImagesRefusedError, match=r"All 3 attempts at sample 5 .* black: SamplePlan\(index=5") as ended:
+    with pytest.raises(ImagesRefusedError, match="All 3 attempts at sample 5 were refused") as ended:
         actor.generate(range(4, 8))
-    class_name = painted.label_space.classes[plan_sample(painted, 5).label].class_name
-    assert f"This actor made 3 images of class '{class_name}' and refused 3 of them." in str(ended.value)
+    plan = plan_sample(painted, 5)
+    class_name = painted.label_space.classes[plan.label].class_name
+    assert f"the last as black. Its prompt is '{plan.prompt}'. This actor made 3 images" in str(ended.value)
+    assert f"images of class '{class_name}' and refused 3 of them." in str(ended.value)
     assert "safety_checker" not in str(ended.value)
 
 

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
 from generation.generator import GenerationFailedError
@@ -79,3 +81,36 @@ def test_a_pool_that_may_still_make_images_is_not_given_up(seen: SeenPool):
 def test_what_serve_says_of_a_pool_that_is_late_ends_its_sentence_once():
     with pytest.raises(GenerationFailedError, match=r"was up after 0 s: it fell over\. Has the cluster"):
         SeenPool(starting=1).wait_until_running(1, timeout_seconds=0)
+
+
+def of_keeper(error: Exception, monkeypatch: pytest.MonkeyPatch) -> GenerationService:
+    """Return a pool whose keeper answers with an error."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("generation.service.ray.get", fail)
+    keeper: Any = SimpleNamespace(snapshot=SimpleNamespace(remote=lambda: None))
+    return GenerationService("seen", cast(Any, None), keeper)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ActorDiedError(), "its process has ended"),
+        (
+            OutOfMemoryError("killed"),
+            r"Ray's memory monitor ended it\. The pool ends with it\. Give that node",
+        ),
+    ],
+)
+def test_a_pool_whose_keeper_is_gone_has_failed_and_says_where(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(GenerationFailedError, match=f"^The keeper of the pool 'seen', .* is gone: {reason}"):
+        of_keeper(error, monkeypatch).counts()
+
+
+def test_a_pool_whose_keeper_cannot_be_reached_for_a_while_has_not_failed(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ActorUnavailableError):
+        of_keeper(ActorUnavailableError("seen", None), monkeypatch).counts()

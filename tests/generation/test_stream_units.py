@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import numpy as np
@@ -109,6 +110,25 @@ def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
     assert [batch["serial"].tolist() for batch in batches] == [[32, 33, 34, 35], [36, 37, 38, 39]]
     assert all(np.array_equal(batch["serial"], batch["index"]) for batch in batches)
     assert service.asked == [range(32, 36), range(36, 40)]
+
+
+@pytest.mark.parametrize(("before", "after"), [("ERROR", "ERROR"), ("INFO", "WARNING")])
+def test_a_stream_in_the_driver_leaves_serves_warnings_off_the_console(before: str, after: str):
+    serve_log = logging.getLogger("ray.serve")
+    level = serve_log.level
+    try:
+        serve_log.setLevel(before)
+        ask_for_four(LosingService(0))
+        assert logging.getLevelName(serve_log.level) == after
+    finally:
+        serve_log.setLevel(level)
+
+
+@pytest.mark.parametrize(("path", "is_told"), [("/lib/ray/serve/_private/a.py", False), ("/home/me/a.py", True)])
+def test_what_serve_asks_a_lost_actor_in_vain_is_no_trace(path: str, is_told: bool):
+    ask_for_four(LosingService(0))
+    record = logging.LogRecord("asyncio", logging.ERROR, path, 1, "never retrieved: defined at %s", (path,), None)
+    assert bool(logging.getLogger("asyncio").filter(record)) == is_told
 
 
 @pytest.fixture

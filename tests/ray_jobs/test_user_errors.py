@@ -1,9 +1,11 @@
 """How a job ends that cannot go on."""
 
 import errno
+import io
 import os
 import pickle
 import signal
+import sys
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -44,6 +46,14 @@ def test_an_error_that_nobody_foresaw_keeps_its_trace_in_the_runs_folder_and_say
     assert path.name == "error.log"
     assert path.read_text().rstrip().endswith("ZeroDivisionError: nothing")
     assert traceback.format_exception(raised.value)[-1] == f"The whole trace is in {path}. It goes on.\n"
+
+
+def test_a_name_that_the_terminal_cannot_encode_is_printed_with_escapes(monkeypatch: pytest.MonkeyPatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with user_errors():
+        print("writing to größe", flush=True)
+    assert terminal.buffer.getvalue() == b"writing to gr\\xf6\\xdfe\n"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_trace_without_a_runs_folder_is_kept_in_a_temporary_one(tmp_path: Path):
