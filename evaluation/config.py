@@ -23,6 +23,11 @@ class EvaluationConfig:
     features.
     """
 
+    transfer_seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the validation images, the settings tried and the order of training in transfer: of several seeds the mean is
+    told, with its interval.
+    """
+
     representation: bool = False
     """Whether the features of the first set's images are described."""
 
@@ -73,6 +78,8 @@ class EvaluationConfig:
         for name in ("batch_size", "num_actors", "num_readers", "threads_per_actor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 1 or more.")
+        if not self.transfer_seeds or len(set(self.transfer_seeds)) < len(self.transfer_seeds):
+            raise ValueError(f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more, each once.")
         check_not_negative("evaluation", self, "gpus_per_actor", "resize_size", "crop_size", "allow_unreadable")
         check_gpus("evaluation.gpus_per_actor", self.gpus_per_actor)
         if 0 < self.resize_size < self.crop_size:

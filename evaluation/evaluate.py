@@ -1,13 +1,10 @@
 """All that is told of a model on real images: how it classifies them, what its features are like and serve for."""
 
-import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from evaluation.class_names import NOT_SHARED, matching_labels
 from evaluation.config import EvaluationConfig
@@ -15,34 +12,17 @@ from evaluation.decoding import Crop
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.inference import KINDS, Kinds
 from evaluation.intervals import packed
-from evaluation.kept_outputs import folder_name
 from evaluation.metrics import Guesses, is_counted, measure, to_json, top1_hits
 from evaluation.model import Looked
 from evaluation.outputs import Outputs, outputs_of
 from evaluation.reading import crop_for
 from evaluation.real_sets import RealSet, open_sets, whole_set
 from evaluation.representation import describe
-from evaluation.transfer import Labelled, Solver, Transfer, fit_transfer, log_odds_average
 from evaluation.transfer_sets import open_transfer_set
+from evaluation.transfers import TransferImages, transfer
 from generation.labels import LabelSpace, load_label_space
-from generation.storage import Storage
-
-TRANSFER_VERSION = 1
-"""Of how classifiers are fitted to features: with another, none that is kept is used."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TransferImages:
-    """A set of other classes to tell apart by a network's features."""
-
-    name: str
-    trainval: RealSet
-    test: RealSet
-    solver: Solver
-    split: str
-    """`published` by the set's authors, or `drawn` here."""
 
 
 @dataclass(frozen=True)
@@ -141,56 +121,3 @@ def representation(images: RealSet, said: Outputs) -> dict[str, Any]:
     features = said.read("feature")
     told = {"set": images.name, "num_images": len(features), "num_unreadable": len(said.unreadable)}
     return {**told, "num_dimensions": features.shape[1], **asdict(describe(features, images.labels[said.rows]))}
-
-
-def transfer(
-    transfers: Sequence[TransferImages],
-    features: Mapping[RealSet, Outputs],
-    config: EvaluationConfig,
-    outputs: Path,
-    say: Say,
-) -> dict[str, Any]:
-    """Return how well frozen features tell other classes apart, by set, and their mean log odds."""
-    told: dict[str, Any] = {}
-    kept = Storage(str(outputs))
-    for each in transfers:
-        said = [features[images] for images in (each.trainval, each.test)]
-        name = name_of_kept(each, said)
-        if not kept.exists(name):
-            trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said, strict=True))
-            say(f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test")
-            found = fitted(trainval, test, each.solver, config, say)
-            kept.write(name, json.dumps(asdict(found), indent=2).encode())
-        found = Transfer(**json.loads(kept.read(name)))
-        num_unreadable = sum(len(one.unreadable) for one in said)
-        told[each.name] = {**asdict(found), "split": each.split, "num_unreadable": num_unreadable}
-        say(f"transfer to {each.name}: top-1 {found.top1:.2%}")
-    average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
-    return {"sets": told, "log_odds_average": average}
-
-
-def name_of_kept(transfer: TransferImages, said: Sequence[Outputs]) -> str:
-    """Return the file that keeps what was found, which may have taken hours.
-
-    Features that are worked out anew, whatever for, are in files of other names, and are fitted anew.
-    """
-    key = {
-        "version": TRANSFER_VERSION,
-        "features": [each.kept.parts() for each in said],
-        "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
-        "solver": transfer.solver,
-    }
-    return f"{folder_name(f'transfer-{transfer.name}', key)}.json"
-
-
-def fitted(trainval: Labelled, test: Labelled, solver: Solver, config: EvaluationConfig, say: Say) -> Transfer:
-    """Return how a linear classifier does, fitted here, or on a GPU where networks have one and the solver likes it."""
-    if solver != "sgd" or not config.gpus_per_actor:
-        return fit_transfer(trainval, test, solver, say=say)
-    on_gpu: Any = ray.remote(num_gpus=config.gpus_per_actor, label_selector=config.label_selector)(fit_transfer)
-    return ray.get(on_gpu.remote(trainval, test, solver, device="cuda"))
-
-
-def labelled(images: RealSet, said: Outputs) -> Labelled:
-    """Return features with the labels of their images."""
-    return Labelled(said.read("feature"), images.labels[said.rows])

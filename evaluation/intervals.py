@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,16 @@ def wilson_interval(num_hits: int, num_images: int) -> Interval:
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def student_interval(values: Sequence[float]) -> Interval | None:
+    """Return the interval of the mean of independent repetitions, by Student's t; None for one."""
+    from scipy.stats import sem, t  # takes a second to import
+
+    if len(values) < 2:
+        return None
+    mean, half = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * sem(values))
+    return mean - half, mean + half
 
 
 @dataclass(frozen=True)

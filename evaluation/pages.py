@@ -146,12 +146,18 @@ def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
         "num_test": "images to test",
         "num_unreadable": "unreadable",
         "num_classes": "classes",
-        "C": "C",
+        "num_seeds": "seeds",
     }
     fractions = {"validation_top1": "top-1 in validation", "top1": "top-1", "mean_per_class": "mean per class"}
     average = number(transfer.get("log_odds_average"))
     sets = {set_title(name, of_set): of_set for name, of_set in transfer["sets"].items()}
-    return _numbers_table(sets, counts, fractions) + f"<p>Average of the log-odds: {average}.</p>"
+    groups = "".join(
+        f" Mean top-1 of {escape(name)} sets ({of_group['num_sets']} of {of_group['num_sets_in_all']}): "
+        f"{percent(of_group['top1'])}."
+        for name, of_group in transfer.get("groups", {}).items()
+    )
+    note = f"<p>Top-1 is the mean over seeds, with Student's interval. Average of the log-odds: {average}.{groups}</p>"
+    return _numbers_table(sets, counts, fractions) + note
 
 
 def _embedded_json(evaluation: Evaluation) -> str:

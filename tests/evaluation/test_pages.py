@@ -89,9 +89,11 @@ def representation(sparsity: float = 0.25) -> dict[str, Any]:
 
 
 def transfer(top1: float = 0.8125) -> dict[str, Any]:
-    of_set: dict[str, Any] = {"top1": top1, "mean_per_class": 0.8, "C": 0.316, "validation_top1": 0.79}
+    of_set: dict[str, Any] = {"top1": top1, "mean_per_class": 0.8, "num_seeds": 3, "validation_top1": 0.79}
+    of_set["top1_interval"] = [top1 - 0.0125, top1 + 0.0125]
     return {
         "sets": {"flowers": of_set | {"num_trainval": 2040, "num_test": 6149, "num_unreadable": 3, "num_classes": 102}},
+        "groups": {"small": {"top1": top1, "num_sets": 1, "num_sets_in_all": 8}},
         "log_odds_average": 1.4663,
     }
 
@@ -162,7 +164,7 @@ def test_a_set_is_told_in_per_cent_with_its_intervals():
 def test_representation_and_transfer_are_told_where_there_are():
     told = cells(model_page(FULL))
     assert ["mine", "digits", "540", "512", "0.25", "0.8125", "0.125", "412.3"] in told
-    assert ["flowers", "2,040", "6,149", "3", "102", "0.316", "79.00%", "81.25%", "80.00%"] in told
+    assert ["flowers", "2,040", "6,149", "3", "102", "3", "79.00%", "81.25%\n[80.00,\xa082.50]", "80.00%"] in told
     assert "Average of the log-odds: 1.466." in model_page(FULL)
     assert "Representation" not in model_page(BARE)
     assert "Transfer" not in model_page(BARE)
@@ -211,7 +213,7 @@ def test_side_by_side_what_is_missing_is_a_dash():
     told = cells(side_by_side_page([FULL, BARE]))
     assert ["mine", "75.00%\n[62.50,\xa087.50]", "50.00%\n[37.50,\xa062.50]"] in told
     assert ["yours", "62.50%\n[50.00,\xa075.00]", "-"] in told
-    assert ["mine", "81.25%", "1.466"] in told
+    assert ["mine", "81.25%\n[80.00,\xa082.50]", "1.466"] in told
     assert ["yours", "-", "-"] in told
     assert ["yours", *7 * ["-"]] in told
 

@@ -1,0 +1,157 @@
+"""How linear classifiers on frozen features of several sets do, over several seeds: a Ray task for each, kept at its end."""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from evaluation.config import EvaluationConfig
+from evaluation.intervals import student_interval
+from evaluation.kept_outputs import folder_name
+from evaluation.outputs import Outputs
+from evaluation.real_sets import RealSet
+from evaluation.transfer import Labelled, Search, Solver, Transfer, fit_transfer, log_odds_average
+from generation.storage import Storage
+
+TRANSFER_VERSION = 2
+"""Of how classifiers are fitted to features: with another, none that is kept is used."""
+
+GROUPS = {
+    "small": ("aircraft", "cars", "dtd", "eurosat", "flowers", "food101", "pets", "sun397"),
+    "iNaturalist": ("inat2018", "inat2019"),
+    "ImageNet-CoG": ("cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5"),
+}
+"""Sets of which arXiv 2212.08420 tells a mean together."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TransferImages:
+    """A set of other classes to tell apart by a network's features."""
+
+    name: str
+    trainval: RealSet
+    test: RealSet
+    solver: Solver
+    split: str
+    """`published` by the set's authors, or `drawn` here."""
+
+
+def transfer(
+    transfers: Sequence[TransferImages],
+    features: Mapping[RealSet, Outputs],
+    config: EvaluationConfig,
+    outputs: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """Return how well frozen features tell other classes apart, by set, and means over sets."""
+    said = {each.name: [features[images] for images in (each.trainval, each.test)] for each in transfers}
+    found = fits_of(transfers, said, config, Storage(str(outputs)), say)
+    told: dict[str, Any] = {}
+    for each in transfers:
+        num_unreadable = sum(len(one.unreadable) for one in said[each.name])
+        told[each.name] = {**over_seeds(found[each.name]), "split": each.split, "num_unreadable": num_unreadable}
+    average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
+    return {"sets": told, "groups": group_means(told), "log_odds_average": average}
+
+
+def fits_of(
+    transfers: Sequence[TransferImages],
+    said: Mapping[str, Sequence[Outputs]],
+    config: EvaluationConfig,
+    kept: Storage,
+    say: Say,
+) -> dict[str, list[Transfer]]:
+    """Return what was found on each set by each seed, fitted by Ray tasks where it is not kept."""
+    running: dict[ray.ObjectRef, tuple[str, str]] = {}
+    names = {
+        (each.name, seed): name_of_kept(each, said[each.name], seed)
+        for each in transfers
+        for seed in config.transfer_seeds
+    }
+    for each in transfers:
+        missing = [seed for seed in config.transfer_seeds if not kept.exists(names[each.name, seed])]
+        if missing:
+            trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said[each.name], strict=True))
+            say(
+                f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test, "
+                f"{len(missing)} seeds"
+            )
+            sets = ray.put((trainval, test))
+            for seed in missing:
+                running[started(sets, each.solver, seed, config)] = (each.name, names[each.name, seed])
+    while running:
+        (ended,), _ = ray.wait(list(running))
+        name, file = running.pop(ended)
+        found = ray.get(ended)
+        kept.write(file, json.dumps(asdict(found), indent=2).encode())
+        say(f"transfer to {name}: top-1 {found.top1:.2%}")
+    return {
+        each.name: [Transfer(**json.loads(kept.read(names[each.name, seed]))) for seed in config.transfer_seeds]
+        for each in transfers
+    }
+
+
+def started(sets: ray.ObjectRef, solver: Solver, seed: int, config: EvaluationConfig) -> ray.ObjectRef:
+    """Return a Ray task that fits, on a GPU where networks have one and the solver likes it."""
+    on_gpu = solver == "sgd" and config.gpus_per_actor > 0
+    options = {"num_gpus": config.gpus_per_actor, "label_selector": config.label_selector} if on_gpu else {}
+    fit: Any = ray.remote(num_cpus=1, **options)(fit_in_task)
+    return fit.remote(sets, solver, seed, "cuda" if on_gpu else "cpu")
+
+
+def fit_in_task(sets: tuple[Labelled, Labelled], solver: Solver, seed: int, device: str) -> Transfer:
+    """Return how a linear classifier on features does."""
+    return fit_transfer(*sets, solver, device, say=lambda _: None, search=Search(seed))
+
+
+def over_seeds(found: Sequence[Transfer]) -> dict[str, Any]:
+    """Return the mean over seeds of a set's numbers, with Student's interval of 95% for top-1 if there are several."""
+    top1 = [each.top1 for each in found]
+    return {
+        "top1": float(np.mean(top1)),
+        "top1_interval": student_interval(top1),
+        "mean_per_class": float(np.mean([each.mean_per_class for each in found])),
+        "validation_top1": float(np.mean([each.validation_top1 for each in found])),
+        "num_trainval": found[0].num_trainval,
+        "num_test": found[0].num_test,
+        "num_classes": found[0].num_classes,
+        "num_seeds": len(found),
+        "seeds": [asdict(each) for each in found],
+    }
+
+
+def group_means(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the mean top-1 of each group of which there are sets, and of how many."""
+    groups = {group: [told[name]["top1"] for name in names if name in told] for group, names in GROUPS.items()}
+    return {
+        group: {"top1": float(np.mean(found)), "num_sets": len(found), "num_sets_in_all": len(GROUPS[group])}
+        for group, found in groups.items()
+        if found
+    }
+
+
+def name_of_kept(transfer: TransferImages, said: Sequence[Outputs], seed: int) -> str:
+    """Return the file that keeps what was found, which may have taken hours.
+
+    Features that are worked out anew, whatever for, are in files of other names, and are fitted anew.
+    """
+    key = {
+        "version": TRANSFER_VERSION,
+        "features": [each.kept.parts() for each in said],
+        "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
+        "solver": transfer.solver,
+        "seed": seed,
+    }
+    return f"{folder_name(f'transfer-{transfer.name}', key)}.json"
+
+
+def labelled(images: RealSet, said: Outputs) -> Labelled:
+    """Return features with the labels of their images."""
+    return Labelled(said.read("feature"), images.labels[said.rows])
