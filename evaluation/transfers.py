@@ -1,4 +1,4 @@
-"""How linear classifiers on frozen features of several sets do, over several seeds: a Ray task for each, kept at its end."""
+"""How linear classifiers on features of several sets do, over several seeds: each a Ray task, and kept at its end."""
 
 import json
 import zlib
