@@ -73,13 +73,22 @@ def compare(
     generated: np.ndarray,
     generated_labels: np.ndarray,
     num_neighbours: int = 5,
+    seed: int = 0,
 ) -> Comparison:
-    """Compare `generated` [M, D] with `real` [N, D]; ValueError if their classes differ or one has too few images."""
+    """Compare `generated` [M, D] with `real` [N, D]; ValueError if their classes differ or one has too few images.
+
+    Of each class as many of both are compared, of the larger set some that are drawn by `seed`: coverage and recall
+    grow with the number of generated images, and the Fréchet distance falls.
+    """
     real, generated = checked_features(real, "real"), checked_features(generated, "generated")
     real_labels = checked_labels(real_labels, len(real), "real_labels")
     generated_labels = checked_labels(generated_labels, len(generated), "generated_labels")
+    labels = shared_classes(real_labels, generated_labels, num_neighbours)
+    rows, generated_rows = equal_numbers(real_labels, generated_labels, seed)
+    real, real_labels = real[rows], real_labels[rows]
+    generated, generated_labels = generated[generated_rows], generated_labels[generated_rows]
     per_class = {}
-    for label in shared_classes(real_labels, generated_labels, num_neighbours):
+    for label in labels:
         of_class = generated[generated_labels == label]
         spread = mean_pairwise_distance(of_class)
         per_class[label] = _likeness(real[real_labels == label], of_class, spread, num_neighbours)
@@ -95,6 +104,19 @@ def _likeness(real: np.ndarray, generated: np.ndarray, spread: float, num_neighb
         frechet_distance=frechet_distance(real, generated),
         diversity=spread,
     )
+
+
+def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of both, int64 and ascending, of which each class has as many, in both."""
+    random = np.random.default_rng(seed)
+    chosen: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for label in np.unique(labels):
+        rows = [np.flatnonzero(each == label) for each in (labels, other_labels)]
+        number = min(map(len, rows))
+        for of_set, of_class in zip(chosen, rows, strict=True):
+            of_set.append(random.choice(of_class, number, replace=False))
+    first, second = (np.sort(np.concatenate(of_set)) for of_set in chosen)
+    return first, second
 
 
 def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:

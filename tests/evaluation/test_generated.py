@@ -8,6 +8,7 @@ from evaluation.generated import (
     Overlap,
     compare,
     diversity,
+    equal_numbers,
     frechet_distance,
     neighbour_radii,
     overlap,
@@ -145,18 +146,38 @@ def test_diversity_is_the_mean_distance_within_a_class():
 
 def test_a_comparison_has_every_class_and_their_pool():
     real, real_labels = column(0, 1, 3, 50, 60), np.array([4, 4, 4, 9, 9])
-    generated, generated_labels = column(0, 2, 1000, 1008), np.array([4, 4, 9, 9])
+    generated, generated_labels = column(0, 2, 5, 1000, 1008), np.array([4, 4, 4, 9, 9])
     comparison = compare(real, real_labels, generated, generated_labels, num_neighbours=1)
     assert list(comparison.per_class) == [4, 9]
     four, nine = comparison.per_class[4], comparison.per_class[9]
-    assert (four.num_real, four.num_generated, four.diversity) == (3, 2, 2.0)
-    assert four.overlap == overlap(column(0, 1, 3), column(0, 2), 1)
+    assert (four.num_real, four.num_generated) == (3, 3)
+    assert four.diversity == pytest.approx(10 / 3)  # of 2, 3 and 5
+    assert four.overlap == overlap(column(0, 1, 3), column(0, 2, 5), 1)
     assert nine.overlap == Overlap(0.0, 0.0, 0.0, 0.0)
     # Means 55 and 1004, variances 50 and 32.
     assert nine.frechet_distance == pytest.approx(949**2 + (math.sqrt(50) - math.sqrt(32)) ** 2)
-    assert (comparison.overall.num_real, comparison.overall.num_generated) == (5, 4)
-    assert comparison.overall.diversity == pytest.approx((2 + 8) / 2)
+    assert (comparison.overall.num_real, comparison.overall.num_generated) == (5, 5)
+    assert comparison.overall.diversity == pytest.approx((10 / 3 + 8) / 2)
     assert comparison.overall.overlap == overlap(real, generated, 1)
+
+
+def test_as_many_images_of_each_class_are_compared_on_both_sides():
+    labels, other_labels = np.array([4, 9, 4, 4, 9]), np.array([9, 4, 9, 4, 9, 9])
+    rows, other_rows = equal_numbers(labels, other_labels, seed=0)
+    assert sorted(labels[rows].tolist()) == sorted(other_labels[other_rows].tolist()) == [4, 4, 9, 9]
+    assert len(set(other_rows.tolist())) == 4
+    drawn = {tuple(equal_numbers(labels, other_labels, seed)[0].tolist()) for seed in range(20)}
+    assert len(drawn) == 3  # which of three images of class 4 is left out
+
+
+def test_more_generated_images_alone_cover_no_more():
+    random = np.random.default_rng(0)
+    real, generated = random.normal(size=(50, 4)), random.normal(size=(5000, 4))
+    once = compare(real, np.zeros(50, int), generated[:50], np.zeros(50, int)).overall
+    often = compare(real, np.zeros(50, int), generated, np.zeros(5000, int)).overall
+    assert often.num_generated == 50
+    assert abs(often.overlap.coverage - once.overlap.coverage) < 0.2
+    assert overlap(real, generated).coverage == 1.0  # as it was
 
 
 def test_a_class_that_only_one_side_has_is_refused():
