@@ -87,8 +87,11 @@ def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) ->
 
 
 def _labels_by_name(space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
-    """Return which labels a wnid or class name, spelled so, is that of."""
-    return _labels_by(space, lambda entry: {spelling(entry.wnid), spelling(entry.class_name)} - {""})
+    """Return which labels a wnid, a class name or all lemmas, as `tench, Tinca tinca`, are those of, spelled so."""
+    return _labels_by(
+        space,
+        lambda entry: {spelling(entry.wnid), spelling(entry.class_name), spelling(", ".join(entry.lemmas))} - {""},
+    )
 
 
 def _labels_by(space: LabelSpace, names_of: Callable[[ClassEntry], set[str]]) -> dict[str, list[int]]:

@@ -1,14 +1,17 @@
-"""Real image sets as they lie on disk: folders of classes, Parquet, tars, or ImageNet's validation images as shipped.
+"""Real image sets as they lie on disk: folders of classes, flat ones, Parquet, tars, arrays.
 
 Knows neither what classes mean, nor Ray.
 """
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from evaluation.array_files import array_images, has_arrays
+from evaluation.flat_folders import KAGGLE_LIST, TINY_LIST, is_listed_flat, listed_flat
 from evaluation.listed_images import (
     PREFERRED_SPLITS,
     SPLITS,
@@ -19,7 +22,7 @@ from evaluation.listed_images import (
     packed,
 )
 from evaluation.parquet_files import parquet_images
-from evaluation.real_files import ImageSource, image_names, list_images
+from evaluation.real_files import ImageSource, class_images, image_names, list_images
 from evaluation.tar_files import tar_images
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -30,9 +33,22 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
 """How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
 
 LAYOUTS = (
-    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; or "
-    f"ILSVRC2012_val_*.JPEG with {DEVKIT} beside them"
+    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
+    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} beside them, or with wnids in their names; MNIST's idx "
+    "files; or CIFAR's binary version"
 )
+
+INNER = (
+    os.path.join("ILSVRC", "Data", "CLS-LOC"),
+    os.path.join("Data", "CLS-LOC"),
+    "tiny-imagenet-200",
+    "raw",
+    os.path.join("MNIST", "raw"),
+    os.path.join("FashionMNIST", "raw"),
+    "cifar-10-batches-bin",
+    "cifar-100-binary",
+)
+"""Where archives and torchvision put images, below the folder that people give."""
 
 
 def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
@@ -46,16 +62,12 @@ def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
     inside = _folder_of_split(path, split)
     if inside:
         return open_layout(inside, "", devkit)
-    match _layout_of(path):
-        case "classes":
-            return list_images(path)
-        case "parquet":
-            return parquet_images(path, split)
-        case "tar":
-            return tar_images(path, split)
-        case "flat":
-            return flat_images(path, devkit)
-    raise ValueError(_why_none(path, split))
+    layout = _layout_of(path)
+    if not layout and (inner := next((os.path.join(path, name) for name in INNER if _is_place(path, name)), "")):
+        return open_layout(inner, split, devkit)
+    if layout not in READERS:
+        raise ValueError(_why_none(path, split))
+    return READERS[layout](path, split, devkit)
 
 
 def flat_images(folder: str, devkit: str = "") -> ListedImages:
@@ -98,6 +110,12 @@ def _folder_of_split(path: str, split: str) -> str:
     return found
 
 
+def _is_place(path: str, name: str) -> bool:
+    """Return whether a folder below a place has images in any layout, or folders of splits that have."""
+    inner = os.path.join(path, name)
+    return os.path.isdir(inner) and bool(_places_in(inner))
+
+
 def _folders_in(path: str) -> list[os.DirEntry[str]]:
     return [entry for entry in entries_of(path) if is_folder(entry)] if os.path.isdir(path) else []
 
@@ -135,16 +153,20 @@ def _layout_of(path: str) -> str:
         return {".parquet": "parquet", ".tar": "tar"}.get(os.path.splitext(path)[1], "")
     if not os.path.isdir(path):
         return ""
-    is_flat = any(VALIDATION_NAME.match(name) for name in image_names(path))
-    if any(image_names(folder.path) for folder in _folders_in(path)):
-        if is_flat:
-            raise ValueError(f"'{path}' has images both in folders and beside them. Move one of these elsewhere.")
-        return "classes"
-    if folder_with(path, ".parquet"):
-        return "parquet"
-    if is_flat:
-        return "flat"  # a tar beside them is what they came in
-    return "tar" if folder_with(path, ".tar") else ""
+    if os.path.isfile(os.path.join(path, TINY_LIST)):
+        return "flat"
+    is_flat = is_listed_flat(path) or any(VALIDATION_NAME.match(name) for name in image_names(path))
+    has_classes = any(class_images(folder.path) for folder in _folders_in(path))
+    if is_flat and has_classes:
+        raise ValueError(f"'{path}' has images both in folders and beside them. Move one of these elsewhere.")
+    found = {
+        "arrays": has_arrays(path),
+        "classes": has_classes,
+        "parquet": bool(folder_with(path, ".parquet")),
+        "flat": is_flat,  # a tar beside them is what they came in
+        "tar": bool(folder_with(path, ".tar")),
+    }
+    return next((name for name, is_there in found.items() if is_there), "")
 
 
 def _line_of(folder: str, name: str) -> int:
@@ -194,3 +216,17 @@ def _ids_of_lines(devkit: str, wnids: dict[int, str]) -> list[int]:
                 f"{META}. Unpack {DEVKIT}.tar.gz again."
             )
     return [int(line) for line in lines]
+
+
+def _flat(path: str, _split: str, devkit: str) -> ListedImages:
+    return (None if devkit else listed_flat(path)) or flat_images(path, devkit)
+
+
+READERS: dict[str, Callable[[str, str, str], ImageSource]] = {
+    "classes": lambda path, _split, _devkit: list_images(path),
+    "arrays": lambda path, split, _devkit: array_images(path, split),
+    "parquet": lambda path, split, _devkit: parquet_images(path, split),
+    "tar": lambda path, split, _devkit: tar_images(path, split),
+    "flat": _flat,
+}
+"""What lists a place by its layout, from place, split and devkit."""

@@ -1,5 +1,7 @@
 """Labelled images in Parquet files, as Hugging Face has them: a column `image` of bytes and path, a column `label`.
 
+CIFAR's are called `img`, and `fine_label`.
+
 Knows neither what classes mean, nor Ray.
 """
 
@@ -33,6 +35,9 @@ class ParquetImages(ListedImages):
     rows_of_groups: np.ndarray
     """int64 [number of row groups]: how many rows each has, file after file."""
 
+    image: str
+    """The column of images."""
+
     def opener(self) -> Callable[[int], Image.Image]:
         """Return what decodes the image at a position, and keeps the bytes of its row group for those that follow."""
         ends = np.cumsum(self.rows_of_groups)
@@ -57,12 +62,26 @@ class ParquetImages(ListedImages):
         path = os.path.join(self.folder, self.files[file])
         group_of_file = int(group - ends[file] + self.groups_of_files[file])
         with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
-            table = parquet.read_row_group(group_of_file, columns=["image.bytes"])
-            return _field(table, "bytes")
+            table = parquet.read_row_group(group_of_file, columns=[f"{self.image}.bytes"])
+            return _field(table, self.image, "bytes")
+
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
+"""What columns of images and of their classes are called, the first in place of the second."""
+
+
+class _Columns(NamedTuple):
+    """What a file calls its columns."""
+
+    image: str
+    label: str
+    has_paths: bool
 
 
 class _Rows(NamedTuple):
     """What is listed of one file."""
+
+    image: str
 
     names: list[str]
     labels: list[str]
@@ -90,6 +109,7 @@ def parquet_images(place: str, split: str = "") -> ParquetImages:
         tuple(files),
         np.array([len(part.rows_of_groups) for part in parts], np.int64),
         np.array([rows for part in parts for rows in part.rows_of_groups], np.int64),
+        parts[0].image,
         titles=parts[0].titles,
     )
 
@@ -98,24 +118,27 @@ def _rows_of(folder: str, file: str) -> _Rows:
     """Return a file's rows without their images; rows are counted from 0 over all its row groups."""
     path = os.path.join(folder, file)
     with told_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
-        has_paths = _check_columns(path, parquet.schema_arrow)
-        titles = _titles(path, parquet.schema_arrow)
-        table = parquet.read(columns=["image.path", "label"] if has_paths else ["label"])
+        image, label, has_paths = _check_columns(path, parquet.schema_arrow)
+        titles = _titles(path, parquet.schema_arrow, label)
+        table = parquet.read(columns=[f"{image}.path", label] if has_paths else [label])
         groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-    paths = _field(table, "path").to_pylist() if has_paths else [None] * len(table)
+    paths = _field(table, image, "path").to_pylist() if has_paths else [None] * len(table)
     names = [f"{file}/{path}" if path else f"{file} row {row}" for row, path in enumerate(paths)]
-    return _Rows(names, _labels(path, table["label"].to_pylist(), titles), groups, titles)
+    return _Rows(image, names, _labels(path, table[label].to_pylist(), titles), groups, titles)
 
 
-def _field(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """Return a part of the column `image`, null where the image is."""
-    return table.select(["image"]).flatten()[f"image.{name}"]
+def _field(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
+    """Return a part of the column of images, null where the image is."""
+    return table.select([column]).flatten()[f"{column}.{name}"]
 
 
-def _check_columns(path: str, schema: pa.Schema) -> bool:
-    """Return whether images have paths; ValueError unless the columns are those of labelled images."""
+def _check_columns(path: str, schema: pa.Schema) -> _Columns:
+    """Return what the columns are called; ValueError unless they are those of labelled images."""
     types = dict(zip(schema.names, schema.types, strict=True))
-    image, label = types.get("image"), types.get("label")
+    image_column, label_column = (
+        next((name for name in names if name in types), names[0]) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
+    )
+    image, label = types.get(image_column), types.get(label_column)
     fields = [field.name for field in image] if image is not None and pa.types.is_struct(image) else []
     if "bytes" not in fields or label is None or not _is_label(label):
         columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in list(types.items())[:10])
@@ -123,7 +146,7 @@ def _check_columns(path: str, schema: pa.Schema) -> bool:
             f"'{path}' has other columns than image, a struct of bytes and path, and label, integers or strings: "
             f"{columns}. Rename them, or give other files."
         )
-    return "path" in fields
+    return _Columns(image_column, label_column, "path" in fields)
 
 
 def _is_label(kind: pa.DataType) -> bool:
@@ -135,14 +158,14 @@ def _kind_of_values(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _titles(path: str, schema: pa.Schema) -> tuple[str, ...]:
+def _titles(path: str, schema: pa.Schema, label: str) -> tuple[str, ...]:
     """Return the names that Hugging Face's `ClassLabel` has for numbers, in their order; empty if there are none."""
     described = (schema.metadata or {}).get(b"huggingface", b"")
-    if not described or not pa.types.is_integer(_kind_of_values(schema.field("label").type)):
+    if not described or not pa.types.is_integer(_kind_of_values(schema.field(label).type)):
         return ()
     with told_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
         feature = json.loads(described)
-    for key in ("info", "features", "label"):
+    for key in ("info", "features", label):
         feature = feature.get(key) if isinstance(feature, dict) else None
     if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
         return ()

@@ -117,7 +117,7 @@ def list_images(place: str) -> FolderImages:
     """
     folder = os.path.abspath(os.path.expanduser(place))
     classes = [entry.name for entry in class_folders(folder)]
-    names = [image_names(os.path.join(folder, class_folder)) for class_folder in classes]
+    names = [class_images(os.path.join(folder, class_folder)) for class_folder in classes]
     counts = [len(names_of_class) for names_of_class in names]
     if not sum(counts):
         raise ValueError(
@@ -131,3 +131,9 @@ def list_images(place: str) -> FolderImages:
 def image_names(folder: str) -> list[str]:
     """Return the names of a folder's images; a link that leads nowhere is one, so that it is told of, not left out."""
     return [entry.name for entry in entries_of(folder) if entry.name.lower().endswith(EXTENSIONS) and is_file(entry)]
+
+
+def class_images(folder: str) -> list[str]:
+    """Return the same of a class's folder, whose images may lie in a folder `images` in it, as Tiny-ImageNet's do."""
+    inside = os.path.join(folder, "images")
+    return image_names(folder) or ([f"images/{name}" for name in image_names(inside)] if os.path.isdir(inside) else [])

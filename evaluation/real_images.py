@@ -52,13 +52,26 @@ def real_training_images(
                 "has one folder of images per class."
             )
     else:
-        source, space = open_layout(place, split="train"), label_space
-        shared = np.arange(label_space.num_classes)
+        source = open_layout(place, split="train")
+        space = _space_of(source, label_space)
+        shared = matching_labels(space, label_space)
     is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
     by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
     labels = shared[by_class[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
+
+
+def _space_of(source: ImageSource, label_space: LabelSpace) -> LabelSpace:
+    """Return the classes that a source has: ImageNet's thousand where all are of these, of which others are taken."""
+    thousand = load_label_space("imagenet1k")
+    wnids = {entry.wnid for entry in label_space.classes}
+    is_part = wnids < {entry.wnid for entry in thousand.classes}
+    return thousand if is_part and not set(source.classes) <= wnids and _are_of(source, thousand) else label_space
+
+
+def _are_of(source: ImageSource, space: LabelSpace) -> bool:
+    return set(source.classes) <= {entry.wnid for entry in space.classes}
 
 
 def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:

@@ -118,3 +118,8 @@ def test_titles_that_name_no_classes_are_refused_unless_the_order_is_known():
 def test_folders_that_macos_named_are_classes_whose_letters_are_encoded_otherwise():
     space = LabelSpace("sizes", (ClassEntry("gr\u00f6\u00dfe"), ClassEntry("\u00c5")))
     assert labels("gro\u0308\u00dfe", "A\u030a", space=space) == [0, 1]
+
+
+def test_all_lemmas_name_a_class():
+    space = LabelSpace("two", (ClassEntry("tench", lemmas=("tench", "Tinca tinca")), ClassEntry("auk")))
+    assert labels_of_classes(["auk", "Tench, tinca  tinca"], "there", space).tolist() == [1, 0]

@@ -711,7 +711,7 @@ def test_a_place_without_a_known_layout_is_refused_with_those_that_are_known(tmp
     (tmp_path / "cat.png").write_bytes(png(1))
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     (tmp_path / "a.zip").touch()
-    layouts = r"Give a folder that has one folder .*\*\.parquet .*\*\.tar; or ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
+    layouts = r"Give a folder that has one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
     for place, told in (
         (tmp_path, "has no images whose"),
         (tmp_path / "empty", "has no images whose"),
@@ -792,3 +792,62 @@ def test_a_link_called_by_a_split_to_its_own_folder_is_none(tmp_path: Path):
 def test_a_name_that_no_file_has_is_told(name: str):
     with pytest.raises(ValueError, match=r"is no name of a file or a class\. Rename it"):
         packed([name])
+
+
+def test_tiny_imagenet_is_read_as_it_is_shipped(tmp_path: Path):
+    root = tmp_path / "tiny-imagenet-200"
+    for wnid, grey in (("n01443537", 10), ("n01629819", 20)):
+        png_at(root / "train" / wnid / "images" / f"{wnid}_0.JPEG", grey)
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    for number, grey in ((0, 30), (1, 31), (2, 32)):
+        png_at(root / "val" / "images" / f"val_{number}.JPEG", grey)
+    lines = (
+        "val_0.JPEG\tn01629819\t0\t32\t44\t62",
+        "val_1.JPEG\tn01443537\t52\t55\t57\t59",
+        "val_2.JPEG\tn01443537\t1",
+    )
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    png_at(root / "test" / "images" / "test_0.JPEG")
+    for place in (tmp_path, root, root / "val"):
+        source = open_layout(str(place))
+        assert classes_of(source) == ["n01629819", "n01443537", "n01443537"]
+        assert [np.asarray(source.opener()(i))[0, 0, 0] for i in range(3)] == [30, 31, 32]
+    assert classes_of(open_layout(str(tmp_path), split="train")) == ["n01443537", "n01629819"]
+    (root / "val" / "val_annotations.txt").write_text(lines[0])
+    with pytest.raises(
+        ValueError, match=r"2 of 3 images in '.*val' are not in '.*annotations\.txt', first 'images/val_1"
+    ):
+        open_layout(str(root))
+
+
+def test_kaggles_imagenet_is_read_wherever_in_it_the_place_is(tmp_path: Path):
+    data = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    validation(data / "val", 1, 2)
+    png_at(data / "train" / "n01440764" / "n01440764_10026.JPEG", 7)
+    png_at(data / "test" / "ILSVRC2012_test_00000001.JPEG")
+    rows = (
+        "ILSVRC2012_val_00000002,n02100735 1 2 3 4 n02100735 5 6 7 8 ",
+        "ILSVRC2012_val_00000001,n01440764 1 2 3 4 ",
+    )
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(("ImageId,PredictionString", *rows)))
+    for place in (tmp_path, tmp_path / "ILSVRC", data, data / "val"):
+        assert classes_of(open_layout(str(place))) == ["n01440764", "n02100735"]
+    assert classes_of(open_layout(str(tmp_path), split="train")) == ["n01440764"]
+
+
+def test_a_wnid_in_an_images_name_is_its_class(tmp_path: Path):
+    png_at(tmp_path / "a" / "ILSVRC2012_val_00000001_n01751748.JPEG")
+    png_at(tmp_path / "a" / "ILSVRC2012_val_00000002_n01440764.JPEG")
+    png_at(tmp_path / "b" / "n01440764_10026_n01440764.JPEG")
+    assert classes_of(open_layout(str(tmp_path / "a"))) == ["n01751748", "n01440764"]
+    assert classes_of(open_layout(str(tmp_path / "b"))) == ["n01440764"]
+
+
+def test_cifars_parquet_is_read_by_its_own_columns(tmp_path: Path):
+    images = pa.array([{"bytes": png(grey), "path": None} for grey in (5, 6)], PARQUET_IMAGE)
+    table = pa.table({"img": images, "fine_label": pa.array([1, 0]), "coarse_label": pa.array([0, 0])})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "test-00000-of-00001.parquet")
+    source = open_layout(str(tmp_path))
+    assert classes_of(source) == ["1", "0"]
+    assert [np.asarray(source.opener()(i))[0, 0, 0] for i in range(2)] == [5, 6]

@@ -263,3 +263,11 @@ def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
     rows = rows_of(source, Wanted.all_of(range(6)))
     assert sorted(rows["serial"]) == list(range(6))
     assert source.unreadable.names() == [f"{tmp_path}/birds/puffin/b.png"]
+
+
+def test_a_hundred_classes_are_taken_out_of_imagenets_own_folder(tmp_path: Path):
+    hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
+    wanted, other = hundred.classes[7].wnid, next(e.wnid for e in thousand.classes if e.wnid not in str(hundred))
+    write(tmp_path, f"{wanted}/a.png", f"{other}/b.png", f"{wanted}/c.png")
+    source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)
+    assert source.labels.tolist() == [7, 7]
