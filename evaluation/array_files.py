@@ -145,8 +145,8 @@ def _cifar_rows(folder: str, kind: CifarKind, split: str) -> np.ndarray:
         content = Path(folder, name).read_bytes()
         if not content or len(content) % row_bytes:
             raise ValueError(
-                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, no multiple of the {row_bytes} of an image "
-                "and its labels. Fetch it again."
+                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, no multiple of the {row_bytes} of an "
+                "image and its labels. Fetch it again."
             )
         parts.append(np.frombuffer(content, np.uint8).reshape(-1, row_bytes))
     return np.concatenate(parts)
