@@ -31,6 +31,7 @@ from ray_jobs.run_progress import Stretch
 from ray_jobs.watching import METRICS, Exporter, readings
 from tests.support.commands import call, error_line
 from tests.support.looks import looked, worked
+from tests.support.processes import in_own_group
 from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
 from tests.support.waits import repeated_meanwhile, wait_until
@@ -303,23 +304,11 @@ def test_sigterm_to_all_of_a_job_and_its_ray_ends_it_at_once(at: str, kept: str,
     """Before its pool is up, nothing is left that refuses the same command; afterwards the run can go on."""
     run_dir = tmp_path / "run"
     settings = [PAINTED, f"output={run_dir}"]
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "ray_jobs.train", *settings],
-        cwd=PROJECT_ROOT,
-        env=os.environ | {"RAY_ADDRESS": "local"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    with in_own_group(sys.executable, "-m", "ray_jobs.train", *settings, RAY_ADDRESS="local") as driver:
         assert driver.stdout is not None
         assert any(at in line for line in driver.stdout)
         os.killpg(driver.pid, signal.SIGTERM)
         errors = driver.communicate(timeout=20)[1]  # Ray's own abort takes a minute
-    finally:
-        driver.kill()
-        driver.communicate()
     assert driver.returncode == 143
     assert [line for line in errors.splitlines() if line.startswith("terminated")] == [
         f"terminated.{kept.format(run=run_dir)}"

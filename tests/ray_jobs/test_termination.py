@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
+
+from tests.support.processes import in_own_group
 
 JOB = """
 import ctypes, signal, sys, threading
@@ -39,22 +41,10 @@ with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
 @contextmanager
 def job(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A job at work that waits for a signal, in a process group of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", JOB, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    with in_own_group(sys.executable, "-c", JOB, *arguments) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
         yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
+from generation.model_files import PROJECT_ROOT
 from tests.support.waits import repeated_meanwhile
 
 
@@ -21,6 +23,27 @@ def command_of(process: psutil.Process) -> str:
 def processes_of(name: str) -> list[psutil.Process]:
     """Return the processes below this one with a name in their command line."""
     return [process for process in psutil.Process().children(recursive=True) if name in command_of(process)]
+
+
+@contextmanager
+def in_own_group(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command from the project's folder, its streams piped, in a process group that is killed at the end."""
+    process = subprocess.Popen(
+        command,
+        cwd=PROJECT_ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @contextmanager
