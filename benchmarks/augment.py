@@ -139,7 +139,7 @@ def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tenso
 def each_operation(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]:
     """Return ways to do each operation to a crop of each image, with the same parameters."""
     images, numbers = to_float(images_nhwc), np.arange(NUM_IMAGES)
-    drawn = draw_crops(kind, draws(0, numbers, numbers, DRAWS_PER_CROP), *images.shape[2:])
+    drawn = draw_crops(kind, draws(0, numbers, numbers, DRAWS_PER_CROP), np.tile(images.shape[2:], (NUM_IMAGES, 1)))
     return {
         "crop and flip": {
             "ours": lambda: operations.resample(images_nhwc, numbers, drawn, kind.size, "bicubic"),

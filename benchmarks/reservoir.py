@@ -168,9 +168,10 @@ def accuracy(config: TrainingConfig, steps: Steps, images: np.ndarray, labels: n
     optimiser, schedule = optimisation["optimizer"], optimisation["lr_scheduler"]["scheduler"]
     for serials, uses in steps:
         batch = {"image": images[serials], "label": labels[serials], "serial": serials, "use": uses}
+        batch |= {"is_real": np.zeros(len(serials), np.bool_), "extent": np.full((len(serials), 2), SIZE)}
         tensors = {name: torch.from_numpy(column) for name, column in batch.items()}
         optimiser.zero_grad()
-        classifier.training_step(tensors | {"is_real": torch.zeros(len(serials), dtype=torch.bool)}, 0).backward()
+        classifier.training_step(tensors, 0).backward()
         optimiser.step()
         schedule.step()
     classifier.eval()

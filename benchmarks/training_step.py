@@ -170,4 +170,5 @@ class RandomBatches:
                 "serial": torch.arange(size),
                 "use": torch.full((size,), step),
                 "is_real": torch.zeros(size, dtype=torch.bool),
+                "extent": torch.tensor(self.images[0].shape[1:3]).expand(size, 2),
             }

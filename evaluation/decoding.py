@@ -87,6 +87,20 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
+def fitted(image: Image.Image, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the whole of an RGB image in the corner of a black square, and its height and width there, in pixels.
+
+    It is shrunk, bicubic, if its longer side is above `size`, and never enlarged: uint8 [size, size, 3].
+    """
+    scale = size / max(image.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    canvas = np.zeros((size, size, 3), np.uint8)
+    canvas[: image.height, : image.width] = np.asarray(image)
+    return canvas, (image.height, image.width)
+
+
 def centre_crop(image: Image.Image, resize_size: int, crop_size: int, resampling: Image.Resampling) -> np.ndarray:
     """Return the centre of an RGB image whose shorter side was made `resize_size`: uint8 [crop_size, crop_size, 3].
 

@@ -11,7 +11,7 @@ import ray.data
 
 from evaluation.class_names import NOT_SHARED, labels_of_titles, matching_labels
 from evaluation.config import EvaluationConfig
-from evaluation.decoding import UnreadableImageError, square, upright
+from evaluation.decoding import UnreadableImageError, fitted, square, upright
 from evaluation.digit_images import DIGITS, DigitImages
 from evaluation.layouts import open_layout
 from evaluation.real_files import ImageSource
@@ -132,6 +132,9 @@ class RealTrainingImages:
     is_upright: bool = False
     """Whether they are turned as their EXIF says."""
 
+    is_whole: bool = False
+    """Whether a row has the whole photograph, as `evaluation.decoding.fitted` has it; else its central square."""
+
     unreadable: Unreadable = NONE_LEFT_OUT
     """How many may be left out because they cannot be decoded: another one of their class comes in their place."""
 
@@ -172,6 +175,8 @@ class RealTrainingImages:
     def open(self, wanted: Wanted) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
+        `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
+
         Turn by turn, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
         be a block of units apart.
         """
@@ -202,18 +207,21 @@ class RealReader:
         """
         lap, start = int(unit["lap"][0]), int(unit["start"][0])
         indices = self.order(lap)[start : start + self.source.images_per_unit]
-        yield {
+        images, extents = zip(*(self._image(index) for index in indices.tolist()), strict=True)
+        rows = {
             "serial": lap * self.source.num_images + indices,
             "index": indices,
             "label": self.labels[indices],
-            "image": np.stack([self._image(index) for index in indices.tolist()]),
+            "image": np.stack(images),
         }
+        yield rows | ({"extent": np.array(extents)} if self.source.is_whole else {})
 
-    def _read(self, index: int) -> np.ndarray:
-        image = self.read(int(self.positions[index]))
-        return square(upright(image) if self.source.is_upright else image, self.source.image_size)
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        image, size = self.read(int(self.positions[index])), self.source.image_size
+        image = upright(image) if self.source.is_upright else image
+        return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
 
-    def _image(self, index: int) -> np.ndarray:
+    def _image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the image of an index, or where it is left out that of the next index of its class that has one."""
         try:
             return self._read(index)

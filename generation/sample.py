@@ -3,7 +3,7 @@
 Prompts and all else about a sample are recomputed from its plan, so they never travel.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class TurnBatch(SampleBatch):
 
     serial: np.ndarray
     """int64 [N]: `turn * number of samples in the set + position in the set`."""
+
+    extent: NotRequired[np.ndarray]
+    """int64 [N, 2]: height and width of what an image has in its corner, where it does not fill its array."""
 
 
 def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:

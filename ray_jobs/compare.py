@@ -92,7 +92,8 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     judges(config, recipe)
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
-    check_reservoir(config.training, recipe.image_size)
+    largest = max(recipe.image_size, config.training.real_image_size if "real" in config.arms else 0)
+    check_reservoir(config.training, largest)
     check_loggers(config.training)
     if config.training.early_stop_epochs or config.training.keep_best:
         raise ValueError(

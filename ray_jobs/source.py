@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray.data import Dataset
 
-from evaluation.real_images import real_training_images
+from evaluation.real_images import RealTrainingImages, real_training_images
 from evaluation.unreadable import Unreadable
 from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
@@ -41,6 +41,11 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> "S
         return RealSource(config, recipe, unreadable)
     parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
     return StreamSource(config, recipe, parts)
+
+
+def array_size(config: JobConfig, recipe: Recipe) -> int:
+    """Return height and width of the arrays that hold the images of `data.source`, in pixels."""
+    return (config.data.source == "real" and config.training.real_image_size) or recipe.image_size
 
 
 def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
@@ -89,15 +94,24 @@ def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unrea
     return samples_of(training.real_images, config, recipe, seed, unreadable)
 
 
-def samples_of(
-    real_images: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable
-) -> TrainingSamples:
+def samples_of(place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples:
     """Return the real images of a place, in an order of the seed; ValueError if they are not there."""
-    images = real_training_images(
-        real_place(real_images), recipe.label_space, recipe.image_size, seed, config.data.num_readers
+    return as_samples(open_real(place, config, recipe, seed, unreadable))
+
+
+def as_samples(images: RealTrainingImages) -> TrainingSamples:
+    """Return what training opens."""
+    return TrainingSamples(images.num_images, images.open, "real", images.names_hash, images.image_size)
+
+
+def open_real(place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> RealTrainingImages:
+    """Return the real images of a place, whole where crops are random; ValueError if they are not there."""
+    training = config.training
+    size = training.real_image_size or recipe.image_size
+    images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
+    return dataclasses.replace(
+        images, unreadable=unreadable, is_upright=training.upright, is_whole=training.crops_at_random
     )
-    images = dataclasses.replace(images, unreadable=unreadable, is_upright=config.training.upright)
-    return TrainingSamples(images.num_images, images.open, "real", images.names_hash)
 
 
 def real_place(place: str) -> str:
@@ -292,14 +306,11 @@ class RealSource(NoPool):
         if config.training.real_images:
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
         super().__init__(config)
-        place = real_place(config.data.real)
-        images = real_training_images(
-            place, recipe.label_space, recipe.image_size, config.training.seed, config.data.num_readers
-        )
-        self.place = place
+        self.place = real_place(config.data.real)
+        images = open_real(config.data.real, config, recipe, config.training.seed, unreadable)
         self.names_hash = images.names_hash
-        images = dataclasses.replace(images, unreadable=unreadable, is_upright=config.training.upright)
-        self.held_out_images, self.train = images.split(config.training.num_held_out)
+        held_out, self.train = images.split(config.training.num_held_out)
+        self.held_out_images = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
 
     def describe(self) -> str:
         """Return where they are."""
@@ -315,7 +326,7 @@ class RealSource(NoPool):
 
     def samples(self) -> TrainingSamples:
         """Return the images to train on."""
-        return TrainingSamples(self.train.num_images, self.train.open, "real", self.train.names_hash)
+        return as_samples(self.train)
 
     def held_out(self) -> Dataset:
         """Return the images that are never trained on."""

@@ -43,7 +43,7 @@ from ray_jobs.run_directory import (
     write_json,
 )
 from ray_jobs.run_progress import RunProgress
-from ray_jobs.source import Source, open_source, real_samples, unreadable_in
+from ray_jobs.source import Source, array_size, open_source, real_samples, unreadable_in
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
@@ -137,7 +137,7 @@ def prepare(arguments: list[str]) -> Prepared:
     recipe = open_recipe(config)
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
-    check_reservoir(config.training, recipe.image_size)
+    check_reservoir(config.training, array_size(config, recipe))
     check_loggers(config.training)
     planned = plan(config.evaluation, recipe.label_space)
     trained_size = config.training.crop_size or recipe.image_size

@@ -56,15 +56,21 @@ class Augmentation(torch.nn.Module):
     num_crops: int
     """Crops made of an image, over all sizes."""
 
-    def forward(self, images_nhwc: torch.Tensor, draws: np.ndarray) -> list[torch.Tensor]:
+    def forward(
+        self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray | None = None
+    ) -> list[torch.Tensor]:
         """Return float `[k * N, 3, S, S]` in 0..1 for each size: rows `j * N .. (j + 1) * N` are crop j of all images.
 
         Images are uint8 `[N, H, W, 3]`, draws `[N, num_draws]`; an image's crops follow from its own row alone.
+        Extents, int64 `[N, 2]`, are height and width of what each has in its corner, by default all of its array:
+        random crops are of these pixels alone.
         """
+        if extents is None:
+            extents = np.tile(images_nhwc.shape[1:3], (len(images_nhwc), 1))
         with torch.no_grad(), torch.autocast(images_nhwc.device.type, enabled=False):
-            return self.crops(images_nhwc, draws)
+            return self.crops(images_nhwc, draws, extents)
 
-    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray) -> list[torch.Tensor]:
+    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Do what `forward` promises, in full precision and without gradients."""
         raise NotImplementedError
 
@@ -74,7 +80,7 @@ class NoAugmentation(Augmentation):
 
     num_draws, num_crops = 0, 1
 
-    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray) -> list[torch.Tensor]:
+    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Return the images."""
         return [to_float(images_nhwc)]
 
@@ -84,7 +90,7 @@ class Affine(Augmentation):
 
     num_draws, num_crops = 5, 1
 
-    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray) -> list[torch.Tensor]:
+    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Return one image for one."""
         spans = ((-8.0, 8.0), (-0.06, 0.06), (-0.06, 0.06), (0.9, 1.1), (0.8, 1.2))
         drawn = np.stack([between(span, draws[:, place]) for place, span in enumerate(spans)], axis=1)
@@ -104,13 +110,12 @@ class RandomCrops(Augmentation):
         self.num_crops = len(kinds)
         self.num_draws = len(kinds) * DRAWS_PER_CROP
 
-    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray) -> list[torch.Tensor]:
+    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Return a tensor for each size."""
-        height, width = images_nhwc.shape[1:3]
         by_size: dict[int, list[CropDraws]] = {}
         for place, kind in enumerate(self.kinds):
             own = draws[:, place * DRAWS_PER_CROP : (place + 1) * DRAWS_PER_CROP]
-            by_size.setdefault(kind.size, []).append(draw_crops(kind, own, height, width))
+            by_size.setdefault(kind.size, []).append(draw_crops(kind, own, extents))
         return [make_crops(images_nhwc, concatenated(drawn), size, self.mode) for size, drawn in by_size.items()]
 
 

@@ -70,7 +70,7 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
-        crops = self.augment(batch["image"], self._draws(batch))
+        crops = self.augment(batch["image"], self._draws(batch), batch["extent"].numpy())
         logits = [self._logits_of(each, batch) for each in crops]
         loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):

@@ -87,6 +87,11 @@ class TrainingConfig:
     real_fraction: float = 0.0
     """Their share of each batch, 0 to below 1; each is used once in a turn of them, over and over."""
 
+    real_image_size: int = 0
+    """Height and width, in pixels, of the square into which a real photograph is fitted, whole, for random crops:
+    larger ones are shrunk, smaller ones stay as they are. 0 is the recipe's image size.
+    """
+
     allow_unreadable: int = 0
     """Real images to train on that may be left out because they cannot be decoded, others of their class in their
     place; with more, the run ends.
@@ -234,6 +239,7 @@ class TrainingConfig:
             "max_restarts",
             "early_stop_epochs",
             "allow_unreadable",
+            "real_image_size",
             "reservoir_min_images",
         )
         check_gpus("training.gpus_per_worker", self.gpus_per_worker)
@@ -259,6 +265,11 @@ class TrainingConfig:
         self._check_real()
 
     def _check_crops(self) -> None:
+        if self.real_image_size and not self.crops_at_random:
+            raise ValueError(
+                f"training.real_image_size is {self.real_image_size}, but with training.augmentation="
+                f"{self.augmentation} real images are cut to squares of recipe.image_size. Leave it out."
+            )
         for name in ("crop_size", "local_crop_size"):
             if 0 < getattr(self, name) < SMALLEST_CROP:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give {SMALLEST_CROP} or more pixels.")
@@ -332,6 +343,11 @@ class TrainingConfig:
                 f"training.real_fraction {self.real_fraction} of the {self.batch_size_per_worker} images that a worker "
                 f"takes at once are {num_real:g}. Try {max(1, round(num_real)) / self.batch_size_per_worker:g}."
             )
+
+    @property
+    def crops_at_random(self) -> bool:
+        """Whether the classifier is shown random crops, so that a photograph is needed whole."""
+        return self.augmentation not in ("none", "affine")
 
     @property
     def num_real_per_batch(self) -> int:

@@ -81,15 +81,18 @@ class CropDraws:
         return CropDraws(**{name: values[rows] for name, values in vars(self).items()})
 
 
-def draw_crops(kind: CropKind, draws: np.ndarray, height: int, width: int) -> CropDraws:
-    """Return what `[N, DRAWS_PER_CROP]` numbers decide for a crop of each of N images of that size."""
+def draw_crops(kind: CropKind, draws: np.ndarray, extents: np.ndarray) -> CropDraws:
+    """Return what `[N, DRAWS_PER_CROP]` numbers decide for a crop of each of N images.
+
+    `extents` are their heights and widths, int64 [N, 2].
+    """
     jittered = draws[:, JITTER_DRAW] < kind.jitter_fraction
     order = 1 + (draws[:, ORDER_DRAW] * (len(JITTER_ORDERS) - 1)).astype(np.int64)
     strengths = (0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)
     factors = [between(span, draws[:, BRIGHTNESS_DRAW + place]) for place, span in enumerate(strengths)]
     blurred = draws[:, BLUR_DRAW] < kind.blur_fraction
     return CropDraws(
-        boxes=crop_boxes(kind.areas, draws, height, width),
+        boxes=crop_boxes(kind.areas, draws, extents),
         flipped=draws[:, FLIP_DRAW] < 0.5,
         order=np.where(jittered, order, 0),
         factors=np.stack(factors, axis=1).astype(np.float32),
@@ -99,24 +102,29 @@ def draw_crops(kind: CropKind, draws: np.ndarray, height: int, width: int) -> Cr
     )
 
 
-def crop_boxes(areas: tuple[float, float], draws: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return int64 `[N, 4]`, top, left, height and width, as torchvision's RandomResizedCrop draws them."""
+def crop_boxes(areas: tuple[float, float], draws: np.ndarray, extents: np.ndarray) -> np.ndarray:
+    """Return int64 `[N, 4]`, top, left, height and width, as torchvision's RandomResizedCrop draws them.
+
+    `extents` are the images' heights and widths, int64 [N, 2].
+    """
+    height, width = extents[:, :1], extents[:, 1:]
     area = height * width * between(areas, draws[:, AREA_DRAWS])
     ratio = np.exp(between((math.log(MIN_RATIO), math.log(MAX_RATIO)), draws[:, RATIO_DRAWS]))
     widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.argmax(axis=1)[:, None]
     sizes = np.hstack([np.take_along_axis(each, first, axis=1) for each in (heights, widths)])
-    corners = np.floor(draws[:, [TOP_DRAW, LEFT_DRAW]] * ((height, width) - sizes + 1))
+    corners = np.floor(draws[:, [TOP_DRAW, LEFT_DRAW]] * (extents - sizes + 1))
     drawn = np.hstack((corners, sizes)).astype(np.int64)
-    return np.where(fits.any(axis=1, keepdims=True), drawn, central_box(height, width))
+    return np.where(fits.any(axis=1, keepdims=True), drawn, central_boxes(extents))
 
 
-def central_box(height: int, width: int) -> tuple[int, int, int, int]:
-    """Return the largest box in the middle whose ratio is allowed: where no drawn one fits."""
-    box_width = min(width, round(height * MAX_RATIO))
-    box_height = min(height, round(width / MIN_RATIO))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+def central_boxes(extents: np.ndarray) -> np.ndarray:
+    """Return the largest boxes in the middle whose ratio is allowed, int64 `[N, 4]`: where no drawn one fits."""
+    height, width = extents.T
+    box_width = np.minimum(width, np.rint(height * MAX_RATIO).astype(np.int64))
+    box_height = np.minimum(height, np.rint(width / MIN_RATIO).astype(np.int64))
+    return np.stack(((height - box_height) // 2, (width - box_width) // 2, box_height, box_width), axis=1)
 
 
 def between(span: tuple[float, float], draws: np.ndarray) -> np.ndarray:

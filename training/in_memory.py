@@ -62,4 +62,5 @@ class Batches:
                 "serial": torch.from_numpy(chosen),
                 "use": torch.from_numpy(uses[start : start + size]),
                 "is_real": torch.zeros(size, dtype=torch.bool),
+                "extent": torch.tensor(self.images.shape[1:3]).expand(size, 2),
             }

@@ -29,6 +29,9 @@ class TrainingSamples:
     names_hash: int = 0
     """Of files, where samples are files: whether they are the same ones when a run goes on."""
 
+    image_size: int = 0
+    """Height and width of their images' arrays, in pixels; 0 is the recipe's."""
+
 
 SET_SIZE, SET_NAMES = "images in the set", "hash of their names"
 REAL_SET_SIZE, REAL_NAMES = "real images", "hash of the real images' names"

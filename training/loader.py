@@ -16,6 +16,7 @@ import numpy as np
 import ray.train
 import torch
 from ray.data import DataIterator
+from torch.nn import functional
 
 from generation.sample import TurnBatch
 from generation.work_clock import WorkClock
@@ -211,7 +212,8 @@ class StreamLoader:
                 serials = rows["serial"][part]
                 self.ledger.take(serials)
                 uses_left = self.ledger.uses_left(serials)
-                self.reservoir.add(serials, rows["label"][part], rows["image"][part], uses_left)
+                extents = rows["extent"][part] if "extent" in rows else None
+                self.reservoir.add(serials, rows["label"][part], rows["image"][part], uses_left, extents)
                 self.num_taken += room
                 self._ended = self.num_taken >= self.num_expected
                 self._changed.notify_all()
@@ -236,13 +238,19 @@ class StreamLoader:
 
 def as_batch(drawn: Drawn) -> Batch:
     """Return what a step is given."""
-    columns = {"serial": drawn.serials, "label": drawn.labels, "use": drawn.uses}
+    columns = {"serial": drawn.serials, "label": drawn.labels, "use": drawn.uses, "extent": drawn.extents}
     return {"image": pinned(drawn.images), **{name: torch.from_numpy(column) for name, column in columns.items()}}
 
 
 def pinned(images: torch.Tensor) -> torch.Tensor:
     """Return images in memory that a GPU copies from while it works, where there is a GPU."""
     return images.pin_memory() if torch.cuda.is_available() else images
+
+
+def padded(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return square images uint8 [N, H, H, 3] in the corners of black ones, [N, size, size, 3]."""
+    lacking = size - images.shape[1]
+    return functional.pad(images, (0, 0, 0, lacking, 0, lacking)) if lacking else images
 
 
 class MixedLoader:
@@ -271,6 +279,8 @@ class MixedLoader:
         ]
         if len(parts) == 1:
             return parts[0]
+        size = max(part["image"].shape[1] for part in parts)
+        parts = [part | {"image": padded(part["image"], size)} for part in parts]
         batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return batch | {"image": pinned(batch["image"])}
 

@@ -142,6 +142,9 @@ class Drawn:
     images: torch.Tensor
     """uint8 [B, H, W, 3]."""
 
+    extents: np.ndarray
+    """int64 [B, 2]: height and width of what each image has in its corner."""
+
 
 MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 4
 """A reservoir has as many images as so many batches, and so many of each class among all workers' together: then a
@@ -226,6 +229,7 @@ class Reservoir:
         """Places in use, in the order in which their images came."""
 
         self.serials, self.labels = (np.zeros(store.num_places, np.int64) for _ in range(2))
+        self.extents = np.zeros((store.num_places, 2), np.int64)
         self.left = np.zeros(store.num_places, np.int32)
         """How often each place's image may still be used."""
 
@@ -268,11 +272,22 @@ class Reservoir:
             self._let_go(chosen)
         return min(wanted, self.store.room(len(self))), gone
 
-    def add(self, serials: np.ndarray, labels: np.ndarray, images: np.ndarray, uses_left: np.ndarray) -> None:
-        """Take `N` images, for which there is room: int64 [N], int64 [N], uint8 [N, H, W, 3], int32 [N]."""
+    def add(
+        self,
+        serials: np.ndarray,
+        labels: np.ndarray,
+        images: np.ndarray,
+        uses_left: np.ndarray,
+        extents: np.ndarray | None = None,
+    ) -> None:
+        """Take `N` images, for which there is room: int64 [N], int64 [N], uint8 [N, H, W, 3], int32 [N].
+
+        Extents are int64 [N, 2], of images that do not fill their array.
+        """
         places = np.array([self._free_place() for _ in serials], dtype=np.int64)
         self.store.put(places, images)
         self.serials[places], self.labels[places], self.left[places] = serials, labels, uses_left
+        self.extents[places] = images.shape[1:3] if extents is None else extents
         self.order = np.concatenate([self.order, places])
         self.num_uses_left += int(uses_left.sum())
 
@@ -292,7 +307,7 @@ class Reservoir:
         places = self.order[chosen]
         again = np.arange(size) - np.searchsorted(chosen, chosen)
         uses = (self.uses.most - self.left[places] + again).astype(np.int64)
-        drawn = Drawn(self.serials[places], self.labels[places], uses, self.store.get(places))
+        drawn = Drawn(self.serials[places], self.labels[places], uses, self.store.get(places), self.extents[places])
         np.subtract.at(self.left, places, 1)
         self.num_uses_left -= size
         self._let_go(np.unique(chosen[self.left[places] == 0]))

@@ -72,13 +72,14 @@ def open_loader(job: FitJob, start: Start) -> MixedLoader:
     )
     share = share_of(config, start, Turns(config.num_samples, job.samples.num_images), worker)
     num_classes = job.recipe.label_space.num_classes
-    reservoir = build_reservoir(config, job.recipe.image_size, num_classes, worker.rank)
+    image_size = job.samples.image_size or job.recipe.image_size
+    reservoir = build_reservoir(config, image_size, num_classes, worker.rank)
     generated = StreamLoader(open_share(job.samples, share, worker, config), share, reservoir, pace)
     if job.real is None:
         return MixedLoader({"synthetic": generated})
     pace = dataclasses.replace(pace, batch_size=config.num_real_per_batch)
     share = real_share(config, start, Turns(config.num_steps * config.num_real_per_step, job.real.num_images), worker)
-    reservoir = build_real_reservoir(config, job.recipe.image_size, worker.rank)
+    reservoir = build_real_reservoir(config, job.real.image_size or job.recipe.image_size, worker.rank)
     real = StreamLoader(open_share(job.real, share, worker, config), share, reservoir, pace)
     return MixedLoader({"real": real, "synthetic": generated})
 

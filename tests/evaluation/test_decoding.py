@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from evaluation.decoding import UnreadableImageError, centre_crop, read_image, square, upright
+from evaluation.decoding import UnreadableImageError, centre_crop, fitted, read_image, square, upright
 from generation.storage import StorageError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -171,6 +171,23 @@ def test_the_centre_of_an_image_of_that_size_is_its_own_pixels():
     image = noise(8, 12)
     cropped = centre_crop(image, 8, 4, Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(cropped, np.asarray(image)[4:8, 2:6])
+
+
+def test_a_photograph_is_whole_in_the_corner_of_a_square_and_not_enlarged():
+    image = noise(500, 375)
+    canvas, extent = fitted(image, 512)
+    assert (canvas.shape, canvas.dtype, extent) == ((512, 512, 3), np.uint8, (375, 500))
+    np.testing.assert_array_equal(canvas[:375, :500], np.asarray(image))
+    assert not canvas[375:].any()
+    assert not canvas[:, 500:].any()
+
+
+def test_a_larger_one_is_shrunk_as_a_whole():
+    canvas, extent = fitted(Image.new("RGB", (1000, 600), (9, 8, 7)), 250)
+    assert extent == (150, 250)
+    assert (canvas[:150] == (9, 8, 7)).all()
+    assert not canvas[150:].any()
+    assert fitted(noise(600, 1), 100)[1] == (1, 100)
 
 
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path):

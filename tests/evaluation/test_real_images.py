@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation.config import EvaluationConfig
 from evaluation.real_files import FolderImages, list_images
@@ -143,6 +144,20 @@ def test_the_digits_are_those_that_no_evaluation_uses():
     places = positions_by_index(1257)[rows["index"]]
     np.testing.assert_array_equal(rows["image"], images[places])
     np.testing.assert_array_equal(rows["label"], labels[places])
+
+
+def test_whole_photographs_come_with_their_extents(tmp_path: Path):
+    for name, size in (("puffin/wide.png", (16, 6)), ("puffin/small.png", (3, 5)), ("snowy_owl/tall.png", (2, 4))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", size, 200).save(tmp_path / name)
+    squares = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=5)
+    rows = read_without_ray(dataclasses.replace(squares, is_whole=True), Wanted.all_of(range(3)))
+    assert rows["image"].shape == (3, 8, 8, 3)
+    by_place = dict(zip(positions_by_index(3)[rows["index"]].tolist(), rows["extent"].tolist(), strict=True))
+    assert by_place == {0: [5, 3], 1: [3, 8], 2: [4, 2]}
+    for image, (height, width) in zip(rows["image"], rows["extent"], strict=True):
+        assert (image[:height, :width] == 200).all()
+        assert image.sum() == 3 * 200 * height * width
 
 
 def test_digits_are_refused_for_other_classes():

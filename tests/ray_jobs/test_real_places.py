@@ -36,6 +36,23 @@ def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
     assert job.unreadable == expected
 
 
+def test_random_crops_are_of_whole_photographs_and_held_out_images_are_squares(tmp_path: Path):
+    sizes = ["training.augmentation=crop_flip", "training.real_image_size=48"]
+    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, *sizes])
+    source = cast(RealSource, job.source)
+    assert [(images.is_whole, images.image_size) for images in (source.train, source.held_out_images)] == [
+        (True, 48),
+        (False, 32),
+    ]
+    assert source.samples().image_size == 48
+
+
+def test_what_is_not_cropped_at_random_is_trained_on_as_squares(tmp_path: Path):
+    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, "training.augmentation=affine"])
+    source = cast(RealSource, job.source)
+    assert (source.train.is_whole, source.samples().image_size) == (False, 32)
+
+
 def test_real_images_that_are_mixed_in_are_left_out_alike(tmp_path: Path):
     job = train.prepare([PAINTED, f"output={tmp_path}/run", *MIXED, "training.allow_unreadable=3"])
     assert job.real is not None

@@ -13,7 +13,7 @@ import training.crops
 from training import operations
 from training.augment import Augmentation, RandomCrops, build_augmentation, make_crops, normalize
 from training.config import TrainingConfig
-from training.crops import DRAWS_PER_CROP, JITTER_ORDERS, CropDraws, CropKind, central_box, crop_boxes, draw_crops
+from training.crops import DRAWS_PER_CROP, JITTER_ORDERS, CropDraws, CropKind, central_boxes, crop_boxes, draw_crops
 from training.draws import draws
 from training.operations import to_float
 
@@ -24,6 +24,11 @@ TWO_ROUNDINGS = 1.2 / 255
 
 NAMES = ("none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global")
 GLOBAL = CropKind(32, (0.25, 1.0), jitter_fraction=0.8, grey_fraction=0.2, blur_fraction=0.3, solarize_fraction=0.4)
+
+
+def extents(num_images: int, height: int = 48, width: int = 48) -> np.ndarray:
+    """Return heights and widths of images that fill their arrays."""
+    return np.tile((height, width), (num_images, 1))
 
 
 def augmentation(name: str) -> Augmentation:
@@ -131,6 +136,24 @@ def test_an_images_crops_do_not_depend_on_its_batch(name: str):
         alone = augmented(images[row : row + 1], drawn[row : row + 1])
         for crops, own in zip(together, alone, strict=True):
             torch.testing.assert_close(own, crops[row::40], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["crop_flip", "multi_crop"])
+def test_a_photograph_in_the_corner_of_its_array_has_the_crops_that_it_has_alone(name: str):
+    augmented, alone = augmentation(name), photos(8, 30, 40)
+    drawn = some_draws(8, augmented)
+    in_corner = torch.full((8, 48, 48, 3), 255, dtype=torch.uint8)
+    in_corner[:, :30, :40] = alone
+    for crops, own in zip(augmented(in_corner, drawn, extents(8, 30, 40)), augmented(alone, drawn), strict=True):
+        assert torch.equal(crops, own)
+
+
+def test_the_gpus_way_to_crop_takes_no_pixel_from_beside_a_photograph():
+    alone, drawn = photos(8, 30, 40), draw_crops(GLOBAL, numbers(8), extents(8, 30, 40))
+    in_corner = torch.full((8, 48, 48, 3), 255, dtype=torch.uint8)
+    in_corner[:, :30, :40] = alone
+    made = [operations.multiply(images, np.arange(8), drawn, 32, "bicubic") for images in (in_corner, alone)]
+    torch.testing.assert_close(*made)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -273,7 +296,7 @@ def test_boxes_are_resampled_by_matrices_as_torchvision_does_on_floats(mode: ope
 
 def test_both_ways_to_resample_differ_by_two_roundings_at_most():
     soft = photos(8) // 2 + 64  # between 64 and 191: 8 bits cut off what shoots beyond black or white after each pass
-    drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
+    drawn = draw_crops(GLOBAL, numbers(32), extents(32))
     by_interpolation, by_matrices = (
         way(soft, np.arange(32) % 8, drawn, 32, "bicubic") for way in (operations.interpolate, operations.multiply)
     )
@@ -281,7 +304,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
 
 
 def test_both_ways_to_resample_differ_little_beside_black_and_white():
-    drawn = draw_crops(GLOBAL, numbers(32), 48, 48)
+    drawn = draw_crops(GLOBAL, numbers(32), extents(32))
     by_interpolation, by_matrices = (
         way(photos(8), np.arange(32) % 8, drawn, 32, "bicubic") for way in (operations.interpolate, operations.multiply)
     )
@@ -307,7 +330,7 @@ def chain(image: torch.Tensor, drawn: CropDraws, row: int, size: int) -> torch.T
 def test_a_batch_is_what_torchvisions_functions_make_one_by_one_in_the_drawn_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("training.augment.CPU_CHUNK_BYTES", 70 * 3 * 32**2 * 4)
     images = photos(50)
-    drawn = draw_crops(GLOBAL, numbers(200), 48, 48)
+    drawn = draw_crops(GLOBAL, numbers(200), extents(200))
     expected = [chain(images[row % 50].permute(2, 0, 1), drawn, row, 32) for row in range(200)]
     assert set(drawn.order) == set(range(len(JITTER_ORDERS)))
     torch.testing.assert_close(
@@ -326,26 +349,26 @@ def draws_of(**places: float) -> np.ndarray:
 def test_a_box_follows_from_its_draws():
     # Half of 100 x 200 is 100 x 100; of 1 and of 101 places, 0.9 and 0.5 mean the first and number 50.
     half = draws_of(AREA_DRAWS=1 / 3, TOP_DRAW=0.9, LEFT_DRAW=0.5)
-    assert crop_boxes((0.25, 1.0), half, 100, 200).tolist() == [[0, 50, 100, 100]]
+    assert crop_boxes((0.25, 1.0), half, extents(1, 100, 200)).tolist() == [[0, 50, 100, 100]]
 
 
 def test_the_first_box_that_fits_is_taken():
     tries = draws_of(AREA_DRAWS=1 - 1e-9, TOP_DRAW=0.0, LEFT_DRAW=0.0)
     tries[0, 3], tries[0, 7] = 1 / 3, 0.0  # 141 x 141 is too high; the fourth try is 100 x 100, the eighth 71 x 71
-    assert crop_boxes((0.25, 1.0), tries, 100, 200).tolist() == [[0, 0, 100, 100]]
+    assert crop_boxes((0.25, 1.0), tries, extents(1, 100, 200)).tolist() == [[0, 0, 100, 100]]
 
 
 def test_if_no_box_fits_the_largest_allowed_one_in_the_middle_is_taken():
     whole = draws_of(AREA_DRAWS=1 - 1e-9)
-    assert crop_boxes((0.25, 1.0), whole, 40, 10).tolist() == [[13, 0, 13, 10]]
-    assert crop_boxes((0.25, 1.0), whole, 10, 40).tolist() == [[0, 13, 10, 13]]
-    assert central_box(48, 48) == (0, 0, 48, 48)
+    assert crop_boxes((0.25, 1.0), whole, extents(1, 40, 10)).tolist() == [[13, 0, 13, 10]]
+    assert crop_boxes((0.25, 1.0), whole, extents(1, 10, 40)).tolist() == [[0, 13, 10, 13]]
+    assert central_boxes(extents(1)).tolist() == [[0, 0, 48, 48]]
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (31, 97), (97, 31), (3, 3)])
 @pytest.mark.parametrize("areas", [(0.05, 0.25), (0.25, 1.0), (0.999, 1.0)])
 def test_boxes_are_never_empty_and_lie_inside_the_image(areas: tuple[float, float], height: int, width: int):
-    top, left, box_height, box_width = crop_boxes(areas, numbers(2000), height, width).T
+    top, left, box_height, box_width = crop_boxes(areas, numbers(2000), extents(2000, height, width)).T
     assert min(top.min(), left.min()) == 0
     assert min(box_height.min(), box_width.min()) >= 1
     assert (top + box_height).max() <= height
@@ -358,7 +381,7 @@ def test_boxes_are_spread_as_torchvisions(areas: tuple[float, float]):
     image = torch.empty(3, 200, 240)
     crop = v2.RandomResizedCrop(1, areas)
     theirs = np.array([list(crop.make_params([image]).values()) for _ in range(4000)], dtype=float)
-    ours = crop_boxes(areas, numbers(4000), 200, 240).astype(float)
+    ours = crop_boxes(areas, numbers(4000), extents(4000, 200, 240)).astype(float)
     for statistic in (box_area, box_log_ratio, box_centre_down, box_centre_right):
         first, second = statistic(ours), statistic(theirs)
         deviation = second.std() * (2 / 4000) ** 0.5  # of a difference of two means
@@ -403,7 +426,7 @@ def kinds_of(name: str) -> tuple[CropKind, ...]:
     ],
 )
 def test_operations_are_as_frequent_as_in_the_paper(kind: CropKind, blur_fraction: float, solarize_fraction: float):
-    drawn = draw_crops(kind, numbers(4000), 48, 48)
+    drawn = draw_crops(kind, numbers(4000), extents(4000))
     assert_share(drawn.flipped, 0.5)
     assert_share(drawn.order > 0, 0.8)
     assert_share(drawn.grey, 0.2)
@@ -414,7 +437,7 @@ def test_operations_are_as_frequent_as_in_the_paper(kind: CropKind, blur_fractio
 
 
 def test_strengths_are_uniform_between_the_papers_bounds():
-    drawn = draw_crops(kinds_of("multi_crop_two_global")[0], numbers(4000), 48, 48)
+    drawn = draw_crops(kinds_of("multi_crop_two_global")[0], numbers(4000), extents(4000))
     uniform = np.column_stack((drawn.factors, drawn.sigma))
     low, high = np.array([0.6, 0.6, 0.8, -0.1, 0.1]), np.array([1.4, 1.4, 1.2, 0.1, 2.0])
     shares = (uniform - low) / (high - low)
@@ -439,7 +462,7 @@ def test_the_plain_recipe_is_torchvisions():
 
 def test_the_plain_recipe_crops_and_flips_and_leaves_colours():
     (kind,) = kinds_of("crop_flip")
-    drawn = draw_crops(kind, numbers(4000), 48, 48)
+    drawn = draw_crops(kind, numbers(4000), extents(4000))
     areas = drawn.boxes[:, 2] * drawn.boxes[:, 3] / 48**2
     assert 0.07 < areas.min() < 0.1
     assert_share(drawn.flipped, 0.5)

@@ -21,6 +21,7 @@ def batch(value: int = 0) -> dict[str, torch.Tensor]:
         "serial": torch.tensor([41, 42]),
         "use": torch.tensor([0, 2]),
         "is_real": torch.tensor([False, False]),
+        "extent": torch.tensor([[32, 32], [32, 32]]),
         "label": torch.tensor([0, 1]),
         "image": images,
     }

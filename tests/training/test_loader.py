@@ -245,6 +245,24 @@ def test_a_mixed_batch_has_its_part_of_each_domain_and_says_which_row_is_of_whic
     assert all(batch["image"].shape == (4, 2, 2, 3) for batch in batches)
 
 
+def test_photographs_and_generated_images_share_the_larger_array_each_with_its_extent():
+    class Photographs(CountingShard):
+        def batch(self, i: int) -> dict[str, np.ndarray]:
+            rows = super().batch(i)
+            images = np.full((len(rows["serial"]), 3, 3, 3), 9, np.uint8)
+            return rows | {"image": images, "extent": np.array([[1, 3]] * len(images))}
+
+    photographs = Photographs(4, batch_size=1)
+    reservoir = Reservoir(PixelStore(2 * 27, 3), Uses(1, 1), (0, 0, 0))
+    real = StreamLoader(photographs, photographs.share, reservoir, Pace(1))  # pyright: ignore[reportArgumentType]
+    synthetic = loader_of(CountingShard(4, batch_size=2), 2, Uses(1, 1))
+    batch = next(iter(MixedLoader({"real": real, "synthetic": synthetic})))
+    assert batch["image"].shape == (3, 3, 3, 3)
+    assert batch["extent"].tolist() == [[1, 3], [2, 2], [2, 2]]
+    assert (batch["image"][1:, :2, :2] == batch["serial"][1:, None, None, None]).all()
+    assert not batch["image"][1:, 2:].any()
+
+
 def test_what_the_stream_ends_with_comes_where_its_samples_are_wanted():
     class BrokenShard(CountingShard):
         def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
