@@ -24,7 +24,10 @@ SPLIT_SEED = 0
 """Of sets that come in one piece."""
 
 TEST_FRACTION = 0.2
-"""Share of each of their classes that is for the test."""
+"""Share of each of their classes that is for the test, where nobody has said how many are."""
+
+EUROSAT_TEST_IMAGES = 810
+"""Of each class: 8,100 of 27,000, as in t-ReX (arXiv 2206.15369), which names Feng et al. (ICLR 2022)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
 
     Splits are as published: of dtd and flowers, train and val together are for training; dtd's partition is the first,
     and so is sun397's where its Training_01.txt and Testing_01.txt are in the path or in SUN397. The test images of
-    inat2018 and inat2019 are their val, as theirs have no labels. Without a published split, sun397 and eurosat have a
-    fifth of each class, drawn by a fixed seed, for the test.
+    inat2018 and inat2019 are their val, as theirs have no labels. Who made eurosat split it not: 810 images of each
+    class, drawn by a fixed seed, are for the test, and of sun397 without its partition a fifth of each class.
     """
     if name not in LAYOUTS:
         near = difflib.get_close_matches(name, LAYOUTS, n=3) or list(LAYOUTS)
@@ -141,7 +144,16 @@ def _pets(_name: str, folder: str) -> Listing:
 
 
 def _eurosat(_name: str, folder: str) -> Listing:
-    return _drawn(_in_class_folders(folder, "eurosat/2750"))
+    items = _in_class_folders(folder, "eurosat/2750")
+    labels = np.array([class_name for _, class_name in items])
+    held_out = np.zeros(len(items), np.bool_)
+    random = np.random.default_rng(SPLIT_SEED)
+    for class_name in np.unique(labels):
+        rows = np.flatnonzero(labels == class_name)
+        if len(rows) <= EUROSAT_TEST_IMAGES:
+            raise ValueError(f"{class_name} has {len(rows)} images, of which {EUROSAT_TEST_IMAGES} are for the test")
+        held_out[random.permutation(rows)[:EUROSAT_TEST_IMAGES]] = True
+    return _split(items, held_out)
 
 
 def _sun397(_name: str, folder: str) -> Listing:
@@ -196,13 +208,17 @@ def _drawn(items: list[Item]) -> Listing:
     """Return these with a share of each class for the test, which is the same for the same names."""
     from evaluation.transfer import held_out_rows  # the workers that open images need none of it
 
-    labels = [class_name for _, class_name in items]
-    held_out = held_out_rows(np.array(labels), TEST_FRACTION, SPLIT_SEED)
+    labels = np.array([class_name for _, class_name in items])
+    return _split(items, held_out_rows(labels, TEST_FRACTION, SPLIT_SEED))
+
+
+def _split(items: list[Item], held_out: np.ndarray) -> Listing:
+    """Return these with those that are held out, bool [N], for the test."""
     trainval, test = (
         [item for item, is_held_out in zip(items, held_out, strict=True) if is_held_out == wanted]
         for wanted in (False, True)
     )
-    return Listing(list(dict.fromkeys(labels)), trainval, test, "drawn")
+    return Listing(list(dict.fromkeys(class_name for _, class_name in items)), trainval, test, "drawn")
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -223,16 +223,24 @@ def test_pets_are_those_of_torchvision(tmp_path: Path):
     ]
 
 
-def test_eurosat_has_a_fifth_of_each_class_for_the_test_and_the_same_again(tmp_path: Path):
-    base = tmp_path / "eurosat/2750"
-    paint(base, {f"{name}/{name}_{i}.jpg": i for name, count in (("Forest", 10), ("Sea", 5)) for i in range(count)})
-    opened = open_transfer_set("eurosat", str(tmp_path))
-    trainval, test = found(opened.trainval, tmp_path), found(opened.test, tmp_path)
-    assert [sum(name == wanted for _, name, _ in test) for wanted in ("Forest", "Sea")] == [2, 1]
-    assert (len(trainval), len({*trainval, *test})) == (12, 15)
+def test_eurosat_has_810_images_of_each_class_for_the_test_and_the_same_ones_again(tmp_path: Path):
+    for name, count in (("Forest", 813), ("Sea", 811)):
+        (tmp_path / "eurosat/2750" / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "eurosat/2750" / name / f"{name}_{i}.jpg").touch()
+    opened, again = (open_transfer_set("eurosat", str(tmp_path)) for _ in range(2))
+    names = [source.names() for source in (opened.trainval, opened.test)]
+    assert [sum("Forest" in name for name in part) for part in names] == [3, 810]
+    assert [sum("Sea" in name for name in part) for part in names] == [1, 810]
+    assert len({*names[0], *names[1]}) == 813 + 811
     assert opened.split == "drawn"
-    again = open_transfer_set("eurosat", str(tmp_path))
-    assert (found(again.trainval, tmp_path), found(again.test, tmp_path)) == (trainval, test)
+    assert again.trainval.names() == names[0]
+
+
+def test_eurosat_with_too_few_images_for_its_test_is_refused(tmp_path: Path):
+    paint(tmp_path / "eurosat/2750", {f"Forest/Forest_{i}.jpg": i for i in range(3)})
+    with pytest.raises(ValueError, match="Forest has 3 images, of which 810 are for the test"):
+        open_transfer_set("eurosat", str(tmp_path))
 
 
 def test_sun397_without_a_partition_is_drawn(tmp_path: Path):
