@@ -28,6 +28,11 @@ class EvaluationConfig:
     told, with its interval.
     """
 
+    every_images: int = 0
+    """After how many images trained on a run keeps its weights, each time; `ray_jobs.evaluate checkpoint=RUN` evaluates
+    them while it goes on, or later: how accuracy grew with images and device time. 0 keeps the last ones alone.
+    """
+
     representation: bool = False
     """Whether the features of the first set's images are described."""
 
@@ -80,7 +85,9 @@ class EvaluationConfig:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 1 or more.")
         if not self.transfer_seeds or len(set(self.transfer_seeds)) < len(self.transfer_seeds):
             raise ValueError(f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more, each once.")
-        check_not_negative("evaluation", self, "gpus_per_actor", "resize_size", "crop_size", "allow_unreadable")
+        check_not_negative(
+            "evaluation", self, "gpus_per_actor", "resize_size", "crop_size", "allow_unreadable", "every_images"
+        )
         check_gpus("evaluation.gpus_per_actor", self.gpus_per_actor)
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(

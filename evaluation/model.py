@@ -12,7 +12,7 @@ from generation.labels import LabelSpace
 from generation.recipe import Recipe
 from training.checkpoint import read_checkpoint, recipe_of
 from training.consumption import Consumption
-from training.job import CHECKPOINTS, SET_SIZE
+from training.job import CHECKPOINTS, KEPT, SET_SIZE
 
 
 class EvaluationError(RuntimeError):
@@ -53,12 +53,13 @@ class Model:
 
     @property
     def run_dir(self) -> Path:
-        """Return the folder of its run, also where it is one of a run under way."""
-        return self.path.parent.parent if self.path.parent.name == CHECKPOINTS else self.path.parent
+        """Return the folder of its run, also where it is in one of the run's own."""
+        folder = self.path.parent
+        return folder.parent if folder.name in (CHECKPOINTS, KEPT) else folder
 
     @property
     def name(self) -> str:
-        """Return what tables call it: its run, and of a run under way its step."""
+        """Return what tables call it: its run, and where it is not the last its step."""
         return self.run_dir.name if self.path.parent == self.run_dir else f"{self.run_dir.name}, {self.path.stem}"
 
     @property

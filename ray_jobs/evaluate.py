@@ -2,11 +2,15 @@
 
 Writes a new folder beside the checkpoint: `evaluation.json`, `evaluation.csv` and `report.html`. What the classifier
 says of each image is kept, so that a job that was stopped goes on where it ended when it is started again.
+
+With the folder of a run, `checkpoint=DIR`, each checkpoint that `evaluation.every_images` kept is evaluated on
+`evaluation.sets`, also those that come while the run is at work, and `curve` in it tells how its accuracy grew.
 """
 
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from evaluation.model import Looked, Model, open_model
 from evaluation.pages import csv_text, model_page
 from generation.labels import LabelSpace
 from generation.recipe import find_label_space
+from ray_jobs.accuracy_curve import first_kept, follow
 from ray_jobs.circumstances import circumstances
 from ray_jobs.cluster import check_placement, connect, evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, load_config, to_yaml
@@ -36,16 +41,41 @@ GOES_ON = "The model's outputs so far are kept; the same command goes on."
 def main() -> None:
     """Compose the job: a checkpoint, real images, numbers."""
     started_at = psutil.Process().create_time()
+    say = partial(announce, started_at)
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
-        model = open_classifier(config)
         check_asked(config.evaluation)
+        run_dir = folder_of_run(config)
+        model = open_model(first_kept(run_dir)) if run_dir else open_classifier(config)
         planned = plan(config.evaluation, model.label_space)
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop, model.architecture)
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     with user_errors(GOES_ON, model.run_dir):
-        write_evaluation(model, planned, config, lambda text: announce(started_at, text))
+        if run_dir:
+            folder = follow(run_dir, lambda kept: sets_of(kept, planned, config, say), say)
+            print(f"Everything is in {folder}")
+        else:
+            write_evaluation(model, planned, config, say)
+
+
+def folder_of_run(config: JobConfig) -> Path | None:
+    """Return the folder if the settings name a run, and not one checkpoint; ValueError without sets for it."""
+    if not config.checkpoint or is_external(config.checkpoint):
+        return None
+    place = resolve(config.checkpoint)
+    if not place.is_dir():
+        return None
+    if not config.evaluation.sets:
+        raise ValueError(f"'{place}' is a run's folder, and evaluation.sets is empty. Add evaluation.sets=NAME.")
+    return place
+
+
+def sets_of(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return how one of a run's checkpoints classifies the sets."""
+    wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
+    alone = dataclasses.replace(config.evaluation, representation=False)
+    return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), say)["sets"]
 
 
 def open_classifier(config: JobConfig) -> Looked:

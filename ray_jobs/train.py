@@ -44,6 +44,7 @@ from ray_jobs.run_directory import (
 )
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import Source, array_size, open_source, real_samples, unreadable_in
+from ray_jobs.spent import SPENT_FILE, SpentFile
 from ray_jobs.summary import print_summary, summarize
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
@@ -196,8 +197,17 @@ def train(job: Prepared, say: Callable[[str], None]) -> tuple[Path, RunProgress,
     """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
     training, adviser, missing = job.config.training, Adviser(job.config, say), MissingActors(job.config, say)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
-    with ProgressDisplay(job.source, training, exporter.look, adviser.look, missing.look) as display:
-        fit_job = FitJob(training, job.recipe, job.run_dir, job.source.samples(), job.real, display.queue.put)
+    spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
+    with ProgressDisplay(job.source, training, exporter.look, adviser.look, missing.look, spent.look) as display:
+        fit_job = FitJob(
+            training,
+            job.recipe,
+            job.run_dir,
+            job.source.samples(),
+            job.real,
+            display.queue.put,
+            keep_every_images=job.config.evaluation.every_images,
+        )
         checkpoint_file = fit(fit_job, job.source.held_out())
     return checkpoint_file, display.last(), adviser.of_whole_run()
 

@@ -171,11 +171,16 @@ class KeepBest(ModelCheckpoint):
         super().load_state_dict(state_dict | paths | {"dirpath": str(self.run_dir), "best_k_models": scores})
 
 
+ONLY_TO_EVALUATE = {"only_to_evaluate": True}
+
+
 class CheckpointFiles(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, beside their place: Lightning would stage them in TMPDIR."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a file; OSError names it."""
+        """Write a file; OSError names it. Of `ONLY_TO_EVALUATE` what only training needs is left out."""
+        if storage_options == ONLY_TO_EVALUATE:
+            checkpoint = {name: value for name, value in checkpoint.items() if name != "optimizer_states"}
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
 
@@ -209,6 +214,29 @@ class SaveCallback(Checkpoint):
         if trainer.is_global_zero:
             for old in checkpoint_files(self.folder)[NUM_CHECKPOINTS_KEPT:]:
                 old.unlink()
+
+
+class KeepCallback(Checkpoint):
+    """Keeps weights each time that training has gone through so many more images, to be evaluated by another job."""
+
+    def __init__(self, folder: Path, every_images: int) -> None:
+        """Take the folder, and after how many images; 0 keeps none."""
+        self.folder = folder
+        self.every_images = every_images
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep them after the first step that reaches a multiple, once all its parts are done."""
+        size, is_step = pl_module.config.global_batch_size, (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every_images and is_step and is_reached(trainer.global_step * size, size, self.every_images):
+            path = self.folder / checkpoint_name(trainer.global_step)
+            trainer.save_checkpoint(path, weights_only=False, storage_options=ONLY_TO_EVALUATE)
+
+
+def is_reached(num_trained: int, num_in_step: int, every_images: int) -> bool:
+    """Return whether the last step reached a multiple."""
+    return num_trained // every_images > (num_trained - num_in_step) // every_images
 
 
 class RecipeCallback(lightning.Callback):

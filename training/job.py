@@ -49,6 +49,9 @@ def sets_of(num_images: int, names_hash: int, real: TrainingSamples | None) -> d
 CHECKPOINTS, TRAIN_FOLDER = "checkpoints", "ray_train"
 """Folders of a run that is under way, in its own: its checkpoints, and what Ray Train keeps."""
 
+KEPT = "kept"
+"""Folder of a run's checkpoints that stay: those that tell how its accuracy grew."""
+
 
 @dataclass(frozen=True)
 class FitJob:
@@ -66,6 +69,9 @@ class FitJob:
     report: Callable[[TrainingProgress], Any]
     held_out_is_real: bool = False
     """Whether training is judged by real images."""
+
+    keep_every_images: int = 0
+    """After how many images trained on weights are kept in `KEPT`; 0 keeps none."""
 
     @property
     def trained_on(self) -> str:

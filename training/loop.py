@@ -16,6 +16,7 @@ from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare
 from training.callbacks import (
     CheckpointFiles,
     KeepBest,
+    KeepCallback,
     ProgressCallback,
     ReadAheadCallback,
     RecipeCallback,
@@ -24,7 +25,7 @@ from training.callbacks import (
 )
 from training.classifier import Classifier, prepare_network
 from training.config import TrainingConfig
-from training.job import FitJob
+from training.job import KEPT, FitJob
 from training.loader import EndedTooSoonError, HeldOutLoader, MixedLoader, shard
 from training.loggers import build_loggers
 from training.progress import TrainingProgress
@@ -114,6 +115,7 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
             *judges(config, job.run_dir),
             SaveCallback(job.checkpoints, config.checkpoint_every_steps),
+            KeepCallback(job.run_dir / KEPT, job.keep_every_images),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,

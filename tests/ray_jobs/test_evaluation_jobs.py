@@ -52,7 +52,7 @@ def test_a_classifier_of_five_digits_is_evaluated_in_every_way_and_compared(tmp_
         "evaluation.transfer=digits",
         "evaluation.representation=true",
     ]
-    call(train, PAINTED, *SMALL, *real, *wanted, f"output={tmp_path / 'real'}")
+    call(train, PAINTED, *SMALL, *real, *wanted, "evaluation.every_images=64", f"output={tmp_path / 'real'}")
     assert not (tmp_path / "real" / "samples.png").exists()  # there is no prompt to show
     told = read(tmp_path / "real" / "evaluation" / "evaluation.json")
     assert told["model"]["trained_on"] == "real"
@@ -71,6 +71,13 @@ def test_a_classifier_of_five_digits_is_evaluated_in_every_way_and_compared(tmp_
         rows = [(row["set"], row["num_images"]) for row in csv.DictReader(file)]
     assert rows == [("digits", "271"), ("digits/rotated", "271"), ("digits/noisy", "271")]
     assert "<svg" in (tmp_path / "both" / "report.html").read_text()
+
+    call(evaluate, PAINTED, f"checkpoint={tmp_path / 'real'}", "evaluation.sets=digits")
+    with (tmp_path / "real" / "curve" / "accuracy.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert [float(point["num_trained"]) for point in points] == [64, 128]
+    assert float(points[1]["top1"]) == told["sets"]["digits"]["top1"]
+    assert 0 < float(points[0]["training_device_seconds"]) < float(points[1]["training_device_seconds"])
 
 
 @pytest.mark.ray

@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from training.callbacks import CheckpointFiles, KeepBest, ProgressCallback, SaveCallback, StopEarly
+from training.callbacks import (
+    CheckpointFiles,
+    KeepBest,
+    KeepCallback,
+    ProgressCallback,
+    SaveCallback,
+    StopEarly,
+    is_reached,
+)
 from training.checkpoint import checkpoint_files, checkpoint_name
 from training.variety import Variety
 
@@ -80,6 +88,32 @@ def test_a_run_resumed_elsewhere_remembers_its_best_epoch_and_its_age(tmp_path: 
     assert best_epoch(tmp_path / "there") == 1
     assert trainer.should_stop
     assert trainer.global_step == 10  # after epoch 4, the third that was not better
+
+
+def test_a_multiple_is_reached_once():
+    reached = [step for step in range(1, 13) if is_reached(step * 32, 32, every_images=100)]
+    assert reached == [4, 7, 10]  # 128, 224 and 320 images: the first step at or beyond 100, 200 and 300
+
+
+def test_weights_are_kept_along_the_run_without_what_only_training_needs(tmp_path: Path):
+    class FourAtOnce(Scripted):
+        config = SimpleNamespace(global_batch_size=4)
+
+    trainer = lightning.Trainer(
+        max_epochs=5,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=2,
+        plugins=[CheckpointFiles()],
+        callbacks=[KeepCallback(tmp_path / "kept", every_images=8)],
+    )
+    trainer.fit(FourAtOnce([0.0] * 5), BATCHES)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [checkpoint_name(2), checkpoint_name(4)]
+    kept = torch.load(tmp_path / "kept" / checkpoint_name(4), weights_only=True)
+    assert kept["state_dict"]["weight"].item() == pytest.approx(-0.4)  # four steps of 0.1 by a gradient of 1
+    assert "optimizer_states" not in kept
 
 
 class Judged(Scripted):

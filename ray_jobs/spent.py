@@ -1,0 +1,105 @@
+"""What a run has spent at each moment, as a CSV in its folder: images generated and trained on, and device time."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_jobs.config import JobConfig
+from ray_jobs.run_progress import RunProgress
+
+SPENT_FILE = "spent.csv"
+"""Its name in a run's folder."""
+
+ROW_SECONDS, ROWS_IN_A_RUN = 1.0, 1_000
+"""A row is written after so long, or after this part of the time so far: a month is some ten thousand rows."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A run at one moment, its earlier jobs included where it was taken up again."""
+
+    seconds: float
+    """In which a job was at work, from when its generators were there."""
+
+    num_trained: float
+    """Images trained on; what an interruption undid is not in it."""
+
+    num_generated: float
+    generation_device_seconds: float
+    """Generator actors' devices, or parts of one, times the time that they were up; on CPUs an actor is one device."""
+
+    training_device_seconds: float
+    """The same of training workers."""
+
+
+class SpentFile:
+    """Appends a row now and then, as a watcher of `ray_jobs.progress_display`."""
+
+    def __init__(self, path: Path, config: JobConfig) -> None:
+        """Go on after the last row of a run that is taken up again."""
+        self.path = path
+        self.num_in_all = config.training.num_trained
+        self.before = read_spent(path)[-1] if path.exists() else Spent(0.0, 0.0, 0.0, 0.0, 0.0)
+        self.devices_per_actor = config.generation.gpus_per_actor or 1.0
+        self.num_training_devices = config.training.num_workers * (config.training.gpus_per_worker or 1.0)
+        self.began_at: float | None = None
+        self.written_at, self.is_through = 0.0, False
+
+    def look(self, run: RunProgress) -> None:
+        """Write a row if it is time to, and when the run is through."""
+        if self.began_at is None:
+            self.began_at = run.observed_at
+        seconds = run.observed_at - self.began_at
+        is_due = seconds - self.written_at >= max(ROW_SECONDS, seconds / ROWS_IN_A_RUN)
+        if run.training is None or self.is_through:
+            return
+        self.is_through = run.training.num_trained >= self.num_in_all
+        if not (is_due or self.is_through):
+            return
+        self.written_at = seconds
+        self._append(
+            Spent(
+                seconds=self.before.seconds + seconds,
+                num_trained=run.training.num_trained,
+                num_generated=self.before.num_generated + run.num_generated,
+                generation_device_seconds=self.before.generation_device_seconds
+                + run.actor_seconds * self.devices_per_actor,
+                training_device_seconds=self.before.training_device_seconds + seconds * self.num_training_devices,
+            )
+        )
+
+    def _append(self, spent: Spent) -> None:
+        before = self.path.read_bytes()[-1:] if self.path.exists() else b""
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [each.name for each in dataclasses.fields(Spent)], lineterminator="\n")
+            if not before:
+                writer.writeheader()
+            elif before != b"\n":  # cut by a full disk
+                file.write("\n")
+            writer.writerow({name: f"{value:.10g}" for name, value in dataclasses.asdict(spent).items()})
+
+
+def read_spent(path: Path) -> list[Spent]:
+    """Return a file's rows, without one that a kill cut short; a run that has just begun has a row of zeros."""
+    rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
+    whole = [row for row in rows if all(row.values()) and None not in row]
+    return [Spent(**{name: float(value) for name, value in row.items()}) for row in whole] or [Spent(0, 0, 0, 0, 0)]
+
+
+def spent_at(rows: Sequence[Spent], num_trained: int) -> Spent:
+    """Return what had been spent when so many images were trained on, linear between rows; beyond the last, that.
+
+    Where a run lost some steps and did them again, these count, and what was spent before is in it.
+    """
+    reached = [i for i, row in enumerate(rows) if row.num_trained >= num_trained]
+    if not reached:
+        return dataclasses.replace(rows[-1], num_trained=num_trained)
+    behind = [i for i, row in enumerate(rows) if row.num_trained < num_trained]
+    last_behind = max((i for i in behind if i < reached[-1]), default=-1)
+    before, after = rows[last_behind] if last_behind >= 0 else Spent(0, 0, 0, 0, 0), rows[last_behind + 1]
+    share = (num_trained - before.num_trained) / max(after.num_trained - before.num_trained, 1e-9)
+    return Spent(
+        **{name: value + share * (getattr(after, name) - value) for name, value in dataclasses.asdict(before).items()}
+    )
