@@ -146,23 +146,28 @@ class Drawn:
     """int64 [B, 2]: height and width of what each image has in its corner."""
 
 
-MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 4
-"""A reservoir has as many images as so many batches, and so many of each class among all workers' together: then a
-sixteenth of a batch comes in the next one too. Measured by `benchmarks.reservoir`.
+MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 16
+"""A reservoir has as many images as so many batches, and so many of each class among all workers' together: then no
+more than a sixteenth of a batch comes in the next one too. Measured by `benchmarks.reservoir`.
 """
+
+EXPECTED_USES = 8
+"""How often an image of a run with `auto` is taken to be used, where half of the run's images is asked for."""
 
 
 def min_images(config: TrainingConfig, image_size: int, num_classes: int) -> int:
     """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
 
-    By default never more than half of what the run will have at the least, or than there is memory for.
+    By default never more than half of what the run will have (with `auto`: if each image is used `EXPECTED_USES` times),
+    or than there is memory for.
     """
     if config.most_uses == 1 or config.reservoir_min_images:
         return config.reservoir_min_images if config.most_uses > 1 else 0
     num_drawn = config.batch_size_per_worker - config.num_real_per_batch
     wanted = max(MIN_BATCHES * num_drawn, -(-MIN_IMAGES_OF_CLASS * num_classes // config.num_workers))
     num_uses = config.num_steps * config.accumulate_batches * num_drawn
-    return min(wanted, num_uses // config.most_uses // 2, room_for(config, image_size))
+    uses_of_image = max(config.least_uses, min(EXPECTED_USES, config.most_uses))
+    return min(wanted, num_uses // uses_of_image // 2, room_for(config, image_size))
 
 
 def room_for(config: TrainingConfig, image_size: int) -> int:

@@ -118,16 +118,17 @@ def test_no_step_draws_from_fewer_images_than_there_are_to_be_while_more_come_or
     ("settings", "expected"),
     [
         ({}, 0),  # no image is used again
-        ({"reuse": 8}, 4096),  # 16 batches of 256; of 1.3 million uses 162,500 images
-        ({"reuse": 8, "global_batch_size": 64, "num_workers": 2}, 2000),  # 4 of each of 1,000 classes, in 2 workers
-        ({"reuse": "auto", "max_reuse": 1000}, 649),  # 1,298,944 uses of 1,000 at the most: half of 1,298 images
+        ({"reuse": 8, "global_batch_size": 2000}, 32_000),  # 16 batches; of 1.3 million uses 162,500 images
+        ({"reuse": 8, "num_workers": 2}, 8000),  # 16 of each of 1,000 classes, in 2 workers
+        ({"reuse": 20, "num_images": 128_000}, 3200),  # half of 6,400 images
+        ({"reuse": "auto", "num_images": 128_000}, 8000),  # half of 16,000, each used 8 times
         ({"reuse": 8, "reservoir_bytes": 3000 * IMAGE_BYTES}, 3000),
         ({"reuse": 8, "reservoir_bytes": 3000 * IMAGE_BYTES, "reservoir_format": "png"}, 134),  # of 4,288 bytes
         ({"reuse": 8, "reservoir_min_images": 1}, 1),
     ],
 )
 def test_how_many_images_there_are_to_be_follows_from_batch_classes_memory_and_run(settings: dict, expected: int):
-    config = TrainingConfig(num_images=1_300_000, num_epochs=1, **settings)
+    config = TrainingConfig(num_epochs=1, **{"num_images": 1_300_000, **settings})
     assert min_images(config, SIZE, num_classes=1000) == expected
 
 
