@@ -158,8 +158,8 @@ EXPECTED_USES = 8
 def min_images(config: TrainingConfig, image_size: int, num_classes: int) -> int:
     """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
 
-    By default never more than half of what the run will have (with `auto`: if each image is used `EXPECTED_USES` times),
-    or than there is memory for.
+    By default never more than half of the run's images (with `auto`: if each is used `EXPECTED_USES` times), or than
+    there is memory for.
     """
     if config.most_uses == 1 or config.reservoir_min_images:
         return config.reservoir_min_images if config.most_uses > 1 else 0
