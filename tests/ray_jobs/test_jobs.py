@@ -102,6 +102,7 @@ def test_a_run_leaves_all_it_promises(trained_run: TrainedRun):
         "checkpoint.ckpt",
         "evaluation",
         "outputs",
+        "spent.csv",
         "summary.json",
     }
     summary = trained_run.summary
