@@ -24,7 +24,7 @@ SPLIT_SEED = 0
 """Of sets that come in one piece."""
 
 TEST_FRACTION = 0.2
-"""Share of each of their classes that is for the test, where nobody has said how many are."""
+"""Share of each class in the test split of sets without a published one."""
 
 EUROSAT_TEST_IMAGES = 810
 """Of each class: 8,100 of 27,000, as in t-ReX (arXiv 2206.15369), which names Feng et al. (ICLR 2022)."""

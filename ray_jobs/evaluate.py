@@ -4,7 +4,8 @@ Writes a new folder beside the checkpoint: `evaluation.json`, `evaluation.csv` a
 says of each image is kept, so that a job that was stopped goes on where it ended when it is started again.
 
 With the folder of a run, `checkpoint=DIR`, each checkpoint that `evaluation.every_images` kept is evaluated on
-`evaluation.sets`, also those that come while the run is at work, and `curve` in it tells how its accuracy grew.
+`evaluation.sets`, also those that come while the run is at work. `curve` in it has accuracy over images and device
+time.
 """
 
 import dataclasses

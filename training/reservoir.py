@@ -152,7 +152,7 @@ more than a sixteenth of a batch comes in the next one too. Measured by `benchma
 """
 
 EXPECTED_USES = 8
-"""How often an image of a run with `auto` is taken to be used, where half of the run's images is asked for."""
+"""Assumed uses of each image with `auto`: the fill is at most half of the images that a run then has."""
 
 
 def min_images(config: TrainingConfig, image_size: int, num_classes: int) -> int:

@@ -38,7 +38,7 @@ def keep(path: Path, recipe: Recipe, step: int) -> None:
 
 
 def sets_by_step(model: Model) -> dict[str, Any]:
-    """Return an accuracy that says which checkpoint it is of."""
+    """Return a top-1 of a hundredth of the checkpoint's step."""
     top1 = model.checkpoint["global_step"] / 100
     return {"digits": {"top1": top1, "top1_interval": [top1 - 0.01, top1 + 0.01], "num_images": 540}}
 
@@ -54,16 +54,16 @@ def test_every_checkpoint_is_a_point_and_the_last_one_counts_once(tmp_path: Path
         keep(tmp_path / "run" / "kept" / checkpoint_name(step), painted, step)
     keep(tmp_path / "run" / "checkpoint.ckpt", painted, 10)
     (tmp_path / "run" / "spent.csv").write_text(SPENT)
-    asked: list[Path] = []
+    evaluated: list[Path] = []
 
     def sets_of(model: Model) -> dict[str, Any]:
-        asked.append(model.path)
+        evaluated.append(model.path)
         return sets_by_step(model)
 
     folder = follow(tmp_path / "run", sets_of, print)
     assert folder == tmp_path / "run" / "curve"
     np.testing.assert_allclose(rows_in(folder), [(256, 160, 16 + 8, 0.04), (640, 300, 40 + 20, 0.1)])
-    assert [path.name for path in asked] == [checkpoint_name(4), checkpoint_name(10)]
+    assert [path.name for path in evaluated] == [checkpoint_name(4), checkpoint_name(10)]
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 4
     assert "640" in page
