@@ -9,6 +9,7 @@ import pytest
 from evaluation.config import EvaluationConfig
 from evaluation.real_images import RealTrainingImages
 from evaluation.unreadable import Unreadable
+from generation.labels import load_label_space
 from ray_jobs import compare, train
 from ray_jobs.evaluate import plan
 from ray_jobs.source import RealSource, real_place
@@ -45,6 +46,16 @@ def test_random_crops_are_of_whole_photographs_and_held_out_images_are_squares(t
         (False, 32),
     ]
     assert source.samples().image_size == 48
+
+
+def test_the_papers_training_can_be_of_imagenets_own_photographs(tmp_path: Path):
+    names = [f"train/{entry.wnid}/{i}.JPEG" for entry in load_label_space("imagenet100").classes for i in range(12)]
+    write(tmp_path / "imagenet", *names, "train/n01440764/1001.JPEG")  # tench, which is none of the hundred
+    real = ["data.tee=", "data.replays=0", "data.source=real", f"data.real={tmp_path / 'imagenet'}"]
+    job = train.prepare([str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real])
+    source = cast(RealSource, job.source)
+    assert (source.train.num_images, source.train.is_whole, source.train.image_size) == (200, True, 512)
+    assert job.config.training.num_steps == 50_700
 
 
 def test_what_is_not_cropped_at_random_is_trained_on_as_squares(tmp_path: Path):
