@@ -3,6 +3,7 @@
 Each shard is a function of its set and its number, so that one which Ray makes again is the same to the byte.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from generation.service import GenerationService
 from generation.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shard_set import ShardSet, index_name, shard_name
 from generation.storage import StorageError
-from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory
+from generation.stream import MAX_SOURCE_BLOCKS, Asker, ask_units, bound_memory, in_blocks
 
 ORDER_STREAM = 3
 """Second key word of the counter-based generator, beside those of `generation.plan`: in which order shards are read."""
@@ -45,6 +46,9 @@ INDICES_KEPT = 256
 
 WAIT_SECONDS = 0.2
 
+UNIT_COLUMNS = ("lap", "number", "row", "num_rows", "position")
+"""What a unit of reading says; of one that makes a shard its number alone matters, and its turn is 0."""
+
 Unit = dict[str, np.ndarray]
 
 
@@ -60,29 +64,32 @@ def write_shards(
     Those that are damaged are replaced.
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
-    return ask_units(service, config, shards.batch_size, units, (ShardMaker, [shards]), Wanted(NOTHING))
+    blocks = in_blocks(units, MAX_SOURCE_BLOCKS)
+    return ask_units(service, config, shards.batch_size, blocks, (ShardMaker, [shards]), Wanted(NOTHING))
 
 
 def tee_samples(
-    service: GenerationService, config: GenerationConfig, shards: ShardSet, num_images: int, wanted: Wanted
+    service: GenerationService,
+    config: GenerationConfig,
+    shards: ShardSet,
+    num_images: int,
+    wanted: Wanted,
+    seed: int = 0,
 ) -> ray.data.Dataset:
     """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
 
     A shard that is missing is made whole, whatever is wanted of it; one that is wanted at later turns alone, when those
-    of the first turn are made. At their second turn and later samples are read.
+    of the first turn are made. At their second turn and later samples are read, in an order as `read_shards` has it.
     """
     first, missing = shards.first(num_images), set(shards.missing())
-    units = [
-        {"number": number, "lap": lap}
-        for lap, positions in wanted.serials.sections(num_images)
-        for number in np.flatnonzero(_held(first, positions)).tolist()
-    ]
-    first_turn = [unit for unit in units if unit["lap"] == 0]
-    only_later = missing.intersection(unit["number"] for unit in units) - {unit["number"] for unit in first_turn}
-    makeshift = [{"number": number, "lap": 0} for number in sorted(only_later)]
-    units = first_turn + makeshift + units[len(first_turn) :]
-    asker = TeeingAsker, [shards, (missing, num_images, wanted)]
-    dataset = ask_units(service, config, shards.batch_size, units, asker, wanted)
+    first_turn = IndexSet.of_ranges([range(num_images)])
+    to_make = np.flatnonzero(_held(first, wanted.serials & first_turn)).tolist()
+    to_read = reading_units(first, seed, dataclasses.replace(wanted, serials=wanted.serials - first_turn))
+    only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_make)
+    making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
+    blocks = in_blocks(making, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
+    asker = TeeingAsker, [shards, (first, missing, seed, wanted)]
+    dataset = ask_units(service, config, shards.batch_size, blocks, asker, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
@@ -151,7 +158,7 @@ class ShardMaker(Asker):
         super().__init__(service, config, batch_size, window)
         self.shards = shards
 
-    def __call__(self, unit: Unit) -> Iterator[Any]:
+    def do(self, unit: Unit) -> Iterator[Any]:
         """Yield one row with the shard's number and counts."""
         number = int(unit["number"][0])
         made = self.make(number, is_damaged=bool(unit["is_damaged"][0]))
@@ -190,21 +197,27 @@ class TeeingAsker(ShardMaker):
         batch_size: int,
         window: int,
         shards: ShardSet,
-        tee: tuple[set[int], int, Wanted],
+        tee: tuple[ShardSet, set[int], int, Wanted],
     ) -> None:
-        """Take a maker's arguments; the numbers of shards to keep, how many samples a turn has, and what is wanted."""
+        """Take a maker's arguments, what a turn has of the set, which shards to keep, a seed, and what is wanted."""
         super().__init__(service, config, batch_size, window, shards)
-        self.missing, self.num_images, self.wanted = tee
+        first, self.missing, seed, self.wanted = tee
+        self.num_images = first.num_images
+        self.reader = ShardReader(first, seed, self.wanted)
 
-    def __call__(self, unit: Unit) -> Iterator[TurnBatch]:
-        """Yield what is wanted of one shard, a batch at a time: generated the first time, read in later turns."""
-        number, lap = int(unit["number"][0]), int(unit["lap"][0])
-        if lap == 0 and not len(self._wanted_first(number)) and self.shards.storage.exists(index_name(number)):
+    def do(self, unit: Unit) -> Iterator[TurnBatch]:
+        """Yield what is wanted of a unit: of a shard at the first turn, a batch at a time; of a part at a later one."""
+        number = int(unit["number"][0])
+        if unit["lap"][0]:
+            while not self.shards.storage.exists(index_name(number)):  # another asker is at it: units come in order
+                time.sleep(WAIT_SECONDS)
+            yield from self.reader(unit)
+            return
+        if not len(self._wanted_first(number)) and self.shards.storage.exists(index_name(number)):
             return  # another consumer has made it meanwhile
-        for batch in self._read(number, lap) if lap else self._generate(number):
-            positions = batch["index"] - self.shards.first_index
-            serials = lap * self.num_images + positions
-            is_wanted = (positions < self.num_images) & self.wanted.serials.contains(serials)
+        for batch in self._generate(number):
+            serials = batch["index"] - self.shards.first_index
+            is_wanted = (serials < self.num_images) & self.wanted.serials.contains(serials)
             if is_wanted.any():
                 yield {"serial": serials[is_wanted], **selected(batch, is_wanted)}
 
@@ -216,14 +229,6 @@ class TeeingAsker(ShardMaker):
         held, first = self.shards.ranges[number], self.shards.first_index
         this_turn = IndexSet.of_ranges([range(held.start, min(held.stop, first + self.num_images))])
         return this_turn & self.wanted.serials.moved(first)
-
-    def _read(self, number: int, lap: int) -> Iterator[SampleBatch]:
-        """Yield a kept shard's samples in an order of the turn's; another asker makes it, as units come in order."""
-        while not self.shards.storage.exists(index_name(number)):
-            time.sleep(WAIT_SECONDS)
-        for part in parts_of(self.shards, number):
-            order = np.arange(len(part)) if self.wanted.in_order else part.order(seed=0, lap=lap)
-            yield read_samples(self.shards, number, open_index_of(self.shards, number), part.start + order)
 
 
 @dataclass(frozen=True)

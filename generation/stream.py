@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -99,7 +100,8 @@ def stream_samples(
     batch_size = service.batch_size()
     num_askers = _num_askers(config, wanted, StreamAsker)
     units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
-    dataset = ask_units(service, config, batch_size, units, (StreamAsker, [wanted.serials]), wanted)
+    blocks = in_blocks(units, MAX_SOURCE_BLOCKS)
+    dataset = ask_units(service, config, batch_size, blocks, (StreamAsker, [wanted.serials]), wanted)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
 
@@ -108,14 +110,17 @@ def ask_units(
     service: GenerationService,
     config: GenerationConfig,
     batch_size: int,
-    units: Sequence[dict[str, int]],
+    blocks: Sequence[dict[str, list[int]]],
     asker: "tuple[type[Asker], Sequence[Any]]",
     wanted: Wanted,
 ) -> ray.data.Dataset:
-    """Return what a kind of `Asker`, which comes with its further arguments, makes of units of work."""
-    num_askers = min(_num_askers(config, wanted, asker[0]), len(units))
+    """Return what a kind of `Asker`, which comes with its further arguments, makes of units of work.
+
+    One asker has all units of a block of `in_blocks`, and blocks are begun in their order.
+    """
+    num_askers = min(_num_askers(config, wanted, asker[0]), len(blocks))
     window = _window(config, wanted, num_askers)
-    source = ray.data.from_items(list(units), override_num_blocks=min(MAX_SOURCE_BLOCKS, len(units)))
+    source = ray.data.from_items(list(blocks), override_num_blocks=len(blocks))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     source.context.execution_options.preserve_order = wanted.in_order
     return source.map_batches(
@@ -126,6 +131,14 @@ def ask_units(
         num_cpus=0,
         scheduling_strategy=source.context.scheduling_strategy if asker[0].IS_SPREAD else beside_driver(),
     )
+
+
+def in_blocks(units: Sequence[dict[str, int]], max_blocks: int) -> list[dict[str, list[int]]]:
+    """Return units of work in their order, column by column, in so many blocks of like sizes, or a block each."""
+    bounds = np.linspace(0, len(units), min(max_blocks, len(units)) + 1).round().astype(int).tolist()
+    return [
+        {name: [unit[name] for unit in units[start:stop]] for name in units[start]} for start, stop in pairwise(bounds)
+    ]
 
 
 def _num_askers(config: GenerationConfig, wanted: Wanted, asker: "type[Asker]") -> int:
@@ -272,6 +285,16 @@ class Asker:
         self._looked_at = self._any_actor_seen_at = time.monotonic()
         self._failure: GenerationFailedError | None = None
 
+    def __call__(self, block: dict[str, np.ndarray]) -> Iterator[Any]:
+        """Do the units of a block of `in_blocks`, one after the other."""
+        columns = {name: np.asarray(values[0]) for name, values in block.items()}
+        for i in range(len(next(iter(columns.values())))):
+            yield from self.do({name: column[i : i + 1] for name, column in columns.items()})
+
+    def do(self, unit: dict[str, np.ndarray]) -> Iterator[Any]:
+        """Yield what becomes of a unit of work, whose columns have one value each."""
+        raise NotImplementedError
+
     def ask_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
         """Yield the samples of a set in ascending order, a batch at a time.
 
@@ -355,7 +378,7 @@ class StreamAsker(Asker):
         super().__init__(service, config, batch_size, window)
         self.wanted = wanted
 
-    def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[TurnBatch]:
+    def do(self, unit: dict[str, np.ndarray]) -> Iterator[TurnBatch]:
         """Yield what is wanted of one unit, a batch at a time."""
         part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
         for batch in self.ask_set(self.wanted & part):

@@ -37,7 +37,7 @@ from ray_jobs.kept_data import check_batches, check_workers
 from ray_jobs.progress_display import ProgressDisplay, announce
 from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
 from ray_jobs.run_progress import RunProgress
-from ray_jobs.source import NoPool, kept_samples, real_samples, samples_of, start_pool, unreadable_in
+from ray_jobs.source import NoPool, as_samples, kept_samples, open_all_classes, real_samples, start_pool, unreadable_in
 from ray_jobs.user_errors import errors_at_work, user_errors
 from ray_jobs.watching import Exporter
 from training.augment import crop_sizes
@@ -92,13 +92,19 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     judges(config, recipe)
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
-    largest = max(recipe.image_size, config.training.real_image_size if "real" in config.arms else 0)
+    has_real = "real" in config.arms or config.training.real_images
+    largest = max(recipe.image_size, config.training.real_image_size if has_real else 0)
     check_reservoir(config.training, largest)
     check_loggers(config.training)
     if config.training.early_stop_epochs or config.training.keep_best:
         raise ValueError(
             "training.early_stop_epochs and keep_best go by the accuracy on real images, which compares the arms here: "
             "no choice is made by them. Leave both out."
+        )
+    if config.evaluation.every_images:
+        raise ValueError(
+            f"evaluation.every_images is {config.evaluation.every_images}, but a comparison evaluates after epochs "
+            "and keeps no weights. Leave it out."
         )
     if config.training.real_images and "real" in config.arms:
         raise ValueError("training.real_images mixes real images into every arm, and 'real' is one. Leave one out.")
@@ -107,7 +113,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     unreadable = unreadable_in(run_dir, config.training)
     real_samples(config, recipe, seed=0, unreadable=unreadable)
     if "real" in config.arms:
-        samples_of(config.real_images, config, recipe, seed=0, unreadable=unreadable)
+        open_all_classes(config.real_images, config, recipe, seed=0, unreadable=unreadable)
     return config, recipe, run_dir
 
 
@@ -255,7 +261,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
     half = comparison.num_images // 2
     with comparison.start_pool() as service:
         shards = comparison.new_shards(f"{arm.label}-kept", half, service.common_batch_size())
-        images = TrainingSamples(half, partial(tee_samples, service, comparison.config.generation, shards, half))
+        teed = partial(tee_samples, service, comparison.config.generation, shards, half, seed=arm.seed)
+        images = TrainingSamples(half, teed)
         run = comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
     return dataclasses.replace(run, stored_bytes=stored_bytes(shards))
 
@@ -263,8 +270,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
-    images = samples_of(config.real_images, config, comparison.recipe, arm.seed, comparison.unreadable(arm))
-    return comparison.train(arm, images, comparison.no_pool())
+    images = open_all_classes(config.real_images, config, comparison.recipe, arm.seed, comparison.unreadable(arm))
+    return comparison.train(arm, as_samples(images), comparison.no_pool())
 
 
 def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:

@@ -1,6 +1,7 @@
 """Where a training run's samples come from: a pool that generates them meanwhile, or shards that are there."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from ray.data import Dataset
 
-from evaluation.real_images import RealTrainingImages, real_training_images
+from evaluation.real_images import RealTrainingImages, real_training_images, without_images
 from evaluation.unreadable import Unreadable
 from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
@@ -28,6 +29,8 @@ from ray_jobs.placement import Demand, check_awaited
 from ray_jobs.run_directory import new_path, resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
+
+logger = logging.getLogger(__name__)
 
 
 def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> "Source":
@@ -88,15 +91,23 @@ def unreadable_in(run_dir: Path, training: TrainingConfig) -> Unreadable:
 
 def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples | None:
     """Return the real images that are mixed in, in an order of the seed; ValueError if they are not there."""
-    training = config.training
-    if not training.real_images:
+    place = config.training.real_images
+    if not place:
         return None
-    return samples_of(training.real_images, config, recipe, seed, unreadable)
+    images = open_real(place, config, recipe, seed, unreadable)
+    if missing := without_images(images, place, recipe.label_space):
+        logger.warning("training.real_images: %s", missing)
+    return as_samples(images)
 
 
-def samples_of(place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples:
-    """Return the real images of a place, in an order of the seed; ValueError if they are not there."""
-    return as_samples(open_real(place, config, recipe, seed, unreadable))
+def open_all_classes(
+    place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable
+) -> RealTrainingImages:
+    """Return real images to train on alone; ValueError if they are not there, or a class has none."""
+    images = open_real(place, config, recipe, seed, unreadable)
+    if missing := without_images(images, place, recipe.label_space):
+        raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
+    return images
 
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
@@ -186,7 +197,8 @@ class StreamSource:
         """Return the samples to train on."""
         if not self.sets:
             return TrainingSamples(self.num_images, partial(stream_samples, self.service, self.recipe, self.generation))
-        teed = partial(tee_samples, self.service, self.generation, self.sets[0], self.num_images)
+        seed = self.config.training.seed
+        teed = partial(tee_samples, self.service, self.generation, self.sets[0], self.num_images, seed=seed)
         return TrainingSamples(self.num_images, teed)
 
     def held_out(self) -> Dataset:
@@ -307,7 +319,7 @@ class RealSource(NoPool):
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
         super().__init__(config)
         self.place = real_place(config.data.real)
-        images = open_real(config.data.real, config, recipe, config.training.seed, unreadable)
+        images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
         self.names_hash = images.names_hash
         held_out, self.train = images.split(config.training.num_held_out)
         self.held_out_images = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)

@@ -1,11 +1,12 @@
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 import generation.shards
-from generation.config import DataConfig
+from generation.config import DataConfig, GenerationConfig
 from generation.indices import IndexSet, Wanted
 from generation.recipe import Recipe
 from generation.sample import NO_LABEL
@@ -201,6 +202,35 @@ def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
         last_starts = np.searchsorted(first_positions, wanted % 10, side="right") - 1
         held = {(serial // 10, first_positions[i]) for serial, i in zip(wanted.tolist(), last_starts, strict=True)}
         assert parts_in(shards, IndexSet.of(wanted)) == [part for part in whole if part in held]
+
+
+def units_of_tee(shards: ShardSet, num_images: int, wanted: Wanted, monkeypatch) -> list[dict[str, int]]:
+    """Return the units of work of a stream that is kept, in their order, as `lap` and what else it takes."""
+    blocks: list[dict[str, list[int]]] = []
+    monkeypatch.setattr(generation.shards, "ask_units", lambda *arguments: blocks.extend(arguments[3]))
+    monkeypatch.setattr(generation.shards, "bound_memory", lambda *arguments: None)
+    generation.shards.tee_samples(cast(Any, None), GenerationConfig(), shards, num_images, wanted, seed=5)
+    return [
+        {name: column[i] for name, column in block.items()} for block in blocks for i in range(len(block["number"]))
+    ]
+
+
+def test_later_passes_over_what_is_kept_meanwhile_are_in_the_order_of_shards_that_are_there(
+    painted: Recipe, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(generation.shards, "PART_BYTES", THREE_IMAGES)
+    shards, wanted = set_of(painted, tmp_path, 10), IndexSet.of_ranges([range(200)])
+    units = units_of_tee(shards, 10, Wanted(wanted), monkeypatch)
+    assert [(unit["lap"], unit["number"]) for unit in units[:3]] == [(0, 0), (0, 1), (0, 2)]
+    later = [(unit["lap"], unit["position"]) for unit in units[3:]]
+    assert later == [(lap, position) for lap, position in parts_in(shards, wanted) if lap]
+    assert len({tuple(position for lap, position in later if lap == number) for number in range(1, 20)}) > 1
+
+
+def test_a_shard_that_a_later_pass_alone_takes_is_made_before_it(painted: Recipe, tmp_path: Path, monkeypatch):
+    wanted = IndexSet.of(np.array([1, 15]))  # of shard 0 at the first turn, of shard 1 at the second
+    units = units_of_tee(set_of(painted, tmp_path, 10), 10, Wanted(wanted), monkeypatch)
+    assert [(unit["lap"], unit["number"]) for unit in units] == [(0, 0), (0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("in_order", [False, True])

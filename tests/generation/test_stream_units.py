@@ -9,7 +9,7 @@ from generation.config import GenerationConfig
 from generation.generator import ActorFailedError
 from generation.indices import NOTHING, IndexSet
 from generation.service import GenerationFailedError
-from generation.stream import MAX_DEATHS, MAX_UNITS, Asker, StreamAsker, unit_sizes, work_units
+from generation.stream import MAX_DEATHS, MAX_UNITS, Asker, StreamAsker, in_blocks, unit_sizes, work_units
 
 
 def set_of(*ranges: range) -> IndexSet:
@@ -33,6 +33,13 @@ def test_units_become_shorter_towards_the_end_of_a_stream():
     assert unit_sizes(300, num_askers=2, window=8) == [64, 64, 64, 54, 27, 14, 8, 5]
     assert unit_sizes(100, num_askers=1, window=8) == [64, 36]  # nobody to share with
     assert unit_sizes(3, num_askers=4, window=4) == [3]
+
+
+def test_units_travel_in_their_order_in_blocks_of_like_sizes():
+    units = [{"start": i, "stop": i + 1} for i in range(7)]
+    assert [block["start"] for block in in_blocks(units, 3)] == [[0, 1], [2, 3, 4], [5, 6]]
+    assert [block["stop"] for block in in_blocks(units, 100)] == [[i] for i in range(1, 8)]
+    assert in_blocks([], 3) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -106,7 +113,7 @@ def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
     service = LosingService(0)
     wanted = set_of(range(3), range(30, 40), range(64, 70))
     asker = StreamAsker(service, GenerationConfig(), 4, 1, wanted)  # pyright: ignore[reportArgumentType]
-    batches = list(asker({"start": np.array([32]), "stop": np.array([64])}))
+    batches = list(asker({"start": np.array([[32]]), "stop": np.array([[64]])}))
     assert [batch["serial"].tolist() for batch in batches] == [[32, 33, 34, 35], [36, 37, 38, 39]]
     assert all(np.array_equal(batch["serial"], batch["index"]) for batch in batches)
     assert service.asked == [range(32, 36), range(36, 40)]
