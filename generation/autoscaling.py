@@ -22,6 +22,12 @@ SHORTEST_WINDOW_SECONDS = 3.0
 BATCHES_PER_WINDOW = 4
 """A trainer's waiting is measured over a window of so many batches' time: in between it may have images, or none."""
 
+BATCHES_BEFORE_TRAINING = 20
+"""A job asks for no more than these before training asks: its sheet of samples has so many images."""
+
+AT_WORK_FRACTION = 0.9
+"""Actors that work for so much of their time are taken to work all of it: they tell up to a second late."""
+
 ROUNDING = 1e-9
 
 MOST_ACTORS = 1_000_000
@@ -32,7 +38,7 @@ class TrainerClock:
     """What a trainer says of its time, once a second or so."""
 
     seconds: float
-    """How long it learnt or waited, since its first batch came; 0 before that, while the pool stays as it is."""
+    """How long it learnt or waited, since its first batch came; 0 before that, whether it has asked for it or not."""
 
     waiting_seconds: float
     """How much of that it waited for images, a wait that is not over included. Neither counts time for anything else,
@@ -122,7 +128,7 @@ class PoolSizer:
     def _need(self, look: PoolLook) -> int:
         """Return what is needed; as many as there are, as long as that cannot be told."""
         if look.trainer is not None and not look.trainer.seconds:
-            return self._size
+            return self._need_before_first_batch(look)
         if not look.num_requests:
             return 0
         if look.trainer is None:
@@ -131,7 +137,21 @@ class PoolSizer:
             self._looks = deque([look])
             return max(self._need_before_lull, self._size)
         earlier = self._start_of_window(look)
-        return self._size if earlier is None else self._trainer_needs(earlier, look)
+        return self._trainer_needs(earlier, look) if earlier is not None and told_between(earlier, look) else self._size
+
+    def _need_before_first_batch(self, look: PoolLook) -> int:
+        """Return as many as there are until training has asked and they work all the time: then it waits all the time.
+
+        Until then nodes, models and workers may take as long as they like. Training's own room is taken by then.
+        """
+        self._note_batch_seconds(look)
+        has_asked = look.num_requests > 0 and look.num_batches + look.num_requests > BATCHES_BEFORE_TRAINING
+        if not has_asked or self._is_growing or not self._batch_seconds:
+            return self._size
+        earlier = self._start_of_window(look)
+        if earlier is None or working_actors(earlier, look) < AT_WORK_FRACTION * self._size:
+            return self._size
+        return self.max_actors
 
     def _trainer_needs(self, earlier: PoolLook, look: PoolLook) -> int:
         waiting, working = waiting_fraction(earlier, look), working_actors(earlier, look)
@@ -145,17 +165,17 @@ class PoolSizer:
         return max(needed(working, waiting), self._size)
 
     def _start_of_window(self, look: PoolLook) -> PoolLook | None:
-        """Forget the looks before the window; return its first, None while it is not full or the trainer is silent."""
-        first = self._looks[0]
-        if num_batches := look.num_batches - first.num_batches:
-            self._batch_seconds = (look.working_seconds - first.working_seconds) / num_batches
+        """Forget the looks before the window; return its first, None while it is not full."""
+        self._note_batch_seconds(look)
         seconds = max(SHORTEST_WINDOW_SECONDS, BATCHES_PER_WINDOW * self._batch_seconds)
         while len(self._looks) > 2 and self._looks[1].at <= look.at - seconds:
             self._looks.popleft()
+        return self._looks[0] if self._looks[0].at <= look.at - seconds else None
+
+    def _note_batch_seconds(self, look: PoolLook) -> None:
         first = self._looks[0]
-        if first.at > look.at - seconds or first.trainer is None or look.trainer is None:
-            return None
-        return first if 0 < first.trainer.seconds < look.trainer.seconds else None
+        if num_batches := look.num_batches - first.num_batches:
+            self._batch_seconds = (look.working_seconds - first.working_seconds) / num_batches
 
 
 def began_anew(earlier: PoolLook, later: PoolLook) -> bool:
@@ -163,6 +183,13 @@ def began_anew(earlier: PoolLook, later: PoolLook) -> bool:
     if earlier.trainer is None or later.trainer is None:
         return earlier.trainer is not later.trainer
     return later.trainer.seconds < earlier.trainer.seconds
+
+
+def told_between(earlier: PoolLook, later: PoolLook) -> bool:
+    """Return whether the trainer, its first batch long there, said something new between two looks."""
+    if earlier.trainer is None or later.trainer is None:
+        return False
+    return 0 < earlier.trainer.seconds < later.trainer.seconds
 
 
 def waiting_fraction(earlier: PoolLook, later: PoolLook) -> float:

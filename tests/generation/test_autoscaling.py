@@ -6,8 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from generation.autoscaling import PoolLook, PoolSizer, TrainerClock, actors_needed
+from generation.autoscaling import BATCHES_BEFORE_TRAINING, PoolLook, PoolSizer, TrainerClock, actors_needed
 from generation.pool_policy import AskKeeper
+from ray_jobs.train import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
 
 
@@ -125,10 +126,57 @@ def test_a_pool_never_falls_below_its_least_size():
     assert pool(initial=8, lowest=3).run(100, appetite=0.0)[-1] == 3
 
 
-@pytest.mark.parametrize("num_requests", [0.0, 128.0])
-def test_a_pool_whose_trainer_has_no_first_batch_yet_stays_as_it_is(num_requests: float):
-    trainer, sizer = TrainerClock(0.0, 0.0), PoolSizer(0, 2, 32, idle_seconds=20.0)
-    assert {sizer.size(PoolLook(float(at), 2, num_requests, at, 2.0 * at, trainer)) for at in range(60)} == {2}
+BEFORE_FIRST_BATCH = TrainerClock(0.0, 0.0)
+
+
+def sizes_before_first_batch(sizer: PoolSizer, *looks: tuple[int, float, int, float]) -> list[int]:
+    """Return what is decided at looks a second apart: actors up, batches asked for, batches made, seconds at work."""
+    return [sizer.size(PoolLook(float(at), *look, BEFORE_FIRST_BATCH)) for at, look in enumerate(looks)]
+
+
+@pytest.mark.parametrize(
+    ("num_running", "num_requests", "working"),
+    [
+        (2, 0.0, 0.0),  # workers and networks are loaded
+        (2, 128.0, 1.7),  # its images are held up on their way
+        (1, 128.0, 1.0),  # the second actor is not up yet
+        (0, 128.0, 0.0),
+    ],
+)
+def test_before_the_first_batch_a_pool_stays_as_it_is_unless_all_of_it_works(
+    num_running: int, num_requests: float, working: float
+):
+    looks = [(num_running, num_requests, int(working * at), working * at) for at in range(60)]
+    assert set(sizes_before_first_batch(PoolSizer(0, 2, 32, idle_seconds=20.0), *looks)) == {2}
+
+
+def test_a_pool_that_training_has_asked_and_that_works_all_the_time_grows_before_the_first_batch():
+    idle = [(2, 0.0, 0, 0.0)] * 10
+    asked = [(2, 128.0, at, 2.0 * at) for at in range(20)]  # a batch takes 2 s: a window is 8 s
+    sizes = sizes_before_first_batch(PoolSizer(0, 2, 32, idle_seconds=20.0), *idle, *asked)
+    assert sizes == [2] * 18 + [32] * 12
+
+
+def test_a_pool_does_not_grow_for_the_sheet_of_samples_before_training():
+    sheet = [(1, 20.0 - at, at, float(at)) for at in range(20)]
+    assert NUM_SAMPLES_ON_SHEET <= BATCHES_BEFORE_TRAINING
+    assert set(sizes_before_first_batch(PoolSizer(1, 1, 8, idle_seconds=60.0), *sheet)) == {1}
+
+
+def test_before_the_first_batch_a_pool_does_not_grow_until_four_of_its_own_have_been_made():
+    looks = [(1, 32.0, at // 90, float(at)) for at in range(400)]
+    sizes = sizes_before_first_batch(PoolSizer(1, 1, 8, idle_seconds=60.0), *looks)
+    assert sizes == [1] * 360 + [8] * 40
+
+
+def test_a_pool_that_grew_before_the_first_batch_gives_back_what_training_does_not_need():
+    sizer = PoolSizer(1, 1, 8, idle_seconds=20.0)
+    assert sizes_before_first_batch(sizer, *[(1, 32.0, at, float(at)) for at in range(10)])[-1] == 8
+    sizes = [  # two of eight at work are enough
+        sizer.size(PoolLook(float(at), 8, 32.0, 2 * at - 10, 2.0 * at - 10, TrainerClock(at - 9.0, 0.0)))
+        for at in range(10, 60)
+    ]
+    assert sizes[-1] == 3
 
 
 def test_without_a_trainer_a_pool_has_its_maximum_while_there_are_requests():
