@@ -28,7 +28,7 @@ from training.classifier import Classifier
 from training.config import TrainingConfig
 from training.consumption import Share
 from training.loader import Pace, StreamLoader
-from training.reservoir import build_reservoir
+from training.reservoir import build_reservoir, min_images
 from training.variety import Variety
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -136,7 +136,7 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
     """Return the batches of a run whose images come slowly."""
     labels = labels[: config.num_samples]
     share = Share(IndexSet.of_ranges([range(len(labels))]), np.zeros(0, np.int64), np.zeros(0, np.int32))
-    reservoir = build_reservoir(config, 1, NUM_CLASSES, 0)
+    reservoir = build_reservoir(config, 1, 0, min_images(config, 1, NUM_CLASSES, len(labels)))
     loader = StreamLoader(
         cast(Any, SlowStream(labels)), share, reservoir, Pace(BATCH_SIZE, config.max_waiting_fraction)
     )

@@ -1,17 +1,21 @@
 """How long a run will take and what it will cost, from rates; and the rates of a run that is through.
 
-Numbers in, numbers out: knows no cluster, file or clock. Two sides work at once and the slower one binds, whose time is
-the run's; before it all has to start, and after it the classifier is evaluated.
+Numbers in, numbers out: knows no cluster or clock, and of files the recipe's classes alone. Two sides work at once and
+the slower one binds, whose time is the run's; before it all has to start, and after it the classifier is evaluated.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from generation.actor import WorkCounts
+from generation.model_files import local_path
+from generation.recipe import find_label_space, read_recipe_value, recipe_from_value
 from ray_jobs.config import JobConfig, Prices, Rates
 from ray_jobs.kept_data import indices_of
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
+from training.reservoir import Uses, min_images
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Prediction:
     """What training needs if it never waits, the held-out accuracy included."""
 
     first_turn_seconds: float
-    """How much of that goes by while images are generated; what is kept and trained on again needs none."""
+    """How much of that goes by while images are generated: not on what is kept and trained on again, nor on what
+    reservoirs have left when the last image comes.
+    """
 
     time_to_first_batch_seconds: float
     run_seconds: float
@@ -78,13 +84,13 @@ def predict(config: JobConfig) -> Prediction:
     check_known(rates, num_actors)
     made_per_second = num_actors * rates.generated_per_second
     fewest, most = num_images_needed(config) if num_actors else (0, 0)
-    first_batch_seconds = first_batch_size(training) / made_per_second if num_actors else 0.0
+    first_batch_seconds = num_before_first_batch(config) / made_per_second if num_actors else 0.0
     generation_seconds = max(0.0, fewest / made_per_second - first_batch_seconds) if num_actors else 0.0
     training_seconds = training.num_trained / (training.num_workers * rates.trained_per_second)
     if rates.judged_per_second:
         num_judged = training.num_epochs * training.num_held_out
         training_seconds += num_judged / (training.num_workers * rates.judged_per_second)
-    first_turn_seconds = training_seconds / (1 + config.data.replays)
+    first_turn_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config))
     run_seconds = max(generation_seconds, first_turn_seconds) + training_seconds - first_turn_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
     return Prediction(
@@ -114,11 +120,58 @@ def num_generators(config: JobConfig) -> int:
 def num_images_needed(config: JobConfig) -> tuple[int, int]:
     """Return how many images a stream is asked for at the least and at the most, held-out ones included.
 
-    They differ where `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waited for.
+    They differ where `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waited for,
+    but for those that reservoirs have at the end.
     """
     training, (train, held_out) = config.training, indices_of(config.training, config.data.replays)
-    fewest = -(-len(train) * training.least_uses // training.most_uses)
+    fewest = len(train)
+    if training.least_uses != training.most_uses:
+        num_uses = fewest * training.least_uses + num_left_uses(config)
+        fewest = min(fewest, max(num_before_first_batch(config), math.ceil(num_uses / training.most_uses)))
     return fewest + len(held_out), len(train) + len(held_out)
+
+
+def num_before_first_batch(config: JobConfig) -> int:
+    """Return how many images all workers together have before they take their first batches."""
+    training, uses = config.training, Uses(config.training.least_uses, config.training.most_uses)
+    size = first_batch_size(training)
+    to_draw = max(size, -(-uses.needed(size) // uses.most))
+    return min(max(to_draw, num_filled(config)), len(indices_of(training, config.data.replays)[0]))
+
+
+def num_filled(config: JobConfig) -> int:
+    """Return how many images all reservoirs together have while more come; 0 where none is used again."""
+    training, num_images = config.training, len(indices_of(config.training, config.data.replays)[0])
+    if training.most_uses == 1:
+        return 0
+    return min(num_images, training.num_workers * min_images(training, *size_and_classes(config), num_images))
+
+
+def num_left_uses(config: JobConfig) -> float:
+    """Return how often the images of full reservoirs may still be used, in the mean.
+
+    New ones take the places of those that are used up: 1 to `most_uses` are left of each, all as probable.
+    """
+    return num_filled(config) * (config.training.most_uses + 1) / 2
+
+
+def left_fraction(config: JobConfig) -> float:
+    """Return the share of training that is left when a pool's last image comes; with `auto` that need never come."""
+    training = config.training
+    if not num_generators(config) or training.least_uses != training.most_uses:
+        return 0.0
+    return num_left_uses(config) / (training.num_steps * (training.global_batch_size - training.num_real_per_step))
+
+
+def size_and_classes(config: JobConfig) -> tuple[int, int]:
+    """Return the recipe's image size and number of classes, 0 if its file is gone: a run is summed up at its end."""
+    try:
+        if config.recipe_file:
+            recipe = recipe_from_value(read_recipe_value(local_path(config.recipe_file)))
+            return recipe.image_size, recipe.label_space.num_classes
+        return config.recipe.image_size, find_label_space(config.recipe.label_space).num_classes
+    except (OSError, ValueError):
+        return config.recipe.image_size, 0
 
 
 def first_batch_size(training: TrainingConfig) -> int:
@@ -151,7 +204,8 @@ def measured_rates(
     num_accepted = counts.num_images_made - counts.num_refused.total()
     generated_per_second = per_second(num_accepted, counts.working_seconds)
     made_per_second = num_generators(config) * generated_per_second
-    first_batch_seconds = first_batch_size(training) / made_per_second if made_per_second else 0.0
+    first_batch_seconds = num_before_first_batch(config) / made_per_second if made_per_second else 0.0
+    first_batch_seconds = min(first_batch_seconds, progress.first_batch_at - progress.asked_at)
     return Rates(
         generated_per_second=generated_per_second,
         trained_per_second=per_second(num_learnt, learning_seconds) / training.num_workers,

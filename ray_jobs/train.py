@@ -54,7 +54,7 @@ from training.fit import fit
 from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
 from training.loggers import check_loggers
 from training.network import check_architecture, check_sizes
-from training.reservoir import check_reservoir
+from training.reservoir import check_reservoir, told_of_memory
 
 NUM_SAMPLES_ON_SHEET = 20
 
@@ -140,6 +140,7 @@ def prepare(arguments: list[str]) -> Prepared:
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     check_reservoir(config.training, array_size(config, recipe))
     check_loggers(config.training)
+    config.evaluation.check_step(config.training.global_batch_size)
     planned = plan(config.evaluation, recipe.label_space)
     trained_size = config.training.crop_size or recipe.image_size
     check_evaluation(planned, config.evaluation, run_dir, crop_of(trained_size), config.training.architecture)
@@ -147,6 +148,9 @@ def prepare(arguments: list[str]) -> Prepared:
     real = real_samples(config, recipe, config.training.seed, unreadable)
     notes = [*(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()), *predicted(config)]
     source = open_source(config, recipe, unreadable)
+    num_classes = recipe.label_space.num_classes
+    if note := told_of_memory(config.training, array_size(config, recipe), num_classes, source.num_images):
+        notes.append(note)
     job = Prepared(config, recipe, run_dir, source, real, unreadable, planned, notes)
     return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
 

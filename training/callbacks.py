@@ -55,7 +55,9 @@ class ProgressCallback(lightning.Callback):
     ) -> None:
         """Report if it is time to."""
         pl_module.log("train/reuse", self.loader.main.reuse)
+        pl_module.log("train/drawn_from", float(len(self.loader.main.reservoir)))
         pl_module.log("train/batch_overlap", self.loader.main.variety.overlap)
+        pl_module.log("train/classes_in_window", float(self.loader.main.variety.num_classes))
         if time.time() - self.reported_at >= self.interval_seconds:
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 

@@ -12,6 +12,9 @@ import torch
 from generation.recipe import Recipe, differences, recipe_from_value
 from training.config import MAY_CHANGE, TrainingConfig
 
+DECIDE_DRAWS = ("num_workers", "accumulate_batches", "reservoir_bytes", "reservoir_format", "reservoir_min_images")
+"""Of `MAY_CHANGE` what decides which images a step takes where they are used again."""
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint's content; ValueError with the remedy for a file that is none of ours."""
@@ -77,7 +80,7 @@ def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingCo
     for name in before.keys() | sets.keys():
         if before.get(name) != sets.get(name):
             different[name] = (before.get(name), sets.get(name))
-    for name in ("num_workers", "accumulate_batches") if config.deterministic and config.reuse != 1 else ():
+    for name in DECIDE_DRAWS if config.deterministic and config.reuse != 1 else ():
         if saved[name] != getattr(config, name):
             different[f"training.{name}"] = (saved[name], getattr(config, name))
     if different:

@@ -273,8 +273,14 @@ class TrainingConfig:
         for name in ("crop_size", "local_crop_size"):
             if 0 < getattr(self, name) < SMALLEST_CROP:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; give {SMALLEST_CROP} or more pixels.")
-        for name in ("crop_scale", "local_crop_scale"):
+        taking = {"crop_scale": self.crops_at_random, "local_crop_scale": self.augmentation.startswith("multi_crop")}
+        for name, is_taken in taking.items():
             scale = getattr(self, name)
+            if scale and not is_taken:
+                raise ValueError(
+                    f"training.{name} is {list(scale)}, and training.augmentation={self.augmentation} has no such "
+                    "crops. Leave it out."
+                )
             if scale and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
                 raise ValueError(
                     f"training.{name} is {list(scale)}; give the smallest and the largest share of an image's area, "

@@ -65,10 +65,12 @@ class StreamLoader:
     Epochs take up where the last one stopped.
     """
 
-    def __init__(self, shard: DataIterator | None, share: Share, reservoir: Reservoir, pace: Pace) -> None:
+    def __init__(
+        self, shard: DataIterator | None, share: Share, reservoir: Reservoir, pace: Pace, num_images: int | None = None
+    ) -> None:
         """Take this worker's share and what yields it, None for an empty one.
 
-        Nothing is generated until the first batch is asked for.
+        Nothing is generated until the first batch is asked for. `num_images` are in a turn, if the set comes again.
         """
         self.shard = shard
         self.reservoir = reservoir
@@ -84,7 +86,7 @@ class StreamLoader:
         self.num_taken = 0
         """Images that have come."""
 
-        self.variety = Variety()
+        self.variety = Variety(num_images)
         """Of the batches that were drawn."""
 
         self.num_given = 0

@@ -4,7 +4,9 @@ How often an image is used is bounded from both sides: with `least == most` ever
 by Reverb's SampleToInsertRatio (arXiv 2102.04736); with room between them it is used until a new one needs its place.
 """
 
+import dataclasses
 import io
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -147,19 +149,19 @@ class Drawn:
 
 
 MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 16
-"""A reservoir has as many images as so many batches, and so many of each class among all workers' together: then no
-more than a sixteenth of a batch comes in the next one too. Measured by `benchmarks.reservoir`.
+"""A reservoir has as many images as so many batches, and so many of each class among all workers' together: while more
+are to come, a sixteenth of a batch comes in the next one too. Measured by `benchmarks.reservoir`.
 """
 
 EXPECTED_USES = 8
 """Assumed uses of each image with `auto`: the fill is at most half of the images that a run then has."""
 
 
-def min_images(config: TrainingConfig, image_size: int, num_classes: int) -> int:
+def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> int:
     """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
 
-    By default never more than half of the run's images (with `auto`: if each is used `EXPECTED_USES` times), or than
-    there is memory for.
+    By default never more than half of its share of the run's images (with `auto`: if each is used `EXPECTED_USES`
+    times), or of the `num_images` of a turn, or than there is memory for.
     """
     if config.most_uses == 1 or config.reservoir_min_images:
         return config.reservoir_min_images if config.most_uses > 1 else 0
@@ -167,7 +169,24 @@ def min_images(config: TrainingConfig, image_size: int, num_classes: int) -> int
     wanted = max(MIN_BATCHES * num_drawn, -(-MIN_IMAGES_OF_CLASS * num_classes // config.num_workers))
     num_uses = config.num_steps * config.accumulate_batches * num_drawn
     uses_of_image = max(config.least_uses, min(EXPECTED_USES, config.most_uses))
-    return min(wanted, num_uses // uses_of_image // 2, room_for(config, image_size))
+    its_images = min(num_uses // uses_of_image, num_images // config.num_workers)
+    return min(wanted, its_images // 2, room_for(config, image_size))
+
+
+def told_of_memory(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> str:
+    """Return a line where memory holds fewer images than a default fill has; empty if it does not, or one is given."""
+    held, wanted = (
+        min_images(dataclasses.replace(config, reservoir_bytes=num_bytes), image_size, num_classes, num_images)
+        for num_bytes in (config.reservoir_bytes, 2**62)
+    )
+    if held == wanted:
+        return ""
+    image_bytes = config.reservoir_bytes / room_for(config, image_size)
+    num_drawn = config.batch_size_per_worker - config.num_real_per_batch
+    return (
+        f"each worker's reservoir has memory for {held:,} images: {min(1, num_drawn / held):.0%} of a batch come in "
+        f"the next one too. training.reservoir_bytes={math.ceil(wanted * image_bytes):_} holds {wanted:,}."
+    )
 
 
 def room_for(config: TrainingConfig, image_size: int) -> int:
@@ -176,8 +195,8 @@ def room_for(config: TrainingConfig, image_size: int) -> int:
     return config.reservoir_bytes // (image_size**2 * 3 + overhead)
 
 
-def build_reservoir(config: TrainingConfig, image_size: int, num_classes: int, rank: int) -> "Reservoir":
-    """Return an empty reservoir for the worker of that rank."""
+def build_reservoir(config: TrainingConfig, image_size: int, rank: int, fill: int) -> "Reservoir":
+    """Return an empty reservoir for the worker of that rank, to have so many images before a step draws."""
     uses, image_bytes = Uses(config.least_uses, config.most_uses), image_size**2 * 3
     if uses.most == 1:  # nothing is used again: what has to wait waits in the stream
         store = PixelStore(2 * config.batch_size_per_worker * image_bytes, image_size)
@@ -185,7 +204,7 @@ def build_reservoir(config: TrainingConfig, image_size: int, num_classes: int, r
         store = PixelStore(config.reservoir_bytes, image_size)
     else:
         store = EncodedStore(config.reservoir_bytes, image_size)
-    return Reservoir(store, uses, (config.seed, rank, 0), min_images(config, image_size, num_classes))
+    return Reservoir(store, uses, (config.seed, rank, 0), fill)
 
 
 def build_real_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Reservoir":

@@ -19,7 +19,7 @@ from training.config import TrainingConfig
 from training.consumption import Share, Turns, Worker, exact_share, loose_share, step_share
 from training.job import FitJob, TrainingSamples, sets_of
 from training.loader import MixedLoader, Pace, StreamLoader
-from training.reservoir import build_real_reservoir, build_reservoir
+from training.reservoir import build_real_reservoir, build_reservoir, min_images
 from training.run_state import RunState
 
 
@@ -73,8 +73,10 @@ def open_loader(job: FitJob, start: Start) -> MixedLoader:
     share = share_of(config, start, Turns(config.num_samples, job.samples.num_images), worker)
     num_classes = job.recipe.label_space.num_classes
     image_size = job.samples.image_size or job.recipe.image_size
-    reservoir = build_reservoir(config, image_size, num_classes, worker.rank)
-    generated = StreamLoader(open_share(job.samples, share, worker, config), share, reservoir, pace)
+    fill = min_images(config, image_size, num_classes, job.samples.num_images)
+    reservoir = build_reservoir(config, image_size, worker.rank, fill)
+    shard = open_share(job.samples, share, worker, config)
+    generated = StreamLoader(shard, share, reservoir, pace, job.samples.num_images)
     if job.real is None:
         return MixedLoader({"synthetic": generated})
     pace = dataclasses.replace(pace, batch_size=config.num_real_per_batch)

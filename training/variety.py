@@ -13,8 +13,9 @@ WINDOW_BATCHES = 8
 class Variety:
     """Overlap of neighbouring batches of one worker, and how many classes they have."""
 
-    def __init__(self) -> None:
-        """Begin without batches."""
+    def __init__(self, num_images: int | None = None) -> None:
+        """Begin without batches, of images that come again after so many serials, if they do."""
+        self.num_images = num_images
         self.overlap = 0.0
         """Share of a batch whose images were in the one before too, 0..1, in the mean of the last `WINDOW_BATCHES`."""
 
@@ -31,12 +32,13 @@ class Variety:
 
     def add(self, serials: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch: int64 [B], int64 [B]."""
+        indices = serials if self.num_images is None else serials % self.num_images
         if self._last is not None:
-            overlap = float(np.isin(serials, self._last).mean())
+            overlap = float(np.isin(indices, self._last).mean())
             self._overlaps.append(overlap)
             self._num_pairs += 1
             self.overlap = sum(self._overlaps) / len(self._overlaps)
             self.mean_overlap += (overlap - self.mean_overlap) / self._num_pairs
-        self._last = serials
+        self._last = indices
         self._labels.append(labels[labels != NO_LABEL])
         self.num_classes = len(np.unique(np.concatenate(self._labels)))

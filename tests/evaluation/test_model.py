@@ -65,6 +65,21 @@ def test_a_run_on_real_images_does_not_go_on_with_other_files_or_with_generated_
         check_goes_on(generated, painted, CONFIG, mixed)
 
 
+@pytest.mark.parametrize("other", [{"reservoir_min_images": 1}, {"reservoir_bytes": 10**8}, {"num_workers": 2}])
+def test_what_decides_draws_may_change_unless_a_run_is_deterministic(other: dict, painted: Recipe):
+    sets = sets_of(1000, names_hash=7, real=None)
+    for is_deterministic in (False, True):
+        config = dataclasses.replace(CONFIG, reuse=4, deterministic=is_deterministic)
+        checkpoint = checkpoint_of(painted, [range(640)], sets)
+        checkpoint["classifier"]["config"] = dataclasses.asdict(config)
+        changed = dataclasses.replace(config, **other)
+        if is_deterministic:
+            with pytest.raises(ValueError, match=f"training.{next(iter(other))} was"):
+                check_goes_on(checkpoint, painted, changed, sets)
+        else:
+            check_goes_on(checkpoint, painted, changed, sets)
+
+
 def test_a_run_that_a_damaged_image_ended_goes_on_without_it(painted: Recipe):
     sets = sets_of(1000, names_hash=7, real=None)
     checkpoint = checkpoint_of(painted, [range(640)], sets)

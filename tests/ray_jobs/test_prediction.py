@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from generation.actor import WorkCounts
-from generation.config import DataConfig, GenerationConfig
+from generation.config import DataConfig, GenerationConfig, RecipeConfig
+from generation.recipe import build_recipe, recipe_file_text
 from ray_jobs.config import JobConfig, Prices, Rates
-from ray_jobs.prediction import measured_rates, predict, predict_if_given
+from ray_jobs.prediction import measured_rates, num_before_first_batch, predict, predict_if_given
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
@@ -51,7 +53,60 @@ def test_workers_share_images_and_what_is_judged():
 
 def test_an_image_that_is_used_four_times_is_generated_once():
     found = predict(with_training(reuse=4))
-    assert (found.num_generated, found.generation_seconds) == (256 + 64, (256 + 64 - 64) / 16)
+    assert found.num_generated == 256 + 64
+    assert found.time_to_first_batch_seconds == 20 + 128 / 16  # a reservoir has half of its images first
+    assert found.generation_seconds == (256 + 64 - 128) / 16
+
+
+MANY_CLASSES = JobConfig(
+    recipe=RecipeConfig(label_space="imagenet1k", generator="painted", image_size=64),
+    training=TrainingConfig(num_images=64_000, num_epochs=1, reuse=8, num_held_out=1),
+    generation=GenerationConfig(max_actors=1),
+    rates=Rates(generated_per_second=100.0, trained_per_second=800.0),
+)
+"""8,000 images, of which a reservoir has 4,000 before it draws."""
+
+
+def test_the_first_batch_comes_when_reservoirs_are_filled_and_training_goes_on_from_there():
+    found = predict(MANY_CLASSES)
+    assert found.time_to_first_batch_seconds == 40
+    assert found.generation_seconds == pytest.approx(40.01)  # 4,000 more, and the held-out one
+    assert found.first_turn_seconds == 80 - 22.5  # 4,000 images are left, each to be used 4.5 times in the mean
+    assert (found.binding_side, found.wall_seconds) == ("training", 40 + 80)
+    longer = dataclasses.replace(MANY_CLASSES.training, num_images=1_280_000)
+    assert predict(dataclasses.replace(MANY_CLASSES, training=longer)).time_to_first_batch_seconds == 160
+
+
+def test_what_reservoirs_have_when_the_last_image_comes_is_trained_on_afterwards():
+    fast = dataclasses.replace(MANY_CLASSES, rates=dataclasses.replace(MANY_CLASSES.rates, trained_per_second=1600.0))
+    found = predict(fast)
+    assert (found.binding_side, found.first_turn_seconds) == ("generation", 40 - 11.25)
+    assert found.wall_seconds == pytest.approx(40 + 40.01 + 11.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_workers": 2}, 128),  # 64 each
+        ({"reservoir_min_images": 1}, 80),  # 64 of them can be used 4 times more after a batch
+        ({"reservoir_min_images": 100}, 100),
+        ({"reservoir_min_images": 1000}, 256),  # there are no more
+        ({"real_images": "digits", "real_fraction": 0.25}, 96),  # half of 192
+    ],
+)
+def test_so_many_images_come_before_the_first_batch_of_a_run_with_256_used_4_times(changes: dict, expected: int):
+    assert num_before_first_batch(with_training(reuse=4, **changes)) == expected
+
+
+def test_the_classes_of_a_recipe_file_count_and_a_run_is_summed_up_without_them_if_it_is_gone(tmp_path: Path):
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe_file_text(build_recipe(MANY_CLASSES.recipe)))
+    longer = dataclasses.replace(MANY_CLASSES.training, num_images=1_280_000)
+    config = JobConfig(recipe_file=str(file), training=longer, rates=MANY_CLASSES.rates)
+    assert num_before_first_batch(config) == 16 * 1000
+    file.unlink()
+    config = dataclasses.replace(config, recipe=MANY_CLASSES.recipe)
+    assert num_before_first_batch(config) == 16 * 256
 
 
 def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
@@ -59,13 +114,19 @@ def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
         with_training(reuse="auto", max_reuse=8), rates=with_rates(trained_per_second=32.0).rates
     )
     found = predict(slow)
-    assert found.generation_seconds == (1024 / 8 + 64 - 64) / 16
+    assert found.generation_seconds == (164 + 64 - 64) / 16  # (1024 + 64 * 4.5) / 8: at the end 64 are half used
     assert (found.binding_side, found.run_seconds) == ("training", 1024 / 32 + 1)
     assert found.num_generated == 16 * (4 + 33)  # what the pool makes meanwhile: each image is used 1.9 times
     fast = predict(with_training(reuse="auto", max_reuse=4))
-    assert (fast.binding_side, fast.run_seconds, fast.num_generated) == ("generation", 16.0, 256 + 64)
+    assert (fast.binding_side, fast.run_seconds) == ("generation", (336 + 64 - 128) / 16)  # (1024 + 128 * 2.5) / 4
+    assert fast.num_generated == 336 + 64
     plenty = predict(dataclasses.replace(slow, rates=dataclasses.replace(slow.rates, generated_per_second=100.0)))
     assert plenty.num_generated == 1024 + 64  # no more than a run that uses each once
+
+
+def test_with_automatic_reuse_reservoirs_are_filled_however_often_an_image_may_be_used():
+    often = predict(with_training(reuse="auto", max_reuse=1024, reservoir_min_images=100))
+    assert (often.time_to_first_batch_seconds, often.generation_seconds) == (20 + 100 / 16, 64 / 16)
 
 
 def test_real_images_in_a_batch_need_not_be_generated():
@@ -153,6 +214,19 @@ def test_how_long_a_run_took_to_start_is_not_known_after_a_loss():
     again = dataclasses.replace(PROGRESS, num_trained_before=512, first_batch_at=8000.0)
     found = measured_rates(CONFIG, WorkCounts(), again, started_at=1000.0, ended_at=8100.0)
     assert (found.start_seconds, found.end_seconds) == (0.0, 20.0)
+
+
+def test_what_filling_reservoirs_took_is_no_part_of_the_start():
+    counts = WorkCounts(num_images_made=320, working_seconds=40.0)
+    config, went = with_training(reuse=4), dataclasses.replace(PROGRESS, asked_at=1015.0)
+    rates = measured_rates(config, counts, went, started_at=1000.0, ended_at=1109.0)
+    assert rates.start_seconds == 24 - 128 / 16
+    four = dataclasses.replace(CONFIG.generation, max_actors=4)
+    like = predict(dataclasses.replace(config, generation=four, rates=rates))
+    assert like.time_to_first_batch_seconds == 16 + 128 / 32
+    near_its_end = dataclasses.replace(went, asked_at=1022.0)  # few images were still to come
+    rates = measured_rates(config, counts, near_its_end, started_at=1000.0, ended_at=1109.0)
+    assert rates.start_seconds == 22
 
 
 def test_by_its_own_rates_a_run_is_predicted_as_it_went():

@@ -11,7 +11,7 @@ from ray.serve.exceptions import RayServeException
 
 from generation.keeper import GenerationCounts
 from ray_jobs.config import JobConfig
-from ray_jobs.progress_display import ProgressDisplay
+from ray_jobs.progress_display import ProgressDisplay, progress_line
 from ray_jobs.run_progress import RunProgress
 from ray_jobs.source import NoPool
 from tests.support.looks import looked
@@ -43,6 +43,12 @@ class HungUp(io.StringIO):
 def said(**training: Any) -> Any:
     """What training says."""
     return looked(130.0, **training).training
+
+
+def test_the_line_shows_of_how_many_images_batches_are_drawn_where_images_are_used_again():
+    run = looked(130.0, num_trained=64, num_in_reservoir=4096, batch_overlap=0.0625)
+    assert "drawn from 4,096  overlap 6%  " in progress_line(run, TrainingConfig(reuse=8))
+    assert "drawn from" not in progress_line(run, TrainingConfig())
 
 
 @pytest.mark.ray

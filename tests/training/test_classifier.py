@@ -77,6 +77,18 @@ def test_training_accuracy_is_that_of_each_images_first_crop_without_those_left_
     assert top1_of(logits, torch.tensor([NO_LABEL] * 3)) == 0
 
 
+def test_a_step_logs_its_learning_rate_and_the_length_of_its_gradient(monkeypatch: pytest.MonkeyPatch):
+    config = dataclasses.replace(RESNET18, num_images=2560, num_epochs=1, global_batch_size=128, base_learning_rate=0.2)
+    classifier, logged = Classifier(config, num_classes=2, image_size=32), dict[str, float]()
+    monkeypatch.setattr(classifier, "log", lambda name, value: logged.update({name: float(value)}))
+    optimisation = classifier.configure_optimizers()
+    for parameter, value in zip(classifier.network.parameters(), (3.0, 4.0), strict=False):
+        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.view(-1)[0] = value
+    classifier.on_before_optimizer_step(optimisation["optimizer"])
+    assert logged == pytest.approx({"train/gradient_norm": 5.0, "train/learning_rate": 0.05})  # half of 0.2 * 128 / 256
+
+
 def test_held_out_loss_is_the_mean_over_samples_that_were_not_left_out():
     classifier = Classifier(RESNET18, num_classes=2, image_size=32)
     classifier.network = Constant()

@@ -55,7 +55,18 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
         ({"base_learning_rate": 0.0}, "base_learning_rate is 0.0"),
         ({"crop_size": 6}, "training.crop_size is 6; give 7 or more pixels"),
         ({"crop_scale": (0.5,)}, r"training.crop_scale is \[0.5\]; give the smallest and the largest share"),
-        ({"local_crop_scale": (0.3, 0.2)}, r"training.local_crop_scale is \[0.3, 0.2\]; give"),
+        (
+            {"augmentation": "multi_crop", "local_crop_scale": (0.3, 0.2)},
+            r"training.local_crop_scale is \[0.3, 0.2\]; give",
+        ),
+        (
+            {"augmentation": "affine", "crop_scale": (0.3, 0.9)},
+            r"crop_scale is \[0.3, 0.9\], and .*=affine has no such",
+        ),
+        (
+            {"local_crop_scale": (0.3, 0.9)},
+            r"local_crop_scale is \[0.3, 0.9\], and training.augmentation=crop_flip has",
+        ),
         ({"reuse": 0}, "training.reuse is 0; give a number of 1 or more"),
         ({"reuse": "often"}, "training.reuse is 'often'; give a number of 1 or more"),
         ({"reuse": True}, "training.reuse is True"),

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from training.network import CosineHead, build_network, check_architecture, check_sizes, parameter_groups
+from training.network import (
+    CosineHead,
+    build_network,
+    check_architecture,
+    check_features,
+    check_sizes,
+    features_and_logits,
+    parameter_groups,
+)
 
 
 def test_a_cosine_head_sees_directions_alone():
@@ -43,6 +51,40 @@ def test_either_head_gives_a_logit_for_each_class(name: str):
 def test_a_network_without_a_linear_end_cannot_have_a_cosine_head():
     with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer, .* Take another architecture"):
         build_network("squeezenet1_1", 7, "cosine", temperature=0.1)
+
+
+class TwoTokens(torch.nn.Module):
+    """Has two tokens, of one pixel and of the next, and a last layer for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.head_dist = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.head(images[:, :, 0, 0]) + self.head_dist(images[:, :, 0, 1])) / 2
+
+
+def test_features_of_a_distilled_network_are_the_mean_of_what_both_its_heads_see():
+    images = torch.tensor([[[[1.0, 3.0]], [[0.0, 8.0]], [[-2.0, 2.0]]]])
+    features, logits = features_and_logits(TwoTokens(), 2, images)
+    torch.testing.assert_close(features, torch.tensor([[2.0, 4.0, 0.0]]))
+    assert logits.shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "repvit_m0_9"])
+def test_a_cosine_head_does_not_take_the_place_of_one_of_two(name: str):
+    check_features(name)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"averages two linear layers, .* Take another arch"):
+        build_network(name, 7, "cosine", temperature=0.1)
+
+
+def test_features_of_a_distilled_network_are_timms():
+    network = build_network("deit_tiny_distilled_patch16_224", 7, "linear", temperature=0.1).eval()
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features, _ = features_and_logits(network, 7, images)
+        timms = network.forward_head(network.forward_features(images), pre_logits=True)  # pyright: ignore[reportCallIssue]
+    torch.testing.assert_close(features, timms)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

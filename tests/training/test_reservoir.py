@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -5,7 +6,16 @@ import pytest
 import torch
 
 from training.config import TrainingConfig
-from training.reservoir import EncodedStore, ImageStore, PixelStore, Reservoir, Uses, check_reservoir, min_images
+from training.reservoir import (
+    EncodedStore,
+    ImageStore,
+    PixelStore,
+    Reservoir,
+    Uses,
+    check_reservoir,
+    min_images,
+    told_of_memory,
+)
 
 SIZE = 8
 IMAGE_BYTES = SIZE**2 * 3
@@ -129,7 +139,22 @@ def test_no_step_draws_from_fewer_images_than_there_are_to_be_while_more_come_or
 )
 def test_how_many_images_there_are_to_be_follows_from_batch_classes_memory_and_run(settings: dict, expected: int):
     config = TrainingConfig(num_epochs=1, **{"num_images": 1_300_000, **settings})
-    assert min_images(config, SIZE, num_classes=1000) == expected
+    assert min_images(config, SIZE, num_classes=1000, num_images=10**9) == expected
+
+
+def test_of_a_set_that_comes_again_and_again_no_more_than_half_is_waited_for():
+    config = TrainingConfig(num_images=1_300_000, num_epochs=1, reuse=8, num_workers=2)
+    assert min_images(config, SIZE, num_classes=1000, num_images=10_000) == 2500  # of a worker's 5,000
+
+
+def test_too_little_memory_for_the_default_fill_is_told_with_what_would_do():
+    config = TrainingConfig(num_images=1_300_000, num_epochs=1, reuse=8, reservoir_bytes=1280 * IMAGE_BYTES)
+    assert told_of_memory(config, SIZE, num_classes=100, num_images=10**9) == (  # 16 batches of 256, of 192 bytes each
+        "each worker's reservoir has memory for 1,280 images: 20% of a batch come in the next one too. "
+        "training.reservoir_bytes=786_432 holds 4,096."
+    )
+    for enough in ({"reuse": 1}, {"reservoir_min_images": 8}, {"reservoir_bytes": 4096 * IMAGE_BYTES}):
+        assert not told_of_memory(dataclasses.replace(config, **enough), SIZE, num_classes=100, num_images=10**9)
 
 
 def test_more_images_than_there_is_memory_for_are_refused():
