@@ -5,6 +5,7 @@ import pytest
 from generation.plan import plan_sample
 from generation.prompts import PAPER_TEMPLATES
 from generation.recipe import Recipe, recipe_file_text
+from ray_jobs import train
 from ray_jobs.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.scale_config import ScaleConfig
 
@@ -190,6 +191,23 @@ def test_each_run_of_the_paper_has_a_config_that_plans(space: str, guidance: str
     plan = plan_sample(recipe, 0)
     assert (plan.template, plan.guidance_scale) == (PAPER_TEMPLATES[form], float(guidance))
     assert recipe.label_space.name == space
+
+
+@pytest.mark.parametrize(
+    ("name", "num_images", "num_replays", "num_steps"),
+    [
+        ("paper.yaml", 129_792, 99, 50_700),  # 507 steps of 256, a hundred times
+        ("paper_online.yaml", 129_792, 0, 507),
+        ("paper/imagenet100_definition_guidance2.0.yaml", 129_792, 99, 50_700),
+        ("paper/imagenet1k_definition_guidance2.0.yaml", 1_299_968, 99, 507_800),
+    ],
+)
+def test_the_papers_commands_get_as_far_as_a_cluster(
+    name: str, num_images: int, num_replays: int, num_steps: int, tmp_path: Path
+):
+    job = train.prepare([str(FOLDER / name), f"output={tmp_path / 'run'}"])
+    assert (job.source.num_images, job.config.data.replays) == (num_images, num_replays)
+    assert job.config.training.num_steps == num_steps
 
 
 def test_a_missing_a_broken_and_an_odd_config_file_are_named(tmp_path: Path):
