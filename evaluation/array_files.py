@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evaluation.listed_images import PREFERRED_SPLITS, SPLITS, ListedImages, packed, told_as
+from evaluation.listed_images import SPLITS, ListedImages, packed, told_as
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 """What files of a split begin with."""
@@ -74,10 +74,12 @@ def array_images(folder: str, split: str = "") -> ArrayImages:
     """Return the images of a split; without one those of test. ValueError if they are not there, or damaged."""
     kind = _cifar_kind(folder)
     there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
-    wanted = [SPLITS.get(split, split)] if split else [*PREFERRED_SPLITS, "train"]
-    chosen = next((name for name in wanted if name in there), None)
-    if chosen is None:
-        raise ValueError(f"'{folder}' has {' and '.join(there)}, and not {split}. Ask for one that it has.")
+    chosen = SPLITS.get(split, split) or "test"
+    if chosen not in there:
+        raise ValueError(
+            f"'{folder}' has {' and '.join(there)}, and not {chosen}. Put the files of {chosen} there, or give another "
+            "folder."
+        )
     return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
 
 

@@ -27,8 +27,14 @@ TURNS = {
 ORIENTATION = "figment-orientation"
 """Where `read_image` notes how an image was held."""
 
-LARGEST = (1, 2**8 - 1, 2**12 - 1, 2**16 - 1, 2**32 - 1)
-"""White, in images of so many bits; 1 in those of floats."""
+BITS = (8, 10, 12, 14, 16, 24, 31, 32)
+"""How many bits a value may have."""
+
+MAX_OF_UNIT_FLOATS = 2.0
+"""Floats of which none is larger are taken for 0..1: a resampler may have gone somewhat beyond."""
+
+SAMPLE_FORMAT, UNSIGNED = 339, 1
+"""TIFF's tag that says how its values are stored, and what it has for unsigned integers, which PIL reads as signed."""
 
 DAMAGED_EXIF = (struct.error, KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError)
 """What PIL ends with, as it says itself, where EXIF is not what it should be."""
@@ -101,13 +107,16 @@ def fitted(image: Image.Image, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     return canvas, (image.height, image.width)
 
 
-def centre_crop(image: Image.Image, resize_size: int, crop_size: int, resampling: Image.Resampling) -> np.ndarray:
+def centre_crop(
+    image: Image.Image, resize_size: int, crop_size: int, resampling: Image.Resampling, is_squashed: bool = False
+) -> np.ndarray:
     """Return the centre of an RGB image whose shorter side was made `resize_size`: uint8 [crop_size, crop_size, 3].
 
-    As torchvision's Resize and CenterCrop do it, to the pixel, for a crop no larger than `resize_size`.
+    As torchvision's Resize and CenterCrop do it, to the pixel, for a crop no larger than `resize_size`. `is_squashed`
+    makes both sides `resize_size`.
     """
     width, height = image.size
-    longer = int(resize_size * max(width, height) / min(width, height))
+    longer = resize_size if is_squashed else int(resize_size * max(width, height) / min(width, height))
     size = (resize_size, longer) if width <= height else (longer, resize_size)
     resized = image if size == image.size else image.resize(size, resampling)
     left, top = (round((side - crop_size) / 2) for side in resized.size)
@@ -130,10 +139,14 @@ class Crop:
     is_upright: bool = False
     """Whether it is turned as its EXIF says."""
 
+    is_squashed: bool = False
+    """Whether the longer side is made `resize_size` too, as timm's crop mode `squash` does."""
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [crop_size, crop_size, 3]."""
         image = upright(image) if self.is_upright else image
-        return centre_crop(image, self.resize_size, self.crop_size, Image.Resampling[self.interpolation.upper()])
+        resampling = Image.Resampling[self.interpolation.upper()]
+        return centre_crop(image, self.resize_size, self.crop_size, resampling, self.is_squashed)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -145,15 +158,22 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return it as RGB; of more than 8 bits the upper 8, where PIL would make white or black of nearly all.
-
-    A file seldom says how many bits it uses: they are 8, 12, 16 or 32, whichever hold its brightest value; floats go up
-    to 1, if that holds it.
-    """
+    """Return it as RGB; of more than 8 bits the upper 8, where PIL would make white or black of nearly all."""
     if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0).clip(0)
-        largest = next(value for value in LARGEST if values.max() <= value or value == LARGEST[-1])
-        if image.mode.startswith("I") and largest == 1:
-            largest = 255
-        image = Image.fromarray((values / largest * 255).round().clip(0, 255).astype(np.uint8))
+        values = np.nan_to_num(_values(image), posinf=0, neginf=0).clip(0)
+        white = 1 if image.mode == "F" and values.max() <= MAX_OF_UNIT_FLOATS else _white(values.max())
+        image = Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    values = np.asarray(image)
+    is_unsigned = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, UNSIGNED) in (UNSIGNED, (UNSIGNED,))
+    if image.mode == "I" and image.format == "TIFF" and is_unsigned:
+        values = values.view(np.uint32)
+    return values.astype(np.float64)
+
+
+def _white(brightest: float) -> int:
+    """Return the largest value of as few of `BITS` as hold the brightest: a file seldom says how many it uses."""
+    return next((2**bits - 1 for bits in BITS if brightest <= 2**bits - 1), 2 ** BITS[-1] - 1)

@@ -30,7 +30,7 @@ def listed_flat(folder: str) -> ListedImages | None:
     ValueError where a list lacks one of them.
     """
     if images := _images_of_tiny(folder):
-        return _listed(folder, images, _tiny_classes(folder), os.path.join(folder, TINY_LIST))
+        return _listed(folder, images, _tiny_classes(_tiny_list(folder)), _tiny_list(folder))
     names = image_names(folder)
     wnids = [WNID.findall(name) for name in names]
     if names and all(wnids):
@@ -41,21 +41,27 @@ def listed_flat(folder: str) -> ListedImages | None:
 
 
 def is_listed_flat(folder: str) -> bool:
-    """Return whether names tell classes, or Tiny-ImageNet's list lies there."""
+    """Return whether there are images whose classes names tell, or Tiny-ImageNet's list."""
     return bool(_images_of_tiny(folder)) or any(WNID.search(name) for name in image_names(folder))
 
 
+def _tiny_list(folder: str) -> str:
+    """Return the path of Tiny-ImageNet's list, which lies beside the folder `images`; empty if there is none."""
+    places = [folder, os.path.dirname(folder)] if os.path.basename(folder) == "images" else [folder]
+    return next((path for place in places if os.path.isfile(path := os.path.join(place, TINY_LIST))), "")
+
+
 def _images_of_tiny(folder: str) -> list[str]:
-    if not os.path.isfile(os.path.join(folder, TINY_LIST)):
+    if not _tiny_list(folder):
         return []
     inside = os.path.join(folder, "images")
     return [f"images/{name}" for name in image_names(inside)] if os.path.isdir(inside) else image_names(folder)
 
 
-def _tiny_classes(folder: str) -> dict[str, str]:
-    lines = Path(folder, TINY_LIST).read_text(errors="replace").splitlines()
+def _tiny_classes(place: str) -> dict[str, str]:
+    lines = Path(place).read_text(errors="replace").splitlines()
     columns = [line.split("\t") for line in lines if line.strip()]
-    return {place: row[1] for row in columns if len(row) > 1 for place in (row[0], f"images/{row[0]}")}
+    return {name: row[1] for row in columns if len(row) > 1 for name in (row[0], f"images/{row[0]}")}
 
 
 def _kaggles_classes(place: str, names: list[str]) -> dict[str, str]:

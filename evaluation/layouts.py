@@ -22,7 +22,7 @@ from evaluation.listed_images import (
     packed,
 )
 from evaluation.parquet_files import parquet_images
-from evaluation.real_files import ImageSource, class_images, image_names, list_images
+from evaluation.real_files import ImageSource, image_names, list_images
 from evaluation.tar_files import tar_images
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -41,14 +41,18 @@ LAYOUTS = (
 INNER = (
     os.path.join("ILSVRC", "Data", "CLS-LOC"),
     os.path.join("Data", "CLS-LOC"),
+    "CLS-LOC",
     "tiny-imagenet-200",
     "raw",
     os.path.join("MNIST", "raw"),
     os.path.join("FashionMNIST", "raw"),
+    os.path.join("KMNIST", "raw"),
     "cifar-10-batches-bin",
     "cifar-100-binary",
+    "plain_text",
+    "cifar100",
 )
-"""Where archives and torchvision put images, below the folder that people give."""
+"""Where archives, torchvision and Hugging Face's CIFAR put images, below the folder that people give."""
 
 
 def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
@@ -63,7 +67,7 @@ def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
     if inside:
         return open_layout(inside, "", devkit)
     layout = _layout_of(path)
-    if not layout and (inner := next((os.path.join(path, name) for name in INNER if _is_place(path, name)), "")):
+    if not layout and (inner := _inner_place(path)):
         return open_layout(inner, split, devkit)
     if layout not in READERS:
         raise ValueError(_why_none(path, split))
@@ -110,6 +114,15 @@ def _folder_of_split(path: str, split: str) -> str:
     return found
 
 
+def _inner_place(path: str) -> str:
+    """Return the place of `INNER` that a folder has, empty if there is none; ValueError if there are several."""
+    found = [os.path.join(path, name) for name in INNER if _is_place(path, name)]
+    if len(found) > 1:
+        names = " and ".join(os.path.relpath(place, path) for place in found)
+        raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, as '{found[0]}'.")
+    return found[0] if found else ""
+
+
 def _is_place(path: str, name: str) -> bool:
     """Return whether a folder below a place has images in any layout, or folders of splits that have."""
     inner = os.path.join(path, name)
@@ -132,6 +145,11 @@ def _why_none(path: str, split: str) -> str:
     if not os.path.exists(path):
         return f"'{path}' is not there. Give {LAYOUTS}."
     inside = [place for folder in _folders_in(path) for place in _places_in(folder.path)]
+    if not inside and _has_images_inside(path):
+        return (
+            f"'{path}' has its images in one folder, images, and no {TINY_LIST} that tells their classes: "
+            f"Tiny-ImageNet's test has none. Give {LAYOUTS}."
+        )
     if not inside:
         return f"'{path}' has no images whose classes are known. Give {LAYOUTS}."
     names = ", ".join(os.path.relpath(place, path) for place in inside[:5])
@@ -153,12 +171,12 @@ def _layout_of(path: str) -> str:
         return {".parquet": "parquet", ".tar": "tar"}.get(os.path.splitext(path)[1], "")
     if not os.path.isdir(path):
         return ""
-    if os.path.isfile(os.path.join(path, TINY_LIST)):
-        return "flat"
     is_flat = is_listed_flat(path) or any(VALIDATION_NAME.match(name) for name in image_names(path))
-    has_classes = any(class_images(folder.path) for folder in _folders_in(path))
+    has_classes = any(_is_class(folder) for folder in _folders_in(path))
     if is_flat and has_classes:
-        raise ValueError(f"'{path}' has images both in folders and beside them. Move one of these elsewhere.")
+        raise ValueError(
+            f"'{path}' has images both in folders of classes and beside them. Move one of these elsewhere."
+        )
     found = {
         "arrays": has_arrays(path),
         "classes": has_classes,
@@ -167,6 +185,18 @@ def _layout_of(path: str) -> str:
         "tar": bool(folder_with(path, ".tar")),
     }
     return next((name for name, is_there in found.items() if is_there), "")
+
+
+def _is_class(folder: os.DirEntry[str]) -> bool:
+    """Return whether it is a class's folder: what is called by a split, or `images`, has images of many classes."""
+    if folder.name in {*SPLITS, "images"}:
+        return False
+    return bool(image_names(folder.path)) or _has_images_inside(folder.path)
+
+
+def _has_images_inside(folder: str) -> bool:
+    """Return whether a folder has images in a folder `images`, as those of Tiny-ImageNet have."""
+    return any(inner.name == "images" and image_names(inner.path) for inner in _folders_in(folder))
 
 
 def _line_of(folder: str, name: str) -> int:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -131,13 +132,14 @@ def is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether it is a folder; a link to where it lies, or above, is none."""
+    """Return whether it is a folder; a link to where it lies, or above, or to a folder in its path, is none."""
     if leads_nowhere(entry) or not entry.is_dir():
         return False
     if not entry.is_symlink():
         return True
-    here = os.path.realpath(os.path.dirname(entry.path))
-    return os.path.commonpath([here, os.path.realpath(entry.path)]) != os.path.realpath(entry.path)
+    target, above = os.path.realpath(entry.path), Path(entry.path).parents
+    is_above = os.path.commonpath([os.path.realpath(above[0]), target]) == target
+    return not is_above and all(os.path.realpath(folder) != target for folder in above)
 
 
 def class_folders(folder: str) -> list[os.DirEntry[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.decoding import read_image
-from evaluation.listed_images import class_folders, entries_of, hash_of_names, is_file, packed, unpacked
+from evaluation.listed_images import class_folders, entries_of, hash_of_names, is_file, is_folder, packed, unpacked
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What names of images end with, in any case, as for torchvision's ImageFolder."""
@@ -68,7 +68,7 @@ class FolderImages:
     """int64 [number of class folders]: how many images each has."""
 
     packed_names: bytes
-    """All files' names, compressed: ImageNet's are sent as 5 MB."""
+    """All files' paths below their class folders, compressed: ImageNet's are sent as 5 MB."""
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -116,24 +116,36 @@ def list_images(place: str) -> FolderImages:
     What is hidden is left out, and so is what is neither a folder nor a regular file.
     """
     folder = os.path.abspath(os.path.expanduser(place))
-    classes = [entry.name for entry in class_folders(folder)]
-    names = [class_images(os.path.join(folder, class_folder)) for class_folder in classes]
-    counts = [len(names_of_class) for names_of_class in names]
+    names = {entry.name: class_images(entry.path) for entry in class_folders(folder)}
+    if not names.get("images", True):
+        del names["images"]  # what is left of Tiny-ImageNet's when its images were sorted into class folders
+    counts = [len(names_of_class) for names_of_class in names.values()]
     if not sum(counts):
         raise ValueError(
             f"'{folder}' has no images in folders of classes. Give a folder with one folder per class, named by its "
             f"wnid or class name, of images that end with one of {', '.join(EXTENSIONS)}."
         )
-    packed_names = packed(name for names_of_class in names for name in names_of_class)
-    return FolderImages(folder, tuple(classes), np.array(counts, np.int64), packed_names)
+    packed_names = packed(name for names_of_class in names.values() for name in names_of_class)
+    return FolderImages(folder, tuple(names), np.array(counts, np.int64), packed_names)
 
 
 def image_names(folder: str) -> list[str]:
     """Return the names of a folder's images; a link that leads nowhere is one, so that it is told of, not left out."""
-    return [entry.name for entry in entries_of(folder) if entry.name.lower().endswith(EXTENSIONS) and is_file(entry)]
+    return _names_of_images(entries_of(folder))
 
 
 def class_images(folder: str) -> list[str]:
-    """Return the same of a class's folder, whose images may lie in a folder `images` in it, as Tiny-ImageNet's do."""
-    inside = os.path.join(folder, "images")
-    return image_names(folder) or ([f"images/{name}" for name in image_names(inside)] if os.path.isdir(inside) else [])
+    """Return the paths of all images below a class's folder, in the order of torchvision's ImageFolder."""
+    names: dict[str, list[str]] = {}
+    left = [folder]
+    while left:
+        place = left.pop()
+        entries = entries_of(place)
+        names[place] = _names_of_images(entries)
+        left += [entry.path for entry in entries if is_folder(entry)]
+    start = len(folder) + 1
+    return [f"{place}/{name}"[start:] for place in sorted(names, key=os.fsencode) for name in names[place]]
+
+
+def _names_of_images(entries: list[os.DirEntry[str]]) -> list[str]:
+    return [entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS) and is_file(entry)]

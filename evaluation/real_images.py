@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from evaluation.class_names import NOT_SHARED, labels_of_titles, matching_labels
+from evaluation.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
 from evaluation.config import EvaluationConfig
 from evaluation.decoding import UnreadableImageError, fitted, square, upright
 from evaluation.digit_images import DIGITS, DigitImages
@@ -41,7 +41,8 @@ def real_training_images(
 ) -> "RealTrainingImages":
     """Return the images of a place in one of `evaluation.layouts`, or `digits`, which no evaluation uses.
 
-    Files are listed and not opened. ValueError if the classes are not those of the label space.
+    Files are listed and not opened. ValueError if the classes are not those of the label space, or only numbered and
+    not all there.
     """
     if place == DIGITS:
         source, space = DigitImages(for_training=True), load_label_space(DIGITS)
@@ -53,7 +54,8 @@ def real_training_images(
             )
     else:
         source = open_layout(place, split="train")
-        space = _space_of(source, label_space)
+        space = _space_of(source, place, label_space)
+        _check_numbers(source, place, space)
         shared = matching_labels(space, label_space)
     is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
     by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
@@ -62,16 +64,42 @@ def real_training_images(
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-def _space_of(source: ImageSource, label_space: LabelSpace) -> LabelSpace:
-    """Return the classes that a source has: ImageNet's thousand where all are of these, of which others are taken."""
+def _space_of(source: ImageSource, place: str, label_space: LabelSpace) -> LabelSpace:
+    """Return the classes that a source has: ImageNet's thousand where they are more than the part that is taken."""
     thousand = load_label_space("imagenet1k")
-    wnids = {entry.wnid for entry in label_space.classes}
-    is_part = wnids < {entry.wnid for entry in thousand.classes}
-    return thousand if is_part and not set(source.classes) <= wnids and _are_of(source, thousand) else label_space
+    if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
+        return label_space
+    if len(source.titles) == thousand.num_classes:
+        return thousand
+    names = source.titles or source.classes
+    try:
+        labels_of_classes(names, place, label_space)
+    except ValueError:
+        return thousand
+    return label_space
 
 
-def _are_of(source: ImageSource, space: LabelSpace) -> bool:
-    return set(source.classes) <= {entry.wnid for entry in space.classes}
+def _check_numbers(source: ImageSource, place: str, space: LabelSpace) -> None:
+    """Raise ValueError if classes have numbers alone, of which some are missing: they may be those of another set."""
+    is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
+    are_names = set(source.classes) <= set(space.class_names)
+    if is_numbered and not are_names and len(source.classes) < space.num_classes:
+        raise ValueError(
+            f"'{place}' has numbers for {len(source.classes)} classes, and {space.name} has {space.num_classes}: which "
+            "these are is not known. Name classes by wnid or class name, or give images of all."
+        )
+
+
+def without_images(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
+    """Return a sentence with the classes that have no images; empty if all have some."""
+    missing = np.setdiff1d(np.arange(label_space.num_classes), images.labels)
+    if not len(missing):
+        return ""
+    names = [label_space.classes[label].wnid or label_space.class_names[label] for label in missing[:3].tolist()]
+    return (
+        f"'{place}' has no images of {len(missing)} of the {label_space.num_classes} classes of {label_space.name}: "
+        f"{', '.join(names)}{', ...' if len(missing) > 3 else '.'}"
+    )
 
 
 def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:

@@ -87,8 +87,31 @@ def test_damaged_files_are_named(tmp_path: Path):
 
 def test_a_split_that_is_not_there_is_told(tmp_path: Path):
     write_mnist(tmp_path, "t10k", [1])
-    with pytest.raises(ValueError, match="has test, and not train"):
+    with pytest.raises(
+        ValueError, match=r"^'[^\n]*' has test, and not train\. Put the files of train there, or [^\n]*$"
+    ):
         array_images(str(tmp_path), "train")
+
+
+def test_images_to_train_on_are_not_evaluated_on_where_there_is_no_test(tmp_path: Path):
+    write_mnist(tmp_path / "MNIST" / "raw", "train", [3])
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar" / "train.bin").write_bytes(cifar_row([4, 99], 1))
+    for place in (tmp_path / "MNIST", tmp_path / "cifar"):
+        assert open_layout(str(place), split="train").num_images == 1
+        with pytest.raises(ValueError, match="has train, and not test"):
+            open_layout(str(place))
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_of_several_sets_in_one_folder_one_must_be_given(tmp_path: Path, split: str):
+    for name, labels in (("MNIST", [1]), ("FashionMNIST", [2]), ("KMNIST", [3])):
+        for files in ("train", "t10k"):
+            write_mnist(tmp_path / name / "raw", files, labels)
+    told = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Give the folder of one, as"
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' {told} '{tmp_path}/MNIST/raw'\.$"):
+        open_layout(str(tmp_path), split)
+    assert open_layout(str(tmp_path / "KMNIST"), split).classes == ("3",)
 
 
 def test_debians_fashion_mnist_has_sixty_thousand_images_to_train_on():

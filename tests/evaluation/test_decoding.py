@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,17 @@ def stripes(*stripe_colours: tuple[int, int, int], width: int = 8, height: int =
 
 def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def write_tiff(path: Path, values: np.ndarray) -> None:
+    """Write one; PIL writes no unsigned integers of 32 bits, of which the tag of signed ones is changed."""
+    is_unsigned = values.dtype == np.uint32
+    Image.fromarray(values.view(np.int32) if is_unsigned else values).save(path, format="TIFF")
+    if is_unsigned:
+        signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))
+        tagged = path.read_bytes()
+        assert tagged.count(signed) == 1
+        path.write_bytes(tagged.replace(signed, unsigned))
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
@@ -82,6 +94,27 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "white"),
+    [
+        *((np.uint16, 2**bits - 1) for bits in (10, 12, 14, 16)),
+        *((np.int32, 2**bits - 1) for bits in (24, 31)),
+        (np.uint32, 2**32 - 1),
+        *((np.float32, white) for white in (1.0, 255.0, 4095.0, 65535.0)),
+    ],
+)
+def test_a_ramp_from_black_to_white_of_any_depth_is_one_of_8_bits(tmp_path: Path, dtype: type, white: float):
+    values = (np.linspace(0, white, 256)[None].repeat(8, 0)).astype(dtype)
+    write_tiff(tmp_path / "ramp.tif", values)
+    ramp = np.asarray(read_image(str(tmp_path / "ramp.tif")))[0, :, 0]
+    np.testing.assert_allclose(ramp.astype(int), np.arange(256), atol=1)
+
+
+def test_floats_somewhat_beyond_1_are_white(tmp_path: Path):
+    write_tiff(tmp_path / "beyond.tif", np.array([[0.5, 1.0, 1.01]], np.float32))
+    assert np.asarray(read_image(str(tmp_path / "beyond.tif")))[0, :, 0].tolist() == [128, 255, 255]
+
+
+@pytest.mark.parametrize(
     ("image", "format", "colour"),
     [
         (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", RED),
@@ -96,7 +129,7 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
         (Image.new("I;16", (8, 8), 0x7812), "PPM", (120, 120, 120)),
         (Image.new("I;16", (8, 8), 0x0781), "TIFF", (120, 120, 120)),  # 12 bits
         (Image.new("I;16", (8, 8), 120), "TIFF", (120, 120, 120)),  # 8 bits in 16
-        (Image.new("I", (8, 8), 0x78125678), "TIFF", (120, 120, 120)),
+        (Image.new("I", (8, 8), 0x3C092B3C), "TIFF", (120, 120, 120)),
         (Image.new("I", (8, 8), 0x7812), "TIFF", (120, 120, 120)),
         (Image.new("F", (8, 8), 0.4706), "TIFF", (120, 120, 120)),
         (Image.new("F", (8, 8), 120.2), "TIFF", (120, 120, 120)),

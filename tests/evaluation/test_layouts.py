@@ -670,7 +670,7 @@ def test_a_class_that_is_called_like_a_split_may_have_folders(tmp_path: Path):
     for split in ("", "validation", "train", "test"):
         source = open_layout(str(tmp_path), split)
         assert source.classes == ("bus", "dev", "kite", "test")
-        assert classes_of(source) == ["bus", "dev", "kite"]
+        assert classes_of(source) == ["bus", "dev", "dev", "kite", "test"]
 
 
 def test_a_folder_of_figures_beside_splits_makes_them_no_classes(tmp_path: Path):
@@ -703,7 +703,7 @@ def test_where_only_other_folders_have_a_layout_they_are_named(tmp_path: Path):
 def test_images_in_folders_and_beside_them_are_refused(tmp_path: Path):
     validation(tmp_path, 1)
     validation(tmp_path / "n01440764", 2)
-    with pytest.raises(ValueError, match="has images both in folders and beside them"):
+    with pytest.raises(ValueError, match="has images both in folders of classes and beside them"):
         open_layout(str(tmp_path))
 
 
@@ -808,7 +808,7 @@ def test_tiny_imagenet_is_read_as_it_is_shipped(tmp_path: Path):
     )
     (root / "val" / "val_annotations.txt").write_text("\n".join(lines))
     png_at(root / "test" / "images" / "test_0.JPEG")
-    for place in (tmp_path, root, root / "val"):
+    for place in (tmp_path, root, root / "val", root / "val" / "images"):
         source = open_layout(str(place))
         assert classes_of(source) == ["n01629819", "n01443537", "n01443537"]
         assert [np.asarray(source.opener()(i))[0, 0, 0] for i in range(3)] == [30, 31, 32]
@@ -818,6 +818,29 @@ def test_tiny_imagenet_is_read_as_it_is_shipped(tmp_path: Path):
         ValueError, match=r"2 of 3 images in '.*val' are not in '.*annotations\.txt', first 'images/val_1"
     ):
         open_layout(str(root))
+
+
+def test_tiny_imagenets_test_has_no_labels_and_is_refused(tmp_path: Path):
+    png_at(tmp_path / "train" / "n01443537" / "images" / "n01443537_0.JPEG")
+    png_at(tmp_path / "test" / "images" / "test_0.JPEG")
+    with pytest.raises(ValueError, match=r"^[^\n]*test' has its images in one folder, images, and no val_annotations"):
+        open_layout(str(tmp_path / "test"))
+    for split in ("", "test"):
+        with pytest.raises(ValueError, match=r"^[^\n]* Other folders in it have some: train\. Give [^\n]*/train'\.$"):
+            open_layout(str(tmp_path), split)
+
+
+def test_tiny_imagenets_images_may_be_sorted_into_class_folders_beside_their_list(tmp_path: Path):
+    png_at(tmp_path / "n01443537" / "val_1.JPEG", 31)
+    png_at(tmp_path / "n01629819" / "images" / "val_0.JPEG", 30)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val_annotations.txt").write_text("val_0.JPEG\tn01629819\t0\nval_1.JPEG\tn01443537\t0\n")
+    source = open_layout(str(tmp_path))
+    assert source.classes == ("n01443537", "n01629819")
+    assert greys(source) == [31, 30]
+    png_at(tmp_path / "images" / "val_0.JPEG")
+    with pytest.raises(ValueError, match="has images both in folders of classes and beside them"):
+        open_layout(str(tmp_path))
 
 
 def test_kaggles_imagenet_is_read_wherever_in_it_the_place_is(tmp_path: Path):
@@ -830,7 +853,7 @@ def test_kaggles_imagenet_is_read_wherever_in_it_the_place_is(tmp_path: Path):
         "ILSVRC2012_val_00000001,n01440764 1 2 3 4 ",
     )
     (tmp_path / "LOC_val_solution.csv").write_text("\n".join(("ImageId,PredictionString", *rows)))
-    for place in (tmp_path, tmp_path / "ILSVRC", data, data / "val"):
+    for place in (tmp_path, tmp_path / "ILSVRC", data.parent, data, data / "val"):
         assert classes_of(open_layout(str(place))) == ["n01440764", "n02100735"]
     assert classes_of(open_layout(str(tmp_path), split="train")) == ["n01440764"]
 
@@ -843,11 +866,12 @@ def test_a_wnid_in_an_images_name_is_its_class(tmp_path: Path):
     assert classes_of(open_layout(str(tmp_path / "b"))) == ["n01440764"]
 
 
-def test_cifars_parquet_is_read_by_its_own_columns(tmp_path: Path):
+@pytest.mark.parametrize("place", ["data", "plain_text", "cifar100"])
+def test_cifars_parquet_is_read_by_its_own_columns(tmp_path: Path, place: str):
     images = pa.array([{"bytes": png(grey), "path": None} for grey in (5, 6)], PARQUET_IMAGE)
     table = pa.table({"img": images, "fine_label": pa.array([1, 0]), "coarse_label": pa.array([0, 0])})
-    (tmp_path / "data").mkdir()
-    pq.write_table(table, tmp_path / "data" / "test-00000-of-00001.parquet")
+    (tmp_path / place).mkdir()
+    pq.write_table(table, tmp_path / place / "test-00000-of-00001.parquet")
     source = open_layout(str(tmp_path))
     assert classes_of(source) == ["1", "0"]
     assert [np.asarray(source.opener()(i))[0, 0, 0] for i in range(2)] == [5, 6]

@@ -21,7 +21,7 @@ def test_extensions_are_torchvisions():
 
 def test_images_of_class_folders_are_listed_in_a_sorted_order(tmp_path: Path):
     write(tmp_path, "puffin/b.JPEG", "puffin/a.Tiff", "n01621127/ü.jpg", "n01621127/z.webp")
-    write(tmp_path, "puffin/deeper/no.png", "puffin/folder.png/no.png", "puffin/._b.jpg", ".git/no.png", "no.png")
+    write(tmp_path, "puffin/._b.jpg", ".git/no.png", "no.png")
     (tmp_path / "puffin" / "notes.txt").write_text("no image")
     (tmp_path / "n02012849").mkdir()
     images = list_images(str(tmp_path))
@@ -39,10 +39,13 @@ def test_images_of_class_folders_are_listed_in_a_sorted_order(tmp_path: Path):
 
 def test_images_and_classes_are_those_of_torchvisions_folder(tmp_path: Path):
     write(tmp_path, "b/2.png", "b/10.png", "b/B.png", "B/a.jpg", "a c/x.png")
+    write(tmp_path, "b/a/z.png", "b/a-b/y.png", "b/a/c/x.png", "b/a.png/w.png", "b/images/2.png", "c/d/e/v.png")
     theirs = ImageFolder(str(tmp_path))
     images = list_images(str(tmp_path))
     assert list(images.classes) == theirs.classes
     assert list(zip(images.names(), images.class_numbers().tolist(), strict=True)) == theirs.samples
+    ends = ["2.png", "10.png", "B.png", "a-b/y.png", "a.png/w.png", "a/z.png", "a/c/x.png", "images/2.png"]
+    assert {f"{tmp_path}/b/{end}" for end in ends} == set(images.names()[2:-1])
 
 
 def test_what_is_listed_is_small_to_send(tmp_path: Path):
@@ -139,6 +142,14 @@ def test_a_link_to_where_it_lies_or_above_is_no_class(tmp_path: Path):
     (tmp_path / "birds" / "here").symlink_to(".")
     (tmp_path / "birds" / "above").symlink_to("..")
     assert list_images(str(tmp_path / "birds")).classes == ("puffin",)
+
+
+def test_links_that_lead_round_in_class_folders_are_followed_once(tmp_path: Path):
+    write(tmp_path, "owl/a.png", "puffin/b.png")
+    (tmp_path / "owl" / "other").symlink_to(tmp_path / "puffin")
+    (tmp_path / "puffin" / "other").symlink_to(tmp_path / "owl")
+    ends = ("owl/a.png", "owl/other/b.png", "puffin/b.png", "puffin/other/a.png")
+    assert list_images(str(tmp_path)).names() == [f"{tmp_path}/{end}" for end in ends]
 
 
 def test_a_name_of_other_bytes_than_utf_8_is_read_and_told_as_text(tmp_path: Path):

@@ -1,12 +1,17 @@
 """Real images to train on: which, and in which order they come."""
 
 import dataclasses
+import io
+import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -20,12 +25,13 @@ from evaluation.real_images import (
     readable_rows,
     reading_units,
     real_training_images,
+    without_images,
 )
 from evaluation.real_sets import whole_set
 from evaluation.unreadable import Unreadable
 from generation.digits.real_digits import training_digits
 from generation.indices import IndexSet, Wanted
-from generation.labels import load_label_space
+from generation.labels import ClassEntry, LabelSpace, load_label_space
 from generation.storage import StorageError
 from tests.support.birds import BIRDS, write
 
@@ -286,3 +292,42 @@ def test_a_hundred_classes_are_taken_out_of_imagenets_own_folder(tmp_path: Path)
     write(tmp_path, f"{wanted}/a.png", f"{other}/b.png", f"{wanted}/c.png")
     source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)
     assert source.labels.tolist() == [7, 7]
+    assert without_images(source, "there", hundred) == (
+        f"'there' has no images of 99 of the 100 classes of imagenet100: {', '.join(wnids(hundred)[:3])}, ..."
+    )
+
+
+def wnids(space: LabelSpace) -> list[str]:
+    return [entry.wnid for entry in space.classes]
+
+
+@pytest.mark.parametrize("title_of", [lambda entry: ", ".join(entry.lemmas), lambda entry: entry.wnid])
+def test_a_hundred_classes_are_taken_out_of_a_table_that_numbers_the_thousand(
+    tmp_path: Path, title_of: Callable[[ClassEntry], str]
+):
+    hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
+    number, other = (wnids(thousand).index(wnid) for wnid in (wnids(hundred)[7], "n01440764"))  # tench is no other
+    labels = [number, other, number]
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [title_of(entry) for entry in thousand.classes])
+    source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)
+    assert source.labels.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 50], [0, 1, 999]])
+def test_numbers_without_names_of_which_some_are_missing_are_refused(tmp_path: Path, labels: list[int]):
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [])
+    with pytest.raises(
+        ValueError, match=r"has numbers for 3 classes, and imagenet\d+k? has \d+: which these are is not"
+    ):
+        real_training_images(str(tmp_path), load_label_space("imagenet100"), image_size=8, seed=0)
+
+
+def write_parquet(path: Path, labels: list[int], titles: list[str]) -> None:
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    table = pa.table({"image": [{"bytes": file.getvalue(), "path": None} for _ in labels], "label": labels})
+    if titles:
+        feature = {"_type": "ClassLabel", "names": titles}
+        described = json.dumps({"info": {"features": {"label": feature}}})
+        table = table.replace_schema_metadata({"huggingface": described})
+    pq.write_table(table, path)

@@ -1,5 +1,6 @@
 """Real images that commands read: where they are looked for, and which may be left out."""
 
+import shutil
 from pathlib import Path
 from types import MethodType
 from typing import cast
@@ -7,6 +8,8 @@ from typing import cast
 import pytest
 
 from evaluation.config import EvaluationConfig
+from evaluation.decoding import Crop
+from evaluation.reading import crop_for
 from evaluation.real_images import RealTrainingImages
 from evaluation.unreadable import Unreadable
 from generation.labels import load_label_space
@@ -49,13 +52,27 @@ def test_random_crops_are_of_whole_photographs_and_held_out_images_are_squares(t
 
 
 def test_the_papers_training_can_be_of_imagenets_own_photographs(tmp_path: Path):
-    names = [f"train/{entry.wnid}/{i}.JPEG" for entry in load_label_space("imagenet100").classes for i in range(12)]
+    wnids = [entry.wnid for entry in load_label_space("imagenet100").classes]
+    names = [f"train/{wnid}/{i}.JPEG" for wnid in wnids for i in range(12)]
     write(tmp_path / "imagenet", *names, "train/n01440764/1001.JPEG")  # tench, which is none of the hundred
     real = ["data.tee=", "data.replays=0", "data.source=real", f"data.real={tmp_path / 'imagenet'}"]
     job = train.prepare([str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real])
     source = cast(RealSource, job.source)
     assert (source.train.num_images, source.train.is_whole, source.train.image_size) == (200, True, 512)
     assert job.config.training.num_steps == 50_700
+    shutil.rmtree(tmp_path / "imagenet" / "train" / wnids[3])
+    with pytest.raises(ValueError, match=f"has no images of 1 of the 100 classes of imagenet100: {wnids[3]}. Add them"):
+        train.prepare([str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real])
+
+
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_path: Path):
+    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, f"training.upright={is_upright}"])
+    assert cast(RealSource, job.source).train.is_upright == is_upright
+    config = EvaluationConfig(upright=is_upright)
+    assert [crop_for(Crop(8, 8, "bilinear"), config, has_border).is_upright for has_border in (False, True)] == [
+        is_upright
+    ] * 2
 
 
 def test_what_is_not_cropped_at_random_is_trained_on_as_squares(tmp_path: Path):
