@@ -20,6 +20,15 @@ from training.config import TrainingConfig
 TORCHVISION, TIMM, FILE = "torchvision:", "timm:", ".safetensors"
 IMAGENET = "imagenet1k"
 
+CROP_MODES = ("center", "squash")
+"""timm's that `Crop` has."""
+
+UNUSED = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""torchvision's weights of outputs that only training uses."""
+
+COUNTER = ".num_batches_tracked"
+"""What old weights lack, and evaluation does not use."""
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, which a file of weights is taken to go by."""
 
@@ -79,6 +88,8 @@ class ExternalModel:
     def sha256(self) -> str:
         """Of its weights and how pixels come to them: whose outputs are whose."""
         digest = hashlib.sha256(type(self.classifier.network).__name__.encode())
+        if self.crop.is_squashed:
+            digest.update(b"squashed")
         for name, values in sorted(self.classifier.state_dict().items()):
             digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
             digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -128,18 +139,8 @@ def open_external(source: str, training: TrainingConfig, label_space: LabelSpace
 def _of_torchvision(source: str, run_dir: Path) -> ExternalModel:
     import torchvision
 
-    name, _, wanted = source.removeprefix(TORCHVISION).partition("/")
-    try:
-        known = torchvision.models.get_model_weights(name)
-    except ValueError as error:
-        raise ValueError(f"checkpoint is '{source}', and torchvision has no model '{name}'.") from error
-    if wanted not in known.__members__:
-        raise ValueError(
-            f"checkpoint is '{source}', and torchvision's {name} has the weights "
-            f"{', '.join(each.name for each in known)}. Give one, as "
-            f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
-        )
-    weights = known[wanted]
+    name = source.removeprefix(TORCHVISION).partition("/")[0]
+    weights = _torchvisions_weights(source)
     network = _fetched(source, partial(torchvision.models.get_model, name, weights=weights))
     shown = weights.transforms()
     return _of_imagenet(
@@ -151,20 +152,54 @@ def _of_torchvision(source: str, run_dir: Path) -> ExternalModel:
     )
 
 
+def _torchvisions_weights(source: str) -> Any:
+    """Return what torchvision knows of the weights, which are not fetched; ValueError if they cannot be evaluated."""
+    import torchvision
+
+    name, _, wanted = source.removeprefix(TORCHVISION).partition("/")
+    try:
+        known = torchvision.models.get_model_weights(name)
+    except ValueError as error:
+        raise ValueError(f"checkpoint is '{source}', and torchvision has no model '{name}'.") from error
+    if name.lower() not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(
+            f"checkpoint is '{source}', and torchvision's {name} is no classifier of images, or a quantized one. Give "
+            f"another, as {TORCHVISION}resnet50/IMAGENET1K_V1."
+        )
+    if wanted not in known.__members__:
+        raise ValueError(
+            f"checkpoint is '{source}', and torchvision's {name} has the weights "
+            f"{', '.join(each.name for each in known)}. Give one, as "
+            f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
+        )
+    if not known[wanted].meta["categories"]:
+        raise ValueError(
+            f"checkpoint is '{source}', whose weights lack the last layers. Give others, as "
+            f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
+        )
+    return known[wanted]
+
+
 def _of_timm(source: str, run_dir: Path) -> ExternalModel:
     import timm
-    from timm.data.config import resolve_model_data_config
+    from timm.data.model_config import resolve_input_data_config
 
     name = source.removeprefix(TIMM)
     if name not in timm.list_models(pretrained=True) and name not in timm.list_models():
         raise ValueError(f"checkpoint is '{source}', and timm has no model '{name}' with weights.")
+    mode = getattr(timm.get_pretrained_cfg(name), "crop_mode", "center")
+    if mode not in CROP_MODES:
+        raise ValueError(
+            f"checkpoint is '{source}', whose images timm crops by '{mode}', which Figment does not. Give one whose "
+            f"crop_mode is {' or '.join(CROP_MODES)}."
+        )
     network = _fetched(source, partial(timm.create_model, name, pretrained=True))
-    shown = resolve_model_data_config(network)
+    shown = resolve_input_data_config(network, use_test_size=True)
     size = shown["input_size"][-1]
     return _of_imagenet(
         source,
         network,
-        Crop(int(size / shown["crop_pct"]), size, shown["interpolation"]),
+        Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash"),
         (shown["mean"], shown["std"]),
         run_dir,
     )
@@ -182,14 +217,17 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace, run
     network = build_network(training.architecture, label_space.num_classes, training.head, training.temperature)
     needed = network.state_dict()
     shapes = {name: values.shape for name, values in weights.items()}
-    wrong = [name for name in needed if shapes.get(name) != needed[name].shape] or sorted(set(shapes) - set(needed))
+    unused = UNUSED.get(training.architecture, ())
+    lacking = [name for name in needed if name not in shapes and not name.endswith(COUNTER)]
+    reshaped = [name for name in needed if name in shapes and shapes[name] != needed[name].shape]
+    wrong = lacking or reshaped or sorted(name for name in set(shapes) - set(needed) if not name.startswith(unused))
     if wrong:
         raise ValueError(
             f"checkpoint '{source}' has not the weights of {training.architecture} for the {label_space.num_classes} "
             f"classes of {label_space.name}: '{wrong[0]}' is missing, or of another shape, or too many. Give the "
             "training.architecture and recipe.label_space that it belongs to."
         )
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, strict=False)
     size = training.crop_size or DEFAULT_CROP
     shown = Crop(round(size * 256 / 224), size, "bilinear")
     classifier = ExternalClassifier(network, label_space.num_classes, MEAN, STD)

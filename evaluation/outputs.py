@@ -19,7 +19,7 @@ from evaluation.reading import Reading, crop_for, read_images
 from evaluation.real_sets import RealSet
 from generation.storage import StorageError
 
-OUTPUTS_VERSION = 3
+OUTPUTS_VERSION = 4
 """Of what is shown to networks, and what is kept of their answers: with another, nothing that is kept is used."""
 
 NUM_NAMED = 10

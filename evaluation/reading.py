@@ -37,7 +37,7 @@ def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
     if not has_border:
         return Crop(crop_size, crop_size, "bicubic", config.upright)
     interpolation = own.interpolation if config.interpolation == "own" else config.interpolation
-    return Crop(resize_size, crop_size, interpolation, config.upright)
+    return Crop(resize_size, crop_size, interpolation, config.upright, own.is_squashed)
 
 
 @dataclass(frozen=True, eq=False)

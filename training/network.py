@@ -16,6 +16,9 @@ COMMON = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 WITH_AUXILIARIES = ("googlenet", "inception_v3")
 """torchvision's that have further outputs while they train."""
 
+DISTILLED = "head_dist"
+"""What timm calls a second last layer, which learnt from a teacher: logits are the mean of both."""
+
 
 def check_architecture(name: str) -> None:
     """Raise ValueError with the nearest names if neither library has the architecture."""
@@ -68,25 +71,35 @@ def build_network(name: str, num_classes: int, head: str, temperature: float) ->
 
         network = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=num_classes)
     if head == "cosine":
-        place, linear = _last_layer(network, num_classes)
+        place, linear = _last_layers(network, num_classes)[-1]
+        if DISTILLED in place:
+            raise ValueError(
+                f"'{name}' averages two linear layers, of which a cosine head would replace one. Take another "
+                "architecture, or training.head=linear."
+            )
         parent, _, attribute = place.rpartition(".")
         setattr(network.get_submodule(parent), attribute, CosineHead(linear.in_features, num_classes, temperature))
     return network
 
 
-def _last_layer(network: torch.nn.Module, num_classes: int) -> tuple[str, torch.nn.Linear]:
-    """Return the linear layer that gives the logits, and its place; ValueError if there is none."""
-    linear = [
-        (place, module)
+def _last_layers(network: torch.nn.Module, num_classes: int) -> list[tuple[str, torch.nn.Linear]]:
+    """Return the linear layers that give the logits, two in timm's distilled networks, and their places.
+
+    ValueError if there is none.
+    """
+    linear = {
+        place: module
         for place, module in network.named_modules()
         if isinstance(module, torch.nn.Linear) and module.out_features == num_classes
-    ]
+    }
     if not linear:
         raise ValueError(
             f"{type(network).__name__} does not end in a linear layer, which a cosine head replaces and which is given "
             "a network's features. Take another architecture, and training.head=linear to train this one."
         )
-    return linear[-1]
+    last = list(linear)[-1]
+    places = [last.replace(DISTILLED, "head"), last] if DISTILLED in last else [last]
+    return [(place, linear[place]) for place in places]
 
 
 class CosineHead(torch.nn.Module):
@@ -108,22 +121,26 @@ def check_features(name: str) -> None:
     """Raise ValueError if a network of this name has no linear layer at its end, which is given its features."""
     if name not in COMMON:
         with torch.device("meta"):
-            _last_layer(build_network(name, 7, "linear", 1.0), 7)
+            _last_layers(build_network(name, 7, "linear", 1.0), 7)
 
 
 def features_and_logits(
     network: torch.nn.Module, num_classes: int, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a network's last layer is given, float [N, D], and its logits, for `images` float [N, 3, H, W]."""
+    """Return what a network's last layer is given, float [N, D], and its logits, for `images` float [N, 3, H, W].
+
+    Of two last layers it is the mean of what they are given, as timm has it.
+    """
     kept: list[torch.Tensor] = []
-    heads = [module for module in network.modules() if isinstance(module, CosineHead)]
-    head = heads[-1] if heads else _last_layer(network, num_classes)[1]
-    hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    cosine = [module for module in network.modules() if isinstance(module, CosineHead)]
+    heads = cosine[-1:] or [module for _, module in _last_layers(network, num_classes)]
+    hooks = [head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0])) for head in heads]
     try:
         logits = network(images)
     finally:
-        hook.remove()
-    return kept[0].flatten(1), logits
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(kept).mean(0).flatten(1), logits
 
 
 def parameter_groups(network: torch.nn.Module, weight_decay: float) -> list[dict]:
