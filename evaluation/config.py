@@ -30,7 +30,8 @@ class EvaluationConfig:
 
     every_images: int = 0
     """After how many images trained on a run keeps its weights, each time; `ray_jobs.evaluate checkpoint=RUN` evaluates
-    them while it goes on, or later: how accuracy grew with images and device time. 0 keeps the last ones alone.
+    them while it goes on, or later: how accuracy grew with images and device time. 0 keeps the last ones alone. As many
+    as `training.global_batch_size`, or more.
     """
 
     representation: bool = False
@@ -102,3 +103,11 @@ class EvaluationConfig:
                 raise ValueError(f"evaluation.paths.{name} is given, but the digits come with Figment. Leave it out.")
         if self.representation and not self.sets:
             raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")
+
+    def check_step(self, num_images: int) -> None:
+        """Raise ValueError if weights are to be kept after fewer images than an optimisation step has."""
+        if 0 < self.every_images < num_images:
+            raise ValueError(
+                f"evaluation.every_images is {self.every_images}, less than the {num_images} images of a step "
+                "(training.global_batch_size). Give as many, or more."
+            )

@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 from evaluation.model import Model, open_model
 from evaluation.page_parts import html_table, page, percent, section
 from evaluation.plots import interval_bars, look, svg
-from ray_jobs.run_directory import check_idle, new_path, write_anew
+from ray_jobs.run_directory import is_at_work, new_path, write_anew
 from ray_jobs.spent import SPENT_FILE, Spent, read_spent, spent_at
 from training.checkpoint import checkpoint_files
 from training.job import KEPT
 
 LOOK_SECONDS = 10.0
 """How often a run that is at work is looked at for a new checkpoint."""
+
+UNSEEN = "a job at work is not seen. Kept checkpoints are evaluated now; the same command does it again for later ones."
+"""What it means for those who follow a run that files have no locks."""
 
 ALONG = {
     "num_trained": "images trained on",
@@ -52,13 +55,15 @@ def kept_checkpoints(run_dir: Path) -> list[Path]:
 
 def first_kept(run_dir: Path) -> Path:
     """Return the oldest checkpoint that a run has kept, waiting for it while the run is at work; ValueError if none."""
-    while not (found := kept_checkpoints(run_dir)):
-        if not is_at_work(run_dir):
+    while True:
+        was_at_work = is_at_work(run_dir, UNSEEN)  # asked first: a run may keep one, and end, in between
+        if found := kept_checkpoints(run_dir):
+            return found[0]
+        if not was_at_work:
             raise ValueError(
                 f"'{run_dir}' has no checkpoints to evaluate. Train with evaluation.every_images=N, which keeps some."
             )
         time.sleep(LOOK_SECONDS)
-    return found[0]
 
 
 def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, Any]], say: Callable[[str], None]) -> Path:
@@ -70,7 +75,7 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, Any]], say: C
     points: dict[int, Point] = {}
     seen: dict[Path, int] = {}
     while True:
-        was_at_work = is_at_work(run_dir)
+        was_at_work = is_at_work(run_dir, UNSEEN)
         new = [path for path in kept_checkpoints(run_dir) if seen.get(path) != path.stat().st_mtime_ns]
         for path in new:
             seen[path] = path.stat().st_mtime_ns  # a run that goes on from before it writes it again
@@ -86,15 +91,6 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, Any]], say: C
             return folder
         if not new:
             time.sleep(LOOK_SECONDS)
-
-
-def is_at_work(run_dir: Path) -> bool:
-    """Return whether a job is at work in a run's folder."""
-    try:
-        check_idle(run_dir)
-    except ValueError:
-        return True
-    return False
 
 
 def write_curve(folder: Path, name: str, points: Sequence[Point]) -> None:

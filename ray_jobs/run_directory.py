@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ REMEDY = "Give another folder: output=..., or --out where the job has it."
 
 LOCK = "lock"
 """The file in a run's folder that its job has locked; without a job it means nothing."""
+
+LOOKS_SECONDS = 2.0
+"""How long a lock is tried for that others only look at: each of them has it for a moment."""
+
+UNPROTECTED = "nothing keeps a second job out of this folder."
+"""What it means for those who write there that files have no locks."""
 
 
 def resolve(path: str, remedy: str = REMEDY) -> Path:
@@ -204,27 +211,54 @@ def alone_at_work(place: Storage) -> Iterator[None]:
 
 def check_idle(run_dir: Path) -> None:
     """Raise ValueError if a job is at work in a folder."""
-    if (run_dir / LOCK).exists():
-        _locked(run_dir / LOCK).close()
+    if is_at_work(run_dir, UNPROTECTED):
+        raise _at_work(run_dir)
+
+
+def is_at_work(run_dir: Path, unseen: str) -> bool:
+    """Return whether a job is at work in a folder; where files have no locks none is seen, and `unseen` is said."""
+    return _is_locked(run_dir / LOCK, unseen)
+
+
+def _is_locked(path: Path, unseen: str) -> bool:
+    """Look by a shared lock: it keeps nobody from looking too, and `_locked` waits for its end."""
+    try:
+        lock = path.open()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            _warn_unlocked(path.parent, error.strerror, unseen)
+    return False
+
+
+def _at_work(folder: Path) -> ValueError:
+    return ValueError(f"Another job is at work in '{folder}'. Stop it first, or give another folder.")
 
 
 def _locked(path: Path) -> TextIO:
-    """Return a file that this process has locked; ValueError if another has it.
+    """Return a file that this process has locked; ValueError if another has it, and does not only look at it.
 
     Who waited with the file open for its holder to remove it has locked a file that others do not find any more: then
     it is opened anew. A file system without locks, such as Lustre mounted without `flock`, protects nothing.
     """
+    gives_up_at = time.monotonic() + LOOKS_SECONDS
     while True:
         lock = path.open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.close()
-            raise ValueError(
-                f"Another job is at work in '{path.parent}'. Stop it first, or give another folder."
-            ) from error
+            if time.monotonic() > gives_up_at or _is_locked(path, UNPROTECTED):
+                raise _at_work(path.parent) from error
+            time.sleep(LOOKS_SECONDS / 100)
+            continue
         except OSError as error:
-            _warn_unlocked(path.parent, error.strerror)
+            _warn_unlocked(path.parent, error.strerror, UNPROTECTED)
             return lock
         if _is_open_file(path, lock):
             return lock
@@ -241,9 +275,9 @@ def _protects(lock: TextIO) -> bool:
 
 
 @cache
-def _warn_unlocked(folder: Path, reason: str) -> None:
-    """Say once what is not protected."""
-    logger.warning("'%s' has no locks (%s): nothing keeps a second job out of this folder.", folder, reason)
+def _warn_unlocked(folder: Path, reason: str, meaning: str) -> None:
+    """Say once what that means."""
+    logger.warning("'%s' has no locks (%s): %s", folder, reason, meaning)
 
 
 def _is_open_file(path: Path, file: TextIO) -> bool:

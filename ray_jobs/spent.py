@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ray_jobs.config import JobConfig
 from ray_jobs.run_progress import RunProgress
@@ -14,6 +16,9 @@ SPENT_FILE = "spent.csv"
 
 ROW_SECONDS, ROWS_IN_A_RUN = 1.0, 1_000
 """A row is written after so long, or after this part of the time so far: a month is some ten thousand rows."""
+
+MAX_ROW_BYTES = 1_000
+"""More than any row has."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +76,28 @@ class SpentFile:
         )
 
     def _append(self, spent: Spent) -> None:
-        before = self.path.read_bytes()[-1:] if self.path.exists() else b""
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, [each.name for each in dataclasses.fields(Spent)], lineterminator="\n")
-            if not before:
-                writer.writeheader()
-            elif before != b"\n":  # cut by a full disk
-                file.write("\n")
-            writer.writerow({name: f"{value:.10g}" for name, value in dataclasses.asdict(spent).items()})
+        row = dataclasses.asdict(spent)
+        with self.path.open("ab+") as file:
+            lines = [] if end_on_a_line(file) else [",".join(row)]
+            lines.append(",".join(f"{value:.10g}" for value in row.values()))
+            file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def end_on_a_line(file: BinaryIO) -> int:
+    """Take off the end what a full disk or a kill left of a row; return the bytes that are left."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, num_bytes - MAX_ROW_BYTES))
+    tail = file.read()
+    num_left = num_bytes - len(tail) + tail.rfind(b"\n") + 1
+    if num_left < num_bytes:
+        file.truncate(num_left)
+    return num_left
 
 
 def read_spent(path: Path) -> list[Spent]:
-    """Return a file's rows, without one that a kill cut short; a run that has just begun has a row of zeros."""
-    rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
+    """Return a file's rows, without one whose line has no end; a run that has just begun has a row of zeros."""
+    text = path.read_text() if path.exists() else ""
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     whole = [row for row in rows if all(row.values()) and None not in row]
     return [Spent(**{name: float(value) for name, value in row.items()}) for row in whole] or [Spent(0, 0, 0, 0, 0)]
 

@@ -1,7 +1,11 @@
 """How a run's accuracy grew, from the checkpoints that it kept."""
 
 import csv
+import errno
+import fcntl
+import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,8 +14,11 @@ import torch
 
 from evaluation.model import Model
 from generation.recipe import Recipe
-from ray_jobs import accuracy_curve
+from ray_jobs import accuracy_curve, compare, train
 from ray_jobs.accuracy_curve import first_kept, follow
+from ray_jobs.run_directory import claim
+from tests.support.commands import error_line
+from tests.support.settings import PAINTED
 from training.checkpoint import checkpoint_name
 from training.config import TrainingConfig
 from training.consumption import NOT_BEGUN
@@ -80,7 +87,7 @@ def test_a_run_at_work_is_followed_to_its_end(tmp_path: Path, painted: Recipe, m
             keep(tmp_path / "run" / "checkpoint.ckpt", painted, 10)
 
     monkeypatch.setattr(accuracy_curve.time, "sleep", nap)
-    monkeypatch.setattr(accuracy_curve, "is_at_work", lambda _: not (tmp_path / "run" / "checkpoint.ckpt").exists())
+    monkeypatch.setattr(accuracy_curve, "is_at_work", lambda *_: not (tmp_path / "run" / "checkpoint.ckpt").exists())
     folder = follow(tmp_path / "run", sets_by_step, print)
     assert [row[0] for row in rows_in(folder)] == [256, 640]
     assert len(naps) == 2
@@ -96,7 +103,7 @@ def test_a_checkpoint_that_a_resumed_run_wrote_again_is_evaluated_again(tmp_path
         return {"digits": {"top1": top1, "top1_interval": [0.0, 1.0], "num_images": 540}}
 
     at_work = iter([True, True, False, False])
-    monkeypatch.setattr(accuracy_curve, "is_at_work", lambda _: next(at_work))
+    monkeypatch.setattr(accuracy_curve, "is_at_work", lambda *_: next(at_work))
     monkeypatch.setattr(accuracy_curve.time, "sleep", lambda _: keep(kept, painted, 4))
     folder = follow(tmp_path / "run", sets_of, print)
     assert [row[3] for row in rows_in(folder)] == [0.2]
@@ -105,3 +112,47 @@ def test_a_checkpoint_that_a_resumed_run_wrote_again_is_evaluated_again(tmp_path
 def test_a_run_without_checkpoints_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"has no checkpoints to evaluate\. Train with evaluation\.every_images=N"):
         first_kept(tmp_path)
+
+
+def test_a_run_that_keeps_its_first_checkpoint_and_ends_during_the_look_is_evaluated(
+    tmp_path: Path, painted: Recipe, monkeypatch
+):
+    last = tmp_path / "run" / "checkpoint.ckpt"
+
+    def ends(*_: object) -> bool:
+        keep(last, painted, 10)
+        return False
+
+    monkeypatch.setattr(accuracy_curve, "is_at_work", ends)
+    assert first_kept(tmp_path / "run") == last
+
+
+def test_a_run_where_files_have_no_locks_is_evaluated_as_far_as_it_is_and_that_is_said_once(
+    tmp_path: Path, painted: Recipe, monkeypatch, caplog
+):
+    def lacking(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    run_dir = tmp_path / "run"
+    claim(run_dir, "config")
+    keep(run_dir / "kept" / checkpoint_name(4), painted, 4)
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    assert first_kept(run_dir).name == checkpoint_name(4)
+    assert [row[0] for row in rows_in(follow(run_dir, sets_by_step, print))] == [256]
+    assert caplog.messages == [
+        f"'{run_dir}' has no locks (Function not implemented): a job at work is not seen. Kept checkpoints are "
+        "evaluated now; the same command does it again for later ones."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (train, "every_images is 63, less than the 64 images of a step (training.global_batch_size). Give as many, or"),
+        (compare, "every_images is 63, but a comparison"),
+    ],
+)
+def test_weights_are_kept_at_each_step_at_most_and_not_by_a_comparison(
+    command: ModuleType, message: str, tmp_path: Path, capsys
+):
+    assert message in error_line(command, capsys, PAINTED, f"output={tmp_path / 'out'}", "evaluation.every_images=63")

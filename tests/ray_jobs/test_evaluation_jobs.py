@@ -110,7 +110,7 @@ def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tm
         ("real", "all"): 1257,
     }
     page = (tmp_path / "out" / "README.md").read_text()
-    assert page.count("- **") == 6
+    assert page.count("- **") == 8
     assert (tmp_path / "out" / "clean.svg").exists()
 
 

@@ -9,12 +9,14 @@ import pytest
 from generation.recipe import Recipe
 from generation.shard_set import read_shard_set
 from generation.storage import Storage
+from ray_jobs import run_directory
 from ray_jobs.run_directory import (
     LOCK,
     alone_at_work,
     check_output,
     check_unfinished,
     claim,
+    is_at_work,
     keep_checkpoint,
     new_path,
     release,
@@ -131,6 +133,36 @@ def test_who_waits_for_a_lock_that_is_removed_meanwhile_locks_the_file_that_othe
         claim(tmp_path, "third", goes_on=True)
     release(second)
     assert not (tmp_path / LOCK).exists()
+
+
+def test_a_look_at_a_folder_is_waited_for_by_who_claims_it_and_seen_by_nobody_else(tmp_path: Path, monkeypatch):
+    run_dir = tmp_path / "run"
+    claim(run_dir, "first").lock.close()  # as the kernel does for a process that was killed
+    look = (run_dir / LOCK).open()
+    fcntl.flock(look, fcntl.LOCK_SH)
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            look.close()
+
+    monkeypatch.setattr(run_directory.time, "sleep", nap)
+    assert not is_at_work(run_dir, "")
+    claimed = claim(run_dir, "second", goes_on=True)
+    assert len(naps) == 3
+    assert is_at_work(run_dir, "")
+    release(claimed)
+    assert not is_at_work(run_dir, "")
+    assert not (run_dir / LOCK).exists()  # a look leaves nothing
+
+
+def test_a_lock_that_somebody_looks_at_for_long_is_taken_for_a_jobs(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(run_directory, "LOOKS_SECONDS", 0.01)
+    with (tmp_path / LOCK).open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        with pytest.raises(ValueError, match="Another job is at work"):
+            claim(tmp_path, "first")
 
 
 def test_a_finished_run_keeps_its_checkpoint_also_where_nothing_can_be_renamed(tmp_path: Path, monkeypatch):

@@ -51,6 +51,25 @@ def test_a_run_that_goes_on_adds_to_what_was_spent_before(tmp_path: Path):
     assert read_spent(tmp_path / "spent.csv")[-1] == Spent(16.0, 768, 0, 20 + 6 * 4 * 0.5, 20 + 6 * 2)
 
 
+def test_a_row_that_was_cut_in_its_last_number_does_not_count_and_makes_room(tmp_path: Path):
+    path = tmp_path / "spent.csv"
+    file = SpentFile(path, CONFIG)
+    for seconds, num_trained in ((0.0, 0), (10.0, 256), (20.0, 512)):
+        file.look(run_at(seconds, num_trained))
+    whole = path.read_text()
+    path.write_text(whole.removesuffix("0\n"))  # 20,512,0,40,4
+    first = Spent(10.0, 256, 0, 20, 20)
+    assert read_spent(path) == [first]
+    again = SpentFile(path, CONFIG)
+    for seconds, num_trained in ((0.0, 256), (10.0, 512)):
+        again.look(run_at(seconds, num_trained))
+    assert path.read_text() == whole
+    path.write_text("seconds,num_tr")
+    assert read_spent(path) == [Spent(0, 0, 0, 0, 0)]
+    SpentFile(path, CONFIG)._append(first)
+    assert read_spent(path) == [first]
+
+
 def test_what_was_spent_is_linear_between_rows():
     rows = [Spent(10, 100, 400, 20, 10), Spent(20, 200, 600, 40, 20)]
     assert spent_at(rows, 50) == Spent(5, 50, 200, 10, 5)

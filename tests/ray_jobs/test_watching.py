@@ -99,6 +99,11 @@ def test_each_panel_of_the_dashboard_shows_what_is_exported_and_each_metric_has_
     assert shown == NAMES
 
 
+def test_no_panel_of_the_dashboard_has_the_description_of_another():
+    told = [panel["description"] for panel in dashboard()["panels"] if panel["description"]]
+    assert len(told) == len(set(told))
+
+
 def test_the_dashboard_asks_for_its_data_source_and_runs():
     datasource, run = dashboard()["templating"]["list"]
     assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")
