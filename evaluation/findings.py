@@ -1,12 +1,9 @@
 """What a grid of small experiments says about the findings of arXiv 2212.08420. Numbers in, sentences out."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
-from scipy import stats
 
 CLEAN = "digits"
 """The set without a shift."""
@@ -17,13 +14,23 @@ FORMS = ("class_name", "definition", "background")
 TAUGHT = ("inverted", "backgrounds", "noisy")
 """Shifts that prompts with a background name: the digits model was taught them (`generation.digits.backgrounds`)."""
 
+WHERE = {
+    "clean": "on clean digits",
+    "untaught": "under shifts that no prompt was taught",
+    "taught": "under shifts that prompts were taught",
+}
+"""Kinds of real sets, in words: each is judged by itself."""
+
 WAYS = ("plain", "strong")
 """Augmentations, each of which has pairs of its own."""
+
+UNTESTED = "one seed, not tested over seeds"
+"""Part of each verdict: pairs of one seed, which share images, do not stand for other seeds, however many they are."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One classifier of the grid."""
+    """One classifier of the grid; all have the same seed."""
 
     data: str
     """`generated` or `real`."""
@@ -44,44 +51,39 @@ class Cell:
     top1: Mapping[str, float]
     """By real set, 0..1."""
 
-    @property
-    def shifted(self) -> float:
-        """Mean top-1 over the shifted sets, 0..1."""
-        return float(np.mean([top1 for name, top1 in self.top1.items() if name != CLEAN]))
-
-    def over(self, is_taught: bool) -> float:
-        """Return mean top-1, 0..1, over the shifts that prompts were taught, or over the others."""
-        names = [name for name in self.top1 if name != CLEAN and (shift_of(name) in TAUGHT) == is_taught]
-        return float(np.mean([self.top1[name] for name in names])) if names else math.nan
-
-    @property
-    def clean(self) -> float:
-        """Top-1 on the set without a shift, 0..1."""
-        return self.top1[CLEAN]
+    def over(self, kind: str) -> float:
+        """Return mean top-1, 0..1, over the real sets of a kind of `WHERE`, of which there has to be one."""
+        return float(np.mean([self.top1[name] for name in names_of(kind, self.top1)]))
 
 
 @dataclass(frozen=True)
 class Difference:
     """By how much one choice is better than another, all else equal."""
 
-    mean: float
-    """In shares, -1..1."""
-
-    error: float
-    """Its standard error over the pairs; 0 for one pair, which says nothing of it."""
-
-    num_pairs: int
+    values: tuple[float, ...]
+    """Of each pair, in shares, -1..1."""
 
     @property
-    def is_shown(self) -> bool:
-        """Whether it is above zero by more than the 95% interval of so few pairs allows."""
-        return self.num_pairs > 1 and self.mean > quantile(self.num_pairs - 1) * self.error
+    def mean(self) -> float:
+        """Mean over pairs."""
+        return float(np.mean(self.values))
+
+    @property
+    def num_better(self) -> int:
+        """In how many pairs the choice is better."""
+        return sum(value > 0 for value in self.values)
+
+    @property
+    def num_worse(self) -> int:
+        """In how many it is worse."""
+        return sum(value < 0 for value in self.values)
 
     def __str__(self) -> str:
-        """Return it in points."""
-        spread = f" ± {100 * self.error:.1f}" if self.num_pairs > 1 else ""
-        pairs = f"{self.num_pairs} pairs" if self.num_pairs > 1 else "1 pair"
-        return f"{100 * self.mean:+.1f}{spread} points over {pairs}"
+        """Return it in points, with the least and the most over pairs."""
+        if len(self.values) == 1:
+            return f"{100 * self.mean:+.1f} points (1 pair)"
+        ends = f"{100 * min(self.values):+.1f} to {100 * max(self.values):+.1f}"
+        return f"{100 * self.mean:+.1f} points ({ends} over {len(self.values)} pairs)"
 
 
 @dataclass(frozen=True)
@@ -90,63 +92,75 @@ class Finding:
 
     claim: str
     verdict: str
-    """`shown`, `not shown`, `the contrary`, or `cannot be shown here`; for each augmentation where they differ."""
+    """In how many pairs it is seen, with `UNTESTED`; or `cannot be shown here`."""
 
     evidence: str
 
 
 Key = Callable[[Cell], object]
+Measure = Callable[[Cell], float]
 
 
-def difference(
-    better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Callable[[Cell], float]
-) -> Difference:
-    """Return the mean difference of cells that match; ValueError where none do."""
+def kind_of(name: str) -> str:
+    """Return which kind of `WHERE` a real set is."""
+    if name == CLEAN:
+        return "clean"
+    return "taught" if shift_of(name) in TAUGHT else "untaught"
+
+
+def names_of(kind: str, names: Iterable[str]) -> list[str]:
+    """Return the real sets of a kind, among these."""
+    return [name for name in names if kind_of(name) == kind]
+
+
+def kinds_of(cells: Sequence[Cell]) -> list[str]:
+    """Return the kinds of real sets that a grid was tested on."""
+    return [kind for kind in WHERE if names_of(kind, cells[0].top1)]
+
+
+def over(kind: str) -> Measure:
+    """Return what tells a cell's mean top-1 over a kind of real sets."""
+    return lambda cell: cell.over(kind)
+
+
+def difference(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> Difference:
+    """Return the differences of cells that match; ValueError where none do."""
     others = {match(cell): measure(cell) for cell in worse}
-    values = np.array([measure(cell) - others[match(cell)] for cell in better if match(cell) in others])
-    if not len(values):
+    values = tuple(measure(cell) - others[match(cell)] for cell in better if match(cell) in others)
+    if not values:
         raise ValueError("No two experiments differ in this alone. Run a grid that has both.")
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-    return Difference(float(values.mean()), error, len(values))
-
-
-def quantile(num_degrees: int) -> float:
-    """Return how many standard errors from zero a difference counts as shown: Student's t, two-sided 95%."""
-    return float(stats.t.ppf(0.975, num_degrees))
+    return Difference(values)
 
 
 def excess(gain: Difference, other: Difference) -> Difference:
-    """Return by how much one gain exceeds another, judged by the smaller number of pairs."""
-    error = float(np.hypot(gain.error, other.error))
-    return Difference(gain.mean - other.mean, error, min(gain.num_pairs, other.num_pairs))
+    """Return by how much each pair's gain exceeds the mean of other ones."""
+    return Difference(tuple(value - other.mean for value in gain.values))
 
 
 def verdict_of(*found: Difference) -> str:
-    """Return a verdict in words: of several differences all have to be shown, or all to be the contrary."""
-    if all(each.is_shown for each in found):
-        return "shown"
-    opposite = [Difference(-each.mean, each.error, each.num_pairs) for each in found]
-    return "the contrary" if all(each.is_shown for each in opposite) else "not shown"
+    """Return in how many of all pairs a choice is better, or that it is worse in all, in words."""
+    num_pairs = sum(len(each.values) for each in found)
+    if sum(each.num_worse for each in found) == num_pairs:
+        return f"the contrary in {num_pairs} of {num_pairs} pairs"
+    return f"seen in {sum(each.num_better for each in found)} of {num_pairs} pairs"
 
 
 def findings(cells: Sequence[Cell]) -> list[Finding]:
     """Return what the grid says of each finding, whatever it is."""
     generated = [cell for cell in cells if cell.data == "generated"]
     real = [cell for cell in cells if cell.data == "real"]
+    kinds = kinds_of(cells)
     return [
         on_guidance(generated),
-        on_augmentation(generated, real),
-        on_size(generated),
-        on_backgrounds(generated, is_taught=False),
-        on_backgrounds(generated, is_taught=True),
+        *(on_augmentation(generated, real, kind) for kind in kinds),
+        *(on_size(generated, kind) for kind in kinds),
+        *(on_backgrounds(generated, kind) for kind in kinds if kind != "clean"),
         on_definitions(generated),
         on_real(generated, real),
     ]
 
 
-def by_way(
-    better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Callable[[Cell], float]
-) -> dict[str, Difference]:
+def by_way(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> dict[str, Difference]:
     """Return a difference for each augmentation."""
     return {
         way: difference(_with(better, augmentation=way), _with(worse, augmentation=way), match, measure) for way in WAYS
@@ -154,96 +168,89 @@ def by_way(
 
 
 def verdict_apart(found: Sequence[Mapping[str, Difference]]) -> str:
-    """Return one verdict where both augmentations have the same, else that of each."""
-    verdicts = {way: verdict_of(*(each[way] for each in found)) for way in WAYS}
-    if len(set(verdicts.values())) == 1:
-        return verdicts[WAYS[0]]
-    return f"{', '.join(f'{verdict} with {way}' for way, verdict in verdicts.items())} augmentation"
+    """Return the verdict of each augmentation."""
+    verdicts = (f"{verdict_of(*(each[way] for each in found))} with {way}" for way in WAYS)
+    return f"{', '.join(verdicts)} augmentation; {UNTESTED}"
 
 
 def told(found: Mapping[str, Difference]) -> str:
     """Return the differences of both augmentations as text."""
-    return ", ".join(f"{each} ({way} augmentation)" for way, each in found.items())
+    return ", ".join(f"{way} augmentation {each}" for way, each in found.items())
 
 
 def on_guidance(cells: Sequence[Cell]) -> Finding:
-    """Compare the lowest scale with each higher one: shown if it is better than all.
+    """Compare the lowest scale with each higher one.
 
-    A scale between that is better than the lowest and the highest is named: lower is then not better throughout.
+    A scale between that is better than the lowest and the highest in all pairs is named: lower is then not better
+    throughout.
     """
     scales = sorted({cell.guidance for cell in cells})
     lowest, *higher = scales
 
     def instead(scale: float, other: float) -> dict[str, Difference]:
-        return by_way(_with(cells, guidance=scale), _with(cells, guidance=other), _but("guidance"), _clean)
+        return by_way(_with(cells, guidance=scale), _with(cells, guidance=other), _but("guidance"), over("clean"))
+
+    def is_better(scale: float, other: float) -> bool:
+        return all(each.num_better == len(each.values) for each in instead(scale, other).values())
 
     found = {scale: instead(lowest, scale) for scale in higher}
-    verdict = verdict_apart(list(found.values()))
-    between = [
-        scale
-        for scale in scales[1:-1]
-        if verdict_apart([instead(scale, end) for end in (lowest, scales[-1])]) == "shown"
-    ]
+    between = [scale for scale in scales[1:-1] if is_better(scale, lowest) and is_better(scale, scales[-1])]
     evidence = "; ".join(f"guidance {lowest:g} instead of {scale:g}: {told(each)}" for scale, each in found.items())
-    optimum = f" Better than both ends: {', '.join(f'{scale:g}' for scale in between)}." if between else ""
-    return Finding("Lower guidance teaches better.", verdict, f"Clean digits, {evidence}.{optimum}")
-
-
-def on_augmentation(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
-    """Compare what strong augmentation adds on generated images with what it adds on real ones."""
-    gains = [
-        difference(
-            _with(cells, augmentation="strong"), _with(cells, augmentation="plain"), _but("augmentation"), measure
-        )
-        for cells, measure in product((generated, real), (_clean, _shifted))
-    ]
-    on_clean, on_shifts = excess(gains[0], gains[2]), excess(gains[1], gains[3])
+    optimum = f" Better than both ends in all pairs: {', '.join(f'{scale:g}' for scale in between)}." if between else ""
     return Finding(
-        "Strong augmentation helps generated images more than real ones.",
-        verdict_of(on_clean),
-        f"Clean digits: {gains[0]} on generated, {gains[2]} on real images. Shifted digits: {gains[1]} on generated, "
-        f"{gains[3]} on real images; the difference there: {verdict_of(on_shifts)}. The fewer pairs, "
-        f"{on_clean.num_pairs}, decide how large a difference must be.",
+        "Lower guidance teaches better on clean digits.",
+        verdict_apart(list(found.values())),
+        f"{evidence.capitalize()}.{optimum}",
     )
 
 
-def on_size(cells: Sequence[Cell]) -> Finding:
+def on_augmentation(generated: Sequence[Cell], real: Sequence[Cell], kind: str) -> Finding:
+    """Compare what strong augmentation adds on generated images with what it adds in the mean on real ones."""
+    gain, of_real = (
+        difference(
+            _with(cells, augmentation="strong"), _with(cells, augmentation="plain"), _but("augmentation"), over(kind)
+        )
+        for cells in (generated, real)
+    )
+    return Finding(
+        f"Strong augmentation helps generated images more than real ones {WHERE[kind]}.",
+        f"{verdict_of(excess(gain, of_real))}; {UNTESTED}",
+        f"Strong instead of plain: {gain} on generated, {of_real} on real images.",
+    )
+
+
+def on_size(cells: Sequence[Cell], kind: str) -> Finding:
     """Compare the most images with the fewest."""
     by_number = sorted({(cell.num_images, cell.size) for cell in cells})
     (_, fewest), (_, most) = by_number[0], by_number[-1]
-    pairs = _with(cells, size=most), _with(cells, size=fewest), _but("size", "num_images")
-    clean, shifted = by_way(*pairs, _clean), by_way(*pairs, _shifted)
+    found = by_way(_with(cells, size=most), _with(cells, size=fewest), _but("size", "num_images"), over(kind))
     return Finding(
-        "More images help.",
-        verdict_apart([clean]),
-        f"{most} instead of {fewest}, for the same number of steps: clean digits {told(clean)}; shifted ones "
-        f"{told(shifted)}.",
+        f"More images help {WHERE[kind]}.",
+        verdict_apart([found]),
+        f"{most} instead of {fewest}, for the same number of steps: {told(found)}.",
     )
 
 
-def on_backgrounds(cells: Sequence[Cell], is_taught: bool) -> Finding:
+def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
     """Compare prompts with backgrounds with those that say the name alone, under shifts of one kind.
 
     The paper's claim is about shifts that nobody drew for: those that the model was taught by such prompts say little.
     """
     pairs = _with(cells, form="background"), _with(cells, form="class_name"), _but("form")
-    kind = "that prompts were taught" if is_taught else "that no prompt was taught"
-    claim = f"Backgrounds in prompts help under shifts {kind}."
-    names = [name for name in cells[0].top1 if name != CLEAN and (shift_of(name) in TAUGHT) == is_taught]
-    if not names:
-        return Finding(claim, "cannot be shown here", "The grid has no such shift.")
-    found = by_way(*pairs, lambda cell: cell.over(is_taught))
-    each = ", ".join(f"{shift_of(name)} {difference(*pairs, _top1_of(name)).mean * 100:+.1f}" for name in names)
+    found = by_way(*pairs, over(kind))
+    names = names_of(kind, cells[0].top1)
+    each = ", ".join(f"{shift_of(name)} {100 * difference(*pairs, _top1_of(name)).mean:+.1f}" for name in names)
     return Finding(
-        claim,
+        f"Backgrounds in prompts help {WHERE[kind]}.",
         verdict_apart([found]),
-        f"{told(found)}; {each}. Clean digits {told(by_way(*pairs, _clean))}.",
+        f"Background instead of name: {told(found)}; by shift, in the mean of both augmentations: {each}. On clean "
+        f"digits: {told(by_way(*pairs, over('clean')))}.",
     )
 
 
 def on_definitions(cells: Sequence[Cell]) -> Finding:
     """Say what definitions do, where no name has two meanings for the model."""
-    found = by_way(_with(cells, form="definition"), _with(cells, form="class_name"), _but("form"), _clean)
+    found = by_way(_with(cells, form="definition"), _with(cells, form="class_name"), _but("form"), over("clean"))
     return Finding(
         "Definitions help against names of several meanings.",
         "cannot be shown here",
@@ -261,7 +268,7 @@ def on_real(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
         for cell in [*_with(generated, form="class_name", guidance=lowest), *real]
         if cell.num_images == most[cell.data]
     ]
-    evidence = "; ".join(f"{cell.data} ({_named(cell)}) {100 * cell.clean:.1f}% clean" for cell in shown)
+    evidence = "; ".join(f"{cell.data} ({_named(cell)}) {100 * cell.over('clean'):.1f}% clean" for cell in shown)
     return Finding(
         "Generated images teach nearly as well as real ones.",
         "cannot be shown here",
@@ -284,18 +291,10 @@ def _but(*names: str) -> Key:
     return lambda cell: tuple(getattr(cell, name) for name in kept)
 
 
-def _clean(cell: Cell) -> float:
-    return cell.clean
-
-
-def _shifted(cell: Cell) -> float:
-    return cell.shifted
-
-
 def shift_of(name: str) -> str:
     """Return a set's shift, as `noisy` of `digits/noisy`."""
     return name.rsplit("/", maxsplit=1)[-1]
 
 
-def _top1_of(name: str) -> Callable[[Cell], float]:
+def _top1_of(name: str) -> Measure:
     return lambda cell: cell.top1[name]

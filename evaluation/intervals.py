@@ -23,13 +23,13 @@ def wilson_interval(num_hits: int, num_images: int) -> Interval:
 
 
 def student_interval(values: Sequence[float]) -> Interval | None:
-    """Return the interval of the mean of independent repetitions, by Student's t; None for one."""
+    """Return the interval of the mean of shares, 0..1, of independent repetitions, by Student's t; None for one."""
     from scipy.stats import sem, t  # takes a second to import
 
     if len(values) < 2:
         return None
     mean, half = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * sem(values))
-    return mean - half, mean + half
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Difference:
     """Of McNemar's exact test: how often equally good models would differ so much on so many of the images."""
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval does."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+    def is_told_apart(self) -> bool:
+        """Whether the interval excludes zero and p is below 0.05: they may disagree where few images differ."""
+        return (self.interval[0] > 0 or self.interval[1] < 0) and self.p_value < 0.05
 
 
 def paired_difference(hits: np.ndarray, other_hits: np.ndarray) -> Difference:

@@ -1,45 +1,47 @@
 """A grid of small experiments as a page of Markdown with plots. Knows no images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from evaluation.findings import CLEAN, Cell, findings
+from evaluation.findings import WHERE, Cell, findings, kinds_of, names_of, shift_of
 from evaluation.page_parts import markdown_text
 from evaluation.plots import label, svg
 from generation.files import write_whole
-
-MEASURES: dict[str, Callable[[Cell], float]] = {
-    "clean": lambda cell: cell.clean,
-    "shifted": lambda cell: cell.shifted,
-}
 
 
 def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Sequence[str]) -> str:
     """Return the page; `plots` are files beside it."""
     facts = "; ".join(f"{name} {markdown_text(value)}" for name, value in circumstances.items())
-    shifts = ", ".join(name.split("/")[-1] for name in cells[0].top1 if name != CLEAN)
     sizes = ", ".join(dict.fromkeys(cell.size for cell in cells if cell.data == "generated"))
     parts = [
         "# The paper in miniature",
         f"Made by `make miniature`: {facts}.",
-        f"Top-1 in per cent on 540 real digits, clean / mean over shifts ({shifts}). All classifiers take as many "
-        f"steps; {sizes} are different images. Strong is the paper's augmentation, of as many local crops as the "
-        "config says.",
+        f"Top-1 in per cent on 540 real digits, {_order(cells)}. All classifiers take as many steps; {sizes} are "
+        "numbers of different images, and the larger sets contain the smaller. Strong is the paper's augmentation, of "
+        "as many local crops as the config says.",
         _table(cells),
         "\n\n".join(f"![{name}]({name})" for name in plots),
         "## What it shows of the paper's findings",
-        "Differences are means over pairs of classifiers that differ in nothing else, with their standard error. Pairs "
-        "share test images, and partly training images: take errors for a lower bound. Shown: above zero by more "
-        "errors than the two-sided 95% quantile of Student's t, which is 12.7 for two pairs, 2.6 for six and 2.0 for "
-        "many. Classifiers with plain and with strong augmentation are judged apart, and so are shifts that prompts "
-        "were taught: the digits model knows inverted digits, backgrounds and noise by their prompts.",
+        "A pair is two classifiers that differ in nothing else; differences are means over pairs, with the least and "
+        "the most. There is one seed for all, and pairs share test images and partly training images: they are no "
+        "independent repetitions, and how many agree says nothing of other seeds. Clean digits, shifts that no prompt "
+        "was taught and shifts that prompts were taught are judged apart (the digits model knows inverted digits, "
+        "backgrounds and noise by their prompts), and so are plain and strong augmentation where these are not what is "
+        "compared. Strong augmentation helps generated images more in a pair of them that gains more by it than real "
+        "images in the mean.",
         *(f"- **{each.claim}** {each.verdict.capitalize()}. {each.evidence}" for each in findings(cells)),
         "## Each shift",
         _shift_table(cells),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _order(cells: Sequence[Cell]) -> str:
+    """Return what the numbers of a cell of the table are, in their order."""
+    shifts = {kind: ", ".join(map(shift_of, names_of(kind, cells[0].top1))) for kind in kinds_of(cells)}
+    return " / ".join("clean" if kind == "clean" else f"mean {WHERE[kind]} ({names})" for kind, names in shifts.items())
 
 
 def _table(cells: Sequence[Cell]) -> str:
@@ -48,12 +50,12 @@ def _table(cells: Sequence[Cell]) -> str:
     found = {(cell.form, cell.guidance, cell.size, cell.augmentation): cell for cell in cells}
     kinds = dict.fromkeys((cell.form, cell.guidance) for cell in cells if cell.data == "generated")
     rows = [
-        ["generated", form, f"{guidance:g}", *(_both(found[form, guidance, size, way]) for _, size, way in columns)]
+        ["generated", form, f"{guidance:g}", *(_by_kind(found[form, guidance, size, way]) for _, size, way in columns)]
         for form, guidance in kinds
     ]
     for cell in cells:
         if cell.data == "real":
-            rows.append(["real", f"{cell.num_images:,} images, {cell.augmentation}", "", _both(cell)])
+            rows.append(["real", f"{cell.num_images:,} images, {cell.augmentation}", "", _by_kind(cell)])
     return _lines(head, rows)
 
 
@@ -67,8 +69,8 @@ def _shift_table(cells: Sequence[Cell]) -> str:
     return _lines(["images", "prompt", "guidance", "size", "augmentation", *names], rows)
 
 
-def _both(cell: Cell) -> str:
-    return f"{100 * cell.clean:.1f} / {100 * cell.shifted:.1f}"
+def _by_kind(cell: Cell) -> str:
+    return " / ".join(f"{100 * cell.over(kind):.1f}" for kind in kinds_of([cell]))
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -78,16 +80,16 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_plots(folder: Path, cells: Sequence[Cell]) -> list[str]:
-    """Write accuracy over the number of images, clean and shifted; return the files' names."""
+    """Write accuracy over the number of images for each kind of real sets; return the files' names."""
     names = []
-    for name, measure in MEASURES.items():
-        text = svg(size_figure(cells, name, measure))
-        write_whole(folder / f"{name}.svg", lambda file, text=text: file.write(text.encode()))
-        names.append(f"{name}.svg")
+    for kind in kinds_of(cells):
+        text = svg(size_figure(cells, kind))
+        write_whole(folder / f"{kind}.svg", lambda file, text=text: file.write(text.encode()))
+        names.append(f"{kind}.svg")
     return names
 
 
-def size_figure(cells: Sequence[Cell], name: str, measure: Callable[[Cell], float]) -> Figure:
+def size_figure(cells: Sequence[Cell], kind: str) -> Figure:
     """Return top-1 over the number of images: a panel a prompt form, a colour a guidance scale, dashes for strong."""
     forms = list(dict.fromkeys(cell.form for cell in cells if cell.data == "generated"))
     figure = Figure(figsize=(4 * len(forms), 4), layout="constrained")
@@ -99,7 +101,7 @@ def size_figure(cells: Sequence[Cell], name: str, measure: Callable[[Cell], floa
             for way, style in (("plain", "-"), ("strong", "--")):
                 wanted = (data, of_form, guidance, way)
                 points = sorted(
-                    (cell.num_images, 100 * measure(cell))
+                    (cell.num_images, 100 * cell.over(kind))
                     for cell in cells
                     if (cell.data, cell.form, cell.guidance, cell.augmentation) == wanted
                 )
@@ -109,6 +111,6 @@ def size_figure(cells: Sequence[Cell], name: str, measure: Callable[[Cell], floa
         axes.set_title(label(form))
         axes.set_xlabel("different images")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"top-1 on {name} digits, %")
+    panels[0].set_ylabel(f"top-1 {WHERE[kind]}, %")
     panels[-1].legend(fontsize=7)
     return figure

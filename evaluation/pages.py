@@ -31,6 +31,12 @@ OWN_LABELS = (
     "<p>By the image's own label; where several labels are accepted, a guess of another one may be right.</p>\n"
 )
 
+OVER_SEEDS = (
+    "Top-1 is the mean over seeds. Student's interval covers the seeds alone (of the validation images, the settings "
+    "tried and the order of training), and not which test images there are: with few of them it is too narrow."
+)
+"""What a transfer's interval is of."""
+
 CSV_HEAD = ["model", "set", "num_images", "top1", "lo", "hi", "top5", "mean_per_class_top1", "ece"]
 
 
@@ -156,7 +162,7 @@ def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
         f"{percent(of_group['top1'])}."
         for name, of_group in transfer.get("groups", {}).items()
     )
-    note = f"<p>Top-1 is the mean over seeds, with Student's interval. Average of the log-odds: {average}.{groups}</p>"
+    note = f"<p>{OVER_SEEDS} Average of the log-odds: {average}.{groups}</p>"
     return _numbers_table(sets, counts, fractions) + note
 
 

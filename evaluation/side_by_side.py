@@ -20,6 +20,7 @@ from evaluation.page_parts import (
     section,
     set_title,
 )
+from evaluation.pages import OVER_SEEDS
 from evaluation.plots import svg
 
 NUM_DIFFERENCES = 20
@@ -56,10 +57,10 @@ def compared(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference 
 
 
 def best_of(sets: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return which model is better than each other one on a set, by an interval that excludes zero; None if none is."""
+    """Return which model is better than each other one on a set, by interval and p; None if none is."""
     for i, of_set in enumerate(sets):
         others = [compared(of_set, other) for j, other in enumerate(sets) if j != i]
-        if others and all(each and each.points > 0 and each.excludes_zero for each in others):
+        if others and all(each and each.points > 0 and each.is_told_apart for each in others):
             return i
     return None
 
@@ -72,8 +73,8 @@ def _top1_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
     bold = {(best_of(column), j + 1) for j, column in enumerate(columns)}
     cells = [[percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row] for row in found]
     note = (
-        "<p>With Wilson's interval of 95%. In bold where the best is better than each other model on the same images, "
-        "by a paired interval that excludes zero.</p>"
+        "<p>With Wilson's interval of 95%. In bold where the best is better than each other model on the same images: "
+        "the paired interval excludes zero and McNemar's exact p is below 0.05.</p>"
     )
     rows = [[name, *row] for name, row in zip(models, cells, strict=True)]
     return html_table(["model", *head], rows, {(i, j) for i, j in bold if i is not None}) + note
@@ -91,7 +92,7 @@ def _difference_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> 
     note = (
         "<p>In points, on the same images: the interval of 95% (Agresti and Min, 2005), and how often equally good "
         "models would differ so much (McNemar's exact test). Several comparisons are not corrected for; where the "
-        "interval holds zero, the models are not told apart, which does not make them equal.</p>"
+        "interval holds zero or p is 0.05 or more, the models are not told apart, which does not make them equal.</p>"
     )
     return html_table(["models", *sets], rows) + note
 
@@ -133,7 +134,7 @@ def _transfer_table(models: Mapping[str, Evaluation]) -> str:
         [model, *(percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row), number(average)]
         for model, row, average in zip(models, found, averages, strict=True)
     ]
-    note = "<p>Averages compare where they are over the same sets.</p>"
+    note = f"<p>{OVER_SEEDS} Averages compare where they are over the same sets.</p>"
     return html_table(["model", *head, "average of log-odds"], rows) + note
 
 

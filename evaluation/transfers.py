@@ -3,16 +3,18 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from evaluation.config import EvaluationConfig
 from evaluation.intervals import student_interval
 from evaluation.kept_outputs import folder_name
+from evaluation.model import EvaluationError
 from evaluation.outputs import Outputs
 from evaluation.real_sets import RealSet
 from evaluation.transfer import Labelled, Search, Solver, Transfer, fit_transfer, log_odds_average
@@ -68,34 +70,82 @@ def fits_of(
     kept: Storage,
     say: Say,
 ) -> dict[str, list[Transfer]]:
-    """Return what was found on each set by each seed, fitted by Ray tasks where it is not kept."""
-    running: dict[ray.ObjectRef, tuple[str, str]] = {}
-    names = {
-        (each.name, seed): name_of_kept(each, said[each.name], seed)
-        for each in transfers
-        for seed in config.transfer_seeds
+    """Return what was found on each set by each seed, fitted by Ray tasks where it is not kept.
+
+    A set's features are read when a core is free for them. After a failure what is under way is kept, then it is
+    raised.
+    """
+    files = {
+        each.name: [name_of_kept(each, said[each.name], seed) for seed in config.transfer_seeds] for each in transfers
     }
+    fits = Fits(kept, say)
     for each in transfers:
-        missing = [seed for seed in config.transfer_seeds if not kept.exists(names[each.name, seed])]
-        if missing:
-            trainval, test = (labelled(*pair) for pair in zip((each.trainval, each.test), said[each.name], strict=True))
-            say(
-                f"transfer to {each.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test, "
-                f"{len(missing)} seeds"
-            )
-            sets = ray.put((trainval, test))
-            for seed in missing:
-                running[started(sets, each.solver, seed, config)] = (each.name, names[each.name, seed])
-    while running:
-        (ended,), _ = ray.wait(list(running))
-        name, file = running.pop(ended)
-        found = ray.get(ended)
-        kept.write(file, json.dumps(asdict(found), indent=2).encode())
-        say(f"transfer to {name}: top-1 {found.top1:.2%}")
-    return {
-        each.name: [Transfer(**json.loads(kept.read(names[each.name, seed]))) for seed in config.transfer_seeds]
-        for each in transfers
-    }
+        missing = {
+            seed: file
+            for seed, file in zip(config.transfer_seeds, files[each.name], strict=True)
+            if not kept.exists(file)
+        }
+        while missing and len(fits.running) >= num_cores():
+            fits.keep_one()
+        if missing and not fits.failed:
+            fits.start(each, said[each.name], missing, config)
+    while fits.running:
+        fits.keep_one()
+    if fits.failed:
+        raise fits.failed[0]
+    return {name: [Transfer(**json.loads(kept.read(file))) for file in of_set] for name, of_set in files.items()}
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Ray tasks that fit, each of whose results is kept when it ends."""
+
+    kept: Storage
+    say: Say
+    running: dict[ray.ObjectRef, tuple[str, int, str]] = field(default_factory=dict)
+    """Set, seed and file of each."""
+
+    failed: list[Exception] = field(default_factory=list)
+
+    def start(
+        self, images: TransferImages, said: Sequence[Outputs], missing: Mapping[int, str], config: EvaluationConfig
+    ) -> None:
+        """Fit to a set's features by each seed; these are in memory until all are through."""
+        trainval, test = (labelled(*pair) for pair in zip((images.trainval, images.test), said, strict=True))
+        self.say(
+            f"transfer to {images.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test, "
+            f"{len(missing)} seeds"
+        )
+        sets = ray.put((trainval, test))
+        for seed, file in missing.items():
+            self.running[started(sets, images.solver, seed, config)] = images.name, seed, file
+
+    def keep_one(self) -> None:
+        """Wait for the next that ends, and keep what it found."""
+        (ended,), _ = ray.wait(list(self.running))
+        name, seed, file = self.running.pop(ended)
+        try:
+            found = ray.get(ended)
+        except RayError as error:
+            self.failed.append(failure(name, seed, error))
+            self.say(f"transfer to {name}, seed {seed}: failed; fits under way are waited for")
+            return
+        self.kept.write(file, json.dumps(asdict(found), indent=2).encode())
+        self.say(f"transfer to {name}: top-1 {found.top1:.2%}")
+
+
+def failure(name: str, seed: int, error: RayError) -> Exception:
+    """Return what to raise for a failed fit: a line for what a user can mend, else Ray's error, which has the trace."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if isinstance(cause, ValueError):
+        return EvaluationError(f"Transfer to {name} with seed {seed}: {cause} What was fitted is kept.")
+    error.add_note(f"In the transfer to {name} with seed {seed}. What was fitted is kept.")
+    return error
+
+
+def num_cores() -> int:
+    """Return how many fits the cluster has cores for at once."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def started(sets: ray.ObjectRef, solver: Solver, seed: int, config: EvaluationConfig) -> ray.ObjectRef:

@@ -3,16 +3,17 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
 
 from evaluation import transfers
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import unknown_digits
 from evaluation.kept_outputs import ROW, KeptOutputs
+from evaluation.model import EvaluationError
 from evaluation.outputs import Outputs
 from evaluation.real_sets import RealSet
 from evaluation.transfer import Labelled, Transfer
@@ -35,6 +36,38 @@ def features_of(digits: TransferImages, folder: Path, num_left_out: int = 0) -> 
     return outputs
 
 
+class RayInProcess:
+    """Stands in for Ray; a task is over at once, and its reference is a list of what it found or raises."""
+
+    def __init__(self, num_cores: int = 2) -> None:
+        self.num_cores, self.events = num_cores, []
+
+    def put(self, sets: tuple[Labelled, Labelled]) -> tuple[Labelled, Labelled]:
+        self.events.append(f"put {len(sets[0].labels)}")
+        return sets
+
+    def wait(self, references: list[Any]) -> tuple[list[Any], list[Any]]:
+        return references[:1], references[1:]
+
+    def get(self, found: Any) -> Transfer:
+        self.events.append("get")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.num_cores)}
+
+
+def of_a_task(error: Exception) -> Exception:
+    """Return what the driver gets of an error in a task."""
+    return RayTaskError("fit_in_task", "a trace", error).as_instanceof_cause()
+
+
+def birds() -> LabelSpace:
+    return LabelSpace("birds", (ClassEntry("auk"), ClassEntry("owl")))
+
+
 def test_a_fit_of_the_same_features_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fits: list[int] = []
 
@@ -43,9 +76,8 @@ def test_a_fit_of_the_same_features_is_not_done_again(tmp_path: Path, monkeypatc
         return replace(FOUND, top1=0.25 * len(fits))
 
     monkeypatch.setattr(transfers, "started", started)
-    ray: Any = SimpleNamespace(put=lambda sets: sets, get=lambda found: found, wait=lambda refs: (refs[:1], refs[1:]))
-    monkeypatch.setattr(transfers, "ray", ray)
-    digits = unknown_digits(LabelSpace("birds", (ClassEntry("auk"), ClassEntry("owl"))))
+    monkeypatch.setattr(transfers, "ray", RayInProcess())
+    digits = unknown_digits(birds())
 
     def top1(features: dict[RealSet, Outputs]) -> float:
         told = transfer([digits], features, EvaluationConfig(transfer_seeds=(0,)), tmp_path, lambda _: None)
@@ -60,11 +92,63 @@ def test_a_fit_of_the_same_features_is_not_done_again(tmp_path: Path, monkeypatc
     assert fits == [1257, 1256, 1257]
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "line"),
+    [
+        (
+            of_a_task(ValueError("One class is too few. Give two.")),
+            EvaluationError,
+            "Transfer to digits with seed 0: One class is too few. Give two. What was fitted is kept.",
+        ),
+        (of_a_task(KeyError("C")), RayTaskError, "a trace"),
+    ],
+)
+def test_where_one_fit_fails_the_others_are_kept_before_it_is_told(
+    error: Exception, kind: type[Exception], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    found: dict[int, Any] = {0: error, 1: replace(FOUND, top1=0.25), 2: FOUND}
+
+    def started(_sets: object, _solver: object, seed: int, _config: object) -> Any:
+        asked.append(seed)
+        return found[seed]
+
+    monkeypatch.setattr(transfers, "started", started)
+    monkeypatch.setattr(transfers, "ray", RayInProcess())
+    digits = unknown_digits(birds())
+    features = features_of(digits, tmp_path / "features")
+    with pytest.raises(kind) as raised:
+        transfer([digits], features, EvaluationConfig(), tmp_path, lambda _: None)
+    assert str(raised.value).endswith(line)
+    found[0] = replace(FOUND, top1=0.5)
+    told = transfer([digits], features, EvaluationConfig(), tmp_path, lambda _: None)
+    assert told["sets"]["digits"]["top1"] == 0.5  # of 0.5, 0.25 and 0.75
+    assert asked == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "events"),
+    [(1, ["put 1257", "get", "get", "put 1257", "get", "get"]), (3, ["put 1257", "put 1257", *4 * ["get"]])],
+)
+def test_features_are_read_when_a_core_is_free_for_them(
+    num_cores: int, events: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ray = RayInProcess(num_cores)
+    numbers = iter(range(4))  # no two references are equal
+    monkeypatch.setattr(transfers, "started", lambda *_: replace(FOUND, C=float(next(numbers))))
+    monkeypatch.setattr(transfers, "ray", ray)
+    digits = unknown_digits(birds())
+    both = [digits, replace(digits, name="others")]
+    features = features_of(digits, tmp_path / "features")
+    transfer(both, features, EvaluationConfig(transfer_seeds=(0, 1)), tmp_path, lambda _: None)
+    assert ray.events == events
+
+
 def test_what_several_seeds_found_is_their_mean_with_students_interval():
-    told = over_seeds([replace(FOUND, top1=top1) for top1 in (0.7, 0.8, 0.9)])
-    assert told["top1"] == pytest.approx(0.8)
-    assert told["top1_interval"] == pytest.approx((0.8 - 0.2484, 0.8 + 0.2484), abs=1e-4)  # 4.303 * 0.1 / sqrt(3)
-    assert (told["num_seeds"], [each["top1"] for each in told["seeds"]]) == (3, [0.7, 0.8, 0.9])
+    told = over_seeds([replace(FOUND, top1=top1) for top1 in (0.5, 0.6, 0.7)])
+    assert told["top1"] == pytest.approx(0.6)
+    assert told["top1_interval"] == pytest.approx((0.6 - 0.2484, 0.6 + 0.2484), abs=1e-4)  # 4.303 * 0.1 / sqrt(3)
+    assert (told["num_seeds"], [each["top1"] for each in told["seeds"]]) == (3, [0.5, 0.6, 0.7])
     assert over_seeds([FOUND])["top1_interval"] is None
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluation.intervals import packed, paired_difference, unpacked, wilson_interval
+from evaluation.intervals import packed, paired_difference, student_interval, unpacked, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,30 @@ def test_two_models_differ_by_the_images_that_one_alone_has_right():
     assert difference.p_value == pytest.approx(2 * sum(scipy.stats.binom.pmf(k, 15, 0.5) for k in range(4)))  # 0.035
     # (12.5 - 3.5) / 102 is 0.08824, its deviation sqrt(16 - 81 / 102) / 102 is 0.03823
     assert difference.interval == pytest.approx((0.0133, 0.1632), abs=1e-4)
-    assert difference.excludes_zero
+    assert difference.is_told_apart
 
 
 def test_models_that_are_right_equally_often_are_not_told_apart():
     same = paired_difference(*of_counts(5, 0, 0, 5))
     assert (same.points, same.p_value) == (0.0, 1.0)
-    assert not same.excludes_zero
-    assert not paired_difference(*of_counts(50, 4, 2, 50)).excludes_zero
+    assert not same.is_told_apart
+    assert not paired_difference(*of_counts(50, 4, 2, 50)).is_told_apart
+
+
+def test_models_are_told_apart_where_both_interval_and_p_say_so():
+    five, six = (paired_difference(*of_counts(50, num, 0, 50 - num)) for num in (5, 6))
+    assert five.interval[0] > 0
+    assert five.p_value == pytest.approx(2 / 2**5)  # 0.0625
+    assert not five.is_told_apart
+    assert six.p_value == pytest.approx(2 / 2**6)  # 0.03125
+    assert six.is_told_apart
+
+
+def test_an_interval_over_seeds_ends_where_shares_do():
+    low, high = student_interval([1.0, 1.0, 0.98]) or (0.0, 0.0)
+    assert low == pytest.approx(0.9933 - 4.303 * 0.00667, abs=1e-3)  # 0.0115 / sqrt(3) is 0.00667
+    assert high == 1.0
+    assert student_interval([0.0, 0.0, 0.02]) == (0.0, pytest.approx(0.0354, abs=1e-3))
 
 
 def test_hits_come_back_from_their_text():

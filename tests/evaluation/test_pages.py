@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.intervals import packed
+from evaluation.intervals import packed, wilson_interval
 from evaluation.page_parts import html_table, numbered, percent
 from evaluation.pages import CSV_HEAD, csv_text, model_page
 from evaluation.side_by_side import best_of, same_classes, side_by_side_page
@@ -337,11 +337,14 @@ def test_models_of_one_name_are_numbered():
 def of_hits(num_right: int, images: str = "the same") -> dict[str, Any]:
     """A hundred images, the first ones right."""
     hits = np.arange(100) < num_right
-    return one_set(num_right / 100) | {"num_images": 100, "images": images, "top1_hits": packed(hits)}
+    told = {"num_images": 100, "images": images, "top1_hits": packed(hits)}
+    return one_set(num_right / 100) | told | {"top1_interval": wilson_interval(num_right, 100)}
 
 
-def test_the_best_is_better_than_each_other_by_an_interval_without_zero():
+def test_the_best_is_better_than_each_other_by_an_interval_without_zero_and_p():
     good, fair, near, elsewhere = of_hits(90), of_hits(80), of_hits(89), of_hits(50, "other images")
+    assert best_of([good, of_hits(84)]) == 0
+    assert best_of([good, of_hits(85)]) is None  # the interval has no zero, but p is 2 / 2 ** 5
     assert best_of([fair, good]) == 1
     assert best_of([good, near, fair]) is None
     assert best_of([good, elsewhere]) is None
@@ -354,7 +357,13 @@ def test_side_by_side_models_are_compared_on_the_same_images():
     told = cells(side_by_side_page(pair))
     # 10 images more of 100 right, none less: 10/102 with a deviation of sqrt(11 - 100/102)/102; p is 2 / 2 ** 10
     assert ["b - a", "+10.00\n[3.72,\xa015.89]\np 0.002"] in told
-    assert ["b", "<b>90.00%\n[77.50,\xa0102.50]</b>"] in told
+    assert ["b", "<b>90.00%\n[82.56,\xa094.48]</b>"] in told
+
+
+@pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, BARE])], ids=["one", "several"])
+def test_a_page_says_what_a_transfers_interval_covers(make: Callable[[dict[str, Any]], str]):
+    assert "covers the seeds alone" in make(FULL)
+    assert "covers the seeds alone" not in make(BARE)
 
 
 def test_cells_are_text_and_some_bold():
