@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from ray import serve
@@ -44,8 +45,9 @@ def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, n
 
 
 def processes(service: GenerationService) -> list[int]:
-    """Return the process ids of actors that loaded a model, dead ones included."""
-    return [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
+    """Return the process ids of actors that are up with their model; earlier tests may have killed others."""
+    loaded = [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
+    return [process for process in loaded if psutil.pid_exists(process)]
 
 
 def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, painted_pool: GenerationService):
