@@ -105,7 +105,7 @@ class EvaluationConfig:
             raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")
 
     def check_step(self, num_images: int) -> None:
-        """Raise ValueError if weights are to be kept after fewer images than an optimisation step has."""
+        """Raise ValueError if `every_images` is smaller than an optimisation step."""
         if 0 < self.every_images < num_images:
             raise ValueError(
                 f"evaluation.every_images is {self.every_images}, less than the {num_images} images of a step "

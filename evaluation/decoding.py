@@ -34,7 +34,7 @@ MAX_OF_UNIT_FLOATS = 2.0
 """Floats of which none is larger are taken for 0..1: a resampler may have gone somewhat beyond."""
 
 SAMPLE_FORMAT, UNSIGNED = 339, 1
-"""TIFF's tag that says how its values are stored, and what it has for unsigned integers, which PIL reads as signed."""
+"""TIFF's SampleFormat tag, and its value for unsigned integers: PIL reads those of 32 bits as signed."""
 
 DAMAGED_EXIF = (struct.error, KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError)
 """What PIL ends with, as it says itself, where EXIF is not what it should be."""
@@ -175,5 +175,5 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _white(brightest: float) -> int:
-    """Return the largest value of as few of `BITS` as hold the brightest: a file seldom says how many it uses."""
+    """Return the full scale of the smallest of `BITS` that holds the brightest value: files seldom state it."""
     return next((2**bits - 1 for bits in BITS if brightest <= 2**bits - 1), 2 ** BITS[-1] - 1)

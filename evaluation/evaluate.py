@@ -77,8 +77,8 @@ def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:
 def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
-    Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those of
-    as many as cores are fitting. ValueError where images are too few for what is asked.
+    Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those
+    that are being fitted, at most one set a core. ValueError where images are too few for what is asked.
     """
     described = planned.sets[:1] if config.representation else []
     wanted: dict[RealSet, Kinds] = {images: KINDS if images in described else ("guesses",) for images in planned.sets}
