@@ -32,7 +32,7 @@ nightly: check  ## All tests there are, and the benchmarks' ratios against their
 	@echo "make nightly: passed after $$(( $$(date +%s) - $(STARTED) )) s"
 
 bench: $(READY)  ## How much of the generators' rate reaches training
-	$(PYTHON) -m ray_jobs.benchmark ray_jobs/configs/benchmark.yaml
+	$(PYTHON) -m benchmarks.delivery ray_jobs/configs/benchmark.yaml
 
 $(READY): pyproject.toml requirements.lock
 	python3 -m venv .venv

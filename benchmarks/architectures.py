@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 
 diffusers: Any = importlib.import_module("diffusers")  # its annotations are narrower than what it takes
 

@@ -20,14 +20,14 @@ from rich.table import Column, Table
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ray_jobs.floors import below_floor, floors_of
-from ray_jobs.user_errors import user_errors
-from training import operations
-from training.augment import RandomCrops, build_augmentation
+from benchmarks.floors import below_floor, floors_of
+from ray_jobs.cli.errors import user_errors
+from training.augmentation import operations
+from training.augmentation.augmentation import RandomCrops, build_augmentation
+from training.augmentation.crops import DRAWS_PER_CROP, CropKind, draw_crops
+from training.augmentation.operations import to_float
+from training.augmentation.random_numbers import draws
 from training.config import TrainingConfig
-from training.crops import DRAWS_PER_CROP, CropKind, draw_crops
-from training.draws import draws
-from training.operations import to_float
 
 Sizes = tuple[int, int, int]
 """Pixels of an image, a global and a local crop."""

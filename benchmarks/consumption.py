@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from generation.indices import IndexSet
-from training.consumption import NOT_BEGUN, Consumption, Ledger, Share, merged
+from training.data.consumption import NOT_BEGUN, Consumption, Ledger, Share, merged
 
 NUM_SAMPLES = 10**7
 BLOCK, NUM_OVERTAKEN = 32, 64

@@ -1,4 +1,4 @@
-"""Whether a GPU copies a batch's pixels to the host while it makes the next batch, as `generation.pixels` promises."""
+"""Whether a GPU copies a batch's pixels to the host while it makes the next, as `generation.engine.pixels` promises."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from benchmarks.timer import wait_for_device
-from generation.diffusers_generator import DiffusersGenerator
-from generation.pixels import start_copying
-from generation.plan import SamplePlan
+from generation.engine.diffusers_generator import DiffusersGenerator
+from generation.engine.pixels import start_copying
+from generation.recipes.plan import SamplePlan
 
 COMPUTE_OVER_COPY = 1.5
 """How long a batch is computed, in copies: a copy that overlaps is hidden then."""

@@ -24,9 +24,9 @@ from benchmarks.deadline import deadlines
 from benchmarks.device_facts import facts
 from benchmarks.device_parts import TINY, WORKS, Run, Size, Work
 from benchmarks.device_report import Part, Report, one_line, to_json, to_markdown
-from ray_jobs.options import split_options
-from ray_jobs.run_directory import check_output, resolve, write_anew
-from ray_jobs.user_errors import user_errors
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.options import split_options
+from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 TOTAL_SECONDS = 440.0
 """Parts begin no line that would end later."""

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from ray_jobs.circumstances import circumstances
+from ray_jobs.job.environment import circumstances
 
 PACKAGES = (
     "torch",

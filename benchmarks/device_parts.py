@@ -33,9 +33,9 @@ from benchmarks.gpu_tests import ALL, run_gpu_tests
 from benchmarks.makers import Engine
 from benchmarks.tf32 import tf32
 from benchmarks.training_step import Steps, measure_steps
-from generation.batch_size import MemoryMeter
-from generation.diffusers_generator import DiffusersGenerator
-from generation.model_files import PROJECT_ROOT
+from generation.engine.batch_size import MemoryMeter
+from generation.engine.diffusers_generator import DiffusersGenerator
+from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from training.config import TrainingConfig
 

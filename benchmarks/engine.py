@@ -29,14 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock
 from benchmarks.timer import Timer
-from generation.batch_size import MemoryMeter
 from generation.config import GenerationConfig
-from generation.diffusers_generator import DiffusersGenerator
-from generation.plan import SamplePlan, plan_sample
-from generation.recipe import Recipe
+from generation.engine.batch_size import MemoryMeter
+from generation.engine.diffusers_generator import DiffusersGenerator
+from generation.recipes.plan import SamplePlan, plan_sample
+from generation.recipes.recipe import Recipe
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.options import split_options
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.options import split_options
-from ray_jobs.user_errors import user_errors
 
 NUM_ROUNDS = 7
 MIN_TURN_SECONDS = 1.0

@@ -9,9 +9,9 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from generation.actor import GeneratorActor
-from generation.plan import plan_sample
-from generation.recipe import Recipe
+from generation.engine.actor import GeneratorActor
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import Recipe
 from ray_jobs.config import JobConfig, load_config, open_recipe
 
 BATCH_SIZES = (1, 8, 32, 64, 128)

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from benchmarks.device_report import OUT_OF_TIME, Line, not_measured
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 
 MARK = "@pytest.mark." + "gpu"
 """What a file with such a test has in it."""

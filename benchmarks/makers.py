@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from generation.config import GenerationConfig
-from generation.diffusers_generator import DiffusersGenerator
-from generation.plan import SamplePlan
-from generation.recipe import Recipe
+from generation.engine.diffusers_generator import DiffusersGenerator
+from generation.recipes.plan import SamplePlan
+from generation.recipes.recipe import Recipe
 
 PLAIN: dict[str, Any] = {
     "prompt_cache_size": 0,

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from rich.console import Console
 from rich.table import Table
 
-from ray_jobs.floors import below_floor, check_names, read_floors
-from ray_jobs.user_errors import user_errors
+from benchmarks.floors import below_floor, check_names, read_floors
+from ray_jobs.cli.errors import user_errors
 
 Ratios = Mapping[str, float]
 Benchmark = Callable[[], Ratios]
@@ -59,14 +59,14 @@ class Line:
 
 def delivery() -> Ratios:
     """Return the stream's rate as a fraction of the nominal rate."""
-    from ray_jobs.benchmark import ratios
+    from benchmarks.delivery import ratios
 
     return ratios(PAINTED)
 
 
 def shards() -> Ratios:
     """Return the rates of writing, keeping and reading shards as fractions of those beside them."""
-    from ray_jobs.benchmark_shards import ratios
+    from benchmarks.shards import ratios
 
     return ratios(PAINTED)
 

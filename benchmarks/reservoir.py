@@ -23,13 +23,13 @@ from rich.table import Table
 
 from generation.indices import IndexSet
 from generation.sample import TurnBatch
-from ray_jobs.user_errors import user_errors
-from training.classifier import Classifier
+from ray_jobs.cli.errors import user_errors
 from training.config import TrainingConfig
-from training.consumption import Share
-from training.loader import Pace, StreamLoader
-from training.reservoir import build_reservoir, min_images
-from training.variety import Variety
+from training.data.consumption import Share
+from training.data.loader import Pace, StreamLoader
+from training.data.reservoir import build_reservoir, min_images
+from training.data.variety import Variety
+from training.model.classifier import Classifier
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 NUM_GARMENTS, NUM_TURNS = 10, 4

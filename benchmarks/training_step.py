@@ -12,9 +12,9 @@ import lightning
 import torch
 
 from benchmarks.timer import Timer, wait_for_device
-from generation.batch_size import MemoryMeter, is_out_of_memory
-from training.classifier import Classifier, prepare_network
+from generation.engine.batch_size import MemoryMeter, is_out_of_memory
 from training.config import TrainingConfig
+from training.model.classifier import Classifier, prepare_network
 
 NUM_BATCHES = 4
 """Different batches; each step has other crops of them."""

@@ -11,15 +11,15 @@ class EvaluationConfig:
     """How a classifier is tested on real images."""
 
     sets: tuple[str, ...] = ()
-    """Names of `evaluation.real_sets.KNOWN`, or others that `paths` has; with none, and no `transfer`, a training run
-    ends without a test. `digits` are 540 real handwritten digits that nothing was trained on.
+    """Names in `images.real_sets.KNOWN`, or others that `paths` has; with none, and no `transfer`, a run ends
+    without a test. `digits` are 540 real handwritten digits that nothing was trained on.
     """
 
     paths: dict[str, str] = field(default_factory=dict)
     """Where sets are, by name; `imagenet_devkit` too, where validation images are not sorted into folders."""
 
     transfer: tuple[str, ...] = ()
-    """Names of `evaluation.transfer_sets`, each with its place in `paths`: other classes, told apart by frozen
+    """Names of `evaluation.images.transfer_sets`, each with its place in `paths`: other classes, told apart by frozen
     features.
     """
 

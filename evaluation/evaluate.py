@@ -6,21 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.class_names import NOT_SHARED, matching_labels
 from evaluation.config import EvaluationConfig
-from evaluation.decoding import Crop
-from evaluation.digit_images import DIGITS, DigitImages
-from evaluation.inference import KINDS, Kinds
-from evaluation.intervals import packed
-from evaluation.metrics import Guesses, is_counted, measure, to_json, top1_hits
-from evaluation.model import Looked
-from evaluation.outputs import Outputs, outputs_of
-from evaluation.reading import crop_for
-from evaluation.real_sets import RealSet, open_sets, whole_set
-from evaluation.representation import describe
-from evaluation.transfer_sets import open_transfer_set
-from evaluation.transfers import TransferImages, transfer
-from generation.labels import LabelSpace, load_label_space
+from evaluation.images.class_names import NOT_SHARED, matching_labels
+from evaluation.images.decoding import Crop
+from evaluation.images.digits import DIGITS, DigitImages
+from evaluation.images.real_sets import RealSet, open_sets, whole_set
+from evaluation.images.transfer_sets import open_transfer_set
+from evaluation.inference.network import KINDS, Kinds
+from evaluation.inference.outputs import Outputs, outputs_of
+from evaluation.inference.reading import crop_for
+from evaluation.inference.trained_model import Looked
+from evaluation.inference.transfers import TransferImages, transfer
+from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
+from evaluation.metrics.intervals import packed
+from evaluation.metrics.representation import describe
+from generation.recipes.labels import LabelSpace, load_label_space
 
 Say = Callable[[str], None]
 

@@ -127,3 +127,11 @@ def _sync(file: BinaryIO) -> None:
 def _warn(folder: Path, lacking: str, reason: str, unprotected: str) -> None:
     """Say once what a folder's file system does without."""
     logger.warning("'%s' is on a file system without %s (%s): %s.", folder, lacking, reason, unprotected)
+
+
+def new_path(folder: Path, stem: str, suffix: str) -> Path:
+    """Return `stem.suffix` in the folder, numbered from 2 on where it exists already."""
+    path, number = folder / f"{stem}{suffix}", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}{suffix}", number + 1
+    return path

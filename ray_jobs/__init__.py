@@ -1,7 +1,7 @@
 import sys
 
-from ray_jobs.own_packages import check_own_packages
-from ray_jobs.termination import TERMINATION
+from ray_jobs.cli.own_packages import check_own_packages
+from ray_jobs.cli.termination import TERMINATION
 
 if sys.argv[:1] == ["-m"]:  # so it is while `python -m` looks for a command
     TERMINATION.handle()  # imports take seconds

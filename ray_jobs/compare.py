@@ -19,34 +19,44 @@ from typing import cast
 
 import psutil
 
-from evaluation.real_images import judging_images
-from evaluation.real_sets import RealSet
-from evaluation.unreadable import Unreadable
-from generation.recipe import Recipe
-from generation.recipe_checks import check_recipe
-from generation.service import GenerationService
-from generation.shard_set import ShardSet, new_shard_set
-from generation.shards import tee_samples, write_shards
-from generation.storage import Storage
-from generation.stream import stream_samples
-from ray_jobs.cluster import check_placement, connect, generation_demand, training_demand
-from ray_jobs.compare_report import ArmRun, Moment, print_results, write_report
+from evaluation.images.real_sets import RealSet
+from evaluation.images.training_images import judging_images
+from evaluation.images.unreadable import Unreadable
+from generation.pool.service import GenerationService
+from generation.recipes.checks import check_recipe
+from generation.recipes.recipe import Recipe
+from generation.shards.datasets import tee_samples, write_shards
+from generation.shards.shard_set import ShardSet, new_shard_set
+from generation.shards.storage import Storage
+from generation.stream.stream import stream_samples
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
-from ray_jobs.evaluate import plan
-from ray_jobs.kept_data import check_batches, check_workers
-from ray_jobs.progress_display import ProgressDisplay, announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, write_json
-from ray_jobs.run_progress import RunProgress
-from ray_jobs.source import NoPool, as_samples, kept_samples, open_all_classes, real_samples, start_pool, unreadable_in
-from ray_jobs.user_errors import errors_at_work, user_errors
-from ray_jobs.watching import Exporter
-from training.augment import crop_sizes
+from ray_jobs.job.data_set import check_batches, check_workers
+from ray_jobs.job.evaluation import plan
+from ray_jobs.job.run_folder import check_output, claim, release, resolve, write_json
+from ray_jobs.job.source import (
+    NoPool,
+    as_samples,
+    kept_samples,
+    open_all_classes,
+    real_samples,
+    start_pool,
+    unreadable_in,
+)
+from ray_jobs.monitor.display import announce
+from ray_jobs.monitor.monitor import ProgressDisplay
+from ray_jobs.monitor.progress import RunProgress
+from ray_jobs.monitor.prometheus import Exporter
+from ray_jobs.reports.comparison import ArmRun, Moment, print_results, write_report
+from training.augmentation.augmentation import crop_sizes
+from training.data.reservoir import check_reservoir
 from training.fit import fit
 from training.job import FitJob, TrainingSamples
 from training.loggers import check_loggers
-from training.network import check_architecture, check_sizes
+from training.model.network import check_architecture, check_sizes
 from training.progress import TrainingProgress
-from training.reservoir import check_reservoir
 
 
 def main() -> None:

@@ -16,10 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evaluation.config import EvaluationConfig
-from generation.config import DataConfig, GenerationConfig, RecipeConfig, check_not_negative
-from generation.model_files import local_path
-from generation.recipe import Recipe, build_recipe, read_recipe
-from ray_jobs.overrides import checked_number, read_overrides, read_yaml
+from generation.config import GenerationConfig, check_not_negative
+from generation.recipes.config import RecipeConfig
+from generation.recipes.model_files import local_path
+from generation.recipes.recipe import Recipe, build_recipe, read_recipe
+from generation.shards.config import DataConfig
+from ray_jobs.cli.overrides import checked_number, read_overrides, read_yaml
 from training.config import TrainingConfig
 
 
@@ -93,7 +95,7 @@ class JobConfig:
 
     checkpoint: str = ""
     """What `ray_jobs.evaluate` evaluates: a run's checkpoint, or a network that Figment did not train, as
-    `evaluation.external_models` names them.
+    `evaluation.inference.external_models` names them.
     """
 
 

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generation.plan import SamplePlan, plan_sample
-from generation.recipe import Recipe, recipe_file_text
-from generation.recipe_checks import check_recipe
+from generation.pool.service import start_generation
+from generation.recipes.checks import check_recipe
+from generation.recipes.plan import SamplePlan, plan_sample
+from generation.recipes.recipe import Recipe, recipe_file_text
 from generation.sample import without_left_out
-from generation.service import start_generation
-from generation.stream import fetch_samples
-from ray_jobs.cluster import check_placement, connect, generation_demand
+from generation.stream.stream import fetch_samples
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.options import split_options
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.gallery_page import Gallery, Picture, Row, write_page, write_png
-from ray_jobs.options import split_options
-from ray_jobs.run_directory import check_output, resolve, write_anew
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.job.run_folder import check_output, resolve, write_anew
+from ray_jobs.reports.gallery import Gallery, Picture, Row, write_page, write_png
 
 MAX_PLANS = 1_000_000
 """So many samples are looked through to fill the cells: about 20 s."""

@@ -13,19 +13,20 @@ from contextlib import ExitStack
 
 import psutil
 
-from generation.recipe import Recipe
-from generation.recipe_checks import check_recipe
-from generation.service import GenerationService, start_generation
-from generation.shard_set import ShardSet
-from generation.shards import check_shards, write_shards
-from ray_jobs.cluster import check_placement, connect, generation_demand
+from generation.pool.service import GenerationService, start_generation
+from generation.recipes.checks import check_recipe
+from generation.recipes.recipe import Recipe
+from generation.shards.datasets import check_shards, write_shards
+from generation.shards.shard_set import ShardSet
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.options import split_options
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.data_card import write_card
-from ray_jobs.kept_data import Part, batch_size_of, check_batches, open_parts
-from ray_jobs.options import split_options
-from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import alone_at_work
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.job.data_card import write_card
+from ray_jobs.job.data_set import Part, batch_size_of, check_batches, open_parts
+from ray_jobs.job.run_folder import alone_at_work
+from ray_jobs.monitor.display import announce
 
 PROGRESS_SECONDS = 10.0
 

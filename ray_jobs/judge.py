@@ -13,30 +13,31 @@ import numpy as np
 import psutil
 from ray.data import Dataset
 
-from evaluation.generated import shared_classes
-from evaluation.inference import KINDS
-from evaluation.judgement import Judged, judgement
-from evaluation.judgement_page import judgement_page
-from evaluation.model import Model
-from evaluation.outputs import Outputs, outputs_of, outputs_of_generated
-from evaluation.real_sets import RealSet
+from evaluation.images.real_sets import RealSet
+from evaluation.inference.network import KINDS
+from evaluation.inference.outputs import Outputs, outputs_of, outputs_of_generated
+from evaluation.inference.trained_model import Model
+from evaluation.metrics.judgement import Judged, judgement
+from evaluation.metrics.likeness import shared_classes
+from evaluation.pages.judgement_page import judgement_page
 from generation.indices import Wanted
-from generation.plan import plan_sample
-from generation.recipe import Recipe
-from generation.recipe_checks import check_recipe
+from generation.pool.service import start_generation
+from generation.recipes.checks import check_recipe
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
-from generation.service import start_generation
-from generation.shard_set import ShardSet, check_same, read_shard_set
-from generation.shards import read_shards
-from generation.storage import Storage
-from generation.stream import stream_samples
-from ray_jobs.circumstances import circumstances
-from ray_jobs.cluster import check_placement, connect, evaluation_demand, generation_demand, wait_for_room
+from generation.shards.datasets import read_shards
+from generation.shards.shard_set import ShardSet, check_same, read_shard_set
+from generation.shards.storage import Storage
+from generation.stream.stream import stream_samples
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.room import check_placement, evaluation_demand, generation_demand, wait_for_room
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
-from ray_jobs.evaluate import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
-from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, resolve_place, write_anew, write_json
-from ray_jobs.user_errors import user_errors
+from ray_jobs.job.environment import circumstances
+from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
+from ray_jobs.job.run_folder import check_output, claim, release, resolve, resolve_place, write_anew, write_json
+from ray_jobs.monitor.display import announce
 
 
 def main() -> None:

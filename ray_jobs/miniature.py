@@ -17,26 +17,27 @@ import numpy as np
 import psutil
 import ray
 
-from evaluation.digit_images import DIGITS
-from evaluation.findings import FORMS, Cell
-from evaluation.miniature_report import markdown, write_plots
-from evaluation.real_sets import RealSet
+from evaluation.images.digits import DIGITS
+from evaluation.images.real_sets import RealSet
 from generation.config import GenerationConfig
 from generation.digits.real_digits import IMAGE_SIZE, training_digits
-from generation.plan import plan_sample
-from generation.recipe import Recipe
-from generation.recipe_checks import check_recipe
-from generation.service import start_generation
-from generation.stream import ask_samples
-from ray_jobs.circumstances import circumstances
-from ray_jobs.cluster import check_placement, connect, generation_demand
+from generation.pool.service import start_generation
+from generation.recipes.checks import check_recipe
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import Recipe
+from generation.stream.stream import ask_samples
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
-from ray_jobs.evaluate import plan
-from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, write_anew, write_json
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.job.environment import circumstances
+from ray_jobs.job.evaluation import plan
+from ray_jobs.job.run_folder import check_output, claim, release, resolve, write_anew, write_json
+from ray_jobs.monitor.display import announce
+from ray_jobs.reports.findings import FORMS, Cell
+from ray_jobs.reports.miniature import markdown, write_plots
 from training.config import TrainingConfig
-from training.network import check_architecture
+from training.model.network import check_architecture
 
 LINE_SECONDS = 15.0
 """How often a line says how it goes."""

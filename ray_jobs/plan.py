@@ -16,17 +16,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from generation.model_files import find_local, local_path
-from generation.plan import SamplePlan, describe_sample, plan_sample
-from generation.recipe import Recipe, differences, read_recipe_value, recipe_file_text
-from generation.recipe_checks import check_recipe
-from generation.tokens import TokenCounter, open_token_counter
+from generation.recipes.checks import check_recipe
+from generation.recipes.model_files import find_local, local_path
+from generation.recipes.plan import SamplePlan, describe_sample, plan_sample
+from generation.recipes.recipe import Recipe, differences, read_recipe_value, recipe_file_text
+from generation.recipes.tokens import TokenCounter, open_token_counter
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.options import split_options
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.cost import print_cost
-from ray_jobs.kept_data import indices_of
-from ray_jobs.options import split_options
-from ray_jobs.run_directory import resolve, write_once
-from ray_jobs.user_errors import user_errors
+from ray_jobs.cost.table import print_cost
+from ray_jobs.job.data_set import indices_of
+from ray_jobs.job.run_folder import resolve, write_once
 
 NUM_EXAMPLES = 20
 DEFINITION_CHARACTERS = 60

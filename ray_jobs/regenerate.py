@@ -12,16 +12,17 @@ from pathlib import Path
 from PIL import Image
 
 from generation.files import write_whole
-from generation.plan import NUM_INDICES, describe_sample, plan_sample
-from generation.recipe import Recipe
+from generation.pool.service import start_generation
+from generation.recipes.plan import NUM_INDICES, describe_sample, plan_sample
+from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch, without_left_out
-from generation.service import start_generation
-from generation.stream import ask_samples
-from ray_jobs.cluster import check_placement, connect, generation_demand
+from generation.stream.stream import ask_samples
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.options import split_options
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.options import split_options
-from ray_jobs.run_directory import check_output, resolve, write_anew
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 MAX_INDICES = 1_000_000
 """More are a data set, not a look at samples."""

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation.pages import csv_text
-from evaluation.plots import MEASURES
-from evaluation.side_by_side import side_by_side_page
+from evaluation.pages.model_page import csv_text
+from evaluation.pages.plots import MEASURES
+from evaluation.pages.side_by_side import side_by_side_page
 from generation.files import write_whole
-from ray_jobs.options import split_options
-from ray_jobs.run_directory import check_output, resolve
-from ray_jobs.user_errors import user_errors
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.options import split_options
+from ray_jobs.job.run_folder import check_output, resolve
 
 EACH = "*"
 """In `NEEDED`, any key of a dict."""

@@ -13,21 +13,22 @@ from pathlib import Path
 import psutil
 import ray
 
-from generation.keeper import GenerationCounts
-from generation.recipe import Recipe
-from ray_jobs.cluster import check_placement, connect, generation_demand, start_local, training_demand
+from generation.pool.keeper import GenerationCounts
+from generation.recipes.recipe import Recipe
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cluster.connect import connect, start_local
+from ray_jobs.cluster.local_nodes import local_nodes
+from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.config import load_config, open_recipe, to_yaml
-from ray_jobs.faults_results import faults_result
-from ray_jobs.load_experiments import Experiments, node_size
-from ray_jobs.loads import faults_load, fixed_pool, rate_per_actor, step_load, sweep_load
-from ray_jobs.local_nodes import local_nodes
-from ray_jobs.progress_display import announce
-from ray_jobs.run_directory import check_output, claim, release, resolve, withdrawn_at_errors
-from ray_jobs.scale_config import ScaleConfig
-from ray_jobs.scale_report import Results, print_results, write_report
-from ray_jobs.step_results import step_result
-from ray_jobs.sweep_results import sweep_point
-from ray_jobs.user_errors import errors_at_work, user_errors
+from ray_jobs.job.run_folder import check_output, claim, release, resolve, withdrawn_at_errors
+from ray_jobs.monitor.display import announce
+from ray_jobs.scaling.config import ScaleConfig
+from ray_jobs.scaling.experiments import Experiments, node_size
+from ray_jobs.scaling.faults_results import faults_result
+from ray_jobs.scaling.loads import faults_load, fixed_pool, rate_per_actor, step_load, sweep_load
+from ray_jobs.scaling.report import Results, print_results, write_report
+from ray_jobs.scaling.step_results import step_result
+from ray_jobs.scaling.sweep_results import sweep_point
 
 
 def main() -> None:

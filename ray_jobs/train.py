@@ -12,26 +12,19 @@ from typing import Any
 import psutil
 
 from evaluation.evaluate import Planned
-from evaluation.model import crop_of, open_model
-from evaluation.unreadable import Unreadable
+from evaluation.images.unreadable import Unreadable
+from evaluation.inference.trained_model import crop_of, open_model
 from generation.files import write_whole
-from generation.recipe import Recipe, recipe_file_text
-from generation.recipe_checks import check_recipe
-from ray_jobs.advice import Adviser, MissingActors
-from ray_jobs.cluster import (
-    check_placement,
-    connect,
-    evaluation_demand,
-    generation_demand,
-    session_logs,
-    training_demand,
-)
+from generation.recipes.checks import check_recipe
+from generation.recipes.recipe import Recipe, recipe_file_text
+from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cluster.connect import connect, session_logs
+from ray_jobs.cluster.room import check_placement, evaluation_demand, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
-from ray_jobs.contact_sheet import write_contact_sheet
-from ray_jobs.evaluate import check_evaluation, plan, write_evaluation
-from ray_jobs.prediction import predict_if_given
-from ray_jobs.progress_display import ProgressDisplay, announce
-from ray_jobs.run_directory import (
+from ray_jobs.cost.prediction import predict_if_given
+from ray_jobs.job.contact_sheet import write_contact_sheet
+from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
+from ray_jobs.job.run_folder import (
     check_output,
     check_unfinished,
     claim,
@@ -42,19 +35,21 @@ from ray_jobs.run_directory import (
     write_anew,
     write_json,
 )
-from ray_jobs.run_progress import RunProgress
-from ray_jobs.source import Source, array_size, open_source, real_samples, unreadable_in
-from ray_jobs.spent import SPENT_FILE, SpentFile
-from ray_jobs.summary import print_summary, summarize
-from ray_jobs.user_errors import errors_at_work, user_errors
-from ray_jobs.watching import Exporter
-from training.augment import crop_sizes
+from ray_jobs.job.source import Source, array_size, open_source, real_samples, unreadable_in
+from ray_jobs.monitor.advice import Adviser, MissingActors
+from ray_jobs.monitor.display import announce
+from ray_jobs.monitor.monitor import ProgressDisplay
+from ray_jobs.monitor.progress import RunProgress
+from ray_jobs.monitor.prometheus import Exporter
+from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
+from ray_jobs.reports.summary import print_summary, summarize
+from training.augmentation.augmentation import crop_sizes
 from training.checkpoint import check_goes_on, newest_whole
+from training.data.reservoir import check_reservoir, told_of_memory
 from training.fit import fit
 from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
 from training.loggers import check_loggers
-from training.network import check_architecture, check_sizes
-from training.reservoir import check_reservoir, told_of_memory
+from training.model.network import check_architecture, check_sizes
 
 NUM_SAMPLES_ON_SHEET = 20
 

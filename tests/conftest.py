@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from generation.config import RecipeConfig
-from generation.recipe import Recipe, build_recipe
+from generation.recipes.config import RecipeConfig
+from generation.recipes.recipe import Recipe, build_recipe
 from tests.support import leftovers
 from tests.support.settings import TWO_ACTORS, TWO_ACTORS_OF_8
 
@@ -61,7 +61,7 @@ def ray_cluster():
     """One local cluster for the session, whichever others run on this machine."""
     import ray
 
-    from ray_jobs.cluster import start_local
+    from ray_jobs.cluster.connect import start_local
 
     start_local()
     yield ray
@@ -71,7 +71,7 @@ def ray_cluster():
 @pytest.fixture(scope="session")
 def painted_pool(painted: Recipe, ray_cluster):
     """Two generator actors of `painted` with batches of 16, for tests that neither kill nor resize them."""
-    from generation.service import start_generation
+    from generation.pool.service import start_generation
 
     with start_generation(painted, TWO_ACTORS) as service:
         yield service
@@ -94,7 +94,7 @@ def guarded_digits(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="session")
 def digits_pool(guarded_digits: Recipe, ray_cluster):
     """Two generator actors of `guarded_digits` with batches of 8."""
-    from generation.service import start_generation
+    from generation.pool.service import start_generation
 
     with start_generation(guarded_digits, TWO_ACTORS_OF_8) as service:
         yield service

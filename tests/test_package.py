@@ -9,7 +9,7 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 
 LEFT_AT_WORK = (
     ".venv/lib/torch.so",

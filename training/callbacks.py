@@ -13,10 +13,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from generation.files import write_whole
-from generation.recipe import Recipe
+from generation.recipes.recipe import Recipe
 from generation.work_clock import WorkClock
 from training.checkpoint import checkpoint_files, checkpoint_name
-from training.loader import HeldOutLoader, MixedLoader
+from training.data.loader import HeldOutLoader, MixedLoader
 from training.progress import TrainingProgress
 
 

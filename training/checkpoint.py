@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from generation.recipe import Recipe, differences, recipe_from_value
+from generation.recipes.recipe import Recipe, differences, recipe_from_value
 from training.config import MAY_CHANGE, TrainingConfig
 
 DECIDE_DRAWS = ("num_workers", "accumulate_batches", "reservoir_bytes", "reservoir_format", "reservoir_min_images")

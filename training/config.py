@@ -76,7 +76,7 @@ class TrainingConfig:
     reservoir_min_images: int = 0
     """Where images are used again, how many each worker has before it draws batches from them, and keeps until no
     more come: from few images batches are alike, and teach less. 0 follows from batch, classes and memory, as
-    `training.reservoir.min_images` has it; with 1 training starts as soon as it can.
+    `training.data.reservoir.min_images` has it; with 1 training starts as soon as it can.
     """
 
     real_images: str = ""

@@ -6,8 +6,8 @@ import lightning
 import numpy as np
 import torch
 
-from training.classifier import Classifier
 from training.config import TrainingConfig
+from training.model.classifier import Classifier
 
 
 def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConfig, num_classes: int) -> Classifier:

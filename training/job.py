@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.indices import Wanted
-from generation.recipe import Recipe
+from generation.recipes.recipe import Recipe
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 

@@ -23,11 +23,11 @@ from training.callbacks import (
     SaveCallback,
     StopEarly,
 )
-from training.classifier import Classifier, prepare_network
 from training.config import TrainingConfig
+from training.data.loader import EndedTooSoonError, HeldOutLoader, MixedLoader, shard
 from training.job import KEPT, FitJob
-from training.loader import EndedTooSoonError, HeldOutLoader, MixedLoader, shard
 from training.loggers import build_loggers
+from training.model.classifier import Classifier, prepare_network
 from training.progress import TrainingProgress
 from training.run_state import CommitCallback, Journal
 from training.start import Start, agreed_start, open_loader

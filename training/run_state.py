@@ -15,8 +15,8 @@ import torch
 import torch.distributed
 
 from generation.files import naming
-from training.consumption import NOT_BEGUN, Consumption, merged
-from training.loader import Batch, StreamLoader
+from training.data.consumption import NOT_BEGUN, Consumption, merged
+from training.data.loader import Batch, StreamLoader
 
 JOURNAL_COLUMNS = ("started_at", "step", "domain", "serial", "use")
 

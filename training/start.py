@@ -16,10 +16,10 @@ from generation.files import TEMPORARY, move
 from generation.indices import Wanted
 from training.checkpoint import checkpoint_files, newest_whole, read_checkpoint
 from training.config import TrainingConfig
-from training.consumption import Share, Turns, Worker, exact_share, loose_share, step_share
+from training.data.consumption import Share, Turns, Worker, exact_share, loose_share, step_share
+from training.data.loader import MixedLoader, Pace, StreamLoader
+from training.data.reservoir import build_real_reservoir, build_reservoir, min_images
 from training.job import FitJob, TrainingSamples, sets_of
-from training.loader import MixedLoader, Pace, StreamLoader
-from training.reservoir import build_real_reservoir, build_reservoir, min_images
 from training.run_state import RunState
 
 

@@ -11,8 +11,8 @@ CSAILVision/places365 (commit 0621862) in label order.
 import dataclasses
 import json
 
-from generation.labels import TABLES, ClassEntry
-from generation.wordnet import WordNet, open_wordnet
+from generation.recipes.labels import TABLES, ClassEntry
+from generation.recipes.wordnet import WordNet, open_wordnet
 
 DIGITS = tuple(f"{name}.n.01" for name in "one two three four five six seven eight nine".split())
 

@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 from generation.digits.backgrounds import BACKGROUNDS
 from generation.digits.pool import needs_background, paper_prompt
 from generation.digits.real_digits import evaluation_digits, training_digits
-from generation.labels import load_label_space
+from generation.recipes.labels import load_label_space
 
 MODEL = Path(__file__).parent / "model"
 FORMS = ("class_name", "hypernym", "definition", "background", "hypernym_background")

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from generation.digits.backgrounds import BACKGROUNDS, composite
 from generation.digits.real_digits import training_digits, training_positions
-from generation.labels import ClassEntry, load_label_space
-from generation.prompts import PAPER_TEMPLATES
+from generation.recipes.labels import ClassEntry, load_label_space
+from generation.recipes.prompts import PAPER_TEMPLATES
 
 FORM_WEIGHTS = {
     "class_name": 0.13,

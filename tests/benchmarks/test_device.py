@@ -24,9 +24,10 @@ from benchmarks.gpu_tests import files_with_gpu_tests, read_junit
 from benchmarks.makers import Maker
 from benchmarks.tf32 import float32_error, relative_error, tf32
 from benchmarks.training_step import StepRate, Steps, measure_steps
-from generation.config import GenerationConfig, RecipeConfig
-from generation.model_files import PROJECT_ROOT
-from generation.recipe import build_recipe
+from generation.config import GenerationConfig
+from generation.recipes.config import RecipeConfig
+from generation.recipes.model_files import PROJECT_ROOT
+from generation.recipes.recipe import build_recipe
 from training.config import TrainingConfig
 
 NEVER = Deadline(float("inf"))

@@ -3,11 +3,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import augment, engine, nightly
+from benchmarks import delivery as benchmark
+from benchmarks import shards as benchmark_shards
+from benchmarks.floors import below_floor, check_names, floors_of, read_floors
 from benchmarks.makers import Maker
 from generation.config import GenerationConfig
-from generation.recipe import Recipe
-from ray_jobs import benchmark, benchmark_shards
-from ray_jobs.floors import below_floor, check_names, floors_of, read_floors
+from generation.recipes.recipe import Recipe
 
 
 def floors_file(tmp_path: Path, text: str) -> Path:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from ray.exceptions import RayTaskError
 
-from evaluation import transfers
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import unknown_digits
-from evaluation.kept_outputs import ROW, KeptOutputs
-from evaluation.model import EvaluationError
-from evaluation.outputs import Outputs
-from evaluation.real_sets import RealSet
-from evaluation.transfer import Labelled, Transfer
-from evaluation.transfers import TransferImages, group_means, over_seeds, transfer
-from generation.labels import ClassEntry, LabelSpace
+from evaluation.images.real_sets import RealSet
+from evaluation.inference import transfers
+from evaluation.inference.output_cache import ROW, KeptOutputs
+from evaluation.inference.outputs import Outputs
+from evaluation.inference.trained_model import EvaluationError
+from evaluation.inference.transfers import TransferImages, group_means, over_seeds, transfer
+from evaluation.metrics.transfer import Labelled, Transfer
+from generation.recipes.labels import ClassEntry, LabelSpace
 
 FOUND = Transfer(0.75, 0.5, 10.0, 0.0, 0.9, 1257, 540, 10)
 

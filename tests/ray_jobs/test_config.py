@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from generation.plan import plan_sample
-from generation.prompts import PAPER_TEMPLATES
-from generation.recipe import Recipe, recipe_file_text
+from generation.recipes.plan import plan_sample
+from generation.recipes.prompts import PAPER_TEMPLATES
+from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs import train
 from ray_jobs.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
-from ray_jobs.scale_config import ScaleConfig
+from ray_jobs.scaling.config import ScaleConfig
 
 FOLDER = Path(__file__).parents[2] / "ray_jobs" / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))

@@ -12,20 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.reading import Crop, crop_for
-from generation.config import RecipeConfig
-from generation.labels import load_label_space
-from generation.model_files import PROJECT_ROOT
-from generation.plan import plan_sample
-from generation.recipe import build_recipe
+from evaluation.inference.reading import Crop, crop_for
+from generation.recipes.config import RecipeConfig
+from generation.recipes.labels import load_label_space
+from generation.recipes.model_files import PROJECT_ROOT
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import build_recipe
 from ray_jobs import evaluate, judge, miniature, report, train
 from ray_jobs.config import MiniatureConfig
 from ray_jobs.miniature import check_training, choose_indices, places_by_class, prepare
 from tests.support.commands import call
-from training.classifier import Classifier
 from training.config import TrainingConfig
-from training.consumption import NOT_BEGUN
+from training.data.consumption import NOT_BEGUN
 from training.job import SET_SIZE
+from training.model.classifier import Classifier
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 MINIATURE = str(PROJECT_ROOT / "ray_jobs" / "configs" / "miniature.yaml")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation.painted_generator import PaintedGenerator
-from generation.plan import plan_sample
-from generation.recipe import Recipe
+from generation.engine.painted_generator import PaintedGenerator
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import Recipe
 from ray_jobs import gallery
 from ray_jobs.gallery import Choice, choose, compose, fill_cells
-from ray_jobs.gallery_page import Gallery, write_page, write_png
+from ray_jobs.reports.gallery import Gallery, write_page, write_png
 
 CHROMIUM = shutil.which("chromium")
 

@@ -11,7 +11,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import generate, train
 from tests.support.commands import call, error_line, printed
 from tests.support.mounts import enlarge, mounted, needs_mounts

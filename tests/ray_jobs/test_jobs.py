@@ -20,15 +20,17 @@ import ray
 import torch
 from PIL import Image
 
+from benchmarks import delivery as benchmark
+from benchmarks import floors
 from generation.digits.real_digits import evaluation_digits
-from generation.model_files import PROJECT_ROOT
-from generation.painted_generator import PaintedGenerator
-from generation.plan import plan_sample
-from generation.recipe import read_recipe, recipe_file_text
-from ray_jobs import benchmark, evaluate, floors, gallery, plan, regenerate, train
+from generation.engine.painted_generator import PaintedGenerator
+from generation.recipes.model_files import PROJECT_ROOT
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import read_recipe, recipe_file_text
+from ray_jobs import evaluate, gallery, plan, regenerate, train
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.run_progress import Stretch
-from ray_jobs.watching import METRICS, Exporter, readings
+from ray_jobs.monitor.progress import Stretch
+from ray_jobs.monitor.prometheus import METRICS, Exporter, readings
 from tests.support.commands import call, error_line
 from tests.support.looks import looked, worked
 from tests.support.processes import in_own_group
@@ -36,7 +38,7 @@ from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
 from tests.support.waits import repeated_meanwhile, wait_until
 from training.checkpoint import read_checkpoint
-from training.classifier import load_classifier
+from training.model.classifier import load_classifier
 
 PAINTED = str(PROJECT_ROOT / "ray_jobs" / "configs" / "painted.yaml")
 SMALL = ["training.num_images=128", "training.num_epochs=2", "training.num_held_out=20", "recipe.image_size=32"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from generation.recipe import read_recipe
+from generation.recipes.recipe import read_recipe
 from ray_jobs import plan
 from tests.support.commands import error_line, printed
 from tests.support.settings import CONFIGS

@@ -8,14 +8,14 @@ from typing import cast
 import pytest
 
 from evaluation.config import EvaluationConfig
-from evaluation.decoding import Crop
-from evaluation.reading import crop_for
-from evaluation.real_images import RealTrainingImages
-from evaluation.unreadable import Unreadable
-from generation.labels import load_label_space
+from evaluation.images.decoding import Crop
+from evaluation.images.training_images import RealTrainingImages
+from evaluation.images.unreadable import Unreadable
+from evaluation.inference.reading import crop_for
+from generation.recipes.labels import load_label_space
 from ray_jobs import compare, train
-from ray_jobs.evaluate import plan
-from ray_jobs.source import RealSource, real_place
+from ray_jobs.job.evaluation import plan
+from ray_jobs.job.source import RealSource, real_place
 from tests.support.birds import BIRDS, write
 from tests.support.settings import CONFIGS, PAINTED
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import compare, evaluate, gallery, generate, regenerate, scale, train
 from tests.support.commands import error_line
 from tests.support.s3 import free_port

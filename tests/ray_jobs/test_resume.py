@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import train
 from ray_jobs.config import JobConfig, load_config
 from tests.support.commands import error_line

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from generation.generator import GenerationFailedError
-from generation.model_files import PROJECT_ROOT
+from generation.engine.generator import GenerationFailedError
+from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import scale
 from tests.support.commands import call
 from tests.support.processes import command_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import train
 from ray_jobs.config import JobConfig, load_config
 from tests.support.commands import error_line, error_lines, printed

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import ray
 
-from generation.config import RecipeConfig
-from generation.recipe import build_recipe
-from generation.service import GenerationService, start_generation
-from ray_jobs.processes import pid_of
+from generation.pool.service import GenerationService, start_generation
+from generation.recipes.config import RecipeConfig
+from generation.recipes.recipe import build_recipe
+from ray_jobs.cluster.processes import pid_of
 from tests.support.trainers import UP_TO_SIX, Trainer
 from tests.support.waits import wait_until
 

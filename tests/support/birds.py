@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from generation.labels import ClassEntry, LabelSpace
+from generation.recipes.labels import ClassEntry, LabelSpace
 
 BIRDS = LabelSpace(
     "birds",

@@ -13,10 +13,10 @@ from ray.data import Dataset
 
 from generation.config import GenerationConfig
 from generation.indices import Wanted
-from generation.plan import FIRST_HELD_OUT_INDEX
-from generation.recipe import Recipe
-from generation.service import GenerationService
-from generation.stream import stream_samples
+from generation.pool.service import GenerationService
+from generation.recipes.plan import FIRST_HELD_OUT_INDEX
+from generation.recipes.recipe import Recipe
+from generation.stream.stream import stream_samples
 from tests.support.s3 import free_port
 from tests.support.settings import TWO_ACTORS
 from training.checkpoint import read_checkpoint

@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from generation.keeper import GenerationCounts
-from ray_jobs.run_progress import RunProgress
+from generation.pool.keeper import GenerationCounts
+from ray_jobs.monitor.progress import RunProgress
 from training.progress import TrainingProgress
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from evaluation.model import Model
-from training.classifier import Classifier
+from evaluation.inference.trained_model import Model
 from training.config import TrainingConfig
+from training.model.classifier import Classifier
 
 
 def untrained(image_size: int = 32, crop_size: int = 0) -> Model:

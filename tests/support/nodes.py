@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import ray
 from ray._private.node import Node
 
-from generation.model_files import PROJECT_ROOT
-from ray_jobs.local_nodes import NodeSize, local_nodes, node_params
+from generation.recipes.model_files import PROJECT_ROOT
+from ray_jobs.cluster.local_nodes import NodeSize, local_nodes, node_params
 
 
 @contextmanager

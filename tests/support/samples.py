@@ -1,9 +1,9 @@
 """Painted samples, as an actor would send them."""
 
-from generation.actor import GeneratorActor
-from generation.recipe import Recipe
+from generation.engine.actor import GeneratorActor
+from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
-from generation.shard import ImageFormat, Shard, ShardWriter
+from generation.shards.shard import ImageFormat, Shard, ShardWriter
 from tests.support.settings import ON_CPU
 
 PNG = ImageFormat("png", 0)

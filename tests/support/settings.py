@@ -3,7 +3,7 @@
 import dataclasses
 
 from generation.config import GenerationConfig
-from generation.model_files import PROJECT_ROOT
+from generation.recipes.model_files import PROJECT_ROOT
 
 CONFIGS = PROJECT_ROOT / "ray_jobs" / "configs"
 PAINTED = str(CONFIGS / "painted.yaml")

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from generation.config import RecipeConfig
-from generation.model_files import PROJECT_ROOT
-from generation.plan import plan_sample
-from generation.recipe import build_recipe
+from generation.recipes.config import RecipeConfig
+from generation.recipes.model_files import PROJECT_ROOT
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import build_recipe
 
 diffusers: Any = importlib.import_module("diffusers")
 transformers: Any = importlib.import_module("transformers")

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from generation.autoscaling import TrainerClock
 from generation.config import GenerationConfig
 from generation.indices import Wanted
-from generation.recipe import Recipe
-from generation.service import GenerationService
-from generation.stream import stream_samples
+from generation.pool.service import GenerationService
+from generation.pool.sizing import TrainerClock
+from generation.recipes.recipe import Recipe
+from generation.stream.stream import stream_samples
 from generation.work_clock import WorkClock
 
 UP_TO_SIX = GenerationConfig(

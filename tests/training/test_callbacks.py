@@ -23,7 +23,7 @@ from training.callbacks import (
     is_reached,
 )
 from training.checkpoint import checkpoint_files, checkpoint_name
-from training.variety import Variety
+from training.data.variety import Variety
 
 BATCHES = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
 

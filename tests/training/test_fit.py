@@ -14,17 +14,17 @@ import torch
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from generation.config import RecipeConfig
 from generation.indices import Wanted
-from generation.recipe import Recipe, build_recipe
-from generation.service import GenerationService, start_generation
-from generation.stream import stream_samples
+from generation.pool.service import GenerationService, start_generation
+from generation.recipes.config import RecipeConfig
+from generation.recipes.recipe import Recipe, build_recipe
+from generation.stream.stream import stream_samples
 from tests.support.fits import streamed, train, train_by, train_here
 from tests.support.settings import TWO_ACTORS
-from training.classifier import NonFiniteLossError, load_classifier
 from training.config import TrainingConfig
 from training.fit import fit
 from training.job import FitJob
+from training.model.classifier import NonFiniteLossError, load_classifier
 from training.progress import TrainingProgress
 from training.run_state import RunState
 from training.start import Start, open_loader

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from generation.recipe import Recipe
-from generation.service import GenerationService, start_generation
+from generation.pool.service import GenerationService, start_generation
+from generation.recipes.recipe import Recipe
 from tests.support.fits import FORTY_STEPS, train
 from tests.support.journals import expected_uses, has_done, steps_in, uses_of
 from tests.support.processes import killing

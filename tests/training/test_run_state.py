@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from generation.generator import GenerationFailedError
-from training.classifier import NonFiniteLossError
-from training.consumption import NOT_BEGUN
+from generation.engine.generator import GenerationFailedError
+from training.data.consumption import NOT_BEGUN
+from training.data.loader import EndedTooSoonError
 from training.fit import may_come_from_a_loss
-from training.loader import EndedTooSoonError
+from training.model.classifier import NonFiniteLossError
 from training.run_state import Journal, RunState, random_state, restore_random_state
 
 

@@ -13,22 +13,22 @@ import pytest
 import torch
 from ray.data import Dataset
 
-from evaluation.real_images import real_training_images
-from generation.config import DataConfig
+from evaluation.images.training_images import real_training_images
 from generation.indices import IndexSet, Wanted
-from generation.recipe import Recipe
-from generation.service import GenerationService
-from generation.shard_set import new_shard_set
-from generation.shards import read_shards, write_shards
-from generation.storage import Storage
-from generation.stream import stream_samples
+from generation.pool.service import GenerationService
+from generation.recipes.recipe import Recipe
+from generation.shards.config import DataConfig
+from generation.shards.datasets import read_shards, write_shards
+from generation.shards.shard_set import new_shard_set
+from generation.shards.storage import Storage
+from generation.stream.stream import stream_samples
 from tests.support.fits import FORTY_STEPS, train, train_by, train_here
 from tests.support.journals import expected_uses, steps_in, uses_of
 from tests.support.settings import TWO_ACTORS
 from training.checkpoint import read_checkpoint
-from training.classifier import load_classifier
 from training.config import TrainingConfig
 from training.job import TrainingSamples
+from training.model.classifier import load_classifier
 from training.run_state import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

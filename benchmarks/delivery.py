@@ -1,0 +1,226 @@
+"""How much of the generators' rate reaches training: `python -m benchmarks.delivery ray_jobs/configs/benchmark.yaml`.
+
+Painted generators have a known rate. One Ray Train worker takes what comes and does nothing with it. The stream stands
+beside the plain alternative, generators inside a Ray Data actor pool.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray.data
+import ray.train
+from ray.data import ActorPoolStrategy, Dataset
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.floors import below_floor, floors_of
+from generation.config import GenerationConfig
+from generation.engine.actor import GeneratorActor
+from generation.indices import Wanted
+from generation.pool.service import GenerationService, start_generation
+from generation.recipes.recipe import Recipe
+from generation.sample import SampleBatch
+from generation.stream.stream import stream_samples
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cluster.connect import connect
+from ray_jobs.cluster.placement import Demand
+from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
+from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.scaling.sampling import Readings, growth_bytes, resident_bytes
+from training.config import TrainingConfig
+from training.data.loader import shard
+from training.fit import own_execution_options, worker_resources
+
+STREAM = "stream (Ray Serve)"
+
+READER = Demand(
+    what="reading tasks of Ray Data",
+    count=1,
+    resources={"CPU": 1.0},
+    remedy="Lower generation.cpus_per_actor or training.cpus_per_worker",
+)
+"""What the actor pool reads its indices by: without room for one it waits for ever."""
+
+WARM_UP_FRACTION = 0.1
+"""Share of the samples after which the steady rate is measured: what had piled up by the first batch is gone then."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What reached the training worker."""
+
+    num_samples: int
+    num_distinct: int
+    rate_after_first_batch: float
+    """Images a second."""
+
+    steady_rate: float
+    """Images a second after the warm-up."""
+
+    driver_growth_bytes: int
+    """Most that the driver's resident memory rose above its size at the first tenth of the run."""
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Both rates."""
+        return self.rate_after_first_batch, self.steady_rate
+
+
+def main() -> None:
+    """Compose the job: both ways to generate, one after the other, a table, and a status."""
+    with user_errors():
+        floors = floors_of("delivery")
+        config, recipe, service = start_painters(sys.argv[1:], READER)
+    with service:
+        stream = deliver_stream(service, recipe, config)
+    pool = deliver(actor_pool_samples(recipe, config.generation, config.training.num_trained), config.training)
+    nominal = nominal_rate(config.generation)
+    print_deliveries({STREAM: stream, "actor pool (Ray Data)": pool}, nominal)
+    check_complete(stream, config.training)
+    if below_floor(ratios_of(stream, nominal), floors):
+        sys.exit(f"The stream missed its target: {floors[STREAM]:g} of the nominal rate or more.")
+
+
+def ratios(arguments: Sequence[str]) -> dict[str, float]:
+    """Measure the stream alone; return its rate, a fraction of the nominal rate."""
+    with user_errors():
+        config, recipe, service = start_painters(arguments)
+    with service:
+        stream = deliver_stream(service, recipe, config)
+    check_complete(stream, config.training)
+    return ratios_of(stream, nominal_rate(config.generation))
+
+
+def ratios_of(stream: Delivery, nominal: float) -> dict[str, float]:
+    """Return the lower of the stream's rates as a fraction of the nominal rate, in images a second."""
+    return {STREAM: min(stream.rates) / nominal}
+
+
+def check_complete(stream: Delivery, config: TrainingConfig) -> None:
+    """End the process with status 1 unless each sample was delivered."""
+    if stream.num_distinct != config.num_trained:
+        sys.exit(f"The stream delivered {stream.num_distinct} of {config.num_trained} samples.")
+
+
+def start_painters(arguments: Sequence[str], *beside: Demand) -> tuple[JobConfig, Recipe, GenerationService]:
+    """Return settings, recipe and a running pool of painted generators.
+
+    ValueError if their rate is not known, or the cluster cannot hold them, the trainer and what else runs beside them.
+    """
+    config = load_config(JobConfig, arguments)
+    recipe = open_recipe(config)
+    if recipe.generator != "painted" or not (config.generation.painted_batch_seconds and config.generation.batch_size):
+        raise ValueError(
+            "A benchmark needs a known rate. Set recipe.generator=painted, and generation.painted_batch_seconds "
+            "and batch_size above 0."
+        )
+    connect()
+    wait_seconds = config.generation.wait_for_nodes_seconds
+    check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds), *beside])
+    return config, recipe, start_generation(recipe, config.generation)
+
+
+def nominal_rate(config: GenerationConfig) -> float:
+    """Return what the painted generators can make, in images a second."""
+    return config.max_actors * config.batch_size / config.painted_batch_seconds
+
+
+def deliver_stream(service: GenerationService, recipe: Recipe, config: JobConfig) -> Delivery:
+    """Deliver each sample of the run once, from the stream that keeps nothing."""
+    wanted = Wanted.all_of(range(config.training.num_trained))
+    return deliver(stream_samples(service, recipe, config.generation, wanted), config.training)
+
+
+def actor_pool_samples(recipe: Recipe, config: GenerationConfig, num_samples: int) -> Dataset:
+    """Return the same rows from generators inside a Ray Data actor pool."""
+    return (
+        ray.data.range(num_samples, override_num_blocks=100, concurrency=1)
+        .repartition(target_num_rows_per_block=config.batch_size)
+        .map_batches(
+            PooledGenerator,
+            fn_constructor_args=[recipe, config],
+            batch_size=config.batch_size,
+            compute=ActorPoolStrategy(size=config.max_actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor,
+            label_selector=config.label_selector,
+        )
+    )
+
+
+class PooledGenerator:
+    """A `GeneratorActor` as Ray Data calls it."""
+
+    def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
+        """Load the model."""
+        self.actor = GeneratorActor(recipe, config)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> SampleBatch:
+        """Return the samples of the batch's indices."""
+        return self.actor.generate(batch["id"].tolist())
+
+
+def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
+    """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
+    answer = Queue(actor_options={"num_cpus": 0})
+    with tempfile.TemporaryDirectory() as scratch, Readings(resident_bytes, interval_seconds=1.0) as memory:
+        TorchTrainer(
+            take_all,
+            train_loop_config={"batch_size": config.global_batch_size, "answer": answer},
+            datasets={"train": dataset},
+            scaling_config=ray.train.ScalingConfig(
+                resources_per_worker=worker_resources(config), label_selector=config.label_selector
+            ),
+            run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
+            dataset_config=own_execution_options({"train": dataset}),
+        ).fit()
+    return Delivery(**answer.get(), driver_growth_bytes=growth_bytes(memory.noted))
+
+
+def take_all(settings: dict[str, Any]) -> None:
+    """Take every batch, and report how many samples came and how fast."""
+    came_at, indices = [], []
+    for batch in shard("train").iter_torch_batches(
+        batch_size=settings["batch_size"], prefetch_batches=1, drop_last=True
+    ):
+        came_at.append(time.monotonic())
+        indices += batch["index"].tolist()
+    warm = int(len(came_at) * WARM_UP_FRACTION)
+    settings["answer"].put(
+        {
+            "num_samples": len(indices),
+            "num_distinct": len(set(indices)),
+            "rate_after_first_batch": (len(came_at) - 1) * settings["batch_size"] / (came_at[-1] - came_at[0]),
+            "steady_rate": (len(came_at) - 1 - warm) * settings["batch_size"] / (came_at[-1] - came_at[warm]),
+        }
+    )
+
+
+def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:
+    """Print both ways side by side, rates as shares of what the generators can make."""
+    table = Table(title=f"Delivered to training; nominal rate {nominal:g} images/s")
+    columns = ("", "samples", "distinct", "since first batch", "steady", "steady/nominal", "driver memory growth")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for name, delivery in deliveries.items():
+        table.add_row(
+            name,
+            f"{delivery.num_samples:,}",
+            f"{delivery.num_distinct:,}",
+            f"{delivery.rate_after_first_batch / nominal:.3f}",
+            f"{delivery.steady_rate:.1f}/s",
+            f"{delivery.steady_rate / nominal:.3f}",
+            f"{delivery.driver_growth_bytes / 1e6:.1f} MB",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What keeping and reading shards costs: `python -m benchmarks.shards ray_jobs/configs/benchmark.yaml`.
+
+Painted generators have a known rate: how much of it is written as shards, and how much of it reaches training while the
+images are kept, beside the stream that keeps nothing. Then shards are read by Figment and by webdataset's own reader.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.delivery import deliver, deliver_stream, nominal_rate, start_painters
+from benchmarks.floors import below_floor, floors_of
+from generation.config import GenerationConfig
+from generation.indices import Wanted
+from generation.pool.service import GenerationService
+from generation.recipes.recipe import Recipe
+from generation.shards.datasets import read_shards, tee_samples, write_shards
+from generation.shards.shard_set import ShardSet, new_shard_set
+from generation.shards.storage import Storage
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.config import JobConfig
+
+NUM_ROUNDS = 3
+READING_BATCH_SIZE = 64
+
+Rates = dict[str, tuple[float, float]]
+"""A rate and the one beside it, both in images a second, by name."""
+
+
+def main() -> None:
+    """Compose the job: write, stream with and without keeping, read in both ways; a table, and a status."""
+    with user_errors():
+        floors = floors_of("shards")
+    rates = measure(sys.argv[1:])
+    print_rates(rates, floors)
+    if missed := below_floor(ratios_of(rates), floors):
+        sys.exit(f"Missed: {', '.join(missed)}.")
+
+
+def ratios(arguments: Sequence[str]) -> dict[str, float]:
+    """Measure all; return each rate as a fraction of the one beside it."""
+    return ratios_of(measure(arguments))
+
+
+def ratios_of(rates: Rates) -> dict[str, float]:
+    """Return each rate as a fraction of the one beside it."""
+    return {name: rate / other for name, (rate, other) in rates.items()}
+
+
+def measure(arguments: Sequence[str]) -> Rates:
+    """Write, stream with and without keeping, and read in both ways."""
+    with user_errors():
+        config, recipe, service = start_painters(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        with service:
+            nominal = nominal_rate(config.generation)
+            written = new_set(Path(folder) / "written", config, recipe)
+            writing = writing_rate(service, config.generation, written)
+            streaming, keeping = delivered_rates(service, config, recipe, Path(folder))
+        ours, theirs = reading_rates(written, config)
+    return {
+        "written": (writing, nominal),
+        "kept meanwhile, beside the stream": (keeping, streaming),
+        "read, beside webdataset": (ours, theirs),
+    }
+
+
+def new_set(folder: Path, config: JobConfig, recipe: Recipe) -> ShardSet:
+    """Return an empty set of all images."""
+    indices = range(config.training.num_trained)
+    return new_shard_set(Storage(str(folder)), recipe, indices, config.generation.batch_size, config.data)
+
+
+def writing_rate(service: GenerationService, generation: GenerationConfig, shards: ShardSet) -> float:
+    """Return images a second, from the first batch that a generator is at to the last shard in its place."""
+    made_before = service.counts().num_images_made
+    began = threading.Event()
+    began_at: list[float] = []
+
+    def watch() -> None:
+        while service.counts().num_images_made == made_before and not began.is_set():
+            time.sleep(0.01)
+        began_at.append(time.monotonic() - generation.painted_batch_seconds)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    write_shards(service, generation, shards, shards.missing()).take_all()
+    ended_at = time.monotonic()
+    began.set()
+    watcher.join()
+    return shards.num_images / (ended_at - began_at[0])
+
+
+def delivered_rates(service: GenerationService, config: JobConfig, recipe: Recipe, folder: Path) -> tuple[float, float]:
+    """Return the steady rates at which samples reach a training worker: without keeping them, and with."""
+    indices = range(config.training.num_trained)
+    streamed = deliver_stream(service, recipe, config)
+    teed = new_set(folder / "teed", config, recipe)
+    kept = deliver(tee_samples(service, config.generation, teed, len(indices), Wanted.all_of(indices)), config.training)
+    if kept.num_distinct != len(indices) or teed.missing():
+        sys.exit("Samples or shards were lost.")
+    return streamed.steady_rate, kept.steady_rate
+
+
+def reading_rates(shards: ShardSet, config: JobConfig) -> tuple[float, float]:
+    """Return images a second by Figment's reader and by webdataset's, in turns, the medians."""
+    rates = [
+        (rate_of(lambda: by_figment(shards, config)), rate_of(lambda: by_webdataset(shards, config)))
+        for _ in range(NUM_ROUNDS)
+    ]
+    ours, theirs = np.median(rates, axis=0)
+    return float(ours), float(theirs)
+
+
+def rate_of(read: Callable[[], Iterator[Any]]) -> float:
+    """Return images a second after the first batch: processes are up then."""
+    batches = iter(read())
+    next(batches)
+    began_at, num_images = time.monotonic(), 0
+    for labels in batches:
+        num_images += len(labels)
+    return num_images / (time.monotonic() - began_at)
+
+
+def by_figment(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
+    """Yield the labels of each batch that training would get."""
+    images = read_shards(shards, 0, config.data.num_readers, Wanted.all_of(range(shards.num_images)))
+    for batch in images.iter_batches(batch_size=READING_BATCH_SIZE):
+        yield cast(np.ndarray, batch["label"])
+
+
+def by_webdataset(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
+    """Yield the labels of each batch from webdataset's pipeline in as many processes, as its documentation shows."""
+    import webdataset
+    from torch.utils.data import DataLoader
+
+    urls = sorted(str(path) for path in Path(shards.storage.url).glob("*.tar"))
+    reader: Any = vars(webdataset)["WebDataset"]
+    dataset = reader(urls, shardshuffle=len(urls), seed=0).decode("rgb8").to_tuple(shards.image_format, "cls")
+    loader = DataLoader(dataset.batched(READING_BATCH_SIZE), batch_size=None, num_workers=config.data.num_readers)
+    for _, labels in loader:
+        yield labels
+
+
+def print_rates(rates: Rates, floors: Mapping[str, float]) -> None:
+    """Print each rate, what it is measured by, and their ratio."""
+    table = Table()
+    for column in ("", "images/s", "of", "ratio", "target"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, (rate, other) in rates.items():
+        table.add_row(name, f"{rate:.1f}", f"{other:.1f}", f"{rate / other:.3f}", f"{floors[name]:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""A classifier that says how long its own work took: what is left is the loop's. For `benchmarks.training`."""
+
+import time
+from typing import Any, cast
+
+import torch
+from ray.util.queue import Queue
+
+from benchmarks.training import NUM_WARM_STEPS, Measured
+from training.config import TrainingConfig
+from training.data.loader import MixedLoader
+from training.model.classifier import Classifier
+
+
+class TimedClassifier(Classifier):
+    """Adds up the seconds of training steps and backward passes on a CPU, from some steps on."""
+
+    def __init__(self, answer: Queue, config: TrainingConfig, num_classes: int, image_size: int) -> None:
+        """Take where the result goes, and a classifier's arguments."""
+        super().__init__(config, num_classes, image_size)
+        self.answer = answer
+        self.computing_seconds = 0.0
+        self.began = (0.0, 0.0, 0.0)
+        """When the clock started, and the seconds of work and waiting before."""
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Return the loss."""
+        started_at = time.perf_counter()
+        loss = super().training_step(batch, batch_idx)
+        self.computing_seconds += time.perf_counter() - started_at
+        return loss
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients."""
+        started_at = time.perf_counter()
+        super().backward(loss, *args, **kwargs)
+        self.computing_seconds += time.perf_counter() - started_at
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Start the clock after some steps, and tell after the last."""
+        loader = cast(MixedLoader, self.trainer.train_dataloader)
+        now = (time.perf_counter(), self.computing_seconds, loader.waiting_seconds)
+        if self.trainer.global_step == NUM_WARM_STEPS and not self.began[0]:
+            self.began = now
+        if self.trainer.global_step == self.config.num_steps:
+            seconds, computing, waiting = (after - before for after, before in zip(now, self.began, strict=True))
+            num_images = (self.config.num_steps - NUM_WARM_STEPS) * self.config.global_batch_size
+            self.answer.put(Measured(num_images, seconds, computing, waiting))

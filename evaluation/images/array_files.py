@@ -1,0 +1,174 @@
+"""Labelled images in files of bytes: MNIST's and Fashion-MNIST's idx files, gzipped or not, and CIFAR's binary version.
+
+Knows neither what classes mean, nor Ray.
+"""
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from evaluation.images.listed_images import SPLITS, ListedImages, packed, told_as
+
+IDX_SPLITS = {"train": "train", "test": "t10k"}
+"""What files of a split begin with."""
+
+IDX_ENDINGS = ("", ".gz")
+
+CIFAR_SIZE = 32
+
+
+@dataclass(frozen=True)
+class CifarKind:
+    """One of the two sets."""
+
+    parts: dict[str, tuple[str, ...]]
+    """Files of each split."""
+
+    num_label_bytes: int
+    """Bytes before an image's pixels; the last is its class."""
+
+    names: str
+    """File of the classes' names, a line each."""
+
+
+CIFAR = (
+    CifarKind(
+        {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}, 1, "batches.meta.txt"
+    ),
+    CifarKind({"train": ("train.bin",), "test": ("test.bin",)}, 2, "fine_label_names.txt"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages(ListedImages):
+    """The images of such files, in their order."""
+
+    read: Callable[[], np.ndarray]
+    """Returns all of them, uint8 [num_images, H, W] or [num_images, H, W, 3]."""
+
+    def opener(self) -> Callable[[int], Image.Image]:
+        """Return what gives the image at a position; the files are read when the first one is asked for."""
+        kept: list[np.ndarray] = []
+
+        def read(position: int) -> Image.Image:
+            if not kept:
+                kept.append(self.read())
+            return Image.fromarray(kept[0][position]).convert("RGB")
+
+        return read
+
+
+def has_arrays(folder: str) -> bool:
+    """Return whether a folder has such files."""
+    return bool(_idx_splits(folder) or _cifar_kind(folder))
+
+
+def array_images(folder: str, split: str = "") -> ArrayImages:
+    """Return the images of a split; without one those of test. ValueError if they are not there, or damaged."""
+    kind = _cifar_kind(folder)
+    there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
+    chosen = SPLITS.get(split, split) or "test"
+    if chosen not in there:
+        raise ValueError(
+            f"'{folder}' has {' and '.join(there)}, and not {chosen}. Put the files of {chosen} there, or give another "
+            "folder."
+        )
+    return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
+
+
+def _idx_images(folder: str, split: str) -> ArrayImages:
+    paths = [_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1")]
+    labels = _idx_array(paths[1], num_dimensions=1)
+    num_images = _idx_shape(paths[0], 3)[0]
+    if num_images != len(labels):
+        raise ValueError(
+            f"'{paths[0]}' has {num_images} images, and '{paths[1]}' {len(labels)} labels. Fetch both again."
+        )
+    return _array_images(folder, os.path.basename(paths[0]), labels, (), partial(_idx_array, paths[0], 3))
+
+
+def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
+    """Return an idx file's bytes in their shape."""
+    shape, content = _idx_shape(path, num_dimensions), _content(path)
+    start = 4 + 4 * num_dimensions
+    if len(content) != start + int(np.prod(shape)):
+        raise ValueError(
+            f"'{path}' has {len(content):,} bytes, not those of an array of {list(shape)}. Fetch it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _idx_shape(path: str, num_dimensions: int) -> tuple[int, ...]:
+    """Return an idx file's shape: a magic number that says the type and how many dimensions, then each of these."""
+    head = _content(path, 4 + 4 * num_dimensions)
+    if len(head) < 4 + 4 * num_dimensions or head[:4] != bytes((0, 0, 8, num_dimensions)):
+        raise ValueError(f"'{path}' is no idx file of {num_dimensions} dimensions of bytes. Fetch it again.")
+    return tuple(int(n) for n in np.frombuffer(head, ">u4", offset=4))
+
+
+def _content(path: str, num_bytes: int = -1) -> bytes:
+    with told_as(ValueError, path, "gzip", EOFError, zlib.error):
+        opened = gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
+        with opened as file:
+            return file.read(num_bytes)
+
+
+def _idx_splits(folder: str) -> list[str]:
+    return [split for split in IDX_SPLITS if _idx_file(folder, split, "images-idx3") and _idx_file(folder, split)]
+
+
+def _idx_file(folder: str, split: str, what: str = "labels-idx1") -> str:
+    """Return the path of a split's file, empty if there is none; some write a dot for the hyphen."""
+    names = [f"{IDX_SPLITS[split]}-{what}-ubyte", f"{IDX_SPLITS[split]}-{what.replace('-', '.')}-ubyte"]
+    paths = [os.path.join(folder, name + ending) for name in names for ending in IDX_ENDINGS]
+    return next((path for path in paths if os.path.isfile(path)), "")
+
+
+def _cifar_images(folder: str, kind: CifarKind, split: str) -> ArrayImages:
+    rows = partial(_cifar_rows, folder, kind, split)
+    labels = rows()[:, kind.num_label_bytes - 1]
+    names = Path(folder, kind.names)
+    titles = tuple(line.strip() for line in names.read_text().splitlines() if line.strip()) if names.is_file() else ()
+    read = partial(_cifar_pixels, rows, kind.num_label_bytes)
+    return _array_images(folder, kind.parts[split][0], labels, titles, read)
+
+
+def _cifar_rows(folder: str, kind: CifarKind, split: str) -> np.ndarray:
+    """Return uint8 [N, label bytes and pixels]."""
+    row_bytes, parts = kind.num_label_bytes + 3 * CIFAR_SIZE**2, []
+    for name in kind.parts[split]:
+        content = Path(folder, name).read_bytes()
+        if not content or len(content) % row_bytes:
+            raise ValueError(
+                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, no multiple of the {row_bytes} of an "
+                "image and its labels. Fetch it again."
+            )
+        parts.append(np.frombuffer(content, np.uint8).reshape(-1, row_bytes))
+    return np.concatenate(parts)
+
+
+def _cifar_pixels(rows: Callable[[], np.ndarray], num_label_bytes: int) -> np.ndarray:
+    return rows()[:, num_label_bytes:].reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE).transpose(0, 2, 3, 1)
+
+
+def _cifar_kind(folder: str) -> CifarKind | None:
+    return next((kind for kind in CIFAR if any(_all_in(folder, files) for files in kind.parts.values())), None)
+
+
+def _all_in(folder: str, names: tuple[str, ...]) -> bool:
+    return all(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+
+def _array_images(
+    folder: str, file: str, labels: np.ndarray, titles: tuple[str, ...], read: Callable[[], np.ndarray]
+) -> ArrayImages:
+    classes, numbers = np.unique(labels, return_inverse=True)
+    names = packed(f"{file} image {i}" for i in range(len(labels)))
+    return ArrayImages(folder, tuple(map(str, classes)), numbers.astype(np.int32), names, read, titles=titles)

@@ -1,0 +1,102 @@
+"""From what a set of images calls its classes to a classifier's labels. Knows names, and no files or images."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from generation.recipes.labels import ClassEntry, LabelSpace, folded
+
+NOT_SHARED = -1
+"""In place of the label of a class that the classifier does not know."""
+
+
+def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np.ndarray:
+    """Return the label of each class that `place` names by wnid, by class name or by number, int64 [len(names)].
+
+    ValueError for those that are called like no class, or like several.
+    """
+    exact = _labels_by_name(space, str)
+    if all(name.isdecimal() and name not in exact for name in names):
+        return _labels_of_numbers([int(name) for name in names], place, space)
+    alike = _labels_by_name(space, folded)
+    found = [exact.get(name) or alike.get(folded(name), []) for name in names]
+    if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
+        raise ValueError(
+            f"{len(unknown)} of {len(names)} classes in '{place}' are called like no class of {space.name}: "
+            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, take "
+            "them out, or choose the label space that has them."
+        )
+    for name, labels in zip(names, found, strict=True):
+        if len(labels) > 1:
+            entries = [space.classes[label] for label in labels]
+            raise ValueError(
+                f"The class '{name}' in '{place}' is called like {len(labels)} classes of {space.name}. Name it by its "
+                f"wnid: {' or '.join(entry.wnid or entry.class_name for entry in entries)}."
+            )
+    return np.array([labels[0] for labels in found], dtype=np.int64)
+
+
+def labels_of_titles(
+    names: Sequence[str], titles: Sequence[str], place: str, space: LabelSpace, is_order_known: bool
+) -> np.ndarray:
+    """Return labels as `labels_of_classes`, where numbers may have titles of the set's own, by number.
+
+    Titles go before numbers, unless they name no classes and the set's order is known to be that of the label space.
+    """
+    if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
+        return labels_of_classes(names, place, space)
+    try:
+        return labels_of_classes([titles[int(name)] for name in names], place, space)
+    except ValueError:
+        if not is_order_known:
+            raise
+        return labels_of_classes(names, place, space)
+
+
+def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
+    """Return our label of each of their classes, int64 [their number]; `NOT_SHARED` for those that we lack.
+
+    Classes are the same by their wnid, or by their name where one of both has no wnid and none of either space has the
+    name twice.
+    """
+    if theirs == ours:
+        return np.arange(ours.num_classes)
+    by_wnid = {entry.wnid: label for label, entry in enumerate(ours.classes) if entry.wnid}
+    by_name, their_names = (_labels_by(space, lambda entry: {folded(entry.class_name)}) for space in (ours, theirs))
+
+    def label_of(entry: ClassEntry) -> int:
+        if entry.wnid in by_wnid:
+            return by_wnid[entry.wnid]
+        name = folded(entry.class_name)
+        found = by_name.get(name, [])
+        if len(found) != 1 or len(their_names[name]) != 1 or (entry.wnid and ours.classes[found[0]].wnid):
+            return NOT_SHARED
+        return found[0]
+
+    return np.array([label_of(entry) for entry in theirs.classes], dtype=np.int64)
+
+
+def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) -> np.ndarray:
+    """Return numbers as labels: those who number classes sort them by wnid, as label spaces that ship do."""
+    if (highest := max(numbers, default=0)) >= space.num_classes:
+        raise ValueError(
+            f"'{place}' numbers a class {highest}, and {space.name} has {space.num_classes} classes, from 0. Is it "
+            "another set, or for another label space?"
+        )
+    return np.array(numbers, dtype=np.int64)
+
+
+def _labels_by_name(space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
+    """Return which labels a wnid, a class name or all lemmas, as `tench, Tinca tinca`, are those of, spelled so."""
+    return _labels_by(
+        space,
+        lambda entry: {spelling(entry.wnid), spelling(entry.class_name), spelling(", ".join(entry.lemmas))} - {""},
+    )
+
+
+def _labels_by(space: LabelSpace, names_of: Callable[[ClassEntry], set[str]]) -> dict[str, list[int]]:
+    labels: dict[str, list[int]] = {}
+    for label, entry in enumerate(space.classes):
+        for name in names_of(entry):
+            labels.setdefault(name, []).append(label)
+    return labels

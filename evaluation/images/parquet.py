@@ -1,0 +1,205 @@
+"""Labelled images in Parquet files, as Hugging Face has them: a column `image` of bytes and path, a column `label`.
+
+CIFAR's are called `img`, and `fine_label`.
+
+Knows neither what classes mean, nor Ray.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from evaluation.images.decoding import read_image
+from evaluation.images.listed_images import ListedImages, files_of, numbered, packed, told_as
+from generation.shards.storage import StorageError
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetImages(ListedImages):
+    """The images of Parquet files, sorted by file, then by row."""
+
+    files: tuple[str, ...]
+    """Names in the folder."""
+
+    groups_of_files: np.ndarray
+    """int64 [number of files]: how many row groups each has."""
+
+    rows_of_groups: np.ndarray
+    """int64 [number of row groups]: how many rows each has, file after file."""
+
+    image: str
+    """The column of images."""
+
+    def opener(self) -> Callable[[int], Image.Image]:
+        """Return what decodes the image at a position, and keeps the bytes of its row group for those that follow."""
+        ends = np.cumsum(self.rows_of_groups)
+        kept: dict[int, pa.ChunkedArray] = {}
+        names = self.names()
+
+        def read(position: int) -> Image.Image:
+            group = int(np.searchsorted(ends, position, side="right"))
+            contents = kept.get(group)
+            if contents is None:
+                kept.clear()  # first, since one may have 1000 photographs
+                contents = kept[group] = self._contents(group)
+            row = int(position - ends[group] + self.rows_of_groups[group])
+            return read_image(BytesIO(contents[row].as_py() or b""), names[position])
+
+        return read
+
+    def _contents(self, group: int) -> pa.ChunkedArray:
+        """Return the bytes of a row group's images; StorageError if they are not there."""
+        ends = np.cumsum(self.groups_of_files)
+        file = int(np.searchsorted(ends, group, side="right"))
+        path = os.path.join(self.folder, self.files[file])
+        group_of_file = int(group - ends[file] + self.groups_of_files[file])
+        with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+            table = parquet.read_row_group(group_of_file, columns=[f"{self.image}.bytes"])
+            return _field(table, self.image, "bytes")
+
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
+"""What columns of images and of their classes are called, the first in place of the second."""
+
+
+class _Columns(NamedTuple):
+    """What a file calls its columns."""
+
+    image: str
+    label: str
+    has_paths: bool
+
+
+class _Rows(NamedTuple):
+    """What is listed of one file."""
+
+    image: str
+
+    names: list[str]
+    labels: list[str]
+    rows_of_groups: list[int]
+    titles: tuple[str, ...]
+
+
+def parquet_images(place: str, split: str = "") -> ParquetImages:
+    """Return the images of a Parquet file, or of those in a folder or its `data` folder; no image is read.
+
+    Labels are integers or strings. ValueError if a file, a column, a label or the split is not there, or if files call
+    the numbers of classes by other names.
+    """
+    folder, files = files_of(place, ".parquet", split)
+    parts = [_rows_of(folder, file) for file in files]
+    _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
+    classes, numbers = numbered([label for part in parts for label in part.labels])
+    if not classes:
+        raise ValueError(f"The Parquet files of '{folder}' have no rows. Give some that have images.")
+    return ParquetImages(
+        folder,
+        classes,
+        numbers,
+        packed(name for part in parts for name in part.names),
+        tuple(files),
+        np.array([len(part.rows_of_groups) for part in parts], np.int64),
+        np.array([rows for part in parts for rows in part.rows_of_groups], np.int64),
+        parts[0].image,
+        titles=parts[0].titles,
+    )
+
+
+def _rows_of(folder: str, file: str) -> _Rows:
+    """Return a file's rows without their images; rows are counted from 0 over all its row groups."""
+    path = os.path.join(folder, file)
+    with told_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+        image, label, has_paths = _check_columns(path, parquet.schema_arrow)
+        titles = _titles(path, parquet.schema_arrow, label)
+        table = parquet.read(columns=[f"{image}.path", label] if has_paths else [label])
+        groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+    paths = _field(table, image, "path").to_pylist() if has_paths else [None] * len(table)
+    names = [f"{file}/{path}" if path else f"{file} row {row}" for row, path in enumerate(paths)]
+    return _Rows(image, names, _labels(path, table[label].to_pylist(), titles), groups, titles)
+
+
+def _field(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
+    """Return a part of the column of images, null where the image is."""
+    return table.select([column]).flatten()[f"{column}.{name}"]
+
+
+def _check_columns(path: str, schema: pa.Schema) -> _Columns:
+    """Return what the columns are called; ValueError unless they are those of labelled images."""
+    types = dict(zip(schema.names, schema.types, strict=True))
+    image_column, label_column = (
+        next((name for name in names if name in types), names[0]) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
+    )
+    image, label = types.get(image_column), types.get(label_column)
+    fields = [field.name for field in image] if image is not None and pa.types.is_struct(image) else []
+    if "bytes" not in fields or label is None or not _is_label(label):
+        columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in list(types.items())[:10])
+        raise ValueError(
+            f"'{path}' has other columns than image, a struct of bytes and path, and label, integers or strings: "
+            f"{columns}. Rename them, or give other files."
+        )
+    return _Columns(image_column, label_column, "path" in fields)
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    kind = _kind_of_values(kind)
+    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _kind_of_values(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _titles(path: str, schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """Return the names that Hugging Face's `ClassLabel` has for numbers, in their order; empty if there are none."""
+    described = (schema.metadata or {}).get(b"huggingface", b"")
+    if not described or not pa.types.is_integer(_kind_of_values(schema.field(label).type)):
+        return ()
+    with told_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
+        feature = json.loads(described)
+    for key in ("info", "features", label):
+        feature = feature.get(key) if isinstance(feature, dict) else None
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return ()
+    names = feature.get("names") or []
+    if isinstance(names, dict):  # as older files have them, by number
+        names = [names.get(str(number), "") for number in range(len(names))]
+    if not (isinstance(names, list) and all(name and isinstance(name, str) for name in names)):
+        raise ValueError(
+            f"'{path}' does not say which class each number is: {str(names)[:60]}. Name each from 0 in its ClassLabel."
+        )
+    return tuple(names)
+
+
+def _check_titles(folder: str, titles: dict[str, tuple[str, ...]]) -> None:
+    """Raise ValueError if not all files have the same."""
+    first = next(iter(titles))
+    if other := next((file for file in titles if titles[file] != titles[first]), None):
+        raise ValueError(
+            f"'{other}' in '{folder}' has other names for the numbers of classes in its ClassLabel than '{first}'. "
+            "Give files of one set."
+        )
+
+
+def _labels(path: str, labels: list[int | str | None], titles: tuple[str, ...]) -> list[str]:
+    """Return labels as strings; ValueError where one is missing, for which Hugging Face has -1, or has no title."""
+    for row, label in enumerate(labels):
+        if titles and isinstance(label, int) and label >= len(titles):
+            raise ValueError(
+                f"'{path}' row {row} has the label {label}, and its ClassLabel has {len(titles)} names, from 0. Name "
+                "all classes there, or give other files."
+            )
+        if label is None or label == "" or (isinstance(label, int) and label < 0):
+            raise ValueError(
+                f"'{path}' row {row} has the label {label!r}, which is none: the labels of this split may be secret. "
+                "Choose another split, or other files."
+            )
+    return [str(label) for label in labels]

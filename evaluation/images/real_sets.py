@@ -1,0 +1,136 @@
+"""Real sets by name, as a classifier meets them: which images, under which of its labels, among which of them.
+
+ImageNet's test sets, the digits and their shifts, and any folder of classes. Nothing is opened but to list it.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.config import EvaluationConfig
+from evaluation.images.class_names import NOT_SHARED, labels_of_titles, matching_labels
+from evaluation.images.digits import DIGITS, is_digits, open_digits
+from evaluation.images.imagenet import IMAGENET_SETS, classes_of_set, our_labels, real_labels
+from evaluation.images.layouts import open_layout
+from evaluation.images.shifts import SHIFTS
+from evaluation.images.sources import ImageSource
+from generation.recipes.labels import LabelSpace, load_label_space
+
+KNOWN = (*IMAGENET_SETS, DIGITS, *(f"{DIGITS}/{shift}" for shift in SHIFTS))
+"""Names that mean a set; any other is that of a folder of the classifier's classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class RealSet:
+    """Images of a set that are of a classifier's classes."""
+
+    name: str
+    place: str
+    """Where they are, empty for what ships."""
+
+    source: ImageSource
+    positions: np.ndarray
+    """int64 [N]: where in the source they are, ascending."""
+
+    labels: np.ndarray
+    """int64 [N]: the classifier's label of each."""
+
+    shared: np.ndarray
+    """int64 [S]: the classifier's labels that the set has, ascending; guesses are among these."""
+
+    accepted: tuple[np.ndarray, ...] | None = None
+    """With ReaL labels, all that are right for each image."""
+
+    has_border: bool = True
+    """Whether what is shown of an image is its centre, rather than as large a square as it has."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images there are."""
+        return len(self.positions)
+
+
+def open_sets(config: EvaluationConfig, label_space: LabelSpace) -> list[RealSet]:
+    """Return the configured sets; ValueError in one line for what cannot be."""
+    return [open_set(name, config, label_space) for name in config.sets]
+
+
+def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> RealSet:
+    """Return one set, for a classifier of these classes."""
+    place = _place(name, config)
+    source = (
+        open_digits(name) if is_digits(name) else open_layout(place, devkit=config.paths.get("imagenet_devkit", ""))
+    )
+    set_space = _classes_of(name, label_space)
+    in_set = labels_of_titles(source.classes, source.titles, place or name, set_space, name in IMAGENET_SETS)
+    ours = matching_labels(set_space, label_space)
+    labels = ours[in_set[source.class_numbers()]]
+    positions = np.flatnonzero(labels != NOT_SHARED)
+    _check_classes(name, set_space, ours, labels, label_space, config)
+    accepted = None
+    if name == "imagenet_real":
+        names = source.names()
+        accepted = our_labels(real_labels([names[position] for position in positions.tolist()]), ours)
+    return RealSet(
+        name, place, source, positions, labels[positions], np.unique(labels[positions]), accepted, not is_digits(name)
+    )
+
+
+def whole_set(name: str, place: str, source: ImageSource, is_wanted: np.ndarray | None = None) -> RealSet:
+    """Return a set for which a classifier's own classes do not matter: labels are those of the source.
+
+    `is_wanted` bool [num_images] chooses some of its images.
+    """
+    numbers = source.class_numbers()
+    positions = np.flatnonzero(np.ones(len(numbers), dtype=bool) if is_wanted is None else is_wanted)
+    return RealSet(name, place, source, positions, numbers[positions], np.unique(numbers[positions]), has_border=False)
+
+
+def _place(name: str, config: EvaluationConfig) -> str:
+    """Return where a set is, empty for digits; ValueError if that is not said."""
+    if is_digits(name):
+        return ""
+    place = config.paths.get(name, "")
+    if not place and name == "imagenet_real":
+        place = config.paths.get("imagenet_val", "")
+    if not place:
+        near = difflib.get_close_matches(name, KNOWN, n=2)
+        hint = f", if you did not mean {' or '.join(near)}" if near and name not in KNOWN else ""
+        raise ValueError(
+            f"evaluation.sets has '{name}', and where its images are is not said. Add evaluation.paths.{name}=FOLDER"
+            f"{hint}."
+        )
+    return place
+
+
+def _classes_of(name: str, label_space: LabelSpace) -> LabelSpace:
+    if name in IMAGENET_SETS:
+        return classes_of_set(name)
+    return load_label_space(DIGITS) if is_digits(name) else label_space
+
+
+def _check_classes(
+    name: str,
+    set_space: LabelSpace,
+    ours: np.ndarray,
+    labels: np.ndarray,
+    label_space: LabelSpace,
+    config: EvaluationConfig,
+) -> None:
+    """Raise ValueError if set and classifier share no class, or the set lacks images of one that they share."""
+    shared = ours[ours != NOT_SHARED]
+    if not len(shared):
+        raise ValueError(
+            f"evaluation.sets has '{name}', whose classes are those of {set_space.name}: the checkpoint's, those of "
+            f"{label_space.name}, are others. Choose a set of its classes."
+        )
+    missing = np.setdiff1d(shared, labels)
+    if len(missing) and (not config.allow_missing_classes or len(missing) == len(shared)):
+        named = [label_space.classes[label].wnid or label_space.class_names[label] for label in missing.tolist()]
+        way_out = ", or set evaluation.allow_missing_classes=true: guesses are then among the others"
+        raise ValueError(
+            f"'{name}' has no images of {len(missing)} of the {len(shared)} classes that it shares with the "
+            f"checkpoint: {', '.join(named[:3])}{', ...' if len(named) > 3 else '.'} Complete it"
+            f"{way_out if len(missing) < len(shared) else ''}."
+        )

@@ -1,0 +1,123 @@
+"""The real test digits as they never were in training: a robustness suite of 540 images a shift that runs everywhere.
+
+A shifted image is a function of the shift's name, the digit and its position, whatever else is shifted. Knows no
+classifier.
+"""
+
+import difflib
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from generation.digits.real_digits import evaluation_digits
+
+SHIFT_STREAM = 7
+"""Second key word of the counter-based generator, beside those of `generation.recipes.plan` and `training_images`."""
+
+TEXTURE_CELLS = 4
+"""Colours along a side of a background; what lies between them is interpolated."""
+
+BRIGHTEST_BACKGROUND = 144
+"""Upper end (0..255) of a background's values; ink is white."""
+
+NOISE_SIGMA = 96.0
+"""Standard deviation of the noise before clipping, in values of 0..255."""
+
+BLUR_SIGMA = 2.5
+"""Standard deviation of the blur, in pixels of 32."""
+
+MAX_DEGREES = 30.0
+"""Digits turn by up to this much, either way."""
+
+THINNING_RADIUS = 2
+"""Thinning takes the darkest value within as many steps, in pixels along rows and columns."""
+
+Shift = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Makes a new image of a digit, both uint8 [H, W, 3]."""
+
+
+def shifted_digits(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [540, 32, 32, 3] and labels int64 [540]; ValueError with the nearest names if unknown."""
+    check_shift(name)
+    images, labels = evaluation_digits()
+    return np.stack([shift_image(name, image, position) for position, image in enumerate(images)]), labels
+
+
+def check_shift(name: str) -> None:
+    """Raise ValueError with the nearest names if there is no such shift."""
+    if name not in SHIFTS:
+        near = difflib.get_close_matches(name, SHIFTS, n=3) or list(SHIFTS)
+        raise ValueError(f"There is no shift '{name}'. Did you mean {' or '.join(near)}?")
+
+
+def shift_image(name: str, image: np.ndarray, position: int) -> np.ndarray:
+    """Return the shifted image uint8 [H, W, 3] of the digit uint8 [H, W, 3] at `position`."""
+    return SHIFTS[name](image, shift_random(name, position))
+
+
+def shift_random(name: str, position: int) -> np.random.Generator:
+    """Return what decides the shift of one image; another shift's name does not move it."""
+    key = np.array([zlib.crc32(name.encode()), SHIFT_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, position, 0, 0], dtype=np.uint64)))
+
+
+def texture(height: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """Return a smooth field of colours, float32 [height, width, 3] in 0..`BRIGHTEST_BACKGROUND`."""
+    colours = random.random((3, TEXTURE_CELLS, TEXTURE_CELLS), dtype=np.float32)
+    channels = [Image.fromarray(colour).resize((width, height), Image.Resampling.BICUBIC) for colour in colours]
+    return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=2), 0, 1) * BRIGHTEST_BACKGROUND
+
+
+def erode(image: np.ndarray) -> np.ndarray:
+    """Return the darkest value around each pixel, uint8 [H, W, 3]; strokes that leave the image go on outside."""
+    steps = abs(np.arange(-THINNING_RADIUS, THINNING_RADIUS + 1))
+    diamond = np.add.outer(steps, steps) <= THINNING_RADIUS
+    return ndimage.grey_erosion(image, footprint=diamond[:, :, None], mode="nearest")
+
+
+def _invert(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
+    return 255 - image
+
+
+def _put_on_background(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Cover as much of a texture with white ink as the image is bright."""
+    cover = image / 255
+    return _to_pixels(255 * cover + texture(image.shape[0], image.shape[1], random) * (1 - cover))
+
+
+def _add_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return _to_pixels(image + random.normal(scale=NOISE_SIGMA, size=image.shape))
+
+
+def _blur(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
+    blurred = ndimage.gaussian_filter(image.astype(np.float64), (BLUR_SIGMA, BLUR_SIGMA, 0), mode="nearest")
+    return _to_pixels(blurred)
+
+
+def _rotate(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Turn by a drawn angle, anticlockwise if positive; outside is black."""
+    degrees = random.uniform(-MAX_DEGREES, MAX_DEGREES)
+    return np.array(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))
+
+
+def _thin(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
+    """Erode the strokes, then brighten what remains until its brightest is white."""
+    thin = erode(image)
+    return _to_pixels(thin * (255 / max(int(thin.max()), 1)))
+
+
+def _to_pixels(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+SHIFTS: dict[str, Shift] = {
+    "inverted": _invert,
+    "backgrounds": _put_on_background,
+    "noisy": _add_noise,
+    "blurred": _blur,
+    "rotated": _rotate,
+    "thinned": _thin,
+}

@@ -1,0 +1,207 @@
+"""Labelled images in tars, as WebDataset has them: with each KEY.jpg its KEY.cls, or KEY.json.
+
+Knows neither what classes mean, nor Ray, nor the shards that this project makes (`generation.shards`).
+"""
+
+import json
+import os
+import re
+import reprlib
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from evaluation.images.decoding import read_image
+from evaluation.images.listed_images import ListedImages, files_of, is_hidden, numbered, packed, told_as
+from evaluation.images.sources import EXTENSIONS
+from generation.shards.storage import StorageError
+
+IMAGE_ENDINGS = tuple(extension.removeprefix(".") for extension in EXTENSIONS)
+
+LABEL_ENDINGS = ("cls", "json")
+"""What has a label, the first in place of the second."""
+
+LABEL_KEYS = ("label", "cls")
+"""Which entry of a JSON object is the label, the first in place of the second."""
+
+Members = dict[str, tarfile.TarInfo]
+"""The members of one sample, by what their names end with."""
+
+
+@dataclass(frozen=True, eq=False)
+class TarImages(ListedImages):
+    """The images of tars, sorted by tar, then as they lie in it."""
+
+    tars: tuple[str, ...]
+    """Names in the folder."""
+
+    images_of_tars: np.ndarray
+    """int64 [number of tars]: how many images each has."""
+
+    offsets: np.ndarray
+    """int64 [num_images]: where in its tar each image's file begins, in bytes."""
+
+    sizes: np.ndarray
+    """int64 [num_images]: how long each image's file is, in bytes."""
+
+    def opener(self) -> Callable[[int], Image.Image]:
+        """Return what decodes the image at a position."""
+        ends = np.cumsum(self.images_of_tars)
+        names = self.names()
+
+        def read(position: int) -> Image.Image:
+            path = os.path.join(self.folder, self.tars[int(np.searchsorted(ends, position, side="right"))])
+            with told_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
+                content = _read(tar, int(self.offsets[position]), int(self.sizes[position]))
+            return read_image(BytesIO(content), names[position])
+
+        return read
+
+
+class _Sample(NamedTuple):
+    """What is listed of one image."""
+
+    name: str
+    label: str
+    offset: int
+    size: int
+
+
+def tar_images(place: str, split: str = "") -> TarImages:
+    """Return the images of a tar, or of those in a folder or its `data` folder; headers and labels alone are read.
+
+    ValueError if a tar is damaged, an image has no label, or a label no image.
+    """
+    folder, tars = files_of(place, ".tar", split)
+    parts = [_samples_of(os.path.join(folder, tar)) for tar in tars]
+    samples = [sample for part in parts for sample in part]
+    if not samples:
+        raise ValueError(
+            f"The tars of '{folder}' have no labelled images. Give tars as WebDataset has them: with each KEY.jpg its "
+            "KEY.cls."
+        )
+    classes, numbers = numbered([sample.label for sample in samples])
+    return TarImages(
+        folder,
+        classes,
+        numbers,
+        packed(f"{tar}/{sample.name}" for tar, part in zip(tars, parts, strict=True) for sample in part),
+        tuple(tars),
+        np.array([len(part) for part in parts], np.int64),
+        np.array([sample.offset for sample in samples], np.int64),
+        np.array([sample.size for sample in samples], np.int64),
+    )
+
+
+def key_and_ending(name: str) -> tuple[str, str]:
+    """Return a member's sample and what it is of it, split at the first dot behind the folders; empty if it is none."""
+    match = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", name)
+    return (match[1], match[2].lower()) if match else ("", "")
+
+
+def _samples_of(path: str) -> list[_Sample]:
+    """Return a tar's samples in the order of their first members; what has another ending is left out."""
+    kind = "a tar that is not compressed"
+    with told_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
+        samples = [_sample(path, file, key, members) for key, members in _members_by_key(path, file).items()]
+    return [sample for sample in samples if sample]
+
+
+def _members_by_key(path: str, file: BinaryIO) -> dict[str, Members]:
+    by_key: dict[str, Members] = {}
+    others: list[str] = []
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            if any(is_hidden(part) for part in member.name.split("/") if part not in (".", "..")):
+                continue
+            key, ending = key_and_ending(member.name)
+            if not member.isfile() or ending not in IMAGE_ENDINGS + LABEL_ENDINGS:
+                if member.isfile() and ending.rpartition(".")[2] in (*IMAGE_ENDINGS, "cls"):
+                    others.append(member.name)
+                continue
+            if ending in by_key.setdefault(key, {}):
+                raise ValueError(f"'{path}' has two of '{key}.{ending}'. Make a tar that has each sample once.")
+            by_key[key][ending] = member
+    if _read(file, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end
+        raise tarfile.ReadError("behind its last whole member is neither a member nor the end")
+    _check_dots(path, others, by_key)
+    return by_key
+
+
+def _check_dots(path: str, others: list[str], by_key: dict[str, Members]) -> None:
+    """Raise ValueError if images or labels with dots in what they end with, as `photo.1.jpg`, seem meant as samples.
+
+    One as `a.seg.png` does not, beside the image of a sample `a`, and without a label of its own.
+    """
+    labels = {_stem(name) for name in others if name.lower().endswith(".cls")}
+    images = {_stem(name) for name in others if not name.lower().endswith(".cls")}
+
+    def is_meant(name: str) -> bool:
+        members = by_key.get(key_and_ending(name)[0], {})
+        return _stem(name) in labels & images or members.keys().isdisjoint(IMAGE_ENDINGS)
+
+    if meant := [name for name in others if is_meant(name)]:
+        key, ending = key_and_ending(meant[0])
+        raise ValueError(
+            f"'{path}' has {len(meant)} images and labels with a dot amid their names, as '{meant[0]}': WebDataset "
+            f"ends a key at the first dot behind the folders, so that this is '{ending}' of '{key}'. Rename them."
+        )
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _sample(path: str, file: BinaryIO, key: str, members: Members) -> _Sample | None:
+    """Return one sample; None for JSON that is neither of an image nor a label."""
+    labelling = next((members[ending] for ending in LABEL_ENDINGS if ending in members), None)
+    label = _label(path, file, labelling) if labelling else ""
+    images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
+    if len(images) == 1 and label:
+        return _Sample(images[0].name, label, images[0].offset_data, images[0].size)
+    if not images and not label:
+        return None
+    names = ", ".join(member.name for member in members.values())
+    raise ValueError(
+        f"'{path}' has for '{key}' {names}: not one image and its label. Make a tar that has with each KEY.jpg its "
+        "KEY.cls."
+    )
+
+
+def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
+    """Return the label that a member has, numbers without leading zeros; empty if JSON has none."""
+    content = _read(file, member.offset_data, member.size)
+    try:
+        value = _entry(json.loads(content)) if member.name.lower().endswith("json") else content.decode().strip()
+        value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"'{member.name}' in '{path}' cannot be read: {error}. Make a tar that has a label there."
+        ) from error
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | str) or re.fullmatch(r"-\d+|", str(value)):
+        raise ValueError(
+            f"'{member.name}' in '{path}' has the label {reprlib.repr(value)}. Make a tar whose labels are names or "
+            "numbers from 0."
+        )
+    return str(value)
+
+
+def _entry(sample: object) -> object:
+    """Return the label of a JSON object."""
+    return next((sample[key] for key in LABEL_KEYS if key in sample), None) if isinstance(sample, dict) else None
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Return a part of a tar; ReadError if it has less."""
+    file.seek(offset)
+    content = file.read(size)
+    if len(content) < size:
+        raise tarfile.ReadError("it ends too early")
+    return content

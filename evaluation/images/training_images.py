@@ -1,0 +1,296 @@
+"""Real labelled images as Ray Datasets, to judge a classifier and to train one. Knows no classifier."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from evaluation.config import EvaluationConfig
+from evaluation.images.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
+from evaluation.images.decoding import UnreadableImageError, fitted, square, upright
+from evaluation.images.digits import DIGITS, DigitImages
+from evaluation.images.layouts import open_layout
+from evaluation.images.real_sets import RealSet
+from evaluation.images.sources import ImageSource
+from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
+from generation.indices import IndexSet, Wanted
+from generation.recipes.labels import LabelSpace, load_label_space
+from generation.shards.datasets import PART_BYTES
+from generation.shards.storage import StorageError
+from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, each_by
+
+NUM_BLOCKS = 8
+"""Parts that a small set travels in."""
+
+ORDER_STREAM = 6
+"""Second key word of the counter-based generator, as in `generation.shards`: in which order images are read."""
+
+MAX_JUDGING_BYTES = 2_000_000_000
+"""Of images that training is judged by."""
+
+MAX_IMAGES_PER_UNIT = 64
+"""Images that are read at once and travel in one block."""
+
+
+def real_training_images(
+    place: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
+) -> "RealTrainingImages":
+    """Return the images of a place in one of `evaluation.images.layouts`, or `digits`, which no evaluation uses.
+
+    Files are listed and not opened. ValueError if the classes are not those of the label space, or only numbered and
+    not all there.
+    """
+    if place == DIGITS:
+        source, space = DigitImages(for_training=True), load_label_space(DIGITS)
+        shared = matching_labels(space, label_space)
+        if (shared == NOT_SHARED).all():
+            raise ValueError(
+                f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that "
+                "has one folder of images per class."
+            )
+    else:
+        source = open_layout(place, split="train")
+        space = _space_of(source, place, label_space)
+        _check_numbers(source, place, space)
+        shared = matching_labels(space, label_space)
+    is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
+    by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
+    labels = shared[by_class[source.class_numbers()]]
+    positions = np.flatnonzero(labels != NOT_SHARED)
+    return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
+
+
+def _space_of(source: ImageSource, place: str, label_space: LabelSpace) -> LabelSpace:
+    """Return the classes that a source has: ImageNet's thousand where they are more than the part that is taken."""
+    thousand = load_label_space("imagenet1k")
+    if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
+        return label_space
+    if len(source.titles) == thousand.num_classes:
+        return thousand
+    names = source.titles or source.classes
+    try:
+        labels_of_classes(names, place, label_space)
+    except ValueError:
+        return thousand
+    return label_space
+
+
+def _check_numbers(source: ImageSource, place: str, space: LabelSpace) -> None:
+    """Raise ValueError if classes have numbers alone, of which some are missing: they may be those of another set."""
+    is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
+    are_names = set(source.classes) <= set(space.class_names)
+    if is_numbered and not are_names and len(source.classes) < space.num_classes:
+        raise ValueError(
+            f"'{place}' has numbers for {len(source.classes)} classes, and {space.name} has {space.num_classes}: which "
+            "these are is not known. Name classes by wnid or class name, or give images of all."
+        )
+
+
+def without_images(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
+    """Return a sentence with the classes that have no images; empty if all have some."""
+    missing = np.setdiff1d(np.arange(label_space.num_classes), images.labels)
+    if not len(missing):
+        return ""
+    names = [label_space.classes[label].wnid or label_space.class_names[label] for label in missing[:3].tolist()]
+    return (
+        f"'{place}' has no images of {len(missing)} of the {label_space.num_classes} classes of {label_space.name}: "
+        f"{', '.join(names)}{', ...' if len(missing) > 3 else '.'}"
+    )
+
+
+def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
+    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by.
+
+    ValueError for one that is not small: it is held in memory. StorageError if more than `evaluation.allow_unreadable`
+    images cannot be decoded.
+    """
+    num_bytes = images.num_images * image_size**2 * 3
+    if num_bytes > MAX_JUDGING_BYTES:
+        raise ValueError(
+            f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
+            "Name a smaller set first in evaluation.sets."
+        )
+    return ray.data.from_items(readable_rows(images, image_size, config), override_num_blocks=NUM_BLOCKS)
+
+
+def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) -> list[dict[str, Any]]:
+    """Return these rows, those that cannot be decoded left out."""
+    read = images.source.opener()
+    rows, unreadable = [], []
+    for position, label in zip(images.positions.tolist(), images.labels, strict=True):
+        try:
+            image = upright(read(position)) if config.upright else read(position)
+            rows.append({"image": square(image, image_size), "label": label})
+        except UnreadableImageError as error:
+            unreadable.append(error)
+            if len(unreadable) > config.allow_unreadable:
+                raise StorageError(
+                    f"{error} These are {len(unreadable)} images of '{images.name}' by now: "
+                    f"evaluation.allow_unreadable={len(unreadable)} leaves as many out."
+                ) from error
+    if not rows:
+        raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class RealTrainingImages:
+    """Real images to train on, turn by turn: index `i` is the same image in each, whatever the seed."""
+
+    source: ImageSource
+    positions: np.ndarray
+    """int64 [num_images]: where in the source they are."""
+
+    labels: np.ndarray
+    """int64 [num_images]."""
+
+    image_size: int
+    """Height and width of a row's image, in pixels."""
+
+    seed: int
+    """Decides the order of each turn."""
+
+    num_readers: int = 2
+    """Processes that read and decode, over all consumers."""
+
+    is_upright: bool = False
+    """Whether they are turned as their EXIF says."""
+
+    is_whole: bool = False
+    """Whether a row has the whole photograph, by `evaluation.images.decoding.fitted`; else its central square."""
+
+    unreadable: Unreadable = NONE_LEFT_OUT
+    """How many may be left out because they cannot be decoded: another one of their class comes in their place."""
+
+    def split(self, num_held_out: int) -> tuple["RealTrainingImages", "RealTrainingImages"]:
+        """Return so many images, drawn whatever the seed, and the others; ValueError if these are none."""
+        if num_held_out >= self.num_images:
+            raise ValueError(
+                f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Give "
+                "less."
+            )
+        order = _random(0, 0, 2).permutation(self.num_images)
+        held_out, others = (np.sort(part) for part in (order[:num_held_out], order[num_held_out:]))
+        return self._of(held_out), self._of(others)
+
+    def _of(self, places: np.ndarray) -> "RealTrainingImages":
+        return dataclasses.replace(self, positions=self.positions[places], labels=self.labels[places])
+
+    @property
+    def num_images(self) -> int:
+        """How many there are, each of which comes once a turn."""
+        return len(self.positions)
+
+    @property
+    def names_hash(self) -> int:
+        """Return a number that others have if files were added, removed or renamed."""
+        return self.source.names_hash
+
+    @property
+    def images_per_unit(self) -> int:
+        """How many images are read at once."""
+        return max(1, min(MAX_IMAGES_PER_UNIT, PART_BYTES // self.image_bytes))
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of a row's image."""
+        return self.image_size**2 * 3
+
+    def open(self, wanted: Wanted) -> ray.data.Dataset:
+        """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
+
+        `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
+
+        Turn by turn, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
+        be a block of units apart.
+        """
+        units = reading_units(wanted.serials, self.num_images, self.images_per_unit)
+        num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
+        dataset = each_by((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
+        dataset.context.execution_options.preserve_order = wanted.in_order
+        unit_bytes = self.images_per_unit * self.image_bytes
+        bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)
+        return dataset
+
+
+class RealReader:
+    """Reads units of `reading_units`."""
+
+    def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
+        """Take the images, and what is wanted of them."""
+        self.source = source
+        order = positions_by_index(source.num_images)
+        self.positions, self.labels = source.positions[order], source.labels[order]
+        self.read = source.source.opener()
+        self.order = lru_cache(maxsize=1)(lambda lap: order_of_lap(wanted, source.num_images, source.seed, lap))
+
+    def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield one unit's images.
+
+        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        """
+        lap, start = int(unit["lap"][0]), int(unit["start"][0])
+        indices = self.order(lap)[start : start + self.source.images_per_unit]
+        images, extents = zip(*(self._image(index) for index in indices.tolist()), strict=True)
+        rows = {
+            "serial": lap * self.source.num_images + indices,
+            "index": indices,
+            "label": self.labels[indices],
+            "image": np.stack(images),
+        }
+        yield rows | ({"extent": np.array(extents)} if self.source.is_whole else {})
+
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        image, size = self.read(int(self.positions[index])), self.source.image_size
+        image = upright(image) if self.source.is_upright else image
+        return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
+
+    def _image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return the image of an index, or where it is left out that of the next index of its class that has one."""
+        try:
+            return self._read(index)
+        except UnreadableImageError as error:
+            self.source.unreadable.leave_out(error)
+        alike = np.flatnonzero(self.labels == self.labels[index])
+        for other in [*alike[alike > index].tolist(), *alike[alike < index].tolist()]:
+            try:
+                return self._read(other)
+            except UnreadableImageError as error:
+                self.source.unreadable.leave_out(error)
+        raise StorageError(
+            f"None of the {len(alike)} images of a class can be decoded. They are named in "
+            f"'{self.source.unreadable.file}': put whole ones in their place."
+        )
+
+
+def reading_units(serials: IndexSet, num_images: int, size: int) -> list[dict[str, int]]:
+    """Return units of up to `size` images: the lap, and where the unit starts in its `order_of_lap`."""
+    return [
+        {"lap": lap, "start": start}
+        for lap, indices in serials.sections(num_images)
+        for start in range(0, len(indices), size)
+    ]
+
+
+def order_of_lap(wanted: Wanted, num_images: int, seed: int, lap: int) -> np.ndarray:
+    """Return the indices wanted at a turn in the order in which they come, int64.
+
+    What is wanted of a turn is left out of its order, not shuffled anew: who goes on amid a turn goes on as before.
+    """
+    order = np.arange(num_images) if wanted.in_order else _random(seed, lap, 0).permutation(num_images)
+    return order[wanted.serials.contains(lap * num_images + order)]
+
+
+def positions_by_index(num_images: int) -> np.ndarray:
+    """Return where in its list the image of each index is, int64 [num_images]: shuffled, so that neighbours differ."""
+    return _random(0, 0, 1).permutation(num_images)
+
+
+def _random(seed: int, lap: int, use: int) -> np.random.Generator:
+    """Return a generator that is a function of its arguments alone, as in `generation.recipes.plan`."""
+    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, use, 0], dtype=np.uint64)))

@@ -1,0 +1,255 @@
+"""The sets that features are transferred to, as image sources: arXiv 2212.08420's eight small ones and seven large.
+
+Knows no network and no score, opens no image, and downloads nothing. Where torchvision knows a set, `path` is its
+`root`, so that what torchvision downloaded is found.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from evaluation.images.listed_images import ListedImages, class_folders, packed, told_as
+from evaluation.images.sources import ImageSource, image_names
+
+if TYPE_CHECKING:
+    from evaluation.metrics.transfer import Solver
+
+SPLIT_SEED = 0
+"""Of sets that come in one piece."""
+
+TEST_FRACTION = 0.2
+"""Share of each class in the test split of sets without a published one."""
+
+EUROSAT_TEST_IMAGES = 810
+"""Of each class: 8,100 of 27,000, as in t-ReX (arXiv 2206.15369), which names Feng et al. (ICLR 2022)."""
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """A set of classes to transfer to; both sources have the same `classes`."""
+
+    name: str
+    trainval: ImageSource
+    test: ImageSource
+
+    solver: "Solver"
+    """What fits a classifier to as many images, as of `evaluation.transfer`."""
+
+    split: Literal["published", "drawn"]
+    """Who told test images from others: the set's authors, or `SPLIT_SEED` here."""
+
+
+Item = tuple[str, str]
+"""A file's path below the set's folder, and its class."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a set's own files say."""
+
+    classes: Sequence[str]
+    trainval: list[Item]
+    test: list[Item]
+    split: Literal["published", "drawn"] = "published"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a set lies in its folder."""
+
+    solver: "Solver"
+
+    read: Callable[[str, str], Listing]
+    """From the set's name and its folder to what is there."""
+
+    needs: str
+    """Paths below the folder, with a space between, without which it is another set."""
+
+
+def open_transfer_set(name: str, path: str) -> TransferSet:
+    """Return a set's images, none of them opened; ValueError with the nearest names, or with what the path lacks.
+
+    Splits are as published: of dtd and flowers, train and val together are for training; dtd's partition is the first,
+    and so is sun397's where its Training_01.txt and Testing_01.txt are in the path or in SUN397. The test images of
+    inat2018 and inat2019 are their val, as theirs have no labels. Who made eurosat split it not: 810 images of each
+    class, drawn by a fixed seed, are for the test, and of sun397 without its partition a fifth of each class.
+    """
+    if name not in LAYOUTS:
+        near = difflib.get_close_matches(name, LAYOUTS, n=3) or list(LAYOUTS)
+        raise ValueError(f"There is no transfer set '{name}'. Did you mean {' or '.join(near)}?")
+    layout, folder = LAYOUTS[name], os.path.abspath(os.path.expanduser(path))
+    needs = layout.needs.split()
+    paths = {need: os.path.join(folder, need) for need in needs}
+    if missing := [need for need, path in paths.items() if not (os.path.isfile(path) or os.path.isdir(path))]:
+        raise ValueError(
+            f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
+        )
+    with told_as(ValueError, folder, name, Exception):  # who knows what damaged files, and readers of them, end with
+        listing = layout.read(name, folder)
+    trainval, test = (_source(name, folder, listing.classes, items) for items in (listing.trainval, listing.test))
+    return TransferSet(name, trainval, test, layout.solver, listing.split)
+
+
+def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ListedImages:
+    """Return the images of one split; ValueError where there are none, or of no class of the set."""
+    if not items:
+        raise ValueError(f"{name} in '{folder}' has no images to train on, or none for the test. Put all of it there.")
+    number_of = {class_name: number for number, class_name in enumerate(classes)}
+    if unknown := sorted({class_name for _, class_name in items} - number_of.keys()):
+        raise ValueError(
+            f"{name} in '{folder}' has images of {len(unknown)} classes without images to train on, first "
+            f"'{unknown[0]}'. Put all of it there."
+        )
+    numbers = np.array([number_of[class_name] for _, class_name in items], np.int32)
+    return ListedImages(folder, tuple(classes), numbers, packed(file for file, _ in items))
+
+
+def _by_torchvision(name: str, folder: str) -> Listing:
+    """Read a set by torchvision, which calls a loader with an image's path; here it gives the path back."""
+    from torchvision import datasets
+
+    make, parts_of_trainval = {
+        "aircraft": (datasets.FGVCAircraft, ["trainval"]),
+        "cars": (datasets.StanfordCars, ["train"]),
+        "dtd": (datasets.DTD, ["train", "val"]),
+        "flowers": (datasets.Flowers102, ["train", "val"]),
+        "food101": (datasets.Food101, ["train"]),
+    }[name]
+    parts = {part: make(folder, split=part, loader=str) for part in [*parts_of_trainval, "test"]}
+
+    def items(part: str) -> list[Item]:
+        pairs = (parts[part][position] for position in range(len(parts[part])))
+        return [(os.path.relpath(file, folder), parts[part].classes[number]) for file, number in pairs]
+
+    trainval = [item for part in parts_of_trainval for item in items(part)]
+    return Listing(parts[parts_of_trainval[0]].classes, trainval, items("test"))
+
+
+def _pets(_name: str, folder: str) -> Listing:
+    """Read what torchvision's OxfordIIITPet does, which takes no loader; files are called by breed and number."""
+
+    def items(split: str) -> list[Item]:
+        lines = Path(folder, "oxford-iiit-pet/annotations", f"{split}.txt").read_text().splitlines()
+        files = [line.split()[0] for line in lines if line.strip()]
+        return [(f"oxford-iiit-pet/images/{file}.jpg", file.rpartition("_")[0]) for file in files]
+
+    trainval = items("trainval")
+    return Listing(sorted({breed for _, breed in trainval}, key=str.lower), trainval, items("test"))
+
+
+def _eurosat(_name: str, folder: str) -> Listing:
+    items = _in_class_folders(folder, "eurosat/2750")
+    labels = np.array([class_name for _, class_name in items])
+    held_out = np.zeros(len(items), np.bool_)
+    random = np.random.default_rng(SPLIT_SEED)
+    for class_name in np.unique(labels):
+        rows = np.flatnonzero(labels == class_name)
+        if len(rows) <= EUROSAT_TEST_IMAGES:
+            raise ValueError(f"{class_name} has {len(rows)} images, of which {EUROSAT_TEST_IMAGES} are for the test")
+        held_out[random.permutation(rows)[:EUROSAT_TEST_IMAGES]] = True
+    return _split(items, held_out)
+
+
+def _sun397(_name: str, folder: str) -> Listing:
+    """Read the first partition where there is one: lines are as /a/abbey/sun_aaa.jpg, of classes as /a/abbey."""
+
+    def lines(file: Path) -> list[str]:
+        return [line.strip("/") for line in file.read_text().split()]
+
+    def item(line: str) -> Item:
+        return f"SUN397/{line}", line.rpartition("/")[0][len("a/") :]
+
+    listed = lines(Path(folder, "SUN397/ClassName.txt"))
+    for place in (Path(folder), Path(folder, "SUN397")):
+        training, testing = place / "Training_01.txt", place / "Testing_01.txt"
+        if training.is_file() and testing.is_file():
+            classes = [class_folder[len("a/") :] for class_folder in listed]
+            return Listing(classes, [item(line) for line in lines(training)], [item(line) for line in lines(testing)])
+    names = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
+    return _drawn([item(f"{class_folder}/{name}") for class_folder in names for name in names[class_folder]])
+
+
+def _inat(name: str, folder: str) -> Listing:
+    """Read iNaturalist's own annotations; classes are called by their numbers in there."""
+    year = name.removeprefix("inat")
+    trainval, test = (_annotated(Path(folder, f"{split}{year}.json")) for split in ("train", "val"))
+    return Listing(sorted({number for _, number in trainval}, key=int), trainval, test)
+
+
+def _annotated(file: Path) -> list[Item]:
+    """Return the images of a file of annotations as COCO has them; ValueError with the file's name."""
+    try:
+        content = json.loads(file.read_bytes())
+        file_of = {image["id"]: os.fsdecode(image["file_name"]) for image in content["images"]}
+        return [(file_of[entry["image_id"]], str(int(entry["category_id"]))) for entry in content["annotations"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{file.name}: {error!r}") from error
+
+
+def _cog(_name: str, folder: str) -> Listing:
+    """Read one level of ImageNet-CoG (arXiv 2012.05649) from folders of wnids."""
+    trainval = _in_class_folders(folder, "train")
+    return Listing(sorted({wnid for _, wnid in trainval}), trainval, _in_class_folders(folder, "test"))
+
+
+def _in_class_folders(folder: str, below: str) -> list[Item]:
+    """Return the images of the folders in `below`, sorted by folder, then by name."""
+    folders = class_folders(os.path.join(folder, below))
+    return [(f"{below}/{entry.name}/{name}", entry.name) for entry in folders for name in image_names(entry.path)]
+
+
+def _drawn(items: list[Item]) -> Listing:
+    """Return these with a share of each class for the test, which is the same for the same names."""
+    from evaluation.metrics.transfer import held_out_rows  # the workers that open images need none of it
+
+    labels = np.array([class_name for _, class_name in items])
+    return _split(items, held_out_rows(labels, TEST_FRACTION, SPLIT_SEED))
+
+
+def _split(items: list[Item], held_out: np.ndarray) -> Listing:
+    """Return these with those that are held out, bool [N], for the test."""
+    trainval, test = (
+        [item for item, is_held_out in zip(items, held_out, strict=True) if is_held_out == wanted]
+        for wanted in (False, True)
+    )
+    return Listing(list(dict.fromkeys(class_name for _, class_name in items)), trainval, test, "drawn")
+
+
+LAYOUTS: dict[str, Layout] = {
+    "aircraft": Layout(
+        "lbfgs",
+        _by_torchvision,
+        "fgvc-aircraft-2013b/data/variants.txt fgvc-aircraft-2013b/data/images_variant_trainval.txt "
+        "fgvc-aircraft-2013b/data/images_variant_test.txt fgvc-aircraft-2013b/data/images",
+    ),
+    "cars": Layout(
+        "lbfgs",
+        _by_torchvision,
+        "stanford_cars/devkit/cars_meta.mat stanford_cars/devkit/cars_train_annos.mat "
+        "stanford_cars/cars_test_annos_withlabels.mat stanford_cars/cars_train stanford_cars/cars_test",
+    ),
+    "dtd": Layout(
+        "lbfgs",
+        _by_torchvision,
+        "dtd/dtd/labels/train1.txt dtd/dtd/labels/val1.txt dtd/dtd/labels/test1.txt dtd/dtd/images",
+    ),
+    "eurosat": Layout("lbfgs", _eurosat, "eurosat/2750"),
+    "flowers": Layout("lbfgs", _by_torchvision, "flowers-102/imagelabels.mat flowers-102/setid.mat flowers-102/jpg"),
+    "pets": Layout(
+        "lbfgs",
+        _pets,
+        "oxford-iiit-pet/annotations/trainval.txt oxford-iiit-pet/annotations/test.txt oxford-iiit-pet/images",
+    ),
+    "food101": Layout("lbfgs", _by_torchvision, "food-101/meta/train.json food-101/meta/test.json food-101/images"),
+    "sun397": Layout("lbfgs", _sun397, "SUN397/ClassName.txt"),
+    "inat2018": Layout("sgd", _inat, "train2018.json val2018.json"),
+    "inat2019": Layout("sgd", _inat, "train2019.json val2019.json"),
+    **{f"cog_l{level}": Layout("sgd", _cog, "train test") for level in range(1, 6)},
+}
+"""By name, as a user gives it."""

@@ -1,0 +1,258 @@
+"""Classifiers that Figment did not train: torchvision's and timm's with their weights, and those of a file of weights.
+
+Each is shown images as its own authors show them, unless the settings say otherwise.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation.images.decoding import Crop
+from generation.recipes.labels import LabelSpace, load_label_space
+from training.config import TrainingConfig
+
+TORCHVISION, TIMM, FILE = "torchvision:", "timm:", ".safetensors"
+IMAGENET = "imagenet1k"
+
+CROP_MODES = ("center", "squash")
+"""timm's that `Crop` has."""
+
+UNUSED = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""torchvision's weights of outputs that only training uses."""
+
+COUNTER = ".num_batches_tracked"
+"""What old weights lack, and evaluation does not use."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, which a file of weights is taken to go by."""
+
+DEFAULT_CROP = 224
+
+
+class ExternalClassifier(torch.nn.Module):
+    """A network, and how pixels come to it."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: torch.nn.Module, num_classes: int, mean: Any, std: Any) -> None:
+        """Take the network and what its images are normalised by, of 0..1."""
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, num_classes] for uint8 images [N, H, W, 3]."""
+        return self.network(self._input(images_nhwc))
+
+    def features_and_logits(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
+        from training.model.network import features_and_logits
+
+        return features_and_logits(self.network, self.num_classes, self._input(images_nhwc))
+
+    def _input(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        return ((images_nhwc.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalModel:
+    """Such a classifier to look at; has what `evaluation.inference.trained_model.Model` has."""
+
+    name: str
+    architecture: str
+    source: str
+    """As the settings name it."""
+
+    run_dir: Path
+    """Where its evaluation is written."""
+
+    label_space: LabelSpace
+    crop: Crop
+    classifier: ExternalClassifier
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it tells apart."""
+        return self.label_space.num_classes
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights and how pixels come to them: whose outputs are whose."""
+        digest = hashlib.sha256(type(self.classifier.network).__name__.encode())
+        if self.crop.is_squashed:
+            digest.update(b"squashed")
+        for name, values in sorted(self.classifier.state_dict().items()):
+            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+            digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def build(self) -> Callable[[], ExternalClassifier]:
+        """Return what gives the classifier, in evaluation mode."""
+        return self.classifier.eval
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what tables say of it: nobody knows what it was trained on."""
+        return {
+            "name": name,
+            "architecture": self.architecture,
+            "checkpoint": self.source,
+            "label_space": self.label_space.name,
+            "num_classes": self.num_classes,
+            "image_size": self.crop.crop_size,
+            "num_images": 0,
+            "num_trained": 0,
+            "trained_on": "unknown",
+            "recipe_sha256": "",
+            "guidance_scale": [],
+            "templates": [],
+            "augmentation": "unknown",
+        }
+
+
+def is_external(checkpoint: str) -> bool:
+    """Return whether a checkpoint's name is one of these."""
+    return checkpoint.startswith((TORCHVISION, TIMM)) or checkpoint.endswith(FILE)
+
+
+def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> ExternalModel:
+    """Return a classifier by name; ValueError with the remedy for one that is not there, or of other classes.
+
+    `training` and `label_space` say what a file's weights belong to; torchvision's and timm's are of ImageNet's 1,000.
+    """
+    if source.startswith(TORCHVISION):
+        return _of_torchvision(source, run_dir)
+    if source.startswith(TIMM):
+        return _of_timm(source, run_dir)
+    return _of_file(source, training, label_space, run_dir)
+
+
+def _of_torchvision(source: str, run_dir: Path) -> ExternalModel:
+    import torchvision
+
+    name = source.removeprefix(TORCHVISION).partition("/")[0]
+    weights = _torchvisions_weights(source)
+    network = _fetched(source, partial(torchvision.models.get_model, name, weights=weights))
+    shown = weights.transforms()
+    return _of_imagenet(
+        source,
+        network,
+        Crop(shown.resize_size[0], shown.crop_size[0], shown.interpolation.value),
+        (shown.mean, shown.std),
+        run_dir,
+    )
+
+
+def _torchvisions_weights(source: str) -> Any:
+    """Return what torchvision knows of the weights, which are not fetched; ValueError if they cannot be evaluated."""
+    import torchvision
+
+    name, _, wanted = source.removeprefix(TORCHVISION).partition("/")
+    try:
+        known = torchvision.models.get_model_weights(name)
+    except ValueError as error:
+        raise ValueError(f"checkpoint is '{source}', and torchvision has no model '{name}'.") from error
+    if name.lower() not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(
+            f"checkpoint is '{source}', and torchvision's {name} is no classifier of images, or a quantized one. Give "
+            f"another, as {TORCHVISION}resnet50/IMAGENET1K_V1."
+        )
+    if wanted not in known.__members__:
+        raise ValueError(
+            f"checkpoint is '{source}', and torchvision's {name} has the weights "
+            f"{', '.join(each.name for each in known)}. Give one, as "
+            f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
+        )
+    if not known[wanted].meta["categories"]:
+        raise ValueError(
+            f"checkpoint is '{source}', whose weights lack the last layers. Give others, as "
+            f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
+        )
+    return known[wanted]
+
+
+def _of_timm(source: str, run_dir: Path) -> ExternalModel:
+    import timm
+    from timm.data.model_config import resolve_input_data_config
+
+    name = source.removeprefix(TIMM)
+    if name not in timm.list_models(pretrained=True) and name not in timm.list_models():
+        raise ValueError(f"checkpoint is '{source}', and timm has no model '{name}' with weights.")
+    mode = getattr(timm.get_pretrained_cfg(name), "crop_mode", "center")
+    if mode not in CROP_MODES:
+        raise ValueError(
+            f"checkpoint is '{source}', whose images timm crops by '{mode}', which Figment does not. Give one whose "
+            f"crop_mode is {' or '.join(CROP_MODES)}."
+        )
+    network = _fetched(source, partial(timm.create_model, name, pretrained=True))
+    shown = resolve_input_data_config(network, use_test_size=True)
+    size = shown["input_size"][-1]
+    return _of_imagenet(
+        source,
+        network,
+        Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash"),
+        (shown["mean"], shown["std"]),
+        run_dir,
+    )
+
+
+def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> ExternalModel:
+    from safetensors.torch import load_file
+
+    from training.model.network import build_network
+
+    try:
+        weights = load_file(source)
+    except Exception as error:  # safetensors has errors of its own
+        raise ValueError(f"checkpoint '{source}' cannot be read: {error}. Give a file of safetensors.") from error
+    network = build_network(training.architecture, label_space.num_classes, training.head, training.temperature)
+    needed = network.state_dict()
+    shapes = {name: values.shape for name, values in weights.items()}
+    unused = UNUSED.get(training.architecture, ())
+    lacking = [name for name in needed if name not in shapes and not name.endswith(COUNTER)]
+    reshaped = [name for name in needed if name in shapes and shapes[name] != needed[name].shape]
+    wrong = lacking or reshaped or sorted(name for name in set(shapes) - set(needed) if not name.startswith(unused))
+    if wrong:
+        raise ValueError(
+            f"checkpoint '{source}' has not the weights of {training.architecture} for the {label_space.num_classes} "
+            f"classes of {label_space.name}: '{wrong[0]}' is missing, or of another shape, or too many. Give the "
+            "training.architecture and recipe.label_space that it belongs to."
+        )
+    network.load_state_dict(weights, strict=False)
+    size = training.crop_size or DEFAULT_CROP
+    shown = Crop(round(size * 256 / 224), size, "bilinear")
+    classifier = ExternalClassifier(network, label_space.num_classes, MEAN, STD)
+    return ExternalModel(Path(source).stem, training.architecture, source, run_dir, label_space, shown, classifier)
+
+
+def _of_imagenet(source: str, network: torch.nn.Module, shown: Crop, normalised: Any, run_dir: Path) -> ExternalModel:
+    space = load_label_space(IMAGENET)
+    with torch.inference_mode():
+        num_logits = network.eval()(torch.zeros(1, 3, shown.crop_size, shown.crop_size)).shape[1]
+    if num_logits != space.num_classes:
+        raise ValueError(f"checkpoint is '{source}', which tells {num_logits} classes apart, not ImageNet's 1,000.")
+    name = source.partition(":")[2]
+    classifier = ExternalClassifier(network, space.num_classes, *normalised)
+    architecture = name.partition("/")[0] if source.startswith(TORCHVISION) else f"timm/{name}"
+    return ExternalModel(name, architecture, source, run_dir, space, shown, classifier)
+
+
+def _fetched(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Return a library's network with its weights, which it keeps in a cache of its own."""
+    try:
+        return build()
+    except Exception as error:  # of any of the ways that weights come by
+        reason = re.sub(r"\s+", " ", str(error))[:200]
+        raise ValueError(
+            f"checkpoint is '{source}', whose weights cannot be had: {reason}. Fetch them where there is a network, "
+            "and copy the cache: TORCH_HOME for torchvision, HF_HOME for timm."
+        ) from error

@@ -1,0 +1,112 @@
+"""What a classifier answers to batches of images, by actors on any nodes of a Ray cluster."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from evaluation.config import EvaluationConfig
+from evaluation.inference.output_cache import Columns
+from evaluation.inference.trained_model import EvaluationError
+
+Kinds = tuple[Literal["guesses", "features"], ...]
+"""`guesses`: `prediction` int32 [N, up to 5], the best first, and `confidence` float32 [N] of the first; `features`:
+`feature` float32 [N, D], what the last layer is given.
+"""
+
+KINDS: Kinds = ("guesses", "features")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about the images of a set."""
+
+    kinds: Kinds
+    among: Sequence[int] = ()
+    """Labels that guesses are among; empty for all."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier, and what it is asked."""
+
+    build: Callable[[], Any]
+    """Returns it, in evaluation mode: uint8 [N, H, W, 3] to logits [N, num_classes], and `features_and_logits`."""
+
+    config: EvaluationConfig
+    questions: Sequence[Question]
+    """One for each set, by its number."""
+
+    def load(self) -> Callable[[int, np.ndarray], Columns]:
+        """Return what answers the question of that number about a batch of images, uint8 [N, H, W, 3]."""
+        torch.set_num_threads(self.config.threads_per_actor)
+        device = "cuda" if self.config.gpus_per_actor else "cpu"
+        classifier = self.build().to(device)
+
+        @torch.inference_mode()
+        def answer(number: int, images: np.ndarray) -> Columns:
+            pixels, asked = torch.tensor(images).to(device), self.questions[number]
+            if "features" not in asked.kinds:
+                return best_guesses(finite(classifier(pixels)), asked.among)
+            features, logits = (finite(said) for said in classifier.features_and_logits(pixels))
+            guesses = best_guesses(logits, asked.among) if "guesses" in asked.kinds else {}
+            return guesses | {"feature": features.cpu().numpy()}
+
+        return answer
+
+
+def finite(said: torch.Tensor) -> torch.Tensor:
+    """Return it in single precision; EvaluationError if a value is NaN or infinite."""
+    if not said.isfinite().all():
+        raise EvaluationError("The network's output has NaN or infinite values; this checkpoint cannot be evaluated.")
+    return said.float()
+
+
+def best_guesses(logits: torch.Tensor, shared: Sequence[int]) -> Columns:
+    """Return the guesses among `shared` labels, or all, for logits [N, num_classes]; see `Kinds`."""
+    among = (
+        torch.tensor(shared, device=logits.device) if shared else torch.arange(logits.shape[1], device=logits.device)
+    )
+    probabilities = logits[:, among].softmax(dim=1)
+    best = probabilities.topk(min(5, len(among)), dim=1)
+    return {
+        "prediction": among[best.indices].cpu().numpy().astype(np.int32),
+        "confidence": best.values[:, 0].cpu().numpy(),
+    }
+
+
+class NetworkActor:
+    """A network on its device."""
+
+    def __init__(self, network: list[ray.ObjectRef]) -> None:
+        """Load it."""
+        asked: Network = ray.get(network[0])
+        self.batch_size = asked.config.batch_size
+        self.answer = asked.load()
+
+    def __call__(self, unit: Columns) -> Iterator[Columns]:
+        """Yield what is said of a unit, a batch at a time on the device."""
+        images, number = unit.pop("image"), int(unit["set"][0])
+        starts = range(0, len(images), self.batch_size)
+        parts = [self.answer(number, images[start : start + self.batch_size]) for start in starts]
+        yield unit | {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def answers(images: ray.data.Dataset, network: Network) -> Iterator[Columns]:
+    """Yield what a network says of blocks of `set` and `image`, with their other columns, in no certain order."""
+    said = images.map_batches(
+        NetworkActor,
+        fn_constructor_args=[[ray.put(network)]],
+        batch_size=None,
+        compute=ActorPoolStrategy(size=network.config.num_actors),
+        num_gpus=network.config.gpus_per_actor,
+        label_selector=network.config.label_selector,
+        zero_copy_batch=True,
+    )
+    for batch in said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        yield cast(Columns, batch)

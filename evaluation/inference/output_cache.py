@@ -1,0 +1,132 @@
+"""What a network says of a set's images, kept as Parquet as it comes: a job that is stopped goes on where it ended.
+
+Knows rows and columns, and neither networks nor images.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from generation.files import write_whole
+from generation.shards.storage import StorageError
+
+PART_BYTES = 64_000_000
+PART_SECONDS = 30.0
+"""A file is written when so much has come, or when so much time has passed since the last one."""
+
+ROW = "row"
+"""The column that says which image a row is about, by its place in the set."""
+
+Columns = dict[str, np.ndarray]
+
+
+def folder_name(name: str, key: Mapping[str, Any]) -> str:
+    """Return what a folder is called whose content `key` decides: with other settings it is another."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return f"{name.replace('/', '-')}-{digest[:12]}"
+
+
+@dataclass
+class KeptOutputs:
+    """Rows of one folder; several jobs may write to it, since all find the same in a row."""
+
+    folder: Path
+    num_rows: int
+    """Images of the set."""
+
+    waiting: list[Columns] = field(default_factory=list)
+    written_at: float = field(default_factory=time.monotonic)
+
+    def open(self, key: Mapping[str, Any]) -> None:
+        """Make the folder, and say in it what it holds."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            about = self.folder / "about.json"
+            if not about.exists():
+                write_whole(about, lambda file: file.write(f"{json.dumps(dict(key), indent=2)}\n".encode()))
+        except OSError as error:
+            raise ValueError(
+                f"'{self.folder}' cannot be written: {error.strerror}. Give another folder: evaluation.outputs=..."
+            ) from error
+
+    def rows(self) -> np.ndarray:
+        """Return the rows that are there, int64, ascending."""
+        there = np.zeros(self.num_rows, dtype=bool)
+        for path in self._parts():
+            there[_read(path, [ROW])[ROW]] = True
+        return np.flatnonzero(there)
+
+    def missing(self) -> np.ndarray:
+        """Return the rows that are not there yet, int64, ascending."""
+        return np.setdiff1d(np.arange(self.num_rows), self.rows(), assume_unique=True)
+
+    def add(self, columns: Columns) -> None:
+        """Keep some rows: `row` int64 [N], and arrays [N] or [N, D]."""
+        if len(columns[ROW]):
+            self.waiting.append(columns)
+        num_bytes = sum(column.nbytes for columns in self.waiting for column in columns.values())
+        if num_bytes >= PART_BYTES or time.monotonic() - self.written_at >= PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, as a file that appears whole."""
+        if self.waiting:
+            columns = {name: np.concatenate([part[name] for part in self.waiting]) for name in self.waiting[0]}
+            table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
+            path = self.folder / f"part-{uuid4().hex}.parquet"
+            try:
+                write_whole(path, lambda file: pq.write_table(table, file))
+            except OSError as error:
+                raise StorageError(
+                    f"'{self.folder}' cannot be written: {error}. What it holds already is kept."
+                ) from error
+        self.waiting, self.written_at = [], time.monotonic()
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a column of all rows that are there, each once, in the order of `rows`: [N] or [N, D].
+
+        Memory holds it, and a part of it besides.
+        """
+        rows, whole = self.rows(), np.zeros(0)
+        for path in self._parts():
+            part = _read(path, [ROW, name])
+            if not whole.size:
+                whole = np.zeros((len(rows), *part[name].shape[1:]), dtype=part[name].dtype)
+            whole[np.searchsorted(rows, part[ROW])] = part[name]
+        return whole
+
+    def parts(self) -> list[str]:
+        """Return the names of the files, which no others ever have."""
+        return [path.name for path in self._parts()]
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+
+def _to_arrow(column: np.ndarray) -> pa.Array:
+    """Return a column [N], or [N, D] as lists of one length."""
+    flat = pa.array(column.reshape(-1))
+    return flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column[0].size)
+
+
+def _read(path: Path, names: list[str]) -> Columns:
+    try:
+        table = pq.read_table(path, columns=names)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"'{path}' cannot be read: {error}. Remove it: it is worked out again.") from error
+    return {name: _to_numpy(table.column(name).combine_chunks()) for name in table.column_names}
+
+
+def _to_numpy(array: Any) -> np.ndarray:
+    if not pa.types.is_fixed_size_list(array.type):
+        return array.to_numpy(zero_copy_only=False)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)

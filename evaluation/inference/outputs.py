@@ -1,0 +1,182 @@
+"""What a classifier says of each image of real sets, kept, and of generated images."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import ray.data
+from PIL import Image
+
+from evaluation.config import EvaluationConfig
+from evaluation.images.decoding import Crop, shown_name
+from evaluation.images.real_sets import RealSet
+from evaluation.inference.network import KINDS, Kinds, Network, Question, answers
+from evaluation.inference.output_cache import ROW, Columns, KeptOutputs, folder_name
+from evaluation.inference.reading import Reading, crop_for, read_images
+from evaluation.inference.trained_model import Looked
+from generation.shards.storage import StorageError
+
+OUTPUTS_VERSION = 4
+"""Of what is shown to networks, and what is kept of their answers: with another, nothing that is kept is used."""
+
+NUM_NAMED = 10
+"""Unreadable images that a message names."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What was said of a set's images, read when it is asked for."""
+
+    kept: KeptOutputs
+    rows: np.ndarray
+    """int64 [N]: which images of the set it is about, ascending."""
+
+    unreadable: tuple[str, ...]
+    """Names of images that are left out."""
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a column of `Kinds`, a row for each of `rows`."""
+        return self.kept.read(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is asked about the images of a set."""
+
+    images: RealSet
+    question: Question
+    crop: Crop
+    kept: KeptOutputs
+    missing: np.ndarray
+    """int64: rows that are not kept yet."""
+
+    unreadable: list[int] = field(default_factory=list)
+    """Rows of images that cannot be decoded."""
+
+    def add(self, columns: Columns) -> None:
+        """Keep what was said of some rows, for which bool `is_read` says whether they have an image."""
+        is_read = columns.pop("is_read")
+        self.unreadable.extend(columns[ROW][~is_read].tolist())
+        self.kept.add({name: column[is_read] for name, column in columns.items()})
+
+
+def outputs_of(
+    wanted: Mapping[RealSet, Kinds],
+    model: Looked,
+    config: EvaluationConfig,
+    folder: Path,
+    say: Callable[[str], None],
+) -> dict[RealSet, Outputs]:
+    """Return what a model says of each set, of which what is kept in `folder` is not asked again.
+
+    Images that come in several sets, as ImageNet's do with its own and with ReaL labels, are read once. StorageError,
+    when all images are through, if more of a set than `allow_unreadable` cannot be decoded.
+    """
+    groups = same_images(wanted, model)
+    asked = [open_kept(group, wanted, model, config, folder) for group in groups]
+    for each in asked:
+        if 0 < len(each.missing) < each.images.num_images:
+            num_kept = each.images.num_images - len(each.missing)
+            say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
+    if any(len(each.missing) for each in asked):
+        for number, columns in ask_network(asked, model.build, config):
+            asked[number].add(columns)
+    for each in asked:
+        each.kept.flush()
+    said = [_whole(each, config) for each in asked]
+    return {images: one for one, group in zip(said, groups, strict=True) for images in group}
+
+
+def same_images(sets: Mapping[RealSet, Kinds], model: Looked) -> list[list[RealSet]]:
+    """Return the sets, together those whose images and guesses are the same, whatever their labels."""
+    groups: dict[str, list[RealSet]] = {}
+    for images in sets:
+        groups.setdefault(f"{identity(images)} {images.has_border} {compared(images, model)}", []).append(images)
+    return list(groups.values())
+
+
+def identity(images: RealSet) -> list[str | int]:
+    """Return what tells a set's images from those of others."""
+    return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
+
+
+def compared(images: RealSet, model: Looked) -> list[int]:
+    """Return the labels that guesses are among, empty for all."""
+    return images.shared.tolist() if len(images.shared) < model.num_classes else []
+
+
+def open_kept(
+    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Looked, config: EvaluationConfig, folder: Path
+) -> Asked:
+    """Return what is kept of the outputs for the same images, by all that decides them."""
+    images = group[0]
+    kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
+    question = Question(kinds, compared(images, model) if "guesses" in kinds else [])
+    crop = crop_for(model.crop, config, images.has_border)
+    key = {
+        "version": OUTPUTS_VERSION,
+        "checkpoint_sha256": model.sha256,
+        "images": identity(images),
+        "crop": [crop.resize_size, crop.crop_size, crop.interpolation, crop.is_upright],
+        "kinds": kinds,
+        "among": question.among,
+    }
+    name = "-".join([Path(images.place).name or images.name, *kinds])
+    kept = KeptOutputs(folder / folder_name(name, key), images.num_images)
+    kept.open(key)
+    return Asked(images, question, crop, kept, kept.missing())
+
+
+def ask_network(
+    asked: Sequence[Asked], build: Callable[[], Any], config: EvaluationConfig
+) -> Iterator[tuple[int, Columns]]:
+    """Yield what a network says of the rows that are missing, in no certain order, with the number of their set."""
+    readings = [Reading(each.images.source, each.images.positions, each.missing, each.crop) for each in asked]
+    network = Network(build, config, [each.question for each in asked])
+    for columns in answers(read_images(readings, config), network):
+        numbers = set(columns.pop("set").tolist())
+        if len(numbers) != 1:
+            raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
+        yield numbers.pop(), columns
+
+
+def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
+    """Return all that came; StorageError where too many images are unreadable."""
+    images, rows = asked.images, asked.kept.rows()
+    all_names = images.source.names() if asked.unreadable else []
+    names = [shown_name(all_names[position]) for position in images.positions[sorted(asked.unreadable)].tolist()]
+    if len(names) > config.allow_unreadable:
+        more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+        raise StorageError(
+            f"{len(names)} of the {images.num_images:,} images of '{images.name}' cannot be decoded: "
+            f"{', '.join(names[:NUM_NAMED])}{more}. Put whole ones in their place, or leave them out: "
+            f"evaluation.allow_unreadable={len(names)}. What was worked out for the others is kept."
+        )
+    if len(rows) + len(names) != images.num_images:
+        raise RuntimeError(f"{len(rows)} and {len(names)} of {images.num_images} images came: some were lost.")
+    if not len(rows):
+        raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
+    return Outputs(asked.kept, rows, tuple(names))
+
+
+def outputs_of_generated(samples: ray.data.Dataset, model: Looked, config: EvaluationConfig) -> Columns:
+    """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
+    crop = crop_for(model.crop, config, has_border=False)
+    shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)
+    parts = list(answers(shown, Network(model.build, config, [Question(KINDS)])))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Makes of generated samples what `NetworkActor` is given."""
+
+    crop: Crop
+
+    def __call__(self, samples: Columns) -> Columns:
+        """Return their images as shown, with their labels."""
+        images = np.stack([self.crop(Image.fromarray(image)) for image in samples["image"]])
+        return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}

@@ -1,0 +1,207 @@
+"""How linear classifiers on features of several sets do, over several seeds: each a Ray task, and kept at its end."""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from evaluation.config import EvaluationConfig
+from evaluation.images.real_sets import RealSet
+from evaluation.inference.output_cache import folder_name
+from evaluation.inference.outputs import Outputs
+from evaluation.inference.trained_model import EvaluationError
+from evaluation.metrics.intervals import student_interval
+from evaluation.metrics.transfer import Labelled, Search, Solver, Transfer, fit_transfer, log_odds_average
+from generation.shards.storage import Storage
+
+TRANSFER_VERSION = 2
+"""Of how classifiers are fitted to features: with another, none that is kept is used."""
+
+GROUPS = {
+    "small": ("aircraft", "cars", "dtd", "eurosat", "flowers", "food101", "pets", "sun397"),
+    "iNaturalist": ("inat2018", "inat2019"),
+    "ImageNet-CoG": ("cog_l1", "cog_l2", "cog_l3", "cog_l4", "cog_l5"),
+}
+"""Sets of which arXiv 2212.08420 tells a mean together."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TransferImages:
+    """A set of other classes to tell apart by a network's features."""
+
+    name: str
+    trainval: RealSet
+    test: RealSet
+    solver: Solver
+    split: str
+    """`published` by the set's authors, or `drawn` here."""
+
+
+def transfer(
+    transfers: Sequence[TransferImages],
+    features: Mapping[RealSet, Outputs],
+    config: EvaluationConfig,
+    outputs: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """Return how well frozen features tell other classes apart, by set, and means over sets."""
+    said = {each.name: [features[images] for images in (each.trainval, each.test)] for each in transfers}
+    found = fits_of(transfers, said, config, Storage(str(outputs)), say)
+    told: dict[str, Any] = {}
+    for each in transfers:
+        num_unreadable = sum(len(one.unreadable) for one in said[each.name])
+        told[each.name] = {**over_seeds(found[each.name]), "split": each.split, "num_unreadable": num_unreadable}
+    average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
+    return {"sets": told, "groups": group_means(told), "log_odds_average": average}
+
+
+def fits_of(
+    transfers: Sequence[TransferImages],
+    said: Mapping[str, Sequence[Outputs]],
+    config: EvaluationConfig,
+    kept: Storage,
+    say: Say,
+) -> dict[str, list[Transfer]]:
+    """Return what was found on each set by each seed, fitted by Ray tasks where it is not kept.
+
+    A set's features are read when a core is free for them. After a failure what is under way is kept, then it is
+    raised.
+    """
+    files = {
+        each.name: [name_of_kept(each, said[each.name], seed) for seed in config.transfer_seeds] for each in transfers
+    }
+    fits = Fits(kept, say)
+    for each in transfers:
+        missing = {
+            seed: file
+            for seed, file in zip(config.transfer_seeds, files[each.name], strict=True)
+            if not kept.exists(file)
+        }
+        while missing and len(fits.running) >= num_cores():
+            fits.keep_one()
+        if missing and not fits.failed:
+            fits.start(each, said[each.name], missing, config)
+    while fits.running:
+        fits.keep_one()
+    if fits.failed:
+        raise fits.failed[0]
+    return {name: [Transfer(**json.loads(kept.read(file))) for file in of_set] for name, of_set in files.items()}
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Ray tasks that fit, each of whose results is kept when it ends."""
+
+    kept: Storage
+    say: Say
+    running: dict[ray.ObjectRef, tuple[str, int, str]] = field(default_factory=dict)
+    """Set, seed and file of each."""
+
+    failed: list[Exception] = field(default_factory=list)
+
+    def start(
+        self, images: TransferImages, said: Sequence[Outputs], missing: Mapping[int, str], config: EvaluationConfig
+    ) -> None:
+        """Fit to a set's features by each seed; these are in memory until all are through."""
+        trainval, test = (labelled(*pair) for pair in zip((images.trainval, images.test), said, strict=True))
+        self.say(
+            f"transfer to {images.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test, "
+            f"{len(missing)} seeds"
+        )
+        sets = ray.put((trainval, test))
+        for seed, file in missing.items():
+            self.running[started(sets, images.solver, seed, config)] = images.name, seed, file
+
+    def keep_one(self) -> None:
+        """Wait for the next that ends, and keep what it found."""
+        (ended,), _ = ray.wait(list(self.running))
+        name, seed, file = self.running.pop(ended)
+        try:
+            found = ray.get(ended)
+        except RayError as error:
+            self.failed.append(failure(name, seed, error))
+            self.say(f"transfer to {name}, seed {seed}: failed; fits under way are waited for")
+            return
+        self.kept.write(file, json.dumps(asdict(found), indent=2).encode())
+        self.say(f"transfer to {name}: top-1 {found.top1:.2%}")
+
+
+def failure(name: str, seed: int, error: RayError) -> Exception:
+    """Return what to raise for a failed fit: a line for what a user can mend, else Ray's error, which has the trace."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if isinstance(cause, ValueError):
+        return EvaluationError(f"Transfer to {name} with seed {seed}: {cause} What was fitted is kept.")
+    error.add_note(f"In the transfer to {name} with seed {seed}. What was fitted is kept.")
+    return error
+
+
+def num_cores() -> int:
+    """Return how many fits the cluster has cores for at once."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def started(sets: ray.ObjectRef, solver: Solver, seed: int, config: EvaluationConfig) -> ray.ObjectRef:
+    """Return a Ray task that fits, on a GPU where networks have one and the solver likes it."""
+    on_gpu = solver == "sgd" and config.gpus_per_actor > 0
+    options = {"num_gpus": config.gpus_per_actor, "label_selector": config.label_selector} if on_gpu else {}
+    fit: Any = ray.remote(num_cpus=1, **options)(fit_in_task)
+    return fit.remote(sets, solver, seed, "cuda" if on_gpu else "cpu")
+
+
+def fit_in_task(sets: tuple[Labelled, Labelled], solver: Solver, seed: int, device: str) -> Transfer:
+    """Return how a linear classifier on features does."""
+    return fit_transfer(*sets, solver, device, say=lambda _: None, search=Search(seed))
+
+
+def over_seeds(found: Sequence[Transfer]) -> dict[str, Any]:
+    """Return the mean over seeds of a set's numbers, with Student's interval of 95% for top-1 if there are several."""
+    top1 = [each.top1 for each in found]
+    return {
+        "top1": float(np.mean(top1)),
+        "top1_interval": student_interval(top1),
+        "mean_per_class": float(np.mean([each.mean_per_class for each in found])),
+        "validation_top1": float(np.mean([each.validation_top1 for each in found])),
+        "num_trainval": found[0].num_trainval,
+        "num_test": found[0].num_test,
+        "num_classes": found[0].num_classes,
+        "num_seeds": len(found),
+        "seeds": [asdict(each) for each in found],
+    }
+
+
+def group_means(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the mean top-1 of each group of which there are sets, and of how many."""
+    groups = {group: [told[name]["top1"] for name in names if name in told] for group, names in GROUPS.items()}
+    return {
+        group: {"top1": float(np.mean(found)), "num_sets": len(found), "num_sets_in_all": len(GROUPS[group])}
+        for group, found in groups.items()
+        if found
+    }
+
+
+def name_of_kept(transfer: TransferImages, said: Sequence[Outputs], seed: int) -> str:
+    """Return the file that keeps what was found, which may have taken hours.
+
+    Features that are worked out anew, whatever for, are in files of other names, and are fitted anew.
+    """
+    key = {
+        "version": TRANSFER_VERSION,
+        "features": [each.kept.parts() for each in said],
+        "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
+        "solver": transfer.solver,
+        "seed": seed,
+    }
+    return f"{folder_name(f'transfer-{transfer.name}', key)}.json"
+
+
+def labelled(images: RealSet, said: Outputs) -> Labelled:
+    """Return features with the labels of their images."""
+    return Labelled(said.read("feature"), images.labels[said.rows])

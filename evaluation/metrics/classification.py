@@ -1,0 +1,285 @@
+"""The numbers of one set of real images, from a classifier's guesses: accuracies, calibration, confusions, intervals.
+
+Arrays in, numbers out. It knows no network, image or file. Counts are exact; an accuracy divides once, at the very end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics.intervals import Interval, wilson_interval
+
+NUM_BINS = 15
+"""Bins of equal width over the confidences (arXiv 1706.04599); one holds its upper edge, the first also 0."""
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """A classifier's best guesses for N images; ValueError unless N is at least 1 and all arrays fit each other."""
+
+    labels: np.ndarray
+    """int64 [N], the right label of each image."""
+
+    predictions: np.ndarray
+    """int64 [N, K] with K from 1 to 5, the best guess first."""
+
+    confidences: np.ndarray
+    """float [N], the probability of the first guess, 0..1."""
+
+    accepted: Sequence[np.ndarray] | None = None
+    """N int arrays, all labels that count as right for an image (arXiv 2006.07159): an empty one leaves the image out
+    of every number; None accepts `labels` alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be counted."""
+        num_images = self.labels.size
+        if not num_images:
+            raise ValueError("There are no images with a label to evaluate. Give at least one.")
+        num_guesses = min(max(self.predictions.size // num_images, 1), 5)
+        _check("labels", self.labels, (num_images,))
+        _check("predictions", self.predictions, (num_images, num_guesses))
+        _check("confidences", self.confidences, (num_images,), kind="f")
+        if self.accepted is None:
+            return
+        if len(self.accepted) != num_images:
+            raise ValueError(f"accepted has {len(self.accepted)} arrays for {num_images} images. Give each image one.")
+        for i, of_image in enumerate(self.accepted):
+            if of_image.size:
+                _check(f"accepted[{i}]", of_image, (of_image.size,))
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Images whose first guesses are about equally confident."""
+
+    confidence: float
+    """Mean confidence, 0..1."""
+
+    accuracy: float
+    """Share of right first guesses, 0..1."""
+
+    num_images: int
+    """At least 1."""
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    """The numbers of one class's images; accuracies and interval are None without images."""
+
+    label: int
+    class_name: str
+    num_images: int
+    num_top1: int
+    num_top5: int
+    top1: float | None
+    top5: float | None
+    top1_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images of a class have a certain first guess; with accepted labels that need not be a wrong one."""
+
+    label: int
+    predicted: int
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All numbers of one set; a field is the key of the same name in JSON."""
+
+    num_images: int
+    """Images counted."""
+
+    num_without_label: int
+    """Images left out, as no label is accepted for them."""
+
+    top1: float
+    """Share of images whose first guess is right, 0..1."""
+
+    top1_interval: Interval
+
+    top5: float
+    """Share of images with a right one among the guesses (five or fewer), 0..1."""
+
+    top5_interval: Interval
+
+    mean_per_class_top1: float
+    """Mean of top1 over the classes with images, which count alike, 0..1."""
+
+    ece: float
+    """Expected calibration error: mean over images of their bin's |accuracy - confidence|, 0..1."""
+
+    ece_interval: Interval
+    """By the percentile bootstrap over images, all others by Wilson. Resampling widens small gaps: a well-calibrated
+    classifier's interval may lie above its `ece`.
+    """
+
+    calibration: tuple[CalibrationBin, ...]
+    """Bins that hold images, by rising confidence."""
+
+    per_class: tuple[ClassMeasures, ...]
+    """Every competing class, by label."""
+
+    confusions: tuple[Confusion, ...]
+    """All pairs that occur, the diagonal too, by label, then predicted."""
+
+
+def measure(
+    guesses: Guesses,
+    class_names: Sequence[str],
+    shared: np.ndarray | None = None,
+    seed: int = 0,
+    num_resamples: int = 1000,
+) -> Measures:
+    """Return all numbers of `guesses`, where label i has the name `class_names[i]`.
+
+    `shared` int64 [S] are the labels that compete, None for all; ValueError if others occur. A class's images are those
+    whose `labels` say so, whatever else is accepted. Intervals depend on counts, confidences and `seed` alone.
+    """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed. Try 1000.")
+    competing = _competing_labels(guesses, len(class_names), shared)
+    counted = _with_label(guesses)
+    hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
+    right, num_images = hits[:, 0], len(hits)
+    num_top1, num_top5 = int(right.sum()), int(hits.any(axis=1).sum())
+    bins, gaps = _bins(confidences), right - confidences
+    per_class = _per_class(counted.labels, hits, competing, class_names)
+    return Measures(
+        num_images=num_images,
+        num_without_label=len(guesses.labels) - num_images,
+        top1=num_top1 / num_images,
+        top1_interval=wilson_interval(num_top1, num_images),
+        top5=num_top5 / num_images,
+        top5_interval=wilson_interval(num_top5, num_images),
+        mean_per_class_top1=float(np.mean([row.top1 for row in per_class if row.top1 is not None])),
+        ece=_ece(bins, gaps),
+        ece_interval=_ece_interval(bins, gaps, seed, num_resamples),
+        calibration=_calibration(bins, confidences, right),
+        per_class=per_class,
+        confusions=_confusions(counted),
+    )
+
+
+def to_json(measures: Measures) -> dict[str, Any]:
+    """Return `measures` as plain dicts, lists and numbers, keyed as the fields are; None becomes null."""
+    return asdict(measures, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+
+
+def top1_hits(guesses: Guesses) -> np.ndarray:
+    """Return bool [N]: whether the first guess is right, of images that are counted."""
+    return _hits(_with_label(guesses))[:, 0]
+
+
+def is_counted(guesses: Guesses) -> np.ndarray:
+    """Return bool [N]: whether any label is accepted for an image."""
+    if guesses.accepted is None:
+        return np.ones(len(guesses.labels), dtype=bool)
+    return np.array([of_image.size > 0 for of_image in guesses.accepted])
+
+
+def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int, num_resamples: int) -> Interval:
+    # One resample at a time: N numbers in memory, and in the processor's cache.
+    random, num_images = np.random.default_rng(seed), len(bins)
+    draws = (random.integers(num_images, size=num_images) for _ in range(num_resamples))
+    low, high = np.percentile([_ece(bins[drawn], gaps[drawn]) for drawn in draws], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _bins(confidences: np.ndarray) -> np.ndarray:
+    return np.digitize(confidences, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
+
+
+def _ece(bins: np.ndarray, gaps: np.ndarray) -> float:
+    # n_b / N * |accuracy - confidence| of a bin is |sum of its images' (hit - confidence)| / N.
+    return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(bins))
+
+
+def _calibration(bins: np.ndarray, confidences: np.ndarray, right: np.ndarray) -> tuple[CalibrationBin, ...]:
+    num_images = np.bincount(bins)
+    confidence = np.bincount(bins, weights=confidences)
+    num_right = np.bincount(bins, weights=right)
+    return tuple(
+        CalibrationBin(float(confidence[b] / num_images[b]), float(num_right[b] / num_images[b]), int(num_images[b]))
+        for b in np.flatnonzero(num_images)
+    )
+
+
+def _per_class(
+    labels: np.ndarray, hits: np.ndarray, competing: np.ndarray, class_names: Sequence[str]
+) -> tuple[ClassMeasures, ...]:
+    sets = (labels, labels[hits[:, 0]], labels[hits.any(axis=1)])
+    counts = np.stack([np.bincount(of_set, minlength=len(class_names)) for of_set in sets], axis=1).tolist()
+    rows = []
+    for label in map(int, competing):
+        num_images, num_top1, num_top5 = counts[label]
+        top1 = num_top1 / num_images if num_images else None
+        top5 = num_top5 / num_images if num_images else None
+        interval = wilson_interval(num_top1, num_images) if num_images else None
+        rows.append(ClassMeasures(label, class_names[label], num_images, num_top1, num_top5, top1, top5, interval))
+    return tuple(rows)
+
+
+def _confusions(guesses: Guesses) -> tuple[Confusion, ...]:
+    pairs = np.stack([guesses.labels, guesses.predictions[:, 0]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    return tuple(Confusion(int(label), int(guess), int(n)) for (label, guess), n in zip(found, counts, strict=True))
+
+
+def _with_label(guesses: Guesses) -> Guesses:
+    if guesses.accepted is None:
+        return guesses
+    kept = np.flatnonzero(is_counted(guesses)).tolist()
+    accepted = [guesses.accepted[i] for i in kept]
+    return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted)
+
+
+def _hits(guesses: Guesses) -> np.ndarray:
+    """Return bool [N, K]: whether a guess is right."""
+    if guesses.accepted is None:
+        return guesses.predictions == guesses.labels[:, None]
+    images = np.repeat(np.arange(len(guesses.labels)), [of_image.size for of_image in guesses.accepted])
+    rows, ranks = np.nonzero(guesses.predictions[images] == np.concatenate(guesses.accepted)[:, None])
+    hits = np.zeros(guesses.predictions.shape, dtype=bool)
+    hits[images[rows], ranks] = True
+    return hits
+
+
+def _competing_labels(guesses: Guesses, num_classes: int, shared: np.ndarray | None) -> np.ndarray:
+    """Return the labels that compete, ascending; ValueError if others occur where they may not."""
+    every = np.arange(num_classes)
+    if shared is not None:
+        _check("shared", shared, (shared.size,))
+        _check_among("shared", shared, every)
+    if guesses.accepted is not None:
+        _check_among("accepted", np.concatenate(guesses.accepted), every)
+    competing = every if shared is None else np.unique(shared)
+    _check_among("labels", guesses.labels, competing)
+    _check_among("predictions", guesses.predictions, competing)
+    return competing
+
+
+def _check_among(name: str, labels: np.ndarray, allowed: np.ndarray) -> None:
+    others = np.setdiff1d(labels, allowed)
+    if others.size:
+        raise ValueError(
+            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} possible ones. Give a class "
+            "name for each label, and only images and guesses of labels that compete."
+        )
+
+
+def _check(name: str, values: np.ndarray, shape: tuple[int, ...], kind: str = "i") -> None:
+    """Refuse all but labels (`kind` "i", 0 or more) or probabilities ("f", 0..1) of that shape."""
+    if values.shape != shape or values.dtype.kind != kind:
+        raise ValueError(
+            f"{name} has shape {list(values.shape)} and type {values.dtype}; {list(shape)} and "
+            f"{'float32' if kind == 'f' else 'int64'} are needed. Give one entry an image, and guesses the best five."
+        )
+    bad = values[(values < 0) | ((values > 1) & (kind == "f")) | np.isnan(values)]
+    if bad.size:
+        needed = "0 to 1 is needed. Give softmax outputs." if kind == "f" else "0 or more is needed. Drop such images."
+        raise ValueError(f"{name} has the value {bad[0]}; {needed}")

@@ -1,0 +1,210 @@
+"""How near generated images come to real ones, and how much of the real ones they reach, from features of both.
+
+It knows no generator, network or file. Distances are those of the features as given, not normalised, and are held in
+blocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from evaluation.metrics.representation import (
+    checked_features,
+    checked_labels,
+    distance_blocks,
+    mean_distance_within_classes,
+    mean_pairwise_distance,
+)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two sets share; a point's neighbourhood is the open ball up to the k-th nearest other point of its set."""
+
+    precision: float
+    """Share of generated images in a real image's neighbourhood, 0..1 (arXiv 1904.06991)."""
+
+    recall: float
+    """Share of real images in a generated image's neighbourhood, 0..1 (arXiv 1904.06991)."""
+
+    density: float
+    """Real neighbourhoods that a generated image lies in, over k: 0 or more, about 1 for equals (arXiv 2002.09797)."""
+
+    coverage: float
+    """Share of real images with a generated one in their neighbourhood, 0..1 (arXiv 2002.09797)."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Generated images beside real ones, of one class or of all."""
+
+    num_real: int
+    """Real images compared."""
+
+    num_generated: int
+    """Generated images compared."""
+
+    overlap: Overlap
+    """Fidelity (precision, density) and variety (recall, coverage)."""
+
+    frechet_distance: float
+    """Squared, 0 or more; see `frechet_distance` for what it can be compared with."""
+
+    diversity: float
+    """Mean distance of two generated features of a class, in units of the features."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All classes together, and each."""
+
+    overall: Likeness
+    """Classes pooled, except diversity: the mean over classes."""
+
+    per_class: Mapping[int, Likeness]
+    """By label."""
+
+
+def compare(
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    generated: np.ndarray,
+    generated_labels: np.ndarray,
+    num_neighbours: int = 5,
+    seed: int = 0,
+) -> Comparison:
+    """Compare `generated` [M, D] with `real` [N, D]; ValueError if their classes differ or one has too few images.
+
+    Of each class as many of both are compared, of the larger set some that are drawn by `seed`: coverage and recall
+    grow with the number of generated images, and the Fréchet distance falls.
+    """
+    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
+    real_labels = checked_labels(real_labels, len(real), "real_labels")
+    generated_labels = checked_labels(generated_labels, len(generated), "generated_labels")
+    labels = shared_classes(real_labels, generated_labels, num_neighbours)
+    rows, generated_rows = equal_numbers(real_labels, generated_labels, seed)
+    real, real_labels = real[rows], real_labels[rows]
+    generated, generated_labels = generated[generated_rows], generated_labels[generated_rows]
+    per_class = {}
+    for label in labels:
+        of_class = generated[generated_labels == label]
+        spread = mean_pairwise_distance(of_class)
+        per_class[label] = _likeness(real[real_labels == label], of_class, spread, num_neighbours)
+    overall = _likeness(real, generated, diversity(generated, generated_labels), num_neighbours)
+    return Comparison(overall, per_class)
+
+
+def _likeness(real: np.ndarray, generated: np.ndarray, spread: float, num_neighbours: int) -> Likeness:
+    return Likeness(
+        num_real=len(real),
+        num_generated=len(generated),
+        overlap=overlap(real, generated, num_neighbours),
+        frechet_distance=frechet_distance(real, generated),
+        diversity=spread,
+    )
+
+
+def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of both, int64 and ascending, of which each class has as many, in both."""
+    random = np.random.default_rng(seed)
+    chosen: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for label in np.unique(labels):
+        rows = [np.flatnonzero(each == label) for each in (labels, other_labels)]
+        number = min(map(len, rows))
+        for of_set, of_class in zip(chosen, rows, strict=True):
+            of_set.append(random.choice(of_class, number, replace=False))
+    first, second = (np.sort(np.concatenate(of_set)) for of_set in chosen)
+    return first, second
+
+
+def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
+    """Return the classes, if both have them and enough images of each; ValueError otherwise."""
+    lonely = np.setxor1d(real_labels, generated_labels)
+    if len(lonely):
+        raise ValueError(
+            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each."
+        )
+    for name, labels in (("real", real_labels), ("generated", generated_labels)):
+        classes, counts = np.unique(labels, return_counts=True)
+        fewest = counts.argmin()
+        _check_neighbours(int(counts[fewest]), num_neighbours, f"{name} images of class {classes[fewest]}")
+    return np.unique(real_labels).tolist()
+
+
+def overlap(real: np.ndarray, generated: np.ndarray, num_neighbours: int = 5) -> Overlap:
+    """Return what `generated` [M, D] shares with `real` [N, D], defined as in the package `prdc`."""
+    real, generated = _checked_pair(real, generated)
+    real_radii = neighbour_radii(real, num_neighbours)
+    generated_radii = neighbour_radii(generated, num_neighbours)
+    num_hits = np.zeros(len(generated), dtype=np.int64)
+    num_recalled = num_covered = 0
+    for rows, distances in distance_blocks(real, generated):
+        in_real = distances < real_radii[rows, None]
+        num_hits += in_real.sum(axis=0)
+        num_covered += int(in_real.any(axis=1).sum())
+        num_recalled += int((distances < generated_radii).any(axis=1).sum())
+    return Overlap(
+        precision=float(np.mean(num_hits > 0)),
+        recall=num_recalled / len(real),
+        density=float(num_hits.mean() / num_neighbours),
+        coverage=num_covered / len(real),
+    )
+
+
+def neighbour_radii(points: np.ndarray, num_neighbours: int) -> np.ndarray:
+    """Return float64 [N]: how far each of `points` [N, D] is from its k-th nearest other one.
+
+    As in `prdc`: the k + 1 nearest with the point itself, whose distance is 0. With k copies the radius is 0, and
+    nothing lies inside, as only what is strictly nearer counts.
+    """
+    _check_neighbours(len(points), num_neighbours, "points")
+    blocks = distance_blocks(points, points)
+    return np.concatenate([np.partition(block, num_neighbours, axis=1)[:, num_neighbours] for _, block in blocks])
+
+
+def _check_neighbours(num_points: int, num_neighbours: int, name: str) -> None:
+    if num_neighbours < 1:
+        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
+    if num_points <= num_neighbours:
+        raise ValueError(
+            f"There are {num_points} {name}, too few for {num_neighbours} neighbours each. Give at least "
+            f"{num_neighbours + 1}, or lower num_neighbours."
+        )
+
+
+def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
+    """Return |m - n|^2 + Tr(S + T - 2 (S T)^(1/2)) of both sets' means and covariances, 0 or more (arXiv 1706.08500).
+
+    It depends on the number of images, the more the fewer they are: compare values of equal numbers of images only.
+    """
+    real, generated = _checked_pair(real, generated)
+    # With S = F^T F and T = G^T G the singular values of F G^T are the roots of S T's eigenvalues: real, never squared.
+    f, g = _covariance_factor(real, "real"), _covariance_factor(generated, "generated")
+    shared = np.linalg.svd(f @ g.T, compute_uv=False).sum()
+    shift = np.sum((real.mean(axis=0) - generated.mean(axis=0)) ** 2)
+    return max(0.0, float(shift + np.sum(f**2) + np.sum(g**2) - 2 * shared))
+
+
+def _covariance_factor(points: np.ndarray, name: str) -> np.ndarray:
+    """Return F [N or D, the lesser; D], whose F^T F is the covariance of `points` [N, D]."""
+    if len(points) < 2:
+        raise ValueError(f"{name} has {len(points)} image; a covariance needs at least 2. Give more.")
+    centred = (points - points.mean(axis=0)) / np.sqrt(len(points) - 1)
+    return centred if len(centred) <= centred.shape[1] else cast(np.ndarray, np.linalg.qr(centred, mode="r"))
+
+
+def diversity(generated: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean L2 distance of two of `generated` [N, D] of a class, every class with a pair counting alike."""
+    return mean_distance_within_classes(generated, labels)
+
+
+def _checked_pair(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
+    if real.shape[1] != generated.shape[1]:
+        raise ValueError(
+            f"Real features have {real.shape[1]} dimensions and generated ones {generated.shape[1]}. Use one network "
+            "for both."
+        )
+    return real, generated

@@ -1,0 +1,324 @@
+"""How well a frozen network's features serve for other classes: the transfer measure of arXiv 2212.08420.
+
+Arrays in, numbers out. It knows no network, no image and no file. The protocol is that of the same authors' code for
+arXiv 2206.15369 (github.com/naver/trex, folder transfer): settings are searched on a fifth of the training images, the
+classifier is fitted again to all of them, and the test images are classified once.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch.nn import functional
+
+from evaluation.metrics.representation import checked_features, checked_labels
+
+if TYPE_CHECKING:
+    import optuna
+
+Solver = Literal["lbfgs", "sgd"]
+"""`lbfgs` is scikit-learn's, for some ten thousand images; `sgd` is torch's, for more, best on a GPU."""
+
+C_RANGE = (1e-5, 1e6)
+"""Where C is searched. As scikit-learn has it: C times the sum of the images' losses, plus half the squared weights."""
+
+LEARNING_RATE_RANGE = (0.1, 100.0)
+"""Where the learning rate of `sgd` is searched, as in the source; features of length 1 bear so much."""
+
+VALIDATION_FRACTION = 0.2
+"""Share of each class of the training images that settings are scored on."""
+
+LBFGS_ITERATIONS = 2000
+"""At most; a fit that needs more is taken as it is, as in the source."""
+
+SGD_EPOCHS = 100
+SGD_BATCH_SIZE = 1024
+SGD_MOMENTUM = 0.9
+
+ROWS_CLASSIFIED_AT_ONCE = 1024
+"""So many features are copied at a time, whatever their number."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features of images and what the images show."""
+
+    features: np.ndarray
+    """float [N, D]; single precision stays single."""
+
+    labels: np.ndarray
+    """int [N]: any numbers, the same for the same class in training and test."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is searched."""
+
+    C: float
+    """Inverse strength of the penalty, above 0, as of `C_RANGE`."""
+
+    learning_rate: float = 0.0
+    """That of the first epoch of `sgd`; `lbfgs` has none."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How a linear classifier on the features does on the test images."""
+
+    top1: float
+    """Share of the test images that are classified right, 0..1."""
+
+    mean_per_class: float
+    """Mean over the classes of the test images of the share within the class, 0..1."""
+
+    C: float
+    """The best found."""
+
+    learning_rate: float
+    """The best found for `sgd`; 0 for `lbfgs`, which has none."""
+
+    validation_top1: float
+    """What they were chosen for: the share of the validation images, 0..1."""
+
+    num_trainval: int
+    num_test: int
+
+    num_classes: int
+    """Those of the training images."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How settings are searched."""
+
+    seed: int = 0
+    """Decides the validation images, the settings tried and the order of `sgd`."""
+
+    num_trials: int = 30
+    """How many settings are tried, 1 or more."""
+
+
+SEARCH = Search()
+
+Say = Callable[[str], None]
+"""Takes a line for who waits."""
+
+Classifier = Callable[[np.ndarray], np.ndarray]
+"""Features [N, D] to class numbers, int [N]."""
+
+Fit = Callable[[np.ndarray, Settings], Classifier]
+"""What fits a classifier, by settings, to rows of the training images, int [N], among which all classes occur."""
+
+
+def fit_transfer(
+    trainval: Labelled,
+    test: Labelled,
+    solver: Solver,
+    device: str = "cpu",
+    say: Say = print,
+    search: Search = SEARCH,
+) -> Transfer:
+    """Return how a classifier with the best settings found, fitted to `trainval`, does on `test`.
+
+    `device` is torch's name of where `sgd` computes, the same numbers again on the same one; `lbfgs` has the CPU alone.
+    `say` is told of each trial of `sgd`. Besides features in single precision, memory holds one copy of those of
+    `trainval` for `lbfgs`; for `sgd` none, but one on a device other than the CPU.
+    """
+    trainval, test = numbered(trainval, test)
+    fit = fitter(trainval, solver, search.seed, device)
+    settings, validation_top1 = best_settings(trainval, fit, solver, search, say)
+    classify = fit(np.arange(len(trainval.labels)), settings)
+    hits = classes_of(classify, test.features, np.arange(len(test.labels))) == test.labels
+    return Transfer(
+        top1=float(hits.mean()),
+        mean_per_class=mean_per_class(hits, test.labels),
+        C=settings.C,
+        learning_rate=settings.learning_rate,
+        validation_top1=validation_top1,
+        num_trainval=len(trainval.labels),
+        num_test=len(test.labels),
+        num_classes=int(trainval.labels.max()) + 1,
+    )
+
+
+def best_settings(trainval: Labelled, fit: Fit, solver: Solver, search: Search, say: Say) -> tuple[Settings, float]:
+    """Return the first of the best settings by validation top-1, and that; `fit` is of `trainval`."""
+    import optuna
+
+    held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, search.seed)
+    if search.num_trials < 1 or not held_out.any():
+        raise ValueError(
+            f"{search.num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one "
+            "trial or more, and give at least one class with two training images."
+        )
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def validation_top1(trial: "optuna.Trial") -> float:
+        settings = _suggested(trial, solver)
+        classes = classes_of(fit(train, settings), trainval.features, validation)
+        top1 = float(np.mean(classes == trainval.labels[validation]))
+        if solver == "sgd":
+            say(_said(trial.number + 1, search.num_trials, settings, top1))
+        return top1
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=search.seed, multivariate=solver == "sgd")
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(validation_top1, n_trials=search.num_trials)
+    return Settings(**study.best_params), study.best_value
+
+
+def _said(number: int, num_trials: int, settings: Settings, top1: float) -> str:
+    return (
+        f"trial {number} of {num_trials}: C {settings.C:.3g}, learning rate {settings.learning_rate:.3g}, "
+        f"validation top-1 {top1:.2%}"
+    )
+
+
+def classes_of(classify: Classifier, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return what a classifier says of some rows of features, int [number of rows]."""
+    parts = (rows[start : start + ROWS_CLASSIFIED_AT_ONCE] for start in range(0, len(rows), ROWS_CLASSIFIED_AT_ONCE))
+    return np.concatenate([classify(features[part]) for part in parts])
+
+
+def _suggested(trial: "optuna.Trial", solver: Solver) -> Settings:
+    C = trial.suggest_float("C", *C_RANGE, log=True)  # noqa: N806, as scikit-learn calls it
+    if solver == "lbfgs":
+        return Settings(C)
+    return Settings(C, trial.suggest_float("learning_rate", *LEARNING_RATE_RANGE, log=True))
+
+
+def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Return which rows to hold out, bool [N]: of each class the fraction, rounded down, yet one if it has two or more.
+
+    A class with a single image keeps it.
+    """
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    shuffled = np.random.default_rng(seed).permutation(len(numbers))
+    rows_by_class = shuffled[np.argsort(numbers[shuffled], kind="stable")]
+    place_in_class = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = np.where(counts > 1, np.maximum((counts * fraction).astype(np.int64), 1), 0)
+    held_out = np.zeros(len(numbers), dtype=np.bool_)
+    held_out[rows_by_class[place_in_class < np.repeat(wanted, counts)]] = True
+    return held_out
+
+
+def fitter(trainval: Labelled, solver: Solver, seed: int, device: str) -> Fit:
+    """Return what fits classifiers to rows of `trainval`, whose labels are class numbers 0..K-1."""
+    if solver == "lbfgs":
+        return lambda rows, settings: fit_lbfgs(trainval, rows, settings)
+    features, labels = _on(device, np.asarray(trainval.features, np.float32)), _on(device, trainval.labels)
+    return lambda rows, settings: fit_sgd(features, labels, rows, settings, seed)
+
+
+def _on(device: str, array: np.ndarray) -> torch.Tensor:
+    """Return an array on a device, on the CPU without a copy: nobody writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # as Ray's are
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def fit_lbfgs(trainval: Labelled, rows: np.ndarray, settings: Settings) -> Classifier:
+    """Return scikit-learn's logistic regression on features as they are; no seed decides anything.
+
+    It has one BLAS thread: products are small, and threads that wait for each other on shared cores take many times as
+    long.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    regression = LogisticRegression(C=settings.C, max_iter=LBFGS_ITERATIONS)
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # as of `LBFGS_ITERATIONS`
+        return regression.fit(trainval.features[rows], trainval.labels[rows]).predict
+
+
+def fit_sgd(
+    features: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, settings: Settings, seed: int
+) -> Classifier:
+    """Return a linear layer on L2-normalised features, trained from zeros by SGD with cosine decay, where they are.
+
+    Batches, epochs and momentum are the source's, which searches a weight decay of 1e-12..1e-4 for all parameters. Our
+    choice: the decay is 1 / (C N) for N images and leaves the bias alone, so that C is that of `lbfgs` (for
+    three classes or more); the rate is held to the decay's inverse, well below where decay alone makes weights explode.
+    """
+    layer = torch.nn.Linear(features.shape[1], int(labels.max()) + 1, device=features.device)
+    for parameter in layer.parameters():
+        torch.nn.init.zeros_(parameter)
+    decay = 1 / (settings.C * len(rows))
+    groups = [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias]}]
+    optimizer = torch.optim.SGD(groups, lr=min(settings.learning_rate, 1 / decay), momentum=SGD_MOMENTUM)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, SGD_EPOCHS)
+    random = np.random.default_rng(seed)
+    for _ in range(SGD_EPOCHS):
+        for batch in torch.from_numpy(random.permutation(rows)).to(features.device).split(SGD_BATCH_SIZE):
+            loss = functional.cross_entropy(layer(functional.normalize(features[batch])), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    return lambda others: _classes_by_layer(layer, others)
+
+
+@torch.inference_mode()
+def _classes_by_layer(layer: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
+    """Return the class number of each L2-normalised row, int64 [N]."""
+    on_device = torch.tensor(features, dtype=torch.float32, device=layer.weight.device)
+    return layer(functional.normalize(on_device)).argmax(dim=1).cpu().numpy()
+
+
+def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean, over the classes of `labels` int [N], of the share of `hits` bool [N] within the class."""
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return float(np.mean(np.bincount(numbers, weights=hits) / counts))
+
+
+def log_odds_average(accuracies: Sequence[float], num_test: Sequence[int]) -> float:
+    """Return the mean over sets of ln(p / (1 - p)), p in 0..1 the set's accuracy (arXiv 1805.08974).
+
+    A set's p is held within 1 / (2 n) and 1 - 1 / (2 n), half a test image from the ends of infinite odds; n is its
+    `num_test`. That is ours.
+    """
+    if not accuracies or len(accuracies) != len(num_test) or min(num_test) < 1:
+        raise ValueError(
+            f"There are {len(accuracies)} accuracies for sets of {list(num_test)} test images. Give one or more, and "
+            "for each the number of its test images."
+        )
+    if bad := [p for p in accuracies if not 0 <= p <= 1]:
+        raise ValueError(f"An accuracy is {bad[0]}; its log-odds need 0..1. Give a share, not per cent.")
+    inside = [min(max(p, 0.5 / n), 1 - 0.5 / n) for p, n in zip(accuracies, num_test, strict=True)]
+    return float(np.mean([math.log(p / (1 - p)) for p in inside]))
+
+
+def numbered(trainval: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
+    """Return both with class numbers 0..K-1 for labels; ValueError unless one classifier can serve both."""
+    trainval, test = _checked(trainval, "trainval"), _checked(test, "test")
+    if trainval.features.shape[1] != test.features.shape[1]:
+        raise ValueError(
+            f"trainval has features of {trainval.features.shape[1]} dimensions, test of {test.features.shape[1]}. Take "
+            "both from one network."
+        )
+    classes = np.unique(trainval.labels)
+    if len(classes) < 2:
+        raise ValueError(f"trainval has images of class {classes[0]} alone; two classes are needed. Give more images.")
+    missing = np.setdiff1d(test.labels, classes)
+    if len(missing):
+        raise ValueError(
+            f"test has {len(missing)} classes that trainval lacks, first {missing[0]}. Number the classes of both "
+            "alike, or leave these images out."
+        )
+    trainval = Labelled(trainval.features, np.searchsorted(classes, trainval.labels))
+    return trainval, Labelled(test.features, np.searchsorted(classes, test.labels))
+
+
+def _checked(labelled: Labelled, name: str) -> Labelled:
+    """Return it as arrays; ValueError as of `evaluation.representation`, but without its copy in double precision."""
+    features = np.asarray(labelled.features)
+    if features.ndim != 2 or not features.size or not np.isfinite([features.min(), features.max()]).all():
+        checked_features(features, f"{name}.features")
+    return Labelled(features, checked_labels(labelled.labels, len(features), f"{name}.labels"))

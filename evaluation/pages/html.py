@@ -1,0 +1,156 @@
+"""What pages of evaluation are made of: tables, numbers as text, the parts that several have.
+
+Knows no model, image or file.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from evaluation.pages import plots
+from evaluation.pages.plots import svg
+
+Evaluation = Mapping[str, Any]
+"""An evaluation's JSON: model, circumstances, settings, sets; representation and transfer where measured."""
+
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+p { max-width: 62rem; overflow-wrap: anywhere; }
+h1, h2, h3 { overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: .5rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #8884; text-align: right; white-space: pre-line; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+td:first-child, .text td { overflow-wrap: break-word; max-width: 24rem; }
+td:first-child { min-width: 11rem; }
+.text th, .text td { text-align: left; vertical-align: top; }
+.facts td + td { max-width: 52rem; }
+.wide { overflow-x: auto; }
+.wide svg { max-width: none; }
+svg { max-width: 100%; height: auto; background: white; }
+.dense th, .dense td { padding: .3rem .35rem; }
+.dense td:first-child { min-width: 8rem; }
+pre { overflow: auto; max-height: 40rem; }
+summary { cursor: pointer; }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """Return a page of HTML that needs no other file; `body` is HTML, `title` is not."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>
+<body>
+<h1>{escape(title)}</h1>
+{body}
+</body></html>
+"""
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()) -> str:
+    """Return a table that scrolls if it is too wide; cells are text, `bold` some of them as (row, column)."""
+    titles = f"<thead><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr></thead>\n" if head else ""
+    lines = "".join(
+        "<tr>" + "".join(_cell(text, (i, j) in bold) for j, text in enumerate(row)) + "</tr>\n"
+        for i, row in enumerate(rows)
+    )
+    return f'<div class="wide"><table>{titles}<tbody>{lines}</tbody></table></div>'
+
+
+def _cell(text: str, is_bold: bool) -> str:
+    return f"<td><b>{escape(text)}</b></td>" if is_bold else f"<td>{escape(text)}</td>"
+
+
+def folded(summary: str, content: str) -> str:
+    """Return HTML that opens at a click; `summary` is text."""
+    return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
+
+
+def markdown_text(text: str) -> str:
+    """Return Markdown that shows a text in one line as it is, in a cell of a table too."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_code(text: str) -> str:
+    """Return Markdown that shows a text in one line as code; backticks in it end nothing."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+
+
+def percent(fraction: float | None, interval: Sequence[float] | None = None) -> str:
+    """Return a fraction as per cent, its interval (in per cent too) on a second line; `-` for none."""
+    if fraction is None:
+        return "-"
+    ends = ",\N{NO-BREAK SPACE}".join(f"{100 * end:.2f}" for end in interval or ())
+    return f"{fraction:.2%}\n[{ends}]" if ends else f"{fraction:.2%}"
+
+
+def number(value: float | None) -> str:
+    """Return a count with its thousands apart, another number with four digits; `-` for none."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def numbered(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+    """Return evaluations by their model's name; names that came before are told apart by a number."""
+    by_name: dict[str, Evaluation] = {}
+    for evaluation in evaluations:
+        name, count = evaluation["model"]["name"], 1
+        while (unique := name if count == 1 else f"{name} ({count})") in by_name:
+            count += 1
+        by_name[unique] = evaluation
+    return by_name
+
+
+def section(title: str, content: str) -> str:
+    """Return HTML under a title, which is text."""
+    return f"<h2>{escape(title)}</h2>\n{content}"
+
+
+def facts_of(evaluation: Evaluation) -> dict[str, str]:
+    """Return what is to be known of a model and its evaluation before its numbers."""
+    model, circumstances = evaluation["model"], evaluation["circumstances"]
+    scales, templates = (f"{scale:g}" for scale in model["guidance_scale"]), "\n".join(model["templates"])
+    taught = {"guidance scale": ", ".join(scales), "templates": templates} if model["trained_on"] != "real" else {}
+    num_images, num_uses = number(model["num_images"]), number(model["num_trained"])
+    return {
+        "architecture": model["architecture"],
+        "classes": f"{number(model['num_classes'])}, {model['label_space']}",
+        "image size": f"{model['image_size']} px",
+        "trained on": f"{num_images} {model['trained_on']} images, {num_uses} uses",
+        **taught,
+        "augmentation": model["augmentation"],
+        "recipe": model["recipe_sha256"][:12],
+        "checkpoint": model["checkpoint"],
+        "commit": circumstances["commit"],
+        "machine": circumstances["machine"],
+        "date": circumstances["date"],
+    }
+
+
+def set_title(name: str, *rows: Mapping[str, Any]) -> str:
+    """Return a transfer set's name, and on a second line whose split of it was taken, where its rows say so."""
+    splits = sorted({row["split"] for row in rows if row.get("split")})
+    return f"{name}\n{' or '.join(splits)} split" if splits else name
+
+
+def robustness(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
+    """Return a plot of top-1 over sets, a colour a model."""
+    if not sets:
+        return "<p>There is no set.</p>"
+    return svg(plots.robustness_figure({name: one["sets"] for name, one in models.items()}, sets))
+
+
+def representation_table(models: Mapping[str, Evaluation]) -> str:
+    """Return what the features of models are like, a row a model."""
+    columns = ["set", "num_images", "num_dimensions", *plots.MEASURES]
+    head = ["model", "set", "images", "dimensions", *(name.replace("_", " ") for name in plots.MEASURES)]
+    rows = []
+    for name, one in models.items():
+        measured = one.get("representation") or {}
+        values = [measured.get(column) for column in columns]
+        rows.append([name, values[0] or "-", *(number(value) for value in values[1:])])
+    return html_table(head, rows) + "<p>Coding length in nats; the others have no unit.</p>"

@@ -1,0 +1,54 @@
+"""A judgement of generated images as one self-contained page. Knows no images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.pages.html import html_table, number, page, percent
+
+COLUMNS = {
+    "recognised": ("recognised", percent),
+    "real_recognised": ("real ones recognised", percent),
+    "precision": ("precision", percent),
+    "recall": ("recall", percent),
+    "density": ("density", number),
+    "coverage": ("coverage", percent),
+    "frechet_distance": ("Fréchet distance", number),
+    "diversity": ("diversity", number),
+    "real_diversity": ("diversity of real ones", number),
+    "num_generated": ("generated", number),
+    "num_real": ("real", number),
+}
+
+MEANINGS = """
+<p>Recognised: the share of images that the judge takes for what they should show. Precision and recall
+(arXiv 1904.06991), density and coverage (arXiv 2002.09797): on the judge's features, with the {num_neighbours} nearest
+neighbours; recall and coverage tell how much of the real images' variety is reached. Fréchet distances
+(arXiv 1706.08500) on these features compare with others on the same features and numbers of images alone. Diversity:
+the mean distance of two features of a class.</p>
+"""
+
+
+def judgement_page(told: Mapping[str, Any]) -> str:
+    """Return the page of what `ray_jobs.judge` writes."""
+    facts = [[name, str(value)] for name, value in {**told["facts"], **told["circumstances"]}.items()]
+    head = [title for title, _ in COLUMNS.values()]
+    found = told["judgement"]
+    rows = [[row["class_name"], *_cells(row)] for row in sorted(found["per_class"], key=lambda row: row["coverage"])]
+    body = [
+        f'<div class="text facts">{html_table([], facts)}</div>',
+        "<h2>All classes</h2>",
+        _dense(["classes", *head], [[f"all {number(len(rows))}", *_cells(found["overall"])]]),
+        MEANINGS.format(num_neighbours=found["num_neighbours"]),
+        "<h2>By class, the least covered first</h2>",
+        _dense(["class", *head], rows),
+    ]
+    return page("What was generated", "\n".join(body))
+
+
+def _dense(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose many columns fit on a page side by side."""
+    return f'<div class="dense">{html_table(head, rows)}</div>'
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [write(row[name]) for name, (_, write) in COLUMNS.items()]

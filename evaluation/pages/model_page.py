@@ -1,0 +1,177 @@
+"""An evaluation's JSON as one self-contained page, and as CSV. Knows no model, image or file."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from evaluation.pages import plots
+from evaluation.pages.html import (
+    Evaluation,
+    facts_of,
+    folded,
+    html_table,
+    number,
+    numbered,
+    page,
+    percent,
+    representation_table,
+    robustness,
+    section,
+    set_title,
+)
+from evaluation.pages.plots import svg
+
+NUM_CONFUSIONS = 25
+"""The commonest, where there are too many classes for a matrix."""
+
+OWN_LABELS = (
+    "<p>By the image's own label; where several labels are accepted, a guess of another one may be right.</p>\n"
+)
+
+OVER_SEEDS = (
+    "Top-1 is the mean over seeds. Student's interval covers the seeds alone (of the validation images, the settings "
+    "tried and the order of training), and not which test images there are: with few of them it is too narrow."
+)
+"""What a transfer's interval is of."""
+
+CSV_HEAD = ["model", "set", "num_images", "top1", "lo", "hi", "top5", "mean_per_class_top1", "ece"]
+
+
+def csv_text(evaluations: Sequence[Evaluation]) -> str:
+    """Return a line a model and set, fractions in 0..1, under `CSV_HEAD`."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for model, evaluation in numbered(evaluations).items():
+        for name, of_set in evaluation["sets"].items():
+            values = dict(of_set)
+            if of_set.get("top1_interval"):
+                values["lo"], values["hi"] = of_set["top1_interval"]
+            writer.writerow([model, name, *(values.get(column) for column in CSV_HEAD[2:])])
+    return file.getvalue()
+
+
+def model_page(evaluation: Evaluation) -> str:
+    """Return the page of one model."""
+    sets = evaluation["sets"]
+    parts = [
+        f'<div class="text facts">{html_table((), [list(fact) for fact in facts_of(evaluation).items()])}</div>',
+        section("Sets", _sets_table(sets) + "".join(_unreadable(name, sets[name]) for name in sets)),
+        section("Robustness", robustness({"": evaluation}, list(sets))),
+        *(section(name, _set_details(name, of_set)) for name, of_set in sets.items()),
+    ]
+    if evaluation.get("representation"):
+        parts.append(section("Representation", representation_table(numbered([evaluation]))))
+    if evaluation.get("transfer"):
+        parts.append(section("Transfer", _transfer_of_one(evaluation["transfer"])))
+    parts.append(section("Settings", f"<pre>{escape(evaluation['settings'])}</pre>"))
+    parts.append(section("Numbers", _embedded_json(evaluation)))
+    return page(evaluation["model"]["name"], "\n".join(parts))
+
+
+def _sets_table(sets: Mapping[str, Any]) -> str:
+    counts = {
+        "num_images": "images",
+        "num_shared_classes": "classes that compete",
+        "num_without_label": "without a label",
+        "num_unreadable": "unreadable",
+    }
+    fractions = {
+        "top1": "top-1",
+        "top5": "top-5",
+        "mean_per_class_top1": "mean per class",
+        "ece": "calibration error, ECE",
+    }
+    return _numbers_table(sets, counts, fractions)
+
+
+def _numbers_table(sets: Mapping[str, Any], counts: Mapping[str, str], fractions: Mapping[str, str]) -> str:
+    """Return a row a set, with counts and fractions by key and title, fractions with the intervals that they have."""
+    rows = [
+        [name, *(number(row[key]) for key in counts)]
+        + [percent(row.get(key), row.get(f"{key}_interval")) for key in fractions]
+        for name, row in sets.items()
+    ]
+    return html_table(["set", *counts.values(), *fractions.values()], rows)
+
+
+def _unreadable(name: str, of_set: Mapping[str, Any]) -> str:
+    """Return the names of files that could not be read, if any."""
+    if not of_set["num_unreadable"]:
+        return ""
+    names = escape("\n".join(of_set["unreadable"]))
+    return folded(f"Unreadable in {name}: {number(of_set['num_unreadable'])}", f"<pre>{names}</pre>")
+
+
+def _set_details(name: str, of_set: Mapping[str, Any]) -> str:
+    """Return what is too long to stand open: classes, confusions, calibration."""
+    with_images = [row for row in of_set["per_class"] if row["top1"] is not None]
+    if not with_images:
+        return "<p>No class has images.</p>"
+    num_without = len(of_set["per_class"]) - len(with_images)
+    classes = f"<p>Without images, and left out: {number(num_without)}.</p>" if num_without else ""
+    if len(with_images) > plots.MOST_CLASSES:
+        classes += f"<p>Of {number(len(with_images))} classes the {plots.NUM_EXTREMES} worst and best.</p>"
+    classes += svg(plots.class_figure(with_images))
+    note = OWN_LABELS if accepts_others(name, of_set) else ""
+    confusions = note + _confusions(of_set["per_class"], of_set["confusions"])
+    parts = [folded("Classes", classes), folded("Confusions", confusions)]
+    if of_set.get("calibration"):
+        parts.append(folded("Confidence and accuracy", svg(plots.reliability_figure(of_set["calibration"]))))
+    return "\n".join(parts)
+
+
+def accepts_others(name: str, of_set: Mapping[str, Any]) -> bool:
+    """Return whether other labels than an image's own count as right, as far as a set's name and numbers tell."""
+    own = {row["label"]: row["num_images"] for row in of_set["confusions"] if row["label"] == row["predicted"]}
+    differ = (row["num_top1"] != own.get(row["label"], 0) for row in of_set["per_class"] if row["num_images"])
+    return name == "imagenet_real" or any(differ)
+
+
+def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
+    """Return a matrix, or of too many classes the commonest confusions."""
+    classes = plots.confused_classes(per_class, confusions)
+    if len(classes) <= plots.MOST_CLASSES:
+        return f'<div class="wide">{svg(plots.confusion_figure(per_class, confusions))}</div>'
+    wrong = [row for row in confusions if row["label"] != row["predicted"]]
+    rows = []
+    for row in sorted(wrong, key=lambda row: -row["num_images"])[:NUM_CONFUSIONS]:
+        true, taken_for = classes[row["label"]], classes[row["predicted"]]
+        share = percent(row["num_images"] / true["num_images"])
+        rows.append([true["class_name"], taken_for["class_name"], number(row["num_images"]), share])
+    table = html_table(["class", "taken for", "images", "of the class"], rows)
+    return f'<p>The {len(rows)} commonest.</p><div class="text">{table}</div>'
+
+
+def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
+    counts = {
+        "num_trainval": "images to train",
+        "num_test": "images to test",
+        "num_unreadable": "unreadable",
+        "num_classes": "classes",
+        "num_seeds": "seeds",
+    }
+    fractions = {"validation_top1": "top-1 in validation", "top1": "top-1", "mean_per_class": "mean per class"}
+    average = number(transfer.get("log_odds_average"))
+    sets = {set_title(name, of_set): of_set for name, of_set in transfer["sets"].items()}
+    groups = "".join(
+        f" Mean top-1 of {escape(name)} sets ({of_group['num_sets']} of {of_group['num_sets_in_all']}): "
+        f"{percent(of_group['top1'])}."
+        for name, of_group in transfer.get("groups", {}).items()
+    )
+    note = f"<p>{OVER_SEEDS} Average of the log-odds: {average}.{groups}</p>"
+    return _numbers_table(sets, counts, fractions) + note
+
+
+def _embedded_json(evaluation: Evaluation) -> str:
+    """Return the whole evaluation as JSON that no text in it can end, for programs that read the page."""
+    text = json.dumps(evaluation, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return (
+        "<p>All numbers of this page are in its source, as JSON in <code>script#evaluation</code>.</p>\n"
+        f'<script type="application/json" id="evaluation">{text}</script>'
+    )

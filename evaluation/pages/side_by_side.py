@@ -1,0 +1,190 @@
+"""Several evaluations laid side by side on one self-contained page. Knows no model, image or file."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from evaluation.metrics.intervals import Difference, paired_difference, unpacked
+from evaluation.pages import plots
+from evaluation.pages.html import (
+    Evaluation,
+    facts_of,
+    html_table,
+    number,
+    numbered,
+    page,
+    percent,
+    representation_table,
+    robustness,
+    section,
+    set_title,
+)
+from evaluation.pages.model_page import OVER_SEEDS
+from evaluation.pages.plots import svg
+
+NUM_DIFFERENCES = 20
+"""Classes in which the last model differs most from the first."""
+
+
+def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
+    """Return several models on one page, in the order in which they are given."""
+    if not evaluations:
+        raise ValueError("There are 0 evaluations to lay side by side. Give at least one.")
+    models = numbered(evaluations)
+    sets = list(dict.fromkeys(name for one in evaluations for name in one["sets"]))
+    common = [name for name in sets if all(name in one["sets"] for one in evaluations)]
+    parts = [
+        section("Top-1", _top1_table(models, sets)),
+        section("Differences in top-1", _difference_table(models, sets)),
+        section("Robustness", robustness(models, sets)),
+        section("Accuracy over training images", _growth(models, common)),
+        section("Representation", _representations(models)),
+        section("Transfer", _transfer_table(models)),
+        section("Classes", _differences(models, common)),
+        section("Models", _models_table(models)),
+    ]
+    return page("Models side by side", "\n".join(parts))
+
+
+def compared(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
+    """Return how much better one model is on a set than another; None where they were not shown the same task."""
+    same = all(of_set.get(key) == other.get(key) for key in ("images", "num_images", "num_shared_classes"))
+    if not (same and of_set.get("top1_hits") and other.get("top1_hits")):
+        return None
+    hits, other_hits = (unpacked(each["top1_hits"], each["num_images"]) for each in (of_set, other))
+    return paired_difference(hits, other_hits)
+
+
+def best_of(sets: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return which model is better than each other one on a set, by interval and p; None if none is."""
+    for i, of_set in enumerate(sets):
+        others = [compared(of_set, other) for j, other in enumerate(sets) if j != i]
+        if others and all(each and each.points > 0 and each.is_told_apart for each in others):
+            return i
+    return None
+
+
+def _top1_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
+    found = [[one["sets"].get(name, {}) for name in sets] for one in models.values()]
+    columns = list(zip(*found, strict=True))
+    nums = [sorted({of_set["num_shared_classes"] for of_set in column if of_set}) for column in columns]
+    head = [f"{name}\n{' or '.join(map(number, of_name))} classes" for name, of_name in zip(sets, nums, strict=True)]
+    bold = {(best_of(column), j + 1) for j, column in enumerate(columns)}
+    cells = [[percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row] for row in found]
+    note = (
+        "<p>With Wilson's interval of 95%. In bold where the best is better than each other model on the same images: "
+        "the paired interval excludes zero and McNemar's exact p is below 0.05.</p>"
+    )
+    rows = [[name, *row] for name, row in zip(models, cells, strict=True)]
+    return html_table(["model", *head], rows, {(i, j) for i, j in bold if i is not None}) + note
+
+
+def _difference_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
+    """Return how much better each model is than the first."""
+    (first, before), *others = models.items()
+    rows = []
+    for name, after in others:
+        pairs = [(after["sets"].get(of_set, {}), before["sets"].get(of_set, {})) for of_set in sets]
+        rows.append([f"{name} - {first}", *(_difference_cell(compared(*pair)) for pair in pairs)])
+    if not rows:
+        return "<p>There is one model.</p>"
+    note = (
+        "<p>In points, on the same images: the interval of 95% (Agresti and Min, 2005), and how often equally good "
+        "models would differ so much (McNemar's exact test). Several comparisons are not corrected for; where the "
+        "interval holds zero or p is 0.05 or more, the models are not told apart, which does not make them equal.</p>"
+    )
+    return html_table(["models", *sets], rows) + note
+
+
+def _difference_cell(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    low, high = (100 * end for end in difference.interval)
+    return f"{100 * difference.points:+.2f}\n[{low:.2f},\N{NO-BREAK SPACE}{high:.2f}]\np {difference.p_value:.2g}"
+
+
+def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
+    if not common or not any(one["model"]["num_images"] for one in models.values()):
+        return "<p>No set is common to all models, or none of them was trained on images.</p>"
+    note = (
+        "<p>A line joins models of the same architecture, label space and augmentation, all trained on real images or "
+        "all on generated ones of the same guidance scales and templates.</p>"
+    )
+    return svg(plots.growth_figure(models, common)) + note
+
+
+def _representations(models: Mapping[str, Evaluation]) -> str:
+    measured = {name: one.get("representation") or None for name, one in models.items()}
+    if not any(measured.values()):
+        return "<p>Not measured.</p>"
+    return svg(plots.spider_figure(measured)) + representation_table(models)
+
+
+def _transfer_table(models: Mapping[str, Evaluation]) -> str:
+    transfers: list[Mapping[str, Any]] = [one.get("transfer") or {"sets": {}} for one in models.values()]
+    sets = list(dict.fromkeys(name for transfer in transfers for name in transfer["sets"]))
+    if not sets:
+        return "<p>Not measured.</p>"
+    found = [[transfer["sets"].get(name, {}) for name in sets] for transfer in transfers]
+    averages = [transfer.get("log_odds_average") for transfer in transfers]
+    columns = list(zip(*found, strict=True))
+    head = [set_title(name, *column) for name, column in zip(sets, columns, strict=True)]
+    rows = [
+        [model, *(percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row), number(average)]
+        for model, row, average in zip(models, found, averages, strict=True)
+    ]
+    note = f"<p>{OVER_SEEDS} Averages compare where they are over the same sets.</p>"
+    return html_table(["model", *head, "average of log-odds"], rows) + note
+
+
+def _models_table(models: Mapping[str, Evaluation]) -> str:
+    """Return a row a fact, a column a model: models of real images have fewer facts."""
+    facts = [facts_of(one) for one in models.values()]
+    # The longest first: its order is that of all.
+    titles = dict.fromkeys(title for of_model in sorted(facts, key=len, reverse=True) for title in of_model)
+    rows = [[title, *(of_model.get(title, "-") for of_model in facts)] for title in titles]
+    return f'<div class="text">{html_table(["model", *models], rows)}</div>'
+
+
+def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
+    """Return the classes of the first common set in which the last model differs most from the first."""
+    if len(models) < 2 or not common:
+        return "<p>There are no two models with a common set.</p>"
+    (first, before), *_, (last, after) = models.items()
+    place = escape(common[0])
+    pairs = [(row, other, other["top1"] - row["top1"]) for row, other in same_classes(before, after, common[0])]
+    if not pairs:
+        return f"<p>On {place}, {escape(first)} and {escape(last)} have no class in common that a name tells.</p>"
+    largest = sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:NUM_DIFFERENCES]
+    if not largest:
+        return f"<p>On {place}, {escape(first)} and {escape(last)} are alike in all {number(len(pairs))} classes.</p>"
+    rows = [
+        [
+            row["class_name"],
+            number(row["num_images"]),
+            percent(row["top1"]),
+            percent(other["top1"]),
+            f"{100 * gain:+.2f}",
+        ]
+        for row, other, gain in largest
+    ]
+    note = f"<p>On {place}: the {len(rows)} largest differences in top-1, of {number(len(pairs))} classes.</p>"
+    return note + html_table(["class", "images", first, last, "difference, points"], rows)
+
+
+def same_classes(first: Evaluation, last: Evaluation, name: str) -> list[tuple[Mapping, Mapping]]:
+    """Return a set's classes with images in both: by label where these agree, otherwise by names that occur once."""
+    per_class = [one["sets"][name]["per_class"] for one in (first, last)]
+    same_space = first["model"]["label_space"] == last["model"]["label_space"]
+    key = "label" if same_space and labels_agree(*per_class) else "class_name"
+    rows, others = ([row for row in side if row["top1"] is not None] for side in per_class)
+    counts = [Counter(row[key] for row in side) for side in (rows, others)]
+    other_by_key = {row[key]: row for row in others}
+    return [(row, other_by_key[row[key]]) for row in rows if all(count[row[key]] == 1 for count in counts)]
+
+
+def labels_agree(rows: plots.Rows, others: plots.Rows) -> bool:
+    """Return whether labels that both have are of one name; two files of classes may be called alike."""
+    names = {row["label"]: row["class_name"] for row in rows}
+    return all(names.get(row["label"], row["class_name"]) == row["class_name"] for row in others)

@@ -1,0 +1,162 @@
+"""One generator on one device, from indices to finished samples.
+
+An ordinary class that knows no Ray: generation/pool/replica.py makes it an actor.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from generation.config import GenerationConfig
+from generation.engine.generator import GenerationFailedError, ImageGenerator
+from generation.engine.guard import refusals
+from generation.recipes.model_files import check_on_this_node
+from generation.recipes.plan import SamplePlan, plan_sample
+from generation.recipes.recipe import Recipe
+from generation.sample import NO_LABEL, SampleBatch
+from generation.work_clock import WorkClock
+
+MOST_LEFT_OUT = 20
+"""A class of which so many samples were left out, and not one was made, ends the run."""
+
+
+class ImagesRefusedError(GenerationFailedError):
+    """The guard refused every attempt at a sample."""
+
+
+@dataclass
+class WorkCounts:
+    """What has been done."""
+
+    num_images_made: int = 0
+    num_refused: Counter[str] = field(default_factory=Counter)
+    """Images refused by the guard, by reason."""
+
+    working_seconds: float = 0.0
+    """How long actors had anything to do, each on its own clock."""
+
+    num_left_out: Counter[str] = field(default_factory=Counter)
+    """Samples that are left out, by the name of their class."""
+
+    def add(self, other: "WorkCounts") -> None:
+        """Add another's counts to these."""
+        self.num_images_made += other.num_images_made
+        self.num_refused.update(other.num_refused)
+        self.num_left_out.update(other.num_left_out)
+        self.working_seconds += other.working_seconds
+
+
+class GeneratorActor:
+    """Loads its model once, then plans, generates and guards; two threads may share it."""
+
+    def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
+        """Load the model; ValueError with the remedy if that cannot be done."""
+        self.recipe = recipe
+        self.max_attempts = recipe.leave_out_after or config.max_attempts
+        self.generator = build_generator(recipe, config)
+        self._counts = WorkCounts()
+        self._num_made_of, self._num_refused_of, self._num_left_out_of = Counter[int](), Counter[int](), Counter[int]()
+        """By label."""
+
+        self._counts_lock = threading.Lock()
+        self._clock = WorkClock()
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples to ask for at once."""
+        return self.generator.batch_size
+
+    def take_counts(self) -> WorkCounts:
+        """Return what was done since this was last asked."""
+        with self._counts_lock:
+            taken, self._counts = self._counts, WorkCounts()
+        taken.working_seconds = self._clock.take()
+        return taken
+
+    def generate(self, indices: Sequence[int]) -> SampleBatch:
+        """Return the samples of these indices, in their order."""
+        with self._clock:
+            plans = [plan_sample(self.recipe, int(index)) for index in indices]
+            images, attempts = self._make_accepted(plans)
+        labels = np.array([plan.label for plan in plans], dtype=np.int64)
+        labels[attempts >= self.max_attempts] = NO_LABEL
+        return {
+            "index": np.array([plan.index for plan in plans], dtype=np.int64),
+            "label": labels,
+            "image": images,
+            "attempt": attempts,
+        }
+
+    def _make_accepted(self, plans: Sequence[SamplePlan]) -> tuple[np.ndarray, np.ndarray]:
+        """Return images and the attempt each comes from: those that the guard refuses are made by the next attempt.
+
+        Those that are left out are black, and of an attempt that was never made.
+        """
+        generated = self.generator.generate(plans)
+        reasons = refusals(generated)
+        with self._counts_lock:
+            self._counts.add(WorkCounts(len(plans), Counter(reason for reason in reasons if reason)))
+            self._num_made_of.update(plan.label for plan in plans)
+            self._num_refused_of.update(plan.label for plan, reason in zip(plans, reasons, strict=True) if reason)
+        images = generated.images_nhwc
+        attempts = np.array([plan.attempt for plan in plans], dtype=np.int8)
+        refused = [i for i, reason in enumerate(reasons) if reason]
+        if refused and plans[0].attempt + 1 >= self.max_attempts:
+            self._give_up([plans[i] for i in refused], reasons[refused[0]])
+            images[refused], attempts[refused] = 0, self.max_attempts
+        elif refused:
+            again = [plan_sample(self.recipe, plans[i].index, plans[i].attempt + 1) for i in refused]
+            images[refused], attempts[refused] = self._make_accepted(again)
+        return images, attempts
+
+    def _give_up(self, plans: Sequence[SamplePlan], reason: str) -> None:
+        """Count samples as left out; ImagesRefusedError where the recipe leaves none out, or a class would lack all."""
+        plan = plans[0]
+        if self.recipe.leave_out_after:
+            names = self.recipe.label_space.class_names
+            with self._counts_lock:
+                self._counts.num_left_out.update(names[each.label] for each in plans)
+                self._num_left_out_of.update(each.label for each in plans)
+            hopeless = [each for each in plans if self._has_none(each.label)]
+            if not hopeless:
+                return
+            plan = hopeless[0]
+        num_made, num_refused = self._num_made_of[plan.label], self._num_refused_of[plan.label]
+        class_name = self.recipe.label_space.classes[plan.label].class_name
+        unchecked = ", set recipe.safety_checker=false" if reason == "flagged" else ""
+        others = "" if self.recipe.leave_out_after else ", raise generation.max_attempts, or set recipe.leave_out_after"
+        raise ImagesRefusedError(
+            f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}. Its prompt "
+            f"is {plan.prompt!r}. This actor made {num_made} images of class '{class_name}' and refused {num_refused} "
+            f"of them. Change recipe.templates or recipe.precision{unchecked}{others}."
+        )
+
+    def _has_none(self, label: int) -> bool:
+        """Return whether many samples of a class were left out, and all its images refused."""
+        is_many = self._num_left_out_of[label] >= MOST_LEFT_OUT
+        return is_many and self._num_made_of[label] == self._num_refused_of[label]
+
+
+def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
+    """Return the generator that the recipe names, its model loaded; the heavy imports happen here."""
+    if recipe.generator == "painted":
+        from generation.engine.painted_generator import PaintedGenerator
+
+        return PaintedGenerator(
+            recipe.image_size,
+            recipe.label_space.num_classes,
+            config.batch_size,
+            config.painted_batch_seconds,
+            config.painted_start_seconds,
+        )
+    for part in recipe.parts:
+        check_on_this_node(*part)
+    import torch
+
+    from generation.engine.diffusers_generator import DiffusersGenerator
+
+    torch.set_num_threads(config.threads_per_actor)
+    return DiffusersGenerator(recipe, config)

@@ -1,0 +1,227 @@
+"""A recipe's diffusers pipeline: loaded, and made as fast as asked. Only this file and digits/ import diffusers.
+
+Safetensors alone are read and no code that comes with a model is run.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.auto_model import AutoModel
+from diffusers.pipelines.auto_pipeline import AutoPipelineForText2Image
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from diffusers.utils import logging as diffusers_logging
+
+from generation.config import GenerationConfig
+from generation.engine.batch_size import is_out_of_memory
+from generation.recipes.lora_keys import check_all_used, check_no_dora, keys_of
+from generation.recipes.model_files import LORA, fetch, find_local
+from generation.recipes.pipeline_traits import check_scheduler
+from generation.recipes.recipe import Recipe
+
+SCHEDULERS = {
+    "pndm": PNDMScheduler,
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+}
+"""By the names of `recipe.scheduler`."""
+
+FOR_LATENTS = {"clip_sample": False, "skip_prk_steps": True}
+"""What a model whose config does not say it needs: diffusers' defaults clip to -1..1, and are for pixels."""
+
+XFORMERS_EQUALS = {"AttnProcessor", "AttnProcessor2_0"}
+"""Kinds of attention that diffusers replaces by xformers' with the same result; it replaces all, Sana's linear too."""
+
+LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
+"""What diffusers, transformers, safetensors and torch end with where files are missing, damaged or of another kind."""
+
+
+def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device) -> Any:
+    """Return the recipe's pipeline on `device`; ValueError in one line with the remedy if that cannot be had."""
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # it warns of a safety checker that is off, or not there to be off
+    with _told_of_model(recipe, device):
+        pipeline = _from_files(recipe)
+    add_loras(pipeline, recipe)
+    with _told_of_model(recipe, device):
+        fuse_loras(pipeline, recipe)
+        pipeline.to(device)
+    if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
+        raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
+    check_scheduler(recipe, type(pipeline.scheduler).__name__)
+    set_scheduler(pipeline, recipe.scheduler)
+    keep_out_of_range(pipeline)
+    speed_up(pipeline, config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextmanager
+def _told_of_model(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Raise ValueError with the remedy in place of what loading the model ends with."""
+    try:
+        yield
+    except LOAD_ERRORS as error:
+        remedy = (
+            "It does not fit: give recipe.precision=float16, or a larger device."
+            if is_out_of_memory(error)
+            else "Check that its files are complete, hold safetensors, and are of one kind."
+        )
+        raise ValueError(
+            f"recipe.model '{recipe.model}' cannot be loaded on {device.type}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. {remedy}"
+        ) from error
+
+
+def _from_files(recipe: Recipe) -> Any:
+    """Load the pipeline from a folder or the hub, with another decoder where the recipe names one."""
+    given: dict[str, Any] = {} if recipe.safety_checker else {"safety_checker": None}
+    if recipe.vae:
+        given["vae"] = _load(AutoModel, recipe.vae, recipe.vae_revision, recipe)
+    if recipe.variant:
+        given["variant"] = recipe.variant
+    return _load(pipeline_class(recipe.pipeline), recipe.model, recipe.revision, recipe, **given)
+
+
+def _load(loader: Any, name: str, revision: str, recipe: Recipe, **given: Any) -> Any:
+    local = find_local(name)
+    return loader.from_pretrained(
+        str(local or name),
+        revision=None if local else revision,
+        local_files_only=local is not None,
+        dtype=getattr(torch, recipe.precision),
+        use_safetensors=True,
+        **given,
+    )
+
+
+def pipeline_class(name: str) -> Any:
+    """Return diffusers' pipeline of that name, or the one that picks by the model; ValueError if there is none."""
+    if not name:
+        return AutoPipelineForText2Image
+    found = getattr(importlib.import_module("diffusers"), name, None)
+    if not (isinstance(found, type) and issubclass(found, DiffusionPipeline)):
+        raise ValueError(f"recipe.pipeline is '{name}', which diffusers does not have. Leave it empty to let it pick")
+    return found
+
+
+def add_loras(pipeline: Any, recipe: Recipe) -> None:
+    """Add the recipe's LoRAs as adapters; ValueError for one that does not fit the model."""
+    for adapter, (name, revision, _) in zip(_adapters(recipe), recipe.loras, strict=True):
+        try:
+            file = fetch(LORA, name, revision)
+        except LOAD_ERRORS as error:
+            raise ValueError(f"recipe.loras '{name}' cannot be had: {' '.join(str(error).split())[:300]}") from error
+        check_no_dora(name, keys_of(file, name))
+        _add_lora(pipeline, recipe, adapter, name, file)
+
+
+def _adapters(recipe: Recipe) -> list[str]:
+    return [f"lora_{i}" for i in range(len(recipe.loras))]
+
+
+def fuse_loras(pipeline: Any, recipe: Recipe) -> None:
+    """Add the adapters' weights to the model's own, so that they cost nothing when images are made."""
+    if names := _adapters(recipe):
+        pipeline.set_adapters(names, [scale for _, _, scale in recipe.loras])
+        pipeline.fuse_lora(adapter_names=names)
+        pipeline.unload_lora_weights()
+
+
+def _add_lora(pipeline: Any, recipe: Recipe, adapter: str, name: str, file: Path) -> None:
+    """Add one LoRA as an adapter; ValueError if not all of its weights found a place."""
+    place: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True}
+    unet = pipeline.components.get("unet")
+    try:
+        found = pipeline.lora_state_dict(str(file.parent), unet_config=unet and unet.config, **place)
+        pipeline.load_lora_weights(str(file.parent), adapter_name=adapter, **place)
+    except LOAD_ERRORS as error:
+        raise ValueError(
+            f"recipe.loras '{name}' does not fit '{recipe.model}': {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300].rstrip('.')}. Give a LoRA that was trained for this model."
+        ) from error
+    keys = [key for key in (found[0] if isinstance(found, tuple) else found) if "alpha" not in key]
+    loaded = [
+        _module_of(f"{part}.{parameter}")
+        for part, network in pipeline.components.items()
+        if isinstance(network, torch.nn.Module)
+        for parameter, _ in network.named_parameters()
+        if f".{adapter}" in parameter
+    ]
+    if len(loaded) < len(keys):
+        check_all_used(name, recipe.model, keys, {key for key in keys if _module_of(key) in loaded})
+
+
+def _module_of(key: str) -> str:
+    """Return the module that a weight of a LoRA belongs to, whichever way it is named."""
+    return re.sub(r"[._](lora|lokr).*", "", key).replace(".processor", "").replace(".text_model", "")
+
+
+def set_scheduler(pipeline: Any, name: str) -> None:
+    """Put the scheduler of that name in the place of the model's."""
+    if name == "model":
+        return
+    config = pipeline.scheduler.config
+    by_default = config.get("_use_default_values", ())  # of the model's own scheduler, which others do not take over
+    unsaid = {name: value for name, value in FOR_LATENTS.items() if name not in config or name in by_default}
+    pipeline.scheduler = SCHEDULERS[name].from_config(config, **unsaid)
+
+
+def keep_out_of_range(pipeline: Any) -> None:
+    """Let images leave the pipeline as they were decoded: clamped to 0..1, an infinity would look like white."""
+    processor = getattr(pipeline, "image_processor", None)
+    if processor is None:
+        return
+    postprocess = processor.postprocess
+
+    def only_scale(image: torch.Tensor, output_type: str = "pil", **settings: Any) -> Any:
+        scaled = output_type == "pt" and processor.config.do_normalize
+        return image * 0.5 + 0.5 if scaled else postprocess(image, output_type=output_type, **settings)
+
+    processor.postprocess = only_scale
+
+
+def speed_up(pipeline: Any, config: GenerationConfig) -> None:
+    """Turn on what makes the same images faster; compiling comes later, when shapes are known."""
+    denoiser = denoiser_of(pipeline)
+    if config.attention == "xformers":
+        kinds = {type(each).__name__ for each in getattr(denoiser, "attn_processors", {}).values()}
+        if others := sorted(kinds - XFORMERS_EQUALS):
+            raise ValueError(
+                f"generation.attention is xformers, which would change the images of this model: its attention is "
+                f"{', '.join(others)}. Take sdpa."
+            )
+        try:
+            pipeline.enable_xformers_memory_efficient_attention()
+        except (ImportError, ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"generation.attention is xformers, which does not work here: {' '.join(str(error).split())[:200]}. "
+                "Install the extra gpu with a build for this torch, or take sdpa."
+            ) from error
+    if config.fuse_qkv:
+        for module in (denoiser, pipeline.vae):
+            if hasattr(module, "fuse_qkv_projections"):
+                module.fuse_qkv_projections()
+    if config.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    """Return the network that is called once a step."""
+    return pipeline.unet if "unet" in pipeline.components else pipeline.transformer

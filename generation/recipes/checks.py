@@ -1,0 +1,155 @@
+"""What a recipe would teach wrongly in silence: told, or refused, before actors start."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from string import Formatter
+
+from generation.recipes.config import RecipeConfig
+from generation.recipes.labels import check_no_class_twice, load_label_space
+from generation.recipes.lora_keys import check_headers
+from generation.recipes.model_files import PROJECT_ROOT, find_local
+from generation.recipes.pipeline_traits import check_scheduler, traits_of, without_effect
+from generation.recipes.plan import SamplePlan, plan_sample
+from generation.recipes.prompts import CLASS_FIELDS, fields_of
+from generation.recipes.recipe import Recipe
+
+EMBEDDED_MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
+
+NUM_PROMPTS = 1_000
+"""Prompts that are looked at: those of the first samples."""
+
+SHORT = 60
+"""A text of so many letters has no more tokens than any text encoder reads: the embedded model's 64 with both ends."""
+
+MOST_EXAMPLES = 3
+
+FIELD_OF_SETTING = {
+    "backgrounds": "background",
+    "backgrounds_file": "background",
+    "captions_file": "caption",
+    "hypernym": "hypernym",
+    "lemmas": "lemmas",
+}
+"""What a template has to ask for, or a setting changes no prompt."""
+
+
+def check_recipe(recipe: Recipe, settings: RecipeConfig) -> list[str]:
+    """Return what a user should know before images are made; ValueError where all would be useless.
+
+    `settings` are those that the recipe was built from, or the default ones where it came from a file.
+    """
+    check_model_knows(recipe)
+    check_headers(recipe)
+    traits = traits_of(recipe)
+    check_scheduler(recipe, traits.scheduler)
+    return [
+        *_classes_alike(recipe),
+        *_same_prompts(recipe),
+        *_cut_prompts(recipe),
+        *without_effect(recipe, traits),
+        *_unasked(recipe, settings),
+    ]
+
+
+def check_model_knows(recipe: Recipe) -> None:
+    """Raise ValueError if a class is not among the ten that the embedded model was trained on."""
+    folder = find_local(recipe.model)
+    if folder is None or not os.path.samefile(folder, EMBEDDED_MODEL):
+        return
+    known = load_label_space("digits").class_names
+    unknown = [name for name in recipe.label_space.class_names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"recipe.model is the embedded digits model, which knows {', '.join(known)} and not '{unknown[0]}'. Give a "
+            "model of your classes, or recipe.label_space=digits."
+        )
+
+
+def labels_with_same_prompts(recipe: Recipe) -> list[list[int]]:
+    """Return the groups of labels whose prompts are all the same, in label order."""
+    fields = sorted(fields_of(*recipe.templates))
+    groups = defaultdict[tuple, list[int]](list)
+    for label in range(recipe.label_space.num_classes):
+        words = _words(recipe, label)
+        groups[tuple(words[name] for name in fields)].append(label)
+    return [labels for labels in groups.values() if len(labels) > 1]
+
+
+def _words(recipe: Recipe, label: int) -> dict[str, str | tuple[str, ...]]:
+    """Return all that each field of a template may become for a label."""
+    entry = recipe.label_space.classes[label]
+    return {
+        "class_name": entry.class_name,
+        "lemmas": entry.lemmas if recipe.lemmas == "all" else entry.class_name,
+        "definition": entry.definition,
+        "hypernym": entry.hypernyms[:1] if recipe.hypernym == "first" else entry.hypernyms,
+        "background": recipe.backgrounds_by_label[label],
+        "caption": recipe.captions[label] if recipe.captions else (),
+    }
+
+
+def _classes_alike(recipe: Recipe) -> Iterator[str]:
+    """Yield what would be refused of a class file today, and is in recipes that were written before."""
+    try:
+        check_no_class_twice(recipe.label_space)
+    except ValueError as error:
+        yield str(error)
+
+
+def _same_prompts(recipe: Recipe) -> Iterator[str]:
+    groups = labels_with_same_prompts(recipe)
+    for labels in groups[:MOST_EXAMPLES]:
+        names = ", ".join(str(label) for label in labels)
+        class_name = recipe.label_space.classes[labels[0]].class_name
+        yield (
+            f"labels {names} ('{class_name}') have the same prompts, so no classifier can tell them apart; "
+            "{definition} or {hypernym} in recipe.templates may"
+        )
+    if len(groups) > MOST_EXAMPLES:
+        yield f"so have {len(groups) - MOST_EXAMPLES} other groups of labels"
+
+
+def _unasked(recipe: Recipe, settings: RecipeConfig) -> Iterator[str]:
+    """Yield the settings of words that no template asks for."""
+    default = RecipeConfig()
+    for setting, field in FIELD_OF_SETTING.items():
+        if getattr(settings, setting) != getattr(default, setting) and field not in fields_of(*recipe.templates):
+            yield f"recipe.{setting} has no effect: no template asks for {{{field}}}"
+
+
+def _cut_prompts(recipe: Recipe) -> Iterator[str]:
+    """Yield the share of prompts that name their class too late; ValueError if all do."""
+    starts = [_up_to_class(recipe, plan_sample(recipe, index)) for index in range(NUM_PROMPTS)]
+    long = [start for start in starts if len(start) > SHORT]
+    num_cut, limits = _num_cut(recipe, long) if long else (0, "")
+    if num_cut == len(starts):
+        raise ValueError(
+            f"All prompts name their class behind the {limits} that the text encoder reads. Shorten recipe.prefix, or "
+            "begin recipe.templates with the class."
+        )
+    if num_cut:
+        share = num_cut / len(starts)
+        yield f"{share:.1%} of the prompts name their class behind the {limits} that the text encoder reads"
+
+
+def _up_to_class(recipe: Recipe, plan: SamplePlan) -> str:
+    """Return a prompt up to the end of its class's name; where that is not in it, up to the class's other words."""
+    before, name, _ = plan.prompt.partition(recipe.label_space.classes[plan.label].class_name)
+    if name:
+        return before + name
+    parts = list(Formatter().parse(plan.template))
+    first = next(i for i, (_, field, _, _) in enumerate(parts) if field in CLASS_FIELDS)
+    return "".join(literal for literal, _, _, _ in parts[: first + 1])
+
+
+def _num_cut(recipe: Recipe, starts: Sequence[str]) -> tuple[int, str]:
+    """Return how many texts no text encoder reads to their end, and how much each reads, in words."""
+    from generation.recipes.tokens import open_token_counter  # brings transformers
+
+    counter = open_token_counter(recipe)
+    if counter is None:
+        return 0, ""
+    is_cut = [counts > counter.limits[name] for name, counts in counter.count(starts).items()]
+    limits = " and ".join(f"{limit} tokens" for limit in counter.limits.values())
+    return sum(all(each) for each in zip(*is_cut, strict=True)), limits

@@ -1,0 +1,121 @@
+"""A user's own classes, from a YAML or CSV file to a label space. Labels are the file's order.
+
+YAML is a list of class names, wnids, synset names, or mappings with `class_name`, `wnid`, `synset`, `definition` and
+`hypernym`; CSV has these as columns. WordNet says what a class does not say of itself. A name of several meanings is
+refused with its senses, never resolved by guessing.
+"""
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import yaml
+
+from generation.recipes.labels import ClassEntry, LabelSpace, check_no_class_twice
+from generation.recipes.word_files import read_text
+from generation.recipes.wordnet import SYNSET, WNID, WordNet, open_wordnet
+
+FIELDS = ("class_name", "wnid", "synset", "definition", "hypernym")
+MISTYPED = re.compile(r"[a-zA-Z]\d{6,9}|\S+\.[nvasr]\.-?\d+")
+"""What no one calls a class: nearly a wnid, or another part of speech."""
+
+Row = dict[str, str]
+
+
+def read_class_file(path: Path) -> LabelSpace:
+    """Return the classes of a file; ValueError that names the file, the class and the remedy if one is not clear."""
+    rows = _rows(path)
+    if len(rows) < 2:
+        raise ValueError(f"{path.name} has {len(rows)} classes; a classifier needs two or more.")
+    with nullcontext() if all(_speaks_for_itself(row) for row in rows) else open_wordnet() as wordnet:
+        classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
+    space = LabelSpace(path.name, classes)
+    check_no_class_twice(space)
+    return space
+
+
+def _rows(path: Path) -> Sequence[Row]:
+    try:
+        text = read_text(path)
+        if path.suffix == ".csv":
+            content = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        else:
+            content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
+        raise ValueError(f"The class file '{path}' cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{path.name} must be a list of classes, one `- name` a line.")
+    return [_named(_checked(item, path, i)) for i, item in enumerate(content)]
+
+
+def _named(row: Row) -> Row:
+    """Return a class that is nothing but a wnid or a synset's name as what it is."""
+    if row.keys() != {"class_name"}:
+        return row
+    name = row["class_name"]
+    if WNID.fullmatch(name):
+        return {"wnid": name}
+    return {"synset": name} if SYNSET.fullmatch(name) else row
+
+
+def _checked(item: object, path: Path, position: int) -> Row:
+    where = f"{path.name}, class {position + 1}"
+    if isinstance(item, str):
+        item = {"class_name": item}
+    if not isinstance(item, dict):
+        raise ValueError(f"{where} is {item!r}; write a name, quoted if YAML takes it for something else.")
+    for name, value in item.items():
+        if name is None:
+            raise ValueError(f"{where} has more fields than the first line names. Quote what has commas in it.")
+        if name not in FIELDS:
+            raise ValueError(f"{where} has '{name}', which is not one of {', '.join(FIELDS)}.")
+        if not isinstance(value, str | None):
+            raise ValueError(f"{where} has {name} {value!r}; write it in quotes.")
+    row = {name: value.strip() for name, value in item.items() if value and value.strip()}
+    if not any(row.get(name) for name in ("class_name", "wnid", "synset")):
+        raise ValueError(f"{where} has no class_name, wnid or synset. Give one.")
+    return row
+
+
+def _check_not_mistyped(name: str) -> None:
+    if MISTYPED.fullmatch(name) and not (WNID.fullmatch(name) or SYNSET.fullmatch(name)):
+        raise ValueError(
+            f"'{name}' looks like a wnid or a synset's name, and is none. Write n02084071 or dog.n.01, say."
+        )
+
+
+def _speaks_for_itself(row: Row) -> bool:
+    return "definition" in row and not ("wnid" in row or "synset" in row)
+
+
+def _resolve(row: Row, wordnet: WordNet | None, where: str) -> ClassEntry:
+    """Return what WordNet knows of a class, the file's own words put over it."""
+    try:
+        entry = _look_up(row, wordnet)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    name = row.get("class_name", entry.class_name)
+    return dataclasses.replace(
+        entry,
+        class_name=name,
+        lemmas=(name, *(lemma for lemma in entry.lemmas if lemma != name)),
+        definition=row.get("definition", entry.definition),
+        hypernyms=(row["hypernym"],) if "hypernym" in row else entry.hypernyms,
+    )
+
+
+def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
+    if wordnet is not None and "wnid" in row:
+        entry = wordnet.by_wnid(row["wnid"])
+        if row.get("synset", entry.synset) != entry.synset:
+            raise ValueError(f"wnid {row['wnid']} is {entry.synset}, not {row['synset']}. Give one of the two.")
+        return entry
+    if wordnet is not None and "synset" in row:
+        return wordnet.by_synset(row["synset"])
+    _check_not_mistyped(row["class_name"])
+    known = None if wordnet is None or _speaks_for_itself(row) else wordnet.by_word(row["class_name"])
+    return known or ClassEntry(row["class_name"], lemmas=(row["class_name"],))

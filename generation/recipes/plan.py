@@ -1,0 +1,178 @@
+"""From a sample's index to what it shows.
+
+A plan is a pure function of `(recipe, index)`. It knows no actor, no epoch and no clock, so sample 7 has the same
+label, prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart. Sets are nested:
+the first N indices are the N-image set, whatever N.
+"""
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from generation.recipes.labels import ClassEntry
+from generation.recipes.prompts import fields_of
+from generation.recipes.recipe import Recipe
+
+LABEL_STREAM, NOISE_STREAM, PROMPT_STREAM = range(3)
+"""Second key word of the counter-based generator: what a draw is for."""
+
+TEMPLATE_DRAW, HYPERNYM_DRAW, BACKGROUND_DRAW, CAPTION_DRAW, GUIDANCE_DRAW = range(5)
+"""Which word of its prompt stream decides what: a choice does not move when another is added."""
+
+NUM_INDICES = 2**63
+"""Sample indices are 0 to `NUM_INDICES - 1`: an int64."""
+
+FIRST_HELD_OUT_INDEX = 2**40
+"""Samples from here on are never trained on: they tell how training goes without a look at real images."""
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What decides a sample before it exists."""
+
+    index: int
+    attempt: int
+    """0, and one more for each refused image."""
+
+    label: int
+    template: str
+    prompt: str
+    negative_prompt: str
+    noise_seed: int
+    """64 random bits; the image's initial noise follows from them alone."""
+
+    guidance_scale: float
+    num_inference_steps: int
+
+
+def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
+    """Return the plan of sample `index` (0 or more); a further attempt changes the noise and nothing else."""
+    if not 0 <= index < NUM_INDICES:
+        raise ValueError(f"Sample index {index} is out of range; indices are 0 to {NUM_INDICES - 1}.")
+    run, position = divmod(index, recipe.label_space.num_classes)
+    label = _labels_of_run(recipe.seed, run, recipe.label_space.num_classes, recipe.class_weights)[position]
+    words = _prompt_words(recipe, index)
+    template = recipe.templates[_pick(words[TEMPLATE_DRAW], len(recipe.templates), recipe.template_weights)]
+    return SamplePlan(
+        index=index,
+        attempt=attempt,
+        label=label,
+        template=template,
+        prompt=template.format(**_fields(recipe, label, words)),
+        negative_prompt=recipe.negative_prompt,
+        noise_seed=int(_counter(recipe.seed, NOISE_STREAM, index, attempt).random_raw()),
+        guidance_scale=_guidance_scale(recipe, words[GUIDANCE_DRAW]),
+        num_inference_steps=recipe.num_inference_steps,
+    )
+
+
+def num_prompts(recipe: Recipe) -> int:
+    """Return how many prompts the recipe may come up with; those that read the same are counted twice."""
+    return sum(
+        _num_choices(recipe, fields, label)
+        for fields in map(fields_of, recipe.templates)
+        for label in range(recipe.label_space.num_classes)
+    )
+
+
+def _num_choices(recipe: Recipe, fields: set[str], label: int) -> int:
+    hypernyms = recipe.label_space.classes[label].hypernyms
+    return (
+        (len(hypernyms) if "hypernym" in fields and recipe.hypernym == "random" else 1)
+        * (len(recipe.backgrounds_by_label[label]) if "background" in fields else 1)
+        * (len(recipe.captions[label]) if "caption" in fields else 1)
+    )
+
+
+def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
+    """Return all that is known of a sample without its image, as JSON values."""
+    entry = recipe.label_space.classes[plan.label]
+    fields = _fields(recipe, plan.label, _prompt_words(recipe, plan.index))
+    return {
+        **dataclasses.asdict(plan),
+        "fields": {name: fields[name] for name in sorted(fields_of(plan.template))},
+        "class_name": entry.class_name,
+        "wnid": entry.wnid,
+        "synset": entry.synset,
+        "definition": entry.definition,
+        "hypernyms": list(entry.hypernyms),
+        "model": recipe.model or recipe.generator,
+        "revision": recipe.revision,
+        "image_size": recipe.image_size,
+        "recipe_sha256": recipe.sha256,
+    }
+
+
+@lru_cache(maxsize=256)
+def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, ...]) -> Sequence[int]:
+    """Return the labels of the aligned run of `num_classes` indices number `run`, shuffled.
+
+    Each label once; with weights, each as often as its share of the run, rounded up or down at random so that the mean
+    is exact (systematic sampling).
+    """
+    random = np.random.Generator(_counter(seed, LABEL_STREAM, run))
+    order = random.permutation(num_classes)
+    if not weights:
+        return order.tolist()
+    shares = np.cumsum(weights) / np.sum(weights)
+    return np.searchsorted(shares[:-1], (order + random.random()) / num_classes, side="right").tolist()
+
+
+def _prompt_words(recipe: Recipe, index: int) -> Sequence[int]:
+    """Return 64 random bits for each choice."""
+    return _counter(recipe.seed, PROMPT_STREAM, index).random_raw(5).tolist()
+
+
+def _fields(recipe: Recipe, label: int, words: Sequence[int]) -> dict[str, str]:
+    """Return what each field of a template becomes."""
+    entry = recipe.label_space.classes[label]
+    return {
+        "class_name": entry.class_name,
+        "lemmas": ", ".join(entry.lemmas) if recipe.lemmas == "all" else entry.class_name,
+        "definition": entry.definition,
+        "hypernym": _hypernym(recipe, entry, words[HYPERNYM_DRAW]),
+        "background": _one_of(recipe.backgrounds_by_label[label], words[BACKGROUND_DRAW]),
+        "caption": _one_of(recipe.captions[label], words[CAPTION_DRAW]) if recipe.captions else "",
+    }
+
+
+def _hypernym(recipe: Recipe, entry: ClassEntry, word: int) -> str:
+    if recipe.hypernym == "all":
+        return ", ".join(entry.hypernyms)
+    return _one_of(entry.hypernyms, word if recipe.hypernym == "random" else 0)
+
+
+def _guidance_scale(recipe: Recipe, word: int) -> float:
+    scales = recipe.guidance_scale
+    if recipe.guidance_draw == "between":
+        return scales[0] + (scales[1] - scales[0]) * (word / 2**64)
+    return scales[_pick(word, len(scales), ())]
+
+
+def _one_of(texts: Sequence[str], word: int) -> str:
+    return texts[_pick(word, len(texts), ())] if texts else ""
+
+
+def _pick(word: int, num_choices: int, weights: tuple[float, ...]) -> int:
+    """Return one of `0 .. num_choices - 1` for 64 random bits, each as likely as its weight."""
+    if not weights:
+        return word * num_choices >> 64
+    return min(bisect_right(_cumulative(weights), word / 2**64), num_choices - 1)
+
+
+@lru_cache(maxsize=16)
+def _cumulative(weights: tuple[float, ...]) -> Sequence[float]:
+    return list(accumulate(weights))
+
+
+def _counter(seed: int, stream: int, index: int, attempt: int = 0) -> np.random.Philox:
+    """Return a generator that is a function of its arguments alone; word 0 of the counter is the generator's own."""
+    return np.random.Philox(
+        key=np.array([seed, stream], dtype=np.uint64), counter=np.array([0, index, attempt, 0], dtype=np.uint64)
+    )

@@ -1,0 +1,306 @@
+"""All that decides the images of a data set, in a few kilobytes, with a hash.
+
+A recipe is complete: what came from a user's files stands in it. Only what ships with Figment, and a model's weights,
+are named by their hash.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from generation.recipes.config import RecipeConfig
+from generation.recipes.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
+from generation.recipes.model_files import LORA, MODEL, VAE, Part, check_revision, local_path, resolve_revision
+from generation.recipes.prompts import fields_of, template_text
+from generation.recipes.value_types import is_of_type
+from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
+
+SAME_AS_SETTINGS = (
+    *("seed", "templates", "template_weights", "lemmas", "hypernym", "backgrounds", "negative_prompt", "generator"),
+    *("precision", "scheduler", "safety_checker", "guidance_scale", "guidance_draw", "guidance_interval"),
+    *("num_inference_steps", "generated_size", "image_size", "leave_out_after"),
+)
+"""Fields that a recipe has as `RecipeConfig` has them, with the same checks."""
+
+SHORT_LIST = 8
+"""Lists up to this length are compared as a whole."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set before it exists: an image is a function of `(recipe, index)`. `RecipeConfig`, resolved."""
+
+    seed: int
+    label_space: LabelSpace
+    class_weights: tuple[float, ...]
+    """One a label; empty is exactly balanced."""
+
+    templates: tuple[str, ...]
+    """Texts with {fields}, the prefix included."""
+
+    template_weights: tuple[float, ...]
+    lemmas: str
+    hypernym: str
+    backgrounds: tuple[str, ...]
+    """Of all labels that have none of their own; empty where no template asks for them."""
+
+    class_backgrounds: tuple[tuple[int, tuple[str, ...]], ...]
+    """Labels with backgrounds of their own, and these, in label order."""
+
+    captions: tuple[tuple[str, ...], ...]
+    """For each label; empty where no template asks for them."""
+
+    negative_prompt: str
+    generator: str
+    model: str
+    revision: str
+    """Commit on the hub or hash of the folder's files; empty for a generator without a model."""
+
+    variant: str
+    pipeline: str
+    vae: str
+    vae_revision: str
+    loras: tuple[tuple[str, str, float], ...]
+    """Name, revision and scale of each."""
+
+    precision: str
+    scheduler: str
+    safety_checker: bool
+    guidance_scale: tuple[float, ...]
+    guidance_draw: str
+    guidance_interval: tuple[float, float]
+    num_inference_steps: int
+    generated_size: int
+    image_size: int
+    leave_out_after: int = 0
+
+    @cached_property
+    def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
+        """What `{background}` may become for each label."""
+        own = dict(self.class_backgrounds)
+        return tuple(own.get(label, self.backgrounds) for label in range(self.label_space.num_classes))
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of a delivered image as pixels."""
+        return self.image_size**2 * 3
+
+    @property
+    def parts(self) -> tuple[tuple[Part, str, str], ...]:
+        """What is read from files that do not ship, by name and revision."""
+        chosen = ((MODEL, self.model, self.revision), (VAE, self.vae, self.vae_revision))
+        return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
+
+    def to_value(self) -> dict[str, Any]:
+        """Return plain JSON values; a field with a default is younger than some recipes, whose hashes stay."""
+        fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        shallow = {field.name: getattr(self, field.name) for field in fields}
+        return json.loads(json.dumps(shallow | {"label_space": self.label_space.to_value()}))
+
+    def to_json(self) -> str:
+        """Return canonical JSON: sorted keys, no spaces, ASCII."""
+        return canonical_json(self.to_value())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON: two recipes with one hash make the same images."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys, no spaces, ASCII: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def build_recipe(config: RecipeConfig) -> Recipe:
+    """Return the recipe that the settings mean, its files read and its model found and pinned.
+
+    Raises ValueError with the remedy for a file or model that is not there, and for words that a class lacks.
+    """
+    space = find_label_space(config.label_space)
+    templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
+    fields = fields_of(*templates)
+    recipe = Recipe(
+        seed=config.seed,
+        label_space=space,
+        class_weights=class_weights(config.class_weights, space),
+        templates=templates,
+        template_weights=tuple(config.template_weights),
+        lemmas=config.lemmas,
+        hypernym=config.hypernym,
+        backgrounds=with_places365(config.backgrounds) if "background" in fields else (),
+        class_backgrounds=read_backgrounds(local_path(config.backgrounds_file), space, bool(config.backgrounds))
+        if "background" in fields and config.backgrounds_file
+        else (),
+        captions=read_captions(local_path(config.captions_file), space) if "caption" in fields else (),
+        negative_prompt=config.negative_prompt,
+        generator=config.generator,
+        **pinned_model(config),
+        precision=config.precision,
+        scheduler=config.scheduler,
+        safety_checker=config.safety_checker,
+        guidance_scale=tuple(config.guidance_scale),
+        guidance_draw=config.guidance_draw,
+        guidance_interval=config.guidance_interval,
+        num_inference_steps=config.num_inference_steps,
+        generated_size=config.generated_size or config.image_size,
+        image_size=config.image_size,
+        leave_out_after=config.leave_out_after,
+    )
+    check_words(recipe)
+    return recipe
+
+
+def pinned_model(config: RecipeConfig) -> dict[str, Any]:
+    """Return the recipe's fields that say which weights make its images."""
+    if config.generator == "painted":
+        return {"model": "", "revision": "", "variant": "", "pipeline": "", "vae": "", "vae_revision": "", "loras": ()}
+    vae, _, vae_revision = config.vae.partition("@")
+    loras = {tuple(name.partition("@")[::2]): scale for name, scale in config.loras.items()}
+    return {
+        "model": config.model,
+        "revision": resolve_revision(MODEL, config.model, config.revision),
+        "variant": config.variant,
+        "pipeline": config.pipeline,
+        "vae": vae,
+        "vae_revision": resolve_revision(VAE, vae, vae_revision) if vae else "",
+        "loras": tuple((name, resolve_revision(LORA, name, pin), scale) for (name, pin), scale in loras.items()),
+    }
+
+
+def find_label_space(name: str) -> LabelSpace:
+    """Return a label space that ships, or that of a user's class file."""
+    if name not in SHIPPED and Path(name).suffix in (".yaml", ".yml", ".csv"):
+        from generation.recipes.class_files import read_class_file  # brings NLTK
+
+        return read_class_file(local_path(name))
+    return load_label_space(name)
+
+
+def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[float, ...]:
+    """Return one weight a label, 1 where none is given; empty if all are equal."""
+    given: dict[int, float] = {}
+    for name, weight in weights.items():
+        label = space.label_of(name)
+        if label in given:
+            raise ValueError(f"recipe.class_weights has '{name}' twice, by name and by wnid. Keep one.")
+        given[label] = float(weight)
+    by_label = [given.get(label, 1.0) for label in range(space.num_classes)]
+    if not 0 < sum(by_label) < math.inf:
+        raise ValueError(f"recipe.class_weights sum to {sum(by_label):g}. Give weights with a sum above 0, such as 1.")
+    return () if len(set(by_label)) == 1 else tuple(by_label)
+
+
+def check_words(recipe: Recipe) -> None:
+    """Raise ValueError if a template asks for words that a class does not have."""
+    fields = fields_of(*recipe.templates)
+    for entry in recipe.label_space.classes:
+        for name, words in (("definition", entry.definition), ("hypernym", entry.hypernyms)):
+            if name in fields and not words:
+                raise ValueError(
+                    f"recipe.templates ask for {{{name}}}, which class '{entry.class_name}' of "
+                    f"{recipe.label_space.name} does not have. Write it there, give a synset, or leave {{{name}}} out."
+                )
+
+
+def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return where two recipes, as JSON values, differ: `label_space.classes.3.definition`, say, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and (ours.keys() == theirs.keys() or not name):
+        keys = ours | theirs  # of a recipe itself, what is at its default may be left out
+        parts = [(f"{name}.{key}" if name else key, ours.get(key, 0), theirs.get(key, 0)) for key in keys]
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHORT_LIST:
+        parts = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+    else:
+        return {} if ours == theirs else {name: (ours, theirs)}
+    return {place: values for part, a, b in parts for place, values in differences(a, b, part).items()}
+
+
+def recipe_from_value(value: dict[str, Any]) -> Recipe:
+    """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    needed = {field.name for field in dataclasses.fields(Recipe) if field.default is dataclasses.MISSING}
+    if not isinstance(value, dict):
+        raise ValueError(f"The recipe is {str(value)[:100]}, which has no fields. Plan again.")
+    if not needed <= value.keys() <= names:
+        wrong = sorted((set(value) - names) | (needed - set(value)))
+        raise ValueError(
+            f"The recipe lacks or has too many fields ({', '.join(wrong)}): another version of Figment wrote it. Use "
+            "that version, or plan again."
+        )
+    frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
+    of_settings = get_type_hints(RecipeConfig)
+    kinds = get_type_hints(Recipe) | {name: of_settings[name] for name in SAME_AS_SETTINGS}
+    for name, item in frozen.items():
+        if not is_of_type(item, kinds[name]):
+            raise ValueError(f"recipe.{name} is {str(value[name])[:100]}, which no recipe has. Plan again.")
+    recipe = Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
+    check_values(recipe)
+    return recipe
+
+
+def check_values(recipe: Recipe) -> None:
+    """Raise ValueError for values that no settings lead to."""
+    RecipeConfig(
+        **{name: getattr(recipe, name) for name in SAME_AS_SETTINGS},
+        loras={name: scale for name, _, scale in recipe.loras},
+        backgrounds_file="in the recipe" if recipe.class_backgrounds else "",
+        captions_file="in the recipe" if recipe.captions else "",
+    )
+    num_classes, fields = recipe.label_space.num_classes, fields_of(*recipe.templates)
+    weights = recipe.class_weights
+    faults = {
+        "model": bool(recipe.model) != (recipe.generator == "diffusers"),
+        "generated_size": recipe.generated_size < recipe.image_size,
+        "class_weights": bool(weights)
+        and not (len(weights) == num_classes and min(weights) >= 0 and 0 < sum(weights) < math.inf),
+        "class_backgrounds": not {label for label, _ in recipe.class_backgrounds} <= set(range(num_classes)),
+        "backgrounds": "background" in fields and not all(recipe.backgrounds_by_label),
+        "captions": bool("caption" in fields or recipe.captions)
+        and not (len(recipe.captions) == num_classes and all(recipe.captions)),
+    }
+    if wrong := [name for name, is_wrong in faults.items() if is_wrong]:
+        shown = str(getattr(recipe, wrong[0]))[:100]
+        raise ValueError(f"recipe.{wrong[0]} is {shown}, which does not fit the rest of the recipe. Plan again.")
+    check_words(recipe)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def recipe_file_text(recipe: Recipe) -> str:
+    """Return what a recipe file holds: the recipe and its hash."""
+    return canonical_json({"recipe": recipe.to_value(), "sha256": recipe.sha256}) + "\n"
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
+    try:
+        recipe = recipe_from_value(read_recipe_value(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"'{path}': {error}") from error
+    for part in recipe.parts:
+        check_revision(*part)
+    return recipe
+
+
+def read_recipe_value(path: Path) -> dict[str, Any]:
+    """Return what a recipe file says, as JSON values, whatever became of its model; ValueError if it was edited."""
+    try:
+        content = json.loads(read_text(path))
+        value, sha256 = content["recipe"], content["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"'{path}' is no recipe file: {error}. Write one with python -m ray_jobs.plan.") from error
+    found = hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"The recipe in '{path}' has hash {found[:12]}, but says {str(sha256)[:12]}: it was edited by hand. Change "
+            "settings in a config and plan again."
+        )
+    return value

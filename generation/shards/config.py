@@ -1,0 +1,60 @@
+"""Settings of where samples come from, and of what is kept as shards."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from, and whether and how they are kept: as shards of WebDataset's format."""
+
+    source: Literal["stream", "shards", "real"] = "stream"
+    """What training takes: images generated meanwhile, those kept in `shards`, or, as a reference, `real` ones."""
+
+    shards: str = ""
+    """What to train on where `source` is shards: a folder or URL that `ray_jobs.generate`, or `tee`, has written."""
+
+    real: str = ""
+    """What to train on where `source` is real: `digits`, or a folder of images by class; the recipe says which classes
+    alone.
+    """
+
+    tee: str = ""
+    """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
+
+    replays: int = 0
+    """With `tee`: how often what was kept is trained on again, after it streamed. `training.num_images` counts all."""
+
+    shard_size: int = 1024
+    """Images in a shard, a multiple of the batches in which they are made."""
+
+    image_format: Literal["png", "jpg", "webp"] = "png"
+    """Files that images are kept as."""
+
+    quality: int = 0
+    """0 is lossless, which jpg is not; else the format's own scale, 1 to 100."""
+
+    num_readers: int = 2
+    """Processes that read and decode shards, or real images that are mixed in."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings before anything starts."""
+        for name in ("shard_size", "num_readers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; give 1 or more.")
+        lowest, highest = {"png": (0, 0), "webp": (0, 100), "jpg": (1, 100)}[self.image_format]
+        if not lowest <= self.quality <= highest:
+            raise ValueError(
+                f"data.quality is {self.quality}; for {self.image_format} give {lowest} to {highest}. 0 is lossless."
+            )
+        if self.source == "shards" and not self.shards:
+            raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
+        if self.replays < 0 or (self.replays and not self.tee):
+            raise ValueError(f"data.replays is {self.replays}; give 0, or 1 or more with data.tee.")
+        for name in ("shards", "real"):
+            if getattr(self, name) and self.source != name:
+                raise ValueError(f"data.{name} is given, but data.source is {self.source}. Add data.source={name}.")
+        if self.source == "real" and not self.real:
+            raise ValueError("data.source is real, but data.real names no images. Give digits, or a folder of classes.")
+        if self.source != "stream" and self.tee:
+            raise ValueError(f"data.tee keeps what is generated, but data.source is {self.source}. Leave one out.")

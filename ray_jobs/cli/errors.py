@@ -1,0 +1,133 @@
+"""How a job ends early: one clear line where the user can do something, else a trace and a file that keeps it."""
+
+import io
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from evaluation.inference.trained_model import EvaluationError
+from generation.engine.generator import GenerationFailedError
+from generation.files import FORBIDDEN, FULL, new_path
+from generation.shards.storage import StorageError
+from ray_jobs.cli.termination import TERMINATION
+from ray_jobs.cli.uploads import not_uploaded
+
+KNOWN_AT_WORK = (GenerationFailedError, StorageError, EvaluationError)
+"""What tells a user what to do, wherever it happens."""
+
+USER_ERROR_STATUS = 2
+
+RAY_DATA_ADDS = "\nFailed to apply UDF transform after"
+"""What Ray Data adds to the message of a task's error begins so."""
+
+TRACE_IS_IN = "The whole trace is in"
+
+
+@contextmanager
+def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
+    """End the process with status 2 and one line where the body finds that the job cannot run."""
+    TERMINATION.handle()
+    print_any_text()
+    with errors_at_work(kept, folder):
+        try:
+            yield
+        except ValueError as error:
+            if TERMINATION.has_begun:
+                raise
+            found = _known(error) or error
+            _end(f"{found}{not_uploaded(str(found))}")
+
+
+@contextmanager
+def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]:
+    """Do the same while a job is at work, for what generators and storage end with: Ray wraps it in traces.
+
+    `kept` is what Ctrl-C or SIGTERM leaves, and how to go on, in one line. The trace of an error that nobody foresaw
+    is written to a new file in `folder`, else in the temporary folder, and ends with a line that says so.
+    """
+    with TERMINATION.keeping(kept):
+        try:
+            yield
+        except KeyboardInterrupt:
+            TERMINATION.begin(signal.SIGINT)
+        except Exception as error:
+            if TERMINATION.has_begun:  # what was cut short raises errors of its own
+                sys.exit(TERMINATION.status)
+            if found := _known(error):
+                _end(str(found).partition(RAY_DATA_ADDS)[0])
+            if found := _of_a_disk(error):
+                _end(f"{_place_and_remedy(found)} {TERMINATION.kept}")
+            if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):
+                error.add_note(f"{keep_trace(error, folder)} {TERMINATION.kept}".rstrip())
+            raise
+
+
+def print_any_text() -> None:
+    """Print characters that stdout or stderr cannot encode as escapes: a folder's name must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def keep_trace(error: BaseException, folder: Path | None = None) -> str:
+    """Write an error's trace to a new file, and return a sentence that names the file."""
+    try:
+        if folder is None or not folder.is_dir():
+            folder = Path(tempfile.mkdtemp(prefix="figment-error-"))
+        path = new_path(folder, "error", ".log")
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+    except OSError as not_written:
+        return f"{TRACE_IS_IN} no file: {not_written}."
+    return f"{TRACE_IS_IN} {path}."
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _known(error: BaseException) -> BaseException | None:
+    """Return what tells a user what to do, among what led to an error."""
+    return next((each for each in _chain(error, with_context=True) if isinstance(each, KNOWN_AT_WORK)), None)
+
+
+def _of_a_disk(error: BaseException) -> BaseException | None:
+    """Return the error of a place that is full, or may not be used, if it caused another one."""
+    return next(filter(_is_of_a_disk, _chain(error, with_context=False)), None)
+
+
+def _chain(error: BaseException | None, with_context: bool) -> Iterator[BaseException]:
+    """Yield an error and what caused it; with context, also what was being handled when it came."""
+    while error is not None:
+        cause = getattr(error, "cause", None)  # Ray's errors are of their cause's class too, with a trace as message
+        if cause is None:
+            yield error
+        has_context = with_context and not error.__suppress_context__
+        error = cause or error.__cause__ or (error.__context__ if has_context else None)
+
+
+def _is_of_a_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL or (error.errno in FORBIDDEN and error.filename is not None)
+    return type(error).__name__ == "OutOfDiskError"  # Ray's, which is not imported: benchmarks of a device do without
+
+
+def _place_and_remedy(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return (
+            "Ray's memory for objects and the disk beside it are full. Make room in RAY_TMPDIR of each node, or /tmp."
+        )
+    place = f"'{error.filename}'" if error.filename else "A file"
+    if error.errno in FULL:
+        return f"{place} cannot be written: {error.strerror}. Make room."
+    return f"{place} cannot be used: {error.strerror}. Give another place, or this account the right to it."
+
+
+def _end(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(USER_ERROR_STATUS)

@@ -1,0 +1,221 @@
+"""How long a run will take and what it will cost, from rates; and the rates of a run that is through.
+
+Numbers in, numbers out: knows no cluster or clock, and of files the recipe's classes alone. Two sides work at once and
+the slower one binds, whose time is the run's; before it all has to start, and after it the classifier is evaluated.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from generation.engine.actor import WorkCounts
+from generation.recipes.model_files import local_path
+from generation.recipes.recipe import find_label_space, read_recipe_value, recipe_from_value
+from ray_jobs.config import JobConfig, Prices, Rates
+from ray_jobs.job.data_set import indices_of
+from training.config import TrainingConfig
+from training.data.reservoir import Uses, min_images
+from training.progress import TrainingProgress
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run will come to, unless it stops early or loses a part of itself."""
+
+    num_generated: int
+    """Images that the pool makes, held-out ones included."""
+
+    num_trained: int
+    generation_seconds: float
+    """What the pool needs from the first batch on for all that training cannot do without, if it is never held up."""
+
+    training_seconds: float
+    """What training needs if it never waits, the held-out accuracy included."""
+
+    first_turn_seconds: float
+    """How much of that goes by while images are generated: not on what is kept and trained on again, nor on what
+    reservoirs have left when the last image comes.
+    """
+
+    time_to_first_batch_seconds: float
+    run_seconds: float
+    """From the first batch to the last step."""
+
+    wall_seconds: float
+    """From the job's start to its end."""
+
+    generation_devices: float
+    """GPUs that the pool holds; an actor without any counts as a device."""
+
+    training_devices: float
+    """The same of training workers."""
+
+    @property
+    def binding_side(self) -> Literal["generation", "training"]:
+        """Which side the other one waits for."""
+        return "generation" if self.generation_seconds > self.first_turn_seconds else "training"
+
+    @property
+    def generation_device_hours(self) -> float:
+        """What the pool's devices come to, held from the job's start to the last step."""
+        return self.generation_devices * self._held_hours
+
+    @property
+    def training_device_hours(self) -> float:
+        """The same of the training workers' devices."""
+        return self.training_devices * self._held_hours
+
+    @property
+    def _held_hours(self) -> float:
+        return (self.time_to_first_batch_seconds + self.run_seconds) / 3600
+
+    def cost(self, prices: Prices) -> float:
+        """Return what the devices cost; one without a price is left out."""
+        return (
+            self.generation_device_hours * prices.generation_device_hour
+            + self.training_device_hours * prices.training_device_hour
+        )
+
+
+def predict(config: JobConfig) -> Prediction:
+    """Return what the settings' rates lead to; ValueError if one that is needed is unknown."""
+    training, rates = config.training, config.rates
+    num_actors = num_generators(config)
+    check_known(rates, num_actors)
+    made_per_second = num_actors * rates.generated_per_second
+    fewest, most = num_images_needed(config) if num_actors else (0, 0)
+    first_batch_seconds = num_before_first_batch(config) / made_per_second if num_actors else 0.0
+    generation_seconds = max(0.0, fewest / made_per_second - first_batch_seconds) if num_actors else 0.0
+    training_seconds = training.num_trained / (training.num_workers * rates.trained_per_second)
+    if rates.judged_per_second:
+        num_judged = training.num_epochs * training.num_held_out
+        training_seconds += num_judged / (training.num_workers * rates.judged_per_second)
+    first_turn_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config))
+    run_seconds = max(generation_seconds, first_turn_seconds) + training_seconds - first_turn_seconds
+    before_seconds = rates.start_seconds + first_batch_seconds
+    return Prediction(
+        num_generated=max(fewest, min(most, round(made_per_second * (first_batch_seconds + run_seconds)))),
+        num_trained=training.num_trained,
+        generation_seconds=generation_seconds,
+        training_seconds=training_seconds,
+        first_turn_seconds=first_turn_seconds,
+        time_to_first_batch_seconds=before_seconds,
+        run_seconds=run_seconds,
+        wall_seconds=before_seconds + run_seconds + rates.end_seconds,
+        generation_devices=num_actors * (config.generation.gpus_per_actor or 1.0),
+        training_devices=training.num_workers * (training.gpus_per_worker or 1.0),
+    )
+
+
+def predict_if_given(config: JobConfig) -> Prediction | None:
+    """Return the prediction of a run whose settings have rates; None without any, or for one that is taken up again."""
+    return None if config.resume or config.rates == Rates() else predict(config)
+
+
+def num_generators(config: JobConfig) -> int:
+    """Return how many actors generate, none where images are there already; a pool that may shrink counts in full."""
+    return config.generation.max_actors if config.data.source == "stream" else 0
+
+
+def num_images_needed(config: JobConfig) -> tuple[int, int]:
+    """Return how many images a stream is asked for at the least and at the most, held-out ones included.
+
+    They differ where `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waited for,
+    but for those that reservoirs have at the end.
+    """
+    training, (train, held_out) = config.training, indices_of(config.training, config.data.replays)
+    fewest = len(train)
+    if training.least_uses != training.most_uses:
+        num_uses = fewest * training.least_uses + num_left_uses(config)
+        fewest = min(fewest, max(num_before_first_batch(config), math.ceil(num_uses / training.most_uses)))
+    return fewest + len(held_out), len(train) + len(held_out)
+
+
+def num_before_first_batch(config: JobConfig) -> int:
+    """Return how many images all workers together have before they take their first batches."""
+    training, uses = config.training, Uses(config.training.least_uses, config.training.most_uses)
+    size = first_batch_size(training)
+    to_draw = max(size, -(-uses.needed(size) // uses.most))
+    return min(max(to_draw, num_filled(config)), len(indices_of(training, config.data.replays)[0]))
+
+
+def num_filled(config: JobConfig) -> int:
+    """Return how many images all reservoirs together have while more come; 0 where none is used again."""
+    training, num_images = config.training, len(indices_of(config.training, config.data.replays)[0])
+    if training.most_uses == 1:
+        return 0
+    return min(num_images, training.num_workers * min_images(training, *size_and_classes(config), num_images))
+
+
+def num_left_uses(config: JobConfig) -> float:
+    """Return how often the images of full reservoirs may still be used, in the mean.
+
+    New ones take the places of those that are used up: 1 to `most_uses` are left of each, all as probable.
+    """
+    return num_filled(config) * (config.training.most_uses + 1) / 2
+
+
+def left_fraction(config: JobConfig) -> float:
+    """Return the share of training that is left when a pool's last image comes; with `auto` that need never come."""
+    training = config.training
+    if not num_generators(config) or training.least_uses != training.most_uses:
+        return 0.0
+    return num_left_uses(config) / (training.num_steps * (training.global_batch_size - training.num_real_per_step))
+
+
+def size_and_classes(config: JobConfig) -> tuple[int, int]:
+    """Return the recipe's image size and number of classes, 0 if its file is gone: a run is summed up at its end."""
+    try:
+        if config.recipe_file:
+            recipe = recipe_from_value(read_recipe_value(local_path(config.recipe_file)))
+            return recipe.image_size, recipe.label_space.num_classes
+        return config.recipe.image_size, find_label_space(config.recipe.label_space).num_classes
+    except (OSError, ValueError):
+        return config.recipe.image_size, 0
+
+
+def first_batch_size(training: TrainingConfig) -> int:
+    """Return how many generated images all workers take at once."""
+    return (training.global_batch_size - training.num_real_per_step) // training.accumulate_batches
+
+
+def check_known(rates: Rates, num_actors: int) -> None:
+    """Raise ValueError for an unknown rate without which nothing can be predicted."""
+    for name, is_needed in (("generated_per_second", num_actors > 0), ("trained_per_second", True)):
+        if is_needed and not getattr(rates, name):
+            raise ValueError(
+                f"rates.{name} is unknown, and without it nothing can be predicted. Give it, or take the rates of a "
+                "run: python -m ray_jobs.plan CONFIG --like RUN."
+            )
+
+
+def measured_rates(
+    config: JobConfig, counts: WorkCounts, progress: TrainingProgress, started_at: float, ended_at: float
+) -> Rates:
+    """Return the rates at which a run went, since it was last taken up; moments are in seconds of `time.time()`.
+
+    Of a run that lost a worker it is not known how long it took to start.
+    """
+    training = config.training
+    learning_seconds = progress.training_seconds - progress.waiting_seconds - progress.judging_seconds
+    num_learnt = progress.num_trained - progress.num_trained_before
+    lost_worker = progress.num_trained_before > 0 and not config.resume
+    num_epochs = progress.epoch - progress.num_trained_before // (training.steps_per_epoch * training.global_batch_size)
+    num_accepted = counts.num_images_made - counts.num_refused.total()
+    generated_per_second = per_second(num_accepted, counts.working_seconds)
+    made_per_second = num_generators(config) * generated_per_second
+    first_batch_seconds = num_before_first_batch(config) / made_per_second if made_per_second else 0.0
+    first_batch_seconds = min(first_batch_seconds, progress.first_batch_at - progress.asked_at)
+    return Rates(
+        generated_per_second=generated_per_second,
+        trained_per_second=per_second(num_learnt, learning_seconds) / training.num_workers,
+        judged_per_second=per_second(num_epochs * training.num_held_out, progress.judging_seconds)
+        / training.num_workers,
+        start_seconds=0.0 if lost_worker else max(0.0, progress.first_batch_at - started_at - first_batch_seconds),
+        end_seconds=max(0.0, ended_at - progress.first_batch_at - progress.training_seconds),
+    )
+
+
+def per_second(number: int, seconds: float) -> float:
+    """Return a rate, 0 where there was no time to measure it in."""
+    return number / seconds if seconds > 0 else 0.0

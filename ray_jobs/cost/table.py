@@ -1,0 +1,190 @@
+"""What a run will cost, before it runs: rates of settings, an earlier run or a rehearsal; the prediction in a table.
+
+Part of `ray_jobs.plan`; `ray_jobs.cost.prediction` has the arithmetic.
+"""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from generation.files import new_path
+from ray_jobs.config import JobConfig, Prices, Rates, load_config
+from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
+from ray_jobs.job.run_folder import resolve
+from training.config import TrainingConfig
+
+NUM_REHEARSED_STEPS = 64
+"""Optimisation steps of a rehearsal: the first few are slower than those of a long run."""
+
+
+def print_cost(config: JobConfig, arguments: Sequence[str], like: str) -> None:
+    """Predict the run and print it: by an earlier run's rates, by the settings' own, or by those of a rehearsal."""
+    num_images_needed(config)  # what cannot be is said before a rehearsal
+    run_dir = resolve(like) if like else None
+    if run_dir is None and config.rates == Rates():
+        run_dir = rehearse(config, arguments)
+    origin = "given in the settings" if run_dir is None else f"those of {run_dir}"
+    if run_dir is not None:
+        config = dataclasses.replace(config, rates=read_rates(run_dir))
+    print_prediction(config, predict(config), origin)
+    if run_dir is not None:
+        print(
+            f"Settings that are others than in {run_dir.name}: {', '.join(other_settings(config, run_dir)) or 'none'}"
+        )
+    print(f"To have the run compared with this, add: {rate_arguments(config.rates)}")
+
+
+def read_rates(run_dir: Path) -> Rates:
+    """Return the rates of a run that is through; ValueError if there are none."""
+    path = run_dir / "summary.json"
+    try:
+        return Rates(**json.loads(path.read_text())["rates"])
+    except OSError as error:
+        raise ValueError(
+            f"'{path}' cannot be read: {error.strerror}. Give the folder of a run that is through."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{path}' has no rates that this version of Figment reads. Give the folder of a run of this version."
+        ) from error
+
+
+def rehearse(config: JobConfig, arguments: Sequence[str]) -> Path:
+    """Run the job with few steps and return its folder, which stays; ends with its status where it fails."""
+    training, num_steps = config.training, num_rehearsed_steps(config.training)
+    output = resolve(config.output)
+    run_dir = new_path(output.parent, f"{output.name}-rehearsal", "")
+    few = [
+        f"training.num_images={num_steps * training.global_batch_size}",
+        "training.num_epochs=1",
+        "training.loggers=[]",
+        "evaluation.outputs=''",
+        "data.tee=''",
+        "data.replays=0",
+        "resume=false",
+        f"output={run_dir}",
+    ]
+    print(
+        f"No rates are known: a rehearsal measures them, with {num_steps:,} of {training.num_steps:,} steps of "
+        f"{training.global_batch_size:,} images, all held-out images and the whole evaluation",
+        flush=True,
+    )
+    ended = subprocess.run([sys.executable, "-m", "ray_jobs.train", *arguments, *few], check=False)
+    if ended.returncode:
+        sys.exit(ended.returncode)
+    return run_dir
+
+
+def num_rehearsed_steps(training: TrainingConfig) -> int:
+    """Return how many steps are enough to measure by, and for an image to be used as often as it will be."""
+    return min(training.num_steps, max(NUM_REHEARSED_STEPS, training.least_uses))
+
+
+def other_settings(config: JobConfig, run_dir: Path) -> list[str]:
+    """Return the names of settings that may change a rate, and are others than those of a run."""
+    theirs = settings(load_config(JobConfig, [str(run_dir / "config.yaml")]))
+    return [name for name, value in settings(config).items() if theirs[name] != value]
+
+
+def settings(config: JobConfig) -> dict[str, Any]:
+    """Return settings that may change a rate, by their names."""
+    sections: dict[str, Any] = {
+        name: getattr(config, name) for name in ("recipe", "generation", "data", "training", "evaluation")
+    }
+    return {"recipe_file": config.recipe_file} | {
+        f"{section}.{entry.name}": getattr(values, entry.name)
+        for section, values in sections.items()
+        for entry in dataclasses.fields(values)
+    }
+
+
+def rate_arguments(rates: Rates) -> str:
+    """Return rates as a job takes them, with four digits."""
+    return " ".join(f"rates.{name}={value:.4g}" for name, value in dataclasses.asdict(rates).items() if value)
+
+
+def print_prediction(config: JobConfig, prediction: Prediction, origin: str) -> None:
+    """Print a row a number; what is unknown says so."""
+    table = Table(title="Prediction", show_header=False)
+    for name, value in rows(config, prediction, origin):
+        table.add_row(name, value)
+    Console(width=120, markup=False, emoji=False).print(table)
+
+
+def rows(config: JobConfig, prediction: Prediction, origin: str) -> Iterator[tuple[str, str]]:
+    """Yield names and values."""
+    rates, training, generation = config.rates, config.training, config.generation
+    unknown = [
+        f"rates.{name}" for name in ("judged_per_second", "start_seconds", "end_seconds") if not getattr(rates, name)
+    ]
+    yield "rates", origin
+    yield "images to generate", f"{prediction.num_generated:,}"
+    yield "images to train on", f"{prediction.num_trained:,}"
+    yield (
+        "time to first batch",
+        duration(prediction.time_to_first_batch_seconds)
+        if rates.start_seconds
+        else "unknown: give rates.start_seconds",
+    )
+    yield "binding side", binding(config, prediction)
+    yield "wall time", at_most(duration(prediction.wall_seconds), training.early_stop_epochs > 0)
+    if unknown:
+        yield "not counted in it", f"what {', '.join(unknown)} would tell"
+    if num_actors := num_generators(config):
+        yield (
+            f"generation, {num_actors} actors",
+            at_most(
+                held(prediction.generation_device_hours, generation.gpus_per_actor),
+                generation.min_actors < generation.max_actors,
+            ),
+        )
+    yield (
+        f"training, {training.num_workers} workers",
+        held(prediction.training_device_hours, training.gpus_per_worker),
+    )
+    yield "cost of devices", cost(prediction, config.prices)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds, and as hours and minutes too."""
+    whole = round(seconds)
+    return f"{seconds:.1f} s ({whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02})"
+
+
+def at_most(text: str, is_bound: bool) -> str:
+    """Return a value, said to be a bound where it is one."""
+    return f"at most {text}" if is_bound else text
+
+
+def binding(config: JobConfig, prediction: Prediction) -> str:
+    """Return which side is waited for, and what each would need alone."""
+    sides = f"training alone needs {prediction.training_seconds:.1f} s"
+    if num_actors := num_generators(config):
+        sides += f", generation {prediction.generation_seconds:.1f} s"
+        if prediction.binding_side == "generation":
+            enough = math.ceil(num_actors * prediction.generation_seconds / prediction.first_turn_seconds)
+            sides += f"; {enough:,} actors would keep up"
+    return f"{prediction.binding_side}: {sides}"
+
+
+def held(device_hours: float, gpus_each: float) -> str:
+    """Return GPU-hours, or where there are no GPUs the hours of processes without any."""
+    return f"{device_hours:,.3f} {'GPU-hours' if gpus_each else 'hours of CPU processes, 0 GPU-hours'}"
+
+
+def cost(prediction: Prediction, prices: Prices) -> str:
+    """Return what the devices cost; a price that is not given is named."""
+    needed = {"generation": prediction.generation_devices, "training": prediction.training_devices}
+    names = [f"{side}_device_hour" for side, devices in needed.items() if devices]
+    missing = ", ".join(f"prices.{name}" for name in names if not getattr(prices, name))
+    if all(not getattr(prices, name) for name in names):
+        return f"unknown: give {missing}"
+    return f"{prediction.cost(prices):,.2f} {prices.currency}" + (f", without {missing}" if missing else "")

@@ -1,0 +1,138 @@
+"""A data set that is kept as shards: the samples to train on, and below `held_out` those that are never trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from generation.config import GenerationConfig
+from generation.recipes.plan import FIRST_HELD_OUT_INDEX
+from generation.recipes.recipe import Recipe
+from generation.shards.config import DataConfig
+from generation.shards.shard_set import (
+    HELD_OUT_FOLDER,
+    ShardSet,
+    check_filled,
+    check_same,
+    new_shard_set,
+    read_shard_set,
+)
+from generation.shards.storage import Storage
+from ray_jobs.job.run_folder import resolve_place
+from training.config import TrainingConfig
+
+
+@dataclass
+class Part:
+    """Samples that are kept in one place: those to train on, or those held out."""
+
+    storage: Storage
+    indices: range
+    found: ShardSet | None
+    damaged: Sequence[int] = ()
+
+    def shards(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
+        """Return the set as it should be; ValueError if batches of this size do not fill its shards."""
+        if self.found is None:
+            return new_shard_set(self.storage, recipe, self.indices, batch_size, data)
+        return self.found.extended(len(self.indices))
+
+    def claim(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
+        """Say in the place what is to be kept there, and return it."""
+        shards = self.shards(recipe, data, batch_size)
+        if shards != self.found:
+            shards.claim(self.found)
+        return shards
+
+    def to_make(self, shards: ShardSet) -> list[int]:
+        """Return the numbers of shards that are missing or damaged, among those that hold its samples."""
+        return sorted({*shards.missing(), *self.damaged}.intersection(shards.needed(len(self.indices))))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to make."""
+        found = self.found
+        return found is not None and found.num_images >= len(self.indices) and not self.to_make(found)
+
+
+def indices_of(training: TrainingConfig, num_replays: int = 0) -> tuple[range, range]:
+    """Return the indices that a run trains on, once and in replays, and those that it is judged on."""
+    num_images, rest = divmod(training.num_samples, 1 + num_replays)
+    if rest:
+        raise ValueError(
+            f"data.replays is {num_replays}, but the {training.num_samples} samples of training.num_images are not "
+            f"{1 + num_replays} times as many. Give a multiple, of whole epochs and batches too."
+        )
+    return (
+        range(num_images),
+        range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + training.num_held_out),
+    )
+
+
+def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[Part]:
+    """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be."""
+    storage = Storage(resolve_place(url))
+    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), indices_of(training, data.replays), strict=True)
+    parts = [Part(place, indices, read_shard_set(place)) for place, indices in wanted]
+    for part in parts:
+        if part.found is not None:
+            check_same(part.found, recipe, data)
+    storage.check_writable()
+    return parts
+
+
+def batch_size_of(parts: Sequence[Part], configured: int) -> int:
+    """Return how many images are made at once where some are kept already, else as configured."""
+    return next((part.found.batch_size for part in parts if part.found is not None), configured)
+
+
+def check_batches(config: GenerationConfig, data: DataConfig) -> None:
+    """Raise ValueError where images to be kept would come in batches of several sizes, or that do not fill shards."""
+    if config.batch_size:
+        check_filled(data, config.batch_size)
+    if config.batch_sizes:
+        raise ValueError(
+            "generation.batch_sizes differ from GPU to GPU, and decide the last bits of images, which are to be kept. "
+            "Give generation.batch_size alone."
+        )
+    if config.compile and not config.batch_size:
+        raise ValueError(
+            "generation.compile fills batches up, and their size decides the last bits of images, which are to be "
+            "kept. Give generation.batch_size."
+        )
+    if config.min_actors < config.max_actors and not config.batch_size:
+        raise ValueError(
+            f"Images are to be kept, and the pool may grow from {config.min_actors} to {config.max_actors} actors: one "
+            "that joins later may find another size of batches, which decides the last bits of images. Give "
+            "generation.batch_size."
+        )
+
+
+def check_workers(training: TrainingConfig) -> None:
+    """Raise ValueError where each of several workers would have to make nearly every shard."""
+    if training.deterministic and training.num_workers > 1:
+        raise ValueError(
+            f"With training.deterministic each of {training.num_workers} workers takes a part of every shard, which "
+            "data.tee would make once for each. Make the set first: ray_jobs.generate, data.source=shards."
+        )
+
+
+def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[ShardSet, ShardSet]:
+    """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
+    storage = Storage(resolve_place(url))
+    found = [read_shard_set(place) for place in (storage, storage.inside(HELD_OUT_FOLDER))]
+    train, held_out = found
+    if train is None or held_out is None:
+        raise ValueError(f"data.shards is '{url}', where no data set is. Make it with python -m ray_jobs.generate.")
+    for shards, num_images in ((train, training.num_samples), (held_out, training.num_held_out)):
+        check_same(shards, recipe)
+        needed = shards.needed(min(num_images, shards.num_images))
+        if missing := set(shards.missing()).intersection(needed):
+            raise ValueError(
+                f"'{shards.storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run "
+                "ray_jobs.generate again: it makes what is missing."
+            )
+    if held_out.num_images < training.num_held_out:
+        raise ValueError(
+            f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "
+            "Give that many, or extend the set with ray_jobs.generate."
+        )
+    return train, held_out

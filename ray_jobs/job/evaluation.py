@@ -1,0 +1,104 @@
+"""An evaluation within a job: which one is asked for, its files and its table. `ray_jobs.evaluate` is the command."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.config import EvaluationConfig
+from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
+from evaluation.images.decoding import Crop
+from evaluation.inference.trained_model import Looked, Model, open_model
+from evaluation.pages.model_page import csv_text, model_page
+from generation.files import new_path
+from generation.recipes.labels import LabelSpace
+from ray_jobs.cluster.room import evaluation_demand, wait_for_room
+from ray_jobs.config import JobConfig, to_yaml
+from ray_jobs.job.environment import circumstances
+from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
+from training.model.network import check_features
+
+
+def open_checkpoint(checkpoint: str) -> Model:
+    """Return the checkpoint that the settings name."""
+    if not checkpoint:
+        raise ValueError("No checkpoint given. Add checkpoint=runs/NAME/checkpoint.ckpt.")
+    return open_model(resolve(checkpoint))
+
+
+def check_asked(config: EvaluationConfig) -> None:
+    """Raise ValueError if there is nothing to evaluate on."""
+    if not (config.sets or config.transfer):
+        raise ValueError(
+            "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
+        )
+
+
+def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
+    """Return the images that the settings name; relative paths are those of `resolve_input`."""
+    paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
+    return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
+
+
+def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
+    """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
+    check_shown(planned, config, own)
+    if config.representation or planned.transfers:
+        check_features(architecture)
+    outputs = outputs_folder(config, run_dir)
+    check_writable(next(path for path in (outputs, *outputs.parents) if path.exists()))
+    if run_dir.exists():
+        check_writable(run_dir)
+
+
+def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
+    """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
+
+    ValueError if nodes for it do not come in the time that the settings give them.
+    """
+    run_dir = model.run_dir
+    wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
+    evaluation = {
+        "model": model.facts(model.name),
+        "circumstances": circumstances(),
+        "settings": to_yaml(config),
+        **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), say),
+    }
+    print_evaluation(evaluation)
+    folder = new_path(run_dir, "evaluation", "")
+    folder.mkdir(parents=True)
+    write_json(folder / "evaluation.json", evaluation)
+    write_anew(folder / "evaluation.csv", csv_text([evaluation]))
+    write_anew(folder / "report.html", model_page(evaluation))
+    say(f"evaluated: {folder}/report.html, evaluation.json, evaluation.csv")
+    return evaluation
+
+
+def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
+    """Return where what a run's model says of images is kept."""
+    return resolve(config.outputs) if config.outputs else run_dir / "outputs"
+
+
+def print_evaluation(evaluation: dict[str, Any]) -> None:
+    """Print a row a set."""
+    table = Table(title="Real images")
+    for column in ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE"):
+        table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
+    for name, told in evaluation["sets"].items():
+        low, high = told["top1_interval"]
+        fractions = (told[key] for key in ("top5", "mean_per_class_top1", "ece"))
+        table.add_row(
+            name,
+            f"{told['num_images']:,}",
+            f"{told['num_shared_classes']}",
+            f"{told['top1']:.2%}",
+            f"{low:.2%} - {high:.2%}",
+            *(f"{fraction:.2%}" for fraction in fractions),
+        )
+    Console(width=120, markup=False, emoji=False).print(table)
+
+
+GOES_ON = "The model's outputs so far are kept; the same command goes on."

@@ -1,0 +1,119 @@
+"""What a run has spent at each moment, as a CSV in its folder: images generated and trained on, and device time."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ray_jobs.config import JobConfig
+from ray_jobs.monitor.progress import RunProgress
+
+SPENT_FILE = "spent.csv"
+"""Its name in a run's folder."""
+
+ROW_SECONDS, ROWS_IN_A_RUN = 1.0, 1_000
+"""A row is written after so long, or after this part of the time so far: a month is some ten thousand rows."""
+
+MAX_ROW_BYTES = 1_000
+"""More than any row has."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A run at one moment, its earlier jobs included where it was taken up again."""
+
+    seconds: float
+    """In which a job was at work, from when its generators were there."""
+
+    num_trained: float
+    """Images trained on; what an interruption undid is not in it."""
+
+    num_generated: float
+    generation_device_seconds: float
+    """Generator actors' devices, or parts of one, times the time that they were up; on CPUs an actor is one device."""
+
+    training_device_seconds: float
+    """The same of training workers."""
+
+
+class SpentFile:
+    """Appends a row now and then, as a watcher of `ray_jobs.monitor.monitor`."""
+
+    def __init__(self, path: Path, config: JobConfig) -> None:
+        """Go on after the last row of a run that is taken up again."""
+        self.path = path
+        self.num_in_all = config.training.num_trained
+        self.before = read_spent(path)[-1] if path.exists() else Spent(0.0, 0.0, 0.0, 0.0, 0.0)
+        self.devices_per_actor = config.generation.gpus_per_actor or 1.0
+        self.num_training_devices = config.training.num_workers * (config.training.gpus_per_worker or 1.0)
+        self.began_at: float | None = None
+        self.written_at, self.is_through = 0.0, False
+
+    def look(self, run: RunProgress) -> None:
+        """Write a row if it is time to, and when the run is through."""
+        if self.began_at is None:
+            self.began_at = run.observed_at
+        seconds = run.observed_at - self.began_at
+        is_due = seconds - self.written_at >= max(ROW_SECONDS, seconds / ROWS_IN_A_RUN)
+        if run.training is None or self.is_through:
+            return
+        self.is_through = run.training.num_trained >= self.num_in_all
+        if not (is_due or self.is_through):
+            return
+        self.written_at = seconds
+        self._append(
+            Spent(
+                seconds=self.before.seconds + seconds,
+                num_trained=run.training.num_trained,
+                num_generated=self.before.num_generated + run.num_generated,
+                generation_device_seconds=self.before.generation_device_seconds
+                + run.actor_seconds * self.devices_per_actor,
+                training_device_seconds=self.before.training_device_seconds + seconds * self.num_training_devices,
+            )
+        )
+
+    def _append(self, spent: Spent) -> None:
+        row = dataclasses.asdict(spent)
+        with self.path.open("ab+") as file:
+            lines = [] if end_on_a_line(file) else [",".join(row)]
+            lines.append(",".join(f"{value:.10g}" for value in row.values()))
+            file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def end_on_a_line(file: BinaryIO) -> int:
+    """Take off the end what a full disk or a kill left of a row; return the bytes that are left."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, num_bytes - MAX_ROW_BYTES))
+    tail = file.read()
+    num_left = num_bytes - len(tail) + tail.rfind(b"\n") + 1
+    if num_left < num_bytes:
+        file.truncate(num_left)
+    return num_left
+
+
+def read_spent(path: Path) -> list[Spent]:
+    """Return a file's rows, without one whose line has no end; a run that has just begun has a row of zeros."""
+    text = path.read_text() if path.exists() else ""
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    whole = [row for row in rows if all(row.values()) and None not in row]
+    return [Spent(**{name: float(value) for name, value in row.items()}) for row in whole] or [Spent(0, 0, 0, 0, 0)]
+
+
+def spent_at(rows: Sequence[Spent], num_trained: int) -> Spent:
+    """Return what had been spent when so many images were trained on, linear between rows; beyond the last, that.
+
+    Where a run lost some steps and did them again, these count, and what was spent before is in it.
+    """
+    reached = [i for i, row in enumerate(rows) if row.num_trained >= num_trained]
+    if not reached:
+        return dataclasses.replace(rows[-1], num_trained=num_trained)
+    behind = [i for i, row in enumerate(rows) if row.num_trained < num_trained]
+    last_behind = max((i for i in behind if i < reached[-1]), default=-1)
+    before, after = rows[last_behind] if last_behind >= 0 else Spent(0, 0, 0, 0, 0), rows[last_behind + 1]
+    share = (num_trained - before.num_trained) / max(after.num_trained - before.num_trained, 1e-9)
+    return Spent(
+        **{name: value + share * (getattr(after, name) - value) for name, value in dataclasses.asdict(before).items()}
+    )

@@ -1,0 +1,147 @@
+"""A grid of generated images as one self-contained HTML page and as a PNG. Knows plans and pixels, no generator."""
+
+import base64
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from generation.files import write_whole
+from generation.recipes.labels import ClassEntry
+from generation.recipes.plan import SamplePlan
+from ray_jobs.job.run_folder import write_anew
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; }
+table { border-collapse: collapse; }
+th, td { padding: .5rem .75rem; vertical-align: top; border-bottom: 1px solid #8884; text-align: left; }
+thead th { position: sticky; top: 0; z-index: 1; background: Canvas; max-width: 22rem; }
+tbody th { position: sticky; left: 0; background: Canvas; font-weight: 600; min-width: 10rem; max-width: 14rem; }
+tbody td { white-space: nowrap; }
+tbody th small { display: block; font-weight: 400; opacity: .7; }
+figure { display: inline-block; margin: 0 .5rem .5rem 0; }
+img { display: block; image-rendering: pixelated; height: auto; }
+figcaption { font-size: 11px; opacity: .7; }
+"""
+MIN_SHOWN_PX = 96
+"""Smaller images are shown this wide."""
+
+LABEL_PX, MARGIN_PX, HEADER_PX = 130, 6, 48
+"""Of the PNG: width of class names, space between pictures, height of column names."""
+
+TALLEST_PX = 256
+"""Larger images are shrunk to this in the PNG."""
+
+
+FONT = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=10)
+"""Comes with matplotlib, and has more letters than Pillow's own."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One sample."""
+
+    plan: SamplePlan
+    image: np.ndarray
+    """uint8 [H, W, 3]."""
+
+    @property
+    def caption(self) -> str:
+        """All that tells this picture from its neighbours."""
+        plan = self.plan
+        return (
+            f"index {plan.index}, noise seed {plan.noise_seed}, guidance {plan.guidance_scale:g}, "
+            f"{plan.num_inference_steps} steps, attempt {plan.attempt}\n{plan.prompt}"
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class: for each column some pictures."""
+
+    entry: ClassEntry
+    cells: tuple[tuple[Picture, ...], ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Rows of classes under columns of templates or guidance scales."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def write_page(path: Path, gallery: Gallery) -> None:
+    """Write one HTML file that needs no other: images inside it, no script, nothing from the network."""
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in gallery.columns)
+    body = "\n".join(_row_html(row) for row in gallery.rows)
+    write_anew(
+        path,
+        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{escape(gallery.title)}</title>\n"
+        f"<style>{STYLE}</style>\n<h1>{escape(gallery.title)}</h1>\n"
+        "<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate "
+        "recipe.json --index makes it again.</p>\n"
+        f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></html>\n",
+    )
+
+
+def _row_html(row: Row) -> str:
+    cells = "".join(f"<td>{''.join(_figure_html(picture) for picture in cell)}</td>" for cell in row.cells)
+    name = f"{escape(row.entry.class_name)}<small>{escape(row.entry.definition)}</small>"
+    return f"<tr><th scope=row>{name}</th>{cells}</tr>"
+
+
+def _figure_html(picture: Picture) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture.image).save(buffer, "png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    width = max(MIN_SHOWN_PX, picture.image.shape[1])
+    return (
+        f'<figure title="{escape(picture.caption)}"><img width={width} alt="{escape(picture.plan.prompt)}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{picture.plan.index}</figcaption></figure>'
+    )
+
+
+def write_png(path: Path, gallery: Gallery) -> None:
+    """Write the same grid as a picture, class names on the left, column names on top, indices on the pictures."""
+    size = min(TALLEST_PX, max(MIN_SHOWN_PX, gallery.rows[0].cells[0][0].image.shape[0]))
+    step = size + MARGIN_PX
+    column_px = max(len(cell) for row in gallery.rows for cell in row.cells) * step + 2 * MARGIN_PX
+    sheet = Image.new(
+        "RGB", (LABEL_PX + len(gallery.columns) * column_px, HEADER_PX + len(gallery.rows) * step), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, name in enumerate(gallery.columns):
+        _write(draw, (LABEL_PX + i * column_px, 4), name, column_px - 4 * MARGIN_PX)
+    for j, row in enumerate(gallery.rows):
+        top = HEADER_PX + j * step
+        _write(draw, (4, top), row.entry.class_name, LABEL_PX)
+        for i, cell in enumerate(row.cells):
+            _paste(sheet, cell, (LABEL_PX + i * column_px, top), size)
+    write_whole(path, lambda file: sheet.save(file, "png"))
+
+
+def _paste(sheet: Image.Image, cell: Sequence[Picture], corner: tuple[int, int], size: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    for k, picture in enumerate(cell):
+        left, top = corner[0] + k * (size + MARGIN_PX), corner[1]
+        enlarges = size > picture.image.shape[0]
+        image = Image.fromarray(picture.image).resize(
+            (size, size), Image.Resampling.NEAREST if enlarges else Image.Resampling.LANCZOS
+        )
+        sheet.paste(image, (left, top))
+        draw.text((left + 2, top + size - 12), str(picture.plan.index), "white", stroke_width=1, stroke_fill="black")
+
+
+def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width_px: int) -> None:
+    """Write a few lines that fit the width."""
+    lines = textwrap.wrap(text, max(4, int(width_px / FONT.getlength("n"))))
+    draw.text(corner, "\n".join(lines[:3]), "black", font=FONT)

@@ -1,0 +1,78 @@
+"""What a finished run comes to, in one small JSON and on the screen."""
+
+import dataclasses
+import time
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from generation.recipes.recipe import Recipe
+from ray_jobs.config import JobConfig
+from ray_jobs.cost.prediction import measured_rates, predict_if_given
+from ray_jobs.monitor.advice import LITTLE_WAITING_FRACTION
+from ray_jobs.monitor.progress import RunProgress
+from training.progress import TrainingProgress
+
+
+def summarize(
+    config: JobConfig,
+    recipe: Recipe,
+    progress: RunProgress,
+    evaluation: dict[str, Any],
+    started_at: float,
+) -> dict[str, Any]:
+    """Return the run's numbers, accuracies of the first real set; fractions are 0..1.
+
+    `started_at` is in seconds of `time.time()`. What was predicted is there where the settings have rates.
+    """
+    ended_at = time.time()
+    training, counts = cast(TrainingProgress, progress.training), progress.counts  # a run that is through has trained
+    first_set = next(iter(evaluation.get("sets", {}).values()), {})
+    return {
+        "top1": first_set.get("top1"),
+        "top5": first_set.get("top5"),
+        "num_real_images": first_set.get("num_images", 0),
+        "num_generated": counts.num_images_made,
+        "num_refused": dict(counts.num_refused),
+        "num_left_out": dict(counts.num_left_out),
+        "num_trained": training.num_trained,
+        "num_model_loads": counts.num_loads.total(),
+        "held_out_top1": training.held_out_top1,
+        "generated_per_second": progress.generated_per_second,
+        "trained_per_second": training.trained_per_second,
+        "reuse": training.reuse,
+        "batch_overlap": training.mean_batch_overlap,
+        "waiting_fraction": training.waiting_fraction,
+        "time_to_first_batch_seconds": training.first_batch_at - started_at,
+        "training_seconds": training.training_seconds,
+        "wall_seconds": ended_at - started_at,
+        **beside_prediction(config, training, ended_at - started_at),
+        "rates": dataclasses.asdict(measured_rates(config, counts, training, started_at, ended_at)),
+        "recipe_hash": recipe.sha256,
+    }
+
+
+def beside_prediction(config: JobConfig, training: TrainingProgress, wall_seconds: float) -> dict[str, Any]:
+    """Return what was predicted, and which side bound; GPU-hours and cost of a fixed pool err as the wall time does."""
+    prediction = predict_if_given(config)
+    if prediction is None:
+        return {}
+    bound_by_pool = training.lacking_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds
+    return {
+        "time_to_first_batch_seconds_predicted": prediction.time_to_first_batch_seconds,
+        "wall_seconds_predicted": prediction.wall_seconds,
+        "wall_seconds_error_fraction": prediction.wall_seconds / wall_seconds - 1,
+        "binding_side": "generation" if bound_by_pool else "training",
+        "binding_side_predicted": prediction.binding_side,
+    }
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print a row a number, those that belong together under a common name."""
+    table = Table(title="Summary", show_header=False)
+    for name, value in summary.items():
+        numbers = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
+        for each, number in (numbers or {name: value}).items():
+            table.add_row(each, f"{number:.4g}" if isinstance(number, float) else str(number))
+    Console(markup=False, emoji=False).print(table)

@@ -1,0 +1,116 @@
+"""What a pool of one size came to, and the targets that it missed. Numbers in, numbers out."""
+
+from dataclasses import dataclass
+
+from ray_jobs.config import Prices
+from ray_jobs.scaling.config import ScaleConfig
+from ray_jobs.scaling.experiments import Outcome
+from ray_jobs.scaling.results import Exactness
+from ray_jobs.scaling.sampling import growth_bytes
+
+MIN_FRACTION, MIN_FRACTION_OF_LARGE_POOLS, LARGE_POOL = 0.97, 0.95, 17
+"""Targets: delivered over nominal, and that of pools of `LARGE_POOL` actors and more."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A pool of one size."""
+
+    num_actors: int
+    nominal_per_second: float
+    """Images that its actors make while they are at work."""
+
+    delivered_per_second: float
+    """Images that came to the trainer in the steady part of the run."""
+
+    delivered_fraction: float
+    """Delivered over nominal."""
+
+    since_first_batch_per_second: float
+    """Images from the first batch to the last, its end included, when actors run out of work one by one."""
+
+    pool_start_seconds: float
+    """From nothing to all actors up."""
+
+    first_batch_seconds: float
+    """From the trainer's asking to its first batch."""
+
+    time_to_first_batch_seconds: float
+    """From nothing to the first batch."""
+
+    waiting_fraction: float
+    """Share of the time since the first batch that the trainer waited."""
+
+    device_seconds_per_image: float
+    """Devices that hold generators, in the steady part; an actor without a GPU counts as a device."""
+
+    cost_per_thousand: float | None
+    """Of images, by generators and trainer; None where no price is given."""
+
+    driver_bytes: int
+    """Most that the driver's memory was."""
+
+    driver_growth_bytes: int
+    """Most that it was above its first tenth."""
+
+    store_bytes: int
+    """Most that all object stores held."""
+
+    has_appetite: bool
+    """Whether the trainer wanted no more than so many images a second: then it is not the pool that is judged."""
+
+    exactness: Exactness
+
+    @property
+    def line(self) -> str:
+        """What it came to, in short."""
+        return (
+            f"{self.num_actors} actors up in {self.pool_start_seconds:.1f} s, {self.delivered_per_second:.1f} of "
+            f"{self.nominal_per_second:.1f} images/s delivered ({self.delivered_fraction:.3f})"
+        )
+
+    @property
+    def missed(self) -> list[str]:
+        """The targets that were missed, a line each."""
+        least = MIN_FRACTION if self.num_actors < LARGE_POOL else MIN_FRACTION_OF_LARGE_POOLS
+        slow = [f"{self.delivered_fraction:.3f} of the nominal rate were delivered, less than {least:g}"]
+        found = self.exactness.faults + (slow if self.delivered_fraction < least and not self.has_appetite else [])
+        return [f"{self.num_actors} actors: {line}." for line in found]
+
+
+def sweep_point(config: ScaleConfig, rate: float, outcome: Outcome) -> SweepPoint:
+    """Return what a run of a pool came to whose actors have this rate each while they are at work."""
+    num_actors = outcome.load.generation.max_actors
+    deliveries, first = outcome.deliveries, outcome.first_batch_at
+    delivered = deliveries.steady_rate()
+    devices = num_actors * (config.generation.gpus_per_actor or 1.0)
+    driver = [moment.driver_bytes for moment in outcome.moments]
+    return SweepPoint(
+        num_actors=num_actors,
+        nominal_per_second=num_actors * rate,
+        delivered_per_second=delivered,
+        delivered_fraction=delivered / (num_actors * rate),
+        since_first_batch_per_second=deliveries.mean_rate(),
+        pool_start_seconds=outcome.pool_start_seconds,
+        first_batch_seconds=first - outcome.trainers_began_at[0],
+        time_to_first_batch_seconds=first,
+        waiting_fraction=outcome.waiting_fraction(first, float(deliveries.came_at[-1])),
+        device_seconds_per_image=devices / delivered,
+        cost_per_thousand=cost_per_thousand(devices, config, delivered),
+        driver_bytes=max(driver),
+        driver_growth_bytes=growth_bytes(driver),
+        store_bytes=max(moment.store_bytes for moment in outcome.moments),
+        has_appetite=config.sweep.trainer_images_per_second > 0,
+        exactness=Exactness.of(outcome),
+    )
+
+
+def cost_per_thousand(generation_devices: float, config: ScaleConfig, images_per_second: float) -> float | None:
+    """Return what a thousand images cost by devices that are held while they are delivered."""
+    if config.prices == Prices(currency=config.prices.currency):
+        return None
+    an_hour = (
+        generation_devices * config.prices.generation_device_hour
+        + (config.training.gpus_per_worker or 1.0) * config.prices.training_device_hour
+    )
+    return an_hour / 3600 / images_per_second * 1000

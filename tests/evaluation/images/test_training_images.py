@@ -1,0 +1,333 @@
+"""Real images to train on: which, and in which order they come."""
+
+import dataclasses
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from evaluation.config import EvaluationConfig
+from evaluation.images.real_sets import whole_set
+from evaluation.images.sources import FolderImages, list_images
+from evaluation.images.training_images import (
+    RealReader,
+    RealTrainingImages,
+    order_of_lap,
+    positions_by_index,
+    readable_rows,
+    reading_units,
+    real_training_images,
+    without_images,
+)
+from evaluation.images.unreadable import Unreadable
+from generation.digits.real_digits import training_digits
+from generation.indices import IndexSet, Wanted
+from generation.recipes.labels import ClassEntry, LabelSpace, load_label_space
+from generation.shards.storage import StorageError
+from tests.support.birds import BIRDS, write
+
+
+@pytest.fixture(scope="module")
+def owls_and_puffins(tmp_path_factory) -> RealTrainingImages:
+    """50 puffins, then 100 owls; the image at place `p` of the sorted list has the grey `p`."""
+    names = [f"puffin/{i:03}.png" for i in range(50)] + [f"snowy_owl/{i:03}.png" for i in range(100)]
+    return real_training_images(str(write(tmp_path_factory.mktemp("birds"), *names)), BIRDS, image_size=8, seed=5)
+
+
+def rows_of(source: RealTrainingImages, wanted: Wanted) -> dict[str, np.ndarray]:
+    """Return what a dataset gives, in the order in which it comes."""
+    batches = list(source.open(wanted).iter_batches(batch_size=16, prefetch_batches=0))
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def read_without_ray(source: RealTrainingImages, wanted: Wanted) -> dict[str, np.ndarray]:
+    """Return the same as one reader gives it."""
+    reader = RealReader(source, wanted)
+    units = reading_units(wanted.serials, source.num_images, source.images_per_unit)
+    columns = [{name: np.array([value]) for name, value in unit.items()} for unit in units]
+    batches = [batch for unit in columns for batch in reader(unit)]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def check_rows(rows: dict[str, np.ndarray]) -> None:
+    """Check that rows of `owls_and_puffins` are whole and each has its own image and label."""
+    places = positions_by_index(150)[rows["index"]]
+    np.testing.assert_array_equal(rows["image"], np.broadcast_to(places[:, None, None, None], (len(places), 8, 8, 3)))
+    np.testing.assert_array_equal(rows["label"], np.where(places < 50, 3, 2))
+    np.testing.assert_array_equal(rows["serial"] % 150, rows["index"])
+    assert {name: str(column.dtype) for name, column in rows.items()} == {
+        "serial": "int64",
+        "index": "int64",
+        "label": "int64",
+        "image": "uint8",
+    }
+
+
+def test_what_is_listed_is_small_to_send(tmp_path: Path):
+    (tmp_path / "puffin").mkdir()
+    for i in range(2000):
+        (tmp_path / "puffin" / f"n01440764_{i}.JPEG").touch()
+    source = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
+    sent = pickle.dumps(source)
+    assert len(sent) < 30 * 2000
+    assert pickle.loads(sent).num_images == source.num_images == 2000
+
+
+def test_folders_of_unknown_classes_are_refused_in_one_line(tmp_path: Path):
+    write(tmp_path, *(f"{name}/a.png" for name in ("puffin", "auk", "dodo", "kiwi", "moa")))
+    with pytest.raises(ValueError, match=r"^4 of 5 classes in .* no class of birds: auk, dodo, kiwi, \.\.\. Name"):
+        real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
+
+
+def test_every_range_of_indices_has_all_classes():
+    places = positions_by_index(150)
+    assert sorted(places) == list(range(150))
+    num_puffins = [(places[start : start + 30] < 50).sum() for start in range(0, 150, 30)]
+    assert min(num_puffins) > 4  # 10 of 30 on average
+    np.testing.assert_array_equal(positions_by_index(150), places)
+
+
+def test_each_lap_has_an_order_of_its_own_that_the_seed_decides():
+    two_laps = Wanted.all_of(range(200))
+    first, second = (order_of_lap(two_laps, 100, seed=5, lap=lap) for lap in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first.tolist() != second.tolist()
+    np.testing.assert_array_equal(order_of_lap(two_laps, 100, seed=5, lap=0), first)
+    assert order_of_lap(two_laps, 100, seed=6, lap=0).tolist() != first.tolist()
+    in_order = Wanted(two_laps.serials, in_order=True)
+    assert order_of_lap(in_order, 100, seed=5, lap=1).tolist() == list(range(100))
+
+
+def test_who_goes_on_amid_a_lap_goes_on_as_before():
+    first = order_of_lap(Wanted.all_of(range(100)), 100, seed=5, lap=0)
+    rest = Wanted(IndexSet.of(first[37:]))
+    np.testing.assert_array_equal(order_of_lap(rest, 100, seed=5, lap=0), first[37:])
+
+
+def test_units_of_work_are_small_and_of_one_lap():
+    serials = IndexSet.of_ranges([range(70, 120), range(205, 210)])  # of laps of 100: 30, 20 and 5 images
+    assert reading_units(serials, 100, size=16) == [
+        {"lap": 0, "start": 0},
+        {"lap": 0, "start": 16},
+        {"lap": 1, "start": 0},
+        {"lap": 1, "start": 16},
+        {"lap": 2, "start": 0},
+    ]
+
+
+def test_a_unit_has_64_images_or_16_megabytes(owls_and_puffins: RealTrainingImages):
+    def images_per_unit(image_size: int) -> int:
+        return dataclasses.replace(owls_and_puffins, image_size=image_size).images_per_unit
+
+    assert [images_per_unit(size) for size in (8, 256, 512, 4096)] == [64, 64, 20, 1]
+
+
+def test_a_share_over_two_laps_gives_each_serial_once_with_its_image_and_label(owls_and_puffins: RealTrainingImages):
+    shares = [Wanted(IndexSet.of_ranges([range(20, 280)]).every(10, offset, 2), 2) for offset in (0, 1)]
+    rows = [read_without_ray(owls_and_puffins, share) for share in shares]
+    for share, its_rows in zip(shares, rows, strict=True):
+        check_rows(its_rows)
+        assert IndexSet.of(its_rows["serial"]) == share.serials
+        assert (np.diff(its_rows["serial"] // 150) >= 0).all()
+    assert sorted(np.concatenate([its_rows["serial"] for its_rows in rows])) == list(range(20, 280))
+
+
+def test_the_digits_are_those_that_no_evaluation_uses():
+    source = real_training_images("digits", load_label_space("digits"), image_size=32, seed=0)
+    assert source.num_images == 1257
+    rows = read_without_ray(source, Wanted.all_of(range(1250, 1260)))
+    assert sorted(rows["serial"]) == list(range(1250, 1260))
+    images, labels = training_digits()
+    places = positions_by_index(1257)[rows["index"]]
+    np.testing.assert_array_equal(rows["image"], images[places])
+    np.testing.assert_array_equal(rows["label"], labels[places])
+
+
+def test_whole_photographs_come_with_their_extents(tmp_path: Path):
+    for name, size in (("puffin/wide.png", (16, 6)), ("puffin/small.png", (3, 5)), ("snowy_owl/tall.png", (2, 4))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", size, 200).save(tmp_path / name)
+    squares = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=5)
+    rows = read_without_ray(dataclasses.replace(squares, is_whole=True), Wanted.all_of(range(3)))
+    assert rows["image"].shape == (3, 8, 8, 3)
+    by_place = dict(zip(positions_by_index(3)[rows["index"]].tolist(), rows["extent"].tolist(), strict=True))
+    assert by_place == {0: [5, 3], 1: [3, 8], 2: [4, 2]}
+    for image, (height, width) in zip(rows["image"], rows["extent"], strict=True):
+        assert (image[:height, :width] == 200).all()
+        assert image.sum() == 3 * 200 * height * width
+
+
+def test_digits_are_refused_for_other_classes():
+    with pytest.raises(ValueError, match=r"'digits', but the classes are those of birds\. Give a folder"):
+        real_training_images("digits", BIRDS, image_size=32, seed=0)
+
+
+def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
+    owls_and_puffins: RealTrainingImages, tmp_path: Path
+):
+    places = positions_by_index(150)
+    puffins = np.flatnonzero(places < 50)  # their indices, ascending
+    first, next_of_it, last = (int(puffins[i]) for i in (0, 1, -1))
+    names = owls_and_puffins.source.names()
+    damaged = [names[places[index]] for index in (next_of_it, last)]
+    folder = copy_without(owls_and_puffins, tmp_path / "birds", damaged)
+    source = real_training_images(str(folder), BIRDS, image_size=8, seed=5)
+    source = dataclasses.replace(source, unreadable=Unreadable(2, tmp_path / "unreadable.txt"))
+    rows = read_without_ray(source, Wanted.all_of(range(300)))
+    assert sorted(rows["serial"]) == list(range(300))
+    shown = dict(zip(rows["serial"].tolist(), rows["image"][:, 0, 0, 0].tolist(), strict=True))
+    for serial, grey in shown.items():
+        index = serial % 150
+        instead = {next_of_it: int(puffins[2]), last: first}.get(index, index)
+        assert grey == places[instead]
+    np.testing.assert_array_equal(rows["label"], np.where(places[rows["index"]] < 50, 3, 2))
+    assert sorted(map(Path, source.unreadable.names())) == sorted(
+        folder / Path(name).parts[-2] / Path(name).name for name in damaged
+    )
+
+
+def copy_without(source: RealTrainingImages, folder: Path, damaged: list[str]) -> Path:
+    """Copy the images of a folder, these without their content."""
+    shutil.copytree(cast(FolderImages, source.source).folder, folder)
+    for name in damaged:
+        (folder / Path(name).parts[-2] / Path(name).name).write_text("no image")
+    return folder
+
+
+def test_one_damaged_image_more_than_allowed_ends_the_reading(tmp_path: Path):
+    write(tmp_path / "birds", *(f"puffin/{name}.png" for name in "abcd"))
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    for name in "ab":
+        (tmp_path / "birds" / "puffin" / f"{name}.png").write_text("no image")
+    for limit in (0, 1):
+        limited = dataclasses.replace(source, unreadable=Unreadable(limit, tmp_path / "unreadable.txt"))
+        with pytest.raises(StorageError, match=rf"cannot be decoded.* training\.allow_unreadable={limit + 1} or"):
+            read_without_ray(limited, Wanted.all_of(range(4)))
+
+
+def test_a_class_without_a_whole_image_ends_the_reading(tmp_path: Path):
+    write(tmp_path / "birds", "puffin/a.png", "puffin/b.png")
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    for name in "ab":
+        (tmp_path / "birds" / "puffin" / f"{name}.png").write_text("no image")
+    source = dataclasses.replace(source, unreadable=Unreadable(9, tmp_path / "unreadable.txt"))
+    with pytest.raises(
+        StorageError, match=r"^None of the 2 images of a class can be decoded\. They are named in '.*txt'"
+    ):
+        read_without_ray(source, Wanted.all_of(range(2)))
+
+
+def test_images_that_training_is_judged_by_may_be_left_out_as_in_evaluation(tmp_path: Path):
+    write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
+    (tmp_path / "puffin" / "b.png").write_text("no image")
+    images = whole_set("birds", str(tmp_path), list_images(str(tmp_path)))
+    assert [row["image"][0, 0, 0] for row in readable_rows(images, 8, EvaluationConfig(allow_unreadable=1))] == [0, 2]
+    with pytest.raises(
+        StorageError, match=r"b\.png' cannot .* 1 images of 'birds' by now: evaluation\.allow_unreadable=1"
+    ):
+        readable_rows(images, 8, EvaluationConfig())
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImages):
+    wanted = Wanted(IndexSet.of_ranges([range(20, 280)]).every(10, 1, 2), num_consumers=2)
+    rows = rows_of(owls_and_puffins, wanted)
+    check_rows(rows)
+    assert sorted(rows["serial"]) == [serial for serial in range(20, 280) if serial // 10 % 2]
+    assert rows["serial"].tolist() != sorted(rows["serial"])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
+def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: RealTrainingImages):
+    rows = rows_of(owls_and_puffins, Wanted(IndexSet.of_ranges([range(20, 280)]), in_order=True))
+    check_rows(rows)
+    assert rows["serial"].tolist() == list(range(20, 280))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
+def test_nothing_wanted_is_a_dataset_without_rows(owls_and_puffins: RealTrainingImages):
+    assert owls_and_puffins.open(Wanted.all_of()).count() == 0
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
+    write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
+    source = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
+    (tmp_path / "puffin" / "b.png").write_text("no image")
+    with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be decoded: .* Put a whole one in its place"):
+        rows_of(source, Wanted.all_of(range(3)))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.nightly
+def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
+    write(tmp_path / "birds", "puffin/a.png", "puffin/b.png", "puffin/c.png")
+    source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
+    (tmp_path / "birds" / "puffin" / "b.png").write_text("no image")
+    source = dataclasses.replace(source, unreadable=Unreadable(1, tmp_path / "unreadable.txt"))
+    rows = rows_of(source, Wanted.all_of(range(6)))
+    assert sorted(rows["serial"]) == list(range(6))
+    assert source.unreadable.names() == [f"{tmp_path}/birds/puffin/b.png"]
+
+
+def test_a_hundred_classes_are_taken_out_of_imagenets_own_folder(tmp_path: Path):
+    hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
+    wanted, other = hundred.classes[7].wnid, next(e.wnid for e in thousand.classes if e.wnid not in str(hundred))
+    write(tmp_path, f"{wanted}/a.png", f"{other}/b.png", f"{wanted}/c.png")
+    source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)
+    assert source.labels.tolist() == [7, 7]
+    assert without_images(source, "there", hundred) == (
+        f"'there' has no images of 99 of the 100 classes of imagenet100: {', '.join(wnids(hundred)[:3])}, ..."
+    )
+
+
+def wnids(space: LabelSpace) -> list[str]:
+    return [entry.wnid for entry in space.classes]
+
+
+@pytest.mark.parametrize("title_of", [lambda entry: ", ".join(entry.lemmas), lambda entry: entry.wnid])
+def test_a_hundred_classes_are_taken_out_of_a_table_that_numbers_the_thousand(
+    tmp_path: Path, title_of: Callable[[ClassEntry], str]
+):
+    hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
+    number, other = (wnids(thousand).index(wnid) for wnid in (wnids(hundred)[7], "n01440764"))  # tench is no other
+    labels = [number, other, number]
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [title_of(entry) for entry in thousand.classes])
+    source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)
+    assert source.labels.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 50], [0, 1, 999]])
+def test_numbers_without_names_of_which_some_are_missing_are_refused(tmp_path: Path, labels: list[int]):
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [])
+    with pytest.raises(
+        ValueError, match=r"has numbers for 3 classes, and imagenet\d+k? has \d+: which these are is not"
+    ):
+        real_training_images(str(tmp_path), load_label_space("imagenet100"), image_size=8, seed=0)
+
+
+def write_parquet(path: Path, labels: list[int], titles: list[str]) -> None:
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    table = pa.table({"image": [{"bytes": file.getvalue(), "path": None} for _ in labels], "label": labels})
+    if titles:
+        feature = {"_type": "ClassLabel", "names": titles}
+        described = json.dumps({"info": {"features": {"label": feature}}})
+        table = table.replace_schema_metadata({"huggingface": described})
+    pq.write_table(table, path)

@@ -1,0 +1,58 @@
+"""What a network answers to a batch of images."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.config import EvaluationConfig
+from evaluation.inference.network import KINDS, Kinds, Network, Question, best_guesses
+from evaluation.inference.trained_model import EvaluationError, build_classifier
+from tests.support.models import untrained
+
+
+def test_guesses_are_the_best_five_of_all_with_the_chance_of_the_first():
+    logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 0.5], [10.0, 4.0, 3.0, 2.0, 0.5, 1.0]]))
+    said = best_guesses(logits, [])
+    assert said["prediction"].tolist() == [[4, 3, 2, 1, 0], [0, 1, 2, 3, 5]]
+    np.testing.assert_allclose(said["confidence"], [10 / 20.5, 10 / 20.5], rtol=1e-6)
+    assert (said["prediction"].dtype, said["confidence"].dtype) == (np.int32, np.float32)
+
+
+def test_guesses_and_their_chances_are_among_shared_labels_alone():
+    logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0], [6.0, 2.0, 1.0, 1.0, 90.0]]))
+    said = best_guesses(logits, [0, 2, 3])  # of 1 + 3 + 4, and of 6 + 1 + 1
+    assert said["prediction"][0].tolist() == [3, 2, 0]
+    assert said["prediction"][1, 0] == 0
+    np.testing.assert_allclose(said["confidence"], [4 / 8, 6 / 8], rtol=1e-6)
+
+
+def test_of_one_shared_label_a_guess_is_certain():
+    said = best_guesses(torch.tensor([[5.0, -5.0], [-5.0, 5.0]]), [1])
+    assert said["prediction"].tolist() == [[1], [1]]
+    assert said["confidence"].tolist() == [1.0, 1.0]
+
+
+def test_a_network_says_the_same_guesses_with_its_features_and_without():
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    questions = [Question(KINDS, [0, 2]), Question(("guesses",), [0, 2]), Question(("features",))]
+    answer = Network(untrained().build, EvaluationConfig(), questions).load()
+    both = answer(0, images)
+    assert both.keys() == {"prediction", "confidence", "feature"}
+    assert set(both["prediction"].ravel()) == {0, 2}
+    assert (both["feature"].shape, both["feature"].dtype) == ((4, 512), np.float32)
+    for number, num_columns in ((1, 2), (2, 1)):
+        alone = answer(number, images)
+        assert len(alone) == num_columns
+        for name, column in alone.items():
+            np.testing.assert_allclose(column, both[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kinds", [("guesses",), ("features",), KINDS])
+def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
+    checkpoint = untrained().checkpoint
+    checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
+    answer = Network(partial(build_classifier, checkpoint), EvaluationConfig(), [Question(kinds)]).load()
+    with pytest.raises(EvaluationError, match="NaN or infinite"):
+        answer(0, np.zeros((1, 32, 32, 3), dtype=np.uint8))

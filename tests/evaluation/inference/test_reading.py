@@ -1,0 +1,90 @@
+"""What is read of a set, and what of an image is shown."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.config import EvaluationConfig
+from evaluation.images.sources import list_images
+from evaluation.inference import reading
+from evaluation.inference.output_cache import Columns
+from evaluation.inference.reading import Crop, ImageReader, Reading, crop_for
+from tests.support.models import untrained
+
+
+def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for place, greys in (("first", (10,)), ("second", (0, 40, 80, 120, 160))):
+        (tmp_path / place / "auk").mkdir(parents=True)
+        for grey in greys:
+            Image.new("L", (8, 12), grey).save(tmp_path / place / "auk" / f"{grey:03}.jpg")
+    damaged = tmp_path / "second" / "auk" / "080.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    readings = [
+        Reading(list_images(str(tmp_path / "first")), np.array([0]), np.array([0]), Crop(8, 8, "bilinear")),
+        # Images 0, 40, 80 and 160 are of the set, of which the first row is there already.
+        Reading(
+            list_images(str(tmp_path / "second")), np.array([0, 1, 2, 4]), np.array([1, 2, 3]), Crop(4, 4, "bicubic")
+        ),
+    ]
+    monkeypatch.setattr(reading.ray, "get", lambda reference: reference)
+    reader = ImageReader([readings])  # pyright: ignore[reportArgumentType]
+
+    def read(number: int, start: int, stop: int) -> Columns:
+        unit = {"set": np.array([number]), "start": np.array([start]), "stop": np.array([stop])}
+        (columns,) = reader(unit)
+        return columns
+
+    whole, last, other = read(1, 0, 3), read(1, 2, 3), read(0, 0, 1)
+    assert whole["row"].tolist() == [1, 2, 3]
+    assert whole["is_read"].tolist() == [True, False, True]
+    assert (whole["image"].shape, whole["image"].dtype) == ((3, 4, 4, 3), np.uint8)
+    for image, grey in zip(whole["image"], (40, 0, 160), strict=True):
+        np.testing.assert_allclose(image.astype(int), grey, atol=1)
+    assert (last["row"].tolist(), last["set"].tolist(), last["image"][0, 0, 0, 0]) == ([3], [1], 160)
+    assert (other["row"].tolist(), other["set"].tolist(), other["image"].shape) == ([0], [0], (1, 8, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "crop_size", "batch_size", "expected"),
+    [
+        (50_000, 224, 32, 96),  # 16 MB are 106 images
+        (50_000, 224, 128, 128),  # no less than a batch
+        (50_000, 32, 128, 512),  # no more than 512
+        (540, 32, 16, 64),  # two readers have four units each: 67 images, in whole batches
+        (540, 32, 128, 128),
+        (10_000, 4096, 8, 8),
+        (0, 224, 128, 128),
+    ],
+)
+def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch_size: int, expected: int):
+    config = EvaluationConfig(batch_size=batch_size, num_readers=2)
+    assert reading._unit_size(num_images, crop_size**2 * 3, config) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, Crop(256, 224, "bilinear")),
+        ({"crop_size": 288}, Crop(329, 288, "bilinear")),  # 329.1
+        ({"resize_size": 232, "interpolation": "bicubic"}, Crop(232, 224, "bicubic")),
+        ({"resize_size": 256, "crop_size": 256}, Crop(256, 256, "bilinear")),
+    ],
+)
+def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
+    config = EvaluationConfig(**settings)
+    assert crop_for(untrained(image_size=224).crop, config, has_border=True) == expected
+    assert crop_for(untrained(image_size=256, crop_size=224).crop, config, has_border=True) == expected
+
+
+def test_weights_of_others_are_shown_what_they_go_by_unless_told():
+    own = Crop(232, 224, "bicubic")
+    assert crop_for(own, EvaluationConfig(), has_border=True) == own
+    assert crop_for(own, EvaluationConfig(crop_size=112, interpolation="bilinear"), True) == Crop(116, 112, "bilinear")
+
+
+def test_an_image_without_a_border_is_shown_as_a_whole():
+    config = EvaluationConfig(resize_size=64)
+    assert crop_for(untrained().crop, config, has_border=False) == Crop(32, 32, "bicubic")
+    assert crop_for(untrained().crop, config, has_border=True) == Crop(64, 32, "bilinear")

@@ -1,0 +1,208 @@
+import math
+
+import numpy as np
+import pytest
+
+from evaluation.metrics import representation
+from evaluation.metrics.likeness import (
+    Overlap,
+    compare,
+    diversity,
+    equal_numbers,
+    frechet_distance,
+    neighbour_radii,
+    overlap,
+)
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def test_a_point_is_not_its_own_neighbour():
+    assert neighbour_radii(column(0, 1, 3, 7), 1).tolist() == [1, 1, 2, 4]
+    assert neighbour_radii(column(0, 1, 3, 7), 2).tolist() == [3, 2, 3, 6]
+    assert neighbour_radii(column(0, 1, 3, 7), 3).tolist() == [7, 6, 4, 7]
+
+
+def test_copies_are_neighbours_at_distance_zero():
+    assert neighbour_radii(column(2, 2, 2, 5), 2).tolist() == [0, 0, 0, 3]
+
+
+def test_overlap_on_a_line_is_as_worked_out_by_hand():
+    # Real radii 4, 2, 2, 2, 2; generated radii 3.5, 1, 1, 15.
+    # 0.5 is near -3 and 1; 4 near 3; 5 is at the very edge of 3 and 7, which is outside; 20 near none.
+    # 7 and 9 have no generated neighbour but lie in the ball of 20; -3 is at the edge of that of 0.5.
+    assert overlap(column(-3, 1, 3, 7, 9), column(0.5, 4, 5, 20), 1) == Overlap(
+        precision=2 / 4, recall=4 / 5, density=3 / 4, coverage=3 / 5
+    )
+
+
+def test_overlap_around_a_square_is_as_worked_out_by_hand():
+    square = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    generated = np.array([[0.5, 0.5], [0.5, -0.5], [2.0, 0.0]])
+    # With two neighbours the corners' radii are 1. The centre is in four balls, the point below in two.
+    # (2, 0) is at an edge.
+    assert overlap(square, generated, 2) == Overlap(precision=2 / 3, recall=1.0, density=6 / (2 * 3), coverage=1.0)
+
+
+def test_roles_change_places_when_the_sets_do():
+    generator = np.random.default_rng(3)
+    real, generated = generator.normal(size=(40, 2)), generator.normal(1, 1, size=(30, 2))
+    assert overlap(real, generated).precision == overlap(generated, real).recall
+
+
+def test_a_set_overlaps_itself_wholly():
+    points = np.random.default_rng(4).normal(size=(50, 3))
+    itself = overlap(points, points.copy())
+    assert (itself.precision, itself.recall, itself.coverage) == (1.0, 1.0, 1.0)
+    # Each ball holds its centre and k - 1 others; the k-th is on its edge.
+    assert overlap(column(0, 1, 3, 7), column(0, 1, 3, 7), 2).density == 1.0
+
+
+def test_sets_far_apart_share_nothing():
+    assert overlap(column(0, 1, 2), column(100, 101, 102), 1) == Overlap(0.0, 0.0, 0.0, 0.0)
+
+
+def naive_overlap(real: np.ndarray, generated: np.ndarray, k: int) -> Overlap:
+    def radius(points: np.ndarray, i: int) -> float:
+        return sorted(math.dist(points[i], points[j]) for j in range(len(points)) if j != i)[k - 1]
+
+    real_radii = [radius(real, i) for i in range(len(real))]
+    generated_radii = [radius(generated, j) for j in range(len(generated))]
+    hits = [[math.dist(x, y) < r for x, r in zip(real, real_radii, strict=True)] for y in generated]
+    recalls = [[math.dist(x, y) < r for y, r in zip(generated, generated_radii, strict=True)] for x in real]
+    return Overlap(
+        precision=sum(any(row) for row in hits) / len(generated),
+        recall=sum(any(row) for row in recalls) / len(real),
+        density=sum(sum(row) for row in hits) / (k * len(generated)),
+        coverage=sum(any(row) for row in zip(*hits, strict=True)) / len(real),
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 5])
+def test_blocks_of_two_rows_give_what_a_loop_does(seed: int, k: int, monkeypatch: pytest.MonkeyPatch):
+    generator = np.random.default_rng(seed)
+    real, generated = generator.normal(size=(37, 4)), generator.normal(0.5, 0.8, size=(43, 4))
+    monkeypatch.setattr(representation, "BLOCK_MEBIBYTES", 0.001)
+    got, expected = overlap(real, generated, k), naive_overlap(real, generated, k)
+    assert (got.precision, got.recall, got.coverage) == (expected.precision, expected.recall, expected.coverage)
+    assert got.density == pytest.approx(expected.density)
+
+
+def test_frechet_distance_on_a_line_is_that_of_means_and_deviations():
+    # Means 0 and 4, variances 2 and 18: 16 + (sqrt(18) - sqrt(2))^2.
+    assert frechet_distance(column(-1, 1), column(1, 7)) == pytest.approx(16 + 8)
+
+
+def mirrored(*points: tuple[float, float]) -> np.ndarray:
+    """Return k points p and their opposites: their mean is 0, their covariance twice the sum of p p^T, over 2k - 1."""
+    return np.array([*points, *((-x, -y) for x, y in points)])
+
+
+def test_frechet_distance_of_gaussians_that_do_not_commute_has_its_closed_form():
+    # Covariances ((2, 1), (1, 2)) and ((3, 0), (0, 1)), means 0 and (3, 4). In two dimensions
+    # Tr (S T)^(1/2) = sqrt(Tr S T + 2 sqrt(det S T)): here sqrt(8 + 2 * 3).
+    s = mirrored((1.5, 1.5), (math.sqrt(0.75), -math.sqrt(0.75)))
+    t = mirrored((math.sqrt(4.5), 0), (0, math.sqrt(1.5))) + np.array([3.0, 4.0])
+    np.testing.assert_allclose(np.cov(s, rowvar=False), [[2, 1], [1, 2]])
+    expected = 25 + 4 + 4 - 2 * math.sqrt(14)
+    assert frechet_distance(s, t) == pytest.approx(expected)
+    assert frechet_distance(t, s) == pytest.approx(expected)
+
+
+def test_frechet_distance_to_a_point_is_the_variance():
+    # Nothing is shared with a Gaussian without width: |m|^2 + Tr S, of variances 2 and 5.
+    points = mirrored((math.sqrt(3), 0), (0, math.sqrt(7.5)))
+    assert frechet_distance(points, np.zeros((3, 2))) == pytest.approx(7)
+
+
+def test_frechet_distance_of_few_images_ignores_the_dimensions_they_lack():
+    generator = np.random.default_rng(7)
+    few, many = generator.normal(size=(4, 3)), generator.normal(1, 2, size=(20, 3))
+    wide = np.zeros((3, 50))
+    wide[:, 5:8] = np.linalg.qr(generator.normal(size=(3, 3)))[0]
+    assert frechet_distance(few @ wide, many @ wide) == pytest.approx(frechet_distance(few, many))
+
+
+@pytest.mark.parametrize("shape", [(50, 4), (5, 40)])
+def test_frechet_distance_of_a_shifted_set_is_the_squared_shift(shape: tuple[int, int]):
+    points = np.random.default_rng(5).normal(size=shape)
+    assert frechet_distance(points, points) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(points, points + 0.5) == pytest.approx(0.25 * shape[1])
+
+
+def test_frechet_distance_has_no_direction():
+    generator = np.random.default_rng(6)
+    real, generated = generator.normal(size=(30, 8)), generator.normal(1, 2, size=(6, 8))
+    assert frechet_distance(real, generated) == pytest.approx(frechet_distance(generated, real))
+
+
+def test_diversity_is_the_mean_distance_within_a_class():
+    # Class 0: distances 1, 3, 2, mean 2; class 1: 10.
+    assert diversity(column(0, 1, 3, 50, 60), np.array([0, 0, 0, 1, 1])) == pytest.approx(6)
+
+
+def test_a_comparison_has_every_class_and_their_pool():
+    real, real_labels = column(0, 1, 3, 50, 60), np.array([4, 4, 4, 9, 9])
+    generated, generated_labels = column(0, 2, 5, 1000, 1008), np.array([4, 4, 4, 9, 9])
+    comparison = compare(real, real_labels, generated, generated_labels, num_neighbours=1)
+    assert list(comparison.per_class) == [4, 9]
+    four, nine = comparison.per_class[4], comparison.per_class[9]
+    assert (four.num_real, four.num_generated) == (3, 3)
+    assert four.diversity == pytest.approx(10 / 3)  # of 2, 3 and 5
+    assert four.overlap == overlap(column(0, 1, 3), column(0, 2, 5), 1)
+    assert nine.overlap == Overlap(0.0, 0.0, 0.0, 0.0)
+    # Means 55 and 1004, variances 50 and 32.
+    assert nine.frechet_distance == pytest.approx(949**2 + (math.sqrt(50) - math.sqrt(32)) ** 2)
+    assert (comparison.overall.num_real, comparison.overall.num_generated) == (5, 5)
+    assert comparison.overall.diversity == pytest.approx((10 / 3 + 8) / 2)
+    assert comparison.overall.overlap == overlap(real, generated, 1)
+
+
+def test_as_many_images_of_each_class_are_compared_on_both_sides():
+    labels, other_labels = np.array([4, 9, 4, 4, 9]), np.array([9, 4, 9, 4, 9, 9])
+    rows, other_rows = equal_numbers(labels, other_labels, seed=0)
+    assert sorted(labels[rows].tolist()) == sorted(other_labels[other_rows].tolist()) == [4, 4, 9, 9]
+    assert len(set(other_rows.tolist())) == 4
+    drawn = {tuple(equal_numbers(labels, other_labels, seed)[0].tolist()) for seed in range(20)}
+    assert len(drawn) == 3  # which of three images of class 4 is left out
+
+
+def test_more_generated_images_alone_cover_no_more():
+    random = np.random.default_rng(0)
+    real, generated = random.normal(size=(50, 4)), random.normal(size=(5000, 4))
+    once = compare(real, np.zeros(50, int), generated[:50], np.zeros(50, int)).overall
+    often = compare(real, np.zeros(50, int), generated, np.zeros(5000, int)).overall
+    assert often.num_generated == 50
+    assert abs(often.overlap.coverage - once.overlap.coverage) < 0.2
+    assert overlap(real, generated).coverage == 1.0  # as it was
+
+
+def test_a_class_that_only_one_side_has_is_refused():
+    with pytest.raises(ValueError, match=r"1 class\(es\) have only real or only generated images, first 2"):
+        compare(column(0, 1), np.array([1, 1]), column(0, 1, 2), np.array([1, 1, 2]), 1)
+
+
+def test_too_few_images_for_the_neighbours_are_refused_by_class():
+    with pytest.raises(ValueError, match=r"2 generated images of class 1, too few for 2 neighbours.*at least 3"):
+        compare(column(0, 1, 2), np.array([1, 1, 1]), column(0, 1), np.array([1, 1]), 2)
+    with pytest.raises(ValueError, match="num_neighbours is 0"):
+        overlap(column(0, 1), column(0, 1), 0)
+    with pytest.raises(ValueError, match="real has 1 image"):
+        frechet_distance(column(0), column(0, 1))
+
+
+def test_features_of_two_networks_are_refused():
+    with pytest.raises(ValueError, match="2 dimensions and generated ones 3"):
+        overlap(np.eye(2), np.eye(3), 1)
+    with pytest.raises(ValueError, match="2 dimensions and generated ones 3"):
+        frechet_distance(np.eye(2), np.eye(3))
+
+
+def test_features_that_are_none_are_refused_by_name():
+    with pytest.raises(ValueError, match="generated has NaN or infinite values in 1 of 2 rows"):
+        frechet_distance(column(0, 1), column(0, math.nan))
+    with pytest.raises(ValueError, match=r"real has shape \[0, 2\]"):
+        overlap(np.zeros((0, 2)), np.eye(2), 1)

@@ -1,0 +1,377 @@
+"""Pages and CSV of evaluations: what they say, what they survive, and that they need no other file."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.metrics.intervals import packed, wilson_interval
+from evaluation.pages.html import html_table, numbered, percent
+from evaluation.pages.model_page import CSV_HEAD, csv_text, model_page
+from evaluation.pages.side_by_side import best_of, same_classes, side_by_side_page
+
+HOSTILE = "</script><img src=x onerror=alert(1)> & \"$\\frac'"
+
+
+def one_set(top1: float = 0.75, num_classes: int = 2, names: str = "class") -> dict[str, Any]:
+    """Four images a class, three of them right, the fourth taken for the next class."""
+    per_class = [
+        {
+            "label": i,
+            "class_name": f"{names} {i}",
+            "num_images": 4,
+            "num_top1": 3,
+            "num_top5": 4,
+            "top1": 0.75,
+            "top5": 1.0,
+            "top1_interval": [0.3, 0.95],
+        }
+        for i in range(num_classes)
+    ]
+    return {
+        "num_images": 4 * num_classes,
+        "num_without_label": 0,
+        "num_unreadable": 0,
+        "unreadable": [],
+        "num_shared_classes": num_classes,
+        "top1": top1,
+        "top1_interval": [top1 - 0.125, top1 + 0.125],
+        "top5": 1.0,
+        "top5_interval": [0.9, 1.0],
+        "mean_per_class_top1": 0.7125,
+        "ece": 0.0321,
+        "ece_interval": [0.01, 0.05],
+        "calibration": [
+            {"confidence": 0.55, "accuracy": 0.5, "num_images": 4},
+            {"confidence": None, "accuracy": None, "num_images": 0},
+        ],
+        "per_class": per_class,
+        "confusions": [
+            {"label": i, "predicted": predicted, "num_images": num_images}
+            for i in range(num_classes)
+            for predicted, num_images in ((i, 3), ((i + 1) % num_classes, 1))
+        ],
+    }
+
+
+def evaluated(name: str = "mine", sets: dict[str, Any] | None = None, **others: Any) -> dict[str, Any]:
+    return {
+        "model": {
+            "name": name,
+            "architecture": "resnet18",
+            "checkpoint": "runs/1/last.ckpt",
+            "label_space": "digits",
+            "num_classes": 10,
+            "image_size": 32,
+            "num_images": 20000,
+            "trained_on": "generated",
+            "num_trained": 80000,
+            "recipe_sha256": "1f82c32187e19dcc",
+            "guidance_scale": [1.0, 2.5],
+            "templates": ["a photo of a {}"],
+            "augmentation": "crops",
+        },
+        "circumstances": {"commit": "cbdc476", "machine": "x86_64, 2 cores", "date": "2026-11-24"},
+        "settings": "batch_size: 64\n",
+        "sets": {"digits": one_set()} if sets is None else sets,
+        **others,
+    }
+
+
+def representation(sparsity: float = 0.25) -> dict[str, Any]:
+    measures = {"intra_class_distance": 0.8125, "feature_redundancy": 0.125, "coding_length": 412.34}
+    return {"set": "digits", "num_images": 540, "num_dimensions": 512, "sparsity": sparsity, **measures}
+
+
+def transfer(top1: float = 0.8125) -> dict[str, Any]:
+    of_set: dict[str, Any] = {"top1": top1, "mean_per_class": 0.8, "num_seeds": 3, "validation_top1": 0.79}
+    of_set["top1_interval"] = [top1 - 0.0125, top1 + 0.0125]
+    return {
+        "sets": {"flowers": of_set | {"num_trainval": 2040, "num_test": 6149, "num_unreadable": 3, "num_classes": 102}},
+        "groups": {"small": {"top1": top1, "num_sets": 1, "num_sets_in_all": 8}},
+        "log_odds_average": 1.4663,
+    }
+
+
+def embedded(page: str) -> Any:
+    (text,) = re.findall(r'<script type="application/json" id="evaluation">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def cells(page: str) -> list[list[str]]:
+    """The text of all rows of all tables, marks and all."""
+    return [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+
+
+FULL = evaluated(
+    sets={"digits": one_set(), "digits/noisy": one_set(0.5)}, representation=representation(), transfer=transfer()
+)
+BARE = evaluated("yours", sets={"digits": one_set(0.625)})
+
+
+@pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, BARE])], ids=["one", "several"])
+def test_a_page_needs_no_other_file(make: Callable[[dict[str, Any]], str]):
+    page = make(FULL)
+    without_namespaces = re.sub(r' xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http:" not in without_namespaces
+    assert "https:" not in without_namespaces
+    assert "src=" not in page
+    assert "@import" not in page
+    assert all(link.startswith(("#", "data:")) for link in re.findall(r'href="([^"]*)"', page))
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", page))
+
+
+@pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, one])], ids=["one", "several"])
+def test_hostile_names_stay_text(make: Callable[[dict[str, Any]], str]):
+    sets = {HOSTILE: one_set(names=HOSTILE) | {"num_unreadable": 1, "unreadable": [HOSTILE]}}
+    evaluation = evaluated(HOSTILE, sets, settings=HOSTILE, circumstances=dict.fromkeys(BARE["circumstances"], HOSTILE))
+    evaluation["model"] |= {"templates": [HOSTILE], "augmentation": HOSTILE, "checkpoint": HOSTILE}
+    evaluation["representation"] = representation() | {"set": HOSTILE}
+    evaluation["transfer"] = {"sets": {HOSTILE: transfer()["sets"]["flowers"]}}
+    page = make(evaluation)
+    assert "<img" not in page
+    assert page.count("</script>") == page.count("<script")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_the_page_holds_its_evaluation_as_json():
+    evaluation = evaluated(HOSTILE)
+    assert embedded(model_page(evaluation)) == evaluation
+
+
+def test_a_page_says_what_was_evaluated_and_where():
+    page = model_page(FULL)
+    told = {row[0]: row[1] for row in cells(page) if len(row) == 2}
+    assert told["trained on"] == "20,000 generated images, 80,000 uses"
+    assert told["guidance scale"] == "1, 2.5"
+    assert told["recipe"] == "1f82c32187e1"
+    assert told["commit"] == "cbdc476"
+    assert told["machine"] == "x86_64, 2 cores"
+    assert "<h1>mine</h1>" in page
+    assert "<pre>batch_size: 64\n</pre>" in page
+
+
+def test_a_set_is_told_in_per_cent_with_its_intervals():
+    row = ["digits", "8", "2", "0", "0", "75.00%\n[62.50,\xa087.50]", "100.00%\n[90.00,\xa0100.00]", "71.25%"]
+    assert [*row, "3.21%\n[1.00,\xa05.00]"] in cells(model_page(FULL))
+
+
+def test_representation_and_transfer_are_told_where_there_are():
+    told = cells(model_page(FULL))
+    assert ["mine", "digits", "540", "512", "0.25", "0.8125", "0.125", "412.3"] in told
+    assert ["flowers", "2,040", "6,149", "3", "102", "3", "79.00%", "81.25%\n[80.00,\xa082.50]", "80.00%"] in told
+    assert "Average of the log-odds: 1.466." in model_page(FULL)
+    assert "Representation" not in model_page(BARE)
+    assert "Transfer" not in model_page(BARE)
+
+
+def test_unreadable_images_are_named():
+    broken = one_set() | {"num_unreadable": 2, "unreadable": ["a.png", "b&c.png"]}
+    page = model_page(evaluated(sets={"digits": broken}))
+    assert "<summary>Unreadable in digits: 2</summary>\n<pre>a.png\nb&amp;c.png</pre>" in page
+
+
+def test_a_set_without_intervals_and_calibration_has_a_page():
+    of_set = {key: value for key, value in one_set().items() if not key.startswith(("ece", "calibration"))}
+    of_set |= {"top1_interval": None, "top5_interval": None}
+    of_set["per_class"][0] |= {"num_images": 0, "num_top1": 0, "top1": None, "top5": None, "top1_interval": None}
+    page = model_page(evaluated(sets={"digits": of_set}))
+    assert ["digits", "8", "2", "0", "0", "75.00%", "100.00%", "71.25%", "-"] in cells(page)
+    assert "Without images, and left out: 1." in page
+
+
+def test_a_set_without_images_and_a_model_without_sets_have_pages():
+    empty = one_set(num_classes=0) | {"per_class": [{"label": 0, "class_name": "a", "num_images": 0, "top1": None}]}
+    assert "No class has images." in model_page(evaluated(sets={"digits": empty}))
+    assert "There is no set." in model_page(evaluated(sets={}))
+    assert "There is no set." in side_by_side_page([evaluated(sets={})])
+
+
+def test_of_many_classes_the_commonest_confusions_are_listed_by_name():
+    many = one_set(num_classes=101)
+    many["confusions"].append({"label": 7, "predicted": 100, "num_images": 2})
+    page = model_page(evaluated(sets={"big": many}))
+    listed = [row for row in cells(page) if len(row) == 4]
+    assert listed[0] == ["class 7", "class 100", "2", "50.00%"]
+    assert listed[1] == ["class 0", "class 1", "1", "25.00%"]
+    assert len(listed) == 25
+    assert "Of 101 classes the 25 worst and best." in page
+
+
+def test_up_to_a_hundred_classes_have_a_matrix():
+    page = model_page(evaluated(sets={"hundred": one_set(num_classes=100)}))
+    assert "taken for</text>" in page
+    assert not [row for row in cells(page) if len(row) == 4]
+
+
+def test_side_by_side_what_is_missing_is_a_dash():
+    told = cells(side_by_side_page([FULL, BARE]))
+    assert ["mine", "75.00%\n[62.50,\xa087.50]", "50.00%\n[37.50,\xa062.50]"] in told
+    assert ["yours", "62.50%\n[50.00,\xa075.00]", "-"] in told
+    assert ["mine", "81.25%\n[80.00,\xa082.50]", "1.466"] in told
+    assert ["yours", "-", "-"] in told
+    assert ["yours", *7 * ["-"]] in told
+
+
+@pytest.mark.parametrize("num_models", [1, 3, 8])
+def test_some_models_have_a_page(num_models: int):
+    names = ["mine", *(f"other {i}" for i in range(1, num_models))]
+    page = side_by_side_page([FULL, *map(evaluated, names[1:])])
+    assert [row[0] for row in cells(page) if row[1:] and "75.00%" in row[1]][:num_models] == names
+    assert all(f">{name}</text>" in page for name in names)
+
+
+def test_sets_in_which_other_numbers_of_classes_compete_say_so_and_have_no_best():
+    page = side_by_side_page([evaluated(), evaluated("b", sets={"digits": one_set(num_classes=3)})])
+    assert "<th>digits\n2 or 3 classes</th>" in page
+    assert "<b>" not in page
+
+
+def test_a_transfer_set_says_whose_split_it_has_where_that_is_known():
+    drawn = transfer()
+    drawn["sets"]["flowers"]["split"] = "drawn"
+    one = evaluated("b", transfer=drawn)
+    assert "<td>flowers\ndrawn split</td>" in model_page(one)
+    assert "<th>flowers\ndrawn split</th>" in side_by_side_page([FULL, one])
+
+
+def test_a_model_trained_on_real_images_has_no_row_of_prompts():
+    real = evaluated("real")
+    real["model"] |= {"trained_on": "real", "architecture": "resnet50"}
+    told = {row[0]: row[1:] for row in cells(side_by_side_page([real, FULL])) if row}
+    assert told["architecture"] == ["resnet50", "resnet18"]
+    assert told["guidance scale"] == ["-", "1, 2.5"]
+    assert told["templates"] == ["-", "a photo of a {}"]
+    assert told["augmentation"] == ["crops", "crops"]
+    assert told["recipe"] == ["1f82c32187e1", "1f82c32187e1"]
+    assert told["date"] == ["2026-11-24", "2026-11-24"]
+
+
+@pytest.mark.parametrize(("name", "num_top1", "says"), [("digits", 3, False), ("digits", 4, True)])
+def test_confusions_say_where_other_labels_than_the_images_own_are_right(name: str, num_top1: int, says: bool):
+    of_set = one_set()
+    of_set["per_class"][0]["num_top1"] = num_top1
+    assert ("By the image's own label" in model_page(evaluated(sets={name: of_set}))) == says
+
+
+def test_confusions_of_reassessed_labels_say_so_even_where_the_counts_are_equal():
+    assert "By the image's own label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
+
+
+def test_classes_are_sorted_by_the_difference_between_first_and_last_model():
+    last = one_set()
+    last["per_class"][0]["top1"], last["per_class"][1]["top1"] = 1.0, 0.0
+    told = cells(side_by_side_page([evaluated(), BARE, evaluated("last", sets={"digits": last})]))
+    rows = [row for row in told if row and row[0].startswith("class ")]
+    assert rows == [
+        ["class 1", "4", "75.00%", "0.00%", "-75.00"],
+        ["class 0", "4", "75.00%", "100.00%", "+25.00"],
+    ]
+
+
+def test_classes_of_other_label_spaces_are_the_same_by_a_name_that_occurs_once():
+    first, last = evaluated(), evaluated()
+    last["model"]["label_space"] = "other"
+    for one, names in ((first, ["crane", "crane", "cat"]), (last, ["cat", "crane", "dog"])):
+        one["sets"]["digits"] = one_set(num_classes=3)
+        for row, name in zip(one["sets"]["digits"]["per_class"], names, strict=True):
+            row["class_name"] = name
+    assert [(row["label"], other["label"]) for row, other in same_classes(first, last, "digits")] == [(2, 0)]
+
+
+def test_classes_of_two_files_match_by_label_only_where_their_names_agree():
+    first, last = evaluated(), evaluated()
+    for one, names in ((first, ["cat", "dog", "fox"]), (last, ["cat", "fox", "dog"])):
+        one["sets"]["digits"] = one_set(num_classes=3)
+        for row, name in zip(one["sets"]["digits"]["per_class"], names, strict=True):
+            row["class_name"] = name
+    pairs = same_classes(first, last, "digits")
+    assert [(row["label"], other["label"]) for row, other in pairs] == [(0, 0), (1, 2), (2, 1)]
+
+
+def test_classes_of_one_label_space_that_share_a_name_are_told_apart_by_label():
+    one = evaluated(sets={"digits": one_set(num_classes=2)})
+    for row in one["sets"]["digits"]["per_class"]:
+        row["class_name"] = "crane"
+    assert [(row["label"], other["label"]) for row, other in same_classes(one, one, "digits")] == [(0, 0), (1, 1)]
+
+
+def test_classes_without_a_difference_or_a_common_name_are_a_sentence():
+    other = evaluated("other", sets={"digits": one_set(names="kind")})
+    for last, sentence in ((BARE, "are alike in all 2 classes."), (other, "have no class in common that a name tells")):
+        page = side_by_side_page([evaluated(), last])
+        assert sentence in page
+        assert "difference, points" not in page
+
+
+def test_nothing_cannot_be_laid_side_by_side():
+    with pytest.raises(ValueError, match="0 evaluations"):
+        side_by_side_page([])
+
+
+def test_the_csv_has_a_line_a_model_and_set_and_numbers_come_back_whole():
+    of_set = one_set(1 / 3) | {"top1_interval": None, "ece": None}
+    text = csv_text([FULL, evaluated('a, "b"', sets={"digits": of_set})])
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head == CSV_HEAD
+    assert rows[0] == ["mine", "digits", "8", "0.75", "0.625", "0.875", "1.0", "0.7125", "0.0321"]
+    assert [row[:2] for row in rows] == [["mine", "digits"], ["mine", "digits/noisy"], ['a, "b"', "digits"]]
+    assert float(rows[2][3]) == 1 / 3
+    assert [rows[2][i] for i in (4, 5, 8)] == ["", "", ""]
+
+
+def test_models_of_one_name_are_numbered():
+    assert list(numbered([evaluated(name) for name in ("a", "a", "a (2)", "a")])) == [
+        "a",
+        "a (2)",
+        "a (2) (2)",
+        "a (3)",
+    ]
+
+
+def of_hits(num_right: int, images: str = "the same") -> dict[str, Any]:
+    """A hundred images, the first ones right."""
+    hits = np.arange(100) < num_right
+    told = {"num_images": 100, "images": images, "top1_hits": packed(hits)}
+    return one_set(num_right / 100) | told | {"top1_interval": wilson_interval(num_right, 100)}
+
+
+def test_the_best_is_better_than_each_other_by_an_interval_without_zero_and_p():
+    good, fair, near, elsewhere = of_hits(90), of_hits(80), of_hits(89), of_hits(50, "other images")
+    assert best_of([good, of_hits(84)]) == 0
+    assert best_of([good, of_hits(85)]) is None  # the interval has no zero, but p is 2 / 2 ** 5
+    assert best_of([fair, good]) == 1
+    assert best_of([good, near, fair]) is None
+    assert best_of([good, elsewhere]) is None
+    assert best_of([good, one_set()]) is None  # of before hits were kept
+    assert best_of([good]) is None
+
+
+def test_side_by_side_models_are_compared_on_the_same_images():
+    pair = (evaluated("a", sets={"digits": of_hits(80)}), evaluated("b", sets={"digits": of_hits(90)}))
+    told = cells(side_by_side_page(pair))
+    # 10 images more of 100 right, none less: 10/102 with a deviation of sqrt(11 - 100/102)/102; p is 2 / 2 ** 10
+    assert ["b - a", "+10.00\n[3.72,\xa015.89]\np 0.002"] in told
+    assert ["b", "<b>90.00%\n[82.56,\xa094.48]</b>"] in told
+
+
+@pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, BARE])], ids=["one", "several"])
+def test_a_page_says_what_a_transfers_interval_covers(make: Callable[[dict[str, Any]], str]):
+    assert "covers the seeds alone" in make(FULL)
+    assert "covers the seeds alone" not in make(BARE)
+
+
+def test_cells_are_text_and_some_bold():
+    table = html_table(["<a>"], [["b"], ["&"]], bold={(1, 0)})
+    assert "<th>&lt;a&gt;</th>" in table
+    assert cells(table) == [[], ["b"], ["<b>&amp;</b>"]]
+
+
+def test_nothing_is_a_dash():
+    assert percent(None) == "-"
+    assert percent(0.0) == "0.00%"

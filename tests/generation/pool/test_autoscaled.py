@@ -1,0 +1,32 @@
+"""A pool on a cluster whose nodes Ray's autoscaler brings and takes away, as local processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.recipes.model_files import PROJECT_ROOT
+from tests.support.autoscaled import GENERATORS, IDLE_MINUTES, LOCAL, autoscaled_cluster
+
+
+@pytest.mark.ray
+@pytest.mark.nightly
+def test_nodes_come_for_a_starving_trainer_replace_a_lost_one_and_go_when_it_pauses(
+    tmp_path: Path,
+):
+    """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144), and to keep the
+    slots of actors that were preempted (ray#62746).
+    """
+    with autoscaled_cluster({"generator": GENERATORS}, IDLE_MINUTES) as address:
+        subprocess.run(
+            [sys.executable, "-m", "tests.support.autoscaled_run", str(tmp_path / "phases.json")],
+            env=os.environ | LOCAL | {"RAY_ADDRESS": address},
+            cwd=PROJECT_ROOT,
+            timeout=240,
+            check=True,
+        )
+    phases = json.loads((tmp_path / "phases.json").read_text())
+    assert phases == {"before": [0, 0], "one": [1, 1], "starving": [4, 4], "preempted": [4, 4], "paused": [0, 0]}

@@ -1,0 +1,58 @@
+"""What becomes of a generator actor whose batch fails, and of one that is silent while it loads."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from generation.config import GenerationConfig
+from generation.engine.generator import ActorFailedError, GenerationFailedError
+from generation.pool import keeper, replica
+from generation.pool.keeper import PoolKeeper
+from generation.pool.replica import GeneratorReplica
+
+
+def failing(error: Exception) -> GeneratorReplica:
+    """Return a replica, its model not loaded, whose device ends in this error."""
+
+    def generate(_: object) -> None:
+        raise error
+
+    made = GeneratorReplica.__new__(GeneratorReplica)
+    made.process, made.num_requests, made.threads = "node:7", 0, ThreadPoolExecutor(1)
+    made.actor = cast(Any, SimpleNamespace(generate=generate))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "seen", "exits"),
+    [
+        (RuntimeError("CUDA error: unspecified launch failure"), ActorFailedError, [1]),
+        (GenerationFailedError("All 10 attempts were refused"), GenerationFailedError, []),
+    ],
+)
+def test_an_actor_ends_its_process_after_an_error_of_its_device_alone(
+    error: Exception, seen: type[Exception], exits: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    ended: list[int] = []
+    monkeypatch.setattr(replica.os, "_exit", ended.append)
+    monkeypatch.setattr(replica, "ANSWER_BEFORE_END_SECONDS", 0.0)
+
+    async def ask() -> None:
+        with pytest.raises(seen, match=str(error)) as raised:
+            await failing(error).generate([0])
+        assert raised.type is seen
+        await asyncio.sleep(0.01)  # the end comes after the answer
+
+    asyncio.run(ask())
+    assert ended == exits
+
+
+def test_a_process_that_is_silent_while_it_loads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    pool_keeper: Any = PoolKeeper.__ray_metadata__.modified_class(GenerationConfig())  # pyright: ignore[reportAttributeAccessIssue]
+    pool_keeper.note_loading("node:7")
+    assert pool_keeper.snapshot().loading == {"node:7"}
+    monkeypatch.setattr(keeper, "LOADING_SILENT_SECONDS", -1.0)
+    assert pool_keeper.snapshot().loading == set()

@@ -1,0 +1,60 @@
+"""LoRA files of which some weights fit nowhere: diffusers passes over those."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from generation.recipes.config import RecipeConfig
+from generation.recipes.lora_keys import check_headers
+from generation.recipes.recipe import Recipe, build_recipe
+
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+
+
+def recipe_of(folder: Path, *keys: str) -> Recipe:
+    """Return a recipe of the digits model and a LoRA of these keys."""
+    file = folder / "lora.safetensors"
+    save_file({key: np.zeros((2, 2), np.float32) for key in keys}, file)
+    return build_recipe(RecipeConfig(image_size=32, loras={str(file): 1.0}))
+
+
+def pair_of(module: str) -> tuple[str, str]:
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+
+
+def test_weights_that_fit_nowhere_are_told_from_headers_with_examples(tmp_path: Path):
+    recipe = recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"), *pair_of("unet.middle.to_q"))
+    told = (
+        r"lora\.safetensors' has 2 of 4 weights that fit nowhere in 'generation/digits/model', such as "
+        rf"unet\.middle\.to_q\.lora_A\.weight; 2 fit, such as unet\.{ATTENTION}\.to_q\.lora_A\.weight\. Give a LoRA"
+    )
+    with pytest.raises(ValueError, match=told):
+        check_headers(recipe)
+
+
+@pytest.mark.parametrize("name", [lambda module: f"transformer.{module}", lambda module: f"unet.other.{module}"])
+def test_a_lora_of_another_architecture_is_refused(name: Callable[[str], str], tmp_path: Path):
+    with pytest.raises(ValueError, match=r"has 2 of 2 weights that fit nowhere .*; 0 fit\. Give a LoRA"):
+        check_headers(recipe_of(tmp_path, *pair_of(name(f"{ATTENTION}.to_q"))))
+
+
+def test_dora_scales_are_refused_since_diffusers_leaves_them_out(tmp_path: Path):
+    module = f"unet.{ATTENTION}.to_q"
+    with pytest.raises(ValueError, match=r"lora\.safetensors' is a DoRA"):
+        check_headers(recipe_of(tmp_path, *pair_of(module), f"{module}.dora_scale"))
+
+
+def test_whole_ones_and_names_of_other_trainers_are_left_to_loading(tmp_path: Path):
+    kohya = f"lora_unet_{ATTENTION.replace('.', '_')}_to_q.lora_down.weight"
+    check_headers(recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"), kohya))
+
+
+def test_a_cut_file_is_named(tmp_path: Path):
+    recipe = recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"))
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"lora\.safetensors' cannot be read: .*\. Put a whole file there"):
+        check_headers(recipe)

@@ -1,0 +1,236 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.recipes.config import RecipeConfig
+from generation.recipes.model_files import (
+    LORA,
+    MODEL,
+    PROJECT_ROOT,
+    VAE,
+    Part,
+    check_on_this_node,
+    check_revision,
+    check_safetensors,
+    files_sha256,
+    find_local,
+    local_path,
+    resolve_revision,
+)
+from generation.recipes.recipe import build_recipe
+from tests.support.hub import COMMIT, serve_hub
+
+
+def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():
+    commit = "133a221b8aa7292a167afc5127cb63fb5005638b"
+    assert resolve_revision(MODEL, "CompVis/stable-diffusion-v1-4", commit) == commit
+
+
+def test_the_embedded_model_is_pinned_by_its_files():
+    recipe = build_recipe(RecipeConfig(model="generation/digits/model", image_size=32))
+    assert len(recipe.revision) == 64
+
+
+def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "weights.safetensors").write_bytes(b"1")
+    before = files_sha256(tmp_path)
+    (tmp_path / "README.md").write_text("a card")
+    assert files_sha256(tmp_path) == before
+    (tmp_path / "weights.safetensors").write_bytes(b"2")
+    assert files_sha256(tmp_path) != before
+
+
+@pytest.mark.parametrize("file", ["tokenizer/spiece.model", "tokenizer/chat_template.jinja", "tokenizer/merges.txt"])
+def test_a_folders_revision_follows_what_its_tokenizer_reads(tmp_path: Path, file: str):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / file).write_bytes(b"1")
+    before = files_sha256(tmp_path)
+    (tmp_path / file).write_bytes(b"2")
+    assert files_sha256(tmp_path) != before
+
+
+def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no/such/model.*no such file or folder.*Check"):
+        resolve_revision(MODEL, "no/such/model", "")
+
+
+def folder_of_one_file(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def test_a_node_with_other_files_than_the_recipes_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = folder_of_one_file(tmp_path / "model")
+    revision = resolve_revision(MODEL, str(model), "")
+    check_on_this_node(MODEL, str(model), revision)
+    (model / "model_index.json").write_text("{ }")
+    for _ in range(2):  # a refusal leaves no stamp
+        with pytest.raises(ValueError, match=r"recipe\.model '.*' has changed since the recipe was written"):
+            check_on_this_node(MODEL, str(model), revision)
+    with pytest.raises(ValueError, match=r"recipe\.model 'no/such/model' is not on node .*\. Put it there"):
+        check_on_this_node(MODEL, "no/such/model", revision)
+
+
+def test_files_are_hashed_once_a_node(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model, hashed = folder_of_one_file(tmp_path / "model"), list[Path]()
+    revision = resolve_revision(MODEL, str(model), "")
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return files_sha256(path)
+
+    monkeypatch.setattr("generation.recipes.model_files.files_sha256", count)
+    for _ in range(3):
+        check_on_this_node(MODEL, str(model), revision)
+    assert len(hashed) == 1
+    (tmp_path / f"figment-{os.getuid()}").rename(tmp_path / "elsewhere")
+    (tmp_path / f"figment-{os.getuid()}").touch()  # no place for stamps
+    for _ in range(2):
+        check_on_this_node(MODEL, str(model), revision)
+    assert len(hashed) == 3
+
+
+def test_a_relative_path_is_seen_from_the_drivers_folder(tmp_path: Path, monkeypatch):
+    folder_of_one_file(tmp_path / "model")
+    monkeypatch.chdir("/")
+    assert find_local("model") is None
+    monkeypatch.setenv("FIGMENT_DRIVERS_FOLDER", str(tmp_path))
+    assert find_local("model") == tmp_path / "model"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_local("~/model") == tmp_path / "model"
+
+
+def test_a_folder_without_model_index_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"without model_index\.json"):
+        resolve_revision(MODEL, str(tmp_path), "")
+
+
+def test_a_file_of_a_folder_is_not_the_folder():
+    index = PROJECT_ROOT / "generation" / "digits" / "model" / "model_index.json"
+    with pytest.raises(ValueError, match=r"model_index\.json', without model_index\.json\. Give a folder"):
+        resolve_revision(MODEL, str(index), "")
+
+
+def test_a_hub_id_that_holds_something_else_is_refused_when_planned(tmp_path: Path):
+    with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model" / "unet") as hub:
+        refused = plan_with(hub.url, tmp_path, "recipe.model=figment/digits", "--index", "7")
+    assert refused.returncode == 2
+    assert "has 0 files model_index.json on the hub" in refused.stderr
+
+
+def test_weights_that_are_there_as_pickles_alone_are_refused_before_anything_starts(tmp_path: Path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "unet" / "diffusion_pytorch_model.bin").touch()
+    with pytest.raises(ValueError, match=r"pickled weights \(unet/diffusion_pytorch_model\.bin\).*Give safetensors"):
+        resolve_revision(MODEL, str(tmp_path), "")
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").touch()
+    assert len(resolve_revision(MODEL, str(tmp_path), "")) == 64
+
+
+@pytest.mark.parametrize(
+    ("part", "files"),
+    [(VAE, ["config.json", "diffusion_pytorch_model.bin"]), (LORA, ["pytorch_lora_weights.bin"])],
+)
+def test_pickled_decoders_and_loras_are_refused(part: Part, files: list[str]):
+    with pytest.raises(ValueError, match=rf"{part.setting} 'x' has pickled weights"):
+        check_safetensors(part, "x", files)
+
+
+def test_pickles_beside_the_folders_that_are_loaded_do_not_matter():
+    check_safetensors(MODEL, "x", ["v1-4.ckpt", "safety_checker/pytorch_model.bin", "unet/a.safetensors", "unet/a.bin"])
+
+
+def test_of_two_lora_files_one_must_be_named(tmp_path: Path):
+    for name in ("a.safetensors", "b.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"with 2 files \*\.safetensors\. Name one"):
+        resolve_revision(LORA, str(tmp_path), "")
+    assert len(resolve_revision(LORA, str(tmp_path / "a.safetensors"), "")) == 64
+
+
+def test_a_local_part_takes_no_revision(tmp_path: Path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ValueError, match=r"is on this machine, but revision 'main' is asked for"):
+        resolve_revision(VAE, str(tmp_path), "main")
+
+
+def test_a_decoder_that_changed_after_planning_is_named(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    recipe = build_recipe(RecipeConfig(image_size=32, vae=str(tmp_path)))
+    assert [part[1] for part in recipe.parts] == ["generation/digits/model", str(tmp_path)]
+    (tmp_path / "config.json").write_text('{"latent_channels": 4}')
+    with pytest.raises(ValueError, match=r"recipe\.vae .* has changed since the recipe was written"):
+        check_revision(*recipe.parts[1])
+
+
+def plan_with(endpoint: str, home: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Plan the demo with a hub's model, in a process that knows this hub alone."""
+    return subprocess.run(
+        [sys.executable, "-m", "ray_jobs.plan", "ray_jobs/configs/digits.yaml", *arguments],
+        cwd=PROJECT_ROOT,
+        env=os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.nightly
+def test_a_mirror_pins_a_model_and_without_a_network_a_job_ends_in_one_line(tmp_path: Path):
+    model, out = "recipe.model=figment/digits", tmp_path / "recipe.json"
+    with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
+        planned = plan_with(hub.url, tmp_path / "home", model, "--out", str(out))
+    assert planned.returncode == 0, planned.stderr
+    assert COMMIT in out.read_text()
+    refused = plan_with("http://127.0.0.1:9", tmp_path / "home", model, "--out", str(tmp_path / "other.json"))
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "recipe.model is 'figment/digits': there is no such folder, and the Hugging Face hub" in refused.stderr
+    assert "HF_ENDPOINT may name a mirror" in refused.stderr
+    pinned = plan_with("http://127.0.0.1:9", tmp_path / "home", model, f"recipe.revision={COMMIT}", "--index", "7")
+    assert pinned.returncode == 0, pinned.stderr
+
+
+def test_an_unknown_scheduler_is_refused_with_those_that_there_are():
+    refused = plan_with("http://127.0.0.1:9", Path("/nonexistent"), "recipe.scheduler=dpm", "--index", "7")
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "recipe.scheduler" in refused.stderr
+    assert "euler_ancestral" in refused.stderr
+
+
+def test_a_model_file_that_is_a_link_to_nothing_is_named(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "config.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"config\.json' is a link that leads nowhere\. Put the file there"):
+        resolve_revision(MODEL, str(tmp_path), "")
+
+
+def test_a_pipe_among_a_models_files_is_not_waited_for(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text("{}")
+    without = resolve_revision(MODEL, str(tmp_path), "")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    assert resolve_revision(MODEL, str(tmp_path), "") == without
+
+
+def test_a_setting_means_the_drivers_file_or_else_what_it_says(tmp_path: Path, monkeypatch):
+    (tmp_path / "classes.yaml").touch()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("FIGMENT_DRIVERS_FOLDER", str(tmp_path))
+    assert local_path("classes.yaml") == tmp_path / "classes.yaml"
+    assert local_path("ray_jobs/configs/digits.yaml") == PROJECT_ROOT / "ray_jobs/configs/digits.yaml"
+    assert local_path("other.yaml") == Path("other.yaml")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert local_path("~/other.yaml") == Path("/home/someone/other.yaml")
+    assert local_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

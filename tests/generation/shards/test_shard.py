@@ -1,0 +1,242 @@
+import dataclasses
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from generation.recipes.config import RecipeConfig
+from generation.recipes.plan import describe_sample, plan_sample
+from generation.recipes.recipe import Recipe, build_recipe, canonical_json
+from generation.sample import NO_LABEL, SampleBatch
+from generation.shards.shard import (
+    DamagedShardError,
+    ImageFormat,
+    Shard,
+    ShardWriter,
+    decode_samples,
+    extent_of,
+    faults,
+    index_of,
+    members_of,
+    open_index,
+    sha256,
+)
+from tests.support.samples import PNG, painted_batch, painted_shard
+
+NAME = "shard-000000.tar"
+TEN = range(20, 30)
+
+
+def read(shard: Shard, rows: list[int], image_size: int = 16) -> SampleBatch:
+    """Return samples, of which no more is read than where they are."""
+    chosen = shard.index.take(rows)
+    start, stop = extent_of(chosen)
+    return decode_samples(shard.tar[start:stop], chosen, image_size)
+
+
+def test_a_shard_gives_back_each_image_with_its_own_label(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    batch = painted_batch(painted, TEN)
+    shard = dataclasses.replace(shard, index=open_index(shard.index_file(), painted, TEN, NAME))
+    samples = read(shard, [3, 0, 9])
+    for name, dtype in (("index", np.int64), ("label", np.int64), ("attempt", np.int8), ("image", np.uint8)):
+        np.testing.assert_array_equal(samples[name], batch[name][[3, 0, 9]])
+        assert samples[name].dtype == dtype
+
+
+def test_a_shard_made_twice_is_the_same_to_the_byte_whatever_batches_it_came_in(painted: Recipe):
+    first, second = painted_shard(painted, TEN, batch_size=4), painted_shard(painted, TEN, batch_size=10)
+    assert first.tar == second.tar
+    assert first.index_file() == second.index_file()
+
+
+def test_the_json_of_a_sample_is_its_plan_and_its_recipe(painted: Recipe, tmp_path: Path):
+    (tmp_path / NAME).write_bytes(painted_shard(painted, TEN).tar)
+    subprocess.run(["tar", "-xf", NAME], cwd=tmp_path, check=True)
+    assert len(list(tmp_path.glob("*.png"))) == 10
+    plan = plan_sample(painted, 23)
+    described = json.loads((tmp_path / "0000000000023.json").read_text())
+    assert described == json.loads(json.dumps(describe_sample(painted, plan)))
+    assert described["recipe_sha256"] == painted.sha256
+    assert (tmp_path / "0000000000023.cls").read_text() == str(plan.label)
+    image = np.asarray(Image.open(tmp_path / "0000000000023.png"))
+    np.testing.assert_array_equal(image, painted_batch(painted, range(23, 24))["image"][0])
+
+
+def test_the_index_says_where_each_image_is(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    index = pq.read_table(io.BytesIO(shard.index_file()))
+    assert index.column_names == ["index", "label", "attempt", "shard", "offset", "num_bytes", "sha256"]
+    row = index.to_pylist()[4]
+    image = shard.tar[row["offset"] : row["offset"] + row["num_bytes"]]
+    assert (row["index"], row["shard"], row["sha256"]) == (24, NAME, sha256(image))
+    np.testing.assert_array_equal(Image.open(io.BytesIO(image)), painted_batch(painted, TEN)["image"][4])
+    assert index_of(shard.tar, NAME).equals(index)
+
+
+def test_webdatasets_own_reader_reads_it(painted: Recipe, tmp_path: Path):
+    (tmp_path / NAME).write_bytes(painted_shard(painted, TEN).tar)
+    dataset: Any = (
+        vars(webdataset)["WebDataset"](str(tmp_path / NAME), shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
+    )
+    images, labels = zip(*dataset, strict=True)
+    batch = painted_batch(painted, TEN)
+    assert list(labels) == batch["label"].tolist()
+    np.testing.assert_array_equal(np.stack(images), batch["image"])
+
+
+@pytest.mark.parametrize(
+    ("image_format", "most_apart"),
+    [(PNG, 0), (ImageFormat("webp", 0), 0), (ImageFormat("webp", 95), 40), (ImageFormat("jpg", 95), 40)],
+)
+def test_images_are_kept_without_loss_unless_a_quality_is_given(image_format: ImageFormat, most_apart: int):
+    recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
+    shard = painted_shard(recipe, TEN, image_format=image_format)
+    made, kept = painted_batch(recipe, TEN)["image"], read(shard, list(range(10)), image_size=32)["image"]
+    difference = np.abs(made.astype(int) - kept.astype(int))
+    assert difference.mean() <= most_apart
+    assert (difference.max() > 0) == (most_apart > 0)
+    assert not faults(shard.tar, shard.index_file(), recipe, TEN, NAME)
+
+
+def changed(tar: bytes, member: str, content: bytes) -> bytes:
+    """Return the tar with other bytes, as many, in a member."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as members:
+        place = members.getmember(member).offset_data
+        assert members.getmember(member).size == len(content)
+    return tar[:place] + content + tar[place + len(content) :]
+
+
+def test_what_is_damaged_is_named_sample_by_sample(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    index_file = shard.index_file()
+
+    def told(tar: bytes, recipe: Recipe = painted, indices: range = TEN) -> list[str]:
+        return faults(tar, index_file, recipe, indices, NAME)
+
+    assert told(shard.tar) == []
+    row = shard.index.to_pylist()[4]
+    spoilt = bytearray(shard.tar[row["offset"] : row["offset"] + row["num_bytes"]])
+    spoilt[50] ^= 1
+    assert told(changed(shard.tar, "0000000000024.png", bytes(spoilt))) == [
+        "sample 24: the image is not the one that was written"
+    ]
+    other_label = b"1" if plan_sample(painted, 25).label == 0 else b"0"
+    assert told(changed(shard.tar, "0000000000025.cls", other_label)) == [
+        "sample 25: its .cls is not that of the recipe"
+    ]
+    another = dataclasses.replace(painted, seed=1)
+    assert len([text for text in told(shard.tar, another) if "its .json is not that of the recipe" in text]) == 10
+    assert "cut short" in told(shard.tar[:9000])[0]
+    assert told(shard.tar, indices=range(30, 40)) == [f"{NAME} does not hold samples 30 to 39"]
+    assert "cannot be read" in told(b"no tar at all" * 100)[0]
+    assert "cannot be read" in faults(shard.tar, b"no parquet", painted, TEN, NAME)[0]
+
+
+def test_bytes_that_do_not_decode_are_named(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    row = shard.index.to_pylist()[0]
+    broken = changed(shard.tar, "0000000000020.png", b"x" * row["num_bytes"])
+    index = index_of(broken, NAME)  # as if written so: hashes fit
+    file = dataclasses.replace(shard, tar=broken, index=index).index_file()
+    assert any("sample 20: the image cannot be decoded" in text for text in faults(broken, file, painted, TEN, NAME))
+
+
+def test_an_image_that_is_not_what_the_index_says_is_not_given(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    spoilt = dataclasses.replace(shard, tar=changed(shard.tar, "0000000000024.cls", b"x"))
+    np.testing.assert_array_equal(read(spoilt, [4])["image"], read(shard, [4])["image"])  # labels are the index's
+    row = shard.index.to_pylist()[4]
+    broken = dataclasses.replace(shard, tar=changed(shard.tar, "0000000000024.png", b"x" * row["num_bytes"]))
+    with pytest.raises(DamagedShardError, match="sample 24: the image is not the one that was written"):
+        read(broken, [3, 4])
+    with pytest.raises(DamagedShardError, match="sample 24: the image is not the one that was written"):
+        decode_samples(shard.tar[row["offset"] : row["offset"] + 20], shard.index.take([4]), 16)  # cut short
+    np.testing.assert_array_equal(read(broken, [3, 5])["image"], read(shard, [3, 5])["image"])
+
+
+def test_an_index_that_changed_by_a_bit_is_not_opened(painted: Recipe):
+    index_file = painted_shard(painted, TEN).index_file()
+    opened = open_index(index_file, painted, TEN, NAME)
+    for place in range(len(index_file)):
+        damaged = bytearray(index_file)
+        damaged[place] ^= 1 << place % 8
+        try:
+            again = open_index(bytes(damaged), painted, TEN, NAME)
+        except DamagedShardError:
+            continue
+        assert again.equals(opened)  # a bit that says nothing, such as who wrote it
+
+
+def test_a_label_in_the_index_that_is_not_the_samples_is_found(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    labels = [(label + 1) % 10 for label in shard.index["label"].to_pylist()]
+    index = shard.index.set_column(1, shard.index.schema.field("label"), [labels])
+    index_file = dataclasses.replace(shard, index=index).index_file()  # as if written so: hashes fit
+    assert faults(shard.tar, index_file, painted, TEN, NAME) == [f"the index of {NAME} is not that of its samples"]
+
+
+def test_a_whole_shard_of_another_recipe_or_of_other_samples_is_not_opened(painted: Recipe):
+    index_file = painted_shard(painted, TEN).index_file()
+    another = dataclasses.replace(painted, seed=1)
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar holds samples of another recipe"):
+        open_index(index_file, another, TEN, NAME)
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar does not hold samples 21 to 29"):
+        open_index(index_file, painted, range(21, 30), NAME)
+    with pytest.raises(DamagedShardError, match=r"The index of shard-000000\.tar cannot be read"):
+        open_index(b"", painted, TEN, NAME)
+    assert open_index(index_file, painted, range(20, 27), NAME).num_rows == 10
+
+
+def test_a_tar_whose_samples_are_of_two_recipes_is_no_shard(painted: Recipe):
+    shard = painted_shard(painted, TEN)
+    other_hash = b"f" * 64
+    described = json.loads(members_of(shard.tar)["0000000000023"]["json"].content)
+    text = canonical_json(described).encode().replace(painted.sha256.encode(), other_hash)
+    with pytest.raises(DamagedShardError, match="its samples name 2 recipes"):
+        index_of(changed(shard.tar, "0000000000023.json", text), NAME)
+
+
+def shard_without(recipe: Recipe, *left_out: int) -> Shard:
+    """Return a shard of ten samples, some of which are left out after three refused images."""
+    batch = painted_batch(recipe, TEN)
+    for index in left_out:
+        row = index - TEN.start
+        batch["label"][row], batch["attempt"][row], batch["image"][row] = NO_LABEL, 3, 0
+    writer = ShardWriter(recipe, NAME, PNG)
+    writer.add(batch)
+    return writer.finish()
+
+
+@pytest.mark.parametrize("left_out", [(20, 25), (29,), tuple(TEN)])
+def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_a_label(
+    left_out: tuple[int, ...], painted: Recipe
+):
+    shard = shard_without(painted, *left_out)
+    assert [int(key) for key in members_of(shard.tar)] == [index for index in TEN if index not in left_out]
+    assert faults(shard.tar, shard.index_file(), painted, TEN, NAME) == []
+    shard = dataclasses.replace(shard, index=open_index(shard.index_file(), painted, TEN, NAME))
+    samples, whole = read(shard, list(range(10))), painted_batch(painted, TEN)
+    assert samples["index"].tolist() == list(TEN)
+    is_lost = np.isin(TEN, left_out)
+    assert samples["label"][is_lost].tolist() == [NO_LABEL] * len(left_out)
+    assert samples["attempt"][is_lost].tolist() == [3] * len(left_out)
+    assert not samples["image"][is_lost].any()
+    np.testing.assert_array_equal(samples["label"][~is_lost], whole["label"][~is_lost])
+    np.testing.assert_array_equal(samples["image"][~is_lost], whole["image"][~is_lost])
+    lost = read(shard, [left_out[0] - TEN.start])
+    assert lost["label"].tolist() == [NO_LABEL]
+
+
+def test_a_sample_that_is_lost_from_the_tar_was_not_left_out(painted: Recipe):
+    whole, without = shard_without(painted), shard_without(painted, 25)
+    assert faults(without.tar, whole.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]
+    assert faults(whole.tar, without.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]

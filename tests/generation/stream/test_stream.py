@@ -1,0 +1,236 @@
+"""The service and the stream on a real local cluster."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from ray import serve
+
+from generation.engine.painted_generator import PaintedGenerator
+from generation.indices import IndexSet, Wanted
+from generation.pool.service import REQUESTS_PER_ACTOR, GenerationFailedError, GenerationService, start_generation
+from generation.recipes.config import RecipeConfig
+from generation.recipes.model_files import PROJECT_ROOT, files_sha256
+from generation.recipes.plan import plan_sample
+from generation.recipes.recipe import Recipe, build_recipe
+from generation.sample import NO_LABEL
+from generation.stream.stream import fetch_samples, stream_samples
+from tests.support.hub import COMMIT, serve_hub
+from tests.support.nodes import joined_node
+from tests.support.settings import TWO_ACTORS, TWO_ACTORS_OF_8
+from tests.support.waits import wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, np.ndarray]:
+    """Return all rows sorted by index; do something once after the first batch."""
+    batches = []
+    for batch in dataset.iter_batches(batch_size=16, prefetch_batches=0):
+        batches.append(batch)
+        if meanwhile is not None and len(batches) == 1:
+            meanwhile()
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    order = np.argsort(columns["index"])
+    return {name: column[order] for name, column in columns.items()}
+
+
+def processes(service: GenerationService) -> list[int]:
+    """Return the process ids of actors that are up with their model; earlier tests may have killed others."""
+    loaded = [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
+    return [process for process in loaded if psutil.pid_exists(process)]
+
+
+def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, painted_pool: GenerationService):
+    wanted = Wanted.all_of(range(300), range(1000, 1010))
+    rows = rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))
+    indices = [*range(300), *range(1000, 1010)]
+    assert rows["index"].tolist() == rows["serial"].tolist() == indices
+    assert rows["label"].tolist() == [plan_sample(painted, index).label for index in indices]
+    painter = PaintedGenerator(16, 10)
+    for row, index in enumerate(indices):
+        np.testing.assert_array_equal(rows["image"][row], painter.paint(plan_sample(painted, index)))
+
+
+def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(
+    painted: Recipe, painted_pool: GenerationService
+):
+    wanted = Wanted(IndexSet.of_ranges([range(3, 20), range(500, 640), range(1030, 1040), range(5000, 5001)]), 1, True)
+    made_before = painted_pool.counts().num_images_made
+    dataset = stream_samples(painted_pool, painted, TWO_ACTORS, wanted)
+    batches = list(dataset.iter_batches(batch_size=16, prefetch_batches=0))
+    indices = [index for batch in batches for index in batch["index"].tolist()]
+    assert indices == [*range(3, 20), *range(500, 640), *range(1030, 1040), 5000]
+    num_made = 16 * (2 + 9 + 1 + 1)  # batches 0 and 1, 31 to 39, 64 and 312
+    wait_until(lambda: painted_pool.counts().num_images_made - made_before == num_made)
+
+
+@pytest.mark.nightly
+def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe, painted_pool: GenerationService):
+    everything = IndexSet.of_ranges([range(1010)])
+
+    def part_of(rank: int) -> list[int]:
+        wanted = Wanted(everything.every(run=32, offset=rank, stride=2), num_consumers=2)
+        return rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))["index"].tolist()
+
+    with ThreadPoolExecutor(2) as threads:
+        parts = list(threads.map(part_of, range(2)))
+    assert [len(part) for part in parts] == [512, 498]  # 16 runs of 32, and 16 of which the last is of 18
+    assert sorted(parts[0] + parts[1]) == list(range(1010))
+
+
+@pytest.mark.nightly
+def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe):
+    slow, recipe = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0), dataclasses.replace(painted, seed=1)
+    came: list[int] = []
+    under_way: list[int] = []
+
+    def consume(rank: int) -> None:
+        wanted = Wanted(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
+        for _ in stream_samples(service, recipe, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
+            came.append(rank)
+            if len(came) >= 24:  # of 80 batches
+                under_way.append(sum(service.counts().num_requests.values()))
+                return
+
+    with start_generation(recipe, slow) as service, ThreadPoolExecutor(2) as threads:
+        list(threads.map(consume, range(2)))
+    assert min(came[:24].count(rank) for rank in range(2)) >= 6
+    assert 0 < under_way[0] <= 2 * REQUESTS_PER_ACTOR
+
+
+def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe, digits_pool: GenerationService):
+    stream = stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, Wanted.all_of(range(240)))
+    undisturbed, before = rows_of(stream), digits_pool.counts()
+    made_when_killed = []
+
+    def kill() -> None:
+        made_when_killed.append(digits_pool.counts().num_images_made - before.num_images_made)
+        os.kill(victim, signal.SIGKILL)
+
+    victim = processes(digits_pool)[-1]
+    disturbed = rows_of(stream, meanwhile=kill)
+    assert 0 < made_when_killed[0] < 240  # in mid-stream
+    assert not Path(f"/proc/{victim}").exists()
+    assert disturbed["index"].tolist() == list(range(240))
+    for name in ("label", "attempt", "image"):
+        np.testing.assert_array_equal(disturbed[name], undisturbed[name])
+
+
+@pytest.mark.nightly
+def test_a_killed_actor_is_replaced_by_one_that_loads_its_model_once(painted: Recipe):
+    with start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS) as service:
+        os.kill(processes(service)[0], signal.SIGKILL)
+        wait_until(lambda: service.counts().num_loads.total() == 3)  # two, and one in the dead one's place
+        assert set(service.counts().num_loads.values()) == {1}
+
+
+def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
+    guarded_digits: Recipe, digits_pool: GenerationService
+):
+    refused_before = digits_pool.counts().num_refused["flagged"]
+    rows = rows_of(stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, Wanted.all_of(range(120))))
+    assert rows["index"].tolist() == list(range(120))
+    assert np.bincount(rows["label"]).tolist() == [12] * 10
+    num_refused = int(rows["attempt"].sum())
+    assert num_refused > 0
+    wait_until(lambda: digits_pool.counts().num_refused["flagged"] - refused_before == num_refused)
+    refused, kept = (np.flatnonzero(rows["attempt"] > 0)[0], np.flatnonzero(rows["attempt"] == 0)[0])
+    for row in (refused, kept):
+        plan = plan_sample(guarded_digits, int(rows["index"][row]), int(rows["attempt"][row]))
+        assert rows["label"][row] == plan.label
+
+
+@pytest.mark.nightly
+def test_samples_that_are_left_out_keep_their_place_in_the_stream_and_are_counted(guarded_digits: Recipe):
+    recipe = dataclasses.replace(guarded_digits, leave_out_after=1)
+    with start_generation(recipe, TWO_ACTORS_OF_8) as service:
+        rows = rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(range(120))))
+        num_left_out = int((rows["label"] == NO_LABEL).sum())
+        wait_until(lambda: service.counts().num_left_out.total() == num_left_out)
+    assert rows["index"].tolist() == list(range(120))
+    assert 0 < num_left_out < 60
+    np.testing.assert_array_equal(rows["attempt"], rows["label"] == NO_LABEL)
+    there = np.flatnonzero(rows["label"] != NO_LABEL)
+    assert rows["label"][there].tolist() == [plan_sample(recipe, index).label for index in there.tolist()]
+
+
+@pytest.mark.nightly
+def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_sample(painted: Recipe):
+    num_cpus = int(ray.cluster_resources()["CPU"])
+    one_per_node = dataclasses.replace(TWO_ACTORS, cpus_per_actor=0.75 * num_cpus, painted_batch_seconds=0.1)
+    large = dataclasses.replace(painted, image_size=96)  # batches of 442 kB travel through a node's object store
+    indices = range(1600)
+    with joined_node(num_cpus) as kill_node, start_generation(large, one_per_node) as service:
+        dataset = stream_samples(service, large, one_per_node, Wanted.all_of(indices))
+        rows = rows_of(dataset, meanwhile=kill_node)
+        assert service.num_actors() == 1
+    assert rows["index"].tolist() == list(indices)
+    painter = PaintedGenerator(96, 10)
+    for index in range(0, 1600, 16):
+        np.testing.assert_array_equal(rows["image"][index], painter.paint(plan_sample(large, index)))
+
+
+@pytest.mark.nightly
+def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
+    shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
+    (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    model = tmp_path / "model"
+    broken = dataclasses.replace(digits, model=str(model), revision=files_sha256(model))
+    started_at = time.monotonic()
+    with pytest.raises(GenerationFailedError, match=r"^recipe\.model '.*model' cannot be loaded on cpu") as caught:
+        start_generation(broken, TWO_ACTORS)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - started_at < 60
+
+
+@pytest.mark.nightly
+def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
+    too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
+    started_at = time.monotonic()
+    with pytest.raises(GenerationFailedError, match=r"^No generator actor was up after 3 s: .*start_timeout_seconds"):
+        start_generation(dataclasses.replace(painted, seed=1), too_large)
+    assert time.monotonic() - started_at < 20  # and nobody waits for them to finish, which takes Serve 30 s
+
+
+def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
+    black = dataclasses.replace(painted, image_size=0)
+    with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
+        rows_of(stream_samples(service, black, TWO_ACTORS, Wanted.all_of(range(4))))
+
+
+@pytest.mark.nightly
+def test_a_pool_whose_driver_is_gone_without_a_word_stops_itself(painted: Recipe):
+    service = start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS)
+    ray.kill(service.keeper)  # it belongs to the driver's job and ends with it
+    wait_until(lambda: service.app_name not in serve.status().applications)
+
+
+def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted_pool: GenerationService):
+    samples = fetch_samples(painted_pool, TWO_ACTORS, range(5, 45))
+    assert samples["index"].tolist() == list(range(5, 45))
+    assert samples["image"].shape == (40, 16, 16, 3)
+
+
+@pytest.mark.nightly
+def test_actors_fetch_a_model_once_a_node_from_the_drivers_mirror(tmp_path: Path, monkeypatch):
+    with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        recipe = build_recipe(
+            RecipeConfig(model="figment/digits", revision=COMMIT, image_size=32, num_inference_steps=1)
+        )
+        with start_generation(recipe, TWO_ACTORS) as service:
+            assert service.counts().num_loads.total() == 2
+            assert fetch_samples(service, TWO_ACTORS, range(3))["image"].shape == (3, 32, 32, 3)
+    assert hub.num_fetched["unet/diffusion_pytorch_model.safetensors"] == 1
+    assert set(hub.num_fetched.values()) == {1}

@@ -1,0 +1,298 @@
+import errno
+import fcntl
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from generation.files import new_path
+from generation.recipes.recipe import Recipe
+from generation.shards.shard_set import read_shard_set
+from generation.shards.storage import Storage
+from ray_jobs.job import run_folder as run_directory
+from ray_jobs.job.run_folder import (
+    LOCK,
+    alone_at_work,
+    check_output,
+    check_unfinished,
+    claim,
+    is_at_work,
+    keep_checkpoint,
+    release,
+    resolve,
+    resolve_input,
+    withdrawn_at_errors,
+    write_json,
+)
+from tests.support.mounts import enlarge, mounted, needs_mounts
+
+
+def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"already holds files.*output="):
+        check_output(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_new_folder_and_an_empty_one_are_fine_and_checking_leaves_no_trace(tmp_path: Path):
+    check_output(tmp_path)
+    check_output(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file' is a file"):
+        check_output(tmp_path / "file" / "run")
+
+
+def test_a_place_that_cannot_be_written_is_named():
+    with pytest.raises(ValueError, match=r"'/proc' cannot be written: .*output="):
+        check_output(Path("/proc/figment/run"))
+
+
+def test_a_submitted_job_does_not_write_into_the_package_that_ray_deletes(tmp_path: Path, monkeypatch):
+    package = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    package.mkdir(parents=True)
+    monkeypatch.chdir(package)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve("runs/digits") == tmp_path / "home" / "runs" / "digits"
+    assert resolve("/data/run") == Path("/data/run")
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="File name too long"):
+        check_output(tmp_path / ("x" * 300))
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert resolve("~/runs/x") == Path("/home/someone/runs/x")
+
+
+def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path: Path):
+    claim(tmp_path / "run", "first")
+    with pytest.raises(ValueError, match="taken by another run"):
+        claim(tmp_path / "run", "second")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "run" / "config.yaml").read_text() == "first"
+
+
+def test_a_claim_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch):
+    def is_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", is_full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*config\.yaml'"):
+        claim(tmp_path / "run", "first")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_serves_and_says_once_what_is_not_protected(
+    number: int, tmp_path: Path, monkeypatch, caplog
+):
+    def lacking(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    run_dir = tmp_path / "run"
+    claimed = claim(run_dir, "first")
+    with alone_at_work(Storage(str(run_dir))):
+        release(claimed)
+    release(claim(run_dir, "second", goes_on=True))
+    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
+    assert caplog.messages == [
+        f"'{run_dir}' has no locks ({os.strerror(number)}): nothing keeps a second job out of this folder."
+    ]
+
+
+def test_two_jobs_of_one_config_are_kept_apart_also_where_there_are_no_locks(tmp_path: Path, monkeypatch):
+    def lacking(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", lacking)
+    claim(tmp_path, "same")
+    with pytest.raises(ValueError, match="has been taken by another run meanwhile"):
+        claim(tmp_path, "same")
+    assert (tmp_path / "config.yaml").read_text() == "same"
+
+
+def test_who_waits_for_a_lock_that_is_removed_meanwhile_locks_the_file_that_others_find(tmp_path: Path, monkeypatch):
+    first, flock = claim(tmp_path, "first"), fcntl.flock
+
+    def late(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        release(first)  # after the second job has opened the file
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = claim(tmp_path, "second", goes_on=True)
+    with pytest.raises(ValueError, match="Another job is at work"):
+        claim(tmp_path, "third", goes_on=True)
+    release(second)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_look_at_a_folder_is_waited_for_by_who_claims_it_and_seen_by_nobody_else(tmp_path: Path, monkeypatch):
+    run_dir = tmp_path / "run"
+    claim(run_dir, "first").lock.close()  # as the kernel does for a process that was killed
+    look = (run_dir / LOCK).open()
+    fcntl.flock(look, fcntl.LOCK_SH)
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            look.close()
+
+    monkeypatch.setattr(run_directory.time, "sleep", nap)
+    assert not is_at_work(run_dir, "")
+    claimed = claim(run_dir, "second", goes_on=True)
+    assert len(naps) == 3
+    assert is_at_work(run_dir, "")
+    release(claimed)
+    assert not is_at_work(run_dir, "")
+    assert not (run_dir / LOCK).exists()  # a look leaves nothing
+
+
+def test_a_lock_that_somebody_looks_at_for_long_is_taken_for_a_jobs(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(run_directory, "LOOKS_SECONDS", 0.01)
+    with (tmp_path / LOCK).open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        with pytest.raises(ValueError, match="Another job is at work"):
+            claim(tmp_path, "first")
+
+
+def test_a_finished_run_keeps_its_checkpoint_also_where_nothing_can_be_renamed(tmp_path: Path, monkeypatch):
+    def lacking(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    for name in ("rename", "replace", "chmod"):
+        monkeypatch.setattr(os, name, lacking)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000000008.ckpt").write_bytes(b"weights")
+    keep_checkpoint(tmp_path / "checkpoints" / "step-000000000008.ckpt", tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("checkpoint.ckpt", b"weights")]
+
+
+@needs_mounts
+def test_a_run_on_a_full_disk_does_not_go_on_before_there_is_room(painted: Recipe, tmp_path: Path):
+    with mounted(tmp_path / "small", "size=64k"):
+        release(claim(tmp_path / "small" / "run", "first"))
+        (tmp_path / "small" / "others").write_bytes(bytes(60 * 1024))
+        with pytest.raises(ValueError, match=r"run' cannot be written: No space left on device\. Make room, or"):
+            check_unfinished(tmp_path / "small" / "run", painted)
+        enlarge(tmp_path / "small", "128k")
+        check_unfinished(tmp_path / "small" / "run", painted)
+
+
+def test_a_jobs_folder_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):
+    run_dir = tmp_path / "run"
+    claimed = claim(run_dir, "first")
+    at_work = re.escape(f"Another job is at work in '{run_dir}'. Stop it first")
+    for asks in (lambda: check_output(run_dir), lambda: claim(run_dir, "second", goes_on=True)):
+        with pytest.raises(ValueError, match=at_work):
+            asks()
+    claimed.lock.close()  # as the kernel does for a process that was killed
+    assert (run_dir / "lock").exists()
+    with pytest.raises(ValueError, match="already holds files"):
+        check_output(run_dir)
+    release(claim(run_dir, "second", goes_on=True))
+    assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
+
+
+@pytest.mark.parametrize("left", [["lock"], ["lock", "config.yaml"]])
+def test_what_a_job_left_that_was_killed_before_it_began_does_not_refuse_the_same_command(tmp_path: Path, left):
+    for name in left:
+        (tmp_path / name).write_text("mine" if name == "config.yaml" else "")
+    check_output(tmp_path, "mine")
+    release(claim(tmp_path, "mine"))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "samples.png"])
+def test_another_config_or_anything_else_refuses_it(tmp_path: Path, file: str):
+    (tmp_path / "lock").write_text("")
+    (tmp_path / "config.yaml").write_text("mine")
+    (tmp_path / file).write_text("another")
+    for asks in (lambda: check_output(tmp_path, "mine"), lambda: claim(tmp_path, "mine")):
+        with pytest.raises(ValueError, match=r"already holds files|taken by another run"):
+            asks()
+    assert (tmp_path / file).read_text() == "another"
+
+
+def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path: Path):
+    for name in ("config.yaml", "recipe.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"already holds a run that is not finished\. Go on with it by resume=true"):
+        check_output(tmp_path, "mine")
+
+
+def test_a_run_that_has_been_finished_meanwhile_does_not_go_on(tmp_path: Path):
+    (tmp_path / "checkpoint.ckpt").write_text("")
+    with pytest.raises(ValueError, match="is finished"):
+        claim(tmp_path, "config", goes_on=True)
+    assert (tmp_path / "checkpoint.ckpt").exists()
+
+
+def test_a_job_that_cannot_begin_leaves_its_folder_as_it_was(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("first")
+    for folder, goes_on in (("run", True), ("new", False)):
+        with pytest.raises(SystemExit), withdrawn_at_errors(claim(tmp_path / folder, "mine", goes_on)):
+            raise SystemExit
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit), withdrawn_at_errors(claim(tmp_path / "empty", "mine")):
+        raise SystemExit
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_bucket_is_not_taken_for_a_folder():
+    with pytest.raises(ValueError, match="s3://bucket/run"):
+        resolve("s3://bucket/run")
+
+
+def test_a_second_report_gets_a_number_and_nothing_is_overwritten(tmp_path: Path):
+    names = []
+    for _ in range(3):
+        path = new_path(tmp_path, "evaluation", ".json")
+        write_json(path, {})
+        names.append(path.name)
+    assert names == ["evaluation.json", "evaluation-2.json", "evaluation-3.json"]
+    with pytest.raises(FileExistsError):
+        write_json(tmp_path / "evaluation.json", {})
+
+
+def test_a_data_sets_folder_is_for_one_job_and_its_lock_leaves_it_empty(tmp_path: Path):
+    place = Storage(str(tmp_path / "set"))
+    with alone_at_work(place):
+        assert read_shard_set(place) is None
+        for _ in range(2):  # the first refusal does not take the lock away
+            with pytest.raises(ValueError, match=r"^Another job is at work in '.*set'\."), alone_at_work(place):
+                raise AssertionError("two were alone")
+    assert not (tmp_path / "set").exists()  # nothing was put in
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".writing-lock").touch()  # as a killed job leaves it
+    with alone_at_work(Storage(str(tmp_path / "killed"))):
+        assert read_shard_set(Storage(str(tmp_path / "killed"))) is None
+    assert list((tmp_path / "killed").iterdir()) == []
+
+
+def test_what_was_uploaded_with_a_job_is_read_there_and_all_else_under_home(tmp_path: Path, monkeypatch):
+    package = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    (package / "photos").mkdir(parents=True)
+    monkeypatch.chdir(package)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve_input("photos") == package / "photos"
+    assert resolve_input("other") == tmp_path / "home" / "other"
+    assert resolve_input("~/other") == tmp_path / "home" / "other"
+    with pytest.raises(ValueError, match=r"'s3://b/photos' is no path"):
+        resolve_input("s3://b/photos")
+    (package / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=r"'.*loop' is no path: Symlink loop .*\. Give another one\.$"):
+        resolve_input(str(package / "loop"))

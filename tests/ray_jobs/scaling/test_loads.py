@@ -1,0 +1,97 @@
+"""What each experiment asks of which pool."""
+
+import dataclasses
+import math
+
+import pytest
+
+from generation.config import GenerationConfig
+from generation.recipes.recipe import Recipe
+from ray_jobs.config import Rates
+from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig, SweepConfig
+from ray_jobs.scaling.loads import Phase, appetite_at, faults_load, rate_per_actor, step_load, sweep_load
+from training.config import TrainingConfig
+
+CONFIG = ScaleConfig(
+    generation=GenerationConfig(batch_size=8, painted_batch_seconds=2.0, max_actors=5, initial_actors=3),
+    training=TrainingConfig(global_batch_size=16),
+    sweep=SweepConfig(seconds=60),
+    step=StepConfig(few_actors=2, many_actors=16, few_seconds=30, many_seconds=60, last_seconds=50),
+    faults=FaultsConfig(num_actors=8, seconds=180),
+)
+
+
+def test_an_appetite_is_that_of_its_phase_and_afterwards_for_all_that_is_left():
+    phases = [Phase(30, 7.2), Phase(60, 57.6), Phase(10, 7.2)]
+    moments = [0, 29.9, 30, 89.9, 90, 99.9, 100, 1000]
+    assert [appetite_at(phases, moment) for moment in moments] == [7.2, 7.2, 57.6, 57.6, 7.2, 7.2, 0.0, 0.0]
+
+
+def test_a_painted_actor_makes_a_batch_in_its_time_and_a_real_one_what_is_said(painted: Recipe, digits: Recipe):
+    assert rate_per_actor(CONFIG, painted) == 4.0
+    with pytest.raises(ValueError, match=r"painted_batch_seconds and batch_size above 0"):
+        rate_per_actor(ScaleConfig(), painted)
+    with pytest.raises(ValueError, match=r"Give rates\.generated_per_second"):
+        rate_per_actor(CONFIG, digits)
+    assert rate_per_actor(dataclasses.replace(CONFIG, rates=Rates(generated_per_second=9.5)), digits) == 9.5
+
+
+def test_a_pool_of_the_sweep_is_fixed_and_is_asked_for_what_it_makes_in_the_time():
+    load = sweep_load(CONFIG, 4.0, num_actors=4)
+    pool = load.generation
+    assert (pool.min_actors, pool.max_actors, pool.num_initial_actors) == (4, 4, 4)
+    assert load.num_images == 4 * 4 * 60
+    assert (load.phases, load.follows_trainer, load.faults.is_on) == ((Phase(math.inf, 0.0),), False, False)
+
+
+def test_images_come_in_whole_batches_of_the_trainer():
+    assert sweep_load(CONFIG, 4.0, num_actors=1).num_images == 240  # 15 of 16
+    assert sweep_load(CONFIG, 0.25, num_actors=1).num_images == 32  # two are the least
+
+
+def test_a_step_is_from_what_few_actors_make_to_what_many_do_and_back_with_some_room():
+    load = step_load(CONFIG, 4.0)
+    pool = load.generation
+    assert (pool.min_actors, pool.max_actors, pool.num_initial_actors) == (2, 16, 2)
+    assert [(phase.seconds, phase.images_per_second) for phase in load.phases] == [
+        (30, pytest.approx(6.8)),  # 0.85 of 2 x 4
+        (60, pytest.approx(54.4)),
+        (50, pytest.approx(6.8)),
+    ]
+    assert load.num_images == 3808  # 204 + 3264 + 340
+    assert load.follows_trainer
+
+
+def test_a_run_with_faults_has_a_fixed_pool_and_its_time():
+    load = faults_load(CONFIG, 4.0)
+    assert (load.generation.min_actors, load.generation.max_actors) == (8, 8)
+    assert load.num_images == 8 * 4 * 180
+    assert load.faults == CONFIG.faults
+
+
+def test_the_largest_pool_is_that_of_the_experiments_that_are_made():
+    assert CONFIG.largest_pool == 32
+    small = dataclasses.replace(CONFIG, sweep=SweepConfig(actors=(1, 2)))
+    assert small.largest_pool == 16
+    alone = dataclasses.replace(small, step=StepConfig(few_actors=4, many_actors=4))
+    assert alone.largest_pool == 2
+    assert dataclasses.replace(alone, faults=FaultsConfig(trainer_kills_per_minute=1)).largest_pool == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: SweepConfig(actors=(2, 0)), r"sweep\.actors are 2, 0; give numbers of 1 or more, each once"),
+        (lambda: SweepConfig(actors=(2, 2)), r"sweep\.actors are 2, 2"),
+        (lambda: SweepConfig(seconds=0), r"sweep\.seconds is 0; give more than 0"),
+        (lambda: StepConfig(few_actors=3, many_actors=2), r"few_actors is 3 and many_actors 2"),
+        (lambda: StepConfig(many_seconds=9), r"step\.many_seconds is 9; give 10 or more"),
+        (lambda: StepConfig(appetite_fraction=1.1), r"appetite_fraction is 1\.1"),
+        (lambda: FaultsConfig(num_actors=0), r"faults\.num_actors is 0"),
+        (lambda: FaultsConfig(actor_kills_per_minute=-1), r"faults\.actor_kills_per_minute is -1; give 0 or more"),
+        (lambda: ScaleConfig(sweep=SweepConfig(actors=()), step=StepConfig(1, 1)), r"nothing would be measured"),
+    ],
+)
+def test_a_wrong_setting_of_an_experiment_is_said_with_the_remedy(wrong, message: str):
+    with pytest.raises(ValueError, match=message):
+        wrong()

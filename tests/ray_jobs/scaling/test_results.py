@@ -1,0 +1,187 @@
+"""What runs came to, worked out by hand, and the page that tells it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from generation.config import GenerationConfig
+from generation.pool.keeper import GenerationCounts
+from ray_jobs.config import Prices
+from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig
+from ray_jobs.scaling.experiments import Outcome, PoolMoment
+from ray_jobs.scaling.faults import Struck
+from ray_jobs.scaling.faults_results import faults_result
+from ray_jobs.scaling.loads import Load, step_load
+from ray_jobs.scaling.report import Results, report
+from ray_jobs.scaling.step_results import release_seconds, start_seconds, step_result
+from ray_jobs.scaling.sweep_results import sweep_point
+from ray_jobs.scaling.throughput import Deliveries
+
+CONFIG = ScaleConfig(
+    generation=GenerationConfig(gpus_per_actor=0.5, batch_size=8, painted_batch_seconds=2.0),
+    step=StepConfig(2, 16, few_seconds=20, many_seconds=60, last_seconds=40, appetite_fraction=0.9),
+    faults=FaultsConfig(num_actors=4, seconds=100, actor_kills_per_minute=0.15, trainer_kills_per_minute=0.6),
+)
+
+
+def moment(at: float, num_actors: int, num_awaited: int = 0, num_loads: int = 4, megabytes: int = 100) -> PoolMoment:
+    return PoolMoment(at, num_actors, num_awaited, num_loads, megabytes * 1_000_000, 2_000_000)
+
+
+def run_of(load: Load, came_at: np.ndarray, moments: list[PoolMoment], struck: tuple[Struck, ...] = ()) -> Outcome:
+    """Return a run whose batches of 8 came at these moments, each after half a second of waiting."""
+    return Outcome(
+        load=load,
+        pool_start_seconds=6.0,
+        trainers_began_at=[9.0, 55.0],
+        deliveries=Deliveries(came_at, np.full(len(came_at), 8)),
+        waiting_seconds=np.full(len(came_at), 0.5),
+        num_distinct=8 * len(came_at),
+        moments=moments,
+        struck=list(struck),
+        counts=GenerationCounts(),
+    )
+
+
+def steady(num_actors: int, seconds: float = 1.0) -> Outcome:
+    """Return a run of 101 batches, the first at 10 s, that comes up to all that was wanted."""
+    pool = dataclasses.replace(CONFIG.generation, min_actors=num_actors, max_actors=num_actors)
+    sizes = [50, 60, *[70] * 17, 90]
+    moments = [moment(float(i), num_actors, megabytes=size) for i, size in enumerate(sizes)]
+    return run_of(Load(pool, (), 808), 10 + seconds * np.arange(101), moments)
+
+
+def test_a_pool_that_delivers_all_it_can_meets_its_target():
+    prices = Prices(generation_device_hour=3.6, training_device_hour=7.2)
+    config = dataclasses.replace(CONFIG, prices=prices)
+    point = sweep_point(config, 4.0, steady(num_actors=2))
+    assert (point.num_actors, point.nominal_per_second) == (2, 8.0)
+    assert point.delivered_per_second == pytest.approx(8.0)
+    assert point.delivered_fraction == pytest.approx(1.0)
+    assert (point.time_to_first_batch_seconds, point.first_batch_seconds) == (10.0, 1.0)
+    assert point.waiting_fraction == pytest.approx(0.5)
+    assert point.device_seconds_per_image == pytest.approx(2 * 0.5 / 8)
+    # An hour of one GPU of generators and one of a trainer costs 10.8, and makes 28,800 images.
+    assert point.cost_per_thousand == pytest.approx(10.8 / 28.8)
+    assert (point.driver_bytes, point.driver_growth_bytes) == (90_000_000, 20_000_000)
+    assert point.missed == []
+
+
+def test_without_prices_there_is_no_cost():
+    assert sweep_point(CONFIG, 4.0, steady(num_actors=2)).cost_per_thousand is None
+
+
+def test_a_slow_pool_and_samples_that_are_lost_or_come_twice_are_said():
+    late = steady(num_actors=2, seconds=1.04)
+    assert sweep_point(CONFIG, 4.0, late).missed == [
+        "2 actors: 0.962 of the nominal rate were delivered, less than 0.97."
+    ]
+    assert sweep_point(CONFIG, 4.0 / 16, steady(num_actors=32, seconds=1.04)).missed == []  # 0.95 is enough for many
+    wrong = dataclasses.replace(steady(num_actors=2), num_distinct=800)
+    assert sweep_point(CONFIG, 4.0, wrong).missed == [
+        "2 actors: 8 of 808 samples were lost.",
+        "2 actors: 8 of 808 samples were doubled.",
+    ]
+
+
+def step_outcome(reached_at: float) -> Outcome:
+    """Return a run whose first batch comes at 10 s, its steps up at 30 s and down at 90 s."""
+    slow, fast = 8 / 7.2, 8 / 57.6
+    came_at = np.concatenate(
+        [
+            np.arange(10, reached_at, slow),
+            np.arange(reached_at, 90, fast),
+            np.arange(90, 130, slow),
+        ]
+    )
+    moments = [
+        moment(10, 2),
+        moment(32, 2, 14),
+        moment(38, 10, 6),
+        moment(40, 16),
+        moment(90, 16),
+        moment(104, 2),
+        moment(140, 2),
+    ]
+    return run_of(step_load(CONFIG, 4.0), came_at, moments)
+
+
+def test_a_step_reports_reaction_start_and_release_times():
+    result = step_result(CONFIG, step_outcome(reached_at=45.0))
+    assert result.reaction_seconds == pytest.approx(15.0, abs=0.7)  # within half a batch's time at 95%
+    assert (result.start_seconds, result.release_seconds, result.most_actors) == (8.0, 14.0, 16)
+    assert result.appetite_per_second == pytest.approx([7.2, 57.6, 7.2])
+    assert result.delivered_per_second == pytest.approx([7.2, 45 / 60 * 57.6 + 15 / 60 * 7.2, 7.2], rel=0.05)
+    # 2 actors for 22 s, 16 for 72 s, 2 for the rest, each half a GPU
+    seconds = (2 * 22 + 16 * 72 + 2 * (step_outcome(45.0).deliveries.came_at[-1] - 104)) / 2
+    assert result.device_seconds_per_image == pytest.approx(seconds / (step_outcome(45.0).num_distinct - 8))
+
+
+def test_a_step_whose_actors_never_all_came_up_misses_its_target():
+    moments = [moment(32, 2, 14), moment(38, 15, 1), moment(89, 15, 1)]
+    assert start_seconds(moments, 30, 90) is None
+    outcome = dataclasses.replace(step_outcome(45.0), moments=[moment(10, 2), *moments, moment(104, 2)])
+    exact = dataclasses.replace(outcome.load, num_images=outcome.num_distinct)
+    missed = step_result(CONFIG, dataclasses.replace(outcome, load=exact)).missed
+    assert missed == ["Step: not all actors came up that the step brought."]
+
+
+def test_actors_that_are_asked_for_later_do_not_lengthen_the_start_of_the_first():
+    moments = [moment(32, 2, 4), moment(35, 6, 10), moment(60, 16, 0)]
+    assert start_seconds(moments, 30, 90) == 3.0
+
+
+def test_actors_given_back_once_all_is_over_were_not_given_back():
+    moments = [moment(90, 16), moment(130, 16), moment(131, 2)]
+    assert release_seconds(moments, 90, 130, 2) is None
+    assert release_seconds(moments, 90, 131, 2) == 41.0
+
+
+def test_a_step_that_is_late_or_never_reached_misses_its_target():
+    def missed(reached_at: float) -> list[str]:
+        outcome = step_outcome(reached_at)
+        exact = dataclasses.replace(outcome.load, num_images=outcome.num_distinct)
+        return step_result(CONFIG, dataclasses.replace(outcome, load=exact)).missed
+
+    assert missed(45.0) == []
+    (late,) = missed(55.0)
+    assert late.startswith("Step: the new rate was reached after 2")
+    assert late.endswith("of which actors took 8.0 s to start.")
+    assert missed(88.0) == ["Step: 57.6 images/s were never reached."]
+
+
+def test_faults_may_cost_the_capacity_that_they_took_and_a_little_more():
+    # Two of four actors are killed at 20 s and 30 s, and missed for 10 s each; no trainer from 50 s to 55 s.
+    struck = (Struck("actor_kill", 20, "a:1", 1), Struck("actor_kill", 30, "a:2", 1), Struck("trainer_kill", 50, "a:3"))
+    moments = [moment(10, 4), moment(29, 4, num_loads=4), moment(30, 4, num_loads=5), moment(40, 4, num_loads=6)]
+    load = Load(dataclasses.replace(CONFIG.generation, min_actors=4, max_actors=4), (), 8 * 181)
+    came_at = np.concatenate([10 + 0.5 * np.arange(81), 55.5 + 0.5 * np.arange(100)])  # 16 images/s, but for 5 s
+    result = faults_result(CONFIG, 4.0, run_of(load, came_at, moments, struck))
+    assert result.num_struck == {"actor_kill": 2, "trainer_kill": 1}
+    assert result.num_planned == {"actor_kill": 1, "trainer_kill": 1}
+    assert result.delivered_per_second == pytest.approx(8 * 180 / 100)
+    assert result.loss_fraction == pytest.approx(0.1)
+    assert result.lost_actor_fraction == pytest.approx(2 * 10 / (4 * 100))
+    assert result.lost_fraction == pytest.approx(0.05 + 0.05)
+    assert [fault.began_at for fault in result.struck] == [10, 20, 40]
+    assert result.missed == []
+    slower = faults_result(CONFIG, 4.5, run_of(load, came_at, moments, struck))
+    assert slower.missed == [
+        "Faults: 20.0% of the throughput were lost, more than 5% beyond the 10.0% of capacity that were."
+    ]
+
+
+def test_the_page_has_all_experiments_and_the_targets_that_were_missed():
+    struck = (Struck("node_delay", 20, "node", 2, 23.0),)
+    load = Load(dataclasses.replace(CONFIG.generation, min_actors=4, max_actors=4), (), 808)
+    faults = faults_result(CONFIG, 4.0, run_of(load, 10 + 0.5 * np.arange(101), [moment(10, 4)], struck))
+    assert faults.lost_actor_fraction == pytest.approx(2 * 3 / 400)
+    points = [sweep_point(CONFIG, 4.0, steady(num)) for num in (2, 4)]
+    results = Results(points, step_result(CONFIG, step_outcome(45.0)), faults)
+    page = report(CONFIG, {"commit": "abc"}, results)
+    assert page.count("<svg") == 3
+    assert "4 actors: 0.500 of the nominal rate were delivered" in page
+    assert "actors given back after" in page
+    assert "0 of 1 planned trainer kills" in page
+    assert report(CONFIG, {"commit": "abc"}, Results([points[0]])).count("All targets were met.") == 1

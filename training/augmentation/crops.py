@@ -1,0 +1,137 @@
+"""What a random crop of an image is, decided by drawn numbers: its box, and what is done to its colours.
+
+Knows no pixels: `training.augmentation.operations` changes them.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+NUM_TRIES = 10
+"""As often RandomResizedCrop looks for a box that fits into the image."""
+
+MIN_RATIO, MAX_RATIO = 3 / 4, 4 / 3
+"""Width over height of a crop."""
+
+AREA_DRAWS, RATIO_DRAWS = slice(0, NUM_TRIES), slice(NUM_TRIES, 2 * NUM_TRIES)
+
+(
+    TOP_DRAW,
+    LEFT_DRAW,
+    FLIP_DRAW,
+    JITTER_DRAW,
+    ORDER_DRAW,
+    BRIGHTNESS_DRAW,
+    CONTRAST_DRAW,
+    SATURATION_DRAW,
+    HUE_DRAW,
+    GREY_DRAW,
+    BLUR_DRAW,
+    SIGMA_DRAW,
+    SOLARIZE_DRAW,
+) = range(2 * NUM_TRIES, 2 * NUM_TRIES + 13)
+
+DRAWS_PER_CROP = SOLARIZE_DRAW + 1
+"""Which draw of a crop decides what; what a kind of crop does not do leaves its draws unused."""
+
+JITTER_ORDERS = ((), *permutations(range(4)))
+"""What is done in which order, as places in `JITTERS`; the first is no jitter."""
+
+
+@dataclass(frozen=True)
+class CropKind:
+    """How a crop is drawn; fractions are probabilities."""
+
+    size: int
+    """Height and width in pixels."""
+
+    areas: tuple[float, float]
+    """Smallest and largest share of the image's area."""
+
+    jitter_fraction: float = 0.0
+    grey_fraction: float = 0.0
+    blur_fraction: float = 0.0
+    solarize_fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class CropDraws:
+    """What was drawn for M crops: arrays of length M."""
+
+    boxes: np.ndarray
+    """[M, 4] int64: top, left, height and width in pixels."""
+
+    flipped: np.ndarray
+    order: np.ndarray
+    """Place in `JITTER_ORDERS`."""
+
+    factors: np.ndarray
+    """[M, 4] float32 of brightness, contrast, saturation, and the hue's shift in turns."""
+
+    grey: np.ndarray
+    sigma: np.ndarray
+    """Of the blur, in pixels, float32; 0 for none."""
+
+    solarized: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "CropDraws":
+        """Return those of some crops."""
+        return CropDraws(**{name: values[rows] for name, values in vars(self).items()})
+
+
+def draw_crops(kind: CropKind, draws: np.ndarray, extents: np.ndarray) -> CropDraws:
+    """Return what `[N, DRAWS_PER_CROP]` numbers decide for a crop of each of N images.
+
+    `extents` are their heights and widths, int64 [N, 2].
+    """
+    jittered = draws[:, JITTER_DRAW] < kind.jitter_fraction
+    order = 1 + (draws[:, ORDER_DRAW] * (len(JITTER_ORDERS) - 1)).astype(np.int64)
+    strengths = (0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)
+    factors = [between(span, draws[:, BRIGHTNESS_DRAW + place]) for place, span in enumerate(strengths)]
+    blurred = draws[:, BLUR_DRAW] < kind.blur_fraction
+    return CropDraws(
+        boxes=crop_boxes(kind.areas, draws, extents),
+        flipped=draws[:, FLIP_DRAW] < 0.5,
+        order=np.where(jittered, order, 0),
+        factors=np.stack(factors, axis=1).astype(np.float32),
+        grey=draws[:, GREY_DRAW] < kind.grey_fraction,
+        sigma=np.where(blurred, between((0.1, 2.0), draws[:, SIGMA_DRAW]), 0).astype(np.float32),
+        solarized=draws[:, SOLARIZE_DRAW] < kind.solarize_fraction,
+    )
+
+
+def crop_boxes(areas: tuple[float, float], draws: np.ndarray, extents: np.ndarray) -> np.ndarray:
+    """Return int64 `[N, 4]`, top, left, height and width, as torchvision's RandomResizedCrop draws them.
+
+    `extents` are the images' heights and widths, int64 [N, 2].
+    """
+    height, width = extents[:, :1], extents[:, 1:]
+    area = height * width * between(areas, draws[:, AREA_DRAWS])
+    ratio = np.exp(between((math.log(MIN_RATIO), math.log(MAX_RATIO)), draws[:, RATIO_DRAWS]))
+    widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.argmax(axis=1)[:, None]
+    sizes = np.hstack([np.take_along_axis(each, first, axis=1) for each in (heights, widths)])
+    corners = np.floor(draws[:, [TOP_DRAW, LEFT_DRAW]] * (extents - sizes + 1))
+    drawn = np.hstack((corners, sizes)).astype(np.int64)
+    return np.where(fits.any(axis=1, keepdims=True), drawn, central_boxes(extents))
+
+
+def central_boxes(extents: np.ndarray) -> np.ndarray:
+    """Return the largest boxes in the middle whose ratio is allowed, int64 `[N, 4]`: where no drawn one fits."""
+    height, width = extents.T
+    box_width = np.minimum(width, np.rint(height * MAX_RATIO).astype(np.int64))
+    box_height = np.minimum(height, np.rint(width / MIN_RATIO).astype(np.int64))
+    return np.stack(((height - box_height) // 2, (width - box_width) // 2, box_height, box_width), axis=1)
+
+
+def between(span: tuple[float, float], draws: np.ndarray) -> np.ndarray:
+    """Return uniform numbers of the span for those of [0, 1)."""
+    return span[0] + (span[1] - span[0]) * draws
+
+
+def concatenated(drawn: list[CropDraws]) -> CropDraws:
+    """Return all, one after another."""
+    return CropDraws(**{name: np.concatenate([getattr(each, name) for each in drawn]) for name in vars(drawn[0])})

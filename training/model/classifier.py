@@ -1,0 +1,170 @@
+"""The classifier and how it learns. Knows batches, not where they come from."""
+
+import dataclasses
+from contextlib import nullcontext
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from generation.sample import NO_LABEL
+from training.augmentation.augmentation import build_augmentation, normalize
+from training.augmentation.operations import central, to_float
+from training.augmentation.random_numbers import draws
+from training.config import TrainingConfig
+from training.model.batch_norm import synchronized
+from training.model.domains import split_by_domain
+from training.model.network import build_network, features_and_logits, parameter_groups
+from training.model.schedule import learning_rate
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Classifier(lightning.LightningModule):
+    """Cross-entropy on augmented images; batches are `SampleBatch` as tensors."""
+
+    def __init__(self, config: TrainingConfig, num_classes: int, image_size: int) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.network = build_network(config.architecture, num_classes, config.head, config.temperature)
+        self.domains = split_by_domain(self.network) if config.separate_batch_norm else None
+        self.augment = build_augmentation(config, image_size)
+        self.normalize = normalize()
+        self.loss = torch.nn.CrossEntropyLoss(ignore_index=NO_LABEL, reduction="sum")
+        self.held_out_is_real = False
+        """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
+
+        self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro", ignore_index=NO_LABEL)
+        self.held_out_loss = MeanMetric()
+
+    def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, num_classes] for uint8 images [N, H, W, 3], without augmentation."""
+        return self._logits(to_float(images_nhwc))
+
+    def features_and_logits(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
+        return features_and_logits(self.network, self.num_classes, self._input(to_float(images_nhwc)))
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1."""
+        return self.network(self._input(images))
+
+    def _input(self, images: torch.Tensor) -> torch.Tensor:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return self.normalize(images).contiguous(memory_format=layout)
+
+    def transfer_batch_to_device(
+        self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
+    ) -> dict[str, torch.Tensor]:
+        """Move what the network needs; what augmentation is drawn by stays on the CPU, where it is worked out."""
+        moved = {name: batch[name].to(device, non_blocking=True) for name in ("image", "label")}
+        return batch | moved
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
+        crops = self.augment(batch["image"], self._draws(batch), batch["extent"].numpy())
+        logits = [self._logits_of(each, batch) for each in crops]
+        loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['serial'].tolist()}. Lower "
+                "training.base_learning_rate, or look at these samples."
+            )
+        self.log("train/loss", loss, sync_dist=True)
+        self.log("train/top1", top1_of(logits[0].detach(), batch["label"]), sync_dist=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the step's learning rate, and the length of the gradient over all weights."""
+        gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
+        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def _draws(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
+        """Return what augmentation goes by, float64 [N, num_draws]: of each use of a sample its own."""
+        serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
+        return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
+
+    def _logits_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return logits of crops of one size, [k * N, num_classes], by the statistics of their rows' domains."""
+        is_real = batch["is_real"].repeat(len(crops) // len(batch["label"]))
+        with self.domains.of(is_real) if self.domains else nullcontext():
+            return self._logits(crops)
+
+    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of k crops of N images, times k; 0 for a sample left out."""
+        num_crops = len(logits) // len(labels)
+        return self.loss(logits, labels.repeat(num_crops)) / len(labels)
+
+    def _judged(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        """Return float [N, 3, S, S] as training has crops: whole images, or their centre where crops are of a size."""
+        images, size = to_float(images_nhwc), self.config.crop_size
+        return central(images, size) if size and size != self.image_size else images
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Count hits and losses on held-out samples."""
+        is_real = torch.full((len(batch["label"]),), self.held_out_is_real)
+        with self.domains.of(is_real) if self.domains else nullcontext():
+            logits = self._logits(self._judged(batch["image"]))
+        self.held_out_top1.update(logits, batch["label"])
+        self.log("held_out/top1", self.held_out_top1)
+        num_judged = int((batch["label"] != NO_LABEL).sum())
+        self.held_out_loss.update(self.loss(logits, batch["label"]) / max(1, num_judged), num_judged)
+        self.log("held_out/loss", self.held_out_loss)
+
+    def configure_optimizers(self) -> Any:
+        """Return SGD and its schedule by images seen."""
+        config = self.config
+        groups = parameter_groups(self.network, config.weight_decay)
+        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate((step + 1) * config.global_batch_size, config)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what rebuilds the classifier, beside its weights."""
+        checkpoint["classifier"] = {
+            "config": dataclasses.asdict(self.config),
+            "num_classes": self.num_classes,
+            "image_size": self.image_size,
+        }
+
+
+def top1_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the share of rows whose label is the likeliest class, for the first crop of each image, 0..1.
+
+    `logits` are [k * N, num_classes], crop by crop, `labels` [N]; samples left out do not count.
+    """
+    hits = (logits[: len(labels)].argmax(dim=1) == labels).sum()
+    return hits / (labels != NO_LABEL).sum().clamp(min=1)
+
+
+def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
+    """Apply what only training needs: shared batch statistics, memory layout, compilation. Weights keep their names."""
+    if config.num_workers > 1:
+        classifier.network = synchronized(classifier.network, on_gpu=config.gpus_per_worker > 0)
+    if config.channels_last:
+        classifier.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.compile:
+        classifier.network.compile()
+
+
+def load_classifier(checkpoint: dict[str, Any]) -> Classifier:
+    """Return the classifier of a checkpoint that `torch.load` has read, in evaluation mode."""
+    saved = checkpoint["classifier"]
+    try:
+        config = TrainingConfig(**saved["config"])
+    except TypeError as error:
+        raise ValueError(f"The checkpoint was written by another version of Figment: {error}.") from error
+    classifier = Classifier(config, saved["num_classes"], saved["image_size"])
+    classifier.load_state_dict(checkpoint["state_dict"])
+    return classifier.eval()
