@@ -116,7 +116,7 @@ def measure(recipe: Recipe, generation: GenerationConfig, training: TrainingConf
         judges = stream_samples(service, recipe, generation, held_out)
         TorchTrainer(
             train_and_time,
-            train_loop_config={"job": FitJob(training, recipe, Path(scratch), samples, None, ignore), "answer": answer},
+            train_loop_config={"job": FitJob(training, recipe, Path(scratch), samples, None), "answer": answer},
             datasets={"held_out": judges},
             scaling_config=worker_group(training),
             run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),

@@ -37,16 +37,17 @@ from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.run_folder import check_output, claim, release, resolve, write_json
 from ray_jobs.job.source import (
-    NoPool,
     as_samples,
     kept_samples,
+    listeners_of,
     open_all_classes,
     real_samples,
     start_pool,
     unreadable_in,
+    wait_for_trainers,
 )
-from ray_jobs.monitor.display import announce
-from ray_jobs.monitor.monitor import ProgressDisplay
+from ray_jobs.monitor.display import announce, progress_shown
+from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.reports.comparison import ArmRun, Moment, print_results, write_report
@@ -185,12 +186,6 @@ class Comparison:
             device_seconds = self.config.generation.max_actors * (made_at - began_at)
         return Made(shards, made_at - asked_at, time.time() - began_at, device_seconds)
 
-    def no_pool(self) -> NoPool:
-        """Return what is at work where nothing is generated, when there are nodes to train on."""
-        pool = NoPool(self.config)
-        pool.start()
-        return pool
-
     def start_pool(self) -> GenerationService:
         """Return a pool, with room kept for training beside it."""
         return start_pool(self.recipe, self.config.generation, self.config.training)
@@ -203,7 +198,7 @@ class Comparison:
         return shards
 
     def train(
-        self, arm: Arm, images: TrainingSamples, pool: GenerationService | NoPool, before: Made | None = None
+        self, arm: Arm, images: TrainingSamples, pool: GenerationService | None, before: Made | None = None
     ) -> ArmRun:
         """Train on images, judged by real ones after each epoch, and return what it came to.
 
@@ -214,25 +209,27 @@ class Comparison:
         run_dir.mkdir()
         judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size, self.config.evaluation)
         fitting_at = time.time()
-        with ProgressDisplay(pool, training, Exporter(run_dir.name, self.recipe.sha256[:12]).look) as display:
+        exporter = Exporter(run_dir.name, self.recipe.sha256[:12])
+        with progress_shown(training) as show, RunMonitor(pool, show, exporter.look) as monitor:
             real = real_samples(self.config, self.recipe, arm.seed, self.unreadable(arm))
-            fit(FitJob(training, self.recipe, run_dir, images, real, display.queue.put, held_out_is_real=True), judging)
+            listeners = (*listeners_of(pool), monitor.report)
+            fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), judging)
         ended_at = time.time()
-        last = cast(TrainingProgress, display.last().training)
+        last = cast(TrainingProgress, monitor.last().training)
         seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
         waited_seconds = last.first_batch_at - last.asked_at + (before.waited_seconds if before else 0.0)
         return ArmRun(
             arm=arm.name,
             seed=arm.seed,
             top1=cast(float, last.held_out_top1),
-            moments=moments_of(display.epochs, arm.began_at - seconds_before, num_before),
+            moments=moments_of(monitor.epochs, arm.began_at - seconds_before, num_before),
             waited_seconds=waited_seconds,
             first_step_seconds=seconds_before + last.first_batch_at - arm.began_at,
             total_seconds=seconds_before + ended_at - arm.began_at,
             generation_device_seconds=before.device_seconds if before else 0.0,
             training_device_seconds=training.num_workers * (ended_at - fitting_at),
             waiting_fraction=last.waiting_fraction,
-            num_generated=num_before + display.last().num_generated,
+            num_generated=num_before + monitor.last().num_generated,
             num_trained=last.num_trained,
             stored_bytes=0,
             num_unreadable=len(self.unreadable(arm).names()),
@@ -262,7 +259,8 @@ def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     made = comparison.made
     arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
     images = kept_samples(comparison.config, made.shards, arm.seed)
-    run = comparison.train(arm, images, comparison.no_pool(), before=made)
+    wait_for_trainers(comparison.config)
+    run = comparison.train(arm, images, None, before=made)
     return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))
 
 
@@ -281,7 +279,8 @@ def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
     images = open_all_classes(config.real_images, config, comparison.recipe, arm.seed, comparison.unreadable(arm))
-    return comparison.train(arm, as_samples(images), comparison.no_pool())
+    wait_for_trainers(comparison.config)
+    return comparison.train(arm, as_samples(images), None)
 
 
 def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:

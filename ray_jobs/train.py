@@ -15,6 +15,7 @@ from evaluation.evaluate import Planned
 from evaluation.images.unreadable import Unreadable
 from evaluation.inference.trained_model import crop_of, open_model
 from generation.files import write_whole
+from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs.cli.errors import errors_at_work, user_errors
@@ -23,6 +24,7 @@ from ray_jobs.cluster.room import check_placement, evaluation_demand, generation
 from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cost.prediction import predict_if_given
 from ray_jobs.job.contact_sheet import write_contact_sheet
+from ray_jobs.job.data_card import write_card
 from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
 from ray_jobs.job.run_folder import (
     check_output,
@@ -35,10 +37,19 @@ from ray_jobs.job.run_folder import (
     write_anew,
     write_json,
 )
-from ray_jobs.job.source import Source, array_size, open_source, real_samples, unreadable_in
+from ray_jobs.job.source import (
+    ShardSource,
+    Source,
+    StreamSource,
+    array_size,
+    listeners_of,
+    open_source,
+    real_samples,
+    unreadable_in,
+)
 from ray_jobs.monitor.advice import Adviser, MissingActors
-from ray_jobs.monitor.display import announce
-from ray_jobs.monitor.monitor import ProgressDisplay
+from ray_jobs.monitor.display import announce, progress_shown
+from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
@@ -69,25 +80,27 @@ def main() -> None:
             connect()
             say(f"connected to Ray; its logs are in {session_logs()}")
             check_resources(config)
-            source.start()
-    with ExitStack() as pool:
-        pool.callback(source.close)
+            pool = source.start()
+    with ExitStack() as pool_up:
+        if pool:
+            pool_up.enter_context(pool)
         with errors_at_work(
             f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on.", run_dir
         ):
             say(f"{source.describe()}; writing to {run_dir}")
             show_samples(recipe, source, run_dir)
             say("training starts; its first samples are in samples.png, where they are generated")
-            checkpoint_file, progress, advice = train(job, say)
+            checkpoint_file, progress, advice = train(job, pool, say)
         with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
             for line in (f"the whole run: {advice}", *job.unreadable.told()):
                 say(line)
-            pool.close()  # evaluation may need its devices
+            pool_up.close()  # evaluation may need its devices
             evaluation: dict[str, Any] = {}
             try:
                 with user_errors(folder=run_dir):
-                    source.finish()
+                    if isinstance(source, StreamSource) and source.sets:
+                        write_card(source.sets)
                     evaluation = evaluate(job, checkpoint_file, say)
             finally:  # what was trained is told, whatever becomes of its evaluation
                 summary = summarize(config, recipe, progress, evaluation, started_at) | {
@@ -165,7 +178,8 @@ def check_resumed(job: Prepared) -> list[str]:
     found, faults = newest_whole(job.run_dir / CHECKPOINTS)
     if found is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
-    job.source.keep_turns(found.content["run"]["sets"][SET_SIZE])
+    if isinstance(job.source, ShardSource):
+        job.source.keep_turns(found.content["run"]["sets"][SET_SIZE])
     check_goes_on(
         found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.source.names_hash, job.real)
     )
@@ -192,23 +206,24 @@ def check_resources(config: JobConfig) -> None:
     )
 
 
-def train(job: Prepared, say: Callable[[str], None]) -> tuple[Path, RunProgress, str]:
+def train(job: Prepared, pool: GenerationService | None, say: Callable[[str], None]) -> tuple[Path, RunProgress, str]:
     """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
     training, adviser, missing = job.config.training, Adviser(job.config, say), MissingActors(job.config, say)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
-    with ProgressDisplay(job.source, training, exporter.look, adviser.look, missing.look, spent.look) as display:
+    observers = (exporter.look, adviser.look, missing.look, spent.look)
+    with progress_shown(training) as show, RunMonitor(pool, show, *observers) as monitor:
         fit_job = FitJob(
             training,
             job.recipe,
             job.run_dir,
             job.source.samples(),
             job.real,
-            display.queue.put,
+            (*listeners_of(pool), monitor.report),
             keep_every_images=job.config.evaluation.every_images,
         )
         checkpoint_file = fit(fit_job, job.source.held_out())
-    return checkpoint_file, display.last(), adviser.of_whole_run()
+    return checkpoint_file, monitor.last(), adviser.of_whole_run()
 
 
 def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> dict[str, Any]:

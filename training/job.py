@@ -66,12 +66,19 @@ class FitJob:
     real: TrainingSamples | None
     """Real images, where `config.real_fraction` mixes some in."""
 
-    report: Callable[[TrainingProgress], Any]
+    listeners: tuple[Callable[[TrainingProgress], Any], ...] = ()
+    """Each is called by the first worker with its progress, and has to return at once. Crosses processes."""
+
     held_out_is_real: bool = False
     """Whether training is judged by real images."""
 
     keep_every_images: int = 0
     """After how many images trained on weights are kept in `KEPT`; 0 keeps none."""
+
+    def report(self, progress: TrainingProgress) -> None:
+        """Hand progress to all listeners."""
+        for listen in self.listeners:
+            listen(progress)
 
     @property
     def trained_on(self) -> str:

@@ -8,7 +8,7 @@ import ray
 
 from generation.config import GenerationConfig
 from generation.engine.actor import WorkCounts
-from generation.pool.sizing import PoolLook, PoolSizer, TrainerClock
+from generation.pool.sizing import PoolSizer, PoolSnapshot, TrainerTimes
 
 LOADING_SILENT_SECONDS = 60.0
 """A process that loads a model says so every `TELL_SECONDS`, as far as its imports let it; one that is silent for so
@@ -51,7 +51,7 @@ class PoolKeeper:
         """When each process that loads a model was heard of last."""
 
         self.initial_size = config.num_initial_actors
-        self.trainer: TrainerClock | None = None
+        self.trainer: TrainerTimes | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
     def note_loading(self, process: str) -> None:
@@ -80,8 +80,8 @@ class PoolKeeper:
         self.counts.load_errors.clear()  # they are no reason any more why none would be up
         self.num_batches += done.num_images_made > 0
 
-    def hear(self, trainer: TrainerClock) -> None:
-        """Note what the trainer says."""
+    def report_trainer(self, trainer: TrainerTimes) -> None:
+        """Note how the trainer's time goes by."""
         self.trainer = trainer
 
     def size(self, num_running: int, num_requests: float) -> int:
@@ -92,7 +92,7 @@ class PoolKeeper:
         if not self.counts.num_loads:
             return self.initial_size
         return self.sizer.size(
-            PoolLook(
+            PoolSnapshot(
                 at=time.monotonic(),
                 num_running=num_running,
                 num_requests=num_requests,

@@ -27,7 +27,7 @@ from generation.pool import own_code, serve_controller
 from generation.pool.keeper import GenerationCounts, PoolKeeper
 from generation.pool.policy import AskKeeper, kill_actors
 from generation.pool.serve_controller import ControllerSilentError
-from generation.pool.sizing import TrainerClock
+from generation.pool.sizing import TrainerTimes
 from generation.recipes.model_files import DRIVERS_FOLDER, hub_settings
 from generation.recipes.recipe import Recipe
 
@@ -91,9 +91,9 @@ class GenerationService:
                 f"{lost_by}. The pool ends with it. Give that node more memory, or less other work."
             ) from error
 
-    def hear(self, trainer: TrainerClock) -> None:
-        """Be told, once a second or so, how a trainer's time goes by: from now on the pool's size follows that."""
-        self.keeper.hear.remote(trainer)
+    def report_trainer(self, trainer: TrainerTimes) -> None:
+        """Take, once a second or so, how a trainer's time goes by: from now on the pool's size follows that."""
+        self.keeper.report_trainer.remote(trainer)
 
     def batch_size(self) -> int:
         """Return how many samples to ask for at once: as many as the actor with the largest batches makes."""

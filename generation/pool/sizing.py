@@ -34,7 +34,7 @@ MOST_ACTORS = 1_000_000
 
 
 @dataclass(frozen=True)
-class TrainerClock:
+class TrainerTimes:
     """What a trainer says of its time, once a second or so."""
 
     seconds: float
@@ -47,7 +47,7 @@ class TrainerClock:
 
 
 @dataclass(frozen=True)
-class PoolLook:
+class PoolSnapshot:
     """A pool and its trainer at one moment."""
 
     at: float
@@ -65,7 +65,7 @@ class PoolLook:
     working_seconds: float
     """Time in which they had anything to do, added up over actors."""
 
-    trainer: TrainerClock | None
+    trainer: TrainerTimes | None
     """None where none says anything: whoever asks wants all as soon as may be."""
 
 
@@ -86,7 +86,7 @@ class PoolSizer:
         self.max_actors = max_actors
         self.idle_seconds = idle_seconds
         self._size = initial_actors
-        self._looks: deque[PoolLook] = deque()
+        self._looks: deque[PoolSnapshot] = deque()
         self._waits = False
         self._is_growing = True
         """Whether not all that were asked for have been up since."""
@@ -100,7 +100,7 @@ class PoolSizer:
         self._need_before_lull = initial_actors
         """What an idle pool that is asked again grows to."""
 
-    def size(self, look: PoolLook) -> int:
+    def size(self, look: PoolSnapshot) -> int:
         """Return how many actors there are to be, `min_actors` to `max_actors`."""
         if not self._needs:
             self._needs.append((look.at, self._size))
@@ -125,7 +125,7 @@ class PoolSizer:
             self._needs.popleft()
         return max(need for _, need in self._needs)
 
-    def _need(self, look: PoolLook) -> int:
+    def _need(self, look: PoolSnapshot) -> int:
         """Return what is needed; as many as there are, as long as that cannot be told."""
         if look.trainer is not None and not look.trainer.seconds:
             return self._need_before_first_batch(look)
@@ -139,7 +139,7 @@ class PoolSizer:
         earlier = self._start_of_window(look)
         return self._trainer_needs(earlier, look) if earlier is not None and told_between(earlier, look) else self._size
 
-    def _need_before_first_batch(self, look: PoolLook) -> int:
+    def _need_before_first_batch(self, look: PoolSnapshot) -> int:
         """Return as many as there are until training has asked and they work all the time: then it waits all the time.
 
         Until then nodes, models and workers may take as long as they like. Training's own room is taken by then.
@@ -153,7 +153,7 @@ class PoolSizer:
             return self._size
         return self.max_actors
 
-    def _trainer_needs(self, earlier: PoolLook, look: PoolLook) -> int:
+    def _trainer_needs(self, earlier: PoolSnapshot, look: PoolSnapshot) -> int:
         waiting, working = waiting_fraction(earlier, look), working_actors(earlier, look)
         waited, self._waits = self._waits, waiting > GROW_WAITING_FRACTION
         if not self._waits:
@@ -164,7 +164,7 @@ class PoolSizer:
             return self._size
         return max(needed(working, waiting), self._size)
 
-    def _start_of_window(self, look: PoolLook) -> PoolLook | None:
+    def _start_of_window(self, look: PoolSnapshot) -> PoolSnapshot | None:
         """Forget the looks before the window; return its first, None while it is not full."""
         self._note_batch_seconds(look)
         seconds = max(SHORTEST_WINDOW_SECONDS, BATCHES_PER_WINDOW * self._batch_seconds)
@@ -172,33 +172,33 @@ class PoolSizer:
             self._looks.popleft()
         return self._looks[0] if self._looks[0].at <= look.at - seconds else None
 
-    def _note_batch_seconds(self, look: PoolLook) -> None:
+    def _note_batch_seconds(self, look: PoolSnapshot) -> None:
         first = self._looks[0]
         if num_batches := look.num_batches - first.num_batches:
             self._batch_seconds = (look.working_seconds - first.working_seconds) / num_batches
 
 
-def began_anew(earlier: PoolLook, later: PoolLook) -> bool:
+def began_anew(earlier: PoolSnapshot, later: PoolSnapshot) -> bool:
     """Return whether the trainer was started again between two looks, or is another one."""
     if earlier.trainer is None or later.trainer is None:
         return earlier.trainer is not later.trainer
     return later.trainer.seconds < earlier.trainer.seconds
 
 
-def told_between(earlier: PoolLook, later: PoolLook) -> bool:
+def told_between(earlier: PoolSnapshot, later: PoolSnapshot) -> bool:
     """Return whether the trainer, its first batch long there, said something new between two looks."""
     if earlier.trainer is None or later.trainer is None:
         return False
     return 0 < earlier.trainer.seconds < later.trainer.seconds
 
 
-def waiting_fraction(earlier: PoolLook, later: PoolLook) -> float:
+def waiting_fraction(earlier: PoolSnapshot, later: PoolSnapshot) -> float:
     """Return the share of its time that the trainer waited between two looks, 0..1."""
-    before, after = cast(TrainerClock, earlier.trainer), cast(TrainerClock, later.trainer)
+    before, after = cast(TrainerTimes, earlier.trainer), cast(TrainerTimes, later.trainer)
     return min(1.0, (after.waiting_seconds - before.waiting_seconds) / (after.seconds - before.seconds))
 
 
-def working_actors(earlier: PoolLook, later: PoolLook) -> float:
+def working_actors(earlier: PoolSnapshot, later: PoolSnapshot) -> float:
     """Return how many actors' time was spent at work between two looks, no more than there were."""
     working_seconds = later.working_seconds - earlier.working_seconds
     most = max(earlier.num_running, later.num_running)

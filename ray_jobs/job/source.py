@@ -2,10 +2,11 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from ray.data import Dataset
 
@@ -14,9 +15,8 @@ from evaluation.images.unreadable import Unreadable
 from generation.config import GenerationConfig
 from generation.files import new_path
 from generation.indices import Wanted
-from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService, start_generation
-from generation.pool.sizing import TrainerClock
+from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.shards.datasets import first_samples, read_shards, tee_samples
@@ -25,7 +25,6 @@ from generation.stream.stream import fetch_samples, stream_samples
 from ray_jobs.cluster.placement import Demand, check_awaited
 from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
 from ray_jobs.config import JobConfig
-from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import (
     Part,
     batch_size_of,
@@ -38,11 +37,46 @@ from ray_jobs.job.data_set import (
 from ray_jobs.job.run_folder import resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
+from training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
 
-def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> "Source":
+class Source(Protocol):
+    """Where a run's samples come from."""
+
+    @property
+    def num_images(self) -> int:
+        """How many samples a turn of the set has, known before it is started."""
+        ...
+
+    @property
+    def names_hash(self) -> int:
+        """Of files' names, where samples are files that a run has to find again; else 0."""
+        ...
+
+    def start(self) -> GenerationService | None:
+        """Return the pool that makes them, if one does; without one, wait for nodes to train on."""
+        ...
+
+    def describe(self) -> str:
+        """Return what it is, in a few words, once it is started."""
+        ...
+
+    def samples(self) -> TrainingSamples:
+        """Return the samples to train on."""
+        ...
+
+    def held_out(self) -> Dataset:
+        """Return samples that are never trained on."""
+        ...
+
+    def first_samples(self, number: int) -> SampleBatch | None:
+        """Return samples to show with their prompts; None of images that have none."""
+        ...
+
+
+def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> Source:
     """Return the configured source, checked as far as that goes without a cluster.
 
     `unreadable` says how many real images may be left out.
@@ -74,8 +108,26 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
         except BaseException:
             service.stop()
             raise
-    service.hear(TrainerClock(0.0, 0.0))
+    service.report_trainer(TrainerTimes(0.0, 0.0))
     return service
+
+
+def wait_for_trainers(config: JobConfig) -> None:
+    """Wait for nodes to train on, where the cluster has to bring them."""
+    wait_for_room(training_demand(config.training, config.generation.wait_for_nodes_seconds))
+
+
+def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProgress], None], ...]:
+    """Return what reports a trainer's time to its pool, for `FitJob`; from now on the pool's size follows that."""
+    if pool is None:
+        return ()
+    pool.report_trainer(TrainerTimes(0.0, 0.0))
+    return (partial(report_trainer, pool),)
+
+
+def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
+    """Report a trainer's time to its pool."""
+    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))
 
 
 @contextmanager
@@ -155,8 +207,6 @@ class StreamSource:
     """A pool of generators; what it makes may be kept."""
 
     names_hash = 0
-    """Samples that a recipe makes have no names."""
-
     service: GenerationService
 
     def __init__(self, config: JobConfig, recipe: Recipe, parts: list[Part]) -> None:
@@ -167,6 +217,8 @@ class StreamSource:
         self.recipe = recipe
         self.parts = parts
         self.sets: list[ShardSet] = []
+        """What is kept, and held out, once the pool is up."""
+
         self.indices = indices_of(config.training, config.data.replays)
         if config.training.deterministic:
             check_deterministic(recipe, self.generation)
@@ -174,8 +226,8 @@ class StreamSource:
             check_batches(self.generation, config.data)
             check_workers(config.training)
 
-    def start(self) -> None:
-        """Start the pool, with room kept for training, and say in the places what is kept there."""
+    def start(self) -> GenerationService:
+        """Return the pool, with room kept for training, and write into the places what is kept there."""
         self.service = start_pool(self.recipe, self.generation, self.config.training)
         try:
             batch_size = self.service.common_batch_size()
@@ -183,6 +235,7 @@ class StreamSource:
         except BaseException:
             self.service.stop()
             raise
+        return self.service
 
     def describe(self) -> str:
         """Return how many actors there are, and their batches."""
@@ -198,9 +251,6 @@ class StreamSource:
     def num_images(self) -> int:
         """How many samples a turn of the set has, known before the pool starts."""
         return len(self.indices[0])
-
-    def keep_turns(self, num_images: int) -> None:
-        """Do nothing: how many samples a turn has follows from the settings."""
 
     def samples(self) -> TrainingSamples:
         """Return the samples to train on."""
@@ -222,69 +272,21 @@ class StreamSource:
         """Return samples of the lowest indices."""
         return fetch_samples(self.service, self.generation, range(number))
 
-    def hear(self, trainer: TrainerClock) -> None:
-        """Tell the pool what the trainer says of its time."""
-        self.service.hear(trainer)
 
-    def num_actors(self) -> int:
-        """Return how many are up."""
-        return self.service.num_actors()
-
-    def num_awaited(self) -> int:
-        """Return how many more are to come."""
-        return self.service.num_awaited()
-
-    def counts(self) -> GenerationCounts:
-        """Return what the pool has done."""
-        return self.service.counts()
-
-    def finish(self) -> None:
-        """Write the card of what was kept."""
-        if self.sets:
-            write_card(self.sets)
-
-    def close(self) -> None:
-        """Stop the pool."""
-        self.service.stop()
-
-
-class NoPool:
-    """What is at work where nothing is generated."""
+class ShardSource:
+    """Shards, read in an order of the training seed's, as often as training has images to ask for."""
 
     names_hash = 0
 
-    def __init__(self, config: JobConfig) -> None:
-        """Take the settings."""
-        self.config = config
-
-    def start(self) -> None:
-        """Wait for nodes to train on, where the cluster has to bring them."""
-        wait_for_room(training_demand(self.config.training, self.config.generation.wait_for_nodes_seconds))
-
-    def hear(self, trainer: TrainerClock) -> None:
-        """Do nothing."""
-
-    def num_actors(self) -> int:
-        """Return 0."""
-        return 0
-
-    def num_awaited(self) -> int:
-        """Return 0."""
-        return 0
-
-    def counts(self) -> GenerationCounts:
-        """Return zeros."""
-        return GenerationCounts()
-
-
-class ShardSource(NoPool):
-    """Shards, read in an order of the training seed's, as often as training has images to ask for."""
-
     def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
         """Take complete sets."""
-        super().__init__(config)
+        self.config = config
         self.train = train.first(min(train.num_images, config.training.num_samples))
         self.held_out_set = held_out.first(config.training.num_held_out)
+
+    def start(self) -> None:
+        """Wait for nodes to train on."""
+        wait_for_trainers(self.config)
 
     def describe(self) -> str:
         """Return where they are."""
@@ -312,26 +314,24 @@ class ShardSource(NoPool):
         """Return samples of the first shard."""
         return first_samples(self.train, number)
 
-    def finish(self) -> None:
-        """Do nothing."""
 
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class RealSource(NoPool):
+class RealSource:
     """Real images, over and over: what training on generated ones is measured against."""
 
     def __init__(self, config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> None:
         """Take the images, of which some are held out; ValueError if there are too few."""
         if config.training.real_images:
             raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
-        super().__init__(config)
+        self.config = config
         self.place = real_place(config.data.real)
         images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
         self.names_hash = images.names_hash
         held_out, self.train = images.split(config.training.num_held_out)
         self.held_out_images = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
+
+    def start(self) -> None:
+        """Wait for nodes to train on."""
+        wait_for_trainers(self.config)
 
     def describe(self) -> str:
         """Return where they are."""
@@ -341,9 +341,6 @@ class RealSource(NoPool):
     def num_images(self) -> int:
         """How many images a turn of the set has."""
         return self.train.num_images
-
-    def keep_turns(self, num_images: int) -> None:
-        """Do nothing: a run goes on with the same files alone."""
 
     def samples(self) -> TrainingSamples:
         """Return the images to train on."""
@@ -355,12 +352,3 @@ class RealSource(NoPool):
 
     def first_samples(self, number: int) -> None:
         """Return nothing: these have no prompts to show."""
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-Source = StreamSource | ShardSource | RealSource

@@ -142,7 +142,7 @@ class Experiments:
             batch_size=self.config.training.global_batch_size,
             phases=load.phases,
             ledger=ledger,
-            hear=service.hear if load.follows_trainer else None,
+            report=service.report_trainer if load.follows_trainer else None,
         )
 
     def _injector(self, faults: FaultsConfig, service: GenerationService, ledger: ActorHandle) -> FaultInjector:

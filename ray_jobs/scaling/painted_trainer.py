@@ -20,7 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from generation.indices import IndexSet, Wanted
 from generation.pool.service import beside_driver
-from generation.pool.sizing import TrainerClock
+from generation.pool.sizing import TrainerTimes
 from generation.work_clock import WorkClock
 from ray_jobs.cluster.processes import this_process
 from ray_jobs.scaling.loads import Phase, appetite_at
@@ -100,7 +100,7 @@ class PaintedJob:
     batch_size: int
     phases: tuple[Phase, ...]
     ledger: ActorHandle
-    hear: Callable[[TrainerClock], None] | None
+    report: Callable[[TrainerTimes], None] | None
     """Is told about once a second how the trainer's time goes by."""
 
 
@@ -177,10 +177,10 @@ class PaintedTrainer:
             return next(batches, None)
 
     def _tell(self) -> None:
-        while self.job.hear is not None and not self._over.wait(HEARD_EVERY_SECONDS):
+        while self.job.report is not None and not self._over.wait(HEARD_EVERY_SECONDS):
             if self.began_at is not None:
                 waiting_seconds = self.waiting.seconds - self.waited_for_first_seconds
-                self.job.hear(TrainerClock(time.time() - self.began_at, waiting_seconds))
+                self.job.report(TrainerTimes(time.time() - self.began_at, waiting_seconds))
 
 
 def next_due_at(due_at: float, came_at: float, period_seconds: float) -> float:

@@ -41,10 +41,6 @@ FORTY_STEPS = TrainingConfig(
 )
 
 
-def ignore(_: TrainingProgress) -> None:
-    """Take a report, and do nothing with it."""
-
-
 def held_out_of(config: TrainingConfig) -> Wanted:
     """Return the indices that a run is validated on."""
     return Wanted.all_of(range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out))
@@ -65,11 +61,11 @@ def train(  # noqa: PLR0913
     *,
     samples: TrainingSamples | None = None,
     real: TrainingSamples | None = None,
-    report: Callable[[TrainingProgress], Any] = ignore,
+    listeners: tuple[Callable[[TrainingProgress], Any], ...] = (),
 ) -> dict[str, Any]:
     """Train, or go on, in a folder and return the last checkpoint; samples are streamed where none are given."""
     run_dir.mkdir(exist_ok=True)
-    job = FitJob(config, recipe, run_dir, samples or streamed(service, recipe, config), real, report)
+    job = FitJob(config, recipe, run_dir, samples or streamed(service, recipe, config), real, listeners)
     held_out: Dataset = stream_samples(service, recipe, TWO_ACTORS, held_out_of(config))
     return read_checkpoint(fit(job, held_out))
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from generation.config import GenerationConfig
 from generation.indices import Wanted
 from generation.pool.service import GenerationService
-from generation.pool.sizing import TrainerClock
+from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
 from generation.work_clock import WorkClock
@@ -32,7 +32,7 @@ class Trainer:
 
     def __init__(self, service: GenerationService, recipe: Recipe, config: GenerationConfig) -> None:
         """Tell the pool that a trainer is to come."""
-        service.hear(TrainerClock(0.0, 0.0))
+        service.report_trainer(TrainerTimes(0.0, 0.0))
         self.service = service
         self.images = stream_samples(service, recipe, config, Wanted.all_of(range(1_000_000)))
         self.images_per_second = 0.0
@@ -70,5 +70,5 @@ class Trainer:
         while not self._is_over:
             if self._first_batch_at:
                 seconds = time.monotonic() - self._first_batch_at
-                self.service.hear(TrainerClock(seconds, self._waiting.seconds))
+                self.service.report_trainer(TrainerTimes(seconds, self._waiting.seconds))
             time.sleep(0.5)

@@ -63,7 +63,7 @@ def test_three_epochs_generate_each_image_once_and_load_no_model_again(
 ):
     config = dataclasses.replace(FIFTEEN_STEPS, num_workers=num_workers)
     before = painted_pool.counts()
-    checkpoint = train_by(num_workers)(painted_pool, painted, config, tmp_path, report=reports.put)
+    checkpoint = train_by(num_workers)(painted_pool, painted, config, tmp_path, listeners=(reports.put,))
     after, progress = painted_pool.counts(), taken_from(reports)[-1]
     assert after.num_images_made - before.num_images_made == 480 + 48  # 40 held-out samples once, in whole batches
     assert after.num_loads == before.num_loads
@@ -112,7 +112,7 @@ def start_taking(job: FitJob, rest_seconds: float) -> Queue:
 def test_two_workers_share_the_stream_without_overlap(painted: Recipe, painted_pool: GenerationService, tmp_path: Path):
     config = dataclasses.replace(FIFTEEN_STEPS, num_workers=2, num_images=640, num_epochs=1)
     samples = streamed(painted_pool, painted, config)
-    queue = start_taking(FitJob(config, painted, tmp_path, samples, None, print), rest_seconds=0.0)
+    queue = start_taking(FitJob(config, painted, tmp_path, samples, None), rest_seconds=0.0)
     messages = [queue.get(timeout=120) for _ in range(4)]
     shares = dict(share for share in messages if share is not None)
     assert sorted(shares[0]) == list(range(320))
@@ -126,7 +126,7 @@ def test_generation_stops_at_its_bound_while_the_trainer_rests(tmp_path: Path):
     config = dataclasses.replace(FIFTEEN_STEPS, num_images=4000, num_epochs=1)
     with start_generation(recipe, pool) as service:
         samples = streamed(service, recipe, config, pool)
-        queue = start_taking(FitJob(config, recipe, tmp_path, samples, None, print), rest_seconds=10)
+        queue = start_taking(FitJob(config, recipe, tmp_path, samples, None), rest_seconds=10)
         assert queue.get(timeout=120) is None  # the rest is over
         assert service.counts().num_images_made < 1500
         rank, indices = queue.get(timeout=120)
@@ -151,7 +151,7 @@ def test_images_are_reused_in_crops_by_accumulated_steps_with_averaged_weights(
         channels_last=True,
     )
     made_before = painted_pool.counts().num_images_made
-    checkpoint = train_by(num_workers)(painted_pool, painted, config, tmp_path, report=reports.put)
+    checkpoint = train_by(num_workers)(painted_pool, painted, config, tmp_path, listeners=(reports.put,))
     progress = taken_from(reports)[-1]
     assert painted_pool.counts().num_images_made - made_before == 160 + 48  # 480 uses, 40 held-out samples once
     assert (progress.num_trained, progress.num_delivered, progress.reuse) == (480, 160, 3.0)
@@ -170,7 +170,7 @@ def test_auto_reuse_trains_to_the_end_on_fewer_images_than_uses(painted: Recipe,
     with start_generation(slowly, slow) as service, start_generation(others, TWO_ACTORS) as fast:
         samples = streamed(service, slowly, config, slow)
         fit(
-            FitJob(config, slowly, tmp_path, samples, None, reports.put),
+            FitJob(config, slowly, tmp_path, samples, None, (reports.put,)),
             held_out=stream_samples(fast, others, TWO_ACTORS, Wanted.all_of(range(40))),
         )
         num_made = service.counts().num_images_made

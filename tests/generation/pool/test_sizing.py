@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from generation.pool.policy import AskKeeper
-from generation.pool.sizing import BATCHES_BEFORE_TRAINING, PoolLook, PoolSizer, TrainerClock, actors_needed
+from generation.pool.sizing import BATCHES_BEFORE_TRAINING, PoolSizer, PoolSnapshot, TrainerTimes, actors_needed
 from ray_jobs.train import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
 
@@ -63,9 +63,11 @@ class Simulation:
         self.working_seconds += made
         self.waiting_seconds += 1 - taken / appetite if appetite else 0.0
         has_room = self.ready < self.ready_at_most
-        trainer = TrainerClock(self.at, self.waiting_seconds) if self.is_heard else None
+        trainer = TrainerTimes(self.at, self.waiting_seconds) if self.is_heard else None
         num_requests = 4.0 * self.sizer.max_actors if has_room else appetite
-        look = PoolLook(self.at, self.running, num_requests, round(self.working_seconds), self.working_seconds, trainer)
+        look = PoolSnapshot(
+            self.at, self.running, num_requests, round(self.working_seconds), self.working_seconds, trainer
+        )
         size = self.sizer.size(look)
         self.sizes.append(size)
         self.starts = self.starts[: max(0, size - self.running)]
@@ -126,12 +128,12 @@ def test_a_pool_never_falls_below_its_least_size():
     assert pool(initial=8, lowest=3).run(100, appetite=0.0)[-1] == 3
 
 
-BEFORE_FIRST_BATCH = TrainerClock(0.0, 0.0)
+BEFORE_FIRST_BATCH = TrainerTimes(0.0, 0.0)
 
 
 def sizes_before_first_batch(sizer: PoolSizer, *looks: tuple[int, float, int, float]) -> list[int]:
     """Return what is decided at looks a second apart: actors up, batches asked for, batches made, seconds at work."""
-    return [sizer.size(PoolLook(float(at), *look, BEFORE_FIRST_BATCH)) for at, look in enumerate(looks)]
+    return [sizer.size(PoolSnapshot(float(at), *look, BEFORE_FIRST_BATCH)) for at, look in enumerate(looks)]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_a_pool_that_grew_before_the_first_batch_gives_back_what_training_does_n
     sizer = PoolSizer(1, 1, 8, idle_seconds=20.0)
     assert sizes_before_first_batch(sizer, *[(1, 32.0, at, float(at)) for at in range(10)])[-1] == 8
     sizes = [  # two of eight at work are enough
-        sizer.size(PoolLook(float(at), 8, 32.0, 2 * at - 10, 2.0 * at - 10, TrainerClock(at - 9.0, 0.0)))
+        sizer.size(PoolSnapshot(float(at), 8, 32.0, 2 * at - 10, 2.0 * at - 10, TrainerTimes(at - 9.0, 0.0)))
         for at in range(10, 60)
     ]
     assert sizes[-1] == 3
@@ -181,26 +183,26 @@ def test_a_pool_that_grew_before_the_first_batch_gives_back_what_training_does_n
 
 def test_without_a_trainer_a_pool_has_its_maximum_while_there_are_requests():
     sizer = PoolSizer(0, 2, 32, idle_seconds=20.0)
-    assert sizer.size(PoolLook(0.0, 2, 1.0, 0, 0.0, None)) == 32
-    assert sizer.size(PoolLook(19.0, 32, 0.0, 0, 0.0, None)) == 32
-    assert sizer.size(PoolLook(21.0, 32, 0.0, 0, 0.0, None)) == 0
+    assert sizer.size(PoolSnapshot(0.0, 2, 1.0, 0, 0.0, None)) == 32
+    assert sizer.size(PoolSnapshot(19.0, 32, 0.0, 0, 0.0, None)) == 32
+    assert sizer.size(PoolSnapshot(21.0, 32, 0.0, 0, 0.0, None)) == 0
 
 
 def test_a_trainer_that_is_started_again_is_not_taken_for_one_that_does_not_wait():
     sizer = PoolSizer(0, 8, 32, idle_seconds=5.0)
     for at in range(15):  # waits all the time, and its eight actors work
-        sizer.size(PoolLook(float(at), 8, 99.0, 8 * at, 8.0 * at, TrainerClock(at + 1.0, float(at))))
-    size = sizer.size(PoolLook(15.0, 8, 99.0, 15, 120.0, TrainerClock(0.0, 0.0)))
+        sizer.size(PoolSnapshot(float(at), 8, 99.0, 8 * at, 8.0 * at, TrainerTimes(at + 1.0, float(at))))
+    size = sizer.size(PoolSnapshot(15.0, 8, 99.0, 15, 120.0, TrainerTimes(0.0, 0.0)))
     assert size == 32
     for at in range(16, 40):
-        size = sizer.size(PoolLook(float(at), 8, 99.0, at, 120.0, TrainerClock(0.0, 0.0)))
+        size = sizer.size(PoolSnapshot(float(at), 8, 99.0, at, 120.0, TrainerTimes(0.0, 0.0)))
     assert size == 32
 
 
 def test_an_actor_at_a_long_batch_is_kept_though_the_trainer_never_waits():
     sizer = PoolSizer(0, 1, 4, idle_seconds=20.0)
     sizes = {  # a batch is 90 s of work, told while it lasts
-        sizer.size(PoolLook(float(at), 1, 9.0, at // 90, float(at), TrainerClock(float(at) + 1, 0.0)))
+        sizer.size(PoolSnapshot(float(at), 1, 9.0, at // 90, float(at), TrainerTimes(float(at) + 1, 0.0)))
         for at in range(600)
     }
     assert sizes == {1}
@@ -208,14 +210,14 @@ def test_an_actor_at_a_long_batch_is_kept_though_the_trainer_never_waits():
 
 def test_while_what_was_asked_for_first_is_not_up_no_more_is_asked_for():
     sizer = PoolSizer(0, 4, 32, idle_seconds=60.0)
-    looks = [PoolLook(float(at), 1, 99.0, at, float(at), TrainerClock(at + 1.0, float(at))) for at in range(60)]
+    looks = [PoolSnapshot(float(at), 1, 99.0, at, float(at), TrainerTimes(at + 1.0, float(at))) for at in range(60)]
     assert {sizer.size(look) for look in looks} == {4}
 
 
 def test_actors_that_idle_though_the_trainer_waits_become_no_more():
     sizer = PoolSizer(0, 5, 16, idle_seconds=60.0)
     sizes = {  # 2 of 5 at work, and it waits 5% of its time: images are held up on their way
-        sizer.size(PoolLook(float(at), 5, 99.0, 2 * at, 2.0 * at, TrainerClock(at + 1.0, 0.05 * at)))
+        sizer.size(PoolSnapshot(float(at), 5, 99.0, 2 * at, 2.0 * at, TrainerTimes(at + 1.0, 0.05 * at)))
         for at in range(300)
     }
     assert sizes == {5}

@@ -1,37 +1,52 @@
-"""A run's display, while the pool cannot be seen and while a watcher fails."""
+"""The monitor of a run, while the pool cannot be seen, an observer fails and the terminal blocks."""
 
 import errno
 import io
-from collections import Counter
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytest
 from ray.serve.exceptions import RayServeException
 
 from generation.pool.keeper import GenerationCounts
-from ray_jobs.config import JobConfig
-from ray_jobs.job.source import NoPool
-from ray_jobs.monitor.display import progress_line
-from ray_jobs.monitor.monitor import ProgressDisplay
+from generation.pool.service import GenerationService
+from generation.pool.sizing import TrainerTimes
+from generation.recipes.recipe import Recipe
+from ray_jobs.job.source import listeners_of
+from ray_jobs.monitor.display import ProgressLine, progress_line
+from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.progress import RunProgress
+from tests.support.fits import FORTY_STEPS, train_here
 from tests.support.looks import looked
 from tests.support.waits import wait_until
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
 
-class FlakyPool(NoPool):
-    """Cannot be seen now and then."""
+class FlakyPool:
+    """Cannot be seen now and then, and keeps what its trainer reports."""
 
-    is_hidden = False
-    num_hidden_looks = 0
+    def __init__(self) -> None:
+        self.is_hidden = False
+        self.num_hidden_looks = 0
+        self.times: list[TrainerTimes] = []
 
     def counts(self) -> GenerationCounts:
         self.num_hidden_looks += self.is_hidden
         if self.is_hidden:
             raise RayServeException("the controller is starting anew")
-        return super().counts()
+        return GenerationCounts()
+
+    def num_actors(self) -> int:
+        return 2
+
+    def num_awaited(self) -> int:
+        return 0
+
+    def report_trainer(self, trainer: TrainerTimes) -> None:
+        self.times.append(trainer)
 
 
 class HungUp(io.StringIO):
@@ -41,8 +56,21 @@ class HungUp(io.StringIO):
         raise OSError(errno.EIO, "Input/output error")
 
 
-def said(**training: Any) -> Any:
-    """What training says."""
+class Blocked(io.StringIO):
+    """A terminal that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.is_free = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.is_asked.set()
+        self.is_free.wait()
+        return len(text)
+
+
+def reported(**training: Any) -> Any:
+    """What training reports."""
     return looked(130.0, **training).training
 
 
@@ -54,54 +82,60 @@ def test_the_line_shows_of_how_many_images_batches_are_drawn_where_images_are_us
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_display_nor_the_run():
-    pool, seen = FlakyPool(JobConfig()), list[RunProgress]()
-    watch: Callable[[RunProgress], None] = seen.append
-    with ProgressDisplay(pool, TrainingConfig(), watch) as display:
-        display.queue.put(said(num_trained=64))
+def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the_run():
+    pool, seen = FlakyPool(), list[RunProgress]()
+    observe: Callable[[RunProgress], None] = seen.append
+    with RunMonitor(cast(GenerationService, pool), observe) as monitor:
+        monitor.report(reported(num_trained=64))
         wait_until(lambda: any(look.training for look in seen))
         pool.is_hidden = True
-        display.queue.put(said(num_trained=128, epoch=1))
-        display.queue.put(said(num_trained=256, epoch=2))
+        monitor.report(reported(num_trained=128, epoch=1))
+        monitor.report(reported(num_trained=256, epoch=2))
         wait_until(lambda: pool.num_hidden_looks >= 3)
-        assert display.epochs == []
+        assert monitor.epochs == []
         pool.is_hidden = False
-        wait_until(lambda: len(display.epochs) == 2)
+        wait_until(lambda: len(monitor.epochs) == 2)
         pool.is_hidden = True
-        display.queue.put(said(num_trained=384, epoch=2))
-    ends = [look.training.num_trained for look in display.epochs if look.training]
+        monitor.report(reported(num_trained=384, epoch=2))
+    ends = [look.training.num_trained for look in monitor.epochs if look.training]
     assert ends == [128, 256]
-    last = display.last().training
+    last = monitor.last().training
     assert last is not None
     assert last.num_trained == 384  # though the pool was hidden to the end
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("error", [UnicodeEncodeError("ascii", "größe", 2, 4, "ordinal not in range"), SystemExit(1)])
-def test_a_watcher_that_fails_is_left_out_and_ends_nothing(error: BaseException, caplog: pytest.LogCaptureFixture):
-    num_looks, seen = Counter[str](), list[RunProgress]()
-
-    def fail(_: RunProgress) -> None:
-        num_looks["fail"] += 1
-        raise error
-
-    watch: Callable[[RunProgress], None] = seen.append
-    with ProgressDisplay(NoPool(JobConfig()), TrainingConfig(), fail, watch) as display:
-        display.queue.put(said(num_trained=64))
-        wait_until(lambda: any(look.training for look in seen))
-        display.queue.put(said(num_trained=128))
-    assert cast(TrainingProgress, display.last().training).num_trained == 128
-    assert num_looks["fail"] == 1
-    assert "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text
+def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptureFixture):
+    line = ProgressLine(TrainingConfig())
+    line.console.file = HungUp()
+    with RunMonitor(None, line.look) as monitor:
+        monitor.report(reported(num_trained=64))
+        wait_until(lambda: "ProgressLine failed and is switched off; the run goes on." in caplog.text)
+        monitor.report(reported(num_trained=128))
+    assert cast(TrainingProgress, monitor.last().training).num_trained == 128
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptureFixture):
-    with ProgressDisplay(NoPool(JobConfig()), TrainingConfig()) as display:
-        display.line.console.file = HungUp()
-        display.queue.put(said(num_trained=64))
-        wait_until(lambda: "ProgressLine failed and is switched off; the run goes on." in caplog.text)
-        display.queue.put(said(num_trained=128))
-    assert cast(TrainingProgress, display.last().training).num_trained == 128
+def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails(
+    painted_pool: GenerationService, painted: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
+    pool, seen, line, terminal = FlakyPool(), list[RunProgress](), ProgressLine(FORTY_STEPS), Blocked()
+    line.console.file = terminal
+
+    def fail(_: RunProgress) -> None:
+        raise ValueError("no such metric")
+
+    observe: Callable[[RunProgress], None] = seen.append
+    with RunMonitor(cast(GenerationService, pool), line.look, fail, observe) as monitor:
+        listeners = (*listeners_of(cast(GenerationService, pool)), monitor.report)
+        train_here(painted_pool, painted, FORTY_STEPS, tmp_path, listeners=listeners)
+    assert terminal.is_asked.is_set()
+    assert not terminal.is_free.is_set()
+    assert cast(TrainingProgress, monitor.last().training).num_trained == FORTY_STEPS.num_trained
+    assert cast(TrainingProgress, seen[-1].training).num_trained == FORTY_STEPS.num_trained
+    assert pool.times[0] == TrainerTimes(0.0, 0.0)
+    assert pool.times[-1].seconds > 0
+    assert len(pool.times) >= 3  # each epoch's end, at the least
+    terminal.is_free.set()
