@@ -2,9 +2,9 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
@@ -20,6 +20,7 @@ from evaluation.inference.transfers import TransferImages, transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
 from evaluation.metrics.intervals import packed
 from evaluation.metrics.representation import describe
+from evaluation.result import Representation, Results, SetResult
 from generation.recipes.labels import LabelSpace, load_label_space
 
 Say = Callable[[str], None]
@@ -74,7 +75,7 @@ def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:
         crop_for(own, config, images.has_border)
 
 
-def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> dict[str, Any]:
+def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
     Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those
@@ -83,7 +84,7 @@ def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs:
     described = planned.sets[:1] if config.representation else []
     wanted: dict[RealSet, Kinds] = {images: KINDS if images in described else ("guesses",) for images in planned.sets}
     said = outputs_of(wanted, model, config, outputs, say)
-    told: dict[str, Any] = {"sets": {}}
+    told: Results = {"sets": {}}
     for images in planned.sets:
         measures = told["sets"][images.name] = classification(model, images, said[images])
         say(f"{images.name}: top-1 {measures['top1']:.2%} of {measures['num_images']:,} images")
@@ -96,17 +97,18 @@ def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs:
     return told
 
 
-def classification(model: Looked, images: RealSet, said: Outputs) -> dict[str, Any]:
+def classification(model: Looked, images: RealSet, said: Outputs) -> SetResult:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
-    return {
+    found = {
         **to_json(measure(guesses, model.label_space.class_names, images.shared)),
         **of_each_image(images, said, guesses),
         "num_unreadable": len(said.unreadable),
         "unreadable": list(said.unreadable),
         "num_shared_classes": len(images.shared),
     }
+    return cast(SetResult, found)
 
 
 def of_each_image(images: RealSet, said: Outputs, guesses: Guesses) -> dict[str, Any]:
@@ -116,8 +118,17 @@ def of_each_image(images: RealSet, said: Outputs, guesses: Guesses) -> dict[str,
     return {"images": told, "top1_hits": packed(top1_hits(guesses))}
 
 
-def representation(images: RealSet, said: Outputs) -> dict[str, Any]:
+def representation(images: RealSet, said: Outputs) -> Representation:
     """Return what the features of a set's images are like."""
     features = said.read("feature")
-    told = {"set": images.name, "num_images": len(features), "num_unreadable": len(said.unreadable)}
-    return {**told, "num_dimensions": features.shape[1], **asdict(describe(features, images.labels[said.rows]))}
+    described = describe(features, images.labels[said.rows])
+    return {
+        "set": images.name,
+        "num_images": len(features),
+        "num_unreadable": len(said.unreadable),
+        "num_dimensions": features.shape[1],
+        "sparsity": described.sparsity,
+        "intra_class_distance": described.intra_class_distance,
+        "feature_redundancy": described.feature_redundancy,
+        "coding_length": described.coding_length,
+    }

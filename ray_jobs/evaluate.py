@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from evaluation.evaluate import Planned, evaluate
 from evaluation.inference.external_models import is_external, open_external
 from evaluation.inference.trained_model import Looked, Model, open_model
+from evaluation.result import SetResult
 from generation.recipes.recipe import find_label_space
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
@@ -72,7 +72,7 @@ def folder_of_run(config: JobConfig) -> Path | None:
     return place
 
 
-def sets_of(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
+def sets_of(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, SetResult]:
     """Return how one of a run's checkpoints classifies the sets."""
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     alone = dataclasses.replace(config.evaluation, representation=False)

@@ -325,7 +325,7 @@ def run_experiment(experiment: Experiment, taught: Images, judges: dict[str, Ima
 
 def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell], seconds: float) -> None:
     """Write the table, the findings and the plots."""
-    told = circumstances() | {"seconds": f"{seconds:.0f}", "config": "config.yaml"}
+    told = {**circumstances(), "seconds": f"{seconds:.0f}", "config": "config.yaml"}
     write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
     plots = write_plots(run_dir, cells)
     write_anew(run_dir / "README.md", markdown(cells, told, plots))

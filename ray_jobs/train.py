@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from evaluation.evaluate import Planned
 from evaluation.images.unreadable import Unreadable
 from evaluation.inference.trained_model import crop_of, open_model
+from evaluation.result import Evaluation
 from generation.files import write_whole
 from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
@@ -96,7 +96,7 @@ def main() -> None:
             for line in (f"the whole run: {advice}", *job.unreadable.told()):
                 say(line)
             pool_up.close()  # evaluation may need its devices
-            evaluation: dict[str, Any] = {}
+            evaluation: Evaluation | None = None
             try:
                 with user_errors(folder=run_dir):
                     if isinstance(source, StreamSource) and source.sets:
@@ -226,10 +226,10 @@ def train(job: Prepared, pool: GenerationService | None, say: Callable[[str], No
     return checkpoint_file, monitor.last(), adviser.of_whole_run()
 
 
-def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Print and write how the classifier does on real images; return it, empty where none are configured."""
+def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> Evaluation | None:
+    """Print and write how the classifier does on real images; return it, None where none are configured."""
     if not (job.planned.sets or job.planned.transfers):
-        return {}
+        return None
     return write_evaluation(open_model(checkpoint_file), job.planned, job.config, say)
 
 

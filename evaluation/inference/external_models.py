@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from evaluation.images.decoding import Crop
+from evaluation.result import ModelFacts
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig
 
@@ -100,7 +101,7 @@ class ExternalModel:
         """Return what gives the classifier, in evaluation mode."""
         return self.classifier.eval
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> ModelFacts:
         """Return what tables say of it: nobody knows what it was trained on."""
         return {
             "name": name,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from evaluation.images.decoding import Crop
+from evaluation.result import ModelFacts
 from generation.recipes.labels import LabelSpace
 from generation.recipes.recipe import Recipe
 from training.checkpoint import read_checkpoint, recipe_of
@@ -38,7 +39,7 @@ class Looked(Protocol):
     def crop(self) -> Crop: ...  # noqa: D102
     @property
     def build(self) -> Callable[[], Any]: ...  # noqa: D102
-    def facts(self, name: str) -> dict[str, Any]: ...  # noqa: D102
+    def facts(self, name: str) -> ModelFacts: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Model:
         """Return what builds the classifier, in evaluation mode."""
         return partial(build_classifier, self.checkpoint)
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> ModelFacts:
         """Return what tables say of it.
 
         `num_images` are different ones, other than real ones that were mixed in; `num_trained` all uses.

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -18,6 +18,7 @@ from evaluation.inference.outputs import Outputs
 from evaluation.inference.trained_model import EvaluationError
 from evaluation.metrics.intervals import student_interval
 from evaluation.metrics.transfer import Labelled, Search, Solver, Transfer, fit_transfer, log_odds_average
+from evaluation.result import GroupResult, TransferResult, Transfers
 from generation.shards.storage import Storage
 
 TRANSFER_VERSION = 2
@@ -51,14 +52,15 @@ def transfer(
     config: EvaluationConfig,
     outputs: Path,
     say: Say,
-) -> dict[str, Any]:
+) -> Transfers:
     """Return how well frozen features tell other classes apart, by set, and means over sets."""
     said = {each.name: [features[images] for images in (each.trainval, each.test)] for each in transfers}
     found = fits_of(transfers, said, config, Storage(str(outputs)), say)
-    told: dict[str, Any] = {}
+    told: dict[str, TransferResult] = {}
     for each in transfers:
         num_unreadable = sum(len(one.unreadable) for one in said[each.name])
-        told[each.name] = {**over_seeds(found[each.name]), "split": each.split, "num_unreadable": num_unreadable}
+        of_set = over_seeds(found[each.name]) | {"split": each.split, "num_unreadable": num_unreadable}
+        told[each.name] = cast(TransferResult, of_set)
     average = log_odds_average([each["top1"] for each in told.values()], [each["num_test"] for each in told.values()])
     return {"sets": told, "groups": group_means(told), "log_odds_average": average}
 
@@ -177,7 +179,7 @@ def over_seeds(found: Sequence[Transfer]) -> dict[str, Any]:
     }
 
 
-def group_means(told: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def group_means(told: Mapping[str, TransferResult]) -> dict[str, GroupResult]:
     """Return the mean top-1 of each group of which there are sets, and of how many."""
     groups = {group: [told[name]["top1"] for name in names if name in told] for group, names in GROUPS.items()}
     return {

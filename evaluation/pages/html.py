@@ -10,10 +10,7 @@ from typing import Any
 
 from evaluation.pages import plots
 from evaluation.pages.plots import svg
-
-Evaluation = Mapping[str, Any]
-"""An evaluation's JSON: model, circumstances, settings, sets; representation and transfer where measured."""
-
+from evaluation.result import Evaluation
 
 STYLE = """
 :root { color-scheme: light dark; }

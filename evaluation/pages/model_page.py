@@ -9,7 +9,6 @@ from typing import Any
 
 from evaluation.pages import plots
 from evaluation.pages.html import (
-    Evaluation,
     facts_of,
     folded,
     html_table,
@@ -23,6 +22,7 @@ from evaluation.pages.html import (
     set_title,
 )
 from evaluation.pages.plots import svg
+from evaluation.result import Evaluation, SetResult, Transfers
 
 NUM_CONFUSIONS = 25
 """The commonest, where there are too many classes for a matrix."""
@@ -47,9 +47,8 @@ def csv_text(evaluations: Sequence[Evaluation]) -> str:
     writer.writerow(CSV_HEAD)
     for model, evaluation in numbered(evaluations).items():
         for name, of_set in evaluation["sets"].items():
-            values = dict(of_set)
-            if of_set.get("top1_interval"):
-                values["lo"], values["hi"] = of_set["top1_interval"]
+            values: dict[str, Any] = dict(of_set)
+            values["lo"], values["hi"] = of_set["top1_interval"]
             writer.writerow([model, name, *(values.get(column) for column in CSV_HEAD[2:])])
     return file.getvalue()
 
@@ -65,14 +64,14 @@ def model_page(evaluation: Evaluation) -> str:
     ]
     if evaluation.get("representation"):
         parts.append(section("Representation", representation_table(numbered([evaluation]))))
-    if evaluation.get("transfer"):
-        parts.append(section("Transfer", _transfer_of_one(evaluation["transfer"])))
+    if transfer := evaluation.get("transfer"):
+        parts.append(section("Transfer", _transfer_of_one(transfer)))
     parts.append(section("Settings", f"<pre>{escape(evaluation['settings'])}</pre>"))
     parts.append(section("Numbers", _embedded_json(evaluation)))
     return page(evaluation["model"]["name"], "\n".join(parts))
 
 
-def _sets_table(sets: Mapping[str, Any]) -> str:
+def _sets_table(sets: Mapping[str, SetResult]) -> str:
     counts = {
         "num_images": "images",
         "num_shared_classes": "classes that compete",
@@ -98,7 +97,7 @@ def _numbers_table(sets: Mapping[str, Any], counts: Mapping[str, str], fractions
     return html_table(["set", *counts.values(), *fractions.values()], rows)
 
 
-def _unreadable(name: str, of_set: Mapping[str, Any]) -> str:
+def _unreadable(name: str, of_set: SetResult) -> str:
     """Return the names of files that could not be read, if any."""
     if not of_set["num_unreadable"]:
         return ""
@@ -106,7 +105,7 @@ def _unreadable(name: str, of_set: Mapping[str, Any]) -> str:
     return folded(f"Unreadable in {name}: {number(of_set['num_unreadable'])}", f"<pre>{names}</pre>")
 
 
-def _set_details(name: str, of_set: Mapping[str, Any]) -> str:
+def _set_details(name: str, of_set: SetResult) -> str:
     """Return what is too long to stand open: classes, confusions, calibration."""
     with_images = [row for row in of_set["per_class"] if row["top1"] is not None]
     if not with_images:
@@ -118,13 +117,12 @@ def _set_details(name: str, of_set: Mapping[str, Any]) -> str:
     classes += svg(plots.class_figure(with_images))
     note = OWN_LABELS if accepts_others(name, of_set) else ""
     confusions = note + _confusions(of_set["per_class"], of_set["confusions"])
-    parts = [folded("Classes", classes), folded("Confusions", confusions)]
-    if of_set.get("calibration"):
-        parts.append(folded("Confidence and accuracy", svg(plots.reliability_figure(of_set["calibration"]))))
-    return "\n".join(parts)
+    calibration = svg(plots.reliability_figure(of_set["calibration"]))
+    parts = {"Classes": classes, "Confusions": confusions, "Confidence and accuracy": calibration}
+    return "\n".join(folded(title, content) for title, content in parts.items())
 
 
-def accepts_others(name: str, of_set: Mapping[str, Any]) -> bool:
+def accepts_others(name: str, of_set: SetResult) -> bool:
     """Return whether other labels than an image's own count as right, as far as a set's name and numbers tell."""
     own = {row["label"]: row["num_images"] for row in of_set["confusions"] if row["label"] == row["predicted"]}
     differ = (row["num_top1"] != own.get(row["label"], 0) for row in of_set["per_class"] if row["num_images"])
@@ -146,7 +144,7 @@ def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
     return f'<p>The {len(rows)} commonest.</p><div class="text">{table}</div>'
 
 
-def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
+def _transfer_of_one(transfer: Transfers) -> str:
     counts = {
         "num_trainval": "images to train",
         "num_test": "images to test",
@@ -155,12 +153,12 @@ def _transfer_of_one(transfer: Mapping[str, Any]) -> str:
         "num_seeds": "seeds",
     }
     fractions = {"validation_top1": "top-1 in validation", "top1": "top-1", "mean_per_class": "mean per class"}
-    average = number(transfer.get("log_odds_average"))
+    average = number(transfer["log_odds_average"])
     sets = {set_title(name, of_set): of_set for name, of_set in transfer["sets"].items()}
     groups = "".join(
         f" Mean top-1 of {escape(name)} sets ({of_group['num_sets']} of {of_group['num_sets_in_all']}): "
         f"{percent(of_group['top1'])}."
-        for name, of_group in transfer.get("groups", {}).items()
+        for name, of_group in transfer["groups"].items()
     )
     note = f"<p>{OVER_SEEDS} Average of the log-odds: {average}.{groups}</p>"
     return _numbers_table(sets, counts, fractions) + note

@@ -8,7 +8,6 @@ from typing import Any
 from evaluation.metrics.intervals import Difference, paired_difference, unpacked
 from evaluation.pages import plots
 from evaluation.pages.html import (
-    Evaluation,
     facts_of,
     html_table,
     number,
@@ -22,6 +21,7 @@ from evaluation.pages.html import (
 )
 from evaluation.pages.model_page import OVER_SEEDS
 from evaluation.pages.plots import svg
+from evaluation.result import Evaluation
 
 NUM_DIFFERENCES = 20
 """Classes in which the last model differs most from the first."""

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +12,7 @@ from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
 from evaluation.images.decoding import Crop
 from evaluation.inference.trained_model import Looked, Model, open_model
 from evaluation.pages.model_page import csv_text, model_page
+from evaluation.result import Evaluation
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cluster.room import evaluation_demand, wait_for_room
@@ -54,14 +54,14 @@ def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, 
         check_writable(run_dir)
 
 
-def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, Any]:
+def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> Evaluation:
     """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
 
     ValueError if nodes for it do not come in the time that the settings give them.
     """
     run_dir = model.run_dir
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
-    evaluation = {
+    evaluation: Evaluation = {
         "model": model.facts(model.name),
         "circumstances": circumstances(),
         "settings": to_yaml(config),
@@ -82,7 +82,7 @@ def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
     return resolve(config.outputs) if config.outputs else run_dir / "outputs"
 
 
-def print_evaluation(evaluation: dict[str, Any]) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print a row a set."""
     table = Table(title="Real images")
     for column in ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE"):

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -295,7 +295,7 @@ def _unlock(lock: TextIO) -> None:
     lock.close()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a new file of indented JSON; FileExistsError if there is one already."""
     _write_new(path, json.dumps(content, indent=2) + "\n")
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from evaluation.inference.trained_model import Model, open_model
 from evaluation.pages.html import html_table, page, percent, section
 from evaluation.pages.plots import interval_bars, look, svg
+from evaluation.result import SetResult
 from generation.files import new_path
 from ray_jobs.job.run_folder import is_at_work, write_anew
 from ray_jobs.monitor.spent import SPENT_FILE, Spent, read_spent, spent_at
@@ -39,7 +39,7 @@ class Point:
     """A run's accuracy at one moment."""
 
     spent: Spent
-    sets: Mapping[str, Mapping[str, Any]]
+    sets: Mapping[str, SetResult]
     """By set, as in evaluation.json: `top1`, `top1_interval`, `num_images`."""
 
     def row(self) -> dict[str, float]:
@@ -67,7 +67,7 @@ def first_kept(run_dir: Path) -> Path:
         time.sleep(LOOK_SECONDS)
 
 
-def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, Any]], say: Callable[[str], None]) -> Path:
+def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], say: Callable[[str], None]) -> Path:
     """Evaluate all that a run has kept, and what it keeps while it is at work; return the folder of curve and page.
 
     `evaluate` returns an evaluation's `sets`. Curve and page are whole after each checkpoint.

@@ -7,6 +7,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.result import Evaluation
 from generation.recipes.recipe import Recipe
 from ray_jobs.config import JobConfig
 from ray_jobs.cost.prediction import measured_rates, predict_if_given
@@ -19,7 +20,7 @@ def summarize(
     config: JobConfig,
     recipe: Recipe,
     progress: RunProgress,
-    evaluation: dict[str, Any],
+    evaluation: Evaluation | None,
     started_at: float,
 ) -> dict[str, Any]:
     """Return the run's numbers, accuracies of the first real set; fractions are 0..1.
@@ -28,11 +29,11 @@ def summarize(
     """
     ended_at = time.time()
     training, counts = cast(TrainingProgress, progress.training), progress.counts  # a run that is through has trained
-    first_set = next(iter(evaluation.get("sets", {}).values()), {})
+    first_set = next(iter(evaluation["sets"].values()), None) if evaluation else None
     return {
-        "top1": first_set.get("top1"),
-        "top5": first_set.get("top5"),
-        "num_real_images": first_set.get("num_images", 0),
+        "top1": first_set and first_set["top1"],
+        "top5": first_set and first_set["top5"],
+        "num_real_images": first_set["num_images"] if first_set else 0,
         "num_generated": counts.num_images_made,
         "num_refused": dict(counts.num_refused),
         "num_left_out": dict(counts.num_left_out),

@@ -153,7 +153,7 @@ def test_what_several_seeds_found_is_their_mean_with_students_interval():
 
 
 def test_sets_of_a_group_have_a_mean_that_says_of_how_many():
-    told = {"dtd": {"top1": 0.5}, "pets": {"top1": 0.7}, "inat2019": {"top1": 0.2}, "digits": {"top1": 0.9}}
+    told: Any = {"dtd": {"top1": 0.5}, "pets": {"top1": 0.7}, "inat2019": {"top1": 0.2}, "digits": {"top1": 0.9}}
     assert group_means(told) == {
         "small": {"top1": pytest.approx(0.6), "num_sets": 2, "num_sets_in_all": 8},
         "iNaturalist": {"top1": 0.2, "num_sets": 1, "num_sets_in_all": 2},

@@ -141,7 +141,7 @@ def test_what_serve_asks_a_lost_actor_in_vain_is_no_trace(path: str, is_told: bo
 
 @pytest.fixture
 def no_pause(monkeypatch):
-    monkeypatch.setattr("generation.stream.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("generation.stream.stream.RETRY_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("no_pause")
