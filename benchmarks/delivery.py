@@ -17,8 +17,6 @@ import ray.train
 from ray.data import ActorPoolStrategy, Dataset
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.floors import below_floor, floors_of
 from generation.config import GenerationConfig
@@ -33,6 +31,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.job.tables import print_table
 from ray_jobs.scaling.sampling import Readings, growth_bytes, resident_bytes
 from training.config import TrainingConfig
 from training.data.loader import shard
@@ -205,12 +204,9 @@ def take_all(settings: dict[str, Any]) -> None:
 
 def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:
     """Print both ways side by side, rates as shares of what the generators can make."""
-    table = Table(title=f"Delivered to training; nominal rate {nominal:g} images/s")
     columns = ("", "samples", "distinct", "since first batch", "steady", "steady/nominal", "driver memory growth")
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left")
-    for name, delivery in deliveries.items():
-        table.add_row(
+    rows = [
+        [
             name,
             f"{delivery.num_samples:,}",
             f"{delivery.num_distinct:,}",
@@ -218,8 +214,10 @@ def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:
             f"{delivery.steady_rate:.1f}/s",
             f"{delivery.steady_rate / nominal:.3f}",
             f"{delivery.driver_growth_bytes / 1e6:.1f} MB",
-        )
-    Console(width=120).print(table)
+        ]
+        for name, delivery in deliveries.items()
+    ]
+    print_table(f"Delivered to training; nominal rate {nominal:g} images/s", columns, rows)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from generation.recipes.recipe import Recipe
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.job.tables import text_table
 
 NUM_ROUNDS = 7
 MIN_TURN_SECONDS = 1.0
@@ -302,26 +303,27 @@ def table_of(rows: Sequence[Row], case: Case) -> Table:
     """Return medians, ratios to the stock pipeline, milliseconds an image by part, and how far images are apart."""
     recipe, config = case.recipe, case.config
     device = torch.cuda.get_device_name() if config.gpus_per_actor else f"CPU, {config.threads_per_actor} threads"
-    table = Table(
-        title=f"{Path(recipe.model).name}, {recipe.precision}, {recipe.num_inference_steps} steps, "
+    title = (
+        f"{Path(recipe.model).name}, {recipe.precision}, {recipe.num_inference_steps} steps, "
         f"{recipe.generated_size} px, guidance {recipe.guidance_scale[0]:g}, batch {len(case.plans)}, {device}"
     )
-    table.add_column("")
-    for column in ("images/s", "to stock", "ms/image", *PARTS, "else", "batch GB", "mean apart", "most apart", "start"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        milliseconds, difference = row.milliseconds_an_image, apart(row, rows[0])
-        table.add_row(
-            row.name,
-            f"{row.images_per_second:.4g}",
-            f"{row.images_per_second / rows[0].images_per_second:.2f}",
-            f"{1000 / row.images_per_second:.4g}",
-            *(f"{milliseconds[part]:.3g}" if part in milliseconds else "" for part in (*PARTS, "else")),
-            "" if row.batch_bytes is None else f"{row.batch_bytes / 1e9:.2f}",
-            *((f"{difference[0]:.2f}", str(difference[1])) if difference else ("", "")),
-            f"{row.start_seconds:.1f} s",
-        )
-    return table
+    columns = ["", "images/s", "to stock", "ms/image", *PARTS, "else", "batch GB", "mean apart", "most apart", "start"]
+    return text_table(title, columns, [cells(row, rows[0]) for row in rows])
+
+
+def cells(row: Row, stock: Row) -> list[str]:
+    """Return a row as text."""
+    milliseconds, difference = row.milliseconds_an_image, apart(row, stock)
+    return [
+        row.name,
+        f"{row.images_per_second:.4g}",
+        f"{row.images_per_second / stock.images_per_second:.2f}",
+        f"{1000 / row.images_per_second:.4g}",
+        *(f"{milliseconds[part]:.3g}" if part in milliseconds else "" for part in (*PARTS, "else")),
+        "" if row.batch_bytes is None else f"{row.batch_bytes / 1e9:.2f}",
+        *((f"{difference[0]:.2f}", str(difference[1])) if difference else ("", "")),
+        f"{row.start_seconds:.1f} s",
+    ]
 
 
 def apart(row: Row, stock: Row) -> tuple[float, int] | None:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from benchmarks.floors import below_floor, check_names, read_floors
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.job.tables import text_table
 
 Ratios = Mapping[str, float]
 Benchmark = Callable[[], Ratios]
@@ -132,15 +133,12 @@ def lines_of(benchmark: str, outcome: Outcome, floors: Ratios) -> Iterator[Line]
 
 def table_of(lines: list[Line]) -> Table:
     """Return ratio, floor, both tries and verdict of each line."""
-    table = Table("ratio")
-    for column in ("floor", "first try", "second try"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
+    columns, rows = ("ratio", "floor", "first try", "second try", "verdict"), []
     for line in lines:
         floor = "" if line.floor is None else f"{line.floor:.2f}"
         first, second = (*(f"{ratio:.3f}" for ratio in line.tries), "", "")[:2]
-        table.add_row(line.name, floor, first, second, line.verdict)
-    return table
+        rows.append([line.name, floor, first, second, line.verdict])
+    return text_table("", columns, rows, text=("ratio", "verdict"))
 
 
 def in_own_process(benchmark: Benchmark, timeout_seconds: float = TIMEOUT_SECONDS) -> Ratios:

@@ -18,12 +18,11 @@ from typing import Any, cast
 import numpy as np
 import scipy.stats
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from generation.indices import IndexSet
 from generation.sample import TurnBatch
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
 from training.data.consumption import Share
 from training.data.loader import Pace, StreamLoader
@@ -107,12 +106,9 @@ def main() -> None:
         images, labels, judged = read_images()
     torch.set_num_threads(1)
     results = {name: [measure(seed, arm, images, labels, judged) for seed in seeds] for name, arm in ARMS.items()}
-    table = Table(title=f"top-1 of {len(judged[1]):,} images, in percent, {len(seeds)} seeds; intervals of 95%")
-    for column in ("", "images", "waited", "overlap", "classes in 8", "drawn", "shuffled", "difference"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, runs in results.items():
-        table.add_row(name, *cells(runs))
-    Console(width=130).print(table)
+    title = f"top-1 of {len(judged[1]):,} images, in percent, {len(seeds)} seeds; intervals of 95%"
+    columns = ("", "images", "waited", "overlap", "classes in 8", "drawn", "shuffled", "difference")
+    print_table(title, columns, [[name, *cells(runs)] for name, runs in results.items()])
 
 
 @dataclass(frozen=True)

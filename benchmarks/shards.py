@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.delivery import deliver, deliver_stream, nominal_rate, start_painters
 from benchmarks.floors import below_floor, floors_of
@@ -27,6 +25,7 @@ from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.config import JobConfig
+from ray_jobs.job.tables import print_table
 
 NUM_ROUNDS = 3
 READING_BATCH_SIZE = 64
@@ -152,12 +151,11 @@ def by_webdataset(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
 
 def print_rates(rates: Rates, floors: Mapping[str, float]) -> None:
     """Print each rate, what it is measured by, and their ratio."""
-    table = Table()
-    for column in ("", "images/s", "of", "ratio", "target"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, (rate, other) in rates.items():
-        table.add_row(name, f"{rate:.1f}", f"{other:.1f}", f"{rate / other:.3f}", f"{floors[name]:.2f}")
-    Console().print(table)
+    rows = [
+        [name, f"{rate:.1f}", f"{other:.1f}", f"{rate / other:.3f}", f"{floors[name]:.2f}"]
+        for name, (rate, other) in rates.items()
+    ]
+    print_table("", ("", "images/s", "of", "ratio", "target"), rows)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
-from rich.console import Console
-from rich.table import Table
 
 from generation.config import GenerationConfig
 from generation.indices import Wanted
@@ -29,6 +27,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.job.data_set import indices_of
+from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_group
 from training.job import FitJob, TrainingSamples
@@ -149,13 +148,18 @@ def missed(plenty: Measured, scarce: Measured) -> list[str]:
 
 def print_runs(runs: dict[str, Measured]) -> None:
     """Print a row for each run."""
-    table = Table(title=f"Training after {NUM_WARM_STEPS} steps")
-    for column in ("generators", "images", "images/s", "waiting", "loop's own cost"):
-        table.add_column(column, justify="right" if column != "generators" else "left")
-    for name, run in runs.items():
-        shares = (f"{run.waiting_fraction:.2%}", f"{run.own_fraction:.2%}")
-        table.add_row(name, f"{run.num_images:,}", f"{run.images_per_second:.1f}", *shares)
-    Console(width=120).print(table)
+    rows = [
+        [
+            name,
+            f"{run.num_images:,}",
+            f"{run.images_per_second:.1f}",
+            f"{run.waiting_fraction:.2%}",
+            f"{run.own_fraction:.2%}",
+        ]
+        for name, run in runs.items()
+    ]
+    columns = ("generators", "images", "images/s", "waiting", "loop's own cost")
+    print_table(f"Training after {NUM_WARM_STEPS} steps", columns, rows)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.cost.table import print_cost
 from ray_jobs.job.data_set import indices_of
 from ray_jobs.job.run_folder import resolve, write_once
+from ray_jobs.job.tables import text_table
 
 NUM_EXAMPLES = 20
 DEFINITION_CHARACTERS = 60
@@ -153,27 +154,30 @@ def _weights(recipe: Recipe) -> list[str]:
 def class_table(recipe: Recipe) -> Table:
     """Return the first classes."""
     classes = recipe.label_space.classes
-    table = Table(title=f"Classes, {min(len(classes), NUM_EXAMPLES)} of {len(classes):,}")
-    for column in ("label", "class", "wnid", "hypernyms", "definition"):
-        table.add_column(column)
-    for label, entry in enumerate(classes[:NUM_EXAMPLES]):
-        definition = shorten(entry.definition, DEFINITION_CHARACTERS, placeholder=" ...")
-        table.add_row(str(label), entry.class_name, entry.wnid, ", ".join(entry.hypernyms), definition)
-    return table
+    columns = ("label", "class", "wnid", "hypernyms", "definition")
+    rows = [
+        [
+            str(label),
+            entry.class_name,
+            entry.wnid,
+            ", ".join(entry.hypernyms),
+            shorten(entry.definition, DEFINITION_CHARACTERS, placeholder=" ..."),
+        ]
+        for label, entry in enumerate(classes[:NUM_EXAMPLES])
+    ]
+    return text_table(f"Classes, {len(rows)} of {len(classes):,}", columns, rows, text=columns)
 
 
 def template_table(recipe: Recipe, plans: Sequence[SamplePlan], counter: TokenCounter | None) -> Table:
     """Return the templates, their shares, and the tokens of the planned prompts by each tokenizer."""
     counts, limits = _token_counts(counter, plans), counter.limits if counter else {}
-    table = Table(title=f"Templates; tokens of the first {len(plans):,} prompts")
-    table.add_column("template")
-    for column in ("share", *(f"{name}: mean, longest, over {limits[name]}" for name in counts)):
-        table.add_column(column, justify="right")
+    columns = ["template", "share", *(f"{name}: mean, longest, over {limits[name]}" for name in counts)]
+    rows = []
     for template in dict.fromkeys(recipe.templates):
         chosen = np.array([plan.template == template for plan in plans])
         tokens = [_tokens_in_words(count[chosen], limits[name]) for name, count in counts.items()]
-        table.add_row(template, f"{chosen.mean():.1%}", *tokens)
-    return table
+        rows.append([template, f"{chosen.mean():.1%}", *tokens])
+    return text_table(f"Templates; tokens of the first {len(plans):,} prompts", columns, rows)
 
 
 def _token_counts(counter: TokenCounter | None, plans: Sequence[SamplePlan]) -> dict[str, np.ndarray]:
@@ -188,13 +192,11 @@ def _tokens_in_words(counts: np.ndarray, limit: int) -> str:
 
 def example_table(recipe: Recipe, plans: Sequence[SamplePlan]) -> Table:
     """Return the first prompts."""
-    table = Table(title="The first prompts")
-    for column in ("index", "class", "guidance", "prompt"):
-        table.add_column(column, justify="right" if column in ("index", "guidance") else "left")
-    for plan in plans:
-        class_name = recipe.label_space.class_names[plan.label]
-        table.add_row(str(plan.index), class_name, f"{plan.guidance_scale:g}", plan.prompt)
-    return table
+    rows = [
+        [str(plan.index), recipe.label_space.class_names[plan.label], f"{plan.guidance_scale:g}", plan.prompt]
+        for plan in plans
+    ]
+    return text_table("The first prompts", ("index", "class", "guidance", "prompt"), rows, text=("class", "prompt"))
 
 
 if __name__ == "__main__":

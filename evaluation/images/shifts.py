@@ -13,9 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from generation.digits.real_digits import evaluation_digits
-
-SHIFT_STREAM = 7
-"""Second key word of the counter-based generator, beside those of `generation.recipes.plan` and `training_images`."""
+from generation.random_streams import Purpose, stream
 
 TEXTURE_CELLS = 4
 """Colours along a side of a background; what lies between them is interpolated."""
@@ -60,8 +58,7 @@ def shift_image(name: str, image: np.ndarray, position: int) -> np.ndarray:
 
 def shift_random(name: str, position: int) -> np.random.Generator:
     """Return what decides the shift of one image; another shift's name does not move it."""
-    key = np.array([zlib.crc32(name.encode()), SHIFT_STREAM], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, position, 0, 0], dtype=np.uint64)))
+    return stream(Purpose.SHIFTS, zlib.crc32(name.encode()), position)
 
 
 def texture(height: int, width: int, random: np.random.Generator) -> np.ndarray:

@@ -18,6 +18,7 @@ from evaluation.images.real_sets import RealSet
 from evaluation.images.sources import ImageSource
 from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
 from generation.indices import IndexSet, Wanted
+from generation.random_streams import Purpose, stream
 from generation.recipes.labels import LabelSpace, load_label_space
 from generation.shards.datasets import PART_BYTES
 from generation.shards.storage import StorageError
@@ -25,9 +26,6 @@ from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_
 
 NUM_BLOCKS = 8
 """Parts that a small set travels in."""
-
-ORDER_STREAM = 6
-"""Second key word of the counter-based generator, as in `generation.shards`: in which order images are read."""
 
 MAX_JUDGING_BYTES = 2_000_000_000
 """Of images that training is judged by."""
@@ -173,7 +171,7 @@ class RealTrainingImages:
                 f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Give "
                 "less."
             )
-        order = _random(0, 0, 2).permutation(self.num_images)
+        order = stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 2).permutation(self.num_images)
         held_out, others = (np.sort(part) for part in (order[:num_held_out], order[num_held_out:]))
         return self._of(held_out), self._of(others)
 
@@ -281,16 +279,14 @@ def order_of_lap(wanted: Wanted, num_images: int, seed: int, lap: int) -> np.nda
 
     What is wanted of a turn is left out of its order, not shuffled anew: who goes on amid a turn goes on as before.
     """
-    order = np.arange(num_images) if wanted.in_order else _random(seed, lap, 0).permutation(num_images)
+    order = (
+        np.arange(num_images)
+        if wanted.in_order
+        else stream(Purpose.REAL_IMAGE_ORDER, seed, lap).permutation(num_images)
+    )
     return order[wanted.serials.contains(lap * num_images + order)]
 
 
 def positions_by_index(num_images: int) -> np.ndarray:
     """Return where in its list the image of each index is, int64 [num_images]: shuffled, so that neighbours differ."""
-    return _random(0, 0, 1).permutation(num_images)
-
-
-def _random(seed: int, lap: int, use: int) -> np.random.Generator:
-    """Return a generator that is a function of its arguments alone, as in `generation.recipes.plan`."""
-    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, use, 0], dtype=np.uint64)))
+    return stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 1).permutation(num_images)

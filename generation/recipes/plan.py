@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from generation.random_streams import Purpose, bits, stream
 from generation.recipes.labels import ClassEntry
 from generation.recipes.prompts import fields_of
 from generation.recipes.recipe import Recipe
-
-LABEL_STREAM, NOISE_STREAM, PROMPT_STREAM = range(3)
-"""Second key word of the counter-based generator: what a draw is for."""
 
 TEMPLATE_DRAW, HYPERNYM_DRAW, BACKGROUND_DRAW, CAPTION_DRAW, GUIDANCE_DRAW = range(5)
 """Which word of its prompt stream decides what: a choice does not move when another is added."""
@@ -66,7 +64,7 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
         template=template,
         prompt=template.format(**_fields(recipe, label, words)),
         negative_prompt=recipe.negative_prompt,
-        noise_seed=int(_counter(recipe.seed, NOISE_STREAM, index, attempt).random_raw()),
+        noise_seed=int(bits(Purpose.NOISE_SEEDS, recipe.seed, index, attempt).random_raw()),
         guidance_scale=_guidance_scale(recipe, words[GUIDANCE_DRAW]),
         num_inference_steps=recipe.num_inference_steps,
     )
@@ -116,7 +114,7 @@ def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, 
     Each label once; with weights, each as often as its share of the run, rounded up or down at random so that the mean
     is exact (systematic sampling).
     """
-    random = np.random.Generator(_counter(seed, LABEL_STREAM, run))
+    random = stream(Purpose.LABELS, seed, run)
     order = random.permutation(num_classes)
     if not weights:
         return order.tolist()
@@ -126,7 +124,7 @@ def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, 
 
 def _prompt_words(recipe: Recipe, index: int) -> Sequence[int]:
     """Return 64 random bits for each choice."""
-    return _counter(recipe.seed, PROMPT_STREAM, index).random_raw(5).tolist()
+    return bits(Purpose.PROMPTS, recipe.seed, index).random_raw(5).tolist()
 
 
 def _fields(recipe: Recipe, label: int, words: Sequence[int]) -> dict[str, str]:
@@ -169,10 +167,3 @@ def _pick(word: int, num_choices: int, weights: tuple[float, ...]) -> int:
 @lru_cache(maxsize=16)
 def _cumulative(weights: tuple[float, ...]) -> Sequence[float]:
     return list(accumulate(weights))
-
-
-def _counter(seed: int, stream: int, index: int, attempt: int = 0) -> np.random.Philox:
-    """Return a generator that is a function of its arguments alone; word 0 of the counter is the generator's own."""
-    return np.random.Philox(
-        key=np.array([seed, stream], dtype=np.uint64), counter=np.array([0, index, attempt, 0], dtype=np.uint64)
-    )

@@ -18,6 +18,7 @@ import ray.data
 from generation.config import GenerationConfig
 from generation.indices import NOTHING, IndexSet, Wanted
 from generation.pool.service import GenerationService
+from generation.random_streams import Purpose, stream
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
@@ -32,9 +33,6 @@ from generation.stream.units import (
     each_by,
     in_blocks,
 )
-
-ORDER_STREAM = 3
-"""Second key word of the counter-based generator, beside those of `generation.recipes.plan`: the order of shards."""
 
 PART_BYTES = 16_000_000
 """Images that are read at once and travel in one block: a stage moves about 10 blocks a second, whatever their size."""
@@ -223,7 +221,7 @@ class Part:
 
     def order(self, seed: int, lap: int) -> np.ndarray:
         """Return the order in which its samples come in a lap, int64 [len]."""
-        return _random(seed, lap, self.number + 1, self.start).permutation(len(self))
+        return stream(Purpose.SHARD_ORDER, seed, lap, self.number + 1, self.start).permutation(len(self))
 
 
 def parts_of(shards: ShardSet, number: int) -> list[Part]:
@@ -244,7 +242,9 @@ def reading_units(shards: ShardSet, seed: int, wanted: Wanted) -> list[dict[str,
     units = []
     for lap, positions in wanted.serials.sections(shards.num_images):
         is_wanted = np.diff(positions.num_below(ends)) > 0
-        order = np.arange(len(parts)) if wanted.in_order else _random(seed, lap).permutation(len(parts))
+        order = (
+            np.arange(len(parts)) if wanted.in_order else stream(Purpose.SHARD_ORDER, seed, lap).permutation(len(parts))
+        )
         for i in order[is_wanted[order]].tolist():
             place = {"number": parts[i].number, "row": parts[i].start, "num_rows": len(parts[i])}
             units.append(place | {"lap": lap, "position": int(ends[i])})
@@ -321,9 +321,3 @@ class ShardChecker:
         tar, index = self.shards.storage.read(shard_name(number)), self.shards.storage.read(index_name(number))
         found = faults(tar, index, self.shards.recipe, self.shards.ranges[number], shard_name(number))
         yield {"number": unit["number"], "faults": np.array(["\n".join(found)])}
-
-
-def _random(seed: int, lap: int, shard: int = 0, row: int = 0) -> np.random.Generator:
-    """Return a generator that is a function of its arguments alone, as in `generation.recipes.plan`."""
-    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, lap, shard, row], dtype=np.uint64)))

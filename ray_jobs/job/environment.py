@@ -5,7 +5,6 @@ import platform
 import subprocess
 from datetime import date
 
-from evaluation.result import Circumstances
 from generation.recipes.model_files import PROJECT_ROOT
 
 
@@ -20,7 +19,7 @@ def commit() -> str:
     return said.stdout.strip() or "unknown"
 
 
-def circumstances() -> Circumstances:
+def circumstances() -> dict[str, str]:
     """Return commit, machine and day."""
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     return {"commit": commit(), "machine": machine, "date": date.today().isoformat()}

@@ -3,22 +3,21 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import cast
 
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
 from evaluation.images.decoding import Crop
 from evaluation.inference.trained_model import Looked, Model, open_model
 from evaluation.pages.model_page import csv_text, model_page
-from evaluation.result import Evaluation
+from evaluation.result import Circumstances, Evaluation, SetResult
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cluster.room import evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, to_yaml
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
+from ray_jobs.job.tables import print_table
 from training.model.network import check_features
 
 
@@ -63,7 +62,7 @@ def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Ca
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation: Evaluation = {
         "model": model.facts(model.name),
-        "circumstances": circumstances(),
+        "circumstances": cast(Circumstances, circumstances()),
         "settings": to_yaml(config),
         **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), say),
     }
@@ -84,21 +83,22 @@ def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print a row a set."""
-    table = Table(title="Real images")
-    for column in ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE"):
-        table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
-    for name, told in evaluation["sets"].items():
-        low, high = told["top1_interval"]
-        fractions = (told[key] for key in ("top5", "mean_per_class_top1", "ece"))
-        table.add_row(
-            name,
-            f"{told['num_images']:,}",
-            f"{told['num_shared_classes']}",
-            f"{told['top1']:.2%}",
-            f"{low:.2%} - {high:.2%}",
-            *(f"{fraction:.2%}" for fraction in fractions),
-        )
-    Console(width=120, markup=False, emoji=False).print(table)
+    columns = ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE")
+    print_table("Real images", columns, [set_row(name, of_set) for name, of_set in evaluation["sets"].items()])
+
+
+def set_row(name: str, of_set: SetResult) -> list[str]:
+    """Return a set's numbers as text."""
+    low, high = of_set["top1_interval"]
+    fractions = (of_set["top5"], of_set["mean_per_class_top1"], of_set["ece"])
+    return [
+        name,
+        f"{of_set['num_images']:,}",
+        f"{of_set['num_shared_classes']}",
+        f"{of_set['top1']:.2%}",
+        f"{low:.2%} - {high:.2%}",
+        *(f"{fraction:.2%}" for fraction in fractions),
+    ]
 
 
 GOES_ON = "The model's outputs so far are kept; the same command goes on."

@@ -10,8 +10,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from evaluation.pages.html import html_table, page
 from evaluation.pages.plots import svg
@@ -19,6 +17,7 @@ from generation.recipes.recipe import Recipe
 from ray_jobs.config import CompareConfig, Prices, to_yaml
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import write_anew, write_json
+from ray_jobs.job.tables import print_table
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,8 @@ def table_of(runs: Sequence[ArmRun], prices: Prices) -> list[list[str]]:
 
 def print_results(runs: Sequence[ArmRun], prices: Prices) -> None:
     """Print the table, a column an arm."""
-    rows = table_of(runs, prices)
-    table = Table(title=f"Mean and standard deviation over {len({run.seed for run in runs})} seeds")
-    for row in rows:
-        table.add_column(row[0], justify="left" if row is rows[0] else "right")
-    for column in zip(*(row[1:] for row in rows), strict=True):
-        table.add_row(*column)
-    Console(width=120, markup=False, emoji=False).print(table)
+    columns, *rows = zip(*table_of(runs, prices), strict=True)
+    print_table(f"Mean and standard deviation over {len({run.seed for run in runs})} seeds", columns, rows)
 
 
 def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Sequence[ArmRun]) -> None:

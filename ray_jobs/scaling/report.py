@@ -19,6 +19,7 @@ from generation.recipes.recipe import Recipe
 from ray_jobs.config import to_yaml
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import write_anew
+from ray_jobs.job.tables import print_table
 from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.faults_results import FaultsResult
 from ray_jobs.scaling.results import Series
@@ -117,13 +118,8 @@ def print_results(results: Results, currency: str) -> None:
     """Print all tables; the sweep has a column a pool."""
     console = Console(width=120, markup=False, emoji=False)
     if results.sweep:
-        table = Table(title="Pools of several sizes")
-        rows = sweep_table(results.sweep, currency)
-        for row in rows:
-            table.add_column(row[0], justify="left" if row is rows[0] else "right")
-        for column in zip(*(row[1:] for row in rows), strict=True):
-            table.add_row(*column)
-        console.print(table)
+        columns, *rows = zip(*sweep_table(results.sweep, currency), strict=True)
+        print_table("Pools of several sizes", columns, rows)
     for title, facts in facts_of(results).items():
         table = Table(title=title, show_header=False)
         for row in facts:

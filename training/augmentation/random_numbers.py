@@ -5,8 +5,7 @@ Knows neither images nor what the numbers decide.
 
 import numpy as np
 
-AUGMENTATION_STREAM = 4
-"""Second key word of the counter-based generator, beside those of `generation.recipes.plan` and `generation.shards`."""
+from generation.random_streams import Purpose, bits
 
 
 def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains: np.ndarray | int = 0) -> np.ndarray:
@@ -16,11 +15,11 @@ def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains:
     """
     counters = np.zeros((len(serials), 4), dtype=np.uint64)
     counters[:, 1], counters[:, 2], counters[:, 3] = serials, uses, domains
-    bits = np.random.Philox(key=np.array([seed, AUGMENTATION_STREAM], dtype=np.uint64))
-    random, state = np.random.Generator(bits), bits.state
+    generator = bits(Purpose.AUGMENTATION, seed)
+    random, state = np.random.Generator(generator), generator.state
     numbers = np.empty((len(serials), count))
     for counter, row in zip(counters, numbers, strict=True):
         state["state"]["counter"] = counter
-        bits.state = state  # a quarter of the time of a new generator for each row
+        generator.state = state  # a quarter of the time of a new generator for each row
         random.random(out=row)
     return numbers

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from generation.random_streams import Purpose, stream
 from generation.shards.shard import ImageFormat
 from training.config import TrainingConfig
-
-DRAW_STREAM = 5
-"""Second key word of the counter-based generator, beside those of other files: which images a step takes."""
 
 PNG = ImageFormat("png", 0)
 NOBODY = np.zeros(0, np.int64)
@@ -339,9 +337,7 @@ class Reservoir:
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
         """Return which of `order` are taken, ascending."""
-        counter = np.array([0, step, *self.key[1:]], dtype=np.uint64)
-        key = np.array([self.key[0], DRAW_STREAM], dtype=np.uint64)
-        random = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        random = stream(Purpose.RESERVOIR, self.key[0], step, *self.key[1:])
         left = self.left[self.order]
         if not is_last:
             return np.sort(random.choice(len(left), size, replace=False, shuffle=False))

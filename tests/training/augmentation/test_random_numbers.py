@@ -1,8 +1,6 @@
 import numpy as np
 
-from generation.recipes.plan import LABEL_STREAM, NOISE_STREAM, PROMPT_STREAM
-from generation.shards.datasets import ORDER_STREAM
-from training.augmentation.random_numbers import AUGMENTATION_STREAM, draws
+from training.augmentation.random_numbers import draws
 
 INDICES = np.array([3, 2**40, 3, 7])
 USES = np.array([0, 0, 1, 5])
@@ -52,7 +50,3 @@ def test_draws_are_uniform_from_0_to_below_1():
     np.testing.assert_allclose(shares, 0.1, atol=0.003)  # four deviations are 0.0027
     correlations = np.corrcoef(numbers, rowvar=False) - np.eye(200)
     assert np.abs(correlations).max() < 0.16  # five deviations of 1 / sqrt(1000)
-
-
-def test_no_other_stream_of_the_project_has_this_number():
-    assert AUGMENTATION_STREAM not in (LABEL_STREAM, NOISE_STREAM, PROMPT_STREAM, ORDER_STREAM)

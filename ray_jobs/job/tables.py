@@ -1,0 +1,27 @@
+"""Tables on the screen: the first column is text, the others are numbers."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 120
+
+
+def text_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: Collection[str] | None = None
+) -> Table:
+    """Return a table; `text` names the columns that are aligned to the left, by default the first."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="left" if column in (text or columns[:1]) else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: Collection[str] | None = None
+) -> None:
+    """Print a table; brackets and colons in names stay as they are."""
+    Console(width=WIDTH, markup=False, emoji=False).print(text_table(title, columns, rows, text))
