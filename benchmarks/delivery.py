@@ -158,7 +158,6 @@ class PooledGenerator:
     """A `GeneratorActor` as Ray Data calls it."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
-        """Load the model."""
         self.actor = GeneratorActor(recipe, config)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> SampleBatch:

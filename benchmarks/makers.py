@@ -51,7 +51,6 @@ class Stock(Maker):
     """diffusers' pipeline as its documentation shows: prompts in, PIL images out; the noise is the plans'."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> None:
-        """Load the pipeline."""
         config = dataclasses.replace(config, **PLAIN)
         self.generator = generator = DiffusersGenerator(recipe, config)
         self.num_images = len(plans)

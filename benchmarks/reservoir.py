@@ -84,7 +84,6 @@ class SlowStream:
     """Stands for the stream: hands out images at a steady rate."""
 
     def __init__(self, labels: np.ndarray) -> None:
-        """Take int64 [N], the label of each serial."""
         self.labels = labels
 
     def iter_batches(self, **_: object) -> Iterator[TurnBatch]:

@@ -16,7 +16,6 @@ class TimedClassifier(Classifier):
     """Adds up the seconds of training steps and backward passes on a CPU, from some steps on."""
 
     def __init__(self, answer: Queue, config: TrainingConfig, num_classes: int, image_size: int) -> None:
-        """Take where the result goes, and a classifier's arguments."""
         super().__init__(config, num_classes, image_size)
         self.answer = answer
         self.computing_seconds = 0.0

@@ -10,7 +10,6 @@ class Timer:
     """Adds up the time spent in one method of an object, the device's work included."""
 
     def __init__(self, owner: Any, method: str) -> None:
-        """Put itself in the method's place."""
         self.seconds = 0.0
         self.owner, self.method = owner, method
         self.call = getattr(owner, method)

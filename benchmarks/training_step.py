@@ -105,7 +105,6 @@ class StepClock(lightning.Callback):
     """Times steps as they come, then looks into the last ones."""
 
     def __init__(self, steps: Steps) -> None:
-        """Take how many there are."""
         self.steps = steps
         self.timed_seconds = self.inspected_seconds = 0.0
         self.peak_bytes = 0
@@ -147,7 +146,6 @@ class RandomBatches:
     """Batches in the columns that `Classifier` takes, in memory that a GPU copies from while it works."""
 
     def __init__(self, config: TrainingConfig, image_size: int, num_classes: int) -> None:
-        """Draw the images."""
         random = torch.Generator().manual_seed(0)
         size, pins = config.global_batch_size, config.gpus_per_worker > 0
         self.num_steps = config.num_steps

@@ -9,7 +9,6 @@ class WorkClock:
     """Adds up the time in which one thread or more is at work, or waits; each enters it as a context."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Take what tells the time, in seconds."""
         self._now = now
         self._lock = threading.Lock()
         self._num_at_work = 0

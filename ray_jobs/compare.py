@@ -17,8 +17,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
-import psutil
-
 from evaluation.images.real_sets import RealSet
 from evaluation.images.training_images import judging_images
 from evaluation.images.unreadable import Unreadable
@@ -30,12 +28,12 @@ from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
+from ray_jobs.cluster.room import generation_demand, training_demand
 from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
+from ray_jobs.job.command import announce, begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.run_folder import check_output, claim, release, resolve, write_json
+from ray_jobs.job.run_folder import check_output, release, resolve, write_json
 from ray_jobs.job.source import (
     as_samples,
     kept_samples,
@@ -46,7 +44,7 @@ from ray_jobs.job.source import (
     unreadable_in,
     wait_for_trainers,
 )
-from ray_jobs.monitor.display import announce, progress_shown
+from ray_jobs.monitor.display import progress_shown
 from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
@@ -62,25 +60,22 @@ from training.progress import TrainingProgress
 
 def main() -> None:
     """Compose the job: each arm with each seed, a report."""
-    started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         for note in check_recipe(recipe, config.recipe) if set(config.arms) != {"real"} else ():
-            announce(started_at, note)
-        connect()
+            announce(note)
         wait_seconds = config.generation.wait_for_nodes_seconds
-        check_placement([generation_demand(config.generation), training_demand(config.training, wait_seconds)])
-        claimed = claim(run_dir, to_yaml(config))
+        claimed = begin(config, [generation_demand(config.generation), training_demand(config.training, wait_seconds)])
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
     with errors_at_work(f"Finished runs are in {run_dir}; a comparison begins anew in another folder.", run_dir):
         for arm in config.arms:
             for seed in config.seeds:
-                announce(started_at, f"{arm}, seed {seed}")
+                announce(f"{arm}, seed {seed}")
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
                 for line in comparison.unreadable(Arm(arm, seed)).told():
-                    announce(started_at, line)
+                    announce(line)
         print_results(runs, config.prices)
         write_report(run_dir, config, recipe, runs)
         release(claimed)
@@ -168,7 +163,6 @@ class Comparison:
     """What all arms share."""
 
     def __init__(self, config: CompareConfig, recipe: Recipe, run_dir: Path) -> None:
-        """Take the settings; nothing is generated yet."""
         self.config = config
         self.recipe = recipe
         self.run_dir = run_dir

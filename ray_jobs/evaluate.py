@@ -10,11 +10,7 @@ time.
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-
-import psutil
 
 from evaluation.evaluate import Planned, evaluate
 from evaluation.inference.external_models import is_external, open_external
@@ -25,6 +21,7 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, load_config
+from ray_jobs.job.command import announce
 from ray_jobs.job.evaluation import (
     GOES_ON,
     check_asked,
@@ -35,14 +32,11 @@ from ray_jobs.job.evaluation import (
     write_evaluation,
 )
 from ray_jobs.job.run_folder import resolve
-from ray_jobs.monitor.display import announce
 from ray_jobs.reports.accuracy_curve import first_kept, follow
 
 
 def main() -> None:
     """Compose the job: a checkpoint, real images, numbers."""
-    started_at = psutil.Process().create_time()
-    say = partial(announce, started_at)
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
         check_asked(config.evaluation)
@@ -54,10 +48,10 @@ def main() -> None:
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     with user_errors(GOES_ON, model.run_dir):
         if run_dir:
-            folder = follow(run_dir, lambda kept: sets_of(kept, planned, config, say), say)
+            folder = follow(run_dir, lambda kept: sets_of(kept, planned, config), announce)
             print(f"Everything is in {folder}")
         else:
-            write_evaluation(model, planned, config, say)
+            write_evaluation(model, planned, config)
 
 
 def folder_of_run(config: JobConfig) -> Path | None:
@@ -72,11 +66,11 @@ def folder_of_run(config: JobConfig) -> Path | None:
     return place
 
 
-def sets_of(model: Model, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> dict[str, SetResult]:
+def sets_of(model: Model, planned: Planned, config: JobConfig) -> dict[str, SetResult]:
     """Return how one of a run's checkpoints classifies the sets."""
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     alone = dataclasses.replace(config.evaluation, representation=False)
-    return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), say)["sets"]
+    return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)["sets"]
 
 
 def open_classifier(config: JobConfig) -> Looked:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generation.pool.service import start_generation
 from generation.recipes.checks import check_recipe
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe, recipe_file_text
@@ -19,9 +18,8 @@ from generation.sample import without_left_out
 from generation.stream.stream import fetch_samples
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 from ray_jobs.reports.gallery import Gallery, Picture, Row, write_page, write_png
 
@@ -53,9 +51,7 @@ def main() -> None:
         for note in check_recipe(recipe, config.recipe):
             print(f"note: {note}")
         cells = fill_cells(recipe, choice)
-        connect()
-        check_placement([generation_demand(config.generation)])
-        service = start_generation(recipe, config.generation)
+        service = start_pool_alone(recipe, config.generation)
     with errors_at_work():
         with service:
             indices = [plan.index for plans in cells.values() for plan in plans]

@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import psutil
-
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe
@@ -23,40 +21,39 @@ from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.job.command import STARTED_AT, announce
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import Part, batch_size_of, check_batches, open_parts
 from ray_jobs.job.run_folder import alone_at_work
-from ray_jobs.monitor.display import announce
 
 PROGRESS_SECONDS = 10.0
 
 
 def main() -> None:
     """Compose the job: what is there, what is to be made, a pool that makes it, a card."""
-    started_at = psutil.Process().create_time()
     with ExitStack() as held:
         with user_errors():
             options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
             config, recipe, parts = prepare(arguments)
             for note in check_recipe(recipe, config.recipe):
-                announce(started_at, note)
+                announce(note)
             held.enter_context(alone_at_work(parts[0].storage))
             connect()
             if "verify" in options:
-                find_damage(parts, config, started_at)
+                find_damage(parts, config)
             if all(part.is_complete for part in parts):
-                finish([part.found for part in parts if part.found is not None], started_at)
-                announce(started_at, f"nothing to make: all images are in {parts[0].storage.url}")
+                finish([part.found for part in parts if part.found is not None])
+                announce(f"nothing to make: all images are in {parts[0].storage.url}")
                 return
             check_placement([generation_demand(config.generation)])
             service = held.enter_context(start_generation(recipe, config.generation))
-            announce(started_at, f"{service.num_loaded()} generator actors up, batches of {service.batch_size()}")
+            announce(f"{service.num_loaded()} generator actors up, batches of {service.batch_size()}")
             sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
         with errors_at_work("Whole shards stay; the same command makes the rest."):
             for part, shards in zip(parts, sets, strict=True):
-                make(service, config, shards, part, started_at)
-            finish(sets, started_at)
-    announce(started_at, f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
+                make(service, config, shards, part)
+            finish(sets)
+    announce(f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
 
 
 def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
@@ -70,32 +67,32 @@ def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
     return dataclasses.replace(config, generation=generation), recipe, parts
 
 
-def finish(sets: Sequence[ShardSet], began_at: float) -> None:
+def finish(sets: Sequence[ShardSet]) -> None:
     """Write the card, and remove what jobs that were killed left half-written."""
     write_card(sets)
-    sets[0].storage.remove_leftovers(began_at)
+    sets[0].storage.remove_leftovers(STARTED_AT)
 
 
-def find_damage(parts: Sequence[Part], config: JobConfig, started_at: float) -> None:
+def find_damage(parts: Sequence[Part], config: JobConfig) -> None:
     """Look at every sample of the shards that are there, say what is wrong, and note whose shards to make again."""
     for part in parts:
         if part.found is None:
             continue
         there = sorted(set(range(len(part.found.ranges))) - set(part.found.missing()))
-        announce(started_at, f"looking at {len(there)} shards in {part.storage.url}")
+        announce(f"looking at {len(there)} shards in {part.storage.url}")
         rows = check_shards(part.found, there, config.data.num_readers).take_all() if there else []
         faulty = {int(row["number"]): str(row["faults"]) for row in rows if row["faults"]}
         for number, faults in sorted(faulty.items()):
-            announce(started_at, f"shard {number} is damaged: {'; '.join(faults.splitlines()[:3])}")
+            announce(f"shard {number} is damaged: {'; '.join(faults.splitlines()[:3])}")
         part.damaged = sorted(faulty)
 
 
-def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: Part, started_at: float) -> None:
+def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: Part) -> None:
     """Make the shards that a part lacks or that are damaged, and say how it goes now and then."""
     numbers = part.to_make(shards)
     if not numbers:
         return
-    announce(started_at, f"making {len(numbers)} of {len(shards.ranges)} shards in {shards.storage.url}")
+    announce(f"making {len(numbers)} of {len(shards.ranges)} shards in {shards.storage.url}")
     began_at = said_at = time.monotonic()
     num_images = num_shards = 0
     for row in write_shards(service, config.generation, shards, numbers, part.damaged).iter_rows():
@@ -103,7 +100,7 @@ def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: 
         if time.monotonic() - said_at >= PROGRESS_SECONDS or num_shards == len(numbers):
             said_at = time.monotonic()
             rate = num_images / (said_at - began_at)
-            announce(started_at, f"{num_shards}/{len(numbers)} shards, {num_images:,} images, {rate:.1f}/s")
+            announce(f"{num_shards}/{len(numbers)} shards, {num_images:,} images, {rate:.1f}/s")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 from ray.data import Dataset
 
 from evaluation.images.real_sets import RealSet
@@ -31,37 +30,29 @@ from generation.shards.shard_set import ShardSet, check_same, read_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, evaluation_demand, generation_demand, wait_for_room
+from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_room
 from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
+from ray_jobs.job.command import announce, begin
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
-from ray_jobs.job.run_folder import check_output, claim, release, resolve, resolve_place, write_anew, write_json
-from ray_jobs.monitor.display import announce
+from ray_jobs.job.run_folder import check_output, release, resolve, resolve_place, write_anew, write_json
 
 
 def main() -> None:
     """Compose the job: a judge, real images, generated ones."""
-    started_at = psutil.Process().create_time()
     with user_errors():
         job = prepare(sys.argv[1:])
         for note in job.notes:
-            announce(started_at, note)
-        connect()
+            announce(note)
         demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
-        check_placement([demand] if job.shards else [demand, generation_demand(job.config.generation)])
-        claimed = claim(job.run_dir, to_yaml(job.config))
-
-    def say(text: str) -> None:
-        announce(started_at, text)
-
+        claimed = begin(job.config, [demand] if job.shards else [demand, generation_demand(job.config.generation)])
     with user_errors(GOES_ON):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
-        real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, say)[job.real]
-        say(f"{len(real.rows):,} real images are looked at")
+        real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
+        announce(f"{len(real.rows):,} real images are looked at")
         generated = look_at_generated(job)
-        say(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
+        announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
         found = judgement(
             judged(real, job.real.labels[real.rows]),
             generated,
@@ -73,7 +64,8 @@ def main() -> None:
         write_json(job.run_dir / "judgement.json", told)
         write_anew(job.run_dir / "report.html", judgement_page(told))
     overall = found["overall"]
-    say(f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}, density {overall['density']:.3f}")
+    shares = f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}"
+    announce(f"{shares}, density {overall['density']:.3f}")
     release(claimed)
     print(f"Everything is in {job.run_dir}: report.html, judgement.json")
 

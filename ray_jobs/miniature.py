@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import ray
 
+from evaluation.config import EvaluationConfig
 from evaluation.images.digits import DIGITS
 from evaluation.images.real_sets import RealSet
 from generation.config import GenerationConfig
@@ -27,13 +27,12 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import ask_samples
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, generation_demand
+from ray_jobs.cluster.room import generation_demand
 from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
+from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.run_folder import check_output, claim, release, resolve, write_anew, write_json
-from ray_jobs.monitor.display import announce
+from ray_jobs.job.run_folder import check_output, release, resolve, write_anew, write_json
 from ray_jobs.reports.findings import FORMS, Cell
 from ray_jobs.reports.miniature import markdown, write_plots
 from training.config import TrainingConfig
@@ -62,6 +61,9 @@ WITHOUT_EFFECT = (
 )
 """Settings of `training` that `training.in_memory` does not know."""
 
+EVALUATION_WITHOUT_EFFECT = ("transfer", "every_images", "representation")
+"""Settings of `evaluation` that go beyond top-1 at the end."""
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
@@ -89,25 +91,22 @@ class Images:
 
 def main() -> None:
     """Compose the job: images, experiments, findings."""
-    started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir, sets = prepare(sys.argv[1:])
         for note in check_recipe(recipe, config.recipe):
-            announce(started_at, note)
+            announce(note)
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
         experiments, judges = plan_experiments(config, recipe, chosen), judging(sets)
-        connect()
-        check_placement([generation_demand(config.generation)])
-        claimed = claim(run_dir, to_yaml(config))
+        claimed = begin(config, [generation_demand(config.generation)])
     with errors_at_work("Nothing is kept; the same command begins anew."):
         num_images = sum(map(len, chosen.values()))
-        announce(started_at, f"{num_images:,} images of {len(chosen)} kinds are generated")
-        generated = generate(recipe, config.generation, chosen, started_at)
-        announce(started_at, f"{len(experiments)} classifiers are trained")
-        cells = run_experiments(experiments, generated, judges, started_at)
-        write_results(run_dir, config, cells, time.time() - started_at)
+        announce(f"{num_images:,} images of {len(chosen)} kinds are generated")
+        generated = generate(recipe, config.generation, chosen)
+        announce(f"{len(experiments)} classifiers are trained")
+        cells = run_experiments(experiments, generated, judges)
+        write_results(run_dir, config, cells, time.time() - STARTED_AT)
         release(claimed)
-    announce(started_at, f"everything is in {run_dir}: README.md, results.json")
+    announce(f"everything is in {run_dir}: README.md, results.json")
 
 
 def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[RealSet]]:
@@ -118,6 +117,7 @@ def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[R
     check_images(config)
     check_training(config.training)
     check_sets(config.evaluation.sets)
+    check_effect("evaluation", config.evaluation, EVALUATION_WITHOUT_EFFECT)
     recipe = open_recipe(config)
     check_kinds(recipe)
     return config, recipe, run_dir, plan(config.evaluation, recipe.label_space).sets
@@ -156,13 +156,19 @@ def check_training(training: TrainingConfig) -> None:
         raise ValueError(
             f"training.gpus_per_worker is {training.gpus_per_worker:g}; these classifiers are trained on CPUs. Give 0."
         )
-    usual = TrainingConfig()
-    for name in WITHOUT_EFFECT:
-        if (given := getattr(training, name)) != getattr(usual, name):
-            raise ValueError(
-                f"training.{name} is {given}, which changes nothing here, where images are in memory. Leave it out."
-            )
+    check_effect("training", training, WITHOUT_EFFECT)
     check_architecture(training.architecture)
+
+
+def check_effect(section: str, given: TrainingConfig | EvaluationConfig, without: Sequence[str]) -> None:
+    """Raise ValueError for a setting without effect on a miniature that is not what it is by default."""
+    usual = type(given)()
+    for name in without:
+        if (value := getattr(given, name)) != getattr(usual, name):
+            raise ValueError(
+                f"{section}.{name} is {value}, which changes nothing here, where images are in memory and top-1 at the "
+                "end is all that is measured. Leave it out."
+            )
 
 
 def check_sets(names: Sequence[str]) -> None:
@@ -216,7 +222,7 @@ def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
 
 
 def generate(
-    recipe: Recipe, generation: GenerationConfig, chosen: dict[Kind, np.ndarray], started_at: float
+    recipe: Recipe, generation: GenerationConfig, chosen: dict[Kind, np.ndarray]
 ) -> dict[int, tuple[np.ndarray, int]]:
     """Return the image and label of each chosen index."""
     indices = np.sort(np.concatenate(list(chosen.values()))).tolist()
@@ -229,7 +235,7 @@ def generate(
             ):
                 made[index] = image, label
             if time.monotonic() - said_at > LINE_SECONDS:
-                announce(started_at, f"{len(made):,} of {len(indices):,} images are there")
+                announce(f"{len(made):,} of {len(indices):,} images are there")
                 said_at = time.monotonic()
     return made
 
@@ -278,7 +284,6 @@ def run_experiments(
     experiments: Sequence[Experiment],
     generated: dict[int, tuple[np.ndarray, int]],
     judges: dict[str, Images],
-    started_at: float,
 ) -> list[Cell]:
     """Return all cells with their accuracies, in the order of the experiments; as many at once as there are cores."""
     indices = np.array(sorted(generated))
@@ -299,7 +304,7 @@ def run_experiments(
         (done, *_), _ = ray.wait(list(under_way), num_returns=1)
         cells[under_way.pop(done)] = ray.get(done)
         if time.monotonic() - said_at > LINE_SECONDS or not under_way:
-            announce(started_at, f"{len(cells)} of {len(experiments)} classifiers are trained")
+            announce(f"{len(cells)} of {len(experiments)} classifiers are trained")
             said_at = time.monotonic()
     return [cells[number] for number in range(len(experiments))]
 

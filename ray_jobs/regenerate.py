@@ -12,16 +12,14 @@ from pathlib import Path
 from PIL import Image
 
 from generation.files import write_whole
-from generation.pool.service import start_generation
 from generation.recipes.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch, without_left_out
 from generation.stream.stream import ask_samples
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 MAX_INDICES = 1_000_000
@@ -39,9 +37,7 @@ def main() -> None:
         folder = resolve(options["out"])
         check_output(folder)
         recipe = open_recipe(config)
-        connect()
-        check_placement([generation_demand(config.generation)])
-        service = start_generation(recipe, config.generation)
+        service = start_pool_alone(recipe, config.generation)
     with errors_at_work(), service:
         folder.mkdir(parents=True, exist_ok=True)
         for samples in ask_samples(service, config.generation, indices):

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-import psutil
 import ray
 
 from generation.pool.keeper import GenerationCounts
@@ -20,8 +19,8 @@ from ray_jobs.cluster.connect import connect, start_local
 from ray_jobs.cluster.local_nodes import local_nodes
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.config import load_config, open_recipe, to_yaml
+from ray_jobs.job.command import announce
 from ray_jobs.job.run_folder import check_output, claim, release, resolve, withdrawn_at_errors
-from ray_jobs.monitor.display import announce
 from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Experiments, node_size
 from ray_jobs.scaling.faults_results import faults_result
@@ -33,14 +32,13 @@ from ray_jobs.scaling.sweep_results import sweep_point
 
 def main() -> None:
     """Compose the job: a cluster, the experiments, a report, and a status."""
-    started_at = psutil.Process().create_time()
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         open_cluster(config)
     with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes, user_errors():
         check_pool(config)
         claimed = claim(run_dir, to_yaml(config))
-        measured = measure(Experiments(config, recipe, nodes), started_at)
+        measured = measure(Experiments(config, recipe, nodes))
         with withdrawn_at_errors(claimed):
             results = next(measured)
         try:
@@ -81,7 +79,7 @@ def check_pool(config: ScaleConfig) -> None:
     check_placement([generation_demand(pool), training_demand(config.training, pool.wait_for_nodes_seconds)])
 
 
-def measure(experiments: Experiments, started_at: float) -> Iterator[Results]:
+def measure(experiments: Experiments) -> Iterator[Results]:
     """Run all experiments, one after the other, and yield after each what all came to until then."""
     config, recipe = experiments.config, experiments.recipe
     rate = rate_per_actor(config, recipe)
@@ -89,16 +87,16 @@ def measure(experiments: Experiments, started_at: float) -> Iterator[Results]:
     for num_actors in config.sweep.actors:
         outcome = experiments.run(sweep_load(config, rate, num_actors))
         results.sweep.append(sweep_point(config, made_per_second(rate, recipe, outcome.counts), outcome))
-        announce(started_at, f"sweep: {results.sweep[-1].line}")
+        announce(f"sweep: {results.sweep[-1].line}")
         yield results
     if config.step.is_on:
         results.step = step_result(config, experiments.run(step_load(config, rate)))
-        announce(started_at, f"step: {results.step.line}")
+        announce(f"step: {results.step.line}")
         yield results
     if config.faults.is_on:
         outcome = experiments.run(faults_load(config, rate))
         results.faults = faults_result(config, made_per_second(rate, recipe, outcome.counts), outcome)
-        announce(started_at, f"faults: {results.faults.line}")
+        announce(f"faults: {results.faults.line}")
         yield results
 
 

@@ -2,13 +2,9 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import psutil
 
 from evaluation.evaluate import Planned
 from evaluation.images.unreadable import Unreadable
@@ -19,17 +15,17 @@ from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cluster.connect import connect, session_logs
-from ray_jobs.cluster.room import check_placement, evaluation_demand, generation_demand, training_demand
+from ray_jobs.cluster.placement import Demand
+from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cost.prediction import predict_if_given
+from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.contact_sheet import write_contact_sheet
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
 from ray_jobs.job.run_folder import (
     check_output,
     check_unfinished,
-    claim,
     keep_checkpoint,
     release,
     resolve,
@@ -48,7 +44,7 @@ from ray_jobs.job.source import (
     unreadable_in,
 )
 from ray_jobs.monitor.advice import Adviser, MissingActors
-from ray_jobs.monitor.display import announce, progress_shown
+from ray_jobs.monitor.display import progress_shown
 from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
@@ -67,19 +63,14 @@ NUM_SAMPLES_ON_SHEET = 20
 
 def main() -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
-    started_at = psutil.Process().create_time()
-    say = partial(announce, started_at)
     with user_errors():
         job = prepare(sys.argv[1:])
         config, recipe, run_dir, source = job.config, job.recipe, job.run_dir, job.source
-        say(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
+        announce(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
-            say(note)
-        claimed = claim(run_dir, to_yaml(config), goes_on=config.resume)
+            announce(note)
+        claimed = begin(config, *stages_of(config))
         with withdrawn_at_errors(claimed):
-            connect()
-            say(f"connected to Ray; its logs are in {session_logs()}")
-            check_resources(config)
             pool = source.start()
     with ExitStack() as pool_up:
         if pool:
@@ -87,23 +78,23 @@ def main() -> None:
         with errors_at_work(
             f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on.", run_dir
         ):
-            say(f"{source.describe()}; writing to {run_dir}")
+            announce(f"{source.describe()}; writing to {run_dir}")
             show_samples(recipe, source, run_dir)
-            say("training starts; its first samples are in samples.png, where they are generated")
-            checkpoint_file, progress, advice = train(job, pool, say)
+            announce("training starts; its first samples are in samples.png, where they are generated")
+            checkpoint_file, progress, advice = train(job, pool)
         with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
             for line in (f"the whole run: {advice}", *job.unreadable.told()):
-                say(line)
+                announce(line)
             pool_up.close()  # evaluation may need its devices
             evaluation: Evaluation | None = None
             try:
                 with user_errors(folder=run_dir):
                     if isinstance(source, StreamSource) and source.sets:
                         write_card(source.sets)
-                    evaluation = evaluate(job, checkpoint_file, say)
+                    evaluation = evaluate(job, checkpoint_file)
             finally:  # what was trained is told, whatever becomes of its evaluation
-                summary = summarize(config, recipe, progress, evaluation, started_at) | {
+                summary = summarize(config, recipe, progress, evaluation, STARTED_AT) | {
                     "num_unreadable": len(job.unreadable.names()),
                     "advice": advice,
                 }
@@ -196,19 +187,19 @@ def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
         write_whole(sheet, lambda file: write_contact_sheet(file, recipe, samples))
 
 
-def check_resources(config: JobConfig) -> None:
-    """Raise ValueError if a stage of the job can never be placed on the cluster, as far as that is known yet."""
+def stages_of(config: JobConfig) -> list[list[Demand]]:
+    """Return what training takes of the cluster, a pool beside it, and then evaluation."""
     wait_seconds, evaluation = config.generation.wait_for_nodes_seconds, config.evaluation
     generation = [generation_demand(config.generation)] if config.data.source == "stream" else []
-    check_placement(
+    return [
         [*generation, training_demand(config.training, wait_seconds)],
         [evaluation_demand(evaluation, wait_seconds)] if evaluation.sets or evaluation.transfer else [],
-    )
+    ]
 
 
-def train(job: Prepared, pool: GenerationService | None, say: Callable[[str], None]) -> tuple[Path, RunProgress, str]:
+def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgress, str]:
     """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
-    training, adviser, missing = job.config.training, Adviser(job.config, say), MissingActors(job.config, say)
+    training, adviser, missing = job.config.training, Adviser(job.config, announce), MissingActors(job.config, announce)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
     observers = (exporter.look, adviser.look, missing.look, spent.look)
@@ -226,11 +217,11 @@ def train(job: Prepared, pool: GenerationService | None, say: Callable[[str], No
     return checkpoint_file, monitor.last(), adviser.of_whole_run()
 
 
-def evaluate(job: Prepared, checkpoint_file: Path, say: Callable[[str], None]) -> Evaluation | None:
+def evaluate(job: Prepared, checkpoint_file: Path) -> Evaluation | None:
     """Print and write how the classifier does on real images; return it, None where none are configured."""
     if not (job.planned.sets or job.planned.transfers):
         return None
-    return write_evaluation(open_model(checkpoint_file), job.planned, job.config, say)
+    return write_evaluation(open_model(checkpoint_file), job.planned, job.config)
 
 
 if __name__ == "__main__":

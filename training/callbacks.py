@@ -132,7 +132,6 @@ class ReadAheadCallback(lightning.Callback):
     """Has the held-out samples generated while the first epoch trains, once the stream is under way."""
 
     def __init__(self, held_out: HeldOutLoader) -> None:
-        """Take the loader to start."""
         self.held_out = held_out
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -148,7 +147,6 @@ class StopEarly(EarlyStopping):
     """Ends a run after some epochs without a better held-out accuracy."""
 
     def __init__(self, num_epochs: int) -> None:
-        """Take how many."""
         super().__init__("held_out/top1", patience=num_epochs, mode="max")
         self.num_epochs = num_epochs
 
@@ -161,7 +159,6 @@ class KeepBest(ModelCheckpoint):
     """Keeps the checkpoint of the epoch with the best held-out accuracy as `best.ckpt`."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Take the run's folder."""
         super().__init__(run_dir, "best", "held_out/top1", mode="max", enable_version_counter=False)
         self.run_dir = run_dir
 
@@ -245,7 +242,6 @@ class RecipeCallback(lightning.Callback):
     """Writes the recipe into every checkpoint: what the classifier was taught, and how to make it again."""
 
     def __init__(self, recipe: Recipe, trained_on: str) -> None:
-        """Take the recipe of the stream, and what tables say that the classifier was trained on."""
         self.recipe = recipe
         self.trained_on = trained_on
 

@@ -219,7 +219,6 @@ class RealReader:
     """Reads units of `reading_units`."""
 
     def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
-        """Take the images, and what is wanted of them."""
         self.source = source
         order = positions_by_index(source.num_images)
         self.positions, self.labels = source.positions[order], source.labels[order]

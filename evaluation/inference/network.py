@@ -84,7 +84,6 @@ class NetworkActor:
     """A network on its device."""
 
     def __init__(self, network: list[ray.ObjectRef]) -> None:
-        """Load it."""
         asked: Network = ray.get(network[0])
         self.batch_size = asked.config.batch_size
         self.answer = asked.load()

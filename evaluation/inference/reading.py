@@ -84,7 +84,6 @@ class ImageReader:
     """Reads and decodes units of sets."""
 
     def __init__(self, readings: list[ray.ObjectRef]) -> None:
-        """Take what is read of each set."""
         self.readings: list[Reading] = ray.get(readings[0])
         self.opener_of = lru_cache(maxsize=2)(lambda number: self.readings[number].source.opener())
 

@@ -30,7 +30,6 @@ class GuidanceScales(float):
         return super().__new__(cls, max(scales))
 
     def __init__(self, scales: Sequence[float]) -> None:
-        """Take one scale a sample."""
         self.scales = torch.tensor(scales, dtype=torch.float32)
 
     def __mul__(self, differences: Any) -> Any:

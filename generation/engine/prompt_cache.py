@@ -31,7 +31,6 @@ class PromptCache:
     """All prompts of one pipeline, encoded when they first come."""
 
     def __init__(self, pipeline: Any, keeps: bool) -> None:
-        """Take the pipeline, and whether prompts are few enough to be kept."""
         self.pipeline = pipeline
         self.names = RETURNED.get(type(pipeline).__name__) if keeps else None
         self._encode = cache(self._encode_anew)

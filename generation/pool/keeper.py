@@ -44,7 +44,6 @@ class PoolKeeper:
     """Adds up what generator actors report, so that a dead actor's counts stay; decides how many there are to be."""
 
     def __init__(self, config: GenerationConfig) -> None:
-        """Start from zero."""
         self.counts = GenerationCounts()
         self.num_batches = 0
         self.loading_at: dict[str, float] = {}

@@ -28,7 +28,6 @@ class AskKeeper:
     """An autoscaling policy of Serve: the keeper's last answer, which is never waited for."""
 
     def __init__(self, name: str, namespace: str) -> None:
-        """Take the keeper's name and namespace."""
         self.name = name
         self.namespace = namespace
         self.asked: Future | None = None

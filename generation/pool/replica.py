@@ -44,7 +44,6 @@ class GeneratorReplica:
     """Serve's end of a `GeneratorActor`: one request on the device, the others waiting beside it."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
-        """Load the model in this process."""
         listen_on_loopback()
         log_to_stderr()
         self.keeper = keeper

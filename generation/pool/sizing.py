@@ -81,7 +81,6 @@ class PoolSizer:
     """Decides how many actors there are to be; remembers what it saw within its window, and what was needed lately."""
 
     def __init__(self, min_actors: int, initial_actors: int, max_actors: int, idle_seconds: float) -> None:
-        """Take the bounds, and how long an actor that is not needed is kept."""
         self.min_actors = min_actors
         self.max_actors = max_actors
         self.idle_seconds = idle_seconds

@@ -53,7 +53,6 @@ class WordNet:
     """WordNet's nouns."""
 
     def __init__(self, reader: Any) -> None:
-        """Take NLTK's reader."""
         self.reader = reader
         self.data_file = reader.open("data.noun")
 

@@ -255,7 +255,6 @@ class ShardReader:
     """Reads units of `reading_units`."""
 
     def __init__(self, shards: ShardSet, seed: int, wanted: Wanted) -> None:
-        """Take the set, what decides the order, and what is wanted."""
         self.shards = shards
         self.seed = seed
         self.wanted = wanted
@@ -312,7 +311,6 @@ class ShardChecker:
     """Looks at every sample of a shard."""
 
     def __init__(self, shards: ShardSet) -> None:
-        """Take the set."""
         self.shards = shards
 
     def __call__(self, unit: Unit) -> Iterator[Unit]:

@@ -83,7 +83,6 @@ class ShardWriter:
     """Encodes samples as they come, and is left with the tar."""
 
     def __init__(self, recipe: Recipe, name: str, image_format: ImageFormat) -> None:
-        """Take the recipe, the file's name, and how images are encoded."""
         self.recipe = recipe
         self.name = name
         self.image_format = image_format

@@ -160,7 +160,6 @@ class Setbacks:
     """What one batch has met with: actors that died while they had it, or failed at it."""
 
     def __init__(self, indices: Sequence[int]) -> None:
-        """Begin with none."""
         self.indices = indices
         self._deaths: dict[str, Exception] = {}
         """By actor where Ray names it: Serve may ask an actor again that the memory monitor has ended."""

@@ -1,7 +1,6 @@
 """An evaluation within a job: which one is asked for, its files and its table. `ray_jobs.evaluate` is the command."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +14,7 @@ from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cluster.room import evaluation_demand, wait_for_room
 from ray_jobs.config import JobConfig, to_yaml
+from ray_jobs.job.command import announce
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
 from ray_jobs.job.tables import print_table
@@ -53,7 +53,7 @@ def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, 
         check_writable(run_dir)
 
 
-def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Callable[[str], None]) -> Evaluation:
+def write_evaluation(model: Looked, planned: Planned, config: JobConfig) -> Evaluation:
     """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
 
     ValueError if nodes for it do not come in the time that the settings give them.
@@ -64,7 +64,7 @@ def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Ca
         "model": model.facts(model.name),
         "circumstances": cast(Circumstances, circumstances()),
         "settings": to_yaml(config),
-        **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), say),
+        **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), announce),
     }
     print_evaluation(evaluation)
     folder = new_path(run_dir, "evaluation", "")
@@ -72,7 +72,7 @@ def write_evaluation(model: Looked, planned: Planned, config: JobConfig, say: Ca
     write_json(folder / "evaluation.json", evaluation)
     write_anew(folder / "evaluation.csv", csv_text([evaluation]))
     write_anew(folder / "report.html", model_page(evaluation))
-    say(f"evaluated: {folder}/report.html, evaluation.json, evaluation.csv")
+    announce(f"evaluated: {folder}/report.html, evaluation.json, evaluation.csv")
     return evaluation
 
 

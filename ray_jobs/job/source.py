@@ -279,7 +279,6 @@ class ShardSource:
     names_hash = 0
 
     def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
-        """Take complete sets."""
         self.config = config
         self.train = train.first(min(train.num_images, config.training.num_samples))
         self.held_out_set = held_out.first(config.training.num_held_out)

@@ -27,7 +27,6 @@ class Adviser:
     """Says at each logical epoch's end which side to grow, and knows it of the whole run."""
 
     def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
-        """Take the run's settings, and who is told."""
         self.config = config
         self.say = say
         self._run: Stretch | None = None
@@ -56,7 +55,6 @@ class MissingActors:
     """Says it, once, of actors that have not come in the time that they may take: the run goes on without them."""
 
     def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
-        """Take the run's settings, and who is told."""
         self.seconds = config.generation.longest_start_seconds
         self.say = say
         self._awaited_since = 0.0

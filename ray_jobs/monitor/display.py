@@ -18,7 +18,6 @@ class ProgressLine:
     """One line on a terminal, rewritten at each look; elsewhere printed now and then, and at each epoch's end."""
 
     def __init__(self, config: TrainingConfig) -> None:
-        """Take the settings of the run that the line shows."""
         self.console = Console(markup=False, emoji=False)
         self.live = Live(console=self.console, refresh_per_second=2, transient=True)
         self.config = config
@@ -46,11 +45,6 @@ def progress_shown(config: TrainingConfig) -> Iterator[Callable[[RunProgress], o
     finally:
         with suppress(Exception, SystemExit):
             line.live.stop()
-
-
-def announce(started_at: float, text: str) -> None:
-    """Print a stage of the job with the seconds since `started_at`, of `time.time()`."""
-    print(f"{time.time() - started_at:6.1f} s  {text}", flush=True)
 
 
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:

@@ -20,7 +20,6 @@ class Inbox:
     """Keeps reports until they are taken."""
 
     def __init__(self) -> None:
-        """Begin empty."""
         self.reports: list[TrainingProgress] = []
 
     def put(self, progress: TrainingProgress) -> None:
@@ -42,7 +41,6 @@ class Sender:
     """Sends reports to an inbox from another process: one that does not answer delays a worker once."""
 
     def __init__(self, inbox: ActorHandle) -> None:
-        """Take the inbox."""
         self.inbox = inbox
         self.sent: ray.ObjectRef | None = None
 

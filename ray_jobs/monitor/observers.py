@@ -17,7 +17,6 @@ class Observer:
     """Shows one observer the newest look whenever it is done with the one before."""
 
     def __init__(self, observe: Callable[[RunProgress], object]) -> None:
-        """Take what observes."""
         self.observe = observe
         self._changed = threading.Condition()
         self._newest: RunProgress | None = None

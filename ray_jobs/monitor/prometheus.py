@@ -208,7 +208,6 @@ class LastStretch:
     """Remembers looks for as long as rates are taken over."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._looks: deque[RunProgress] = deque()
 
     def until(self, progress: RunProgress) -> Stretch:
@@ -223,7 +222,6 @@ class Exporter:
     """Hands a run's metrics to Ray at each look; a gauge that is not set again is gone after some 25 s."""
 
     def __init__(self, run: str, recipe_hash: str) -> None:
-        """Take what tells the runs on a cluster apart."""
         self._tags = {"run": as_tag(run), "recipe": recipe_hash}
         self._stretch = LastStretch()
         self._metrics = {metric.name: self._registered(metric) for metric in METRICS}

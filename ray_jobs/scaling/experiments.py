@@ -104,7 +104,6 @@ class Experiments:
     """What all runs share: settings, recipe, and the nodes that the job started."""
 
     def __init__(self, config: ScaleConfig, recipe: Recipe, nodes: list[LocalNode]) -> None:
-        """Take them; the job is connected to the cluster."""
         self.config = config
         self.recipe = recipe
         self.nodes = nodes

@@ -49,7 +49,6 @@ class DeliveryLedger:
     """
 
     def __init__(self) -> None:
-        """Note nothing yet."""
         self.begun: list[tuple[float, str]] = []
         """When each trainer began, in seconds of `time.time()`, and its process, as `host:pid`."""
 

@@ -13,7 +13,6 @@ class Readings(Generic[Reading]):
     """A context: while it is open, a thread notes what a reading gives."""
 
     def __init__(self, read: Callable[[], Reading], interval_seconds: float) -> None:
-        """Note nothing yet."""
         self.noted: list[Reading] = []
         self._read = read
         self._interval_seconds = interval_seconds

@@ -21,7 +21,7 @@ from generation.recipes.recipe import build_recipe
 from ray_jobs import evaluate, judge, miniature, report, train
 from ray_jobs.config import MiniatureConfig
 from ray_jobs.miniature import check_training, choose_indices, places_by_class, prepare
-from tests.support.commands import call
+from tests.support.commands import call, forbid_cluster
 from training.config import TrainingConfig
 from training.data.consumption import NOT_BEGUN
 from training.job import SET_SIZE
@@ -146,6 +146,7 @@ def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
         (["strong_augmentation=strong"], r"strong_augmentation: .*'strong'.*multi_crop"),
         (["training.gpus_per_worker=1"], r"gpus_per_worker is 1; .* Give 0"),
         (["training.keep_best=true"], r"keep_best is True, which changes nothing here"),
+        (["evaluation.every_images=64"], r"evaluation\.every_images is 64, which changes nothing here"),
         (["training.architecture=resnet17"], r"architecture is 'resnet17'.*resnet18"),
         (["evaluation.sets=[digits]"], r"evaluation\.sets are digits; give digits, and then shifts"),
         (["evaluation.sets=[]"], r"evaluation\.sets are empty"),
@@ -169,7 +170,7 @@ def test_whatever_can_fail_without_a_cluster_fails_before_one_is_asked(step: str
         raise ValueError(f"{step} cannot be")
 
     monkeypatch.setattr(miniature, step, fail)
-    monkeypatch.setattr(miniature, "connect", lambda: pytest.fail("a cluster was asked"))
+    forbid_cluster(monkeypatch)
     small = ["images_per_class=1", "multiples=[1,2]"]
     with pytest.raises(SystemExit) as ended:
         call(miniature, MINIATURE, *small, f"output={tmp_path / 'out'}")

@@ -8,7 +8,7 @@ import pytest
 
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import compare, evaluate, gallery, generate, regenerate, scale, train
-from tests.support.commands import error_line
+from tests.support.commands import error_line, forbid_cluster
 from tests.support.s3 import free_port
 from tests.support.settings import CONFIGS, PAINTED
 
@@ -88,7 +88,7 @@ def test_a_wrong_input_is_one_line_and_exit_status_2(
     taken, out = tmp_path / "taken", tmp_path / "out"
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
-    monkeypatch.setattr(command, "connect", lambda: pytest.fail("It connected to a cluster."), raising=False)
+    forbid_cluster(monkeypatch)
     config = SCALE if command is scale else PAINTED
     where = f"--out={out}" if command in (gallery, regenerate) else f"output={out}"
     given = [argument.format(taken=taken) for argument in arguments]

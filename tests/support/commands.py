@@ -6,6 +6,8 @@ from types import ModuleType
 import pytest
 import ray
 
+from ray_jobs.cluster.connect import connect
+
 
 def call(command: ModuleType, *arguments: str) -> None:
     """Run a command's `main` with these arguments."""
@@ -39,3 +41,11 @@ def error_line(command: ModuleType, capsys: pytest.CaptureFixture[str], *argumen
 def error_lines(text: str) -> list[str]:
     """Return the lines of a log that are a command's errors."""
     return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def forbid_cluster(patch: pytest.MonkeyPatch) -> None:
+    """Fail a test in which a command connects to a cluster, by whichever module it does."""
+    users = [module for name, module in sys.modules.items() if name.startswith("ray_jobs.")]
+    for module in users:
+        if getattr(module, "connect", None) is connect:
+            patch.setattr(module, "connect", lambda: pytest.fail("It connected to a cluster."))

@@ -100,7 +100,6 @@ class EncodedStore:
     """Images as PNG: several times as many in the same memory, each decoded whenever it is used."""
 
     def __init__(self, num_bytes: int, image_size: int) -> None:
-        """Take so many bytes of files."""
         self.num_places = num_bytes // MIN_FILE_BYTES
         self.room_bytes = num_bytes
         self.most_bytes = image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES

@@ -29,7 +29,6 @@ class Classifier(lightning.LightningModule):
     """Cross-entropy on augmented images; batches are `SampleBatch` as tensors."""
 
     def __init__(self, config: TrainingConfig, num_classes: int, image_size: int) -> None:
-        """Build the network with random weights."""
         super().__init__()
         self.config = config
         self.num_classes = num_classes
