@@ -17,7 +17,8 @@ from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
 from evaluation.images.sources import ImageSource
 from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
-from generation.indices import IndexSet, Wanted
+from generation.indices import Wanted
+from generation.passes import Passes
 from generation.random_streams import Purpose, stream
 from generation.recipes.labels import LabelSpace, load_label_space
 from generation.shards.datasets import PART_BYTES
@@ -137,7 +138,7 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
 
 @dataclass(frozen=True, eq=False)
 class RealTrainingImages:
-    """Real images to train on, turn by turn: index `i` is the same image in each, whatever the seed."""
+    """Real images to train on, pass by pass: index `i` is the same image in each, whatever the seed."""
 
     source: ImageSource
     positions: np.ndarray
@@ -150,7 +151,7 @@ class RealTrainingImages:
     """Height and width of a row's image, in pixels."""
 
     seed: int
-    """Decides the order of each turn."""
+    """Decides the order of each pass."""
 
     num_readers: int = 2
     """Processes that read and decode, over all consumers."""
@@ -180,7 +181,7 @@ class RealTrainingImages:
 
     @property
     def num_images(self) -> int:
-        """How many there are, each of which comes once a turn."""
+        """How many there are, each of which comes once a pass."""
         return len(self.positions)
 
     @property
@@ -198,15 +199,19 @@ class RealTrainingImages:
         """The size of a row's image."""
         return self.image_size**2 * 3
 
+    def passes(self, wanted: Wanted) -> Passes:
+        """Return the passes over the images."""
+        return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
+
     def open(self, wanted: Wanted) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
         `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
 
-        Turn by turn, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
+        Pass by pass, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
         be a block of units apart.
         """
-        units = reading_units(wanted.serials, self.num_images, self.images_per_unit)
+        units = reading_units(self.passes(wanted), self.images_per_unit)
         num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
         dataset = each_by((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
         dataset.context.execution_options.preserve_order = wanted.in_order
@@ -223,18 +228,19 @@ class RealReader:
         order = positions_by_index(source.num_images)
         self.positions, self.labels = source.positions[order], source.labels[order]
         self.read = source.source.opener()
-        self.order = lru_cache(maxsize=1)(lambda lap: order_of_lap(wanted, source.num_images, source.seed, lap))
+        self.passes = source.passes(wanted)
+        self.order = lru_cache(maxsize=1)(lambda pass_number: order_of_pass(self.passes, pass_number))
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Yield one unit's images.
 
         A generator, since Ray Data hides what another function raises behind an exception of its own.
         """
-        lap, start = int(unit["lap"][0]), int(unit["start"][0])
-        indices = self.order(lap)[start : start + self.source.images_per_unit]
+        unit_rows = slice(start := int(unit["start"][0]), start + self.source.images_per_unit)
+        indices, serials = (column[unit_rows] for column in self.order(int(unit["pass"][0])))
         images, extents = zip(*(self._image(index) for index in indices.tolist()), strict=True)
         rows = {
-            "serial": lap * self.source.num_images + indices,
+            "serial": serials,
             "index": indices,
             "label": self.labels[indices],
             "image": np.stack(images),
@@ -264,26 +270,18 @@ class RealReader:
         )
 
 
-def reading_units(serials: IndexSet, num_images: int, size: int) -> list[dict[str, int]]:
-    """Return units of up to `size` images: the lap, and where the unit starts in its `order_of_lap`."""
+def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:
+    """Return units of up to `size` images: the pass, and where the unit starts in its `order_of_pass`."""
     return [
-        {"lap": lap, "start": start}
-        for lap, indices in serials.sections(num_images)
+        {"pass": pass_number, "start": start}
+        for pass_number, indices in passes.sections()
         for start in range(0, len(indices), size)
     ]
 
 
-def order_of_lap(wanted: Wanted, num_images: int, seed: int, lap: int) -> np.ndarray:
-    """Return the indices wanted at a turn in the order in which they come, int64.
-
-    What is wanted of a turn is left out of its order, not shuffled anew: who goes on amid a turn goes on as before.
-    """
-    order = (
-        np.arange(num_images)
-        if wanted.in_order
-        else stream(Purpose.REAL_IMAGE_ORDER, seed, lap).permutation(num_images)
-    )
-    return order[wanted.serials.contains(lap * num_images + order)]
+def order_of_pass(passes: Passes, pass_number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices wanted in a pass in the order in which they come, and their serials, int64 both."""
+    return passes.choose(pass_number, passes.order(passes.num_images, pass_number))
 
 
 def positions_by_index(num_images: int) -> np.ndarray:

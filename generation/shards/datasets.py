@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +16,9 @@ import ray.data
 
 from generation.config import GenerationConfig
 from generation.indices import NOTHING, IndexSet, Wanted
+from generation.passes import Passes
 from generation.pool.service import GenerationService
-from generation.random_streams import Purpose, stream
+from generation.random_streams import Purpose
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch, TurnBatch, selected
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
@@ -43,8 +43,10 @@ INDICES_KEPT = 256
 
 WAIT_SECONDS = 0.2
 
-UNIT_COLUMNS = ("lap", "number", "row", "num_rows", "position")
-"""What a unit of reading says; of one that makes a shard its number alone matters, and its turn is 0."""
+UNIT_COLUMNS = ("pass", "number", "row", "num_rows", "position")
+"""What a unit of reading says: a pass, a shard, rows of it, and where in the set these begin. Of one that makes a shard
+its number alone matters, and its pass is 0.
+"""
 
 Unit = dict[str, np.ndarray]
 
@@ -182,7 +184,7 @@ class TeeingAsker(ShardMaker):
     def do(self, unit: Unit) -> Iterator[TurnBatch]:
         """Yield what is wanted of a unit: of a shard at the first turn, a batch at a time; of a part at a later one."""
         number = int(unit["number"][0])
-        if unit["lap"][0]:
+        if unit["pass"][0]:
             while not self.shards.storage.exists(index_name(number)):  # another asker is at it: units come in order
                 time.sleep(WAIT_SECONDS)
             yield from self.reader(unit)
@@ -205,49 +207,30 @@ class TeeingAsker(ShardMaker):
         return this_turn & self.wanted.serials.moved(first)
 
 
-@dataclass(frozen=True)
-class Part:
-    """Rows of a shard that are read at once."""
-
-    number: int
-    """Of the shard."""
-
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        """Return how many samples it has."""
-        return self.stop - self.start
-
-    def order(self, seed: int, lap: int) -> np.ndarray:
-        """Return the order in which its samples come in a lap, int64 [len]."""
-        return stream(Purpose.SHARD_ORDER, seed, lap, self.number + 1, self.start).permutation(len(self))
-
-
-def parts_of(shards: ShardSet, number: int) -> list[Part]:
-    """Return the parts of a shard."""
-    num_rows, size = len(shards.ranges[number]), images_per_part(shards.recipe)
-    return [Part(number, start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
-
-
 def images_per_part(recipe: Recipe) -> int:
-    """Return how many images are read at once."""
+    """Return how many rows of a shard are read at once: a part."""
     return max(1, PART_BYTES // recipe.image_bytes)
 
 
+def passes_of(shards: ShardSet, seed: int, wanted: Wanted) -> Passes:
+    """Return the passes over a set of shards."""
+    return Passes(shards.num_images, wanted, Purpose.SHARD_ORDER, seed)
+
+
 def reading_units(shards: ShardSet, seed: int, wanted: Wanted) -> list[dict[str, int]]:
-    """Return the parts of which something is wanted, in the order in which they are read, turn by turn."""
-    parts = [part for number in range(len(shards.ranges)) for part in parts_of(shards, number)]
-    ends = np.cumsum([0, *(len(part) for part in parts)])
-    units = []
-    for lap, positions in wanted.serials.sections(shards.num_images):
-        is_wanted = np.diff(positions.num_below(ends)) > 0
-        order = (
-            np.arange(len(parts)) if wanted.in_order else stream(Purpose.SHARD_ORDER, seed, lap).permutation(len(parts))
-        )
-        for i in order[is_wanted[order]].tolist():
-            place = {"number": parts[i].number, "row": parts[i].start, "num_rows": len(parts[i])}
-            units.append(place | {"lap": lap, "position": int(ends[i])})
+    """Return the parts of which something is wanted, in the order in which they are read, pass by pass."""
+    size, parts, position = images_per_part(shards.recipe), [], 0
+    for number, held in enumerate(shards.ranges):
+        for row in range(0, len(held), size):
+            num_rows = min(size, len(held) - row)
+            parts.append({"number": number, "row": row, "num_rows": num_rows, "position": position})
+            position += num_rows
+    bounds = np.array([*(part["position"] for part in parts), position])
+    passes, units = passes_of(shards, seed, wanted), []
+    for pass_number, positions in passes.sections():
+        is_wanted = np.diff(positions.num_below(bounds)) > 0
+        order = passes.order(len(parts), pass_number)
+        units += [{"pass": pass_number, **parts[i]} for i in order[is_wanted[order]].tolist()]
     return units
 
 
@@ -256,24 +239,19 @@ class ShardReader:
 
     def __init__(self, shards: ShardSet, seed: int, wanted: Wanted) -> None:
         self.shards = shards
-        self.seed = seed
-        self.wanted = wanted
+        self.passes = passes_of(shards, seed, wanted)
         self.index = lru_cache(maxsize=INDICES_KEPT)(lambda number: open_index_of(shards, number))
 
     def __call__(self, unit: Unit) -> Iterator[TurnBatch]:
-        """Yield what is wanted of one part, in an order of its own for each turn.
+        """Yield what is wanted of one part, in an order of its own for each pass.
 
         A generator, since Ray Data hides what another function raises behind an exception of its own.
         """
-        number, row, num_rows, lap, position = (
-            int(unit[name][0]) for name in ("number", "row", "num_rows", "lap", "position")
-        )
-        part = Part(number, row, row + num_rows)
-        order = np.arange(num_rows) if self.wanted.in_order else part.order(self.seed, lap)
-        serials = lap * self.shards.num_images + position + order
-        is_wanted = self.wanted.serials.contains(serials)
-        samples = read_samples(self.shards, number, self.index(number), row + order[is_wanted])
-        yield {"serial": serials[is_wanted], **samples}
+        pass_number, number, row, num_rows, position = (int(unit[name][0]) for name in UNIT_COLUMNS)
+        order = self.passes.order(num_rows, pass_number, number + 1, row)
+        positions, serials = self.passes.choose(pass_number, position + order)
+        samples = read_samples(self.shards, number, self.index(number), row + positions - position)
+        yield {"serial": serials, **samples}
 
 
 def first_samples(shards: ShardSet, number: int) -> SampleBatch:

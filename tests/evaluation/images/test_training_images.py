@@ -21,7 +21,7 @@ from evaluation.images.sources import FolderImages, list_images
 from evaluation.images.training_images import (
     RealReader,
     RealTrainingImages,
-    order_of_lap,
+    order_of_pass,
     positions_by_index,
     readable_rows,
     reading_units,
@@ -31,6 +31,8 @@ from evaluation.images.training_images import (
 from evaluation.images.unreadable import Unreadable
 from generation.digits.real_digits import training_digits
 from generation.indices import IndexSet, Wanted
+from generation.passes import Passes
+from generation.random_streams import Purpose
 from generation.recipes.labels import ClassEntry, LabelSpace, load_label_space
 from generation.shards.storage import StorageError
 from tests.support.birds import BIRDS, write
@@ -52,7 +54,7 @@ def rows_of(source: RealTrainingImages, wanted: Wanted) -> dict[str, np.ndarray]
 def read_without_ray(source: RealTrainingImages, wanted: Wanted) -> dict[str, np.ndarray]:
     """Return the same as one reader gives it."""
     reader = RealReader(source, wanted)
-    units = reading_units(wanted.serials, source.num_images, source.images_per_unit)
+    units = reading_units(source.passes(wanted), source.images_per_unit)
     columns = [{name: np.array([value]) for name, value in unit.items()} for unit in units]
     batches = [batch for unit in columns for batch in reader(unit)]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -96,31 +98,37 @@ def test_every_range_of_indices_has_all_classes():
     np.testing.assert_array_equal(positions_by_index(150), places)
 
 
-def test_each_lap_has_an_order_of_its_own_that_the_seed_decides():
-    two_laps = Wanted.all_of(range(200))
-    first, second = (order_of_lap(two_laps, 100, seed=5, lap=lap) for lap in (0, 1))
+def passes_over_100(wanted: IndexSet, seed: int = 5, in_order: bool = False) -> Passes:
+    return Passes(100, Wanted(wanted, in_order=in_order), Purpose.REAL_IMAGE_ORDER, seed)
+
+
+def test_each_pass_has_an_order_of_its_own_that_the_seed_decides():
+    two_passes = IndexSet.of_ranges([range(200)])
+    passes = passes_over_100(two_passes)
+    first, second = (order_of_pass(passes, number)[0] for number in (0, 1))
     assert sorted(first) == sorted(second) == list(range(100))
     assert first.tolist() != second.tolist()
-    np.testing.assert_array_equal(order_of_lap(two_laps, 100, seed=5, lap=0), first)
-    assert order_of_lap(two_laps, 100, seed=6, lap=0).tolist() != first.tolist()
-    in_order = Wanted(two_laps.serials, in_order=True)
-    assert order_of_lap(in_order, 100, seed=5, lap=1).tolist() == list(range(100))
+    np.testing.assert_array_equal(order_of_pass(passes, 0)[0], first)
+    np.testing.assert_array_equal(order_of_pass(passes, 1)[1], 100 + second)
+    assert order_of_pass(passes_over_100(two_passes, seed=6), 0)[0].tolist() != first.tolist()
+    assert order_of_pass(passes_over_100(two_passes, in_order=True), 1)[0].tolist() == list(range(100))
 
 
-def test_who_goes_on_amid_a_lap_goes_on_as_before():
-    first = order_of_lap(Wanted.all_of(range(100)), 100, seed=5, lap=0)
-    rest = Wanted(IndexSet.of(first[37:]))
-    np.testing.assert_array_equal(order_of_lap(rest, 100, seed=5, lap=0), first[37:])
+def test_a_run_that_goes_on_amid_a_pass_goes_on_in_its_order():
+    first, _ = order_of_pass(passes_over_100(IndexSet.of_ranges([range(100)])), 0)
+    rest, serials = order_of_pass(passes_over_100(IndexSet.of(first[37:])), 0)
+    np.testing.assert_array_equal(rest, first[37:])
+    np.testing.assert_array_equal(serials, first[37:])
 
 
-def test_units_of_work_are_small_and_of_one_lap():
-    serials = IndexSet.of_ranges([range(70, 120), range(205, 210)])  # of laps of 100: 30, 20 and 5 images
-    assert reading_units(serials, 100, size=16) == [
-        {"lap": 0, "start": 0},
-        {"lap": 0, "start": 16},
-        {"lap": 1, "start": 0},
-        {"lap": 1, "start": 16},
-        {"lap": 2, "start": 0},
+def test_units_of_work_are_small_and_of_one_pass():
+    serials = IndexSet.of_ranges([range(70, 120), range(205, 210)])  # of passes of 100: 30, 20 and 5 images
+    assert reading_units(passes_over_100(serials), size=16) == [
+        {"pass": 0, "start": 0},
+        {"pass": 0, "start": 16},
+        {"pass": 1, "start": 0},
+        {"pass": 1, "start": 16},
+        {"pass": 2, "start": 0},
     ]
 
 

@@ -163,8 +163,8 @@ def test_a_damaged_shard_is_replaced(two_makers: tuple[Shard, Shard], painted: R
 
 
 def parts_in(shards: ShardSet, wanted: IndexSet) -> list[tuple[int, int]]:
-    """Return (turn, first position) of each part, in the order in which they are read."""
-    return [(unit["lap"], unit["position"]) for unit in reading_units(shards, 5, Wanted(wanted))]
+    """Return (pass, first position) of each part, in the order in which they are read."""
+    return [(unit["pass"], unit["position"]) for unit in reading_units(shards, 5, Wanted(wanted))]
 
 
 THREE_IMAGES = 3 * 16 * 16 * 3
@@ -177,11 +177,11 @@ def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shar
     monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
     wanted = Wanted(IndexSet.of(np.array([1, 9, 13, 17, 18])), in_order=True)
     assert reading_units(set_of(painted, tmp_path, 10, first_index=100), 5, wanted) == [
-        {"lap": 0, "number": 0, "row": 0, "num_rows": 3, "position": 0},
-        {"lap": 0, "number": 2, "row": 0, "num_rows": 2, "position": 8},
-        {"lap": 1, "number": 0, "row": 3, "num_rows": 1, "position": 3},
-        {"lap": 1, "number": 1, "row": 3, "num_rows": 1, "position": 7},
-        {"lap": 1, "number": 2, "row": 0, "num_rows": 2, "position": 8},
+        {"pass": 0, "number": 0, "row": 0, "num_rows": 3, "position": 0},
+        {"pass": 0, "number": 2, "row": 0, "num_rows": 2, "position": 8},
+        {"pass": 1, "number": 0, "row": 3, "num_rows": 1, "position": 3},
+        {"pass": 1, "number": 1, "row": 3, "num_rows": 1, "position": 7},
+        {"pass": 1, "number": 2, "row": 0, "num_rows": 2, "position": 8},
     ]
 
 
@@ -194,10 +194,10 @@ def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
     monkeypatch.setattr(datasets, "PART_BYTES", part_bytes)
     shards = set_of(painted, tmp_path, 10)
     whole = parts_in(shards, IndexSet.of_ranges([range(200)]))
-    turns = [[position for turn, position in whole if turn == number] for number in range(20)]
-    assert [turn for turn, _ in whole] == sorted(turn for turn, _ in whole)
-    assert all(sorted(turn) == first_positions for turn in turns)
-    assert len({tuple(turn) for turn in turns}) > 1
+    passes = [[position for of_pass, position in whole if of_pass == number] for number in range(20)]
+    assert [number for number, _ in whole] == sorted(number for number, _ in whole)
+    assert all(sorted(positions) == first_positions for positions in passes)
+    assert len({tuple(positions) for positions in passes}) > 1
     for seed in range(10):
         wanted = np.random.default_rng(seed).integers(0, 200, size=30)
         last_starts = np.searchsorted(first_positions, wanted % 10, side="right") - 1
@@ -206,7 +206,7 @@ def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
 
 
 def units_of_tee(shards: ShardSet, num_images: int, wanted: Wanted, monkeypatch) -> list[dict[str, int]]:
-    """Return the units of work of a stream that is kept, in their order, as `lap` and what else it takes."""
+    """Return the units of work of a stream that is kept, in their order, with the pass of each."""
     blocks: list[dict[str, list[int]]] = []
     monkeypatch.setattr(datasets, "ask_units", lambda *arguments: blocks.extend(arguments[3]))
     monkeypatch.setattr(datasets, "bound_memory", lambda *arguments: None)
@@ -222,16 +222,16 @@ def test_later_passes_over_what_is_kept_meanwhile_are_in_the_order_of_shards_tha
     monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
     shards, wanted = set_of(painted, tmp_path, 10), IndexSet.of_ranges([range(200)])
     units = units_of_tee(shards, 10, Wanted(wanted), monkeypatch)
-    assert [(unit["lap"], unit["number"]) for unit in units[:3]] == [(0, 0), (0, 1), (0, 2)]
-    later = [(unit["lap"], unit["position"]) for unit in units[3:]]
-    assert later == [(lap, position) for lap, position in parts_in(shards, wanted) if lap]
-    assert len({tuple(position for lap, position in later if lap == number) for number in range(1, 20)}) > 1
+    assert [(unit["pass"], unit["number"]) for unit in units[:3]] == [(0, 0), (0, 1), (0, 2)]
+    later = [(unit["pass"], unit["position"]) for unit in units[3:]]
+    assert later == [(number, position) for number, position in parts_in(shards, wanted) if number]
+    assert len({tuple(position for of_pass, position in later if of_pass == number) for number in range(1, 20)}) > 1
 
 
 def test_a_shard_that_a_later_pass_alone_takes_is_made_before_it(painted: Recipe, tmp_path: Path, monkeypatch):
-    wanted = IndexSet.of(np.array([1, 15]))  # of shard 0 at the first turn, of shard 1 at the second
+    wanted = IndexSet.of(np.array([1, 15]))  # of shard 0 in the first pass, of shard 1 in the second
     units = units_of_tee(set_of(painted, tmp_path, 10), 10, Wanted(wanted), monkeypatch)
-    assert [(unit["lap"], unit["number"]) for unit in units] == [(0, 0), (0, 1), (1, 1)]
+    assert [(unit["pass"], unit["number"]) for unit in units] == [(0, 0), (0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("in_order", [False, True])
@@ -242,7 +242,7 @@ def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serial
     shards, kept = set_of(painted, tmp_path, 4, first_index=100), painted_shard(painted, range(100, 104))
     shards.storage.write(shard_name(0), kept.tar)
     shards.storage.write(index_name(0), kept.index_file())
-    wanted = Wanted(IndexSet.of(np.array([1, 8, 10, 11])), in_order=in_order)  # of turns 0 and 2, in parts of 3 and 1
+    wanted = Wanted(IndexSet.of(np.array([1, 8, 10, 11])), in_order=in_order)  # of passes 0 and 2, in parts of 3 and 1
     reader = ShardReader(shards, 5, wanted)
     units = [{name: np.array([value]) for name, value in unit.items()} for unit in reading_units(shards, 5, wanted)]
     parts = [part for unit in units for part in reader(unit)]
