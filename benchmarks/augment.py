@@ -21,12 +21,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from benchmarks.floors import below_floor, floors_of
+from generation.random_streams import draws
 from ray_jobs.cli.errors import user_errors
 from training.augmentation import operations
 from training.augmentation.augmentation import RandomCrops, build_augmentation
 from training.augmentation.crops import DRAWS_PER_CROP, CropKind, draw_crops
 from training.augmentation.operations import to_float
-from training.augmentation.random_numbers import draws
 from training.config import TrainingConfig
 
 Sizes = tuple[int, int, int]

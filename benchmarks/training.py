@@ -26,7 +26,6 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.config import JobConfig, load_config, open_recipe
-from ray_jobs.job.data_set import indices_of
 from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_group
@@ -109,7 +108,7 @@ def check(config: JobConfig, recipe: Recipe) -> None:
 def measure(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> Measured:
     """Return how a run goes with painted generators."""
     answer = Queue(actor_options={"num_cpus": 0})
-    held_out = Wanted.all_of(indices_of(training)[1])
+    held_out = Wanted.all_of(training.indices()[1])
     with start_generation(recipe, generation) as service, tempfile.TemporaryDirectory() as scratch:
         samples = TrainingSamples(training.num_samples, partial(stream_samples, service, recipe, generation))
         judges = stream_samples(service, recipe, generation, held_out)

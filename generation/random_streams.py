@@ -31,3 +31,21 @@ def bits(purpose: Purpose, seed: int, *place: int) -> np.random.Philox:
 def stream(purpose: Purpose, seed: int, *place: int) -> np.random.Generator:
     """Return a generator at a place."""
     return np.random.Generator(bits(purpose, seed, *place))
+
+
+def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains: np.ndarray | int = 0) -> np.ndarray:
+    """Return numbers for augmentation, float64 `[N, count]` in [0, 1), which a row's own arguments decide with `seed`.
+
+    The k-th use of a sample draws the same ones in whatever batch or worker it comes. Samples of different domains,
+    real and generated ones, may have the same serials.
+    """
+    counters = np.zeros((len(serials), 4), dtype=np.uint64)
+    counters[:, 1], counters[:, 2], counters[:, 3] = serials, uses, domains
+    generator = bits(Purpose.AUGMENTATION, seed)
+    random, state = np.random.Generator(generator), generator.state
+    numbers = np.empty((len(serials), count))
+    for counter, row in zip(counters, numbers, strict=True):
+        state["state"]["counter"] = counter
+        generator.state = state  # a quarter of the time of a new generator for each row
+        random.random(out=row)
+    return numbers

@@ -25,7 +25,6 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.cost.table import print_cost
-from ray_jobs.job.data_set import indices_of
 from ray_jobs.job.run_folder import resolve, write_once
 from ray_jobs.job.tables import text_table
 
@@ -55,7 +54,7 @@ def main() -> None:
             notes = check_recipe(recipe, config.recipe)
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
             write_once(path, recipe_file_text(recipe))
-            print_recipe(recipe, len(indices_of(config.training, config.data.replays)[0]))
+            print_recipe(recipe, len(config.training.indices(config.data.replays)[0]))
             for note in notes:
                 print(f"note: {note}")
             print(f"The recipe is in {path}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from generation.config import check_gpus, check_not_negative
+from generation.recipes.plan import FIRST_HELD_OUT_INDEX
 
 MAY_CHANGE = (
     "real_images",
@@ -397,6 +398,16 @@ class TrainingConfig:
         if self.deterministic:  # as many in each worker's share of steps, so that a few may be used less often
             return -(-self.num_steps // self.least_uses) * num_per_step
         return -(-self.num_steps * num_per_step // self.least_uses)
+
+    def indices(self, num_replays: int = 0) -> tuple[range, range]:
+        """Return the recipe's indices that a run trains on, once and in replays, and those that are held out."""
+        num_images, rest = divmod(self.num_samples, 1 + num_replays)
+        if rest:
+            raise ValueError(
+                f"data.replays is {num_replays}, but the {self.num_samples} samples of training.num_images are not "
+                f"{1 + num_replays} times as many. Give a multiple, of whole epochs and batches too."
+            )
+        return range(num_images), range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + self.num_held_out)
 
     @property
     def peak_learning_rate(self) -> float:

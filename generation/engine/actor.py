@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from generation.config import GenerationConfig
-from generation.engine.generator import GenerationFailedError, ImageGenerator
-from generation.engine.guard import refusals
+from generation.engine.generator import GeneratedImages, GenerationFailedError, ImageGenerator
 from generation.recipes.model_files import check_on_this_node
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch
 from generation.work_clock import WorkClock
+
+MAX_BLACK_LEVEL = 2
+"""An image whose brightest value (0..255) is at most this is black."""
+
+MIN_CONTRAST = 4
+"""An image whose values (0..255) differ by less than this from darkest to brightest is flat."""
 
 MOST_LEFT_OUT = 20
 """A class of which so many samples were left out, and not one was made, ends the run."""
@@ -138,6 +143,27 @@ class GeneratorActor:
         """Return whether many samples of a class were left out, and all its images refused."""
         is_many = self._num_left_out_of[label] >= MOST_LEFT_OUT
         return is_many and self._num_made_of[label] == self._num_refused_of[label]
+
+
+def refusals(generated: GeneratedImages) -> list[str]:
+    """Return for each image why it must not reach training, or an empty string.
+
+    diffusers replaces what its safety checker flags by a black image, and a model in half precision may overflow to
+    black or to NaN: either would teach a classifier nothing but the mistake.
+    """
+    reasons = []
+    for i in range(len(generated.finite)):
+        if not generated.finite[i]:
+            reasons.append("non_finite")
+        elif generated.flagged[i]:
+            reasons.append("flagged")
+        elif generated.brightest[i] <= MAX_BLACK_LEVEL:
+            reasons.append("black")
+        elif int(generated.brightest[i]) - int(generated.darkest[i]) < MIN_CONTRAST:
+            reasons.append("flat")
+        else:
+            reasons.append("")
+    return reasons
 
 
 def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:

@@ -12,7 +12,6 @@ from generation.engine.actor import WorkCounts
 from generation.recipes.model_files import local_path
 from generation.recipes.recipe import find_label_space, read_recipe_value, recipe_from_value
 from ray_jobs.config import JobConfig, Prices, Rates
-from ray_jobs.job.data_set import indices_of
 from training.config import TrainingConfig
 from training.data.reservoir import Uses, min_images
 from training.progress import TrainingProgress
@@ -123,7 +122,7 @@ def num_images_needed(config: JobConfig) -> tuple[int, int]:
     They differ where `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waited for,
     but for those that reservoirs have at the end.
     """
-    training, (train, held_out) = config.training, indices_of(config.training, config.data.replays)
+    training, (train, held_out) = config.training, config.training.indices(config.data.replays)
     fewest = len(train)
     if training.least_uses != training.most_uses:
         num_uses = fewest * training.least_uses + num_left_uses(config)
@@ -136,12 +135,12 @@ def num_before_first_batch(config: JobConfig) -> int:
     training, uses = config.training, Uses(config.training.least_uses, config.training.most_uses)
     size = first_batch_size(training)
     to_draw = max(size, -(-uses.needed(size) // uses.most))
-    return min(max(to_draw, num_filled(config)), len(indices_of(training, config.data.replays)[0]))
+    return min(max(to_draw, num_filled(config)), len(training.indices(config.data.replays)[0]))
 
 
 def num_filled(config: JobConfig) -> int:
     """Return how many images all reservoirs together have while more come; 0 where none is used again."""
-    training, num_images = config.training, len(indices_of(config.training, config.data.replays)[0])
+    training, num_images = config.training, len(config.training.indices(config.data.replays)[0])
     if training.most_uses == 1:
         return 0
     return min(num_images, training.num_workers * min_images(training, *size_and_classes(config), num_images))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from generation.config import GenerationConfig
-from generation.recipes.plan import FIRST_HELD_OUT_INDEX
 from generation.recipes.recipe import Recipe
 from generation.shards.config import DataConfig
 from generation.shards.shard_set import (
@@ -53,24 +52,10 @@ class Part:
         return found is not None and found.num_images >= len(self.indices) and not self.to_make(found)
 
 
-def indices_of(training: TrainingConfig, num_replays: int = 0) -> tuple[range, range]:
-    """Return the indices that a run trains on, once and in replays, and those that it is judged on."""
-    num_images, rest = divmod(training.num_samples, 1 + num_replays)
-    if rest:
-        raise ValueError(
-            f"data.replays is {num_replays}, but the {training.num_samples} samples of training.num_images are not "
-            f"{1 + num_replays} times as many. Give a multiple, of whole epochs and batches too."
-        )
-    return (
-        range(num_images),
-        range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + training.num_held_out),
-    )
-
-
 def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[Part]:
     """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be."""
     storage = Storage(resolve_place(url))
-    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), indices_of(training, data.replays), strict=True)
+    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), training.indices(data.replays), strict=True)
     parts = [Part(place, indices, read_shard_set(place)) for place, indices in wanted]
     for part in parts:
         if part.found is not None:

@@ -30,7 +30,6 @@ from ray_jobs.job.data_set import (
     batch_size_of,
     check_batches,
     check_workers,
-    indices_of,
     open_parts,
     open_to_read,
 )
@@ -219,7 +218,7 @@ class StreamSource:
         self.sets: list[ShardSet] = []
         """What is kept, and held out, once the pool is up."""
 
-        self.indices = indices_of(config.training, config.data.replays)
+        self.indices = config.training.indices(config.data.replays)
         if config.training.deterministic:
             check_deterministic(recipe, self.generation)
         if parts:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from generation.random_streams import Purpose, bits, stream
+from generation.random_streams import Purpose, bits, draws, stream
 
 
 def test_a_stream_is_numpys_philox_at_a_key_and_a_counter():
@@ -27,3 +27,53 @@ def test_the_numbers_of_purposes_do_not_move():
         ("REAL_IMAGE_ORDER", 6),
         ("SHIFTS", 7),
     ]
+
+
+INDICES = np.array([3, 2**40, 3, 7])
+USES = np.array([0, 0, 1, 5])
+
+
+def test_a_row_is_numpys_philox_with_the_seed_as_key_and_sample_and_use_as_counter():
+    expected = np.random.Philox(key=np.array([11, 4], np.uint64), counter=np.array([0, 2**40, 0, 0], np.uint64))
+    np.testing.assert_array_equal(draws(11, INDICES, USES, 9)[1], np.random.Generator(expected).random(9))
+
+
+def test_a_row_does_not_depend_on_the_others():
+    among_others = draws(11, INDICES, USES, 50)
+    for row in range(4):
+        np.testing.assert_array_equal(draws(11, INDICES[row : row + 1], USES[row : row + 1], 50)[0], among_others[row])
+
+
+def test_a_row_does_not_depend_on_numpys_global_random_state():
+    np.random.seed(1)
+    first = draws(11, INDICES, USES, 50)
+    np.random.seed(2)
+    np.testing.assert_array_equal(draws(11, INDICES, USES, 50), first)
+
+
+def test_asking_for_more_draws_keeps_the_first():
+    np.testing.assert_array_equal(draws(11, INDICES, USES, 50)[:, :7], draws(11, INDICES, USES, 7))
+
+
+def test_another_seed_sample_use_or_domain_draws_other_numbers():
+    base = draws(11, np.array([3]), np.array([1]), 8)
+    for others in (
+        draws(12, np.array([3]), np.array([1]), 8),
+        draws(11, np.array([1]), np.array([3]), 8),
+        draws(11, np.array([3]), np.array([2]), 8),
+        draws(11, np.array([4]), np.array([1]), 8),
+        draws(11, np.array([3]), np.array([1]), 8, domains=np.array([True])),
+    ):
+        assert not np.isin(others, base).any()
+
+
+def test_draws_are_uniform_from_0_to_below_1():
+    numbers = draws(0, np.arange(1000), np.zeros(1000, dtype=np.int64), 200)
+    assert numbers.shape == (1000, 200)
+    assert numbers.dtype == np.float64
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    shares = np.histogram(numbers, bins=10, range=(0, 1))[0] / numbers.size
+    np.testing.assert_allclose(shares, 0.1, atol=0.003)  # four deviations are 0.0027
+    correlations = np.corrcoef(numbers, rowvar=False) - np.eye(200)
+    assert np.abs(correlations).max() < 0.16  # five deviations of 1 / sqrt(1000)

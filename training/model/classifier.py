@@ -10,10 +10,10 @@ import torch
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from generation.random_streams import draws
 from generation.sample import NO_LABEL
 from training.augmentation.augmentation import build_augmentation, normalize
 from training.augmentation.operations import central, to_float
-from training.augmentation.random_numbers import draws
 from training.config import TrainingConfig
 from training.model.batch_norm import synchronized
 from training.model.domains import split_by_domain

@@ -1,7 +1,7 @@
 import numpy as np
 
+from generation.engine.actor import refusals
 from generation.engine.generator import GeneratedImages
-from generation.engine.guard import refusals
 
 
 def generated(*images: np.ndarray, finite: bool = True, flagged: bool = False) -> GeneratedImages:

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
 import training.augmentation.crops
+from generation.random_streams import draws
 from training.augmentation import operations
 from training.augmentation.augmentation import Augmentation, RandomCrops, build_augmentation, make_crops, normalize
 from training.augmentation.crops import (
@@ -22,7 +23,6 @@ from training.augmentation.crops import (
     draw_crops,
 )
 from training.augmentation.operations import to_float
-from training.augmentation.random_numbers import draws
 from training.config import TrainingConfig
 
 BICUBIC = v2.InterpolationMode.BICUBIC

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from generation.random_streams import draws
 from generation.sample import NO_LABEL
-from training.augmentation.random_numbers import draws
 from training.checkpoint import read_checkpoint
 from training.config import TrainingConfig
 from training.model.classifier import Classifier, NonFiniteLossError, load_classifier, top1_of
