@@ -13,20 +13,6 @@ from PIL import ExifTags, Image, ImageOps
 
 from generation.shards.storage import StorageError
 
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What puts an image upright, by its EXIF orientation."""
-
-ORIENTATION = "figment-orientation"
-"""Where `read_image` notes how an image was held."""
-
 BITS = (8, 10, 12, 14, 16, 24, 31, 32)
 """How many bits a value may have."""
 
@@ -59,8 +45,9 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
             raise OSError(errno.EINVAL, "it is no regular file")  # reading a pipe might never end
         with Image.open(file) as image:
             image.load()  # some formats have EXIF behind the image
-            orientation, rgb = _orientation(image), _rgb(image)
-            rgb.info[ORIENTATION] = orientation
+            rgb, exif = _rgb(image), Image.Exif()
+            exif[ExifTags.Base.Orientation] = _orientation(image)
+            rgb.info = {"exif": exif.tobytes()}  # no more of it: the rest may be damaged
             return rgb
     except Exception as error:  # PIL's decoders end with errors of any kind
         shown = shown_name(name or str(file))
@@ -84,8 +71,7 @@ def shown_name(name: str) -> str:
 
 def upright(image: Image.Image) -> Image.Image:
     """Return an image of `read_image` as its EXIF says that it was seen."""
-    turn = TURNS.get(image.info.get(ORIENTATION, 1))
-    return image if turn is None else image.transpose(turn)
+    return ImageOps.exif_transpose(image)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -152,9 +138,10 @@ class Crop:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1, upright, where EXIF is damaged, which is no damage of the image."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation)
     except DAMAGED_EXIF:
         return 1
+    return found if found in range(1, 9) else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

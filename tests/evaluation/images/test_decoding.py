@@ -93,6 +93,15 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
         np.testing.assert_allclose(image[2, 2], RED, atol=3)
 
 
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, orientation: int):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    stripes(RED, BLUE).save(tmp_path / "a.png", exif=exif)
+    read = read_image(str(tmp_path / "a.png"))
+    np.testing.assert_array_equal(np.asarray(upright(read)), np.asarray(read))
+
+
 @pytest.mark.parametrize(
     ("dtype", "white"),
     [
