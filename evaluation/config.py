@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.config import check_gpus, check_not_negative
+from generation.ranges import AtLeastOne, Count, Gpus, check_ranges
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EvaluationConfig:
     told, with its interval.
     """
 
-    every_images: int = 0
+    every_images: Count = 0
     """After how many images trained on a run keeps its weights, each time; `ray_jobs.evaluate checkpoint=RUN` evaluates
     them while it goes on, or later: how accuracy grew with images and device time. 0 keeps the last ones alone. As many
     as `training.global_batch_size`, or more.
@@ -37,11 +37,11 @@ class EvaluationConfig:
     representation: bool = False
     """Whether the features of the first set's images are described."""
 
-    resize_size: int = 0
+    resize_size: Count = 0
     """What an image's shorter side is made, in pixels; 0 is 256/224 of the crop, or what weights of
     torchvision's or timm's go by. Digits are shown whole."""
 
-    crop_size: int = 0
+    crop_size: Count = 0
     """Height and width of what is cropped from its centre, in pixels; 0 is what the classifier was trained on."""
 
     interpolation: Literal["own", "bilinear", "bicubic"] = "own"
@@ -50,7 +50,7 @@ class EvaluationConfig:
     upright: bool = False
     """Whether images are turned as their EXIF says; torchvision does not."""
 
-    allow_unreadable: int = 0
+    allow_unreadable: Count = 0
     """Images of a set that may be left out because they cannot be decoded; with more, the job fails."""
 
     allow_missing_classes: bool = False
@@ -61,35 +61,29 @@ class EvaluationConfig:
     beside the checkpoint.
     """
 
-    batch_size: int = 128
+    batch_size: AtLeastOne = 128
     """Images classified at once."""
 
-    num_actors: int = 1
+    num_actors: AtLeastOne = 1
     """Copies of the classifier that share the images."""
 
-    num_readers: int = 2
+    num_readers: AtLeastOne = 2
     """Processes that read and decode."""
 
-    gpus_per_actor: float = 0.0
+    gpus_per_actor: Gpus = 0.0
     """0 classifies on the CPU."""
 
     label_selector: dict[str, str] = field(default_factory=dict)
     """Labels of the nodes that may hold an actor, as for `generation.label_selector`."""
 
-    threads_per_actor: int = 2
+    threads_per_actor: AtLeastOne = 2
     """Threads that torch may use in an actor; Ray counts one core as taken."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        for name in ("batch_size", "num_actors", "num_readers", "threads_per_actor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give 1 or more.")
+        check_ranges(self, "evaluation")
         if not self.transfer_seeds or len(set(self.transfer_seeds)) < len(self.transfer_seeds):
             raise ValueError(f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more, each once.")
-        check_not_negative(
-            "evaluation", self, "gpus_per_actor", "resize_size", "crop_size", "allow_unreadable", "every_images"
-        )
-        check_gpus("evaluation.gpus_per_actor", self.gpus_per_actor)
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(
                 f"evaluation.resize_size is {self.resize_size}, less than crop_size {self.crop_size}. Give as much, or "

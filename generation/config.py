@@ -1,27 +1,28 @@
 """Settings of generation: the pool of actors that makes images, and on what."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from generation.ranges import AtLeastOne, Count, Gpus, NotNegative, check_ranges
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
     """The pool of generator actors, and how the stream asks it. Decides no image."""
 
-    min_actors: int = 1
+    min_actors: Count = 1
     """The pool shrinks to no less than this many actors where the trainer needs less."""
 
-    max_actors: int = 1
+    max_actors: AtLeastOne = 1
     """The pool never has more."""
 
-    initial_actors: int = 0
+    initial_actors: Count = 0
     """The pool starts with this many actors; 0 is `max_actors`. Training does not wait for more than `min_actors`."""
 
-    gpus_per_actor: float = 1.0
+    gpus_per_actor: Gpus = 1.0
     """0 runs the actor on the CPU; with a share of a GPU, such as 0.5, several actors are on one."""
 
-    cpus_per_actor: float = 0.5
+    cpus_per_actor: NotNegative = 0.5
     """Cores that Ray counts as taken; see `threads_per_actor` for the cores really used."""
 
     label_selector: dict[str, str] = field(default_factory=dict)
@@ -29,13 +30,13 @@ class GenerationConfig:
     `{ray.io/accelerator-type: "in(L4,A10G)"}`; empty is any node.
     """
 
-    threads_per_actor: int = 1
+    threads_per_actor: AtLeastOne = 1
     """Threads that torch may use in an actor."""
 
-    batch_size: int = 0
+    batch_size: Count = 0
     """Images an actor makes at once; 0 is the best that it finds when it starts, within the memory there is."""
 
-    batch_sizes: dict[str, int] = field(default_factory=dict)
+    batch_sizes: dict[str, AtLeastOne] = field(default_factory=dict)
     """The same for types of GPU in place of `batch_size`: `{L4: 8, A100: 32}`, by nodes' `ray.io/accelerator-type`."""
 
     attention: Literal["sdpa", "xformers"] = "sdpa"
@@ -50,7 +51,7 @@ class GenerationConfig:
     compile: bool = False
     """Compile denoiser and decoder when an actor starts, for a minute; batches are filled up to `batch_size`."""
 
-    prompt_cache_size: int = 2_000
+    prompt_cache_size: Count = 2_000
     """A recipe of no more prompts has their embeddings kept, 0.2 MB each for Stable Diffusion in float16."""
 
     max_attempts: int = 10
@@ -61,33 +62,34 @@ class GenerationConfig:
     of 1,300 images, one in 130.
     """
 
-    max_buffered_bytes: int = 100_000_000
+    max_buffered_bytes: AtLeastOne = 100_000_000
     """How far the stream may run ahead of training, in bytes of images.
 
     Beside it who asks holds what is answered before its turn: 4 batches an actor, up to 16 once one came late.
     """
 
-    wait_for_nodes_seconds: float = 0.0
+    wait_for_nodes_seconds: NotNegative = 0.0
     """How long to wait for the cluster's autoscaler to bring nodes; 0 asks that all fits on the nodes there are."""
 
-    start_timeout_seconds: float = 900.0
+    start_timeout_seconds: NotNegative = 900.0
     """The longest that the pool may take to start, download of the model included."""
 
-    idle_seconds: float = 60.0
+    idle_seconds: NotNegative = 60.0
     """An actor above `min_actors` that nobody needs is given back after this long."""
 
-    painted_batch_seconds: float = 0.0
+    painted_batch_seconds: NotNegative = 0.0
     """A painted generator takes at least this long for a batch, which gives it a known rate."""
 
-    painted_start_seconds: float = 0.0
+    painted_start_seconds: NotNegative = 0.0
     """A painted generator takes this long to start, as if it loaded a model."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before any GPU is taken."""
-        if not 0 <= self.min_actors <= self.max_actors or self.max_actors < 1:
+        check_ranges(self, "generation")
+        if self.min_actors > self.max_actors:
             raise ValueError(
-                f"generation.min_actors is {self.min_actors} and max_actors {self.max_actors}; "
-                "give 0 <= min_actors <= max_actors, and max_actors of 1 or more."
+                f"generation.min_actors is {self.min_actors}, more than max_actors {self.max_actors}. Give as many, or "
+                "less."
             )
         if self.initial_actors and not self.min_actors <= self.initial_actors <= self.max_actors:
             raise ValueError(
@@ -96,28 +98,8 @@ class GenerationConfig:
             )
         if self.attention == "xformers" and (self.fuse_qkv or not self.gpus_per_actor):
             raise ValueError("generation.attention is xformers, which needs gpus_per_actor and no fuse_qkv. Take sdpa.")
-        for name in ("threads_per_actor", "max_buffered_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"generation.{name} is {getattr(self, name)}; give 1 or more.")
-        for name, size in self.batch_sizes.items():
-            if size < 1:
-                raise ValueError(f"generation.batch_sizes.{name} is {size}; give 1 or more.")
         if not 1 <= self.max_attempts <= 127:
             raise ValueError(f"generation.max_attempts is {self.max_attempts}; give 1 to 127.")
-        check_not_negative(
-            "generation",
-            self,
-            "gpus_per_actor",
-            "cpus_per_actor",
-            "batch_size",
-            "prompt_cache_size",
-            "wait_for_nodes_seconds",
-            "start_timeout_seconds",
-            "idle_seconds",
-            "painted_batch_seconds",
-            "painted_start_seconds",
-        )
-        check_gpus("generation.gpus_per_actor", self.gpus_per_actor)
 
     @property
     def num_initial_actors(self) -> int:
@@ -128,16 +110,3 @@ class GenerationConfig:
     def longest_start_seconds(self) -> float:
         """How long the pool may be without an actor that is up."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds
-
-
-def check_not_negative(section: str, settings: object, *names: str) -> None:
-    """Raise ValueError for one of these settings of a section that is below 0, infinite, or no number."""
-    for name in names:
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise ValueError(f"{section}.{name} is {getattr(settings, name)}; give 0 or more.")
-
-
-def check_gpus(name: str, gpus: float) -> None:
-    """Raise ValueError for what Ray gives nobody: more than one GPU, and a share of another."""
-    if gpus > 1 and gpus % 1:
-        raise ValueError(f"{name} is {gpus:g}; give a whole number, or a share below 1.")

@@ -9,14 +9,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evaluation.config import EvaluationConfig
-from generation.config import GenerationConfig, check_not_negative
+from generation.config import GenerationConfig
+from generation.ranges import AtLeastOne, NotNegative, check_ranges
 from generation.recipes.config import RecipeConfig
 from generation.recipes.model_files import local_path
 from generation.recipes.recipe import Recipe, build_recipe, read_recipe
@@ -32,24 +33,24 @@ class Rates:
     Every run's summary.json has its own.
     """
 
-    generated_per_second: float = 0.0
+    generated_per_second: NotNegative = 0.0
     """Images that a generator actor makes while it has anything to do."""
 
-    trained_per_second: float = 0.0
+    trained_per_second: NotNegative = 0.0
     """Images that a training worker learns from while it neither waits nor judges."""
 
-    judged_per_second: float = 0.0
+    judged_per_second: NotNegative = 0.0
     """Held-out images that a training worker judges; where it is unknown, judging is taken to need no time."""
 
-    start_seconds: float = 0.0
+    start_seconds: NotNegative = 0.0
     """From the job's start until the first batch would be there if generating it took no time."""
 
-    end_seconds: float = 0.0
+    end_seconds: NotNegative = 0.0
     """From the last step to the job's end, evaluation included."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        check_not_negative("rates", self, *(entry.name for entry in dataclasses.fields(self)))
+        check_ranges(self, "rates")
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,18 @@ class Prices:
     """What devices and storage cost, in any one currency; 0 leaves it out."""
 
     currency: str = "USD"
-    generation_device_hour: float = 0.0
+    generation_device_hour: NotNegative = 0.0
     """A device that holds a generator actor, for an hour."""
 
-    training_device_hour: float = 0.0
+    training_device_hour: NotNegative = 0.0
     """A device that holds a training worker, for an hour."""
 
-    stored_gb: float = 0.0
+    stored_gb: NotNegative = 0.0
     """A gigabyte of shards, for as long as they are kept."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        check_not_negative("prices", self, "generation_device_hour", "training_device_hour", "stored_gb")
+        check_ranges(self, "prices")
 
 
 @dataclass(frozen=True)
@@ -117,27 +118,25 @@ class CompareConfig(JobConfig):
 class JudgeConfig(JobConfig):
     """A look at generated images beside those of the first real set, by the classifier in `checkpoint`."""
 
-    num_generated: int = 5_000
+    num_generated: AtLeastOne = 5_000
     """Generated images that are looked at: the first of the recipe, or of the shards."""
 
-    num_neighbours: int = 5
+    num_neighbours: AtLeastOne = 5
     """Neighbours that density, coverage, precision and recall go by."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        for name in ("num_generated", "num_neighbours"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class MiniatureConfig(JobConfig):
     """A grid of small classifiers: each template, guidance scale and number of images, twice augmented."""
 
-    images_per_class: int = 25
+    images_per_class: AtLeastOne = 25
     """How many images `1x` is."""
 
-    multiples: tuple[int, ...] = (1, 3, 10)
+    multiples: tuple[AtLeastOne, ...] = (1, 3, 10)
     """How many times as many a classifier is taught: two or more, which are compared."""
 
     strong_augmentation: Literal["none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global"] = "multi_crop"
@@ -145,10 +144,7 @@ class MiniatureConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        if self.images_per_class < 1 or not self.multiples or min(self.multiples) < 1:
-            raise ValueError(
-                f"images_per_class is {self.images_per_class} and multiples {self.multiples}; give 1 or more."
-            )
+        check_ranges(self)
         if len(set(self.multiples)) < max(2, len(self.multiples)):
             raise ValueError(
                 f"multiples are {', '.join(map(str, self.multiples))}; give two or more, each once, such as [1, 3, 10]."
@@ -275,7 +271,7 @@ def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         example = f"{prefix}{dataclasses.fields(schema)[0].name}"
         raise ValueError(f"{prefix.removesuffix('.')} is a section, not {content!r}. Give its settings, as {example}.")
-    fields = {entry.name: entry.type for entry in dataclasses.fields(schema)}
+    fields = get_type_hints(schema)  # without ranges
     for key in content:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1) or sorted(fields)

@@ -1,10 +1,9 @@
 """Settings of training: the classifier, its optimisation, and the workers it runs on."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.config import check_gpus, check_not_negative
+from generation.ranges import AtLeastOne, BelowOne, Count, Gpus, NotNegative, Positive, check_ranges
 from generation.recipes.plan import FIRST_HELD_OUT_INDEX
 
 MAY_CHANGE = (
@@ -47,10 +46,10 @@ class TrainingConfig:
     head: Literal["linear", "cosine"] = "linear"
     """Last layer; `cosine` compares directions of features and classes, as the paper's cosine softmax does."""
 
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """By which a cosine head's similarities are divided."""
 
-    num_images: int = 1_300_000
+    num_images: AtLeastOne = 1_300_000
     """Images to train on; one that is used again counts again."""
 
     reuse: int | str = 1
@@ -59,13 +58,13 @@ class TrainingConfig:
     training not to wait: an image then goes when a new one needs its place.
     """
 
-    min_reuse: int = 1
+    min_reuse: AtLeastOne = 1
     """With `auto`, no image is used less often."""
 
     max_reuse: int = 32
     """With `auto`, no image is used more often; training waits instead."""
 
-    max_waiting_fraction: float = 0.01
+    max_waiting_fraction: BelowOne = 0.01
     """With `auto`, the share of its time that training may wait for new images rather than use one again."""
 
     reservoir_bytes: int = 1_000_000_000
@@ -74,7 +73,7 @@ class TrainingConfig:
     reservoir_format: Literal["pixels", "png"] = "pixels"
     """How they are kept there: as they are, or encoded, which holds more and costs a decoding for every use."""
 
-    reservoir_min_images: int = 0
+    reservoir_min_images: Count = 0
     """Where images are used again, how many each worker has before it draws batches from them, and keeps until no
     more come: from few images batches are alike, and teach less. 0 follows from batch, classes and memory, as
     `training.data.reservoir.min_images` has it; with 1 training starts as soon as it can.
@@ -85,15 +84,15 @@ class TrainingConfig:
     its name.
     """
 
-    real_fraction: float = 0.0
+    real_fraction: BelowOne = 0.0
     """Their share of each batch, 0 to below 1; each is used once in a turn of them, over and over."""
 
-    real_image_size: int = 0
+    real_image_size: Count = 0
     """Height and width, in pixels, of the square into which a real photograph is fitted, whole, for random crops:
     larger ones are shrunk, smaller ones stay as they are. 0 is the recipe's image size.
     """
 
-    allow_unreadable: int = 0
+    allow_unreadable: Count = 0
     """Real images to train on that may be left out because they cannot be decoded, others of their class in their
     place; with more, the run ends.
     """
@@ -106,32 +105,32 @@ class TrainingConfig:
     evaluation.
     """
 
-    num_epochs: int = 100
+    num_epochs: AtLeastOne = 100
     """Logical epochs: the run is cut into this many parts, each ending with the held-out accuracy and a checkpoint."""
 
     num_held_out: int = 1_000
     """Generated images that are never trained on, to see how training goes."""
 
-    global_batch_size: int = 256
+    global_batch_size: AtLeastOne = 256
     """Images in an optimisation step, over all workers."""
 
-    accumulate_batches: int = 1
+    accumulate_batches: AtLeastOne = 1
     """Parts that a worker does its share of a step in, one after another; batch normalisation sees each part alone."""
 
-    base_learning_rate: float = 0.1
+    base_learning_rate: Positive = 0.1
     """Peak learning rate for steps of 256 images; for others it is in proportion (arXiv 1706.02677)."""
 
-    final_learning_rate: float = 1e-6
+    final_learning_rate: NotNegative = 1e-6
     """What the learning rate has fallen to at the end, by a cosine."""
 
-    warmup_fraction: float = 0.1
+    warmup_fraction: BelowOne = 0.1
     """Share of all images in which the learning rate rises linearly from 0 to its peak, 0..1."""
 
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    momentum: NotNegative = 0.9
+    weight_decay: NotNegative = 1e-4
     """On weights; biases and the parameters of normalisation have none."""
 
-    ema_decay: float = 0.0
+    ema_decay: BelowOne = 0.0
     """Each step keeps this share of the averaged weights, which are those that are judged and kept; 0 averages none."""
 
     augmentation: Literal["none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global"] = "crop_flip"
@@ -140,7 +139,7 @@ class TrainingConfig:
     do not flip.
     """
 
-    crop_size: int = 0
+    crop_size: Count = 0
     """Height and width of a (global) crop, in pixels; 0 is the image's own."""
 
     crop_scale: tuple[float, ...] = ()
@@ -152,10 +151,10 @@ class TrainingConfig:
     local_crop_scale: tuple[float, ...] = ()
     """The same of a local crop: empty is 0.05 and 0.25 with `multi_crop`, 0.05 and 0.4 with `multi_crop_two_global`."""
 
-    num_local_crops: int = 8
+    num_local_crops: Count = 8
     """With `multi_crop` and `multi_crop_two_global`; a step's loss is the mean over all crops."""
 
-    local_crop_size: int = 96
+    local_crop_size: AtLeastOne = 96
     """Height and width of a local crop, in pixels."""
 
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
@@ -175,13 +174,13 @@ class TrainingConfig:
     device; slower.
     """
 
-    checkpoint_every_steps: int = 0
+    checkpoint_every_steps: Count = 0
     """Checkpoints in between, to lose less where a worker is lost; 0 writes them at the ends of epochs alone."""
 
-    max_restarts: int = 3
+    max_restarts: Count = 3
     """How often training goes on from its last checkpoint after a worker was lost."""
 
-    early_stop_epochs: int = 0
+    early_stop_epochs: Count = 0
     """Stop after so many epochs without a better held-out accuracy; 0 never does."""
 
     keep_best: bool = False
@@ -190,74 +189,37 @@ class TrainingConfig:
     loggers: tuple[str, ...] = ()
     """`wandb` and `mlflow`, beside CSV and TensorBoard; each has to be installed."""
 
-    log_every_steps: int = 10
+    log_every_steps: AtLeastOne = 10
     """A row of metrics every so many steps."""
 
     journal: bool = False
     """Whether `journal/` records which use of which sample each step took."""
 
-    num_workers: int = 1
+    num_workers: AtLeastOne = 1
     """Ray Train workers, each with a replica of the classifier."""
 
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: Gpus = 1.0
     """0 trains on the CPU."""
 
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: NotNegative = 1.0
     """Cores that Ray counts as taken; see `threads_per_worker` for the cores really used."""
 
     label_selector: dict[str, str] = field(default_factory=dict)
     """Labels of the nodes that may hold a worker, as for `generation.label_selector`."""
 
-    threads_per_worker: int = 1
+    threads_per_worker: AtLeastOne = 1
     """Threads that torch may use in a worker."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        for name in (
-            "num_images",
-            "num_epochs",
-            "global_batch_size",
-            "accumulate_batches",
-            "num_workers",
-            "threads_per_worker",
-            "local_crop_size",
-            "min_reuse",
-            "log_every_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} is {getattr(self, name)}; give 1 or more.")
-        check_not_negative(
-            "training",
-            self,
-            "gpus_per_worker",
-            "cpus_per_worker",
-            "weight_decay",
-            "momentum",
-            "final_learning_rate",
-            "crop_size",
-            "num_local_crops",
-            "checkpoint_every_steps",
-            "max_restarts",
-            "early_stop_epochs",
-            "allow_unreadable",
-            "real_image_size",
-            "reservoir_min_images",
-        )
-        check_gpus("training.gpus_per_worker", self.gpus_per_worker)
+        check_ranges(self, "training")
         if not (self.gpus_per_worker or self.cpus_per_worker):
             raise ValueError(
                 "training.gpus_per_worker and cpus_per_worker are 0; Ray keeps no room for what takes nothing. Give "
                 "one of them."
             )
-        for name in ("base_learning_rate", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"training.{name} is {getattr(self, name)}; give more than 0.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"training.ema_decay is {self.ema_decay}; give a share from 0 to below 1, such as 0.999.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"training.seed is {self.seed}; give 0 to 2**32 - 1.")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"training.warmup_fraction is {self.warmup_fraction}; give a share from 0 to below 1.")
         if unknown := set(self.loggers) - {"wandb", "mlflow"}:
             raise ValueError(f"training.loggers has {', '.join(sorted(unknown))}. Choose among wandb and mlflow.")
         self._check_crops()
@@ -302,8 +264,6 @@ class TrainingConfig:
             )
         if self.max_reuse < self.min_reuse:
             raise ValueError(f"training.max_reuse is {self.max_reuse}, less than min_reuse {self.min_reuse}.")
-        if not 0 <= self.max_waiting_fraction < 1:
-            raise ValueError(f"training.max_waiting_fraction is {self.max_waiting_fraction}; give 0 to below 1.")
 
     def _check_batches(self) -> None:
         num_parts = self.num_workers * self.accumulate_batches
@@ -330,8 +290,6 @@ class TrainingConfig:
             )
 
     def _check_real(self) -> None:
-        if not 0 <= self.real_fraction < 1:
-            raise ValueError(f"training.real_fraction is {self.real_fraction}; give 0 to below 1.")
         if bool(self.real_images) != bool(self.real_fraction):
             raise ValueError(
                 f"training.real_images is '{self.real_images}' and real_fraction {self.real_fraction}: give both, or "

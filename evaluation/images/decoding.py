@@ -138,7 +138,7 @@ class Crop:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1, upright, where EXIF is damaged, which is no damage of the image."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGED_EXIF:
         return 1
     return found if found in range(1, 9) else 1

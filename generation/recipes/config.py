@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from generation.ranges import AtLeastOne, Attempts, NotNegative, check_ranges
 from generation.recipes.prompts import fields_of, template_text
 
 
@@ -17,7 +18,7 @@ class RecipeConfig:
     label_space: str = "digits"
     """Which classes there are: digits, imagenet1k, imagenet100, or a YAML or CSV file of your own classes."""
 
-    class_weights: dict[str, float] = field(default_factory=dict)
+    class_weights: dict[str, NotNegative] = field(default_factory=dict)
     """How often a class comes, by wnid or name, where the others weigh 1; empty is exactly balanced."""
 
     templates: tuple[str, ...] = ("definition",)
@@ -77,7 +78,7 @@ class RecipeConfig:
     safety_checker: bool = False
     """Let the model's own checker take images out, which are then made again; off, it is not even loaded."""
 
-    leave_out_after: int = 0
+    leave_out_after: Attempts = 0
     """A sample whose image was refused this many times is left out, and counted; 0 ends the run at
     `generation.max_attempts` instead. Part of the recipe, since it decides which samples there are.
     """
@@ -91,7 +92,7 @@ class RecipeConfig:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Guide from this share of the steps to that one, alone, as arXiv 2404.07724 does; [0, 1] is all of them."""
 
-    num_inference_steps: int = 50
+    num_inference_steps: AtLeastOne = 50
     """Denoising steps an image."""
 
     generated_size: int = 0
@@ -102,6 +103,7 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
+        check_ranges(self, "recipe")
         self._check_templates()
         for name, size in (("image_size", self.image_size), ("generated_size", self.generated_size or 8)):
             if size < 8 or size % 8:
@@ -113,8 +115,6 @@ class RecipeConfig:
                 f"recipe.generated_size is {self.generated_size}, less than image_size {self.image_size}: images are "
                 "not enlarged. Give a smaller image_size."
             )
-        if self.num_inference_steps < 1:
-            raise ValueError(f"recipe.num_inference_steps is {self.num_inference_steps}; give 1 or more.")
         if not self.guidance_scale or not all(1 <= scale < math.inf for scale in self.guidance_scale):
             raise ValueError(f"recipe.guidance_scale is {_shown(self.guidance_scale)}; give 1 (no guidance) or more.")
         if self.guidance_draw == "between" and not (
@@ -132,8 +132,6 @@ class RecipeConfig:
         for name, scale in self.loras.items():
             if not math.isfinite(scale):
                 raise ValueError(f"recipe.loras gives '{name}' the scale {scale}. Give a number, such as 1.")
-        if not 0 <= self.leave_out_after <= 127:
-            raise ValueError(f"recipe.leave_out_after is {self.leave_out_after}; give 0 (nothing) to 127 attempts.")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
 
@@ -161,9 +159,6 @@ class RecipeConfig:
                 f"recipe.template_weights are {_shown(weights)}, which sum to {math.fsum(weights):g}. Give shares of 0 "
                 "or more that sum to 1."
             )
-        for name, weight in self.class_weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"recipe.class_weights.{name} is {weight:g}; give 0 or more.")
 
 
 def _shown(values: tuple[float, ...]) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from generation.ranges import AtLeastOne, Count, check_ranges
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -22,10 +24,10 @@ class DataConfig:
     tee: str = ""
     """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
 
-    replays: int = 0
+    replays: Count = 0
     """With `tee`: how often what was kept is trained on again, after it streamed. `training.num_images` counts all."""
 
-    shard_size: int = 1024
+    shard_size: AtLeastOne = 1024
     """Images in a shard, a multiple of the batches in which they are made."""
 
     image_format: Literal["png", "jpg", "webp"] = "png"
@@ -34,14 +36,12 @@ class DataConfig:
     quality: int = 0
     """0 is lossless, which jpg is not; else the format's own scale, 1 to 100."""
 
-    num_readers: int = 2
+    num_readers: AtLeastOne = 2
     """Processes that read and decode shards, or real images that are mixed in."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        for name in ("shard_size", "num_readers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; give 1 or more.")
+        check_ranges(self, "data")
         lowest, highest = {"png": (0, 0), "webp": (0, 100), "jpg": (1, 100)}[self.image_format]
         if not lowest <= self.quality <= highest:
             raise ValueError(
@@ -49,8 +49,8 @@ class DataConfig:
             )
         if self.source == "shards" and not self.shards:
             raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
-        if self.replays < 0 or (self.replays and not self.tee):
-            raise ValueError(f"data.replays is {self.replays}; give 0, or 1 or more with data.tee.")
+        if self.replays and not self.tee:
+            raise ValueError(f"data.replays is {self.replays}, and data.tee keeps nothing to replay. Give data.tee.")
         for name in ("shards", "real"):
             if getattr(self, name) and self.source != name:
                 raise ValueError(f"data.{name} is given, but data.source is {self.source}. Add data.source={name}.")

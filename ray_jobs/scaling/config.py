@@ -1,10 +1,9 @@
 """Settings of scale experiments: how many actors, which steps, what goes wrong. Knows no cluster."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 
-from generation.config import check_not_negative
+from generation.ranges import AtLeastOne, Count, NotNegative, Positive, check_ranges
 from ray_jobs.config import JobConfig
 
 RATE_WINDOW_SECONDS = 10.0
@@ -18,39 +17,38 @@ class SweepConfig:
     actors: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """How many generator actors each pool has; empty leaves the sweep out."""
 
-    seconds: float = 60.0
+    seconds: Positive = 60.0
     """Each pool is asked for as many images as it makes in this time."""
 
-    trainer_images_per_second: float = 0.0
+    trainer_images_per_second: NotNegative = 0.0
     """How fast the painted trainer would like to go; 0 takes what comes."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
+        check_ranges(self, "sweep")
         if any(number < 1 for number in self.actors) or len(set(self.actors)) < len(self.actors):
             raise ValueError(
                 f"sweep.actors are {', '.join(map(str, self.actors))}; give numbers of 1 or more, each once."
             )
-        check_not_negative("sweep", self, "trainer_images_per_second")
-        _check_positive("sweep", self, "seconds")
 
 
 @dataclass(frozen=True)
 class StepConfig:
     """A trainer that becomes faster in mid-run, and slower again; the pool follows it by itself."""
 
-    few_actors: int = 2
+    few_actors: AtLeastOne = 2
     """The trainer begins, and ends, with an appetite for what so many actors make."""
 
     many_actors: int = 16
     """In between it has one for what so many make; as many as `few_actors` leaves the step out."""
 
-    few_seconds: float = 30.0
+    few_seconds: Positive = 30.0
     """How long it is slow at the beginning."""
 
-    many_seconds: float = 60.0
+    many_seconds: Positive = 60.0
     """How long it is fast."""
 
-    last_seconds: float = 60.0
+    last_seconds: Positive = 60.0
     """How long it is slow at the end."""
 
     appetite_fraction: float = 0.85
@@ -61,12 +59,12 @@ class StepConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        if not 1 <= self.few_actors <= self.many_actors:
+        check_ranges(self, "step")
+        if self.few_actors > self.many_actors:
             raise ValueError(
-                f"step.few_actors is {self.few_actors} and many_actors {self.many_actors}; give 1 <= few_actors < "
-                "many_actors, or twice the same to leave the step out."
+                f"step.few_actors is {self.few_actors}, more than many_actors {self.many_actors}. Give less, or as "
+                "many to leave the step out."
             )
-        _check_positive("step", self, "few_seconds", "many_seconds", "last_seconds")
         if self.is_on and self.many_seconds < RATE_WINDOW_SECONDS:
             raise ValueError(
                 f"step.many_seconds is {self.many_seconds:g}; give {RATE_WINDOW_SECONDS:g} or more, over which a rate "
@@ -85,26 +83,26 @@ class StepConfig:
 class FaultsConfig:
     """What goes wrong on a schedule while a pool of fixed size is at work; without any of it there is no such run."""
 
-    num_actors: int = 8
+    num_actors: AtLeastOne = 8
     """Generator actors of the pool."""
 
-    seconds: float = 180.0
+    seconds: Positive = 180.0
     """How long things go wrong, and the rate is measured."""
 
-    actor_kills_per_minute: float = 0.0
+    actor_kills_per_minute: NotNegative = 0.0
     """How often each actor's process is killed, in the mean; 1 is one per generator per minute."""
 
-    trainer_kills_per_minute: float = 0.0
+    trainer_kills_per_minute: NotNegative = 0.0
     """How often the trainer's process is."""
 
-    node_drops_per_minute: float = 0.0
+    node_drops_per_minute: NotNegative = 0.0
     """How often a local node is lost; another takes its place after `node_return_seconds`."""
 
-    node_delays_per_minute: float = 0.0
+    node_delays_per_minute: NotNegative = 0.0
     """How often a local node stands still, with all that it holds, for `delay_seconds`."""
 
-    node_return_seconds: float = 5.0
-    delay_seconds: float = 3.0
+    node_return_seconds: NotNegative = 5.0
+    delay_seconds: Positive = 3.0
     """Beyond about 10 s Ray takes a node for lost."""
 
     seed: int = 0
@@ -112,10 +110,7 @@ class FaultsConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        if self.num_actors < 1:
-            raise ValueError(f"faults.num_actors is {self.num_actors}; give 1 or more.")
-        check_not_negative("faults", self, *self.rates, "node_return_seconds")
-        _check_positive("faults", self, "seconds", "delay_seconds")
+        check_ranges(self, "faults")
 
     @property
     def rates(self) -> dict[str, float]:
@@ -136,7 +131,7 @@ class FaultsConfig:
 class ScaleConfig(JobConfig):
     """How delivery grows with the number of generators, follows a trainer, and stands faults."""
 
-    num_local_nodes: int = 0
+    num_local_nodes: Count = 0
     """Nodes that the job starts on this machine, each for as many actors as it takes for the largest pool; 0 is the
     running cluster, or a local one.
     """
@@ -147,8 +142,7 @@ class ScaleConfig(JobConfig):
 
     def __post_init__(self) -> None:
         """Refuse impossible settings before anything starts."""
-        if self.num_local_nodes < 0:
-            raise ValueError(f"num_local_nodes is {self.num_local_nodes}; give 0 or more.")
+        check_ranges(self)
         of_nodes = [name for name, rate in self.faults.rates.items() if name.startswith("node") and rate]
         if of_nodes and self.num_local_nodes < 2:
             raise ValueError(
@@ -164,9 +158,3 @@ class ScaleConfig(JobConfig):
         step = [self.step.many_actors] if self.step.is_on else []
         faults = [self.faults.num_actors] if self.faults.is_on else []
         return max([*self.sweep.actors, *step, *faults], default=0)
-
-
-def _check_positive(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise ValueError(f"{section}.{name} is {getattr(settings, name)}; give more than 0.")

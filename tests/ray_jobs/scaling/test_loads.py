@@ -84,7 +84,7 @@ def test_the_largest_pool_is_that_of_the_experiments_that_are_made():
         (lambda: SweepConfig(actors=(2, 0)), r"sweep\.actors are 2, 0; give numbers of 1 or more, each once"),
         (lambda: SweepConfig(actors=(2, 2)), r"sweep\.actors are 2, 2"),
         (lambda: SweepConfig(seconds=0), r"sweep\.seconds is 0; give more than 0"),
-        (lambda: StepConfig(few_actors=3, many_actors=2), r"few_actors is 3 and many_actors 2"),
+        (lambda: StepConfig(few_actors=3, many_actors=2), r"few_actors is 3, more than many_actors 2"),
         (lambda: StepConfig(many_seconds=9), r"step\.many_seconds is 9; give 10 or more"),
         (lambda: StepConfig(appetite_fraction=1.1), r"appetite_fraction is 1\.1"),
         (lambda: FaultsConfig(num_actors=0), r"faults\.num_actors is 0"),

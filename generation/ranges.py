@@ -1,0 +1,60 @@
+"""Ranges of settings as their types, such as `num_workers: AtLeastOne = 1`. Knows no setting."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+
+def _only(words: str, is_allowed: Callable[[Any], bool]) -> AfterValidator:
+    """Return what refuses other values, and says in words which are allowed."""
+
+    def checked(value: Any) -> Any:
+        if not is_allowed(value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(checked)
+
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+BelowOne = Annotated[float, _only("0 to below 1", lambda share: 0 <= share < 1)]
+Attempts = Annotated[int, _only("0 to 127", lambda attempts: 0 <= attempts <= 127)]
+"""As many as the `attempt` of a sample, an int8, can count."""
+
+Gpus = Annotated[NotNegative, _only("a whole number, or a share below 1", lambda gpus: gpus <= 1 or not gpus % 1)]
+"""Of one process: Ray gives nobody more than one GPU and a share of another."""
+
+
+def check_ranges(settings: Any, section: str = "") -> None:
+    """Raise ValueError for the first setting of a dataclass, a section of a config, that its type does not allow."""
+    for name, adapter in _adapters(type(settings)).items():
+        try:
+            adapter.validate_python(getattr(settings, name))
+        except ValidationError as error:
+            found = error.errors()[0]
+            path = ".".join([*([section] if section else []), name, *map(str, found["loc"])])
+            raise ValueError(f"{path} is {found['input']}; give {_in_words(found)}.") from None
+
+
+@cache
+def _adapters(schema: type) -> dict[str, TypeAdapter[Any]]:
+    """Return what checks each setting that has a range."""
+    hints, plain = get_type_hints(schema, include_extras=True), get_type_hints(schema)
+    names = [entry.name for entry in dataclasses.fields(schema)]
+    return {name: TypeAdapter(hints[name]) for name in names if hints[name] != plain[name]}
+
+
+def _in_words(error: Any) -> str:
+    """Return what a range allows."""
+    bounds, kind = error.get("ctx", {}), error["type"]
+    if kind == "value_error":
+        return str(bounds["error"])
+    if kind == "finite_number":
+        return "a finite number"
+    return f"{bounds['ge']:g} or more" if "ge" in bounds else f"more than {bounds['gt']:g}"
