@@ -8,9 +8,8 @@ as many threads, in a plain loop over decoded images. Memory is watched meanwhil
 import os
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,17 @@ from PIL import Image
 
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import whole_set
-from evaluation.inference.network import Network, Question
-from evaluation.inference.output_cache import ROW, KeptOutputs
-from evaluation.inference.outputs import Asked, ask_network
-from evaluation.inference.reading import Crop, crop_for
+from evaluation.inference.network import Network, infer
+from evaluation.inference.output_cache import ROW
+from evaluation.inference.reading import Crop, crop_for, read_images
+from evaluation.inference.request import Request, SetRequest
 from evaluation.inference.trained_model import build_classifier, crop_of
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
 from ray_jobs.config import JobConfig, load_config
+from ray_jobs.scaling.sampling import Readings
 from training.config import TrainingConfig
 from training.model.classifier import Classifier
 
@@ -42,7 +42,6 @@ NUM_DIFFERENT = 64
 """Photographs that are made; files beyond are copies."""
 
 NUM_CLASSES = 10
-QUESTION = Question(("guesses",))
 BARE_SECONDS = 20.0
 """How long the plain loop runs, before and after."""
 
@@ -63,20 +62,20 @@ def main() -> None:
     crop_size = config.evaluation.crop_size or 224
     crop = crop_for(crop_of(crop_size), config.evaluation, has_border=True)
     build = partial(build_classifier, random_checkpoint(config.training, crop_size))
-    network = Network(build, config.evaluation, [QUESTION])
+    network = Network(build, config.evaluation, [Request(("guesses",))])
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), num_images)
         bare_rate = ray.remote(
             num_cpus=1, num_gpus=config.evaluation.gpus_per_actor, label_selector=config.evaluation.label_selector
         )(rate_of_plain_loop)
         first_bare = ray.get(bare_rate.remote(network, folder, crop))
-        told = run(network, Path(folder), crop, config)
+        found = measure(network, Path(folder), crop, config)
         bare = (first_bare + ray.get(bare_rate.remote(network, folder, crop))) / 2
-    fraction = told.images_per_second / bare
+    fraction = found.images_per_second / bare
     print(f"{num_images:,} photographs of {WIDTH}x{HEIGHT}, crops of {crop_size}, {config.training.architecture}")
     print(f"plain loop on decoded images: {bare:.1f} images/s (before: {first_bare:.1f})")
-    print(f"evaluation, files read and decoded: {told.images_per_second:.1f} images/s, {fraction:.3f} of it")
-    print(f"memory of all processes, MB, by fifths of the time, highest: {told.memory()}")
+    print(f"evaluation, files read and decoded: {found.images_per_second:.1f} images/s, {fraction:.3f} of it")
+    print(f"memory of all processes, MB, by fifths of the time, highest: {found.memory()}")
     sys.exit(fraction < MIN_FRACTION)
 
 
@@ -89,13 +88,17 @@ def parse_images(text: str, config: JobConfig) -> int:
 
 
 @dataclass
-class Told:
-    """What a pass came to."""
+class Pass:
+    """A pass over all photographs."""
 
-    num_images: int = 0
-    seconds: float = 0.0
-    watched: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds of `time.monotonic()`, and MB."""
+    num_images: int
+    """Those after the first block."""
+
+    seconds: float
+    """From the first block to the last."""
+
+    megabytes: list[float]
+    """Memory of all processes, every `WATCH_SECONDS`."""
 
     @property
     def images_per_second(self) -> float:
@@ -104,7 +107,7 @@ class Told:
 
     def memory(self) -> list[int]:
         """Return the highest number of MB in each fifth of the pass."""
-        return [round(max(part)) for part in np.array_split([mb for _, mb in self.watched], 5) if len(part)]
+        return [round(max(part)) for part in np.array_split(self.megabytes, 5) if len(part)]
 
 
 def write_photographs(folder: Path, num_images: int) -> None:
@@ -141,45 +144,35 @@ def rate_of_plain_loop(network: Network, folder: str, crop: Crop) -> float:
     source, batch_size = open_layout(folder), network.config.batch_size
     read = source.opener()
     images = np.stack([crop(read(position)) for position in range(min(batch_size, source.num_images))])
-    answer = network.load()
-    answer(0, images)
+    compute = network.load()
+    compute(0, images)
     began_at, num_images = time.monotonic(), 0
     while time.monotonic() - began_at < BARE_SECONDS:
-        answer(0, images)
+        compute(0, images)
         num_images += len(images)
     return num_images / (time.monotonic() - began_at)
 
 
-def run(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Told:
+def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pass:
     """Return the rate of a whole pass, and memory meanwhile."""
     images = whole_set("photographs", str(folder), open_layout(str(folder)))
-    told, ended = Told(), threading.Event()
-    watcher = threading.Thread(target=watch, args=(told, ended), daemon=True)
-    rows, first_at, last_at = [], 0.0, 0.0
-    kept = KeptOutputs(folder / "outputs", images.num_images)
-    asked = Asked(images, QUESTION, crop, kept, np.arange(images.num_images))
-    for _, columns in ask_network([asked], network.build, config.evaluation):
-        last_at = time.monotonic()
-        if not columns["is_read"].all():
-            raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
-        if not rows:
-            first_at = last_at
-            watcher.start()
-        else:
-            told.num_images += len(columns[ROW])
-        rows.append(columns[ROW])
-    ended.set()
-    watcher.join()
-    told.seconds = last_at - first_at
-    if not np.array_equal(np.sort(np.concatenate(rows)), np.arange(images.num_images)):
+    every = np.arange(images.num_images)
+    request = SetRequest(("guesses",), source=images.source, positions=images.positions, rows=every, crop=crop)
+    rows, came_at = [], []
+    with Readings(megabytes_held, WATCH_SECONDS) as memory:
+        for columns in infer(read_images([request], config.evaluation), network):
+            if not columns["is_read"].all():
+                raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
+            rows.append(columns[ROW])
+            came_at.append(time.monotonic())
+    if not np.array_equal(np.sort(np.concatenate(rows)), every):
         raise RuntimeError("Not every photograph came once.")
-    return told
+    return Pass(sum(map(len, rows[1:])), came_at[-1] - came_at[0], memory.noted)
 
 
-def watch(told: Told, ended: threading.Event) -> None:
-    """Note the memory of this process and all that it started, and what is in shared memory, until the end."""
-    while not ended.wait(WATCH_SECONDS):
-        told.watched.append((time.monotonic(), (private_bytes() + psutil.disk_usage("/dev/shm").used) / 1e6))
+def megabytes_held() -> float:
+    """Return the memory of this process and all that it started, and what is in shared memory."""
+    return (private_bytes() + psutil.disk_usage("/dev/shm").used) / 1e6
 
 
 def private_bytes() -> int:

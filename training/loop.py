@@ -1,6 +1,5 @@
 """Lightning's loop over one worker's share of the samples. Knows neither generators nor the cluster."""
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -59,22 +58,8 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
 def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
     """Return the progress of a run that has done all its steps."""
     now, num_trained = time.time(), step * config.global_batch_size
-    return TrainingProgress(
-        num_trained=num_trained,
-        num_trained_before=num_trained,
-        epoch=step // config.steps_per_epoch,
-        asked_at=now,
-        first_batch_at=now,
-        training_seconds=0.0,
-        waiting_seconds=0.0,
-        pool_waiting_seconds=0.0,
-        held_out_waiting_seconds=0.0,
-        judging_seconds=0.0,
-        num_delivered=0,
-        reuse=0.0,
-        loss=math.nan,
-        held_out_top1=None,
-    )
+    epoch = step // config.steps_per_epoch
+    return TrainingProgress(num_trained, num_trained_before=num_trained, epoch=epoch, asked_at=now, first_batch_at=now)
 
 
 def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:

@@ -1,5 +1,6 @@
 """How a run goes, as its first worker says it to whoever watches. Light to import: it crosses processes."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -22,31 +23,31 @@ class TrainingProgress:
     first_batch_at: float
     """When it came."""
 
-    training_seconds: float
+    training_seconds: float = 0.0
     """Since the first batch came."""
 
-    waiting_seconds: float
+    waiting_seconds: float = 0.0
     """How much of `training_seconds` the first worker waited for images, held-out ones included, and a wait that is not
     over.
     """
 
-    pool_waiting_seconds: float
+    pool_waiting_seconds: float = 0.0
     """The same without waiting for real images: what a pool of generators may do something about."""
 
-    held_out_waiting_seconds: float
+    held_out_waiting_seconds: float = 0.0
     """How much of `waiting_seconds` went by at the end of epochs, until held-out samples were there."""
 
-    judging_seconds: float
+    judging_seconds: float = 0.0
     """How much of `training_seconds` the held-out accuracy took, waiting for its samples aside."""
 
-    num_delivered: int
+    num_delivered: int = 0
     """Generated images that have come to the workers since then: those of the first worker, times their number."""
 
-    reuse: float
+    reuse: float = 0.0
     """How often an image was used so far, in the mean."""
 
-    loss: float
-    held_out_top1: float | None
+    loss: float = math.nan
+    held_out_top1: float | None = None
     """Accuracy on held-out generated samples at the end of the last epoch, 0..1."""
 
     num_in_reservoir: int = 0

@@ -1,8 +1,8 @@
-"""What a classifier answers to batches of images, by actors on any nodes of a Ray cluster."""
+"""Inference on batches of images, by actors on any nodes of a Ray cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -12,59 +12,44 @@ from ray.data import ActorPoolStrategy
 
 from evaluation.config import EvaluationConfig
 from evaluation.inference.output_cache import Columns
+from evaluation.inference.request import Request
 from evaluation.inference.trained_model import EvaluationError
-
-Kinds = tuple[Literal["guesses", "features"], ...]
-"""`guesses`: `prediction` int32 [N, up to 5], the best first, and `confidence` float32 [N] of the first; `features`:
-`feature` float32 [N, D], what the last layer is given.
-"""
-
-KINDS: Kinds = ("guesses", "features")
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked about the images of a set."""
-
-    kinds: Kinds
-    among: Sequence[int] = ()
-    """Labels that guesses are among; empty for all."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier, and what it is asked."""
+    """A classifier, and what it is to compute."""
 
     build: Callable[[], Any]
     """Returns it, in evaluation mode: uint8 [N, H, W, 3] to logits [N, num_classes], and `features_and_logits`."""
 
     config: EvaluationConfig
-    questions: Sequence[Question]
+    requests: Sequence[Request]
     """One for each set, by its number."""
 
     def load(self) -> Callable[[int, np.ndarray], Columns]:
-        """Return what answers the question of that number about a batch of images, uint8 [N, H, W, 3]."""
+        """Return what computes the request of that number from a batch of images, uint8 [N, H, W, 3]."""
         torch.set_num_threads(self.config.threads_per_actor)
         device = "cuda" if self.config.gpus_per_actor else "cpu"
         classifier = self.build().to(device)
 
         @torch.inference_mode()
-        def answer(number: int, images: np.ndarray) -> Columns:
-            pixels, asked = torch.tensor(images).to(device), self.questions[number]
-            if "features" not in asked.kinds:
-                return best_guesses(finite(classifier(pixels)), asked.among)
-            features, logits = (finite(said) for said in classifier.features_and_logits(pixels))
-            guesses = best_guesses(logits, asked.among) if "guesses" in asked.kinds else {}
+        def compute(number: int, images: np.ndarray) -> Columns:
+            pixels, request = torch.tensor(images).to(device), self.requests[number]
+            if "features" not in request.kinds:
+                return best_guesses(finite(classifier(pixels)), request.among)
+            features, logits = (finite(output) for output in classifier.features_and_logits(pixels))
+            guesses = best_guesses(logits, request.among) if "guesses" in request.kinds else {}
             return guesses | {"feature": features.cpu().numpy()}
 
-        return answer
+        return compute
 
 
-def finite(said: torch.Tensor) -> torch.Tensor:
+def finite(output: torch.Tensor) -> torch.Tensor:
     """Return it in single precision; EvaluationError if a value is NaN or infinite."""
-    if not said.isfinite().all():
+    if not output.isfinite().all():
         raise EvaluationError("The network's output has NaN or infinite values; this checkpoint cannot be evaluated.")
-    return said.float()
+    return output.float()
 
 
 def best_guesses(logits: torch.Tensor, shared: Sequence[int]) -> Columns:
@@ -84,21 +69,21 @@ class NetworkActor:
     """A network on its device."""
 
     def __init__(self, network: list[ray.ObjectRef]) -> None:
-        asked: Network = ray.get(network[0])
-        self.batch_size = asked.config.batch_size
-        self.answer = asked.load()
+        loaded: Network = ray.get(network[0])
+        self.batch_size = loaded.config.batch_size
+        self.compute = loaded.load()
 
     def __call__(self, unit: Columns) -> Iterator[Columns]:
-        """Yield what is said of a unit, a batch at a time on the device."""
+        """Yield what is computed from a unit, a batch at a time on the device."""
         images, number = unit.pop("image"), int(unit["set"][0])
         starts = range(0, len(images), self.batch_size)
-        parts = [self.answer(number, images[start : start + self.batch_size]) for start in starts]
+        parts = [self.compute(number, images[start : start + self.batch_size]) for start in starts]
         yield unit | {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def answers(images: ray.data.Dataset, network: Network) -> Iterator[Columns]:
-    """Yield what a network says of blocks of `set` and `image`, with their other columns, in no certain order."""
-    said = images.map_batches(
+def infer(images: ray.data.Dataset, network: Network) -> Iterator[Columns]:
+    """Yield what a network computes from blocks of `set` and `image`, with their other columns, in no certain order."""
+    computed = images.map_batches(
         NetworkActor,
         fn_constructor_args=[[ray.put(network)]],
         batch_size=None,
@@ -107,5 +92,5 @@ def answers(images: ray.data.Dataset, network: Network) -> Iterator[Columns]:
         label_selector=network.config.label_selector,
         zero_copy_batch=True,
     )
-    for batch in said.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+    for batch in computed.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
         yield cast(Columns, batch)

@@ -1,7 +1,7 @@
 """What a classifier says of each image of real sets, kept, and of generated images."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +13,10 @@ from PIL import Image
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop, shown_name
 from evaluation.images.real_sets import RealSet
-from evaluation.inference.network import KINDS, Kinds, Network, Question, answers
+from evaluation.inference.network import Network, infer
 from evaluation.inference.output_cache import ROW, Columns, KeptOutputs, folder_name
-from evaluation.inference.reading import Reading, crop_for, read_images
+from evaluation.inference.reading import crop_for, read_images
+from evaluation.inference.request import KINDS, Kinds, Request, SetRequest
 from evaluation.inference.trained_model import Looked
 from generation.shards.storage import StorageError
 
@@ -43,21 +44,19 @@ class Outputs:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What is asked about the images of a set."""
+class SetInference:
+    """Inference on the images of a set: what is requested, and what is kept of it."""
 
     images: RealSet
-    question: Question
-    crop: Crop
-    kept: KeptOutputs
-    missing: np.ndarray
-    """int64: rows that are not kept yet."""
+    request: SetRequest
+    """For the rows that are not kept yet."""
 
+    kept: KeptOutputs
     unreadable: list[int] = field(default_factory=list)
     """Rows of images that cannot be decoded."""
 
     def add(self, columns: Columns) -> None:
-        """Keep what was said of some rows, for which bool `is_read` says whether they have an image."""
+        """Keep what was computed for some rows, for which bool `is_read` says whether they have an image."""
         is_read = columns.pop("is_read")
         self.unreadable.extend(columns[ROW][~is_read].tolist())
         self.kept.add({name: column[is_read] for name, column in columns.items()})
@@ -76,18 +75,27 @@ def outputs_of(
     when all images are through, if more of a set than `allow_unreadable` cannot be decoded.
     """
     groups = same_images(wanted, model)
-    asked = [open_kept(group, wanted, model, config, folder) for group in groups]
-    for each in asked:
-        if 0 < len(each.missing) < each.images.num_images:
-            num_kept = each.images.num_images - len(each.missing)
+    inferences = [open_kept(group, wanted, model, config, folder) for group in groups]
+    for each in inferences:
+        if 0 < len(each.request.rows) < each.images.num_images:
+            num_kept = each.images.num_images - len(each.request.rows)
             say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
-    if any(len(each.missing) for each in asked):
-        for number, columns in ask_network(asked, model.build, config):
-            asked[number].add(columns)
-    for each in asked:
+    requests = [each.request for each in inferences]
+    if any(len(request.rows) for request in requests):
+        for columns in infer(read_images(requests, config), Network(model.build, config, requests)):
+            inferences[_only_set(columns)].add(columns)
+    for each in inferences:
         each.kept.flush()
-    said = [_whole(each, config) for each in asked]
-    return {images: one for one, group in zip(said, groups, strict=True) for images in group}
+    outputs = [_whole(each, config) for each in inferences]
+    return {images: one for one, group in zip(outputs, groups, strict=True) for images in group}
+
+
+def _only_set(columns: Columns) -> int:
+    """Return the number of the set that a block is of, and take its column out."""
+    numbers = set(columns.pop("set").tolist())
+    if len(numbers) != 1:
+        raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
+    return numbers.pop()
 
 
 def same_images(sets: Mapping[RealSet, Kinds], model: Looked) -> list[list[RealSet]]:
@@ -110,11 +118,11 @@ def compared(images: RealSet, model: Looked) -> list[int]:
 
 def open_kept(
     group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Looked, config: EvaluationConfig, folder: Path
-) -> Asked:
+) -> SetInference:
     """Return what is kept of the outputs for the same images, by all that decides them."""
     images = group[0]
     kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
-    question = Question(kinds, compared(images, model) if "guesses" in kinds else [])
+    among = compared(images, model) if "guesses" in kinds else []
     crop = crop_for(model.crop, config, images.has_border)
     key = {
         "version": OUTPUTS_VERSION,
@@ -122,32 +130,20 @@ def open_kept(
         "images": identity(images),
         "crop": [crop.resize_size, crop.crop_size, crop.interpolation, crop.is_upright],
         "kinds": kinds,
-        "among": question.among,
+        "among": among,
     }
     name = "-".join([Path(images.place).name or images.name, *kinds])
     kept = KeptOutputs(folder / folder_name(name, key), images.num_images)
     kept.open(key)
-    return Asked(images, question, crop, kept, kept.missing())
+    request = SetRequest(kinds, among, source=images.source, positions=images.positions, rows=kept.missing(), crop=crop)
+    return SetInference(images, request, kept)
 
 
-def ask_network(
-    asked: Sequence[Asked], build: Callable[[], Any], config: EvaluationConfig
-) -> Iterator[tuple[int, Columns]]:
-    """Yield what a network says of the rows that are missing, in no certain order, with the number of their set."""
-    readings = [Reading(each.images.source, each.images.positions, each.missing, each.crop) for each in asked]
-    network = Network(build, config, [each.question for each in asked])
-    for columns in answers(read_images(readings, config), network):
-        numbers = set(columns.pop("set").tolist())
-        if len(numbers) != 1:
-            raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
-        yield numbers.pop(), columns
-
-
-def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
+def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
     """Return all that came; StorageError where too many images are unreadable."""
-    images, rows = asked.images, asked.kept.rows()
-    all_names = images.source.names() if asked.unreadable else []
-    names = [shown_name(all_names[position]) for position in images.positions[sorted(asked.unreadable)].tolist()]
+    images, rows = inference.images, inference.kept.rows()
+    all_names = images.source.names() if inference.unreadable else []
+    names = [shown_name(all_names[position]) for position in images.positions[sorted(inference.unreadable)].tolist()]
     if len(names) > config.allow_unreadable:
         more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
         raise StorageError(
@@ -159,14 +155,14 @@ def _whole(asked: Asked, config: EvaluationConfig) -> Outputs:
         raise RuntimeError(f"{len(rows)} and {len(names)} of {images.num_images} images came: some were lost.")
     if not len(rows):
         raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
-    return Outputs(asked.kept, rows, tuple(names))
+    return Outputs(inference.kept, rows, tuple(names))
 
 
 def outputs_of_generated(samples: ray.data.Dataset, model: Looked, config: EvaluationConfig) -> Columns:
     """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
     crop = crop_for(model.crop, config, has_border=False)
     shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)
-    parts = list(answers(shown, Network(model.build, config, [Question(KINDS)])))
+    parts = list(infer(shown, Network(model.build, config, [Request(KINDS)])))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -1,7 +1,6 @@
 """Images of real sets, read, decoded and cropped on any nodes of a Ray cluster."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,8 +9,8 @@ import ray.data
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop, UnreadableImageError
-from evaluation.images.sources import ImageSource
 from evaluation.inference.output_cache import ROW, Columns
+from evaluation.inference.request import SetRequest
 from generation.shards.datasets import PART_BYTES
 from generation.stream.units import PARTS_PER_READER, bound_memory, each_by
 
@@ -40,34 +39,20 @@ def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
     return Crop(resize_size, crop_size, interpolation, config.upright, own.is_squashed)
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What is read of a set."""
-
-    source: ImageSource
-    positions: np.ndarray
-    """int64 [number of the set's images]: where in the source they are."""
-
-    rows: np.ndarray
-    """int64: which of them are read."""
-
-    crop: Crop
-
-
-def read_images(readings: Sequence[Reading], config: EvaluationConfig) -> ray.data.Dataset:
+def read_images(requests: Sequence[SetRequest], config: EvaluationConfig) -> ray.data.Dataset:
     """Return blocks of one set each, in no certain order.
 
-    Columns are `set`, the reading's number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
+    Columns are `set`, the request's number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
     bool `is_read`, which says of an image whether it could be decoded.
     """
-    image_bytes = max(each.crop.crop_size for each in readings) ** 2 * 3
-    sizes = [_unit_size(len(each.rows), image_bytes, config) for each in readings]
+    image_bytes = max(each.crop.crop_size for each in requests) ** 2 * 3
+    sizes = [_unit_size(len(each.rows), image_bytes, config) for each in requests]
     units = [
         {"set": number, "start": start, "stop": min(start + size, len(each.rows))}
-        for number, (each, size) in enumerate(zip(readings, sizes, strict=True))
+        for number, (each, size) in enumerate(zip(requests, sizes, strict=True))
         for start in range(0, len(each.rows), size)
     ]
-    reader = ImageReader, [[ray.put(list(readings))]]
+    reader = ImageReader, [[ray.put(list(requests))]]
     dataset = each_by(reader, units, config.num_readers, len(units), config.label_selector)
     unit_bytes = max(sizes) * image_bytes
     bound_memory(dataset, unit_bytes, (config.num_readers + config.num_actors) * PARTS_PER_READER * unit_bytes)
@@ -83,9 +68,9 @@ def _unit_size(num_images: int, image_bytes: int, config: EvaluationConfig) -> i
 class ImageReader:
     """Reads and decodes units of sets."""
 
-    def __init__(self, readings: list[ray.ObjectRef]) -> None:
-        self.readings: list[Reading] = ray.get(readings[0])
-        self.opener_of = lru_cache(maxsize=2)(lambda number: self.readings[number].source.opener())
+    def __init__(self, requests: list[ray.ObjectRef]) -> None:
+        self.requests: list[SetRequest] = ray.get(requests[0])
+        self.opener_of = lru_cache(maxsize=2)(lambda number: self.requests[number].source.opener())
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Columns]:
         """Yield one unit's images, black where one cannot be decoded.
@@ -93,13 +78,13 @@ class ImageReader:
         A generator, since Ray Data hides what another function raises behind an exception of its own.
         """
         number, start, stop = (int(unit[name][0]) for name in ("set", "start", "stop"))
-        reading, read = self.readings[number], self.opener_of(number)
-        rows, size = reading.rows[start:stop], reading.crop.crop_size
+        request, read = self.requests[number], self.opener_of(number)
+        rows, size = request.rows[start:stop], request.crop.crop_size
         images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
         is_read = np.ones(len(rows), dtype=bool)
-        for i, position in enumerate(reading.positions[rows].tolist()):
+        for i, position in enumerate(request.positions[rows].tolist()):
             try:
-                images[i] = reading.crop(read(position))
+                images[i] = request.crop(read(position))
             except UnreadableImageError:
                 is_read[i] = False
         yield {"set": np.full(len(rows), number), ROW: rows, "image": images, "is_read": is_read}

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop
 from evaluation.inference.external_models import ExternalModel, is_external, open_external
-from evaluation.inference.network import KINDS, Network, Question
+from evaluation.inference.network import Network
 from evaluation.inference.reading import crop_for
+from evaluation.inference.request import KINDS, Request
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig
 
@@ -74,7 +75,7 @@ def test_a_network_of_torchvisions_says_of_an_image_what_torchvision_does(torchv
 
 def test_an_actor_gives_its_guesses_and_its_features(torchvisions: torch.nn.Module):
     model = opened(RESNET18)
-    answer = Network(model.build, EvaluationConfig(), [Question(KINDS)]).load()
+    answer = Network(model.build, EvaluationConfig(), [Request(KINDS)]).load()
     said = answer(0, model.crop(photograph())[None])
     assert said["prediction"].shape == (1, 5)
     assert said["feature"].shape == (1, 512)

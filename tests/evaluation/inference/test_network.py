@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from evaluation.config import EvaluationConfig
-from evaluation.inference.network import KINDS, Kinds, Network, Question, best_guesses
+from evaluation.inference.network import Network, best_guesses
+from evaluation.inference.request import KINDS, Kinds, Request
 from evaluation.inference.trained_model import EvaluationError, build_classifier
 from tests.support.models import untrained
 
@@ -34,16 +35,16 @@ def test_of_one_shared_label_a_guess_is_certain():
     assert said["confidence"].tolist() == [1.0, 1.0]
 
 
-def test_a_network_says_the_same_guesses_with_its_features_and_without():
+def test_a_network_computes_the_same_guesses_with_its_features_and_without():
     images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
-    questions = [Question(KINDS, [0, 2]), Question(("guesses",), [0, 2]), Question(("features",))]
-    answer = Network(untrained().build, EvaluationConfig(), questions).load()
-    both = answer(0, images)
+    requests = [Request(KINDS, [0, 2]), Request(("guesses",), [0, 2]), Request(("features",))]
+    compute = Network(untrained().build, EvaluationConfig(), requests).load()
+    both = compute(0, images)
     assert both.keys() == {"prediction", "confidence", "feature"}
     assert set(both["prediction"].ravel()) == {0, 2}
     assert (both["feature"].shape, both["feature"].dtype) == ((4, 512), np.float32)
     for number, num_columns in ((1, 2), (2, 1)):
-        alone = answer(number, images)
+        alone = compute(number, images)
         assert len(alone) == num_columns
         for name, column in alone.items():
             np.testing.assert_allclose(column, both[name], rtol=1e-5)
@@ -53,6 +54,6 @@ def test_a_network_says_the_same_guesses_with_its_features_and_without():
 def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
     checkpoint = untrained().checkpoint
     checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
-    answer = Network(partial(build_classifier, checkpoint), EvaluationConfig(), [Question(kinds)]).load()
+    compute = Network(partial(build_classifier, checkpoint), EvaluationConfig(), [Request(kinds)]).load()
     with pytest.raises(EvaluationError, match="NaN or infinite"):
-        answer(0, np.zeros((1, 32, 32, 3), dtype=np.uint8))
+        compute(0, np.zeros((1, 32, 32, 3), dtype=np.uint8))

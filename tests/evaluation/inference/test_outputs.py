@@ -16,8 +16,8 @@ from torchvision import transforms
 from evaluation.config import EvaluationConfig
 from evaluation.images.real_sets import RealSet, open_set
 from evaluation.inference import output_cache as kept_outputs
-from evaluation.inference.network import KINDS, Kinds, Question
 from evaluation.inference.outputs import Outputs, open_kept, outputs_of, same_images
+from evaluation.inference.request import KINDS, Kinds
 from generation.recipes.labels import ClassEntry, LabelSpace
 from generation.shards.storage import StorageError
 from tests.support.models import untrained
@@ -85,8 +85,8 @@ def test_images_of_two_sets_are_asked_once_for_all_that_is_wanted_of_either(phot
     wanted: dict[RealSet, Kinds] = {named: ("guesses",), two: ("guesses",), relabelled: ("features", "guesses")}
     groups = same_images(wanted, untrained())
     assert groups == [[named, relabelled], [two]]
-    asked = [open_kept(group, wanted, untrained(), ALONE, tmp_path / "outputs") for group in groups]
-    assert [each.question for each in asked] == [Question(KINDS, []), Question(("guesses",), [0, 2])]
+    requests = [open_kept(group, wanted, untrained(), ALONE, tmp_path / "outputs").request for group in groups]
+    assert [(each.kinds, each.among) for each in requests] == [(KINDS, []), (("guesses",), [0, 2])]
     assert sorted(path.name[:-13] for path in (tmp_path / "outputs").iterdir()) == [
         f"{photos.name}-guesses-features",
         "two-guesses",

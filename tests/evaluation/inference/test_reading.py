@@ -10,7 +10,8 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.sources import list_images
 from evaluation.inference import reading
 from evaluation.inference.output_cache import Columns
-from evaluation.inference.reading import Crop, ImageReader, Reading, crop_for
+from evaluation.inference.reading import Crop, ImageReader, crop_for
+from evaluation.inference.request import KINDS, SetRequest
 from tests.support.models import untrained
 
 
@@ -21,15 +22,18 @@ def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, m
             Image.new("L", (8, 12), grey).save(tmp_path / place / "auk" / f"{grey:03}.jpg")
     damaged = tmp_path / "second" / "auk" / "080.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])
-    readings = [
-        Reading(list_images(str(tmp_path / "first")), np.array([0]), np.array([0]), Crop(8, 8, "bilinear")),
+
+    def request(folder: str, positions: list[int], rows: list[int], crop: Crop) -> SetRequest:
+        source = list_images(str(tmp_path / folder))
+        return SetRequest(KINDS, source=source, positions=np.array(positions), rows=np.array(rows), crop=crop)
+
+    requests = [
+        request("first", [0], [0], Crop(8, 8, "bilinear")),
         # Images 0, 40, 80 and 160 are of the set, of which the first row is there already.
-        Reading(
-            list_images(str(tmp_path / "second")), np.array([0, 1, 2, 4]), np.array([1, 2, 3]), Crop(4, 4, "bicubic")
-        ),
+        request("second", [0, 1, 2, 4], [1, 2, 3], Crop(4, 4, "bicubic")),
     ]
     monkeypatch.setattr(reading.ray, "get", lambda reference: reference)
-    reader = ImageReader([readings])  # pyright: ignore[reportArgumentType]
+    reader = ImageReader([requests])  # pyright: ignore[reportArgumentType]
 
     def read(number: int, start: int, stop: int) -> Columns:
         unit = {"set": np.array([number]), "start": np.array([start]), "stop": np.array([stop])}

@@ -20,7 +20,7 @@ from ray.data._internal.logging import HiddenRecordFilter
 from ray.train.torch import TorchTrainer
 
 from evaluation.config import EvaluationConfig
-from evaluation.inference.network import Network, answers
+from evaluation.inference.network import Network, infer
 from evaluation.inference.outputs import Shown
 from evaluation.inference.reading import Crop
 from generation.config import GenerationConfig
@@ -205,7 +205,7 @@ class WhereNetwork:
 
 def groups_that_answer(images: ray.data.Dataset, config: EvaluationConfig) -> list[str]:
     """Return the group of who answers for each image."""
-    said = answers(images, cast(Network, WhereNetwork(config)))
+    said = infer(images, cast(Network, WhereNetwork(config)))
     return [group for columns in said for group in columns["group"].tolist()]
 
 
