@@ -26,11 +26,11 @@ from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import stream_samples
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
-from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.job.tables import print_table
 from ray_jobs.scaling.sampling import Readings, growth_bytes, resident_bytes
 from training.config import TrainingConfig

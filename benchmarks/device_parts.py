@@ -36,7 +36,7 @@ from benchmarks.training_step import Steps, measure_steps
 from generation.engine.batch_size import MemoryMeter
 from generation.engine.diffusers_generator import DiffusersGenerator
 from generation.recipes.model_files import PROJECT_ROOT
-from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from training.config import TrainingConfig
 
 LOG = logging.getLogger(__name__)

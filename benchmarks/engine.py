@@ -34,9 +34,9 @@ from generation.engine.batch_size import MemoryMeter
 from generation.engine.diffusers_generator import DiffusersGenerator
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.job.tables import text_table
 
 NUM_ROUNDS = 7

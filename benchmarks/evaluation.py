@@ -26,11 +26,11 @@ from evaluation.inference.output_cache import ROW
 from evaluation.inference.reading import Crop, crop_for, read_images
 from evaluation.inference.request import Request, SetRequest
 from evaluation.inference.trained_model import build_classifier, crop_of
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
-from ray_jobs.config import JobConfig, load_config
 from ray_jobs.scaling.sampling import Readings
 from training.config import TrainingConfig
 from training.model.classifier import Classifier

@@ -12,7 +12,7 @@ from rich.table import Table
 from generation.engine.actor import GeneratorActor
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
-from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 
 BATCH_SIZES = (1, 8, 32, 64, 128)
 MIN_SECONDS = 5.0

@@ -23,8 +23,8 @@ from generation.recipes.recipe import Recipe
 from generation.shards.datasets import read_shards, tee_samples, write_shards
 from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.config import JobConfig
 from ray_jobs.job.tables import print_table
 
 NUM_ROUNDS = 3

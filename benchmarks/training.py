@@ -22,10 +22,10 @@ from generation.indices import Wanted
 from generation.pool.service import start_generation
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
-from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
 from training.fit import own_execution_options, worker_group

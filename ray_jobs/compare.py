@@ -27,9 +27,9 @@ from generation.shards.datasets import tee_samples, write_shards
 from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
+from ray_jobs.cli.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.room import generation_demand, training_demand
-from ray_jobs.config import CompareConfig, load_config, open_recipe, to_yaml
 from ray_jobs.job.command import announce, begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan

@@ -17,10 +17,10 @@ from evaluation.inference.external_models import is_external, open_external
 from evaluation.inference.trained_model import Looked, Model, open_model
 from evaluation.result import SetResult
 from generation.recipes.recipe import find_label_space
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_room
-from ray_jobs.config import JobConfig, load_config
 from ray_jobs.job.command import announce
 from ray_jobs.job.evaluation import (
     GOES_ON,

@@ -16,9 +16,9 @@ from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe, recipe_file_text
 from generation.sample import without_left_out
 from generation.stream.stream import fetch_samples
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 from ray_jobs.reports.gallery import Gallery, Picture, Row, write_page, write_png

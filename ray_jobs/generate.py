@@ -16,11 +16,11 @@ from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe
 from generation.shards.datasets import check_shards, write_shards
 from generation.shards.shard_set import ShardSet
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
-from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.job.command import STARTED_AT, announce
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import Part, batch_size_of, check_batches, open_parts

@@ -29,9 +29,9 @@ from generation.shards.datasets import read_shards
 from generation.shards.shard_set import ShardSet, check_same, read_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
+from ray_jobs.cli.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_room
-from ray_jobs.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.job.command import announce, begin
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan

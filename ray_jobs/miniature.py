@@ -26,9 +26,9 @@ from generation.recipes.checks import check_recipe
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import ask_samples
+from ray_jobs.cli.config import MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.room import generation_demand
-from ray_jobs.config import MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import plan

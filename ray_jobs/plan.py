@@ -21,9 +21,9 @@ from generation.recipes.model_files import find_local, local_path
 from generation.recipes.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.recipes.tokens import TokenCounter, open_token_counter
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.config import JobConfig, load_config, open_recipe
 from ray_jobs.cost.table import print_cost
 from ray_jobs.job.run_folder import resolve, write_once
 from ray_jobs.job.tables import text_table

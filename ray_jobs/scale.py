@@ -14,11 +14,11 @@ import ray
 
 from generation.pool.keeper import GenerationCounts
 from generation.recipes.recipe import Recipe
+from ray_jobs.cli.config import load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.connect import connect, start_local
 from ray_jobs.cluster.local_nodes import local_nodes
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
-from ray_jobs.config import load_config, open_recipe, to_yaml
 from ray_jobs.job.command import announce
 from ray_jobs.job.run_folder import check_output, claim, release, resolve, withdrawn_at_errors
 from ray_jobs.scaling.config import ScaleConfig

@@ -14,10 +14,10 @@ from generation.files import write_whole
 from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe, recipe_file_text
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
-from ray_jobs.config import JobConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cost.prediction import predict_if_given
 from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.contact_sheet import write_contact_sheet

@@ -18,9 +18,9 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated import autoscaler_pb2, common_pb2
 
 from generation.recipes.model_files import PROJECT_ROOT
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cluster.placement import Demand, Node, place
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
-from ray_jobs.config import JobConfig, load_config
 
 RAY_JOB = yaml.safe_load((PROJECT_ROOT / "docs" / "kuberay.yaml").read_text())
 """A KubeRay RayJob; what follows reads the cluster in it."""

@@ -11,7 +11,7 @@ from typing import Literal
 from generation.engine.actor import WorkCounts
 from generation.recipes.model_files import local_path
 from generation.recipes.recipe import find_label_space, read_recipe_value, recipe_from_value
-from ray_jobs.config import JobConfig, Prices, Rates
+from ray_jobs.cli.config import JobConfig, Prices, Rates
 from training.config import TrainingConfig
 from training.data.reservoir import Uses, min_images
 from training.progress import TrainingProgress

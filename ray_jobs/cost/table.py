@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from generation.files import new_path
-from ray_jobs.config import JobConfig, Prices, Rates, load_config
+from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config
 from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
 from ray_jobs.job.run_folder import resolve
 from training.config import TrainingConfig

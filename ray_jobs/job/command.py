@@ -8,10 +8,10 @@ import psutil
 from generation.config import GenerationConfig
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
+from ray_jobs.cli.config import JobConfig, to_yaml
 from ray_jobs.cluster.connect import connect, session_logs
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand
-from ray_jobs.config import JobConfig, to_yaml
 from ray_jobs.job.run_folder import Claim, claim, resolve, withdrawn_at_errors
 
 STARTED_AT = psutil.Process().create_time()

@@ -12,8 +12,8 @@ from evaluation.pages.model_page import csv_text, model_page
 from evaluation.result import Circumstances, Evaluation, SetResult
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
+from ray_jobs.cli.config import JobConfig, to_yaml
 from ray_jobs.cluster.room import evaluation_demand, wait_for_room
-from ray_jobs.config import JobConfig, to_yaml
 from ray_jobs.job.command import announce
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json

@@ -22,9 +22,9 @@ from generation.sample import SampleBatch
 from generation.shards.datasets import first_samples, read_shards, tee_samples
 from generation.shards.shard_set import ShardSet
 from generation.stream.stream import fetch_samples, stream_samples
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cluster.placement import Demand, check_awaited
 from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
-from ray_jobs.config import JobConfig
 from ray_jobs.job.data_set import (
     Part,
     batch_size_of,

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 from generation.pool.sizing import actors_needed
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import keep_trace
-from ray_jobs.config import JobConfig
 from ray_jobs.monitor.progress import RunProgress, Stretch
 
 LITTLE_WAITING_FRACTION = 0.05

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ray_jobs.config import JobConfig
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.monitor.progress import RunProgress
 
 SPENT_FILE = "spent.csv"

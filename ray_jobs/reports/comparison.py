@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from evaluation.pages.html import html_table, page
 from evaluation.pages.plots import svg
 from generation.recipes.recipe import Recipe
-from ray_jobs.config import CompareConfig, Prices, to_yaml
+from ray_jobs.cli.config import CompareConfig, Prices, to_yaml
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import write_anew, write_json
 from ray_jobs.job.tables import print_table

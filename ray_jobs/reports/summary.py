@@ -9,7 +9,7 @@ from rich.table import Table
 
 from evaluation.result import Evaluation
 from generation.recipes.recipe import Recipe
-from ray_jobs.config import JobConfig
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cost.prediction import measured_rates, predict_if_given
 from ray_jobs.monitor.advice import LITTLE_WAITING_FRACTION
 from ray_jobs.monitor.progress import RunProgress

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from generation.ranges import AtLeastOne, Count, NotNegative, Positive, check_ranges
-from ray_jobs.config import JobConfig
+from ray_jobs.cli.config import JobConfig
 
 RATE_WINDOW_SECONDS = 10.0
 """Over which it is measured whether a step's rate is reached."""

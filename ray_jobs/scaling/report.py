@@ -16,7 +16,7 @@ from rich.table import Table
 from evaluation.pages.html import folded, html_table, number, page, percent, section
 from evaluation.pages.plots import svg
 from generation.recipes.recipe import Recipe
-from ray_jobs.config import to_yaml
+from ray_jobs.cli.config import to_yaml
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import write_anew
 from ray_jobs.job.tables import print_table

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ray_jobs.config import Prices
+from ray_jobs.cli.config import Prices
 from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Outcome
 from ray_jobs.scaling.results import Exactness

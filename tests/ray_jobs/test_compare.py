@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import compare
-from ray_jobs.config import Prices
+from ray_jobs.cli.config import Prices
 from ray_jobs.reports.comparison import ArmRun, Moment, mean_and_spread, table_of
 from tests.support.commands import call
 from tests.support.settings import KEEPING, PAINTED

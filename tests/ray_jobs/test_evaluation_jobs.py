@@ -19,7 +19,7 @@ from generation.recipes.model_files import PROJECT_ROOT
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import build_recipe
 from ray_jobs import evaluate, judge, miniature, report, train
-from ray_jobs.config import MiniatureConfig
+from ray_jobs.cli.config import MiniatureConfig
 from ray_jobs.miniature import check_training, choose_indices, places_by_class, prepare
 from tests.support.commands import call, forbid_cluster
 from training.config import TrainingConfig

@@ -28,7 +28,7 @@ from generation.recipes.model_files import PROJECT_ROOT
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import read_recipe, recipe_file_text
 from ray_jobs import evaluate, gallery, plan, regenerate, train
-from ray_jobs.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.monitor.progress import Stretch
 from ray_jobs.monitor.prometheus import METRICS, Exporter, readings
 from tests.support.commands import call, error_line

@@ -14,7 +14,7 @@ from PIL import Image
 
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import train
-from ray_jobs.config import JobConfig, load_config
+from ray_jobs.cli.config import JobConfig, load_config
 from tests.support.commands import error_line
 from tests.support.journals import expected_uses, steps_in, uses_of
 from tests.support.settings import EIGHTY_STEPS, PAINTED

@@ -12,7 +12,7 @@ import ray
 
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import train
-from ray_jobs.config import JobConfig, load_config
+from ray_jobs.cli.config import JobConfig, load_config
 from tests.support.commands import error_line, error_lines, printed
 from tests.support.fits import in_this_process
 from tests.support.head import RAY, Head, started_head

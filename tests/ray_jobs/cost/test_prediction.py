@@ -12,7 +12,7 @@ from generation.engine.actor import WorkCounts
 from generation.recipes.config import RecipeConfig
 from generation.recipes.recipe import build_recipe, recipe_file_text
 from generation.shards.config import DataConfig
-from ray_jobs.config import JobConfig, Prices, Rates
+from ray_jobs.cli.config import JobConfig, Prices, Rates
 from ray_jobs.cost.prediction import measured_rates, num_before_first_batch, predict, predict_if_given
 from training.config import TrainingConfig
 from training.progress import TrainingProgress

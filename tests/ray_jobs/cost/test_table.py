@@ -10,7 +10,7 @@ import pytest
 
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import plan
-from ray_jobs.config import JobConfig, Rates, load_config, to_yaml
+from ray_jobs.cli.config import JobConfig, Rates, load_config, to_yaml
 from ray_jobs.cost import table as cost
 from ray_jobs.cost.prediction import predict
 from tests.support.commands import error_line, printed

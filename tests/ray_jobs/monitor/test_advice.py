@@ -6,7 +6,7 @@ from collections import Counter
 from generation.config import GenerationConfig
 from generation.pool.keeper import GenerationCounts
 from generation.shards.config import DataConfig
-from ray_jobs.config import JobConfig
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.monitor.advice import NOTHING_TO_GO_BY, Adviser, MissingActors, advise
 from ray_jobs.monitor.progress import Stretch
 from tests.support.looks import looked, worked

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from generation.config import GenerationConfig
-from ray_jobs.config import JobConfig
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.spent import Spent, SpentFile, read_spent, spent_at
 from tests.support.looks import looked

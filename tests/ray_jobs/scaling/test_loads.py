@@ -7,7 +7,7 @@ import pytest
 
 from generation.config import GenerationConfig
 from generation.recipes.recipe import Recipe
-from ray_jobs.config import Rates
+from ray_jobs.cli.config import Rates
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig, SweepConfig
 from ray_jobs.scaling.loads import Phase, appetite_at, faults_load, rate_per_actor, step_load, sweep_load
 from training.config import TrainingConfig

@@ -7,7 +7,7 @@ import pytest
 
 from generation.config import GenerationConfig
 from generation.pool.keeper import GenerationCounts
-from ray_jobs.config import Prices
+from ray_jobs.cli.config import Prices
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig
 from ray_jobs.scaling.experiments import Outcome, PoolMoment
 from ray_jobs.scaling.faults import Struck

@@ -227,7 +227,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        known = Path(__file__).parent / "configs"
+        known = Path(__file__).parents[1] / "configs"
         raise ValueError(f"There is no config '{path}'. Those that ship are in {known}.") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error

@@ -6,10 +6,10 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.prompts import PAPER_TEMPLATES
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs import train
-from ray_jobs.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
+from ray_jobs.cli.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.scaling.config import ScaleConfig
 
-FOLDER = Path(__file__).parents[2] / "ray_jobs" / "configs"
+FOLDER = Path(__file__).parents[3] / "ray_jobs" / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 PAINTED = str(FOLDER / "painted.yaml")
 

@@ -1,0 +1,32 @@
+"""docs/architecture.md against the tree."""
+
+import re
+
+from generation.recipes.model_files import PROJECT_ROOT
+
+PAGE = (PROJECT_ROOT / "docs" / "architecture.md").read_text()
+MOST_FILES = 35
+
+
+def exists(path: str) -> bool:
+    """Return whether the page's path is a file; folders that it has named already are left out there."""
+    above = ("", "generation", "training", "evaluation", "ray_jobs")
+    return any((PROJECT_ROOT / folder / path).is_file() for folder in above)
+
+
+def test_every_file_that_the_page_names_is_there():
+    paths = re.findall(r"`([a-z_/]+\.py)`", PAGE)
+    assert len(paths) > MOST_FILES
+    assert [path for path in paths if not exists(path)] == []
+
+
+def test_a_sample_meets_35_files_from_recipe_to_gradient():
+    numbers = [int(number) for number in re.findall(r"\.py` \((\d+)\)", PAGE)]
+    assert numbers == list(range(1, MOST_FILES + 1))
+
+
+def test_a_command_is_a_file_at_the_top_of_ray_jobs_and_little_else_is():
+    entries = [path for path in (PROJECT_ROOT / "ray_jobs").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 20
+    others = {path.name for path in entries if path.is_file()} - {"__init__.py"}
+    assert [name for name in sorted(others) if "def main()" not in (PROJECT_ROOT / "ray_jobs" / name).read_text()] == []
