@@ -18,9 +18,9 @@ from evaluation.inference.request import KINDS, Kinds
 from evaluation.inference.trained_model import Looked
 from evaluation.inference.transfers import TransferImages, transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
-from evaluation.metrics.intervals import packed
+from evaluation.metrics.intervals import packed_hits
 from evaluation.metrics.representation import describe
-from evaluation.result import Representation, Results, SetResult
+from evaluation.result import RepresentationResult, Results, SetResult
 from generation.recipes.labels import LabelSpace, load_label_space
 
 Say = Callable[[str], None]
@@ -115,10 +115,10 @@ def of_each_image(images: RealSet, said: Outputs, guesses: Guesses) -> dict[str,
     """Return which images are right, as text, and what tells these images: two models are compared on the same ones."""
     positions = images.positions[said.rows[is_counted(guesses)]]
     told = f"{images.source.names_hash} {zlib.crc32(positions.tobytes())}"
-    return {"images": told, "top1_hits": packed(top1_hits(guesses))}
+    return {"images": told, "top1_hits": packed_hits(top1_hits(guesses))}
 
 
-def representation(images: RealSet, said: Outputs) -> Representation:
+def representation(images: RealSet, said: Outputs) -> RepresentationResult:
     """Return what the features of a set's images are like."""
     features = said.read("feature")
     described = describe(features, images.labels[said.rows])

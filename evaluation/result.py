@@ -108,7 +108,7 @@ class SetResult(TypedDict):
 
 
 @with_config(STRICT)
-class Representation(TypedDict):
+class RepresentationResult(TypedDict):
     """What the features of a set's images are like: `metrics.representation.Representation`, and of which images."""
 
     set: str
@@ -161,7 +161,7 @@ class Results(TypedDict):
     """What is measured of a model."""
 
     sets: dict[str, SetResult]
-    representation: NotRequired[Representation]
+    representation: NotRequired[RepresentationResult]
     transfer: NotRequired[Transfers]
 
 

@@ -23,7 +23,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.command import STARTED_AT, announce
 from ray_jobs.job.data_card import write_card
-from ray_jobs.job.data_set import Part, batch_size_of, check_batches, open_parts
+from ray_jobs.job.data_set import DataSplit, batch_size_of, check_batches, open_parts
 from ray_jobs.job.run_folder import alone_at_work
 
 PROGRESS_SECONDS = 10.0
@@ -56,7 +56,7 @@ def main() -> None:
     announce(f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
 
 
-def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[Part]]:
+def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[DataSplit]]:
     """Return settings, recipe and what is there already, all checked as far as that goes without a cluster."""
     config = load_config(JobConfig, arguments)
     recipe = open_recipe(config)
@@ -73,7 +73,7 @@ def finish(sets: Sequence[ShardSet]) -> None:
     sets[0].storage.remove_leftovers(STARTED_AT)
 
 
-def find_damage(parts: Sequence[Part], config: JobConfig) -> None:
+def find_damage(parts: Sequence[DataSplit], config: JobConfig) -> None:
     """Look at every sample of the shards that are there, say what is wrong, and note whose shards to make again."""
     for part in parts:
         if part.found is None:
@@ -87,7 +87,7 @@ def find_damage(parts: Sequence[Part], config: JobConfig) -> None:
         part.damaged = sorted(faulty)
 
 
-def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: Part) -> None:
+def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: DataSplit) -> None:
     """Make the shards that a part lacks or that are damaged, and say how it goes now and then."""
     numbers = part.to_make(shards)
     if not numbers:

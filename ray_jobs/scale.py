@@ -25,7 +25,7 @@ from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Experiments, node_size
 from ray_jobs.scaling.faults_results import faults_result
 from ray_jobs.scaling.loads import faults_load, fixed_pool, rate_per_actor, step_load, sweep_load
-from ray_jobs.scaling.report import Results, print_results, write_report
+from ray_jobs.scaling.report import ScaleResults, print_results, write_report
 from ray_jobs.scaling.step_results import step_result
 from ray_jobs.scaling.sweep_results import sweep_point
 
@@ -79,11 +79,11 @@ def check_pool(config: ScaleConfig) -> None:
     check_placement([generation_demand(pool), training_demand(config.training, pool.wait_for_nodes_seconds)])
 
 
-def measure(experiments: Experiments) -> Iterator[Results]:
+def measure(experiments: Experiments) -> Iterator[ScaleResults]:
     """Run all experiments, one after the other, and yield after each what all came to until then."""
     config, recipe = experiments.config, experiments.recipe
     rate = rate_per_actor(config, recipe)
-    results = Results()
+    results = ScaleResults()
     for num_actors in config.sweep.actors:
         outcome = experiments.run(sweep_load(config, rate, num_actors))
         results.sweep.append(sweep_point(config, made_per_second(rate, recipe, outcome.counts), outcome))

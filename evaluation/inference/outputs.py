@@ -102,16 +102,18 @@ def same_images(sets: Mapping[RealSet, Kinds], model: Looked) -> list[list[RealS
     """Return the sets, together those whose images and guesses are the same, whatever their labels."""
     groups: dict[str, list[RealSet]] = {}
     for images in sets:
-        groups.setdefault(f"{identity(images)} {images.has_border} {compared(images, model)}", []).append(images)
+        groups.setdefault(f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}", []).append(
+            images
+        )
     return list(groups.values())
 
 
-def identity(images: RealSet) -> list[str | int]:
+def image_set_key(images: RealSet) -> list[str | int]:
     """Return what tells a set's images from those of others."""
     return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
 
 
-def compared(images: RealSet, model: Looked) -> list[int]:
+def candidate_labels(images: RealSet, model: Looked) -> list[int]:
     """Return the labels that guesses are among, empty for all."""
     return images.shared.tolist() if len(images.shared) < model.num_classes else []
 
@@ -122,12 +124,12 @@ def open_kept(
     """Return what is kept of the outputs for the same images, by all that decides them."""
     images = group[0]
     kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
-    among = compared(images, model) if "guesses" in kinds else []
+    among = candidate_labels(images, model) if "guesses" in kinds else []
     crop = crop_for(model.crop, config, images.has_border)
     key = {
         "version": OUTPUTS_VERSION,
         "checkpoint_sha256": model.sha256,
-        "images": identity(images),
+        "images": image_set_key(images),
         "crop": [crop.resize_size, crop.crop_size, crop.interpolation, crop.is_upright],
         "kinds": kinds,
         "among": among,

@@ -64,11 +64,11 @@ def paired_difference(hits: np.ndarray, other_hits: np.ndarray) -> Difference:
     return Difference((better - worse) / num_images, (max(-1.0, centre - half), min(1.0, centre + half)), p_value)
 
 
-def packed(hits: np.ndarray) -> str:
+def packed_hits(hits: np.ndarray) -> str:
     """Return bool [N] as text, an eighth of a byte and a third each."""
     return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
-def unpacked(text: str, num_images: int) -> np.ndarray:
-    """Return what `packed` was given."""
+def unpacked_hits(text: str, num_images: int) -> np.ndarray:
+    """Return what `packed_hits` was given."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=num_images).astype(bool)

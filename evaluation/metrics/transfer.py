@@ -129,7 +129,7 @@ def fit_transfer(
     `say` is told of each trial of `sgd`. Besides features in single precision, memory holds one copy of those of
     `trainval` for `lbfgs`; for `sgd` none, but one on a device other than the CPU.
     """
-    trainval, test = numbered(trainval, test)
+    trainval, test = with_class_numbers(trainval, test)
     fit = fitter(trainval, solver, search.seed, device)
     settings, validation_top1 = best_settings(trainval, fit, solver, search, say)
     classify = fit(np.arange(len(trainval.labels)), settings)
@@ -295,7 +295,7 @@ def log_odds_average(accuracies: Sequence[float], num_test: Sequence[int]) -> fl
     return float(np.mean([math.log(p / (1 - p)) for p in inside]))
 
 
-def numbered(trainval: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
+def with_class_numbers(trainval: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
     """Return both with class numbers 0..K-1 for labels; ValueError unless one classifier can serve both."""
     trainval, test = _checked(trainval, "trainval"), _checked(test, "test")
     if trainval.features.shape[1] != test.features.shape[1]:

@@ -59,7 +59,7 @@ def _cell(text: str, is_bold: bool) -> str:
     return f"<td><b>{escape(text)}</b></td>" if is_bold else f"<td>{escape(text)}</td>"
 
 
-def folded(summary: str, content: str) -> str:
+def details(summary: str, content: str) -> str:
     """Return HTML that opens at a click; `summary` is text."""
     return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
 
@@ -91,7 +91,7 @@ def number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def numbered(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+def by_unique_name(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
     """Return evaluations by their model's name; names that came before are told apart by a number."""
     by_name: dict[str, Evaluation] = {}
     for evaluation in evaluations:

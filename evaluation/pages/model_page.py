@@ -9,11 +9,11 @@ from typing import Any
 
 from evaluation.pages import plots
 from evaluation.pages.html import (
+    by_unique_name,
+    details,
     facts_of,
-    folded,
     html_table,
     number,
-    numbered,
     page,
     percent,
     representation_table,
@@ -45,7 +45,7 @@ def csv_text(evaluations: Sequence[Evaluation]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEAD)
-    for model, evaluation in numbered(evaluations).items():
+    for model, evaluation in by_unique_name(evaluations).items():
         for name, of_set in evaluation["sets"].items():
             values: dict[str, Any] = dict(of_set)
             values["lo"], values["hi"] = of_set["top1_interval"]
@@ -63,7 +63,7 @@ def model_page(evaluation: Evaluation) -> str:
         *(section(name, _set_details(name, of_set)) for name, of_set in sets.items()),
     ]
     if evaluation.get("representation"):
-        parts.append(section("Representation", representation_table(numbered([evaluation]))))
+        parts.append(section("Representation", representation_table(by_unique_name([evaluation]))))
     if transfer := evaluation.get("transfer"):
         parts.append(section("Transfer", _transfer_of_one(transfer)))
     parts.append(section("Settings", f"<pre>{escape(evaluation['settings'])}</pre>"))
@@ -102,7 +102,7 @@ def _unreadable(name: str, of_set: SetResult) -> str:
     if not of_set["num_unreadable"]:
         return ""
     names = escape("\n".join(of_set["unreadable"]))
-    return folded(f"Unreadable in {name}: {number(of_set['num_unreadable'])}", f"<pre>{names}</pre>")
+    return details(f"Unreadable in {name}: {number(of_set['num_unreadable'])}", f"<pre>{names}</pre>")
 
 
 def _set_details(name: str, of_set: SetResult) -> str:
@@ -119,7 +119,7 @@ def _set_details(name: str, of_set: SetResult) -> str:
     confusions = note + _confusions(of_set["per_class"], of_set["confusions"])
     calibration = svg(plots.reliability_figure(of_set["calibration"]))
     parts = {"Classes": classes, "Confusions": confusions, "Confidence and accuracy": calibration}
-    return "\n".join(folded(title, content) for title, content in parts.items())
+    return "\n".join(details(title, content) for title, content in parts.items())
 
 
 def accepts_others(name: str, of_set: SetResult) -> bool:

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from evaluation.metrics.intervals import Difference, paired_difference, unpacked
+from evaluation.metrics.intervals import Difference, paired_difference, unpacked_hits
 from evaluation.pages import plots
 from evaluation.pages.html import (
+    by_unique_name,
     facts_of,
     html_table,
     number,
-    numbered,
     page,
     percent,
     representation_table,
@@ -31,7 +31,7 @@ def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     """Return several models on one page, in the order in which they are given."""
     if not evaluations:
         raise ValueError("There are 0 evaluations to lay side by side. Give at least one.")
-    models = numbered(evaluations)
+    models = by_unique_name(evaluations)
     sets = list(dict.fromkeys(name for one in evaluations for name in one["sets"]))
     common = [name for name in sets if all(name in one["sets"] for one in evaluations)]
     parts = [
@@ -52,7 +52,7 @@ def compared(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference 
     same = all(of_set.get(key) == other.get(key) for key in ("images", "num_images", "num_shared_classes"))
     if not (same and of_set.get("top1_hits") and other.get("top1_hits")):
         return None
-    hits, other_hits = (unpacked(each["top1_hits"], each["num_images"]) for each in (of_set, other))
+    hits, other_hits = (unpacked_hits(each["top1_hits"], each["num_images"]) for each in (of_set, other))
     return paired_difference(hits, other_hits)
 
 

@@ -20,11 +20,11 @@ import torch
 from generation.config import GenerationConfig
 from generation.engine.batch_size import MemoryMeter, Trial, find_batch_size, is_out_of_memory, one_image_too_many
 from generation.engine.generator import GeneratedImages, GenerationFailedError
-from generation.engine.guidance import GUIDED_IN_PAIRS, GuidanceScales, IntervalGuidance, embed_own_scales
+from generation.engine.guidance import GuidanceScales, IntervalGuidance, embed_own_scales
 from generation.engine.pipeline import denoiser_of, load_pipeline
 from generation.engine.pixels import start_copying, to_pixels
 from generation.engine.prompt_cache import PromptCache
-from generation.recipes.pipeline_traits import SCHNELL_TOKENS
+from generation.recipes.pipeline_traits import KINDS, SCHNELL_TOKENS, kind_of
 from generation.recipes.plan import SamplePlan, num_prompts, plan_sample
 from generation.recipes.recipe import Recipe
 
@@ -63,7 +63,7 @@ class DiffusersGenerator:
         self.embeds_scales = bool(self.denoiser.config.get("time_cond_proj_dim"))
         """Latent consistency models take the guidance scale as an input, and no null prompt."""
 
-        self.guided_in_pairs = not self.embeds_scales and type(self.pipeline).__name__ in GUIDED_IN_PAIRS
+        self.guided_in_pairs = not self.embeds_scales and kind_of(type(self.pipeline).__name__).is_guided_in_pairs
         self.prompt_cache = PromptCache(self.pipeline, keeps=num_prompts(recipe) <= config.prompt_cache_size)
         self.call_settings: dict[str, Any] = {"height": recipe.generated_size, "width": recipe.generated_size}
         if "use_resolution_binning" in inspect.signature(self.pipeline.__call__).parameters:
@@ -186,9 +186,10 @@ class DiffusersGenerator:
         if self.recipe.guidance_interval == (0.0, 1.0):
             return None
         if not self.guided_in_pairs:
+            known = ", ".join(name for name, kind in KINDS.items() if kind.is_guided_in_pairs)
             raise ValueError(
-                f"recipe.guidance_interval is {list(self.recipe.guidance_interval)}, which is for "
-                f"{', '.join(GUIDED_IN_PAIRS)}. '{self.recipe.model}' is guided in another way: give [0, 1]."
+                f"recipe.guidance_interval is {list(self.recipe.guidance_interval)}, which is for {known}. "
+                f"'{self.recipe.model}' is guided in another way: give [0, 1]."
             )
         guidance = IntervalGuidance(self.denoiser.forward, self.recipe.guidance_interval, self.pipeline)
         self.denoiser.forward = guidance

@@ -1,6 +1,6 @@
 """Classifier-free guidance where diffusers' pipelines have no setting for it: by sample, and by step.
 
-Both build on how a pipeline guides, and are for those whose way is known and tested.
+Both are for pipelines that are guided in pairs: see `generation.recipes.pipeline_traits`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,18 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-GUIDED_IN_PAIRS = (
-    "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusion3Pipeline",
-    "PixArtAlphaPipeline",
-    "PixArtSigmaPipeline",
-)
-"""Pipelines that call the denoiser once a step, null prompts first, and add scale * (difference) to the null's.
-
-Others call it twice a step, put prompts first, or mean something else by the scale.
-"""
 
 
 class GuidanceScales(float):

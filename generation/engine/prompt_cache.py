@@ -11,20 +11,8 @@ from typing import Any
 
 import torch
 
+from generation.recipes.pipeline_traits import kind_of
 from generation.recipes.plan import SamplePlan
-
-PAIR = ("prompt_embeds", "negative_prompt_embeds")
-POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
-RETURNED = {
-    "StableDiffusionPipeline": PAIR,
-    "LatentConsistencyModelPipeline": PAIR,
-    "StableDiffusionXLPipeline": (*PAIR, *POOLED),
-    "StableDiffusion3Pipeline": (*PAIR, *POOLED),
-    "PixArtAlphaPipeline": MASKED,
-    "PixArtSigmaPipeline": MASKED,
-}
-"""What `encode_prompt` returns, as the pipeline's call names it. No other pipeline's prompts are kept."""
 
 
 class PromptCache:
@@ -32,13 +20,13 @@ class PromptCache:
 
     def __init__(self, pipeline: Any, keeps: bool) -> None:
         self.pipeline = pipeline
-        self.names = RETURNED.get(type(pipeline).__name__) if keeps else None
+        self.names = kind_of(type(pipeline).__name__).embeddings if keeps else ()
         self._encode = cache(self._encode_anew)
         self._settings = _settings(pipeline) if self.names else {}
 
     def arguments(self, plans: Sequence[SamplePlan], guided: bool) -> dict[str, Any]:
         """Return the arguments of a pipeline call that say what to draw."""
-        if self.names is None:
+        if not self.names:
             prompts: dict[str, Any] = {"prompt": [plan.prompt for plan in plans]}
             if plans[0].negative_prompt:  # pipelines differ in what stands for none
                 prompts["negative_prompt"] = [plan.negative_prompt for plan in plans]
@@ -54,7 +42,7 @@ class PromptCache:
 
     def bytes_when_full(self, plan: SamplePlan, num_prompts: int) -> int:
         """Return what the embeddings of so many prompts take on the device, if they are kept."""
-        if self.names is None:
+        if not self.names:
             return 0
         return num_prompts * sum(part.nbytes for part in self._encode(plan.prompt, "", False) if part is not None)
 

@@ -51,7 +51,7 @@ UNCHANGED = b"unchanged"
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelSource:
     """What a recipe takes from files that do not ship with it."""
 
     setting: str
@@ -65,9 +65,11 @@ class Part:
     """Whether the needed file alone will do."""
 
 
-MODEL = Part("recipe.model", "model_index.json", ("unet", "transformer", "vae", "text_encoder", "text_encoder_2"))
-VAE = Part("recipe.vae", "config.json", ("",))
-LORA = Part("recipe.loras", "*.safetensors", ("",), may_be_file=True)
+MODEL = ModelSource(
+    "recipe.model", "model_index.json", ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
+)
+VAE = ModelSource("recipe.vae", "config.json", ("",))
+LORA = ModelSource("recipe.loras", "*.safetensors", ("",), may_be_file=True)
 
 
 def find_local(name: str) -> Path | None:
@@ -87,7 +89,7 @@ def local_path(name: str) -> Path:
     return find_local(name) or Path(os.path.expanduser(name))
 
 
-def resolve_revision(part: Part, name: str, revision: str) -> str:
+def resolve_revision(part: ModelSource, name: str, revision: str) -> str:
     """Return what pins a part: the hub's commit, or the SHA-256 of the local files.
 
     Raises ValueError with the remedy where it cannot be had or is not safe, before anything expensive starts.
@@ -113,7 +115,7 @@ def resolve_revision(part: Part, name: str, revision: str) -> str:
     return files_sha256(path)
 
 
-def check_revision(part: Part, name: str, revision: str) -> None:
+def check_revision(part: ModelSource, name: str, revision: str) -> None:
     """Raise ValueError if a part of a recipe is gone, or is not the one that `revision` pinned."""
     if resolve_revision(part, name, "" if find_local(name) else revision) != revision:
         raise ValueError(
@@ -121,7 +123,7 @@ def check_revision(part: Part, name: str, revision: str) -> None:
         )
 
 
-def check_on_this_node(part: Part, name: str, revision: str) -> None:
+def check_on_this_node(part: ModelSource, name: str, revision: str) -> None:
     """Raise ValueError if a node's own files are not those of the recipe; hashed once a node, while they stay alike.
 
     The driver has compared its own alone: another node may hold other weights at the same path.
@@ -162,7 +164,7 @@ def _stamp(path: Path, revision: str) -> Iterator[BinaryIO]:
         yield stamp
 
 
-def check_safetensors(part: Part, name: str, files: Iterable[str]) -> None:
+def check_safetensors(part: ModelSource, name: str, files: Iterable[str]) -> None:
     """Raise ValueError if weights that will be loaded are there as pickles alone."""
     in_folder: dict[str, list[str]] = {folder: [] for folder in part.weights}
     for file in files:
@@ -198,7 +200,7 @@ def model_files(path: Path) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def fetch(part: Part, name: str, revision: str) -> Path:
+def fetch(part: ModelSource, name: str, revision: str) -> Path:
     """Return where a pinned part of one file is on this node, fetched from the hub unless it is there already."""
     from huggingface_hub import snapshot_download
 
@@ -246,7 +248,7 @@ def hub_settings() -> dict[str, str]:
     return {name: os.environ[name] for name in HUB_SETTINGS if name in os.environ}
 
 
-def _hub_commit(part: Part, name: str, revision: str) -> str:
+def _hub_commit(part: ModelSource, name: str, revision: str) -> str:
     """Ask the hub; where it does not answer, take what an earlier run left in the local cache."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError

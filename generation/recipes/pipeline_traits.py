@@ -6,27 +6,60 @@ from dataclasses import dataclass
 from generation.recipes.model_files import read_config
 from generation.recipes.recipe import Recipe
 
-TOKENS_READ = {
-    "AuraFlowPipeline": ("tokenizer", 256),
-    "ChromaPipeline": ("tokenizer", 512),
-    "CogView3PlusPipeline": ("tokenizer", 224),
-    "CogView4Pipeline": ("tokenizer", 1024),
-    "FluxPipeline": ("tokenizer_2", 512),
-    "Lumina2Pipeline": ("tokenizer", 256),
-    "PixArtAlphaPipeline": ("tokenizer", 120),
-    "PixArtSigmaPipeline": ("tokenizer", 300),
-    "QwenImagePipeline": ("tokenizer", 512),
-    "SanaPipeline": ("tokenizer", 300),
-    "StableDiffusion3Pipeline": ("tokenizer_3", 256),
-    "ZImagePipeline": ("tokenizer", 512),
+PAIR = ("prompt_embeds", "negative_prompt_embeds")
+POOLED = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+
+
+@dataclass(frozen=True)
+class PipelineKind:
+    """How a class of pipelines reads prompts and is guided."""
+
+    embeddings: tuple[str, ...] = ()
+    """What `encode_prompt` returns, as the pipeline's call names it; empty where prompts are left to the pipeline."""
+
+    is_guided_in_pairs: bool = False
+    """Whether it calls the denoiser once a step, null prompts first, and adds scale * (difference) to the null's.
+
+    Others call it twice a step, put prompts first, or mean something else by the scale.
+    """
+
+    tokens_read: tuple[str, int] | None = None
+    """A tokenizer whose texts are cut elsewhere than it says itself, and where: its default `max_sequence_length`."""
+
+    takes_negative_prompt: bool = True
+    """Whether it makes a second pass for it as it is called."""
+
+
+KINDS = {
+    "StableDiffusionPipeline": PipelineKind(PAIR, is_guided_in_pairs=True),
+    "StableDiffusionXLPipeline": PipelineKind((*PAIR, *POOLED), is_guided_in_pairs=True),
+    "StableDiffusion3Pipeline": PipelineKind(
+        (*PAIR, *POOLED), is_guided_in_pairs=True, tokens_read=("tokenizer_3", 256)
+    ),
+    "PixArtAlphaPipeline": PipelineKind(MASKED, is_guided_in_pairs=True, tokens_read=("tokenizer", 120)),
+    "PixArtSigmaPipeline": PipelineKind(MASKED, is_guided_in_pairs=True, tokens_read=("tokenizer", 300)),
+    "LatentConsistencyModelPipeline": PipelineKind(PAIR, takes_negative_prompt=False),
+    "FluxPipeline": PipelineKind(tokens_read=("tokenizer_2", 512), takes_negative_prompt=False),
+    "AuraFlowPipeline": PipelineKind(tokens_read=("tokenizer", 256)),
+    "ChromaPipeline": PipelineKind(tokens_read=("tokenizer", 512)),
+    "CogView3PlusPipeline": PipelineKind(tokens_read=("tokenizer", 224)),
+    "CogView4Pipeline": PipelineKind(tokens_read=("tokenizer", 1024)),
+    "Lumina2Pipeline": PipelineKind(tokens_read=("tokenizer", 256)),
+    "QwenImagePipeline": PipelineKind(tokens_read=("tokenizer", 512)),
+    "SanaPipeline": PipelineKind(tokens_read=("tokenizer", 300)),
+    "ZImagePipeline": PipelineKind(tokens_read=("tokenizer", 512)),
 }
-"""A tokenizer whose texts are cut elsewhere than it says itself: their default `max_sequence_length`."""
+"""Classes in diffusers of which something is known; any other one is called as it comes."""
+
+
+def kind_of(name: str) -> PipelineKind:
+    """Return what is known of a class of pipelines."""
+    return KINDS.get(name, PipelineKind())
+
 
 SCHNELL_TOKENS = 256
 """What FLUX.1-schnell was trained with, and is called with."""
-
-NO_NEGATIVE_PROMPT = ("FluxPipeline", "LatentConsistencyModelPipeline")
-"""Pipelines that are called without a second pass for it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +78,8 @@ class PipelineTraits:
     @property
     def tokens_read(self) -> dict[str, int]:
         """Tokens that are read of each tokenizer whose own limit does not hold."""
-        tokenizer, limit = TOKENS_READ.get(self.name, ("", 0))
-        return {tokenizer: min(limit, SCHNELL_TOKENS) if self.is_schnell else limit} if tokenizer else {}
+        read = kind_of(self.name).tokens_read
+        return {read[0]: min(read[1], SCHNELL_TOKENS) if self.is_schnell else read[1]} if read else {}
 
 
 def traits_of(recipe: Recipe) -> PipelineTraits:
@@ -73,7 +106,7 @@ def without_effect(recipe: Recipe, traits: PipelineTraits) -> Iterator[str]:
     is_guided = max(recipe.guidance_scale) > 1
     if is_guided and traits.is_schnell:
         yield "recipe.guidance_scale has no effect: this FLUX.1 takes no guidance scale"
-    if recipe.negative_prompt and traits.name in NO_NEGATIVE_PROMPT:
+    if recipe.negative_prompt and not kind_of(traits.name).takes_negative_prompt:
         yield f"recipe.negative_prompt has no effect: {traits.name} takes none"
     elif recipe.negative_prompt and not is_guided and recipe.model:
         yield "recipe.negative_prompt has no effect: recipe.guidance_scale is 1, which is no guidance"

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from generation.recipes.config import RecipeConfig
 from generation.recipes.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
-from generation.recipes.model_files import LORA, MODEL, VAE, Part, check_revision, local_path, resolve_revision
+from generation.recipes.model_files import LORA, MODEL, VAE, ModelSource, check_revision, local_path, resolve_revision
 from generation.recipes.prompts import fields_of, template_text
 from generation.recipes.value_types import is_of_type
 from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
@@ -92,7 +92,7 @@ class Recipe:
         return self.image_size**2 * 3
 
     @property
-    def parts(self) -> tuple[tuple[Part, str, str], ...]:
+    def parts(self) -> tuple[tuple[ModelSource, str, str], ...]:
         """What is read from files that do not ship, by name and revision."""
         chosen = ((MODEL, self.model, self.revision), (VAE, self.vae, self.vae_revision))
         return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)

@@ -20,7 +20,7 @@ from training.config import TrainingConfig
 
 
 @dataclass
-class Part:
+class DataSplit:
     """Samples that are kept in one place: those to train on, or those held out."""
 
     storage: Storage
@@ -52,11 +52,11 @@ class Part:
         return found is not None and found.num_images >= len(self.indices) and not self.to_make(found)
 
 
-def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[Part]:
+def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[DataSplit]:
     """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be."""
     storage = Storage(resolve_place(url))
     wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), training.indices(data.replays), strict=True)
-    parts = [Part(place, indices, read_shard_set(place)) for place, indices in wanted]
+    parts = [DataSplit(place, indices, read_shard_set(place)) for place, indices in wanted]
     for part in parts:
         if part.found is not None:
             check_same(part.found, recipe, data)
@@ -64,7 +64,7 @@ def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingCon
     return parts
 
 
-def batch_size_of(parts: Sequence[Part], configured: int) -> int:
+def batch_size_of(parts: Sequence[DataSplit], configured: int) -> int:
     """Return how many images are made at once where some are kept already, else as configured."""
     return next((part.found.batch_size for part in parts if part.found is not None), configured)
 

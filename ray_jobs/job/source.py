@@ -26,7 +26,7 @@ from ray_jobs.cli.config import JobConfig
 from ray_jobs.cluster.placement import Demand, check_awaited
 from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
 from ray_jobs.job.data_set import (
-    Part,
+    DataSplit,
     batch_size_of,
     check_batches,
     check_workers,
@@ -208,7 +208,7 @@ class StreamSource:
     names_hash = 0
     service: GenerationService
 
-    def __init__(self, config: JobConfig, recipe: Recipe, parts: list[Part]) -> None:
+    def __init__(self, config: JobConfig, recipe: Recipe, parts: list[DataSplit]) -> None:
         """Take the places where samples are to be kept; none keeps nothing."""
         batch_size = batch_size_of(parts, config.generation.batch_size)
         self.config = config

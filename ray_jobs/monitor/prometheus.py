@@ -176,7 +176,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Reading:
+class MetricValue:
     """A metric's value at one moment."""
 
     metric: Metric
@@ -184,14 +184,14 @@ class Reading:
     value: float
 
 
-def readings(stretch: Stretch) -> Iterator[Reading]:
+def values_of(stretch: Stretch) -> Iterator[MetricValue]:
     """Yield all that is known at the end of a stretch."""
     for metric in METRICS:
         value = metric.value(stretch)
         values = value if isinstance(value, Mapping) else {"": value}
         for tag, number in values.items():
             if number is not None:
-                yield Reading(metric, {metric.tag: tag} if metric.tag else {}, number)
+                yield MetricValue(metric, {metric.tag: tag} if metric.tag else {}, number)
 
 
 def increase(before: float, now: float) -> float:
@@ -229,7 +229,7 @@ class Exporter:
 
     def look(self, progress: RunProgress) -> None:
         """Set all that is known now."""
-        for reading in readings(self._stretch.until(progress)):
+        for reading in values_of(self._stretch.until(progress)):
             metric = self._metrics[reading.metric.name]
             if isinstance(metric, Gauge):
                 metric.set(reading.value, {name: as_tag(tag) for name, tag in reading.tags.items()})
@@ -241,7 +241,7 @@ class Exporter:
         kind = Counter if metric.kind == "counter" else Gauge
         return kind(metric.name, f"{metric.description} ({metric.unit})", tag_keys).set_default_tags(self._tags)
 
-    def _increase(self, reading: Reading) -> float:
+    def _increase(self, reading: MetricValue) -> float:
         """Return how much a counter has grown since it was last told."""
         key = reading.metric.name, "".join(reading.tags.values())
         before, self._counted[key] = self._counted.get(key, 0.0), reading.value

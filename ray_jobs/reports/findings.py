@@ -57,7 +57,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Gain:
     """By how much one choice is better than another, all else equal."""
 
     values: tuple[float, ...]
@@ -123,21 +123,21 @@ def over(kind: str) -> Measure:
     return lambda cell: cell.over(kind)
 
 
-def difference(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> Difference:
+def difference(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> Gain:
     """Return the differences of cells that match; ValueError where none do."""
     others = {match(cell): measure(cell) for cell in worse}
     values = tuple(measure(cell) - others[match(cell)] for cell in better if match(cell) in others)
     if not values:
         raise ValueError("No two experiments differ in this alone. Run a grid that has both.")
-    return Difference(values)
+    return Gain(values)
 
 
-def excess(gain: Difference, other: Difference) -> Difference:
+def excess(gain: Gain, other: Gain) -> Gain:
     """Return by how much each pair's gain exceeds the mean of other ones."""
-    return Difference(tuple(value - other.mean for value in gain.values))
+    return Gain(tuple(value - other.mean for value in gain.values))
 
 
-def verdict_of(*found: Difference) -> str:
+def verdict_of(*found: Gain) -> str:
     """Return in how many of all pairs a choice is better, or that it is worse in all, in words."""
     num_pairs = sum(len(each.values) for each in found)
     if sum(each.num_worse for each in found) == num_pairs:
@@ -160,20 +160,20 @@ def findings(cells: Sequence[Cell]) -> list[Finding]:
     ]
 
 
-def by_way(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> dict[str, Difference]:
+def by_way(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> dict[str, Gain]:
     """Return a difference for each augmentation."""
     return {
         way: difference(_with(better, augmentation=way), _with(worse, augmentation=way), match, measure) for way in WAYS
     }
 
 
-def verdict_apart(found: Sequence[Mapping[str, Difference]]) -> str:
+def verdict_apart(found: Sequence[Mapping[str, Gain]]) -> str:
     """Return the verdict of each augmentation."""
     verdicts = (f"{verdict_of(*(each[way] for each in found))} with {way}" for way in WAYS)
     return f"{', '.join(verdicts)} augmentation; {UNTESTED}"
 
 
-def told(found: Mapping[str, Difference]) -> str:
+def told(found: Mapping[str, Gain]) -> str:
     """Return the differences of both augmentations as text."""
     return ", ".join(f"{way} augmentation {each}" for way, each in found.items())
 
@@ -187,7 +187,7 @@ def on_guidance(cells: Sequence[Cell]) -> Finding:
     scales = sorted({cell.guidance for cell in cells})
     lowest, *higher = scales
 
-    def instead(scale: float, other: float) -> dict[str, Difference]:
+    def instead(scale: float, other: float) -> dict[str, Gain]:
         return by_way(_with(cells, guidance=scale), _with(cells, guidance=other), _but("guidance"), over("clean"))
 
     def is_better(scale: float, other: float) -> bool:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.pages.html import folded, html_table, number, page, percent, section
+from evaluation.pages.html import details, html_table, number, page, percent, section
 from evaluation.pages.plots import svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import to_yaml
@@ -28,7 +28,7 @@ from ray_jobs.scaling.sweep_results import SweepPoint
 
 
 @dataclass
-class Results:
+class ScaleResults:
     """What all experiments came to that were made."""
 
     sweep: list[SweepPoint] = field(default_factory=list)
@@ -114,7 +114,7 @@ def exactness(result: StepResult | FaultsResult) -> str:
     return f"{told.num_images:,}, {told.num_lost}, {told.num_doubled}"
 
 
-def print_results(results: Results, currency: str) -> None:
+def print_results(results: ScaleResults, currency: str) -> None:
     """Print all tables; the sweep has a column a pool."""
     console = Console(width=120, markup=False, emoji=False)
     if results.sweep:
@@ -127,7 +127,7 @@ def print_results(results: Results, currency: str) -> None:
         console.print(table)
 
 
-def facts_of(results: Results) -> dict[str, list[list[str]]]:
+def facts_of(results: ScaleResults) -> dict[str, list[list[str]]]:
     """Return the facts of step and faults, by their titles."""
     facts = {}
     if results.step is not None:
@@ -137,7 +137,7 @@ def facts_of(results: Results) -> dict[str, list[list[str]]]:
     return facts
 
 
-def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: Results) -> None:
+def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: ScaleResults) -> None:
     """Write `scale.json` and `report.html`, once more where the job has already measured some."""
     facts = {**circumstances(), "recipe_sha256": recipe.sha256, "generator": recipe.model or recipe.generator}
     content = facts | {**dataclasses.asdict(results), "missed": results.missed}
@@ -145,7 +145,7 @@ def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: Re
     write_anew(run_dir / "report.html", report(config, facts, results))
 
 
-def report(config: ScaleConfig, facts: dict[str, Any], results: Results) -> str:
+def report(config: ScaleConfig, facts: dict[str, Any], results: ScaleResults) -> str:
     """Return the page, which needs no other file."""
     told = "; ".join(f"{name} {value}" for name, value in facts.items())
     found = " ".join(results.missed) or "All targets were met."
@@ -159,8 +159,8 @@ def report(config: ScaleConfig, facts: dict[str, Any], results: Results) -> str:
     figures += [faults_figure(results.faults)] if results.faults else []
     for (title, rows), figure in zip(facts_of(results).items(), figures, strict=True):
         parts.append(section(title, html_table([], rows) + svg(figure)))
-    parts.append(folded("Settings", f"<pre>{escape(to_yaml(config))}</pre>"))
-    parts.append(folded("Numbers", f"<pre>{escape(json.dumps(dataclasses.asdict(results), indent=1))}</pre>"))
+    parts.append(details("Settings", f"<pre>{escape(to_yaml(config))}</pre>"))
+    parts.append(details("Numbers", f"<pre>{escape(json.dumps(dataclasses.asdict(results), indent=1))}</pre>"))
     return page("How delivery grows with the number of generators", "\n".join(parts))
 
 

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluation.metrics.intervals import packed, paired_difference, student_interval, unpacked, wilson_interval
+from evaluation.metrics.intervals import (
+    packed_hits,
+    paired_difference,
+    student_interval,
+    unpacked_hits,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,5 +73,5 @@ def test_an_interval_over_seeds_ends_where_shares_do():
 
 def test_hits_come_back_from_their_text():
     hits = np.random.default_rng(0).random(50_001) < 0.7
-    np.testing.assert_array_equal(unpacked(packed(hits), 50_001), hits)
-    assert len(packed(hits)) < 8400
+    np.testing.assert_array_equal(unpacked_hits(packed_hits(hits), 50_001), hits)
+    assert len(packed_hits(hits)) < 8400

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.metrics.intervals import packed, wilson_interval
-from evaluation.pages.html import html_table, numbered, percent
+from evaluation.metrics.intervals import packed_hits, wilson_interval
+from evaluation.pages.html import by_unique_name, html_table, percent
 from evaluation.pages.model_page import CSV_HEAD, csv_text, model_page
 from evaluation.pages.side_by_side import best_of, same_classes, side_by_side_page
 
@@ -323,7 +323,7 @@ def test_the_csv_has_a_line_a_model_and_set_and_numbers_come_back_whole():
 
 
 def test_models_of_one_name_are_numbered():
-    assert list(numbered([evaluated(name) for name in ("a", "a", "a (2)", "a")])) == [
+    assert list(by_unique_name([evaluated(name) for name in ("a", "a", "a (2)", "a")])) == [
         "a",
         "a (2)",
         "a (2) (2)",
@@ -334,7 +334,7 @@ def test_models_of_one_name_are_numbered():
 def of_hits(num_right: int, images: str = "the same") -> dict[str, Any]:
     """A hundred images, the first ones right."""
     hits = np.arange(100) < num_right
-    told = {"num_images": 100, "images": images, "top1_hits": packed(hits)}
+    told = {"num_images": 100, "images": images, "top1_hits": packed_hits(hits)}
     return one_set(num_right / 100) | told | {"top1_interval": wilson_interval(num_right, 100)}
 
 

@@ -11,7 +11,7 @@ from generation.recipes.model_files import (
     MODEL,
     PROJECT_ROOT,
     VAE,
-    Part,
+    ModelSource,
     check_on_this_node,
     check_revision,
     check_safetensors,
@@ -140,7 +140,7 @@ def test_weights_that_are_there_as_pickles_alone_are_refused_before_anything_sta
     ("part", "files"),
     [(VAE, ["config.json", "diffusion_pytorch_model.bin"]), (LORA, ["pytorch_lora_weights.bin"])],
 )
-def test_pickled_decoders_and_loras_are_refused(part: Part, files: list[str]):
+def test_pickled_decoders_and_loras_are_refused(part: ModelSource, files: list[str]):
     with pytest.raises(ValueError, match=rf"{part.setting} 'x' has pickled weights"):
         check_safetensors(part, "x", files)
 

@@ -9,7 +9,7 @@ import pytest
 from generation.pool.keeper import GenerationCounts
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs.monitor.progress import RunProgress, Stretch
-from ray_jobs.monitor.prometheus import METRICS, LastStretch, increase, readings
+from ray_jobs.monitor.prometheus import METRICS, LastStretch, increase, values_of
 from tests.support.looks import looked, worked
 
 NAMES = {metric.prometheus_name for metric in METRICS}
@@ -17,7 +17,7 @@ NAMES = {metric.prometheus_name for metric in METRICS}
 
 def values(before: RunProgress, now: RunProgress) -> dict[str, Any]:
     """Return what is told of a stretch by its name, and its tag if it has one."""
-    told = readings(Stretch(before, now))
+    told = values_of(Stretch(before, now))
     return {" ".join([reading.metric.name, *reading.tags.values()]): reading.value for reading in told}
 
 

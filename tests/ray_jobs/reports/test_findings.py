@@ -7,8 +7,8 @@ import pytest
 from ray_jobs.reports.findings import (
     UNTESTED,
     Cell,
-    Difference,
     Finding,
+    Gain,
     difference,
     excess,
     findings,
@@ -77,16 +77,16 @@ def test_cells_without_a_pair_are_refused():
     ],
 )
 def test_a_verdict_counts_pairs(values: tuple[float, ...], verdict: str):
-    assert verdict_of(Difference(values)) == verdict
-    assert verdict_of(Difference(values[:1]), Difference(values[1:])) == verdict
+    assert verdict_of(Gain(values)) == verdict
+    assert verdict_of(Gain(values[:1]), Gain(values[1:])) == verdict
 
 
 def test_one_pair_has_no_least_and_most():
-    assert str(Difference((-0.025,))) == "-2.5 points (1 pair)"
+    assert str(Gain((-0.025,))) == "-2.5 points (1 pair)"
 
 
 def test_gains_are_compared_with_the_mean_of_the_others():
-    assert excess(Difference((0.1, 0.3)), Difference((0.1, 0.2))).values == pytest.approx((-0.05, 0.15))
+    assert excess(Gain((0.1, 0.3)), Gain((0.1, 0.2))).values == pytest.approx((-0.05, 0.15))
 
 
 def test_what_strong_augmentation_adds_is_told_of_each_kind_of_sets():

@@ -13,7 +13,7 @@ from ray_jobs.scaling.experiments import Outcome, PoolMoment
 from ray_jobs.scaling.faults import Struck
 from ray_jobs.scaling.faults_results import faults_result
 from ray_jobs.scaling.loads import Load, step_load
-from ray_jobs.scaling.report import Results, report
+from ray_jobs.scaling.report import ScaleResults, report
 from ray_jobs.scaling.step_results import release_seconds, start_seconds, step_result
 from ray_jobs.scaling.sweep_results import sweep_point
 from ray_jobs.scaling.throughput import Deliveries
@@ -178,10 +178,10 @@ def test_the_page_has_all_experiments_and_the_targets_that_were_missed():
     faults = faults_result(CONFIG, 4.0, run_of(load, 10 + 0.5 * np.arange(101), [moment(10, 4)], struck))
     assert faults.lost_actor_fraction == pytest.approx(2 * 3 / 400)
     points = [sweep_point(CONFIG, 4.0, steady(num)) for num in (2, 4)]
-    results = Results(points, step_result(CONFIG, step_outcome(45.0)), faults)
+    results = ScaleResults(points, step_result(CONFIG, step_outcome(45.0)), faults)
     page = report(CONFIG, {"commit": "abc"}, results)
     assert page.count("<svg") == 3
     assert "4 actors: 0.500 of the nominal rate were delivered" in page
     assert "actors given back after" in page
     assert "0 of 1 planned trainer kills" in page
-    assert report(CONFIG, {"commit": "abc"}, Results([points[0]])).count("All targets were met.") == 1
+    assert report(CONFIG, {"commit": "abc"}, ScaleResults([points[0]])).count("All targets were met.") == 1
