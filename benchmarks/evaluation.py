@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,10 +160,13 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
     every = np.arange(images.num_images)
     request = SetRequest(("guesses",), source=images.source, positions=images.positions, rows=every, crop=crop)
     rows, came_at = [], []
-    with Readings(megabytes_held, WATCH_SECONDS) as memory:
+    memory = Readings(megabytes_held, WATCH_SECONDS)
+    with ExitStack() as watched:
         for columns in infer(read_images([request], config.evaluation), network):
             if not columns["is_read"].all():
                 raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
+            if not rows:
+                watched.enter_context(memory)
             rows.append(columns[ROW])
             came_at.append(time.monotonic())
     if not np.array_equal(np.sort(np.concatenate(rows)), every):

@@ -3,7 +3,8 @@
 Fractions are 0..1. What may be missing was not measured.
 """
 
-from typing import NotRequired
+import json
+from typing import Any, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -175,18 +176,41 @@ class Evaluation(Results):
     """YAML of the job's config."""
 
 
+LATER = {
+    "model": {"trained_on": "generated"},
+    "sets": {"images": "", "top1_hits": ""},
+    "transfer": {"split": "", "num_seeds": 1, "num_unreadable": 0, "top1_interval": None},
+}
+"""What files of earlier versions lack, and what stands for it."""
+
+
 def read_evaluation(text: bytes) -> Evaluation:
     """Return the evaluation in a JSON; ValueError with the first place at which it is none."""
     try:
-        return TypeAdapter(Evaluation).validate_json(text)
+        return TypeAdapter(Evaluation).validate_json(json.dumps(completed(json.loads(text))))
     except ValidationError as error:
         raise ValueError(fault(error)) from error
+
+
+def completed(evaluation: Any) -> Any:
+    """Return a JSON with what `LATER` has, as far as its shape is that of an evaluation."""
+    if not isinstance(evaluation, dict):
+        return evaluation
+    if not evaluation.get("transfer", True):
+        del evaluation["transfer"]
+    transfer = evaluation.get("transfer", {})
+    if isinstance(transfer, dict) and transfer:
+        transfer.setdefault("groups", {})
+    sets, transfer_sets = evaluation.get("sets"), transfer.get("sets") if isinstance(transfer, dict) else None
+    for kind, parts in (("model", {"": evaluation.get("model")}), ("sets", sets), ("transfer", transfer_sets)):
+        for part in parts.values() if isinstance(parts, dict) else ():
+            if isinstance(part, dict):
+                part |= {name: value for name, value in LATER[kind].items() if name not in part}
+    return evaluation
 
 
 def fault(error: ValidationError) -> str:
     """Return in a few words what is wrong, of several things the first."""
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return first["msg"]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     return f"{place or 'the whole'} is missing, or of another type"

@@ -57,4 +57,6 @@ def _in_words(error: Any) -> str:
         return str(bounds["error"])
     if kind == "finite_number":
         return "a finite number"
-    return f"{bounds['ge']:g} or more" if "ge" in bounds else f"more than {bounds['gt']:g}"
+    if "ge" in bounds:
+        return f"{bounds['ge']:g} or more"
+    return f"more than {bounds['gt']:g}" if "gt" in bounds else "a value of its type"

@@ -33,19 +33,20 @@ from ray_jobs.cluster.room import generation_demand, training_demand
 from ray_jobs.job.command import announce, begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.run_folder import check_output, release, resolve, write_json
 from ray_jobs.job.source import (
     as_samples,
     kept_samples,
-    listeners_of,
     open_all_classes,
     real_samples,
     start_pool,
     unreadable_in,
     wait_for_trainers,
 )
-from ray_jobs.monitor.display import progress_shown
+from ray_jobs.monitor.display import ProgressLine
 from ray_jobs.monitor.monitor import RunMonitor
+from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.reports.comparison import ArmRun, Moment, print_results, write_report
@@ -204,7 +205,8 @@ class Comparison:
         judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size, self.config.evaluation)
         fitting_at = time.time()
         exporter = Exporter(run_dir.name, self.recipe.sha256[:12])
-        with progress_shown(training) as show, RunMonitor(pool, show, exporter.look) as monitor:
+        line = ProgressLine(training)
+        with RunMonitor(pool, Observer(line.look, line.close), Observer(exporter.look)) as monitor:
             real = real_samples(self.config, self.recipe, arm.seed, self.unreadable(arm))
             listeners = (*listeners_of(pool), monitor.report)
             fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), judging)

@@ -23,6 +23,7 @@ from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.contact_sheet import write_contact_sheet
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.run_folder import (
     check_output,
     check_unfinished,
@@ -38,14 +39,14 @@ from ray_jobs.job.source import (
     Source,
     StreamSource,
     array_size,
-    listeners_of,
     open_source,
     real_samples,
     unreadable_in,
 )
 from ray_jobs.monitor.advice import Adviser, MissingActors
-from ray_jobs.monitor.display import progress_shown
+from ray_jobs.monitor.display import ProgressLine
 from ray_jobs.monitor.monitor import RunMonitor
+from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
@@ -69,7 +70,7 @@ def main() -> None:
         announce(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
             announce(note)
-        claimed = begin(config, *stages_of(config))
+        claimed = begin(config, *stages_of(config), goes_on=config.resume)
         with withdrawn_at_errors(claimed):
             pool = source.start()
     with ExitStack() as pool_up:
@@ -202,8 +203,9 @@ def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgr
     training, adviser, missing = job.config.training, Adviser(job.config, announce), MissingActors(job.config, announce)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
-    observers = (exporter.look, adviser.look, missing.look, spent.look)
-    with progress_shown(training) as show, RunMonitor(pool, show, *observers) as monitor:
+    line = ProgressLine(training)
+    others = (exporter.look, adviser.look, missing.look, spent.look)
+    with RunMonitor(pool, Observer(line.look, line.close), *map(Observer, others)) as monitor:
         fit_job = FitJob(
             training,
             job.recipe,

@@ -1,5 +1,6 @@
 """What each training worker is told. Light to import: it crosses processes."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from generation.indices import Wanted
 from generation.recipes.recipe import Recipe
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class FitJob:
     """Real images, where `config.real_fraction` mixes some in."""
 
     listeners: tuple[Callable[[TrainingProgress], Any], ...] = ()
-    """Each is called by the first worker with its progress, and has to return at once. Crosses processes."""
+    """Each is called by the first worker with its progress, which waits for it. Crosses processes."""
 
     held_out_is_real: bool = False
     """Whether training is judged by real images."""
@@ -76,9 +79,12 @@ class FitJob:
     """After how many images trained on weights are kept in `KEPT`; 0 keeps none."""
 
     def report(self, progress: TrainingProgress) -> None:
-        """Hand progress to all listeners."""
+        """Hand progress to all listeners: one that fails keeps it from no other, and does not end training."""
         for listen in self.listeners:
-            listen(progress)
+            try:
+                listen(progress)
+            except Exception:
+                logger.exception("%r took no report, and training goes on.", listen)
 
     @property
     def trained_on(self) -> str:

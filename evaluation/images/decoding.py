@@ -141,7 +141,7 @@ def _orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGED_EXIF:
         return 1
-    return found if found in range(1, 9) else 1
+    return int(found) if found in range(1, 9) else 1  # some write it as a fraction
 
 
 def _rgb(image: Image.Image) -> Image.Image:

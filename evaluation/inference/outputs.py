@@ -82,7 +82,8 @@ def outputs_of(
             say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
     requests = [each.request for each in inferences]
     if any(len(request.rows) for request in requests):
-        for columns in infer(read_images(requests, config), Network(model.build, config, requests)):
+        computed = [Request(each.kinds, each.among) for each in requests]  # actors need no lists of files
+        for columns in infer(read_images(requests, config), Network(model.build, config, computed)):
             inferences[_only_set(columns)].add(columns)
     for each in inferences:
         each.kept.flush()

@@ -20,7 +20,7 @@ def in_package() -> bool:
 def not_uploaded(message: str) -> str:
     """Return a sentence for the first path that an error message quotes and a rule kept out of the upload; else ''.
 
-    Relative paths are those of the working directory, absolute ones may be below it or, by `run_directory.resolve`,
+    Relative paths are those of the working directory, absolute ones may be below it or, by `run_folder.resolve`,
     below the home folder.
     """
     if not in_package() or message.startswith("output "):  # which is made, not uploaded

@@ -23,12 +23,12 @@ def announce(text: str) -> None:
     print(f"{time.time() - STARTED_AT:6.1f} s  {text}", flush=True)
 
 
-def begin(config: JobConfig, *stages: Sequence[Demand]) -> Claim:
+def begin(config: JobConfig, *stages: Sequence[Demand], goes_on: bool = False) -> Claim:
     """Lock the folder `output`, connect to Ray, and check that each stage of the job fits; ValueError if not.
 
-    What fails leaves the folder as it was.
+    What fails leaves the folder as it was. `goes_on` is for a run that is there already.
     """
-    claimed = claim(resolve(config.output), to_yaml(config), goes_on=config.resume)
+    claimed = claim(resolve(config.output), to_yaml(config), goes_on)
     with withdrawn_at_errors(claimed):
         connect()
         announce(f"connected to Ray; its logs are in {session_logs()}")

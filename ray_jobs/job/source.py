@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,6 @@ from ray_jobs.job.data_set import (
 from ray_jobs.job.run_folder import resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
-from training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -114,19 +113,6 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
 def wait_for_trainers(config: JobConfig) -> None:
     """Wait for nodes to train on, where the cluster has to bring them."""
     wait_for_room(training_demand(config.training, config.generation.wait_for_nodes_seconds))
-
-
-def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProgress], None], ...]:
-    """Return what reports a trainer's time to its pool, for `FitJob`; from now on the pool's size follows that."""
-    if pool is None:
-        return ()
-    pool.report_trainer(TrainerTimes(0.0, 0.0))
-    return (partial(report_trainer, pool),)
-
-
-def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
-    """Report a trainer's time to its pool."""
-    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))
 
 
 @contextmanager

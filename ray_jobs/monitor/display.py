@@ -1,8 +1,6 @@
 """One line about the run for the person watching: rewritten in place on a terminal, printed now and then elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.live import Live
@@ -35,16 +33,9 @@ class ProgressLine:
             self._printed_at, self._epoch = time.monotonic(), epoch
             self.console.print(line, soft_wrap=True)
 
-
-@contextmanager
-def progress_shown(config: TrainingConfig) -> Iterator[Callable[[RunProgress], object]]:
-    """Yield what shows a run's progress, and take the line off the terminal at the end, if there is still one."""
-    line = ProgressLine(config)
-    try:
-        yield line.look
-    finally:
-        with suppress(Exception, SystemExit):
-            line.live.stop()
+    def close(self) -> None:
+        """Take the line off the terminal."""
+        self.live.stop()
 
 
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:

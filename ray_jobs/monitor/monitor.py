@@ -7,16 +7,18 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from generation.engine.generator import GenerationFailedError
 from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService
-from ray_jobs.monitor.inbox import Sender, open_inbox, take
-from ray_jobs.monitor.observers import Observer
+from ray_jobs.monitor.inbox import Receiver, Sender, open_inbox
+from ray_jobs.monitor.observers import Observer, close_all
 from ray_jobs.monitor.progress import RunProgress
 from training.progress import TrainingProgress
 
@@ -31,18 +33,19 @@ LONGEST_BLIND_SECONDS = 60.0
 class RunMonitor:
     """A context: while it is open, a thread of this process looks at the run."""
 
-    def __init__(self, pool: GenerationService | None, *observers: Callable[[RunProgress], object]) -> None:
+    def __init__(self, pool: GenerationService | None, *observers: Observer) -> None:
         """Watch a pool, None where nothing is generated, and a training run that reports to `self.report`.
 
-        Each observer gets the newest look in a thread of its own. One that fails is left out from then on, with a
-        warning; one that takes long misses looks. Neither holds up the run or another observer.
+        An observer that fails is left out from then on, with a warning; one that takes long misses looks. Neither holds
+        up the run or another observer.
         """
         self.pool = pool
-        self.observers = [Observer(observe) for observe in observers]
-        self.inbox = open_inbox()
-        self.report = Sender(self.inbox)
+        self.observers = observers
+        inbox = open_inbox()
+        self.report = Sender(inbox)
         """What a training worker calls with its progress."""
 
+        self._receiver = Receiver(inbox)
         counts = self._counts()
         self._latest = RunProgress(time.monotonic(), None, 0, 0.0, 0, counts, 0, 0.0)
         self._training: TrainingProgress | None = None
@@ -51,7 +54,9 @@ class RunMonitor:
         self._ended: list[TrainingProgress] = []
         """What it reported at ends of epochs at which the pool has not been looked at yet."""
 
-        self._is_blind = False
+        self._unseen: set[str] = set()
+        """What could not be seen at the last look."""
+
         self.epochs: list[RunProgress] = []
         """The run at the end of each epoch."""
 
@@ -62,16 +67,20 @@ class RunMonitor:
 
     def __enter__(self) -> "RunMonitor":
         """Begin to look."""
+        for observer in self.observers:
+            observer.start()
         self._thread.start()
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         """Look once more and stop; after an error, stop at once."""
+        has_failed = error_type is not None
         self._closing.set()
-        if error_type is None:
+        if not has_failed:
             self._thread.join(LONGEST_BLIND_SECONDS)
-            for observer in self.observers:
-                observer.close()
+        close_all(self.observers, drops=has_failed)
+        with suppress(RayError):
+            ray.kill(self._receiver.inbox)
 
     def last(self) -> RunProgress:
         """Return the last look; RuntimeError if training reported nothing."""
@@ -82,29 +91,44 @@ class RunMonitor:
     def _watch(self) -> None:
         is_last = False
         while not is_last:
-            is_last = self._closing.wait(POLL_SECONDS)  # reports that came before are read once more
-            if self._look():
-                for observer in self.observers:
-                    observer.show(self._latest)
+            is_last = self._closing.is_set()  # reports that came before are read once more
+            for report in self._reports(0.0 if is_last else POLL_SECONDS) or [None]:
+                if report is not None:
+                    self._note(report)
+                if self._look():
+                    for observer in self.observers:
+                        observer.show(self._latest)
+
+    def _reports(self, wait_seconds: float) -> list[TrainingProgress]:
+        """Return what training has reported since the last call; wait so long for it."""
+        with self._seen("Training's reports do not arrive"):
+            return self._receiver.take(wait_seconds)
+        self._closing.wait(wait_seconds)
+        return []
 
     def _look(self) -> bool:
-        """Read reports and look at the pool; return whether both were to be seen.
+        """Look at the pool; return whether it is to be seen."""
+        with self._seen("The pool does not answer"):
+            self._latest = self._observe()
+            self.epochs += [dataclasses.replace(self._latest, training=ended) for ended in self._ended]
+            self._ended.clear()
+            return True
+        return False
 
-        Ray Serve's controller may be started anew, or have no time to answer: training does not end for that.
+    @contextmanager
+    def _seen(self, complaint: str) -> Iterator[None]:
+        """Warn, once, where something cannot be seen for a while.
+
+        Ray Serve's controller may be started anew, or have no time to answer: training does not end for that, and what
+        fails for good ends the stream.
         """
         try:
-            for report in take(self.inbox):
-                self._note(report)
-            self._latest = self._observe()
-        except (GenerationFailedError, RayError, RayServeException) as error:  # what fails for good ends the stream
-            if not self._is_blind:
-                logger.warning("The pool does not answer, and the run goes on: %s", error)
-            self._is_blind = True
-            return False
-        self._is_blind = False
-        self.epochs += [dataclasses.replace(self._latest, training=ended) for ended in self._ended]
-        self._ended.clear()
-        return True
+            yield
+            self._unseen.discard(complaint)
+        except (GenerationFailedError, RayError, RayServeException) as error:
+            if complaint not in self._unseen and not self._closing.is_set():
+                logger.warning("%s, and the run goes on: %s", complaint, error)
+            self._unseen.add(complaint)
 
     def _note(self, report: TrainingProgress) -> None:
         if report.epoch != (self._training.epoch if self._training else 0):

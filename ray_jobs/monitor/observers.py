@@ -2,7 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ray_jobs.cli.errors import keep_trace
 from ray_jobs.monitor.progress import RunProgress
@@ -12,46 +15,72 @@ logger = logging.getLogger(__name__)
 LAST_LOOK_SECONDS = 5.0
 """How long an observer may take for the last look before the job goes on without it."""
 
+MOST_WAITING = 8
+"""Looks that wait for an observer; beyond, the oldest are left out."""
+
 
 class Observer:
-    """Shows one observer the newest look whenever it is done with the one before."""
+    """Shows looks at a run to one observer, in a thread that neither the run nor another observer waits for."""
 
-    def __init__(self, observe: Callable[[RunProgress], object]) -> None:
+    def __init__(self, observe: Callable[[RunProgress], object], end: Callable[[], object] | None = None) -> None:
+        """Show each look by `observe`, and call `end` after the last one; both in the observer's thread."""
         self.observe = observe
+        self.end = end
         self._changed = threading.Condition()
-        self._newest: RunProgress | None = None
+        self._waiting: deque[RunProgress] = deque(maxlen=MOST_WAITING)
         self._closing = False
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
         self._thread.start()
 
     def show(self, look: RunProgress) -> None:
-        """Show a look, soon, in the place of one that has not been seen yet."""
+        """Show a look, soon; none once it is to end."""
         with self._changed:
-            self._newest = look
-            self._changed.notify()
+            if not self._closing:
+                self._waiting.append(look)
+                self._changed.notify()
 
-    def close(self) -> None:
-        """End after the last look, which a slow observer may miss."""
+    def close(self, drops: bool = False) -> None:
+        """Have it end after the looks that wait, or without them."""
         with self._changed:
             self._closing = True
+            if drops:
+                self._waiting.clear()
             self._changed.notify()
-        self._thread.join(LAST_LOOK_SECONDS)
+
+    def join(self, seconds: float = LAST_LOOK_SECONDS) -> None:
+        """Wait for its end; with a warning where it does not come in time."""
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            logger.warning("%s does not end, and the run goes on without it.", name_of(self.observe))
 
     def _run(self) -> None:
-        while (look := self._next()) is not None:
-            try:
+        try:
+            while (look := self._next()) is not None:
                 self.observe(look)
-            except (Exception, SystemExit) as error:  # rich exits where nobody reads what it prints
-                name, trace = name_of(self.observe), keep_trace(error)
-                logger.warning("%s failed and is switched off; the run goes on. %s", name, trace)
-                return
+        except (Exception, SystemExit) as error:  # rich exits where nobody reads what it prints
+            name, trace = name_of(self.observe), keep_trace(error)
+            logger.warning("%s failed and is switched off; the run goes on. %s", name, trace)
+        if self.end is not None:
+            with suppress(Exception, SystemExit):
+                self.end()
 
     def _next(self) -> RunProgress | None:
-        """Return the newest look once there is one that was not shown; None when there will be no more."""
+        """Return the oldest look that was not shown, once there is one; None when there will be no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._newest is not None or self._closing)
-            look, self._newest = self._newest, None
-            return look
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            return self._waiting.popleft() if self._waiting else None
+
+
+def close_all(observers: Sequence[Observer], drops: bool) -> None:
+    """End observers, all at once."""
+    for observer in observers:
+        observer.close(drops)
+    gives_up_at = time.monotonic() + LAST_LOOK_SECONDS
+    for observer in observers:
+        observer.join(max(0.0, gives_up_at - time.monotonic()))
 
 
 def name_of(observe: Callable[[RunProgress], object]) -> str:

@@ -19,7 +19,7 @@ class RunProgress:
 
     num_actors: int
     actor_seconds: float
-    """How long actors were up since the display was opened, added up over them."""
+    """How long actors were up since the monitor was opened, added up over them."""
 
     num_awaited: int
     """Actors that are to come: their nodes are not there yet, or their models not loaded."""
@@ -28,7 +28,7 @@ class RunProgress:
     """What the pool has done since it started."""
 
     num_generated: int
-    """Images the actors made since the display was opened."""
+    """Images the actors made since the monitor was opened."""
 
     generated_per_second: float
     """The same a second, in the mean since the stream's first ones."""

@@ -40,7 +40,7 @@ class Spent:
 
 
 class SpentFile:
-    """Appends a row now and then, as a watcher of `ray_jobs.monitor.monitor`."""
+    """Appends a row now and then, as an observer of `ray_jobs.monitor.monitor`."""
 
     def __init__(self, path: Path, config: JobConfig) -> None:
         """Go on after the last row of a run that is taken up again."""

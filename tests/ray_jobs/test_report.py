@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ray_jobs import report
-from ray_jobs.report import find_evaluation, read_file
+from ray_jobs.report import find_evaluation, read_file, side_by_side_files
 
 ZERO: dict[str, Any] = {
     **{"label": 0, "class_name": "zero", "num_images": 0, "num_top1": 0, "num_top5": 0},
@@ -103,6 +103,25 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path):
     assert json.loads(json.dumps(read_file(written(tmp_path / "a", later)))) == later
 
 
+def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
+    earlier = copy.deepcopy(EVALUATION)
+    del earlier["model"]["trained_on"]
+    earlier["sets"]["digits"] = {
+        name: value for name, value in earlier["sets"]["digits"].items() if name not in ("images", "top1_hits")
+    }
+    lacking = ("split", "num_seeds", "num_unreadable", "top1_interval")
+    flowers = {"top1": 0.8, "mean_per_class": 0.7, "validation_top1": 0.8, "num_classes": 102}
+    flowers |= {"num_trainval": 2040, "num_test": 6149}
+    earlier["transfer"] = {"sets": {"flowers": flowers}, "log_odds_average": 1.4}
+    read = read_file(written(tmp_path / "earlier", earlier))
+    assert read["model"]["trained_on"] == "generated"
+    assert (read["sets"]["digits"]["images"], read["sets"]["digits"]["top1_hits"]) == ("", "")
+    transfer = read.get("transfer")
+    assert transfer is not None
+    assert [dict(transfer["sets"]["flowers"])[name] for name in lacking] == ["", 1, 0, None]
+    assert set(side_by_side_files([read, read])) == {"report.html", "evaluations.json", "evaluations.csv"}
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -143,5 +162,5 @@ def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, monkeypatch, ca
     path.write_text('{"model": ')
     with pytest.raises(SystemExit):
         lay(monkeypatch, tmp_path / "out", path)
-    assert "was not written by this version's ray_jobs.evaluate: Invalid JSON: EOF" in capsys.readouterr().err
+    assert "was not written by this version's ray_jobs.evaluate: Expecting value" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -93,6 +93,20 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
         np.testing.assert_allclose(image[2, 2], RED, atol=3)
 
 
+def test_an_orientation_that_is_written_as_a_fraction_counts(tmp_path: Path):
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[EXIF_ORIENTATION] = 3
+    stripes(RED, BLUE).save(path, exif=exif)
+    as_short, as_float = struct.pack(">HHIHH", 0x0112, 3, 1, 3, 0), struct.pack(">HHIf", 0x0112, 11, 1, 3.0)
+    little = struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0), struct.pack("<HHIf", 0x0112, 11, 1, 3.0)
+    content = path.read_bytes()
+    changed = content.replace(as_short, as_float).replace(*little)
+    assert changed != content
+    path.write_bytes(changed)
+    read = read_image(str(path))
+    np.testing.assert_array_equal(np.asarray(upright(read)), np.asarray(read)[::-1, ::-1])
+
+
 @pytest.mark.parametrize("orientation", [0, 9])
 def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, orientation: int):
     exif = Image.Exif()

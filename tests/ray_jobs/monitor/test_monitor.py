@@ -3,20 +3,25 @@
 import errno
 import io
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import pytest
+import ray.exceptions
 from ray.serve.exceptions import RayServeException
+from rich.console import Console
 
 from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
-from ray_jobs.job.source import listeners_of
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.monitor.display import ProgressLine, progress_line
-from ray_jobs.monitor.monitor import RunMonitor
+from ray_jobs.monitor.inbox import Receiver, Sender, open_inbox
+from ray_jobs.monitor.monitor import POLL_SECONDS, RunMonitor
+from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
 from tests.support.fits import FORTY_STEPS, train_here
 from tests.support.looks import looked
@@ -85,7 +90,7 @@ def test_the_line_shows_of_how_many_images_batches_are_drawn_where_images_are_us
 def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the_run():
     pool, seen = FlakyPool(), list[RunProgress]()
     observe: Callable[[RunProgress], None] = seen.append
-    with RunMonitor(cast(GenerationService, pool), observe) as monitor:
+    with RunMonitor(cast(GenerationService, pool), Observer(observe)) as monitor:
         monitor.report(reported(num_trained=64))
         wait_until(lambda: any(look.training for look in seen))
         pool.is_hidden = True
@@ -109,7 +114,7 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the
 def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptureFixture):
     line = ProgressLine(TrainingConfig())
     line.console.file = HungUp()
-    with RunMonitor(None, line.look) as monitor:
+    with RunMonitor(None, Observer(line.look, line.close)) as monitor:
         monitor.report(reported(num_trained=64))
         wait_until(lambda: "ProgressLine failed and is switched off; the run goes on." in caplog.text)
         monitor.report(reported(num_trained=128))
@@ -117,8 +122,44 @@ def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptur
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_after_an_error_the_line_is_taken_off_the_terminal_for_good():
+    line = ProgressLine(TrainingConfig())
+    line.console = line.live.console = Console(file=io.StringIO(), force_terminal=True)
+
+    def fail_while_the_line_is_shown() -> NoReturn:
+        with RunMonitor(None, Observer(line.look, line.close)) as monitor:
+            monitor.report(reported(num_trained=64))
+            wait_until(lambda: line.live.is_started)
+            raise ValueError("training failed")
+
+    with pytest.raises(ValueError, match="training failed"):
+        fail_while_the_line_is_shown()
+    assert not line.live.is_started
+    time.sleep(3 * POLL_SECONDS)  # another look would start it again
+    assert not line.live.is_started
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_reports_that_an_answer_held_when_it_was_late_are_not_lost(monkeypatch: pytest.MonkeyPatch):
+    inbox = open_inbox()
+    receiver, send = Receiver(inbox), Sender(inbox)
+    assert receiver.take(0.0) == []
+    monkeypatch.setattr("ray_jobs.monitor.inbox.READ_SECONDS", 0.01)
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        receiver.take(2.0)
+    send(reported(num_trained=64))
+    monkeypatch.setattr("ray_jobs.monitor.inbox.READ_SECONDS", 10.0)
+    assert [report.num_trained for report in receiver.take(0.0)] == [64]
+    ray.kill(inbox)
+    with pytest.raises(ray.exceptions.RayError):
+        receiver.take(0.0)
+
+
+@pytest.mark.ray
 def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails(
-    painted_pool: GenerationService, painted: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    painted_pool: GenerationService, painted: Recipe, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
     pool, seen, line, terminal = FlakyPool(), list[RunProgress](), ProgressLine(FORTY_STEPS), Blocked()
@@ -128,7 +169,8 @@ def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails
         raise ValueError("no such metric")
 
     observe: Callable[[RunProgress], None] = seen.append
-    with RunMonitor(cast(GenerationService, pool), line.look, fail, observe) as monitor:
+    observers = Observer(line.look, line.close), Observer(fail), Observer(observe)
+    with RunMonitor(cast(GenerationService, pool), *observers) as monitor:
         listeners = (*listeners_of(cast(GenerationService, pool)), monitor.report)
         train_here(painted_pool, painted, FORTY_STEPS, tmp_path, listeners=listeners)
     assert terminal.is_asked.is_set()
@@ -138,4 +180,6 @@ def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails
     assert pool.times[0] == TrainerTimes(0.0, 0.0)
     assert pool.times[-1].seconds > 0
     assert len(pool.times) >= 3  # each epoch's end, at the least
+    assert caplog.text.count("fail failed and is switched off") == 1
+    assert "ProgressLine does not end, and the run goes on without it." in caplog.text
     terminal.is_free.set()

@@ -1,10 +1,11 @@
 """Observers of a run that fail, or take long."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
-from ray_jobs.monitor.observers import Observer
+from ray_jobs.monitor.observers import MOST_WAITING, Observer, close_all
 from ray_jobs.monitor.progress import RunProgress
 from tests.support.looks import looked
 from tests.support.waits import wait_until
@@ -12,17 +13,42 @@ from tests.support.waits import wait_until
 LOOKS = [looked(100.0 + i) for i in range(5)]
 
 
-def test_an_observer_gets_each_look_that_it_has_time_for_and_the_last_one():
-    seen: list[RunProgress] = []
-    observer = Observer(seen.append)
+def started(observe: Callable[[RunProgress], object], end: Callable[[], object] | None = None) -> Observer:
+    observer = Observer(observe, end)
+    observer.start()
+    return observer
+
+
+def test_an_observer_gets_each_look_and_ends_after_the_last():
+    seen: list[RunProgress | str] = []
+    observer = started(seen.append, end=lambda: seen.append("end"))
     for look in LOOKS:
         observer.show(look)
-        wait_until(lambda: seen and seen[-1] is look)  # noqa: B023
     observer.close()
-    assert seen == LOOKS
+    observer.join()
+    observer.show(LOOKS[0])
+    assert seen == [*LOOKS, "end"]
 
 
-def test_a_slow_observer_misses_looks_and_sees_the_newest_next():
+def test_after_an_error_looks_that_wait_are_dropped():
+    seen: list[RunProgress | str] = []
+    is_free = threading.Event()
+
+    def look_long(look: RunProgress) -> None:
+        seen.append(look)
+        is_free.wait()
+
+    observer = started(look_long, end=lambda: seen.append("end"))
+    observer.show(LOOKS[0])
+    wait_until(lambda: seen)
+    observer.show(LOOKS[1])
+    observer.close(drops=True)
+    is_free.set()
+    observer.join()
+    assert seen == [LOOKS[0], "end"]
+
+
+def test_a_slow_observer_misses_looks_and_sees_the_newest():
     seen: list[RunProgress] = []
     is_free = threading.Event()
 
@@ -30,38 +56,49 @@ def test_a_slow_observer_misses_looks_and_sees_the_newest_next():
         seen.append(look)
         is_free.wait()
 
-    observer = Observer(look_long)
+    observer = started(look_long)
     observer.show(LOOKS[0])
     wait_until(lambda: seen)
-    for look in LOOKS[1:]:
+    later = [looked(200.0 + i) for i in range(MOST_WAITING + 3)]
+    for look in later:
         observer.show(look)
     is_free.set()
     observer.close()
-    assert seen == [LOOKS[0], LOOKS[-1]]
+    observer.join()
+    assert seen == [LOOKS[0], *later[3:]]
 
 
-def test_an_observer_that_blocks_holds_up_nobody_at_the_end(monkeypatch: pytest.MonkeyPatch):
+def test_an_observer_that_blocks_holds_up_nobody_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
     is_free, seen = threading.Event(), list[RunProgress]()
-    blocked, other = Observer(lambda _: is_free.wait()), Observer(seen.append)
-    for observer in (blocked, other):
+
+    def block(_: RunProgress) -> None:
+        is_free.wait()
+
+    observers = [started(block), started(seen.append)]
+    for observer in observers:
         observer.show(LOOKS[0])
-        observer.close()
+    close_all(observers, drops=False)
     assert seen == [LOOKS[0]]
+    assert "block does not end, and the run goes on without it." in caplog.text
     is_free.set()
 
 
-def test_an_observer_that_fails_is_left_out(caplog: pytest.LogCaptureFixture):
-    num_looks = 0
+@pytest.mark.parametrize("error", [SystemExit(1), ValueError("no"), UnicodeEncodeError("ascii", "\u2588", 0, 1, "no")])
+def test_an_observer_that_fails_is_left_out(error: BaseException, caplog: pytest.LogCaptureFixture):
+    num_looks, ends = 0, list[str]()
 
     def fail(_: RunProgress) -> None:
         nonlocal num_looks
         num_looks += 1
-        raise SystemExit(1)
+        raise error
 
-    observer = Observer(fail)
+    observer = started(fail, end=lambda: ends.append("end"))
     observer.show(LOOKS[0])
     wait_until(lambda: "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text)
     observer.show(LOOKS[1])
     observer.close()
-    assert num_looks == 1
+    observer.join()
+    assert (num_looks, ends) == (1, ["end"])
