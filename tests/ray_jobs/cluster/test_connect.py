@@ -28,7 +28,7 @@ from generation.indices import Wanted
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.termination import TERMINATION
-from ray_jobs.cluster import connect as cluster
+from ray_jobs.cluster import room
 from ray_jobs.cluster.connect import TELL_TRACES, connect, drop_messages_of_the_end, hide_error
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand, room_kept, training_demand
@@ -88,7 +88,7 @@ def test_a_local_ray_and_its_generators_listen_on_loopback_alone():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(monkeypatch):
-    monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(room, "ROOM_GRACE_SECONDS", 2.0)
     free = ray.cluster_resources()["CPU"] - 0.1  # the session's pools have less than the rest
     everything = Demand("training workers", 1, {"CPU": free}, "Lower training.num_workers")
     with room_kept(everything) as wait:
@@ -222,7 +222,7 @@ def test_evaluation_lands_on_its_group_alone():
 @pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_room_for_a_group_that_never_comes_is_not_found_elsewhere(monkeypatch, own_recipe: Recipe):
-    monkeypatch.setattr(cluster, "ROOM_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(room, "ROOM_GRACE_SECONDS", 1.0)
     elsewhere = dataclasses.replace(TRAINING, label_selector={GROUP: "trainers"})
     message = r"2 training workers .* within 2 s: the cluster has no node with ray\.io/node-group=trainers \(of its 3"
     with pytest.raises(ValueError, match=message):
