@@ -1,4 +1,4 @@
-"""A classifier that says how long its own work took: what is left is the loop's. For `benchmarks.training`."""
+"""A classifier that measures its own computing time: the rest of a step is the loop's. For `benchmarks.training`."""
 
 import time
 from typing import Any, cast
