@@ -1,7 +1,6 @@
 """The classifier and how it learns. Knows batches, not where they come from."""
 
 import dataclasses
-from contextlib import nullcontext
 from typing import Any
 
 import lightning
@@ -52,9 +51,15 @@ class Classifier(lightning.LightningModule):
         """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
         return features_and_logits(self.network, self.num_classes, self._input(to_float(images_nhwc)))
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1."""
-        return self.network(self._input(images))
+    def _logits(self, images: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1, by the statistics of their domains, bool [N].
+
+        Those are of real images where none are given.
+        """
+        inputs = self._input(images)
+        if self.domains is None or is_real is None:
+            return self.network(inputs)
+        return self.domains.apart(self.network, inputs, is_real)
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
@@ -70,7 +75,7 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
         crops = self.augment(batch["image"], self._draws(batch), batch["extent"].numpy())
-        logits = [self._logits_of(each, batch) for each in crops]
+        logits = [self._logits(each, batch["is_real"].repeat(len(each) // len(batch["label"]))) for each in crops]
         loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
@@ -92,12 +97,6 @@ class Classifier(lightning.LightningModule):
         serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
-    def _logits_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return logits of crops of one size, [k * N, num_classes], by the statistics of their rows' domains."""
-        is_real = batch["is_real"].repeat(len(crops) // len(batch["label"]))
-        with self.domains.of(is_real) if self.domains else nullcontext():
-            return self._logits(crops)
-
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of k crops of N images, times k; 0 for a sample left out."""
         num_crops = len(logits) // len(labels)
@@ -111,8 +110,7 @@ class Classifier(lightning.LightningModule):
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Count hits and losses on held-out samples."""
         is_real = torch.full((len(batch["label"]),), self.held_out_is_real)
-        with self.domains.of(is_real) if self.domains else nullcontext():
-            logits = self._logits(self._judged(batch["image"]))
+        logits = self._logits(self._judged(batch["image"]), is_real)
         self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)
         num_judged = int((batch["label"] != NO_LABEL).sum())
