@@ -35,7 +35,7 @@ from ray_jobs.job.run_folder import (
     write_json,
 )
 from ray_jobs.job.source import (
-    ShardSource,
+    KeptSource,
     Source,
     StreamSource,
     array_size,
@@ -170,8 +170,8 @@ def check_resumed(job: Prepared) -> list[str]:
     found, faults = newest_whole(job.run_dir / CHECKPOINTS)
     if found is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
-    if isinstance(job.source, ShardSource):
-        job.source.keep_turns(found.content["run"]["sets"][SET_SIZE])
+    if isinstance(job.source, KeptSource):
+        job.source.keep_passes(found.content["run"]["sets"][SET_SIZE])
     check_goes_on(
         found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.source.names_hash, job.real)
     )

@@ -2,11 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ray.data import Dataset
 
@@ -23,7 +21,7 @@ from generation.shards.datasets import first_samples, read_shards, tee_samples
 from generation.shards.shard_set import ShardSet
 from generation.stream.stream import fetch_samples, stream_samples
 from ray_jobs.cli.config import JobConfig
-from ray_jobs.cluster.placement import Demand, check_awaited
+from ray_jobs.cluster.placement import check_awaited
 from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
 from ray_jobs.job.data_set import (
     DataSplit,
@@ -40,53 +38,6 @@ from training.job import TrainingSamples
 logger = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """Where a run's samples come from."""
-
-    @property
-    def num_images(self) -> int:
-        """How many samples a turn of the set has, known before it is started."""
-        ...
-
-    @property
-    def names_hash(self) -> int:
-        """Of files' names, where samples are files that a run has to find again; else 0."""
-        ...
-
-    def start(self) -> GenerationService | None:
-        """Return the pool that makes them, if one does; without one, wait for nodes to train on."""
-        ...
-
-    def describe(self) -> str:
-        """Return what it is, in a few words, once it is started."""
-        ...
-
-    def samples(self) -> TrainingSamples:
-        """Return the samples to train on."""
-        ...
-
-    def held_out(self) -> Dataset:
-        """Return samples that are never trained on."""
-        ...
-
-    def first_samples(self, number: int) -> SampleBatch | None:
-        """Return samples to show with their prompts; None of images that have none."""
-        ...
-
-
-def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> Source:
-    """Return the configured source, checked as far as that goes without a cluster.
-
-    `unreadable` says how many real images may be left out.
-    """
-    if config.data.source == "shards":
-        return ShardSource(config, *open_to_read(config.data.shards, recipe, config.training))
-    if config.data.source == "real":
-        return RealSource(config, recipe, unreadable)
-    parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
-    return StreamSource(config, recipe, parts)
-
-
 def array_size(config: JobConfig, recipe: Recipe) -> int:
     """Return height and width of the arrays that hold the images of `data.source`, in pixels."""
     return (config.data.source == "real" and config.training.real_image_size) or recipe.image_size
@@ -97,7 +48,8 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
     trainers = training_demand(training, generation.wait_for_nodes_seconds)
     generators = generation_demand(generation)
     with room_kept(trainers) as wait_for_training_room:
-        with nodes_asked_for(dataclasses.replace(generators, count=max(1, generation.min_actors))):
+        first_generators = dataclasses.replace(generators, count=max(1, generation.min_actors))
+        with room_kept(first_generators) if first_generators.wait_seconds else nullcontext():  # brings nodes meanwhile
             wait_for_training_room()  # before generators take it
         service = start_generation(recipe, generation)
         try:
@@ -113,16 +65,6 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
 def wait_for_trainers(config: JobConfig) -> None:
     """Wait for nodes to train on, where the cluster has to bring them."""
     wait_for_room(training_demand(config.training, config.generation.wait_for_nodes_seconds))
-
-
-@contextmanager
-def nodes_asked_for(demand: Demand) -> Iterator[None]:
-    """Have the cluster bring nodes that a later stage may wait for, while an earlier one's are waited for."""
-    if not demand.wait_seconds:
-        yield
-        return
-    with room_kept(demand):
-        yield
 
 
 def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:
@@ -258,15 +200,33 @@ class StreamSource:
         return fetch_samples(self.service, self.generation, range(number))
 
 
-class ShardSource:
-    """Shards, read in an order of the training seed's, as often as training has images to ask for."""
+class KeptSource:
+    """Images that are there already, trained on over and over."""
 
-    names_hash = 0
-
-    def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
+    def __init__(
+        self,
+        config: JobConfig,
+        images: TrainingSamples,
+        held_out: TrainingSamples,
+        place: str,
+        shards: ShardSet | None = None,
+    ) -> None:
+        """Take the images, and where they are; those of shards have prompts to show."""
         self.config = config
-        self.train = train.first(min(train.num_images, config.training.num_samples))
-        self.held_out_set = held_out.first(config.training.num_held_out)
+        self.images = images
+        self.held_out_images = held_out
+        self.place = place
+        self.shards = shards
+
+    @property
+    def num_images(self) -> int:
+        """How many images a pass over the set has."""
+        return self.images.num_images
+
+    @property
+    def names_hash(self) -> int:
+        """Of files' names, where a run has to find the same files again; else 0."""
+        return self.images.names_hash
 
     def start(self) -> None:
         """Wait for nodes to train on."""
@@ -274,65 +234,59 @@ class ShardSource:
 
     def describe(self) -> str:
         """Return where they are."""
-        return f"{self.train.num_images:,} images of {self.train.storage.url}"
+        return f"{self.num_images:,} {'' if self.shards else 'real '}images of {self.place}"
 
-    @property
-    def num_images(self) -> int:
-        """How many samples a turn of the set has."""
-        return self.train.num_images
-
-    def keep_turns(self, num_images: int) -> None:
-        """Take turns of as many samples as when the run began, though the set may have grown since."""
-        self.train = self.train.first(min(num_images, self.train.num_images))
-
-    def samples(self) -> TrainingSamples:
-        """Return the set to train on, over and over if it has less images than training asks for."""
-        return kept_samples(self.config, self.train, self.config.training.seed)
-
-    def held_out(self) -> Dataset:
-        """Return the samples that are never trained on."""
-        wanted = Wanted.all_of(range(self.held_out_set.num_images))
-        return read_shards(self.held_out_set, self.config.training.seed, self.config.data.num_readers, wanted)
-
-    def first_samples(self, number: int) -> SampleBatch:
-        """Return samples of the first shard."""
-        return first_samples(self.train, number)
-
-
-class RealSource:
-    """Real images, over and over: what training on generated ones is measured against."""
-
-    def __init__(self, config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> None:
-        """Take the images, of which some are held out; ValueError if there are too few."""
-        if config.training.real_images:
-            raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
-        self.config = config
-        self.place = real_place(config.data.real)
-        images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
-        self.names_hash = images.names_hash
-        held_out, self.train = images.split(config.training.num_held_out)
-        self.held_out_images = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
-
-    def start(self) -> None:
-        """Wait for nodes to train on."""
-        wait_for_trainers(self.config)
-
-    def describe(self) -> str:
-        """Return where they are."""
-        return f"{self.train.num_images:,} real images of {self.place}"
-
-    @property
-    def num_images(self) -> int:
-        """How many images a turn of the set has."""
-        return self.train.num_images
+    def keep_passes(self, num_images: int) -> None:
+        """Take passes of as many samples as when the run began, though a set of shards may have grown since."""
+        if self.shards:
+            self.shards = self.shards.first(min(num_images, self.shards.num_images))
+            self.images = kept_samples(self.config, self.shards, self.config.training.seed)
 
     def samples(self) -> TrainingSamples:
         """Return the images to train on."""
-        return as_samples(self.train)
+        return self.images
 
     def held_out(self) -> Dataset:
         """Return the images that are never trained on."""
         return self.held_out_images.open(Wanted.all_of(range(self.held_out_images.num_images)))
 
-    def first_samples(self, number: int) -> None:
-        """Return nothing: these have no prompts to show."""
+    def first_samples(self, number: int) -> SampleBatch | None:
+        """Return samples of the first shard; None of real images, which have no prompts to show."""
+        return first_samples(self.shards, number) if self.shards else None
+
+
+Source = StreamSource | KeptSource
+
+
+def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> Source:
+    """Return the configured source, checked as far as that goes without a cluster.
+
+    `unreadable` says how many real images may be left out.
+    """
+    if config.data.source == "shards":
+        return open_shards(config, recipe)
+    if config.data.source == "real":
+        return open_real_alone(config, recipe, unreadable)
+    parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
+    return StreamSource(config, recipe, parts)
+
+
+def open_shards(config: JobConfig, recipe: Recipe) -> KeptSource:
+    """Return shards, as many as training has images to ask for."""
+    train, held_out = open_to_read(config.data.shards, recipe, config.training)
+    train = train.first(min(train.num_images, config.training.num_samples))
+    images, held_out_images = (
+        kept_samples(config, shards, config.training.seed)
+        for shards in (train, held_out.first(config.training.num_held_out))
+    )
+    return KeptSource(config, images, held_out_images, train.storage.url, train)
+
+
+def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> KeptSource:
+    """Return real images, of which some are held out: what training on generated ones is measured against."""
+    if config.training.real_images:
+        raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
+    images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
+    held_out, train = images.split(config.training.num_held_out)
+    held_out = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
+    return KeptSource(config, as_samples(train), as_samples(held_out), real_place(config.data.real))

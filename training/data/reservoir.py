@@ -8,7 +8,6 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from generation.shards.shard import ImageFormat
 from training.config import TrainingConfig
 
 PNG = ImageFormat("png", 0)
-NOBODY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -41,28 +39,6 @@ class Uses:
         steps, each of different images.
         """
         return batch_size * (self.most + 1 if self.is_exact and self.most > 1 else 1)
-
-
-class ImageStore(Protocol):
-    """Images in numbered places."""
-
-    num_places: int
-
-    def room(self, num_images: int) -> int:
-        """Return for how many images there is room beside so many."""
-        ...
-
-    def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Keep uint8 [N, H, W, 3] in places int64 [N]."""
-        ...
-
-    def get(self, places: np.ndarray) -> torch.Tensor:
-        """Return uint8 [N, H, W, 3]."""
-        ...
-
-    def clear(self, places: np.ndarray) -> None:
-        """Let images go."""
-        ...
 
 
 class PixelStore:
@@ -125,6 +101,10 @@ class EncodedStore:
         self.room_bytes += sum(len(self.files.pop(place)) for place in places.tolist())
 
 
+ImageStore = PixelStore | EncodedStore
+"""Images in numbered places."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What a step takes."""
@@ -158,11 +138,11 @@ def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_im
     """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
 
     By default never more than half of its share of the run's images (with `auto`: if each is used `EXPECTED_USES`
-    times), or of the `num_images` of a turn, or than there is memory for.
+    times), or of the `num_images` of a pass, or than there is memory for.
     """
     if config.most_uses == 1 or config.reservoir_min_images:
         return config.reservoir_min_images if config.most_uses > 1 else 0
-    num_drawn = config.batch_size_per_worker - config.num_real_per_batch
+    num_drawn = config.num_generated_per_batch
     wanted = max(MIN_BATCHES * num_drawn, -(-MIN_IMAGES_OF_CLASS * num_classes // config.num_workers))
     num_uses = config.num_steps * config.accumulate_batches * num_drawn
     uses_of_image = max(config.least_uses, min(EXPECTED_USES, config.most_uses))
@@ -179,7 +159,7 @@ def told_of_memory(config: TrainingConfig, image_size: int, num_classes: int, nu
     if held == wanted:
         return ""
     image_bytes = config.reservoir_bytes / room_for(config, image_size)
-    num_drawn = config.batch_size_per_worker - config.num_real_per_batch
+    num_drawn = config.num_generated_per_batch
     return (
         f"each worker's reservoir has memory for {held:,} images: {min(1, num_drawn / held):.0%} of a batch come in "
         f"the next one too. training.reservoir_bytes={math.ceil(wanted * image_bytes):_} holds {wanted:,}."
@@ -192,22 +172,17 @@ def room_for(config: TrainingConfig, image_size: int) -> int:
     return config.reservoir_bytes // (image_size**2 * 3 + overhead)
 
 
-def build_reservoir(config: TrainingConfig, image_size: int, rank: int, fill: int) -> "Reservoir":
-    """Return an empty reservoir for the worker of that rank, to have so many images before a step draws."""
-    uses, image_bytes = Uses(config.least_uses, config.most_uses), image_size**2 * 3
+def build_reservoir(
+    config: TrainingConfig, uses: Uses, batch_size: int, image_size: int, key: tuple[int, int, int], fill: int = 0
+) -> "Reservoir":
+    """Return an empty reservoir, to have so many images before a step draws `batch_size` of them."""
     if uses.most == 1:  # nothing is used again: what has to wait waits in the stream
-        store = PixelStore(2 * config.batch_size_per_worker * image_bytes, image_size)
+        store = PixelStore(2 * batch_size * image_size**2 * 3, image_size)
     elif config.reservoir_format == "pixels":
         store = PixelStore(config.reservoir_bytes, image_size)
     else:
         store = EncodedStore(config.reservoir_bytes, image_size)
-    return Reservoir(store, uses, (config.seed, rank, 0), fill)
-
-
-def build_real_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Reservoir":
-    """Return an empty one for real images, each of which is used once whenever it comes."""
-    store = PixelStore(2 * config.num_real_per_batch * image_size**2 * 3, image_size)
-    return Reservoir(store, Uses(1, 1), key=(config.seed, rank, 1))
+    return Reservoir(store, uses, key, fill)
 
 
 def check_reservoir(config: TrainingConfig, image_size: int) -> None:
@@ -258,7 +233,6 @@ class Reservoir:
         """How often its images may be used, all together."""
 
     def __len__(self) -> int:
-        """Return how many images it has."""
         return len(self.order)
 
     @property
@@ -284,7 +258,7 @@ class Reservoir:
         Who was used most goes first, the oldest of these, and nobody before its least number of uses.
         """
         lacking = wanted - self.store.room(len(self))
-        gone = NOBODY
+        gone = np.zeros(0, np.int64)
         if lacking > 0 and not self.uses.is_exact:
             left = self.left[self.order]
             may_go = np.flatnonzero(left <= self.uses.most - self.uses.least)

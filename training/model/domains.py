@@ -49,8 +49,8 @@ class DomainNorm(torch.nn.Module):
             return self.real(x)
         if len(x) != sum(counts):
             raise ValueError(
-                f"A layer normalises {len(x)} rows of a batch of {sum(counts)}: an architecture that normalises patches "
-                "as rows cannot keep domains apart. Take another one, or leave training.separate_batch_norm out."
+                f"A layer normalises {len(x)} rows of a batch of {sum(counts)}: an architecture that normalises "
+                "patches as rows cannot keep domains apart. Take another, or leave training.separate_batch_norm out."
             )
         of_domains = zip((self.real, self.synthetic), x.split(counts), strict=True)
         return torch.cat([norm(rows) for norm, rows in of_domains if len(rows)])
