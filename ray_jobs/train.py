@@ -167,15 +167,14 @@ def predicted(config: JobConfig) -> list[str]:
 def check_resumed(job: Prepared) -> list[str]:
     """Return what to say about where the run goes on; ValueError if it cannot."""
     check_unfinished(job.run_dir, job.recipe)
-    found, faults = newest_whole(job.run_dir / CHECKPOINTS)
-    if found is None:
+    path, checkpoint, faults = newest_whole(job.run_dir / CHECKPOINTS)
+    if path is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
     if isinstance(job.source, KeptSource):
-        job.source.keep_passes(found.content["run"]["sets"][SET_SIZE])
-    check_goes_on(
-        found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.source.names_hash, job.real)
-    )
-    return [*faults, f"going on from {found.path.name}"]
+        job.source.keep_passes(checkpoint["run"]["sets"][SET_SIZE])
+    sets = sets_of(job.source.num_images, job.source.names_hash, job.real)
+    check_goes_on(checkpoint, job.recipe, job.config.training, sets)
+    return [*faults, f"going on from {path.name}"]
 
 
 def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import lightning
 import ray.train
@@ -62,23 +61,11 @@ def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
     return TrainingProgress(num_trained, num_trained_before=num_trained, epoch=epoch, asked_at=now, first_batch_at=now)
 
 
-def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:
-    """Return what goes by the held-out accuracy."""
-    stop = [StopEarly(config.early_stop_epochs)] if config.early_stop_epochs else []
-    return [*stop, *([KeepBest(run_dir)] if config.keep_best else [])]
-
-
-def averaging(config: TrainingConfig) -> list[lightning.Callback]:
-    """Return what averages weights, on the training device, if they are to be."""
-    if not config.ema_decay:
-        return []
-    return [EMAWeightAveraging(device=ray.train.torch.get_device(), decay=config.ema_decay)]
-
-
 def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: HeldOutLoader) -> lightning.Trainer:
     """Return a Trainer whose epochs are logical: parts of one stream, each a fixed number of steps."""
     config, rank = job.config, ray.train.get_context().get_world_rank()
     journal = Journal(job.run_dir / "journal", rank, start.started_at) if config.journal else None
+    device = ray.train.torch.get_device()
     trainer = lightning.Trainer(
         max_epochs=config.num_epochs,
         limit_train_batches=config.steps_per_epoch * config.accumulate_batches,
@@ -95,10 +82,11 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         callbacks=[
             RecipeCallback(job.recipe, job.trained_on),
             ReadAheadCallback(held_out),
-            *averaging(config),
+            *([EMAWeightAveraging(device=device, decay=config.ema_decay)] if config.ema_decay else []),
             CommitCallback(loader.loaders, start.state, journal),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
-            *judges(config, job.run_dir),
+            *([StopEarly(config.early_stop_epochs)] if config.early_stop_epochs else []),
+            *([KeepBest(job.run_dir)] if config.keep_best else []),
             SaveCallback(job.checkpoints, config.checkpoint_every_steps),
             KeepCallback(job.run_dir / KEPT, job.keep_every_images),
         ],

@@ -48,14 +48,14 @@ def agreed_start(job: FitJob) -> Start:
 
 def choose_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint; what is newer is set aside, as this run will write steps of these names."""
-    chosen, faults = newest_whole(folder)
+    chosen, _, faults = newest_whole(folder)
     for leftover in chain(*(place.glob(f"{TEMPORARY}*.ckpt-*") for place in (folder, folder.parent))):
         leftover.unlink()  # by a worker that was killed while it wrote
     for fault in faults:
         logging.getLogger(__name__).warning(fault)
     for damaged in checkpoint_files(folder)[: len(faults)]:
         move(damaged, damaged.with_suffix(".damaged"))
-    return chosen.path if chosen else None
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -136,11 +136,6 @@ class Normalize(torch.nn.Module):
         return (images - self.mean) / self.std
 
 
-def normalize() -> torch.nn.Module:
-    """Return the map from 0..1 to ImageNet's mean and standard deviation, for training and evaluation alike."""
-    return Normalize()
-
-
 def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
     """Return the config's augmentation of images of that height and width."""
     if config.augmentation == "none":

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from generation.random_streams import draws
 from generation.sample import NO_LABEL
-from training.augmentation.augmentation import build_augmentation, normalize
+from training.augmentation.augmentation import Normalize, build_augmentation
 from training.augmentation.operations import central, to_float
 from training.config import TrainingConfig
 from training.model.batch_norm import synchronized
@@ -35,7 +35,7 @@ class Classifier(lightning.LightningModule):
         self.network = build_network(config.architecture, num_classes, config.head, config.temperature)
         self.domains = split_by_domain(self.network) if config.separate_batch_norm else None
         self.augment = build_augmentation(config, image_size)
-        self.normalize = normalize()
+        self.normalize = Normalize()
         self.loss = torch.nn.CrossEntropyLoss(ignore_index=NO_LABEL, reduction="sum")
         self.held_out_is_real = False
         """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
