@@ -28,15 +28,12 @@ class DataSplit:
     found: ShardSet | None
     damaged: Sequence[int] = ()
 
-    def shards(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
-        """Return the set as it should be; ValueError if batches of this size do not fill its shards."""
-        if self.found is None:
-            return new_shard_set(self.storage, recipe, self.indices, batch_size, data)
-        return self.found.extended(len(self.indices))
-
     def claim(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
-        """Say in the place what is to be kept there, and return it."""
-        shards = self.shards(recipe, data, batch_size)
+        """Say in the place what is to be kept there, and return it; ValueError if such batches do not fill shards."""
+        if self.found is None:
+            shards = new_shard_set(self.storage, recipe, self.indices, batch_size, data)
+        else:
+            shards = self.found.extended(len(self.indices))
         if shards != self.found:
             shards.claim(self.found)
         return shards

@@ -94,11 +94,12 @@ class StreamLoader:
 
         self.threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._ready: deque[Batch] = deque()
+        self._ready: deque[Batch | BaseException] = deque()
+        """The next batch, or what all batches end with."""
+
         self._waiting = WorkClock()
         self._ended = self.num_expected == 0
-        self._drawn = self._closing = False
-        self._error: BaseException | None = None
+        self._closing = False
 
     @property
     def reuse(self) -> float:
@@ -111,7 +112,6 @@ class StreamLoader:
         return self._waiting.seconds if self.first_batch_at else 0.0
 
     def __iter__(self) -> "StreamLoader":
-        """Go on where the last epoch stopped."""
         return self
 
     def __next__(self) -> Batch:
@@ -125,13 +125,11 @@ class StreamLoader:
         with self._changed:
             with self._waiting:
                 self._changed.notify_all()
-                while not (self._ready or self._drawn or self._error):
-                    self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            if not self._ready:
-                raise StopIteration
-            batch = self._ready.popleft()
+                self._changed.wait_for(lambda: self._ready)
+            batch = self._ready[0]
+            if isinstance(batch, BaseException):
+                raise batch
+            self._ready.popleft()
             self.num_given += 1
             if self.first_batch_at is None:
                 self._waiting.take()
@@ -161,7 +159,7 @@ class StreamLoader:
             work()
         except BaseException as error:
             with self._changed:
-                self._error = error
+                self._ready.appendleft(error)
                 self._changed.notify_all()
 
     def _draw_ahead(self) -> None:
@@ -172,9 +170,9 @@ class StreamLoader:
                 if self._ready:
                     self._changed.wait()
                     continue
+                if self._ended and not self.reservoir.can_draw(batch_size, is_last=True):
+                    raise StopIteration
                 if not self._may_draw():
-                    self._drawn = self._ended and not self.reservoir.can_draw(batch_size, is_last=True)
-                    self._changed.notify_all()
                     self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
                     continue
                 drawn = self.reservoir.draw(num_drawn, batch_size, self._ended)
@@ -270,7 +268,6 @@ class MixedLoader:
         return sum(loader.waiting_seconds for loader in self.loaders.values())
 
     def __iter__(self) -> "MixedLoader":
-        """Go on where the last epoch stopped."""
         return self
 
     def __next__(self) -> Batch:
