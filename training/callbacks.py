@@ -1,4 +1,4 @@
-"""What Lightning's loop does beside its steps: read ahead, say how it goes, sign and save checkpoints."""
+"""What Lightning's loop does beside its steps: say how it goes, sign and save checkpoints."""
 
 import dataclasses
 import threading
@@ -120,17 +120,6 @@ class ProgressCallback(lightning.Callback):
             judging_seconds=self._judging.seconds,
         )
         self.report(self._last)
-
-
-class ReadAheadCallback(lightning.Callback):
-    """Has the held-out samples generated while the first epoch trains, once the stream is under way."""
-
-    def __init__(self, held_out: HeldOutLoader) -> None:
-        self.held_out = held_out
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Start it with the first batch; later calls change nothing."""
-        self.held_out.start()
 
 
 NUM_CHECKPOINTS_KEPT = 2

@@ -211,7 +211,6 @@ class TrainingConfig:
     """Threads that torch may use in a worker."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "training")
         if not (self.gpus_per_worker or self.cpus_per_worker):
             raise ValueError(

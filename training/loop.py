@@ -8,7 +8,7 @@ import lightning
 import ray.train
 import ray.train.torch
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
 from training.callbacks import (
@@ -16,7 +16,6 @@ from training.callbacks import (
     KeepBest,
     KeepCallback,
     ProgressCallback,
-    ReadAheadCallback,
     RecipeCallback,
     SaveCallback,
     StopEarly,
@@ -81,7 +80,7 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         log_every_n_steps=config.log_every_steps,
         callbacks=[
             RecipeCallback(job.recipe, job.trained_on),
-            ReadAheadCallback(held_out),
+            LambdaCallback(on_train_batch_start=lambda *_: held_out.start()),  # the stream is under way then
             *([EMAWeightAveraging(device=device, decay=config.ema_decay)] if config.ema_decay else []),
             CommitCallback(loader.loaders, start.state, journal),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),

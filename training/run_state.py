@@ -16,7 +16,8 @@ import torch.distributed
 
 from generation.files import naming
 from training.data.consumption import NOT_BEGUN, Consumption, merged
-from training.data.loader import Batch, StreamLoader
+from training.data.loader import StreamLoader
+from training.data.reservoir import Batch
 
 JOURNAL_COLUMNS = ("started_at", "step", "domain", "serial", "use")
 

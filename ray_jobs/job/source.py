@@ -1,7 +1,8 @@
-"""Where a training run's samples come from: a pool that generates them meanwhile, or shards that are there."""
+"""Where a training run's samples come from: a pool that generates them meanwhile, or images that are there."""
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from ray_jobs.job.data_set import (
 from ray_jobs.job.run_folder import resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
+from training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,19 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
             raise
     service.report_trainer(TrainerTimes(0.0, 0.0))
     return service
+
+
+def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProgress], None], ...]:
+    """Return what reports a trainer's time to its pool, for `FitJob`; from now on the pool's size follows that."""
+    if pool is None:
+        return ()
+    pool.report_trainer(TrainerTimes(0.0, 0.0))
+    return (partial(report_trainer, pool),)
+
+
+def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
+    """Report a trainer's time to its pool; called by a training worker."""
+    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))
 
 
 def wait_for_trainers(config: JobConfig) -> None:
@@ -176,7 +191,7 @@ class StreamSource:
 
     @property
     def num_images(self) -> int:
-        """How many samples a turn of the set has, known before the pool starts."""
+        """How many samples a pass over the set has, known before the pool starts."""
         return len(self.indices[0])
 
     def samples(self) -> TrainingSamples:

@@ -48,12 +48,12 @@ SCALES: dict[str, tuple[Scale, Scale]] = {
 
 
 class Augmentation(torch.nn.Module):
-    """Images to crops; has no parameters and no state."""
+    """Images to crops: as they are here, changed by those that inherit. Has no parameters and no state."""
 
-    num_draws: int
+    num_draws = 0
     """Numbers in [0, 1) needed for an image."""
 
-    num_crops: int
+    num_crops = 1
     """Crops made of an image, over all sizes."""
 
     def forward(
@@ -72,23 +72,13 @@ class Augmentation(torch.nn.Module):
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Do what `forward` promises, in full precision and without gradients."""
-        raise NotImplementedError
-
-
-class NoAugmentation(Augmentation):
-    """The images as they are."""
-
-    num_draws, num_crops = 0, 1
-
-    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
-        """Return the images."""
         return [to_float(images_nhwc)]
 
 
 class Affine(Augmentation):
     """Small turns, shifts, scales and changes of brightness of square images, black where nothing was; no flip."""
 
-    num_draws, num_crops = 5, 1
+    num_draws = 5
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Return one image for one."""
@@ -139,7 +129,7 @@ class Normalize(torch.nn.Module):
 def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
     """Return the config's augmentation of images of that height and width."""
     if config.augmentation == "none":
-        return NoAugmentation()
+        return Augmentation()
     if config.augmentation == "affine":
         return Affine()
     scale, local_scale = scales_of(config)

@@ -21,10 +21,8 @@ from torch.nn import functional
 from generation.sample import TurnBatch
 from generation.work_clock import WorkClock
 from training.data.consumption import Consumption, Ledger, Share
-from training.data.reservoir import Drawn, Reservoir
+from training.data.reservoir import Batch, Reservoir
 from training.data.variety import Variety
-
-Batch = dict[str, torch.Tensor]
 
 LOOK_SECONDS = 0.01
 """How often a thread that may still wait for new images looks whether it still may."""
@@ -70,7 +68,7 @@ class StreamLoader:
     ) -> None:
         """Take this worker's share and what yields it, None for an empty one.
 
-        Nothing is generated until the first batch is asked for. `num_images` are in a turn, if the set comes again.
+        Nothing is generated until the first batch is asked for. `num_images` are in a pass, if the set comes again.
         """
         self.shard = shard
         self.reservoir = reservoir
@@ -175,9 +173,9 @@ class StreamLoader:
                 if not self._may_draw():
                     self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
                     continue
-                drawn = self.reservoir.draw(num_drawn, batch_size, self._ended)
-                self.variety.add(drawn.serials, drawn.labels)
-                self._ready.append(as_batch(drawn))
+                batch = self.reservoir.draw(num_drawn, batch_size, self._ended)
+                self.variety.add(batch["serial"].numpy(), batch["label"].numpy())
+                self._ready.append(batch | {"image": pinned(batch["image"])})
                 num_drawn += 1
                 self._changed.notify_all()
 
@@ -236,12 +234,6 @@ class StreamLoader:
         return max(num_for_uses, self.reservoir.num_lacking)
 
 
-def as_batch(drawn: Drawn) -> Batch:
-    """Return what a step is given."""
-    columns = {"serial": drawn.serials, "label": drawn.labels, "use": drawn.uses, "extent": drawn.extents}
-    return {"image": pinned(drawn.images), **{name: torch.from_numpy(column) for name, column in columns.items()}}
-
-
 def pinned(images: torch.Tensor) -> torch.Tensor:
     """Return images in memory that a GPU copies from while it works, where there is a GPU."""
     return images.pin_memory() if torch.cuda.is_available() else images
@@ -257,8 +249,9 @@ class MixedLoader:
     """Batches of generated images, and with them real ones where there are: a part of each from a loader of its own."""
 
     def __init__(self, loaders: Mapping[str, StreamLoader]) -> None:
-        """Take the loader of each domain; rows of a batch come in their order."""
         self.loaders = loaders
+        """Of each domain; rows of a batch come in their order."""
+
         self.main = loaders["synthetic"]
         """That of generated images, which tells how reuse goes, and when the first batch came."""
 

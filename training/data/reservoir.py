@@ -105,25 +105,10 @@ ImageStore = PixelStore | EncodedStore
 """Images in numbered places."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What a step takes."""
-
-    serials: np.ndarray
-    """int64 [B], all different."""
-
-    labels: np.ndarray
-    """int64 [B]."""
-
-    uses: np.ndarray
-    """int64 [B]: which use of the image this is, from 0."""
-
-    images: torch.Tensor
-    """uint8 [B, H, W, 3]."""
-
-    extents: np.ndarray
-    """int64 [B, 2]: height and width of what each image has in its corner."""
-
+Batch = dict[str, torch.Tensor]
+"""What a step takes, as columns: `serial`, all different, `label`, and `use`, which one of its image this is, from 0,
+int64 [B]; `image` uint8 [B, H, W, 3]; `extent` int64 [B, 2], height and width of what each image has in its corner.
+"""
 
 MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 16
 """A reservoir has as many images as so many batches, and so many of each class among all workers' together: while more
@@ -292,7 +277,7 @@ class Reservoir:
         self.num_begun_places += 1
         return self.num_begun_places - 1
 
-    def draw(self, step: int, size: int, is_last: bool) -> Drawn:
+    def draw(self, step: int, size: int, is_last: bool) -> Batch:
         """Return `size` different images, drawn uniformly by a function of the step, and count a use of each.
 
         Where no more will come (`is_last`), those that every batch from here on needs are taken first, so that at the
@@ -301,12 +286,18 @@ class Reservoir:
         chosen = self._choose(step, size, is_last)
         places = self.order[chosen]
         again = np.arange(size) - np.searchsorted(chosen, chosen)
-        uses = (self.uses.most - self.left[places] + again).astype(np.int64)
-        drawn = Drawn(self.serials[places], self.labels[places], uses, self.store.get(places), self.extents[places])
+        columns = {
+            "serial": self.serials[places],
+            "label": self.labels[places],
+            "use": (self.uses.most - self.left[places] + again).astype(np.int64),
+            "extent": self.extents[places],
+        }
+        batch = {name: torch.from_numpy(column) for name, column in columns.items()}
+        batch["image"] = self.store.get(places)
         np.subtract.at(self.left, places, 1)
         self.num_uses_left -= size
         self._let_go(np.unique(chosen[self.left[places] == 0]))
-        return drawn
+        return batch
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
         """Return which of `order` are taken, ascending."""

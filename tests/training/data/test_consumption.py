@@ -143,7 +143,7 @@ class Trainer:
             self.ledger.take(serials)
             uses_left = self.ledger.uses_left(serials)
             self.reservoir.add(serials, serials, np.zeros((len(serials), 2, 2, 3), np.uint8), uses_left)
-        serials = self.reservoir.draw(number, self.batch_size, not len(self.coming)).serials
+        serials = self.reservoir.draw(number, self.batch_size, not len(self.coming))["serial"].numpy()
         self.ledger.use(serials)
         return serials.tolist()
 
