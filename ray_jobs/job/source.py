@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,6 @@ from ray_jobs.cluster.placement import check_awaited
 from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
 from ray_jobs.job.data_set import (
     DataSplit,
-    batch_size_of,
-    check_batches,
     check_workers,
     open_parts,
     open_to_read,
@@ -145,32 +144,24 @@ def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
     )
 
 
+@dataclass
 class StreamSource:
     """A pool of generators; what it makes may be kept."""
 
+    config: JobConfig
+    recipe: Recipe
+    parts: list[DataSplit]
+    """Where samples are to be kept; none keeps nothing."""
+
+    sets: list[ShardSet] = field(default_factory=list)
+    """What is kept, and held out, once the pool is up."""
+
     names_hash = 0
-    service: GenerationService
-
-    def __init__(self, config: JobConfig, recipe: Recipe, parts: list[DataSplit]) -> None:
-        """Take the places where samples are to be kept; none keeps nothing."""
-        batch_size = batch_size_of(parts, config.generation.batch_size)
-        self.config = config
-        self.generation = dataclasses.replace(config.generation, batch_size=batch_size)
-        self.recipe = recipe
-        self.parts = parts
-        self.sets: list[ShardSet] = []
-        """What is kept, and held out, once the pool is up."""
-
-        self.indices = config.training.indices(config.data.replays)
-        if config.training.deterministic:
-            check_deterministic(recipe, self.generation)
-        if parts:
-            check_batches(self.generation, config.data)
-            check_workers(config.training)
+    service: GenerationService = field(init=False)
 
     def start(self) -> GenerationService:
         """Return the pool, with room kept for training, and write into the places what is kept there."""
-        self.service = start_pool(self.recipe, self.generation, self.config.training)
+        self.service = start_pool(self.recipe, self.config.generation, self.config.training)
         try:
             batch_size = self.service.common_batch_size()
             self.sets = [part.claim(self.recipe, self.config.data, batch_size) for part in self.parts]
@@ -183,8 +174,7 @@ class StreamSource:
         """Return how many actors there are, and their batches."""
         kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
         training, batch_size = self.config.training, self.service.batch_size()
-        share = (training.global_batch_size - training.num_real_per_step) // training.num_workers
-        note = ""
+        share, note = training.num_generated_per_batch * training.accumulate_batches, ""
         if training.deterministic and training.num_workers > 1 and share % batch_size:
             note = f"; some are made several times: a worker's share of a step, {share}, is no multiple of them"
         return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{kept}{note}"
@@ -192,46 +182,39 @@ class StreamSource:
     @property
     def num_images(self) -> int:
         """How many samples a pass over the set has, known before the pool starts."""
-        return len(self.indices[0])
+        return len(self.config.training.indices(self.config.data.replays)[0])
 
     def samples(self) -> TrainingSamples:
         """Return the samples to train on."""
+        generation, seed = self.config.generation, self.config.training.seed
         if not self.sets:
-            return TrainingSamples(self.num_images, partial(stream_samples, self.service, self.recipe, self.generation))
-        seed = self.config.training.seed
-        teed = partial(tee_samples, self.service, self.generation, self.sets[0], self.num_images, seed=seed)
+            return TrainingSamples(self.num_images, partial(stream_samples, self.service, self.recipe, generation))
+        teed = partial(tee_samples, self.service, generation, self.sets[0], self.num_images, seed=seed)
         return TrainingSamples(self.num_images, teed)
 
     def held_out(self) -> Dataset:
         """Return the samples that are never trained on."""
-        held_out = self.indices[1]
+        generation, (_, held_out) = self.config.generation, self.config.training.indices()
         if self.sets:
             wanted = Wanted.all_of(range(len(held_out)))
-            return tee_samples(self.service, self.generation, self.sets[1], len(held_out), wanted)
-        return stream_samples(self.service, self.recipe, self.generation, Wanted.all_of(held_out))
+            return tee_samples(self.service, generation, self.sets[1], len(held_out), wanted)
+        return stream_samples(self.service, self.recipe, generation, Wanted.all_of(held_out))
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the lowest indices."""
-        return fetch_samples(self.service, self.generation, range(number))
+        return fetch_samples(self.service, self.config.generation, range(number))
 
 
+@dataclass
 class KeptSource:
     """Images that are there already, trained on over and over."""
 
-    def __init__(
-        self,
-        config: JobConfig,
-        images: TrainingSamples,
-        held_out: TrainingSamples,
-        place: str,
-        shards: ShardSet | None = None,
-    ) -> None:
-        """Take the images, and where they are; those of shards have prompts to show."""
-        self.config = config
-        self.images = images
-        self.held_out_images = held_out
-        self.place = place
-        self.shards = shards
+    config: JobConfig
+    images: TrainingSamples
+    held_out_images: TrainingSamples
+    place: str
+    shards: ShardSet | None = None
+    """Which the images are those of, unless they are real ones."""
 
     @property
     def num_images(self) -> int:
@@ -282,7 +265,12 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> So
         return open_shards(config, recipe)
     if config.data.source == "real":
         return open_real_alone(config, recipe, unreadable)
-    parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
+    parts: list[DataSplit] = []
+    if config.data.tee:
+        config, parts = open_parts(config.data.tee, recipe, config)
+        check_workers(config.training)
+    if config.training.deterministic:
+        check_deterministic(recipe, config.generation)
     return StreamSource(config, recipe, parts)
 
 
