@@ -13,7 +13,7 @@ import numpy as np
 from ray.data import Dataset
 
 from evaluation.images.real_sets import RealSet
-from evaluation.inference.outputs import outputs_of, outputs_of_generated
+from evaluation.inference.outputs import Outputs, outputs_of, outputs_of_generated
 from evaluation.inference.request import KINDS
 from evaluation.inference.trained_model import Model
 from evaluation.metrics.judgement import Judged, judgement
@@ -53,8 +53,12 @@ def main() -> None:
         announce(f"{len(real.rows):,} real images are looked at")
         generated = look_at_generated(job)
         announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
-        seen = Judged(job.real.labels[real.rows], real.read("feature"), real.read("prediction")[:, 0])
-        found = judgement(seen, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
+        found = judgement(
+            judged(real, job.real.labels[real.rows]),
+            generated,
+            job.recipe.label_space.class_names,
+            job.config.num_neighbours,
+        )
         settings = to_yaml(job.config)
         told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
@@ -105,8 +109,10 @@ def prepare(arguments: list[str]) -> Prepared:
     check_evaluation(planned, first, judge.run_dir, judge.crop, judge.architecture)
     real = dataclasses.replace(planned.sets[0], has_border=False)  # as generated images are shown, and the judge's were
     shards = open_shards(config, recipe)
-    first_index, num_generated = (shards.first_index, shards.num_images) if shards else (0, config.num_generated)
-    labels = np.array([plan_sample(recipe, first_index + i).label for i in range(num_generated)])
+    indices = (
+        range(shards.first_index, shards.first_index + shards.num_images) if shards else range(config.num_generated)
+    )
+    labels = np.array([plan_sample(recipe, index).label for index in indices])
     shared_classes(real.labels, labels, config.num_neighbours)
     return Prepared(config, recipe, run_dir, judge, real, shards, notes)
 
@@ -131,8 +137,9 @@ def look_at_generated(job: Prepared) -> Judged:
     """Return the first generated images, as the judge sees them."""
     config = job.config
     if job.shards:
-        wanted = Wanted.all_of(range(job.shards.num_images))
-        return see(job, read_shards(job.shards, 0, config.data.num_readers, wanted))
+        return see(
+            job, read_shards(job.shards, 0, config.data.num_readers, Wanted.all_of(range(job.shards.num_images)))
+        )
     with start_generation(job.recipe, config.generation) as service:
         wanted = Wanted.all_of(range(config.num_generated))
         return see(job, stream_samples(service, job.recipe, config.generation, wanted))
@@ -143,6 +150,11 @@ def see(job: Prepared, samples: Dataset) -> Judged:
     columns = outputs_of_generated(samples, job.judge, job.config.evaluation)
     is_there = columns["label"] != NO_LABEL
     return Judged(*(column[is_there] for column in (columns["label"], columns["feature"], columns["prediction"][:, 0])))
+
+
+def judged(said: Outputs, labels: np.ndarray) -> Judged:
+    """Return a set's images, as the judge sees them."""
+    return Judged(labels, said.read("feature"), said.read("prediction")[:, 0])
 
 
 def facts(job: Prepared) -> dict[str, str]:
