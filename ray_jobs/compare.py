@@ -38,7 +38,7 @@ from ray_jobs.job.source import (
     as_samples,
     kept_samples,
     listeners_of,
-    open_all_classes,
+    open_real,
     real_samples,
     start_pool,
     unreadable_in,
@@ -120,7 +120,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     unreadable = unreadable_in(run_dir, config.training)
     real_samples(config, recipe, seed=0, unreadable=unreadable)
     if "real" in config.arms:
-        open_all_classes(config.real_images, config, recipe, seed=0, unreadable=unreadable)
+        open_real(config.real_images, config, recipe, 0, unreadable, are_alone=True)
     return config, recipe, run_dir
 
 
@@ -274,7 +274,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
-    images = open_all_classes(config.real_images, config, comparison.recipe, arm.seed, comparison.unreadable(arm))
+    unreadable = comparison.unreadable(arm)
+    images = open_real(config.real_images, config, comparison.recipe, arm.seed, unreadable, are_alone=True)
     wait_for_trainers(comparison.config)
     return comparison.train(arm, as_samples(images), None)
 

@@ -94,22 +94,7 @@ def unreadable_in(run_dir: Path, training: TrainingConfig) -> Unreadable:
 def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples | None:
     """Return the real images that are mixed in, in an order of the seed; ValueError if they are not there."""
     place = config.training.real_images
-    if not place:
-        return None
-    images = open_real(place, config, recipe, seed, unreadable)
-    if missing := without_images(images, place, recipe.label_space):
-        logger.warning("training.real_images: %s", missing)
-    return as_samples(images)
-
-
-def open_all_classes(
-    place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable
-) -> RealTrainingImages:
-    """Return real images to train on alone; ValueError if they are not there, or a class has none."""
-    images = open_real(place, config, recipe, seed, unreadable)
-    if missing := without_images(images, place, recipe.label_space):
-        raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
-    return images
+    return as_samples(open_real(place, config, recipe, seed, unreadable)) if place else None
 
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
@@ -117,11 +102,20 @@ def as_samples(images: RealTrainingImages) -> TrainingSamples:
     return TrainingSamples(images.num_images, images.open, "real", images.names_hash, images.image_size)
 
 
-def open_real(place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> RealTrainingImages:
-    """Return the real images of a place, whole where crops are random; ValueError if they are not there."""
+def open_real(
+    place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable, *, are_alone: bool = False
+) -> RealTrainingImages:
+    """Return the real images of a place, whole where crops are random; ValueError if they are not there.
+
+    A class without any is a warning, or ValueError where they are trained on alone.
+    """
     training = config.training
     size = training.real_image_size or recipe.image_size
     images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
+    if missing := without_images(images, place, recipe.label_space):
+        if are_alone:
+            raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
+        logger.warning("training.real_images: %s", missing)
     return dataclasses.replace(
         images, unreadable=unreadable, is_upright=training.upright, is_whole=training.crops_at_random
     )
@@ -289,7 +283,7 @@ def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -
     """Return real images, of which some are held out: what training on generated ones is measured against."""
     if config.training.real_images:
         raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
-    images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
+    images = open_real(config.data.real, config, recipe, config.training.seed, unreadable, are_alone=True)
     held_out, train = images.split(config.training.num_held_out)
     held_out = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
     return KeptSource(config, as_samples(train), as_samples(held_out), real_place(config.data.real))

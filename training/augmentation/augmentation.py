@@ -132,7 +132,8 @@ def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
         return Augmentation()
     if config.augmentation == "affine":
         return Affine()
-    scale, local_scale = scales_of(config)
+    usual, usual_local = SCALES[config.augmentation]
+    scale, local_scale = cast(Scale, config.crop_scale) or usual, cast(Scale, config.local_crop_scale) or usual_local
     size = config.crop_size or image_size
     if config.augmentation == "crop_flip":
         return RandomCrops((CropKind(size, scale),), "bilinear")
@@ -152,12 +153,6 @@ def crop_sizes(config: TrainingConfig, image_size: int) -> set[int]:
         return {image_size}
     local = {config.local_crop_size} if config.augmentation != "crop_flip" and config.num_local_crops else set()
     return {config.crop_size or image_size} | local
-
-
-def scales_of(config: TrainingConfig) -> tuple[Scale, Scale]:
-    """Return smallest and largest share of an image's area of its (global) crops, and of its local ones."""
-    scale, local_scale = SCALES[config.augmentation]
-    return cast(Scale, config.crop_scale) or scale, cast(Scale, config.local_crop_scale) or local_scale
 
 
 def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int, mode: Interpolation) -> torch.Tensor:
