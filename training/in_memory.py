@@ -30,34 +30,24 @@ def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConf
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(classifier, Batches(images, labels, config))
+    trainer.fit(classifier, batches(images, labels, config))
     return classifier.eval()
 
 
-class Batches:
-    """The batches of a run, in the columns that `Classifier` takes; none is copied before it is asked for."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, config: TrainingConfig) -> None:
-        self.images = images
-        self.labels = labels
-        self.config = config
-
-    def __len__(self) -> int:
-        return self.config.num_steps
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        size, num_images = self.config.global_batch_size, len(self.images)
-        random = np.random.default_rng(self.config.seed)
-        num_passes = -(-self.config.num_steps * size // num_images)
-        order = np.concatenate([random.permutation(num_images) for _ in range(num_passes)])
-        uses = np.repeat(np.arange(num_passes), num_images)
-        for start in range(0, self.config.num_steps * size, size):
-            chosen = order[start : start + size]
-            yield {
-                "image": torch.from_numpy(self.images[chosen]),
-                "label": torch.from_numpy(self.labels[chosen]),
-                "serial": torch.from_numpy(chosen),
-                "use": torch.from_numpy(uses[start : start + size]),
-                "is_real": torch.zeros(size, dtype=torch.bool),
-                "extent": torch.tensor(self.images.shape[1:3]).expand(size, 2),
-            }
+def batches(images: np.ndarray, labels: np.ndarray, config: TrainingConfig) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the batches of a run, in the columns that `Classifier` takes; none is copied before it is asked for."""
+    size, num_images = config.global_batch_size, len(images)
+    random = np.random.default_rng(config.seed)
+    num_passes = -(-config.num_steps * size // num_images)
+    order = np.concatenate([random.permutation(num_images) for _ in range(num_passes)])
+    uses = np.repeat(np.arange(num_passes), num_images)
+    for start in range(0, config.num_steps * size, size):
+        chosen = order[start : start + size]
+        yield {
+            "image": torch.from_numpy(images[chosen]),
+            "label": torch.from_numpy(labels[chosen]),
+            "serial": torch.from_numpy(chosen),
+            "use": torch.from_numpy(uses[start : start + size]),
+            "is_real": torch.zeros(size, dtype=torch.bool),
+            "extent": torch.tensor(images.shape[1:3]).expand(size, 2),
+        }
