@@ -20,7 +20,7 @@ import scipy.stats
 import torch
 
 from generation.indices import IndexSet
-from generation.sample import TurnBatch
+from generation.sample import PassBatch
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
@@ -86,7 +86,7 @@ class SlowStream:
     def __init__(self, labels: np.ndarray) -> None:
         self.labels = labels
 
-    def iter_batches(self, **_: object) -> Iterator[TurnBatch]:
+    def iter_batches(self, **_: object) -> Iterator[PassBatch]:
         """Yield a few images at a time."""
         seconds = IMAGES_AT_ONCE * STEP_SECONDS / (SUPPLY_FRACTION * BATCH_SIZE)
         due_at = time.monotonic()
@@ -95,7 +95,7 @@ class SlowStream:
             time.sleep(max(0.0, due_at - time.monotonic()))
             serials = np.arange(start, min(start + IMAGES_AT_ONCE, len(self.labels)))
             images = np.zeros((len(serials), 1, 1, 3), np.uint8)
-            yield cast(TurnBatch, {"serial": serials, "label": self.labels[serials], "image": images})
+            yield cast(PassBatch, {"serial": serials, "label": self.labels[serials], "image": images})
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ class TrainingSamples:
     """In a pass over the set; a run may take several."""
 
     open: Callable[[Wanted], Any]
-    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.TurnBatch`, but for `attempt`. Crosses
+    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.PassBatch`, but for `attempt`. Crosses
     processes.
     """
 

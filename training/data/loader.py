@@ -18,7 +18,7 @@ import torch
 from ray.data import DataIterator
 from torch.nn import functional
 
-from generation.sample import TurnBatch
+from generation.sample import PassBatch
 from generation.work_clock import WorkClock
 from training.data.consumption import Consumption, Ledger, Share
 from training.data.reservoir import Batch, Reservoir
@@ -194,13 +194,13 @@ class StreamLoader:
         if self.shard is None:
             return
         for rows in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
-            self._put(cast(TurnBatch, rows))
+            self._put(cast(PassBatch, rows))
             if self._closing:
                 return
         if not self._ended:
             raise EndedTooSoonError(f"The stream ended after {self.num_taken} of {self.num_expected} samples.")
 
-    def _put(self, rows: TurnBatch) -> None:
+    def _put(self, rows: PassBatch) -> None:
         start, num_images = 0, len(rows["serial"])
         while start < num_images and not self._closing:
             with self._changed:
