@@ -39,7 +39,9 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
     lightning.seed_everything(job.config.seed)
     start = agreed_start(job)
     if start.step == job.config.num_steps or start.state.is_over:  # interrupted after its last checkpoint
-        job.report(nothing_left(job.config, start.step))
+        now, num_trained = time.time(), start.step * job.config.global_batch_size
+        epoch = start.step // job.config.steps_per_epoch
+        job.report(TrainingProgress(num_trained, num_trained, epoch, asked_at=now, first_batch_at=now))
         return
     loader = open_loader(job, start)
     held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
@@ -51,13 +53,6 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
         trainer.fit(classifier, loader, held_out, ckpt_path=start.path, weights_only=True)
     if trainer.global_step != job.config.num_steps and not trainer.should_stop:
         raise EndedTooSoonError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
-
-
-def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
-    """Return the progress of a run that has done all its steps."""
-    now, num_trained = time.time(), step * config.global_batch_size
-    epoch = step // config.steps_per_epoch
-    return TrainingProgress(num_trained, num_trained_before=num_trained, epoch=epoch, asked_at=now, first_batch_at=now)
 
 
 def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: HeldOutLoader) -> lightning.Trainer:

@@ -102,15 +102,12 @@ class Classifier(lightning.LightningModule):
         num_crops = len(logits) // len(labels)
         return self.loss(logits, labels.repeat(num_crops)) / len(labels)
 
-    def _judged(self, images_nhwc: torch.Tensor) -> torch.Tensor:
-        """Return float [N, 3, S, S] as training has crops: whole images, or their centre where crops are of a size."""
-        images, size = to_float(images_nhwc), self.config.crop_size
-        return central(images, size) if size and size != self.image_size else images
-
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Count hits and losses on held-out samples."""
-        is_real = torch.full((len(batch["label"]),), self.held_out_is_real)
-        logits = self._logits(self._judged(batch["image"]), is_real)
+        """Count hits and losses on held-out samples: whole images, or their centre where crops are of another size."""
+        images, size = to_float(batch["image"]), self.config.crop_size
+        if size and size != self.image_size:
+            images = central(images, size)
+        logits = self._logits(images, torch.full((len(images),), self.held_out_is_real))
         self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)
         num_judged = int((batch["label"] != NO_LABEL).sum())
