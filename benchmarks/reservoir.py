@@ -20,13 +20,13 @@ import scipy.stats
 import torch
 
 from generation.indices import IndexSet
-from generation.sample import TurnBatch
+from generation.sample import PassBatch
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
 from training.data.consumption import Share
 from training.data.loader import Pace, StreamLoader
-from training.data.reservoir import build_reservoir, min_images
+from training.data.reservoir import Uses, build_reservoir, min_images
 from training.data.variety import Variety
 from training.model.classifier import Classifier
 
@@ -86,7 +86,7 @@ class SlowStream:
     def __init__(self, labels: np.ndarray) -> None:
         self.labels = labels
 
-    def iter_batches(self, **_: object) -> Iterator[TurnBatch]:
+    def iter_batches(self, **_: object) -> Iterator[PassBatch]:
         """Yield a few images at a time."""
         seconds = IMAGES_AT_ONCE * STEP_SECONDS / (SUPPLY_FRACTION * BATCH_SIZE)
         due_at = time.monotonic()
@@ -95,7 +95,7 @@ class SlowStream:
             time.sleep(max(0.0, due_at - time.monotonic()))
             serials = np.arange(start, min(start + IMAGES_AT_ONCE, len(self.labels)))
             images = np.zeros((len(serials), 1, 1, 3), np.uint8)
-            yield cast(TurnBatch, {"serial": serials, "label": self.labels[serials], "image": images})
+            yield cast(PassBatch, {"serial": serials, "label": self.labels[serials], "image": images})
 
 
 def main() -> None:
@@ -131,7 +131,8 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
     """Return the batches of a run whose images come slowly."""
     labels = labels[: config.num_samples]
     share = Share(IndexSet.of_ranges([range(len(labels))]), np.zeros(0, np.int64), np.zeros(0, np.int32))
-    reservoir = build_reservoir(config, 1, 0, min_images(config, 1, NUM_CLASSES, len(labels)))
+    uses, fill = Uses(config.least_uses, config.most_uses), min_images(config, 1, NUM_CLASSES, len(labels))
+    reservoir = build_reservoir(config, uses, BATCH_SIZE, 1, (config.seed, 0, 0), fill)
     loader = StreamLoader(
         cast(Any, SlowStream(labels)), share, reservoir, Pace(BATCH_SIZE, config.max_waiting_fraction)
     )
@@ -146,7 +147,7 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
 
 
 def shuffled(seed: int, serials: np.ndarray) -> Steps:
-    """Return as many batches of the same images, in turns over all of them."""
+    """Return as many batches of the same images, in passes over all of them."""
     random = np.random.default_rng(seed)
     num_turns = -(-NUM_STEPS * BATCH_SIZE // len(serials))
     order = np.concatenate([random.permutation(serials) for _ in range(num_turns)])

@@ -135,7 +135,7 @@ class Wanted:
     """What one consumer takes of a set of samples that may come again and again."""
 
     serials: IndexSet
-    """Which samples at which turn: `turn * number of samples in the set + index`, turns counted from 0."""
+    """Which samples in which pass: `pass * number of samples in the set + index`, passes counted from 0."""
 
     num_consumers: int = 1
     """How many, this one included, share the set at the same time: each has its part of the memory for it."""

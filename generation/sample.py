@@ -27,11 +27,11 @@ class SampleBatch(TypedDict):
     """int8 [N]: how many attempts were refused before the image, or before the sample was left out."""
 
 
-class TurnBatch(SampleBatch):
+class PassBatch(SampleBatch):
     """Samples that come again and again, as training takes them."""
 
     serial: np.ndarray
-    """int64 [N]: `turn * number of samples in the set + position in the set`."""
+    """int64 [N]: `pass * number of samples in the set + position in the set`."""
 
     extent: NotRequired[np.ndarray]
     """int64 [N, 2]: height and width of what an image has in its corner, where it does not fill its array."""

@@ -33,12 +33,12 @@ from ray_jobs.cluster.room import generation_demand, training_demand
 from ray_jobs.job.command import announce, begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.run_folder import check_output, release, resolve, write_json
 from ray_jobs.job.source import (
     as_samples,
     kept_samples,
-    open_all_classes,
+    listeners_of,
+    open_real,
     real_samples,
     start_pool,
     unreadable_in,
@@ -120,7 +120,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     unreadable = unreadable_in(run_dir, config.training)
     real_samples(config, recipe, seed=0, unreadable=unreadable)
     if "real" in config.arms:
-        open_all_classes(config.real_images, config, recipe, seed=0, unreadable=unreadable)
+        open_real(config.real_images, config, recipe, 0, unreadable, are_alone=True)
     return config, recipe, run_dir
 
 
@@ -274,7 +274,8 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     """Train on real images."""
     config = comparison.config
-    images = open_all_classes(config.real_images, config, comparison.recipe, arm.seed, comparison.unreadable(arm))
+    unreadable = comparison.unreadable(arm)
+    images = open_real(config.real_images, config, comparison.recipe, arm.seed, unreadable, are_alone=True)
     wait_for_trainers(comparison.config)
     return comparison.train(arm, as_samples(images), None)
 

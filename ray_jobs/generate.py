@@ -5,7 +5,6 @@ Run again, it makes what is missing: after a kill, or when `training.num_images`
 every sample that is there first, and makes damaged shards again.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.command import STARTED_AT, announce
 from ray_jobs.job.data_card import write_card
-from ray_jobs.job.data_set import DataSplit, batch_size_of, check_batches, open_parts
+from ray_jobs.job.data_set import DataSplit, open_parts
 from ray_jobs.job.run_folder import alone_at_work
 
 PROGRESS_SECONDS = 10.0
@@ -60,11 +59,8 @@ def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[DataSplit
     """Return settings, recipe and what is there already, all checked as far as that goes without a cluster."""
     config = load_config(JobConfig, arguments)
     recipe = open_recipe(config)
-    parts = open_parts(config.output, recipe, config.data, config.training)
-    batch_size = batch_size_of(parts, config.generation.batch_size)
-    generation = dataclasses.replace(config.generation, batch_size=batch_size)
-    check_batches(generation, config.data)
-    return dataclasses.replace(config, generation=generation), recipe, parts
+    config, parts = open_parts(config.output, recipe, config)
+    return config, recipe, parts
 
 
 def finish(sets: Sequence[ShardSet]) -> None:

@@ -23,7 +23,6 @@ from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.contact_sheet import write_contact_sheet
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
-from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.run_folder import (
     check_output,
     check_unfinished,
@@ -35,10 +34,11 @@ from ray_jobs.job.run_folder import (
     write_json,
 )
 from ray_jobs.job.source import (
-    ShardSource,
+    KeptSource,
     Source,
     StreamSource,
     array_size,
+    listeners_of,
     open_source,
     real_samples,
     unreadable_in,
@@ -93,7 +93,8 @@ def main() -> None:
                 with user_errors(folder=run_dir):
                     if isinstance(source, StreamSource) and source.sets:
                         write_card(source.sets)
-                    evaluation = evaluate(job, checkpoint_file)
+                    if job.planned.sets or job.planned.transfers:
+                        evaluation = write_evaluation(open_model(checkpoint_file), job.planned, config)
             finally:  # what was trained is told, whatever becomes of its evaluation
                 summary = summarize(config, recipe, progress, evaluation, STARTED_AT) | {
                     "num_unreadable": len(job.unreadable.names()),
@@ -167,15 +168,14 @@ def predicted(config: JobConfig) -> list[str]:
 def check_resumed(job: Prepared) -> list[str]:
     """Return what to say about where the run goes on; ValueError if it cannot."""
     check_unfinished(job.run_dir, job.recipe)
-    found, faults = newest_whole(job.run_dir / CHECKPOINTS)
-    if found is None:
+    path, checkpoint, faults = newest_whole(job.run_dir / CHECKPOINTS)
+    if path is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
-    if isinstance(job.source, ShardSource):
-        job.source.keep_turns(found.content["run"]["sets"][SET_SIZE])
-    check_goes_on(
-        found.content, job.recipe, job.config.training, sets_of(job.source.num_images, job.source.names_hash, job.real)
-    )
-    return [*faults, f"going on from {found.path.name}"]
+    if isinstance(job.source, KeptSource):
+        job.source.keep_passes(checkpoint["run"]["sets"][SET_SIZE])
+    sets = sets_of(job.source.num_images, job.source.names_hash, job.real)
+    check_goes_on(checkpoint, job.recipe, job.config.training, sets)
+    return [*faults, f"going on from {path.name}"]
 
 
 def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
@@ -217,13 +217,6 @@ def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgr
         )
         checkpoint_file = fit(fit_job, job.source.held_out())
     return checkpoint_file, monitor.last(), adviser.of_whole_run()
-
-
-def evaluate(job: Prepared, checkpoint_file: Path) -> Evaluation | None:
-    """Print and write how the classifier does on real images; return it, None where none are configured."""
-    if not (job.planned.sets or job.planned.transfers):
-        return None
-    return write_evaluation(open_model(checkpoint_file), job.planned, job.config)
 
 
 if __name__ == "__main__":

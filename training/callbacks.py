@@ -1,4 +1,4 @@
-"""What Lightning's loop does beside its steps: read ahead, say how it goes, sign and save checkpoints."""
+"""What Lightning's loop does beside its steps: say how it goes, sign and save checkpoints."""
 
 import dataclasses
 import threading
@@ -33,7 +33,6 @@ class ProgressCallback(lightning.Callback):
         report: Callable[[TrainingProgress], Any],
         interval_seconds: float,
     ) -> None:
-        """Take the loaders, which know the waiting time, and what to call."""
         self.loader = loader
         self.held_out = held_out
         self.report = report
@@ -123,17 +122,6 @@ class ProgressCallback(lightning.Callback):
         self.report(self._last)
 
 
-class ReadAheadCallback(lightning.Callback):
-    """Has the held-out samples generated while the first epoch trains, once the stream is under way."""
-
-    def __init__(self, held_out: HeldOutLoader) -> None:
-        self.held_out = held_out
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Start it with the first batch; later calls change nothing."""
-        self.held_out.start()
-
-
 NUM_CHECKPOINTS_KEPT = 2
 """If the newest is damaged, a run goes on from the one before."""
 
@@ -179,24 +167,21 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class SaveCallback(Checkpoint):
-    """Writes a checkpoint at each epoch's end, and in between if so often.
+    """Writes a checkpoint at each epoch's end, and in between after so many steps, if not 0.
 
     As a `Checkpoint` it comes after all that judges an epoch, whose state is to be saved.
     """
 
     def __init__(self, folder: Path, every_steps: int) -> None:
-        """Take the folder, and after how many steps; 0 for none in between."""
         self.folder = folder
         self.every_steps = every_steps
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time to, once all parts of a step are done, but for an epoch's last."""
-        step, num_parts = trainer.global_step, trainer.accumulate_grad_batches
-        is_step = (batch_idx + 1) % num_parts == 0
-        is_last = batch_idx + 1 == trainer.num_training_batches
-        if self.every_steps and is_step and not is_last and step % self.every_steps == 0:
+        """Save if it is time to, but after an epoch's last step."""
+        is_inside = ends_step(trainer, batch_idx) and batch_idx + 1 != trainer.num_training_batches
+        if self.every_steps and is_inside and trainer.global_step % self.every_steps == 0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -211,21 +196,27 @@ class SaveCallback(Checkpoint):
 
 
 class KeepCallback(Checkpoint):
-    """Keeps weights each time that training has gone through so many more images, to be evaluated by another job."""
+    """Keeps weights each time that training has gone through so many more images, if not 0, for another job."""
 
     def __init__(self, folder: Path, every_images: int) -> None:
-        """Take the folder, and after how many images; 0 keeps none."""
         self.folder = folder
         self.every_images = every_images
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep them after the first step that reaches a multiple, once all its parts are done."""
-        size, is_step = pl_module.config.global_batch_size, (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every_images and is_step and is_reached(trainer.global_step * size, size, self.every_images):
+        """Keep them after the first step that reaches a multiple."""
+        if not (self.every_images and ends_step(trainer, batch_idx)):
+            return
+        size = pl_module.config.global_batch_size
+        if is_reached(trainer.global_step * size, size, self.every_images):
             path = self.folder / checkpoint_name(trainer.global_step)
             trainer.save_checkpoint(path, weights_only=False, storage_options=ONLY_TO_EVALUATE)
+
+
+def ends_step(trainer: lightning.Trainer, batch_idx: int) -> bool:
+    """Return whether all parts of a step are done."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 def is_reached(num_trained: int, num_in_step: int, every_images: int) -> bool:

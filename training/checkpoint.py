@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +43,20 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:012d}.ckpt"
 
 
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint that a run may go on from."""
+def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """Return the newest checkpoint that can be read, what it holds, and what is wrong with newer ones.
 
-    path: Path
-    content: dict[str, Any]
-
-
-def newest_whole(folder: Path) -> tuple[Found | None, list[str]]:
-    """Return the newest checkpoint that can be read, and what is wrong with newer ones; ValueError if none can."""
+    None and nothing if there is none; ValueError if none can be read.
+    """
     faults: list[str] = []
     for path in checkpoint_files(folder):
         try:
-            return Found(path, read_checkpoint(path)), faults
+            return path, read_checkpoint(path), faults
         except ValueError as error:
             faults.append(str(error))
     if faults:
         raise ValueError(f"No checkpoint in '{folder}' is whole: {faults[0]} Start the run again, elsewhere.")
-    return None, []
+    return None, {}, []
 
 
 def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingConfig, sets: Mapping[str, int]) -> None:

@@ -85,7 +85,7 @@ class TrainingConfig:
     """
 
     real_fraction: BelowOne = 0.0
-    """Their share of each batch, 0 to below 1; each is used once in a turn of them, over and over."""
+    """Their share of each batch, 0 to below 1; each is used once in a pass over them, again and again."""
 
     real_image_size: Count = 0
     """Height and width, in pixels, of the square into which a real photograph is fitted, whole, for random crops:
@@ -211,7 +211,6 @@ class TrainingConfig:
     """Threads that torch may use in a worker."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "training")
         if not (self.gpus_per_worker or self.cpus_per_worker):
             raise ValueError(
@@ -318,6 +317,11 @@ class TrainingConfig:
     def num_real_per_batch(self) -> int:
         """Real images among those that a worker takes at once."""
         return round(self.batch_size_per_worker * self.real_fraction)
+
+    @property
+    def num_generated_per_batch(self) -> int:
+        """The others among those."""
+        return self.batch_size_per_worker - self.num_real_per_batch
 
     @property
     def num_real_per_step(self) -> int:

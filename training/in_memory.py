@@ -13,7 +13,7 @@ from training.model.classifier import Classifier
 def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConfig, num_classes: int) -> Classifier:
     """Return a classifier of uint8 images [N, H, W, 3] and int64 labels [N], in evaluation mode.
 
-    It is trained for the steps of the settings, turn by turn through the images, each turn shuffled anew by the seed;
+    It is trained for the steps of the settings, pass by pass over the images, each shuffled anew by the seed;
     whatever the number of images, the steps are as many.
     """
     torch.set_num_threads(config.threads_per_worker)
@@ -30,37 +30,24 @@ def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConf
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(classifier, Batches(images, labels, config))
+    trainer.fit(classifier, batches(images, labels, config))
     return classifier.eval()
 
 
-class Batches:
-    """The batches of a run, in the columns that `Classifier` takes."""
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, config: TrainingConfig) -> None:
-        """Take the images; none are copied before their batch is asked for."""
-        self.images = images
-        self.labels = labels
-        self.config = config
-
-    def __len__(self) -> int:
-        """Return how many batches there are."""
-        return self.config.num_steps
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield them."""
-        size, num_images = self.config.global_batch_size, len(self.images)
-        random = np.random.default_rng(self.config.seed)
-        num_turns = -(-self.config.num_steps * size // num_images)
-        order = np.concatenate([random.permutation(num_images) for _ in range(num_turns)])
-        uses = np.repeat(np.arange(num_turns), num_images)
-        for start in range(0, self.config.num_steps * size, size):
-            chosen = order[start : start + size]
-            yield {
-                "image": torch.from_numpy(self.images[chosen]),
-                "label": torch.from_numpy(self.labels[chosen]),
-                "serial": torch.from_numpy(chosen),
-                "use": torch.from_numpy(uses[start : start + size]),
-                "is_real": torch.zeros(size, dtype=torch.bool),
-                "extent": torch.tensor(self.images.shape[1:3]).expand(size, 2),
-            }
+def batches(images: np.ndarray, labels: np.ndarray, config: TrainingConfig) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the batches of a run, in the columns that `Classifier` takes; none is copied before it is asked for."""
+    size, num_images = config.global_batch_size, len(images)
+    random = np.random.default_rng(config.seed)
+    num_passes = -(-config.num_steps * size // num_images)
+    order = np.concatenate([random.permutation(num_images) for _ in range(num_passes)])
+    uses = np.repeat(np.arange(num_passes), num_images)
+    for start in range(0, config.num_steps * size, size):
+        chosen = order[start : start + size]
+        yield {
+            "image": torch.from_numpy(images[chosen]),
+            "label": torch.from_numpy(labels[chosen]),
+            "serial": torch.from_numpy(chosen),
+            "use": torch.from_numpy(uses[start : start + size]),
+            "is_real": torch.zeros(size, dtype=torch.bool),
+            "extent": torch.tensor(images.shape[1:3]).expand(size, 2),
+        }

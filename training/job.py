@@ -19,10 +19,10 @@ class TrainingSamples:
     """A set of samples that each worker opens for its share."""
 
     num_images: int
-    """In a turn of the set; a run may take several turns."""
+    """In a pass over the set; a run may take several."""
 
     open: Callable[[Wanted], Any]
-    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.TurnBatch`, but for `attempt`. Crosses
+    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.PassBatch`, but for `attempt`. Crosses
     processes.
     """
 

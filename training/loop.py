@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import lightning
 import ray.train
 import ray.train.torch
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
 
 from training.callbacks import (
@@ -17,7 +16,6 @@ from training.callbacks import (
     KeepBest,
     KeepCallback,
     ProgressCallback,
-    ReadAheadCallback,
     RecipeCallback,
     SaveCallback,
     StopEarly,
@@ -41,7 +39,9 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
     lightning.seed_everything(job.config.seed)
     start = agreed_start(job)
     if start.step == job.config.num_steps or start.state.is_over:  # interrupted after its last checkpoint
-        job.report(nothing_left(job.config, start.step))
+        now, num_trained = time.time(), start.step * job.config.global_batch_size
+        epoch = start.step // job.config.steps_per_epoch
+        job.report(TrainingProgress(num_trained, num_trained, epoch, asked_at=now, first_batch_at=now))
         return
     loader = open_loader(job, start)
     held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
@@ -55,30 +55,11 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
         raise EndedTooSoonError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
 
 
-def nothing_left(config: TrainingConfig, step: int) -> TrainingProgress:
-    """Return the progress of a run that has done all its steps."""
-    now, num_trained = time.time(), step * config.global_batch_size
-    epoch = step // config.steps_per_epoch
-    return TrainingProgress(num_trained, num_trained_before=num_trained, epoch=epoch, asked_at=now, first_batch_at=now)
-
-
-def judges(config: TrainingConfig, run_dir: Path) -> list[lightning.Callback]:
-    """Return what goes by the held-out accuracy."""
-    stop = [StopEarly(config.early_stop_epochs)] if config.early_stop_epochs else []
-    return [*stop, *([KeepBest(run_dir)] if config.keep_best else [])]
-
-
-def averaging(config: TrainingConfig) -> list[lightning.Callback]:
-    """Return what averages weights, on the training device, if they are to be."""
-    if not config.ema_decay:
-        return []
-    return [EMAWeightAveraging(device=ray.train.torch.get_device(), decay=config.ema_decay)]
-
-
 def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: HeldOutLoader) -> lightning.Trainer:
     """Return a Trainer whose epochs are logical: parts of one stream, each a fixed number of steps."""
     config, rank = job.config, ray.train.get_context().get_world_rank()
     journal = Journal(job.run_dir / "journal", rank, start.started_at) if config.journal else None
+    device = ray.train.torch.get_device()
     trainer = lightning.Trainer(
         max_epochs=config.num_epochs,
         limit_train_batches=config.steps_per_epoch * config.accumulate_batches,
@@ -94,11 +75,12 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         log_every_n_steps=config.log_every_steps,
         callbacks=[
             RecipeCallback(job.recipe, job.trained_on),
-            ReadAheadCallback(held_out),
-            *averaging(config),
+            LambdaCallback(on_train_batch_start=lambda *_: held_out.start()),  # the stream is under way then
+            *([EMAWeightAveraging(device=device, decay=config.ema_decay)] if config.ema_decay else []),
             CommitCallback(loader.loaders, start.state, journal),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),
-            *judges(config, job.run_dir),
+            *([StopEarly(config.early_stop_epochs)] if config.early_stop_epochs else []),
+            *([KeepBest(job.run_dir)] if config.keep_best else []),
             SaveCallback(job.checkpoints, config.checkpoint_every_steps),
             KeepCallback(job.run_dir / KEPT, job.keep_every_images),
         ],

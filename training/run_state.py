@@ -16,7 +16,8 @@ import torch.distributed
 
 from generation.files import naming
 from training.data.consumption import NOT_BEGUN, Consumption, merged
-from training.data.loader import Batch, StreamLoader
+from training.data.loader import StreamLoader
+from training.data.reservoir import Batch
 
 JOURNAL_COLUMNS = ("started_at", "step", "domain", "serial", "use")
 
@@ -75,9 +76,12 @@ class CommitCallback(lightning.Callback):
     """Counts samples as used once the optimiser has stepped, and writes the run's state into checkpoints."""
 
     def __init__(self, loaders: Mapping[str, StreamLoader], before: RunState, journal: "Journal | None") -> None:
-        """Take the loader of each domain, and the state with which this worker and the others began."""
         self.loaders = loaders
+        """Of each domain."""
+
         self.before = before
+        """With which this worker and the others began."""
+
         self.journal = journal
         self.pending: list[Batch] = []
         self.step = 0
@@ -97,10 +101,12 @@ class CommitCallback(lightning.Callback):
             return
         self.step = trainer.global_step
         for each in self.pending:
-            for domain, rows in by_domain(each, self.loaders):
-                self.loaders[domain].commit(each["serial"].numpy()[rows])
+            serials, uses, is_real = (each[name].numpy() for name in ("serial", "use", "is_real"))
+            for domain, loader in self.loaders.items():
+                rows = is_real if domain == "real" else ~is_real
+                loader.commit(serials[rows])
                 if self.journal:
-                    self.journal.write(self.step, domain, each["serial"].numpy()[rows], each["use"].numpy()[rows])
+                    self.journal.write(self.step, domain, serials[rows], uses[rows])
         self.pending = []
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -116,12 +122,6 @@ class CommitCallback(lightning.Callback):
         random = tuple(random for _, random in of_workers)
         state = RunState(consumption, self.before.sets, random, trainer.should_stop)
         checkpoint["run"] = state.to_checkpoint()
-
-
-def by_domain(batch: Batch, loaders: Mapping[str, StreamLoader]) -> list[tuple[str, np.ndarray]]:
-    """Return for each domain which rows of a batch are of it, bool [B]."""
-    is_real = batch["is_real"].numpy()
-    return [(domain, is_real if domain == "real" else ~is_real) for domain in loaders]
 
 
 class Journal:

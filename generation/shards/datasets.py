@@ -20,7 +20,7 @@ from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
 from generation.recipes.recipe import Recipe
-from generation.sample import SampleBatch, TurnBatch, selected
+from generation.sample import PassBatch, SampleBatch, selected
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError
@@ -77,8 +77,8 @@ def tee_samples(
 ) -> ray.data.Dataset:
     """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
 
-    A shard that is missing is made whole, whatever is wanted of it; one that is wanted at later turns alone, when those
-    of the first turn are made. At their second turn and later samples are read, in an order as `read_shards` has it.
+    A shard that is missing is made whole, whatever is wanted of it; one that is wanted in later passes alone, when
+    those of the first are made. In their second pass and later samples are read, in an order as `read_shards` has it.
     """
     first, missing = shards.first(num_images), set(shards.missing())
     first_turn = IndexSet.of_ranges([range(num_images)])
@@ -103,7 +103,7 @@ def _held(shards: ShardSet, positions: IndexSet) -> np.ndarray:
 def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -> ray.data.Dataset:
     """Return a lazy dataset of what is wanted of a set, rows as in the stream, always in the same order.
 
-    Serials count positions in the set. At each turn the order is shuffled anew by `seed`: parts of shards, and the
+    Serials count positions in the set. In each pass the order is shuffled anew by `seed`: parts of shards, and the
     samples in a part; or it is that of the serials, where one is wanted.
     """
     units = reading_units(shards, seed, wanted)
@@ -175,14 +175,14 @@ class TeeingAsker(ShardMaker):
         shards: ShardSet,
         tee: tuple[ShardSet, set[int], int, Wanted],
     ) -> None:
-        """Take a maker's arguments, what a turn has of the set, which shards to keep, a seed, and what is wanted."""
+        """Take a maker's arguments, what a pass has of the set, which shards to keep, a seed, and what is wanted."""
         super().__init__(service, config, batch_size, window, shards)
         first, self.missing, seed, self.wanted = tee
         self.num_images = first.num_images
         self.reader = ShardReader(first, seed, self.wanted)
 
-    def do(self, unit: Unit) -> Iterator[TurnBatch]:
-        """Yield what is wanted of a unit: of a shard at the first turn, a batch at a time; of a part at a later one."""
+    def do(self, unit: Unit) -> Iterator[PassBatch]:
+        """Yield what is wanted of a unit: of a shard in the first pass, a batch at a time; of a part in a later one."""
         number = int(unit["number"][0])
         if unit["pass"][0]:
             while not self.shards.storage.exists(index_name(number)):  # another asker is at it: units come in order
@@ -201,7 +201,7 @@ class TeeingAsker(ShardMaker):
         return self.make(number) if number in self.missing else self.ask_set(self._wanted_first(number))
 
     def _wanted_first(self, number: int) -> IndexSet:
-        """Return the indices that are wanted of a shard at its first turn."""
+        """Return the indices that are wanted of a shard in its first pass."""
         held, first = self.shards.ranges[number], self.shards.first_index
         this_turn = IndexSet.of_ranges([range(held.start, min(held.stop, first + self.num_images))])
         return this_turn & self.wanted.serials.moved(first)
@@ -242,7 +242,7 @@ class ShardReader:
         self.passes = passes_of(shards, seed, wanted)
         self.index = lru_cache(maxsize=INDICES_KEPT)(lambda number: open_index_of(shards, number))
 
-    def __call__(self, unit: Unit) -> Iterator[TurnBatch]:
+    def __call__(self, unit: Unit) -> Iterator[PassBatch]:
         """Yield what is wanted of one part, in an order of its own for each pass.
 
         A generator, since Ray Data hides what another function raises behind an exception of its own.

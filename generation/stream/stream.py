@@ -33,7 +33,7 @@ from generation.indices import IndexSet, Wanted
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
-from generation.sample import SampleBatch, TurnBatch, selected
+from generation.sample import PassBatch, SampleBatch, selected
 from generation.stream.ordered import in_order
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 
@@ -321,7 +321,7 @@ class StreamAsker(Asker):
         super().__init__(service, config, batch_size, window)
         self.wanted = wanted
 
-    def do(self, unit: dict[str, np.ndarray]) -> Iterator[TurnBatch]:
+    def do(self, unit: dict[str, np.ndarray]) -> Iterator[PassBatch]:
         """Yield what is wanted of one unit, a batch at a time."""
         part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
         for batch in self.ask_set(self.wanted & part):

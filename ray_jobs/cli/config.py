@@ -49,7 +49,6 @@ class Rates:
     """From the last step to the job's end, evaluation included."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "rates")
 
 
@@ -68,7 +67,6 @@ class Prices:
     """A gigabyte of shards, for as long as they are kept."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "prices")
 
 
@@ -125,7 +123,6 @@ class JudgeConfig(JobConfig):
     """Neighbours that density, coverage, precision and recall go by."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self)
 
 
@@ -143,7 +140,6 @@ class MiniatureConfig(JobConfig):
     """What `training.augmentation` is compared with."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self)
         if len(set(self.multiples)) < max(2, len(self.multiples)):
             raise ValueError(

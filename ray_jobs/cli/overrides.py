@@ -51,34 +51,30 @@ def read_overrides(arguments: Sequence[str], schema: type) -> dict[str, Any]:
         key, equals, text = argument.partition("=")
         if not equals or not all(key.split(".")):
             raise ValueError(f"'{argument}' is no override. Write section.key=value.")
-        *above, last = _path(key, schema)
+        (*above, last), kind = _walk(key, schema)
         section = settings
         for name in above:
             section = section.setdefault(name, {})
             if not isinstance(section, dict):
                 raise ValueError(f"'{argument}' is part of {name}, which another override sets as a whole.")
-        section[last] = _value(text, _type_of((*above, last), schema))
+        section[last] = _value(text, kind)
     return settings
 
 
-def _path(key: str, schema: Any) -> list[str]:
-    """Return the names that a key leads through; those of a mapping's own keys may have dots."""
-    if get_origin(schema) is dict:
-        return [key]
-    name, dot, rest = key.partition(".")
-    return [name, *_path(rest, _type_of((name,), schema))] if dot else [name]
+def _walk(key: str, schema: Any) -> tuple[list[str], Any]:
+    """Return the names that a key leads through, of which a mapping's own may have dots, and the type of its setting.
 
-
-def _type_of(names: Sequence[str], schema: Any) -> Any:
-    """Return the type of a setting; None where there is none of that name."""
-    for name in names:
-        if get_origin(schema) is dict:
-            schema = get_args(schema)[1]
-        elif dataclasses.is_dataclass(schema):
-            schema = next((entry.type for entry in dataclasses.fields(schema) if entry.name == name), None)
-        else:
-            return None
-    return schema
+    That is None where there is none of that name.
+    """
+    names: list[str] = []
+    while get_origin(schema) is not dict:
+        name, dot, key = key.partition(".")
+        names.append(name)
+        entries = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+        schema = next((entry.type for entry in entries if entry.name == name), None)
+        if not dot:
+            return names, schema
+    return [*names, key], get_args(schema)[1]
 
 
 def _value(text: str, kind: Any) -> Any:

@@ -44,7 +44,6 @@ class Node:
     """What is free of each GPU, 0..1: a process's share is a share of one, and whole ones have to be all free."""
 
     def __post_init__(self) -> None:
-        """Begin with all of it."""
         self.cpus = self.resources.get("CPU", 0.0)
         self.gpus = [1.0] * int(self.resources.get("GPU", 0.0))
 

@@ -1,5 +1,6 @@
 """A data set that is kept as shards: the samples to train on, and below `held_out` those that are never trained on."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from generation.shards.shard_set import (
     read_shard_set,
 )
 from generation.shards.storage import Storage
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.job.run_folder import resolve_place
 from training.config import TrainingConfig
 
@@ -28,15 +30,12 @@ class DataSplit:
     found: ShardSet | None
     damaged: Sequence[int] = ()
 
-    def shards(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
-        """Return the set as it should be; ValueError if batches of this size do not fill its shards."""
-        if self.found is None:
-            return new_shard_set(self.storage, recipe, self.indices, batch_size, data)
-        return self.found.extended(len(self.indices))
-
     def claim(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
-        """Say in the place what is to be kept there, and return it."""
-        shards = self.shards(recipe, data, batch_size)
+        """Say in the place what is to be kept there, and return it; ValueError if such batches do not fill shards."""
+        if self.found is None:
+            shards = new_shard_set(self.storage, recipe, self.indices, batch_size, data)
+        else:
+            shards = self.found.extended(len(self.indices))
         if shards != self.found:
             shards.claim(self.found)
         return shards
@@ -52,21 +51,23 @@ class DataSplit:
         return found is not None and found.num_images >= len(self.indices) and not self.to_make(found)
 
 
-def open_parts(url: str, recipe: Recipe, data: DataConfig, training: TrainingConfig) -> list[DataSplit]:
-    """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be."""
+def open_parts(url: str, recipe: Recipe, config: JobConfig) -> tuple[JobConfig, list[DataSplit]]:
+    """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be.
+
+    The settings are those with which it is made: in batches of the size of what is there.
+    """
     storage = Storage(resolve_place(url))
-    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), training.indices(data.replays), strict=True)
+    all_indices = config.training.indices(config.data.replays)
+    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), all_indices, strict=True)
     parts = [DataSplit(place, indices, read_shard_set(place)) for place, indices in wanted]
     for part in parts:
         if part.found is not None:
-            check_same(part.found, recipe, data)
+            check_same(part.found, recipe, config.data)
     storage.check_writable()
-    return parts
-
-
-def batch_size_of(parts: Sequence[DataSplit], configured: int) -> int:
-    """Return how many images are made at once where some are kept already, else as configured."""
-    return next((part.found.batch_size for part in parts if part.found is not None), configured)
+    sizes = (part.found.batch_size for part in parts if part.found is not None)
+    generation = dataclasses.replace(config.generation, batch_size=next(sizes, config.generation.batch_size))
+    check_batches(generation, config.data)
+    return dataclasses.replace(config, generation=generation), parts
 
 
 def check_batches(config: GenerationConfig, data: DataConfig) -> None:

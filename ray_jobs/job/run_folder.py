@@ -151,11 +151,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
     frees them, NFS after its lease of a minute or two. Tried on one machine alone.
     """
     with ExitStack() as undo:
-        if not run_dir.exists():
-            undo.callback(_remove_empty, run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = _locked(run_dir / LOCK)
-        undo.callback(_unlock, lock)
+        lock = _locked_in(run_dir, LOCK, undo)
         _check_not_finished(run_dir)  # nor by a job that has let go of it since this one began
         path = new_path(run_dir, "config", ".yaml") if goes_on else run_dir / "config.yaml"
         try:
@@ -182,6 +178,16 @@ def withdrawn_at_errors(claimed: Claim) -> Iterator[None]:
         raise
 
 
+def _locked_in(folder: Path, name: str, undo: ExitStack) -> TextIO:
+    """Return a lock in a folder, which is made if it is not there; `undo` gets what leaves the folder as it was."""
+    if not folder.exists():
+        undo.callback(_remove_empty, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _locked(folder / name)
+    undo.callback(_unlock, lock)
+    return lock
+
+
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):  # something was put in
         folder.rmdir()
@@ -197,18 +203,9 @@ def alone_at_work(place: Storage) -> Iterator[None]:
     if not place.is_local:
         yield
         return
-    folder = Path(place.url)
-    made_folder = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = _locked(folder / storage.LOCK)
-        try:
-            yield
-        finally:
-            _unlock(lock)
-    finally:
-        if made_folder:
-            _remove_empty(folder)
+    with ExitStack() as undo:
+        _locked_in(Path(place.url), storage.LOCK, undo)
+        yield
 
 
 def check_idle(run_dir: Path) -> None:

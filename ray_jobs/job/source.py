@@ -1,12 +1,12 @@
-"""Where a training run's samples come from: a pool that generates them meanwhile, or shards that are there."""
+"""Where a training run's samples come from: a pool that generates them meanwhile, or images that are there."""
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ray.data import Dataset
 
@@ -23,12 +23,10 @@ from generation.shards.datasets import first_samples, read_shards, tee_samples
 from generation.shards.shard_set import ShardSet
 from generation.stream.stream import fetch_samples, stream_samples
 from ray_jobs.cli.config import JobConfig
-from ray_jobs.cluster.placement import Demand, check_awaited
+from ray_jobs.cluster.placement import check_awaited
 from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
 from ray_jobs.job.data_set import (
     DataSplit,
-    batch_size_of,
-    check_batches,
     check_workers,
     open_parts,
     open_to_read,
@@ -36,55 +34,9 @@ from ray_jobs.job.data_set import (
 from ray_jobs.job.run_folder import resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
+from training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
-
-
-class Source(Protocol):
-    """Where a run's samples come from."""
-
-    @property
-    def num_images(self) -> int:
-        """How many samples a turn of the set has, known before it is started."""
-        ...
-
-    @property
-    def names_hash(self) -> int:
-        """Of files' names, where samples are files that a run has to find again; else 0."""
-        ...
-
-    def start(self) -> GenerationService | None:
-        """Return the pool that makes them, if one does; without one, wait for nodes to train on."""
-        ...
-
-    def describe(self) -> str:
-        """Return what it is, in a few words, once it is started."""
-        ...
-
-    def samples(self) -> TrainingSamples:
-        """Return the samples to train on."""
-        ...
-
-    def held_out(self) -> Dataset:
-        """Return samples that are never trained on."""
-        ...
-
-    def first_samples(self, number: int) -> SampleBatch | None:
-        """Return samples to show with their prompts; None of images that have none."""
-        ...
-
-
-def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> Source:
-    """Return the configured source, checked as far as that goes without a cluster.
-
-    `unreadable` says how many real images may be left out.
-    """
-    if config.data.source == "shards":
-        return ShardSource(config, *open_to_read(config.data.shards, recipe, config.training))
-    if config.data.source == "real":
-        return RealSource(config, recipe, unreadable)
-    parts = open_parts(config.data.tee, recipe, config.data, config.training) if config.data.tee else []
-    return StreamSource(config, recipe, parts)
 
 
 def array_size(config: JobConfig, recipe: Recipe) -> int:
@@ -97,7 +49,8 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
     trainers = training_demand(training, generation.wait_for_nodes_seconds)
     generators = generation_demand(generation)
     with room_kept(trainers) as wait_for_training_room:
-        with nodes_asked_for(dataclasses.replace(generators, count=max(1, generation.min_actors))):
+        first_generators = dataclasses.replace(generators, count=max(1, generation.min_actors))
+        with room_kept(first_generators) if first_generators.wait_seconds else nullcontext():  # brings nodes meanwhile
             wait_for_training_room()  # before generators take it
         service = start_generation(recipe, generation)
         try:
@@ -110,19 +63,22 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
     return service
 
 
+def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProgress], None], ...]:
+    """Return what reports a trainer's time to its pool, for `FitJob`; from now on the pool's size follows that."""
+    if pool is None:
+        return ()
+    pool.report_trainer(TrainerTimes(0.0, 0.0))
+    return (partial(report_trainer, pool),)
+
+
+def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
+    """Report a trainer's time to its pool; called by a training worker."""
+    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))
+
+
 def wait_for_trainers(config: JobConfig) -> None:
     """Wait for nodes to train on, where the cluster has to bring them."""
     wait_for_room(training_demand(config.training, config.generation.wait_for_nodes_seconds))
-
-
-@contextmanager
-def nodes_asked_for(demand: Demand) -> Iterator[None]:
-    """Have the cluster bring nodes that a later stage may wait for, while an earlier one's are waited for."""
-    if not demand.wait_seconds:
-        yield
-        return
-    with room_kept(demand):
-        yield
 
 
 def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:
@@ -138,22 +94,7 @@ def unreadable_in(run_dir: Path, training: TrainingConfig) -> Unreadable:
 def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples | None:
     """Return the real images that are mixed in, in an order of the seed; ValueError if they are not there."""
     place = config.training.real_images
-    if not place:
-        return None
-    images = open_real(place, config, recipe, seed, unreadable)
-    if missing := without_images(images, place, recipe.label_space):
-        logger.warning("training.real_images: %s", missing)
-    return as_samples(images)
-
-
-def open_all_classes(
-    place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable
-) -> RealTrainingImages:
-    """Return real images to train on alone; ValueError if they are not there, or a class has none."""
-    images = open_real(place, config, recipe, seed, unreadable)
-    if missing := without_images(images, place, recipe.label_space):
-        raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
-    return images
+    return as_samples(open_real(place, config, recipe, seed, unreadable)) if place else None
 
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
@@ -161,11 +102,20 @@ def as_samples(images: RealTrainingImages) -> TrainingSamples:
     return TrainingSamples(images.num_images, images.open, "real", images.names_hash, images.image_size)
 
 
-def open_real(place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> RealTrainingImages:
-    """Return the real images of a place, whole where crops are random; ValueError if they are not there."""
+def open_real(
+    place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable, *, are_alone: bool = False
+) -> RealTrainingImages:
+    """Return the real images of a place, whole where crops are random; ValueError if they are not there.
+
+    A class without any is a warning, or ValueError where they are trained on alone.
+    """
     training = config.training
     size = training.real_image_size or recipe.image_size
     images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
+    if missing := without_images(images, place, recipe.label_space):
+        if are_alone:
+            raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
+        logger.warning("training.real_images: %s", missing)
     return dataclasses.replace(
         images, unreadable=unreadable, is_upright=training.upright, is_whole=training.crops_at_random
     )
@@ -188,32 +138,24 @@ def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
     )
 
 
+@dataclass
 class StreamSource:
     """A pool of generators; what it makes may be kept."""
 
+    config: JobConfig
+    recipe: Recipe
+    parts: list[DataSplit]
+    """Where samples are to be kept; none keeps nothing."""
+
+    sets: list[ShardSet] = field(default_factory=list)
+    """What is kept, and held out, once the pool is up."""
+
     names_hash = 0
-    service: GenerationService
-
-    def __init__(self, config: JobConfig, recipe: Recipe, parts: list[DataSplit]) -> None:
-        """Take the places where samples are to be kept; none keeps nothing."""
-        batch_size = batch_size_of(parts, config.generation.batch_size)
-        self.config = config
-        self.generation = dataclasses.replace(config.generation, batch_size=batch_size)
-        self.recipe = recipe
-        self.parts = parts
-        self.sets: list[ShardSet] = []
-        """What is kept, and held out, once the pool is up."""
-
-        self.indices = config.training.indices(config.data.replays)
-        if config.training.deterministic:
-            check_deterministic(recipe, self.generation)
-        if parts:
-            check_batches(self.generation, config.data)
-            check_workers(config.training)
+    service: GenerationService = field(init=False)
 
     def start(self) -> GenerationService:
         """Return the pool, with room kept for training, and write into the places what is kept there."""
-        self.service = start_pool(self.recipe, self.generation, self.config.training)
+        self.service = start_pool(self.recipe, self.config.generation, self.config.training)
         try:
             batch_size = self.service.common_batch_size()
             self.sets = [part.claim(self.recipe, self.config.data, batch_size) for part in self.parts]
@@ -226,47 +168,57 @@ class StreamSource:
         """Return how many actors there are, and their batches."""
         kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
         training, batch_size = self.config.training, self.service.batch_size()
-        share = (training.global_batch_size - training.num_real_per_step) // training.num_workers
-        note = ""
+        share, note = training.num_generated_per_batch * training.accumulate_batches, ""
         if training.deterministic and training.num_workers > 1 and share % batch_size:
             note = f"; some are made several times: a worker's share of a step, {share}, is no multiple of them"
         return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{kept}{note}"
 
     @property
     def num_images(self) -> int:
-        """How many samples a turn of the set has, known before the pool starts."""
-        return len(self.indices[0])
+        """How many samples a pass over the set has, known before the pool starts."""
+        return len(self.config.training.indices(self.config.data.replays)[0])
 
     def samples(self) -> TrainingSamples:
         """Return the samples to train on."""
+        generation, seed = self.config.generation, self.config.training.seed
         if not self.sets:
-            return TrainingSamples(self.num_images, partial(stream_samples, self.service, self.recipe, self.generation))
-        seed = self.config.training.seed
-        teed = partial(tee_samples, self.service, self.generation, self.sets[0], self.num_images, seed=seed)
+            return TrainingSamples(self.num_images, partial(stream_samples, self.service, self.recipe, generation))
+        teed = partial(tee_samples, self.service, generation, self.sets[0], self.num_images, seed=seed)
         return TrainingSamples(self.num_images, teed)
 
     def held_out(self) -> Dataset:
         """Return the samples that are never trained on."""
-        held_out = self.indices[1]
+        generation, (_, held_out) = self.config.generation, self.config.training.indices()
         if self.sets:
             wanted = Wanted.all_of(range(len(held_out)))
-            return tee_samples(self.service, self.generation, self.sets[1], len(held_out), wanted)
-        return stream_samples(self.service, self.recipe, self.generation, Wanted.all_of(held_out))
+            return tee_samples(self.service, generation, self.sets[1], len(held_out), wanted)
+        return stream_samples(self.service, self.recipe, generation, Wanted.all_of(held_out))
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the lowest indices."""
-        return fetch_samples(self.service, self.generation, range(number))
+        return fetch_samples(self.service, self.config.generation, range(number))
 
 
-class ShardSource:
-    """Shards, read in an order of the training seed's, as often as training has images to ask for."""
+@dataclass
+class KeptSource:
+    """Images that are there already, trained on over and over."""
 
-    names_hash = 0
+    config: JobConfig
+    images: TrainingSamples
+    held_out_images: TrainingSamples
+    place: str
+    shards: ShardSet | None = None
+    """Which the images are those of, unless they are real ones."""
 
-    def __init__(self, config: JobConfig, train: ShardSet, held_out: ShardSet) -> None:
-        self.config = config
-        self.train = train.first(min(train.num_images, config.training.num_samples))
-        self.held_out_set = held_out.first(config.training.num_held_out)
+    @property
+    def num_images(self) -> int:
+        """How many images a pass over the set has."""
+        return self.images.num_images
+
+    @property
+    def names_hash(self) -> int:
+        """Of files' names, where a run has to find the same files again; else 0."""
+        return self.images.names_hash
 
     def start(self) -> None:
         """Wait for nodes to train on."""
@@ -274,65 +226,64 @@ class ShardSource:
 
     def describe(self) -> str:
         """Return where they are."""
-        return f"{self.train.num_images:,} images of {self.train.storage.url}"
+        return f"{self.num_images:,} {'' if self.shards else 'real '}images of {self.place}"
 
-    @property
-    def num_images(self) -> int:
-        """How many samples a turn of the set has."""
-        return self.train.num_images
-
-    def keep_turns(self, num_images: int) -> None:
-        """Take turns of as many samples as when the run began, though the set may have grown since."""
-        self.train = self.train.first(min(num_images, self.train.num_images))
-
-    def samples(self) -> TrainingSamples:
-        """Return the set to train on, over and over if it has less images than training asks for."""
-        return kept_samples(self.config, self.train, self.config.training.seed)
-
-    def held_out(self) -> Dataset:
-        """Return the samples that are never trained on."""
-        wanted = Wanted.all_of(range(self.held_out_set.num_images))
-        return read_shards(self.held_out_set, self.config.training.seed, self.config.data.num_readers, wanted)
-
-    def first_samples(self, number: int) -> SampleBatch:
-        """Return samples of the first shard."""
-        return first_samples(self.train, number)
-
-
-class RealSource:
-    """Real images, over and over: what training on generated ones is measured against."""
-
-    def __init__(self, config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> None:
-        """Take the images, of which some are held out; ValueError if there are too few."""
-        if config.training.real_images:
-            raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
-        self.config = config
-        self.place = real_place(config.data.real)
-        images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
-        self.names_hash = images.names_hash
-        held_out, self.train = images.split(config.training.num_held_out)
-        self.held_out_images = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
-
-    def start(self) -> None:
-        """Wait for nodes to train on."""
-        wait_for_trainers(self.config)
-
-    def describe(self) -> str:
-        """Return where they are."""
-        return f"{self.train.num_images:,} real images of {self.place}"
-
-    @property
-    def num_images(self) -> int:
-        """How many images a turn of the set has."""
-        return self.train.num_images
+    def keep_passes(self, num_images: int) -> None:
+        """Take passes of as many samples as when the run began, though a set of shards may have grown since."""
+        if self.shards:
+            self.shards = self.shards.first(min(num_images, self.shards.num_images))
+            self.images = kept_samples(self.config, self.shards, self.config.training.seed)
 
     def samples(self) -> TrainingSamples:
         """Return the images to train on."""
-        return as_samples(self.train)
+        return self.images
 
     def held_out(self) -> Dataset:
         """Return the images that are never trained on."""
         return self.held_out_images.open(Wanted.all_of(range(self.held_out_images.num_images)))
 
-    def first_samples(self, number: int) -> None:
-        """Return nothing: these have no prompts to show."""
+    def first_samples(self, number: int) -> SampleBatch | None:
+        """Return samples of the first shard; None of real images, which have no prompts to show."""
+        return first_samples(self.shards, number) if self.shards else None
+
+
+Source = StreamSource | KeptSource
+
+
+def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> Source:
+    """Return the configured source, checked as far as that goes without a cluster.
+
+    `unreadable` says how many real images may be left out.
+    """
+    if config.data.source == "shards":
+        return open_shards(config, recipe)
+    if config.data.source == "real":
+        return open_real_alone(config, recipe, unreadable)
+    parts: list[DataSplit] = []
+    if config.data.tee:
+        config, parts = open_parts(config.data.tee, recipe, config)
+        check_workers(config.training)
+    if config.training.deterministic:
+        check_deterministic(recipe, config.generation)
+    return StreamSource(config, recipe, parts)
+
+
+def open_shards(config: JobConfig, recipe: Recipe) -> KeptSource:
+    """Return shards, as many as training has images to ask for."""
+    train, held_out = open_to_read(config.data.shards, recipe, config.training)
+    train = train.first(min(train.num_images, config.training.num_samples))
+    images, held_out_images = (
+        kept_samples(config, shards, config.training.seed)
+        for shards in (train, held_out.first(config.training.num_held_out))
+    )
+    return KeptSource(config, images, held_out_images, train.storage.url, train)
+
+
+def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> KeptSource:
+    """Return real images, of which some are held out: what training on generated ones is measured against."""
+    if config.training.real_images:
+        raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
+    images = open_real(config.data.real, config, recipe, config.training.seed, unreadable, are_alone=True)
+    held_out, train = images.split(config.training.num_held_out)
+    held_out = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
+    return KeptSource(config, as_samples(train), as_samples(held_out), real_place(config.data.real))

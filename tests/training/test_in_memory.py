@@ -5,7 +5,7 @@ import torch
 
 from generation.digits.real_digits import evaluation_digits, training_digits
 from training.config import TrainingConfig
-from training.in_memory import Batches, train_in_memory
+from training.in_memory import batches, train_in_memory
 
 CONFIG = TrainingConfig(
     architecture="timm/test_resnet",
@@ -20,13 +20,13 @@ CONFIG = TrainingConfig(
 
 def test_each_pass_has_every_image_once_and_as_many_steps_for_any_number_of_images():
     labels = np.arange(40)
-    batches = list(Batches(np.zeros((40, 8, 8, 3), dtype=np.uint8), labels, CONFIG))
-    assert [len(batch["label"]) for batch in batches] == [16] * 6
-    taken = torch.cat([batch["label"] for batch in batches]).numpy()
+    found = list(batches(np.zeros((40, 8, 8, 3), dtype=np.uint8), labels, CONFIG))
+    assert [len(batch["label"]) for batch in found] == [16] * 6
+    taken = torch.cat([batch["label"] for batch in found]).numpy()
     assert sorted(taken[:40]) == sorted(taken[40:80]) == list(range(40))
     assert taken[:40].tolist() != taken[40:80].tolist()
-    assert torch.cat([batch["use"] for batch in batches]).tolist() == [0] * 40 + [1] * 40 + [2] * 16
-    assert len(list(Batches(np.zeros((500, 8, 8, 3), dtype=np.uint8), np.arange(500), CONFIG))) == 6
+    assert torch.cat([batch["use"] for batch in found]).tolist() == [0] * 40 + [1] * 40 + [2] * 16
+    assert len(list(batches(np.zeros((500, 8, 8, 3), dtype=np.uint8), np.arange(500), CONFIG))) == 6
 
 
 def test_a_classifier_learns_and_is_the_same_for_a_seed():

@@ -48,12 +48,12 @@ SCALES: dict[str, tuple[Scale, Scale]] = {
 
 
 class Augmentation(torch.nn.Module):
-    """Images to crops; has no parameters and no state."""
+    """Images to crops: as they are here, changed by those that inherit. Has no parameters and no state."""
 
-    num_draws: int
+    num_draws = 0
     """Numbers in [0, 1) needed for an image."""
 
-    num_crops: int
+    num_crops = 1
     """Crops made of an image, over all sizes."""
 
     def forward(
@@ -72,23 +72,13 @@ class Augmentation(torch.nn.Module):
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Do what `forward` promises, in full precision and without gradients."""
-        raise NotImplementedError
-
-
-class NoAugmentation(Augmentation):
-    """The images as they are."""
-
-    num_draws, num_crops = 0, 1
-
-    def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
-        """Return the images."""
         return [to_float(images_nhwc)]
 
 
 class Affine(Augmentation):
     """Small turns, shifts, scales and changes of brightness of square images, black where nothing was; no flip."""
 
-    num_draws, num_crops = 5, 1
+    num_draws = 5
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
         """Return one image for one."""
@@ -136,18 +126,14 @@ class Normalize(torch.nn.Module):
         return (images - self.mean) / self.std
 
 
-def normalize() -> torch.nn.Module:
-    """Return the map from 0..1 to ImageNet's mean and standard deviation, for training and evaluation alike."""
-    return Normalize()
-
-
 def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
     """Return the config's augmentation of images of that height and width."""
     if config.augmentation == "none":
-        return NoAugmentation()
+        return Augmentation()
     if config.augmentation == "affine":
         return Affine()
-    scale, local_scale = scales_of(config)
+    usual, usual_local = SCALES[config.augmentation]
+    scale, local_scale = cast(Scale, config.crop_scale) or usual, cast(Scale, config.local_crop_scale) or usual_local
     size = config.crop_size or image_size
     if config.augmentation == "crop_flip":
         return RandomCrops((CropKind(size, scale),), "bilinear")
@@ -167,12 +153,6 @@ def crop_sizes(config: TrainingConfig, image_size: int) -> set[int]:
         return {image_size}
     local = {config.local_crop_size} if config.augmentation != "crop_flip" and config.num_local_crops else set()
     return {config.crop_size or image_size} | local
-
-
-def scales_of(config: TrainingConfig) -> tuple[Scale, Scale]:
-    """Return smallest and largest share of an image's area of its (global) crops, and of its local ones."""
-    scale, local_scale = SCALES[config.augmentation]
-    return cast(Scale, config.crop_scale) or scale, cast(Scale, config.local_crop_scale) or local_scale
 
 
 def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int, mode: Interpolation) -> torch.Tensor:

@@ -77,7 +77,6 @@ class CropDraws:
     solarized: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> "CropDraws":
-        """Return those of some crops."""
         return CropDraws(**{name: values[rows] for name, values in vars(self).items()})
 
 

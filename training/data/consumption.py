@@ -1,6 +1,6 @@
 """What a run has used of its samples, what is left, and which worker takes what: part of every checkpoint.
 
-A sample at its turn has a serial number (see `generation.indices.Wanted`). It is used `reuse` times, and no image is
+A sample in a pass has a serial number (see `generation.indices.Wanted`). It is used `reuse` times, and no image is
 kept to remember that: whoever goes on asks for the same serials again. Knows numbers, and neither images nor files.
 """
 
@@ -84,79 +84,69 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Turns:
+class RunSerials:
     """All serials of a run."""
 
-    num_serials: int
+    count: int
     num_samples: int
-    """In a turn."""
+    """In a pass."""
 
     def fresh(self, done: Consumption) -> IndexSet:
         """Return those that have not come yet."""
-        return IndexSet.of_ranges([range(self.num_serials)]) - done.taken
+        return IndexSet.of_ranges([range(self.count)]) - done.taken
 
 
-def exact_share(done: Consumption, turns: Turns, reuse: int, worker: Worker, num_uses: int) -> Share:
-    """Return a worker's share where each sample is used `reuse` times at each turn, and all workers need `num_uses`.
+def exact_share(done: Consumption, serials: RunSerials, reuse: int, worker: Worker, num_uses: int) -> Share:
+    """Return a worker's share where each sample is used `reuse` times in each pass, and all workers need `num_uses`.
 
-    All uses that are left stand in rows: those of samples that are begun, then those of each turn. Of each row every
-    worker takes an equal part, one after another, so that nobody is a turn ahead, whose samples others are to make. A
+    All uses that are left stand in rows: those of samples that are begun, then those of each pass. Of each row every
+    worker takes an equal part, one after another, so that nobody is a pass ahead, whose samples others are to make. A
     sample at a border is shared: each of two workers has a part of its uses.
     """
     ends = np.cumsum(done.uses_left, dtype=np.int64)
     num_given = min(int(ends[-1]) if len(ends) else 0, num_uses)
-    start, stop = worker.part(0, num_given)
-    overlap = np.minimum(ends, stop) - np.maximum(ends - done.uses_left, start)
-    begun, uses_left = [done.begun[overlap > 0]], [overlap[overlap > 0]]
-    whole: list[IndexSet] = []
-    for turn, fresh in turns.fresh(done).sections(turns.num_samples):
+    mine = _within(ends - done.uses_left, ends, *worker.part(0, num_given))
+    begun, uses_left = [done.begun[mine > 0]], [mine[mine > 0]]
+    whole = [NOTHING]
+    for number, fresh in serials.fresh(done).sections(serials.num_samples):
         until = min(num_given + len(fresh) * reuse, num_uses)
         start, stop = worker.part(num_given, until)
-        first, last = -(-start // reuse), stop // reuse  # positions of samples that are this worker's alone
-        borders = [(first - 1, first * reuse - start), (last, stop - last * reuse)]
-        if first > last:  # both borders lie in one sample
-            borders = [(last, stop - start)]
-        for position, uses in borders:
-            if uses:
-                begun.append(fresh.at(np.array([position])) + turn * turns.num_samples)
-                uses_left.append(np.array([uses]))
-        whole.append(fresh.part(first, last).moved(turn * turns.num_samples))
+        borders = np.unique([start // reuse, stop // reuse])
+        mine = _within(borders * reuse, (borders + 1) * reuse, start, stop)
+        is_shared = (mine > 0) & (mine < reuse)
+        begun.append(fresh.at(borders[is_shared]) + number * serials.num_samples)
+        uses_left.append(mine[is_shared])
+        whole.append(fresh.part(-(-start // reuse), stop // reuse).moved(number * serials.num_samples))
         num_given = until
+    starts, stops = (np.concatenate([getattr(part, name) for part in whole]) for name in ("starts", "stops"))
     return Share(
-        fresh=_together(whole),
+        fresh=IndexSet(starts, stops) | NOTHING,
         begun=np.concatenate(begun).astype(np.int64),
         uses_left=np.concatenate(uses_left).astype(np.int32),
     )
 
 
-def loose_share(done: Consumption, turns: Turns, worker: Worker) -> Share:
-    """Return an equal part of each turn's samples that are left, where nobody has to use all of them."""
-    whole, num_given = [], 0
-    for turn, fresh in turns.fresh(done).sections(turns.num_samples):
-        start, stop = worker.part(num_given, num_given + len(fresh))
-        whole.append(fresh.part(start, stop).moved(turn * turns.num_samples))
-        num_given += len(fresh)
+def _within(starts: np.ndarray, ends: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return int64 [N]: how many numbers of each range are among those from `start` to `stop - 1`."""
+    return np.maximum(np.minimum(ends, stop) - np.maximum(starts, start), 0)
+
+
+def loose_share(done: Consumption, serials: RunSerials, worker: Worker) -> Share:
+    """Return an equal part of each pass's samples that are left, where nobody has to use all of them."""
+    not_begun = Consumption(done.taken, NOT_BEGUN.begun, NOT_BEGUN.uses_left)
     mine = slice(worker.rank, None, worker.count)
-    return Share(_together(whole), done.begun[mine], done.uses_left[mine])
+    fresh = exact_share(not_begun, serials, 1, worker, num_uses=serials.count).fresh
+    return Share(fresh, done.begun[mine], done.uses_left[mine])
 
 
-def step_share(done: Consumption, turns: Turns, batch_size: int, worker: Worker) -> Share:
+def step_share(done: Consumption, serials: RunSerials, batch_size: int, worker: Worker) -> Share:
     """Return a worker's share where the `t`-th `batch_size * worker.count` serials are those of step `t`.
 
     Then a step is of the same samples, whatever the number of workers, if each is used once.
     """
     mine = done.begun // batch_size % worker.count == worker.rank
-    fresh = turns.fresh(done).every(batch_size, worker.rank, worker.count)
+    fresh = serials.fresh(done).every(batch_size, worker.rank, worker.count)
     return Share(fresh, done.begun[mine], done.uses_left[mine])
-
-
-def _together(sets: Sequence[IndexSet]) -> IndexSet:
-    """Return the union of sets, each of which is wholly below the next."""
-    parts = [part for part in sets if len(part)]
-    if not parts:
-        return NOTHING
-    starts, stops = (np.concatenate([getattr(part, name) for part in parts]) for name in ("starts", "stops"))
-    return IndexSet(starts, stops) | NOTHING
 
 
 class Ledger:

@@ -18,13 +18,11 @@ import torch
 from ray.data import DataIterator
 from torch.nn import functional
 
-from generation.sample import TurnBatch
+from generation.sample import PassBatch
 from generation.work_clock import WorkClock
 from training.data.consumption import Consumption, Ledger, Share
-from training.data.reservoir import Drawn, Reservoir
+from training.data.reservoir import Batch, Reservoir
 from training.data.variety import Variety
-
-Batch = dict[str, torch.Tensor]
 
 LOOK_SECONDS = 0.01
 """How often a thread that may still wait for new images looks whether it still may."""
@@ -70,7 +68,7 @@ class StreamLoader:
     ) -> None:
         """Take this worker's share and what yields it, None for an empty one.
 
-        Nothing is generated until the first batch is asked for. `num_images` are in a turn, if the set comes again.
+        Nothing is generated until the first batch is asked for. `num_images` are in a pass, if the set comes again.
         """
         self.shard = shard
         self.reservoir = reservoir
@@ -94,11 +92,12 @@ class StreamLoader:
 
         self.threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._ready: deque[Batch] = deque()
+        self._ready: deque[Batch | BaseException] = deque()
+        """The next batch, or what all batches end with."""
+
         self._waiting = WorkClock()
         self._ended = self.num_expected == 0
-        self._drawn = self._closing = False
-        self._error: BaseException | None = None
+        self._closing = False
 
     @property
     def reuse(self) -> float:
@@ -111,7 +110,6 @@ class StreamLoader:
         return self._waiting.seconds if self.first_batch_at else 0.0
 
     def __iter__(self) -> "StreamLoader":
-        """Go on where the last epoch stopped."""
         return self
 
     def __next__(self) -> Batch:
@@ -125,13 +123,11 @@ class StreamLoader:
         with self._changed:
             with self._waiting:
                 self._changed.notify_all()
-                while not (self._ready or self._drawn or self._error):
-                    self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            if not self._ready:
-                raise StopIteration
-            batch = self._ready.popleft()
+                self._changed.wait_for(lambda: self._ready)
+            batch = self._ready[0]
+            if isinstance(batch, BaseException):
+                raise batch
+            self._ready.popleft()
             self.num_given += 1
             if self.first_batch_at is None:
                 self._waiting.take()
@@ -161,7 +157,7 @@ class StreamLoader:
             work()
         except BaseException as error:
             with self._changed:
-                self._error = error
+                self._ready.appendleft(error)
                 self._changed.notify_all()
 
     def _draw_ahead(self) -> None:
@@ -172,14 +168,14 @@ class StreamLoader:
                 if self._ready:
                     self._changed.wait()
                     continue
+                if self._ended and not self.reservoir.can_draw(batch_size, is_last=True):
+                    raise StopIteration
                 if not self._may_draw():
-                    self._drawn = self._ended and not self.reservoir.can_draw(batch_size, is_last=True)
-                    self._changed.notify_all()
                     self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
                     continue
-                drawn = self.reservoir.draw(num_drawn, batch_size, self._ended)
-                self.variety.add(drawn.serials, drawn.labels)
-                self._ready.append(as_batch(drawn))
+                batch = self.reservoir.draw(num_drawn, batch_size, self._ended)
+                self.variety.add(batch["serial"].numpy(), batch["label"].numpy())
+                self._ready.append(batch | {"image": pinned(batch["image"])})
                 num_drawn += 1
                 self._changed.notify_all()
 
@@ -198,13 +194,13 @@ class StreamLoader:
         if self.shard is None:
             return
         for rows in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
-            self._put(cast(TurnBatch, rows))
+            self._put(cast(PassBatch, rows))
             if self._closing:
                 return
         if not self._ended:
             raise EndedTooSoonError(f"The stream ended after {self.num_taken} of {self.num_expected} samples.")
 
-    def _put(self, rows: TurnBatch) -> None:
+    def _put(self, rows: PassBatch) -> None:
         start, num_images = 0, len(rows["serial"])
         while start < num_images and not self._closing:
             with self._changed:
@@ -238,12 +234,6 @@ class StreamLoader:
         return max(num_for_uses, self.reservoir.num_lacking)
 
 
-def as_batch(drawn: Drawn) -> Batch:
-    """Return what a step is given."""
-    columns = {"serial": drawn.serials, "label": drawn.labels, "use": drawn.uses, "extent": drawn.extents}
-    return {"image": pinned(drawn.images), **{name: torch.from_numpy(column) for name, column in columns.items()}}
-
-
 def pinned(images: torch.Tensor) -> torch.Tensor:
     """Return images in memory that a GPU copies from while it works, where there is a GPU."""
     return images.pin_memory() if torch.cuda.is_available() else images
@@ -259,8 +249,9 @@ class MixedLoader:
     """Batches of generated images, and with them real ones where there are: a part of each from a loader of its own."""
 
     def __init__(self, loaders: Mapping[str, StreamLoader]) -> None:
-        """Take the loader of each domain; rows of a batch come in their order."""
         self.loaders = loaders
+        """Of each domain; rows of a batch come in their order."""
+
         self.main = loaders["synthetic"]
         """That of generated images, which tells how reuse goes, and when the first batch came."""
 
@@ -270,7 +261,6 @@ class MixedLoader:
         return sum(loader.waiting_seconds for loader in self.loaders.values())
 
     def __iter__(self) -> "MixedLoader":
-        """Go on where the last epoch stopped."""
         return self
 
     def __next__(self) -> Batch:

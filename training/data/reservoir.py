@@ -8,7 +8,6 @@ import dataclasses
 import io
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from generation.shards.shard import ImageFormat
 from training.config import TrainingConfig
 
 PNG = ImageFormat("png", 0)
-NOBODY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -41,28 +39,6 @@ class Uses:
         steps, each of different images.
         """
         return batch_size * (self.most + 1 if self.is_exact and self.most > 1 else 1)
-
-
-class ImageStore(Protocol):
-    """Images in numbered places."""
-
-    num_places: int
-
-    def room(self, num_images: int) -> int:
-        """Return for how many images there is room beside so many."""
-        ...
-
-    def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Keep uint8 [N, H, W, 3] in places int64 [N]."""
-        ...
-
-    def get(self, places: np.ndarray) -> torch.Tensor:
-        """Return uint8 [N, H, W, 3]."""
-        ...
-
-    def clear(self, places: np.ndarray) -> None:
-        """Let images go."""
-        ...
 
 
 class PixelStore:
@@ -125,25 +101,14 @@ class EncodedStore:
         self.room_bytes += sum(len(self.files.pop(place)) for place in places.tolist())
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What a step takes."""
+ImageStore = PixelStore | EncodedStore
+"""Images in numbered places."""
 
-    serials: np.ndarray
-    """int64 [B], all different."""
 
-    labels: np.ndarray
-    """int64 [B]."""
-
-    uses: np.ndarray
-    """int64 [B]: which use of the image this is, from 0."""
-
-    images: torch.Tensor
-    """uint8 [B, H, W, 3]."""
-
-    extents: np.ndarray
-    """int64 [B, 2]: height and width of what each image has in its corner."""
-
+Batch = dict[str, torch.Tensor]
+"""What a step takes, as columns: `serial`, all different, `label`, and `use`, which one of its image this is, from 0,
+int64 [B]; `image` uint8 [B, H, W, 3]; `extent` int64 [B, 2], height and width of what each image has in its corner.
+"""
 
 MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 16
 """A reservoir has as many images as so many batches, and so many of each class among all workers' together: while more
@@ -158,11 +123,11 @@ def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_im
     """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
 
     By default never more than half of its share of the run's images (with `auto`: if each is used `EXPECTED_USES`
-    times), or of the `num_images` of a turn, or than there is memory for.
+    times), or of the `num_images` of a pass, or than there is memory for.
     """
     if config.most_uses == 1 or config.reservoir_min_images:
         return config.reservoir_min_images if config.most_uses > 1 else 0
-    num_drawn = config.batch_size_per_worker - config.num_real_per_batch
+    num_drawn = config.num_generated_per_batch
     wanted = max(MIN_BATCHES * num_drawn, -(-MIN_IMAGES_OF_CLASS * num_classes // config.num_workers))
     num_uses = config.num_steps * config.accumulate_batches * num_drawn
     uses_of_image = max(config.least_uses, min(EXPECTED_USES, config.most_uses))
@@ -179,7 +144,7 @@ def told_of_memory(config: TrainingConfig, image_size: int, num_classes: int, nu
     if held == wanted:
         return ""
     image_bytes = config.reservoir_bytes / room_for(config, image_size)
-    num_drawn = config.batch_size_per_worker - config.num_real_per_batch
+    num_drawn = config.num_generated_per_batch
     return (
         f"each worker's reservoir has memory for {held:,} images: {min(1, num_drawn / held):.0%} of a batch come in "
         f"the next one too. training.reservoir_bytes={math.ceil(wanted * image_bytes):_} holds {wanted:,}."
@@ -192,22 +157,17 @@ def room_for(config: TrainingConfig, image_size: int) -> int:
     return config.reservoir_bytes // (image_size**2 * 3 + overhead)
 
 
-def build_reservoir(config: TrainingConfig, image_size: int, rank: int, fill: int) -> "Reservoir":
-    """Return an empty reservoir for the worker of that rank, to have so many images before a step draws."""
-    uses, image_bytes = Uses(config.least_uses, config.most_uses), image_size**2 * 3
+def build_reservoir(
+    config: TrainingConfig, uses: Uses, batch_size: int, image_size: int, key: tuple[int, int, int], fill: int = 0
+) -> "Reservoir":
+    """Return an empty reservoir, to have so many images before a step draws `batch_size` of them."""
     if uses.most == 1:  # nothing is used again: what has to wait waits in the stream
-        store = PixelStore(2 * config.batch_size_per_worker * image_bytes, image_size)
+        store = PixelStore(2 * batch_size * image_size**2 * 3, image_size)
     elif config.reservoir_format == "pixels":
         store = PixelStore(config.reservoir_bytes, image_size)
     else:
         store = EncodedStore(config.reservoir_bytes, image_size)
-    return Reservoir(store, uses, (config.seed, rank, 0), fill)
-
-
-def build_real_reservoir(config: TrainingConfig, image_size: int, rank: int) -> "Reservoir":
-    """Return an empty one for real images, each of which is used once whenever it comes."""
-    store = PixelStore(2 * config.num_real_per_batch * image_size**2 * 3, image_size)
-    return Reservoir(store, Uses(1, 1), key=(config.seed, rank, 1))
+    return Reservoir(store, uses, key, fill)
 
 
 def check_reservoir(config: TrainingConfig, image_size: int) -> None:
@@ -258,7 +218,6 @@ class Reservoir:
         """How often its images may be used, all together."""
 
     def __len__(self) -> int:
-        """Return how many images it has."""
         return len(self.order)
 
     @property
@@ -284,7 +243,7 @@ class Reservoir:
         Who was used most goes first, the oldest of these, and nobody before its least number of uses.
         """
         lacking = wanted - self.store.room(len(self))
-        gone = NOBODY
+        gone = np.zeros(0, np.int64)
         if lacking > 0 and not self.uses.is_exact:
             left = self.left[self.order]
             may_go = np.flatnonzero(left <= self.uses.most - self.uses.least)
@@ -318,7 +277,7 @@ class Reservoir:
         self.num_begun_places += 1
         return self.num_begun_places - 1
 
-    def draw(self, step: int, size: int, is_last: bool) -> Drawn:
+    def draw(self, step: int, size: int, is_last: bool) -> Batch:
         """Return `size` different images, drawn uniformly by a function of the step, and count a use of each.
 
         Where no more will come (`is_last`), those that every batch from here on needs are taken first, so that at the
@@ -327,12 +286,18 @@ class Reservoir:
         chosen = self._choose(step, size, is_last)
         places = self.order[chosen]
         again = np.arange(size) - np.searchsorted(chosen, chosen)
-        uses = (self.uses.most - self.left[places] + again).astype(np.int64)
-        drawn = Drawn(self.serials[places], self.labels[places], uses, self.store.get(places), self.extents[places])
+        columns = {
+            "serial": self.serials[places],
+            "label": self.labels[places],
+            "use": (self.uses.most - self.left[places] + again).astype(np.int64),
+            "extent": self.extents[places],
+        }
+        batch = {name: torch.from_numpy(column) for name, column in columns.items()}
+        batch["image"] = self.store.get(places)
         np.subtract.at(self.left, places, 1)
         self.num_uses_left -= size
         self._let_go(np.unique(chosen[self.left[places] == 0]))
-        return drawn
+        return batch
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
         """Return which of `order` are taken, ascending."""

@@ -1,5 +1,7 @@
 """Batch normalisation over the batches of all workers, so that their number does not change what a step learns."""
 
+from types import MethodType
+
 import torch
 import torch.distributed
 from torch.distributed.nn.functional import all_reduce
@@ -24,45 +26,37 @@ def synchronized(network: torch.nn.Module, on_gpu: bool) -> torch.nn.Module:
     if on_gpu:
         return convert_sync_batchnorm(network)
     for norm in norms:
-        norm.forward = SharedStatistics(norm)
+        norm.forward = MethodType(_shared_forward, norm)
     return network
 
 
-class SharedStatistics:
-    """What a batch normalisation does in place of its `forward`: mean and variance are of all workers' batches."""
+def _shared_forward(norm: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
+    """Return input [N, C, ...] as the layer's own `forward` does, but by mean and variance of all workers' batches."""
+    if not norm.training:
+        return type(norm).forward(norm, input)
+    output = _normalised(norm, input.float()).to(input.dtype)
+    return norm.act(norm.drop(output)) if hasattr(norm, "act") else output  # pyright: ignore[reportCallIssue]
 
-    def __init__(self, norm: _BatchNorm) -> None:
-        """Take the layer, whose parameters and running statistics stay its own."""
-        self.norm = norm
 
-    def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        """Return input [N, C, ...] normalised, scaled and shifted; timm's layers drop and activate then."""
-        norm = self.norm
-        if not norm.training:
-            return type(norm).forward(norm, input)
-        output = self._normalise(input.float()).to(input.dtype)
-        return norm.act(norm.drop(output)) if hasattr(norm, "act") else output  # pyright: ignore[reportCallIssue]
+def _normalised(norm: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
+    dims = [dim for dim in range(input.ndim) if dim != 1]
+    count = torch.tensor(float(input.numel() // input.shape[1]))
+    torch.distributed.all_reduce(count)
+    shape = [1, -1] + [1] * (input.ndim - 2)
+    mean = all_reduce(input.sum(dims)) / count
+    centred = input - mean.view(shape)
+    variance = all_reduce((centred**2).sum(dims)) / count
+    _remember(norm, mean.detach(), variance.detach() * count / (count - 1))
+    output = centred * (variance + norm.eps).rsqrt().view(shape)
+    return output * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else output
 
-    def _normalise(self, input: torch.Tensor) -> torch.Tensor:
-        norm = self.norm
-        dims = [dim for dim in range(input.ndim) if dim != 1]
-        count = torch.tensor(float(input.numel() // input.shape[1]))
-        torch.distributed.all_reduce(count)
-        shape = [1, -1] + [1] * (input.ndim - 2)
-        mean = all_reduce(input.sum(dims)) / count
-        centred = input - mean.view(shape)
-        variance = all_reduce((centred**2).sum(dims)) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        output = centred * (variance + norm.eps).rsqrt().view(shape)
-        return output * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else output
 
-    def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Move the running statistics, which evaluation uses."""
-        norm = self.norm
-        if norm.running_mean is None or norm.running_var is None:
-            return
-        with torch.no_grad():
-            norm.num_batches_tracked += 1  # pyright: ignore[reportOptionalOperand, reportOperatorIssue]
-            share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum  # pyright: ignore
-            norm.running_mean.lerp_(mean, share)
-            norm.running_var.lerp_(variance, share)
+def _remember(norm: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    """Move the running statistics, which evaluation uses."""
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    with torch.no_grad():
+        norm.num_batches_tracked += 1  # pyright: ignore[reportOptionalOperand, reportOperatorIssue]
+        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum  # pyright: ignore
+        norm.running_mean.lerp_(mean, share)
+        norm.running_var.lerp_(variance, share)

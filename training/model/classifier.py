@@ -1,7 +1,6 @@
 """The classifier and how it learns. Knows batches, not where they come from."""
 
 import dataclasses
-from contextlib import nullcontext
 from typing import Any
 
 import lightning
@@ -12,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from generation.random_streams import draws
 from generation.sample import NO_LABEL
-from training.augmentation.augmentation import build_augmentation, normalize
+from training.augmentation.augmentation import Normalize, build_augmentation
 from training.augmentation.operations import central, to_float
 from training.config import TrainingConfig
 from training.model.batch_norm import synchronized
@@ -36,7 +35,7 @@ class Classifier(lightning.LightningModule):
         self.network = build_network(config.architecture, num_classes, config.head, config.temperature)
         self.domains = split_by_domain(self.network) if config.separate_batch_norm else None
         self.augment = build_augmentation(config, image_size)
-        self.normalize = normalize()
+        self.normalize = Normalize()
         self.loss = torch.nn.CrossEntropyLoss(ignore_index=NO_LABEL, reduction="sum")
         self.held_out_is_real = False
         """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
@@ -52,9 +51,15 @@ class Classifier(lightning.LightningModule):
         """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
         return features_and_logits(self.network, self.num_classes, self._input(to_float(images_nhwc)))
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1."""
-        return self.network(self._input(images))
+    def _logits(self, images: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1, by the statistics of their domains, bool [N].
+
+        Those are of real images where none are given.
+        """
+        inputs = self._input(images)
+        if self.domains is None or is_real is None:
+            return self.network(inputs)
+        return self.domains.apart(self.network, inputs, is_real)
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
@@ -70,7 +75,7 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
         crops = self.augment(batch["image"], self._draws(batch), batch["extent"].numpy())
-        logits = [self._logits_of(each, batch) for each in crops]
+        logits = [self._logits(each, batch["is_real"].repeat(len(each) // len(batch["label"]))) for each in crops]
         loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
@@ -92,27 +97,17 @@ class Classifier(lightning.LightningModule):
         serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
-    def _logits_of(self, crops: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return logits of crops of one size, [k * N, num_classes], by the statistics of their rows' domains."""
-        is_real = batch["is_real"].repeat(len(crops) // len(batch["label"]))
-        with self.domains.of(is_real) if self.domains else nullcontext():
-            return self._logits(crops)
-
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of k crops of N images, times k; 0 for a sample left out."""
         num_crops = len(logits) // len(labels)
         return self.loss(logits, labels.repeat(num_crops)) / len(labels)
 
-    def _judged(self, images_nhwc: torch.Tensor) -> torch.Tensor:
-        """Return float [N, 3, S, S] as training has crops: whole images, or their centre where crops are of a size."""
-        images, size = to_float(images_nhwc), self.config.crop_size
-        return central(images, size) if size and size != self.image_size else images
-
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Count hits and losses on held-out samples."""
-        is_real = torch.full((len(batch["label"]),), self.held_out_is_real)
-        with self.domains.of(is_real) if self.domains else nullcontext():
-            logits = self._logits(self._judged(batch["image"]))
+        """Count hits and losses on held-out samples: whole images, or their centre where crops are of another size."""
+        images, size = to_float(batch["image"]), self.config.crop_size
+        if size and size != self.image_size:
+            images = central(images, size)
+        logits = self._logits(images, torch.full((len(images),), self.held_out_is_real))
         self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)
         num_judged = int((batch["label"] != NO_LABEL).sum())

@@ -5,62 +5,31 @@ are apart. It knows no labels, no crops and no other workers.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-@dataclass(frozen=True)
-class Parts:
-    """How the rows of a batch come apart."""
-
-    is_real: torch.Tensor
-    """Bool [N]."""
-
-    counts: list[int]
-    """How many rows are real, and how many synthetic."""
-
-    order: torch.Tensor | None
-    """Which rows are real, then which are synthetic, int [N]; None if they come so already."""
-
-    places: torch.Tensor | None
-    """Where each row is in that order, int [N]."""
-
-
-def parts_of(is_real: torch.Tensor) -> Parts:
-    """Return the parts; waits for a mask on a GPU."""
-    num_real = int(is_real.sum())
-    counts = [num_real, len(is_real) - num_real]
-    if is_real[:num_real].all():
-        return Parts(is_real, counts, None, None)
-    order = torch.argsort((~is_real).byte(), stable=True)
-    return Parts(is_real, counts, order, torch.argsort(order))
-
-
 class Domains:
-    """Which rows of the batch that passes through a network are real: all its layers look here."""
+    """How many rows of the batch that passes through a network are real: all its layers look here."""
 
     def __init__(self) -> None:
-        """Take everything as real until told otherwise."""
-        self.parts: Parts | None = None
+        self.counts: list[int] | None = None
+        """Real rows, which come first, and synthetic ones; None where everything is taken as real."""
 
-    @property
-    def is_real(self) -> torch.Tensor | None:
-        """Bool [N], or None where everything is taken as real."""
-        return self.parts.is_real if self.parts else None
-
-    @contextmanager
-    def of(self, is_real: torch.Tensor) -> Iterator[None]:
-        """Tell which rows are real, bool [N], while this lasts; a batch with its real rows first is copied least."""
-        self.parts = parts_of(is_real)
+    def apart(
+        self, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, is_real: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the network's output [N, ...] for x [N, ...], of which `is_real`, bool [N], tells the domains."""
+        order = torch.argsort((~is_real).byte(), stable=True)
+        num_real = int(is_real.sum())
+        self.counts = [num_real, len(is_real) - num_real]
         try:
-            yield
+            return network(x[order.to(x.device)])[torch.argsort(order).to(x.device)]
         finally:
-            self.parts = None
+            self.counts = None
 
 
 class DomainNorm(torch.nn.Module):
@@ -75,22 +44,14 @@ class DomainNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x [N, C, ...], each domain normalised on its own; one that the batch lacks keeps its statistics."""
-        parts = self.domains.parts
-        if parts is None:
+        counts = self.domains.counts
+        if counts is None:
             return self.real(x)
-        if len(x) != len(parts.is_real):
+        if len(x) != sum(counts):
             raise ValueError(
-                f"A layer normalises {len(x)} rows, but the domains of {len(parts.is_real)} are known. Give "
-                "Domains.of() each row of the batch, is_real.repeat(num_crops) for stacked crops; an architecture "
-                "that normalises patches as rows cannot keep domains apart."
+                f"A layer normalises {len(x)} rows of a batch of {sum(counts)}: an architecture that normalises "
+                "patches as rows cannot keep domains apart. Take another, or leave training.separate_batch_norm out."
             )
-        if parts.order is None or parts.places is None:
-            return self._normalise(x, parts.counts)
-        output = self._normalise(_Rows.apply(x, parts.order, parts.places), parts.counts)
-        return _Rows.apply(output, parts.places, parts.order)
-
-    def _normalise(self, x: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        """Return the same for rows that come with the real ones first."""
         of_domains = zip((self.real, self.synthetic), x.split(counts), strict=True)
         return torch.cat([norm(rows) for norm, rows in of_domains if len(rows)])
 
@@ -98,22 +59,6 @@ class DomainNorm(torch.nn.Module):
         """Return what the layer itself lacks from its real part, such as `num_features` or timm's `act`."""
         modules = self.__dict__.get("_modules", {})
         return super().__getattr__(name) if name in modules or "real" not in modules else getattr(modules["real"], name)
-
-
-class _Rows(torch.autograd.Function):
-    """Rows in another order; unlike indexing, its gradient adds nothing up and keeps the memory format."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, order: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Return x[order]; places is the way back."""
-        ctx.save_for_backward(places)
-        return x[order]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """Return the gradient for x."""
-        (places,) = ctx.saved_tensors
-        return gradients[0][places], None, None
 
 
 def split_by_domain(network: torch.nn.Module) -> Domains:

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as reference
 import training.augmentation.crops
 from generation.random_streams import draws
 from training.augmentation import operations
-from training.augmentation.augmentation import Augmentation, RandomCrops, build_augmentation, make_crops, normalize
+from training.augmentation.augmentation import Augmentation, Normalize, RandomCrops, build_augmentation, make_crops
 from training.augmentation.crops import (
     DRAWS_PER_CROP,
     JITTER_ORDERS,
@@ -79,11 +79,11 @@ def test_pixels_become_channels_first_in_0_to_1():
 def test_imagenets_mean_becomes_zero_and_one_deviation_more_becomes_one():
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    torch.testing.assert_close(normalize()(mean), torch.zeros(1, 3, 1, 1))
-    torch.testing.assert_close(normalize()(mean + std), torch.ones(1, 3, 1, 1))
+    torch.testing.assert_close(Normalize()(mean), torch.zeros(1, 3, 1, 1))
+    torch.testing.assert_close(Normalize()(mean + std), torch.ones(1, 3, 1, 1))
 
 
-@pytest.mark.parametrize("module", [normalize(), *map(augmentation, NAMES)])
+@pytest.mark.parametrize("module", [Normalize(), *map(augmentation, NAMES)])
 def test_nothing_is_learned_or_saved(module: torch.nn.Module):
     assert not list(module.parameters())
     assert not module.state_dict()

@@ -8,8 +8,8 @@ from training.data.consumption import (
     NOT_BEGUN,
     Consumption,
     Ledger,
+    RunSerials,
     Share,
-    Turns,
     Worker,
     exact_share,
     loose_share,
@@ -32,22 +32,23 @@ def done(taken: range, left: dict[int, int]) -> Consumption:
 
 def test_the_rest_of_a_run_is_shared_by_uses_and_a_border_sample_is_in_both_shares():
     before = done(range(50), {3: 2, 10: 1, 40: 3})  # 6 uses, and 4 each of 50 to 99: 206 in all
-    first, second = (exact_share(before, Turns(100, 100), 4, Worker(rank, 2), num_uses=206) for rank in range(2))
+    first, second = (exact_share(before, RunSerials(100, 100), 4, Worker(rank, 2), num_uses=206) for rank in range(2))
     assert uses_in(first, 4) == {3: 2, 10: 1, **dict.fromkeys(range(50, 75), 4)}
     assert uses_in(second, 4) == {40: 3, **dict.fromkeys(range(75, 100), 4)}
-    first, second, third = (exact_share(before, Turns(100, 100), 4, Worker(rank, 3), 204) for rank in range(3))
+    first, second, third = (exact_share(before, RunSerials(100, 100), 4, Worker(rank, 3), 204) for rank in range(3))
     assert uses_in(first, 4) == {3: 2, **dict.fromkeys(range(50, 66), 4), 66: 2}  # 66 of 198 uses, and 2 of 6
     assert uses_in(second, 4) == {10: 1, 40: 1, 66: 2, **dict.fromkeys(range(67, 83), 4)}
     assert uses_in(third, 4) == {40: 2, **dict.fromkeys(range(83, 99), 4), 99: 2}  # the uneven end is left out
 
 
-def test_of_each_turn_every_worker_takes_an_equal_part():
-    shares = [exact_share(done(range(10), {}), Turns(60, 20), 2, Worker(rank, 2), num_uses=100) for rank in range(2)]
+def test_of_each_pass_every_worker_takes_an_equal_part():
+    before, serials = done(range(10), {}), RunSerials(60, 20)
+    shares = [exact_share(before, serials, 2, Worker(rank, 2), num_uses=100) for rank in range(2)]
     assert [share.fresh for share in shares] == [
         IndexSet.of_ranges([range(10, 15), range(20, 30), range(40, 50)]),
         IndexSet.of_ranges([range(15, 20), range(30, 40), range(50, 60)]),
     ]
-    loose = [loose_share(done(range(10), {}), Turns(60, 20), Worker(rank, 2)) for rank in range(2)]
+    loose = [loose_share(before, serials, Worker(rank, 2)) for rank in range(2)]
     assert [share.fresh for share in loose] == [share.fresh for share in shares]
 
 
@@ -55,14 +56,14 @@ def test_of_each_turn_every_worker_takes_an_equal_part():
 def test_shares_have_all_uses_that_are_left_and_no_other(seed: int):
     random = np.random.default_rng(seed)
     num_serials, reuse, count = int(random.integers(1, 60)), int(random.integers(1, 6)), int(random.integers(1, 5))
-    turns = Turns(num_serials, int(random.integers(1, 61)))
+    serials = RunSerials(num_serials, int(random.integers(1, 61)))
     taken = random.permutation(num_serials)[: random.integers(0, num_serials + 1)]
     left = {int(serial): int(random.integers(1, reuse + 1)) for serial in taken[: len(taken) // 2]}
     before = Consumption(IndexSet.of(taken), np.array([*left], np.int64), np.array([*left.values()], np.int32))
     rest = Counter(dict.fromkeys(set(range(num_serials)) - set(taken.tolist()), reuse)) + Counter(left)
     uses_each = rest.total() // count
     shares = [
-        uses_in(exact_share(before, turns, reuse, Worker(rank, count), uses_each * count), reuse)
+        uses_in(exact_share(before, serials, reuse, Worker(rank, count), uses_each * count), reuse)
         for rank in range(count)
     ]
     assert [share.total() for share in shares] == [uses_each] * count
@@ -72,12 +73,12 @@ def test_shares_have_all_uses_that_are_left_and_no_other(seed: int):
 
 
 def test_by_steps_all_workers_together_take_what_is_next():
-    shares = [step_share(NOT_BEGUN, Turns(40, 40), 4, Worker(rank, 2)) for rank in range(2)]
+    shares = [step_share(NOT_BEGUN, RunSerials(40, 40), 4, Worker(rank, 2)) for rank in range(2)]
     assert shares[0].fresh == IndexSet.of_ranges([range(4), range(8, 12), range(16, 20), range(24, 28), range(32, 36)])
     assert shares[1].fresh == IndexSet.of_ranges(
         [range(4, 8), range(12, 16), range(20, 24), range(28, 32), range(36, 40)]
     )
-    again = [step_share(done(range(16), {9: 1, 13: 2}), Turns(40, 40), 8, Worker(rank, 2)) for rank in range(2)]
+    again = [step_share(done(range(16), {9: 1, 13: 2}), RunSerials(40, 40), 8, Worker(rank, 2)) for rank in range(2)]
     assert [share.fresh for share in again] == [
         IndexSet.of_ranges([range(16, 24), range(32, 40)]),
         IndexSet.of_ranges([range(24, 32)]),
@@ -87,7 +88,7 @@ def test_by_steps_all_workers_together_take_what_is_next():
 
 def test_a_loose_share_is_an_equal_part():
     before = done(range(10), {2: 1, 5: 3, 7: 2})
-    shares = [loose_share(before, Turns(31, 31), Worker(rank, 2)) for rank in range(2)]
+    shares = [loose_share(before, RunSerials(31, 31), Worker(rank, 2)) for rank in range(2)]
     assert [share.fresh for share in shares] == [
         IndexSet.of_ranges([range(10, 21)]),
         IndexSet.of_ranges([range(21, 31)]),
@@ -122,7 +123,7 @@ def test_a_dropped_sample_counts_as_begun_until_steps_under_way_have_used_it():
 
 
 NUM_SERIALS, REUSE, GLOBAL_BATCH = 96, 3, 12
-TURNS = Turns(NUM_SERIALS, 40)
+SERIALS = RunSerials(NUM_SERIALS, 40)
 
 
 class Trainer:
@@ -142,7 +143,7 @@ class Trainer:
             self.ledger.take(serials)
             uses_left = self.ledger.uses_left(serials)
             self.reservoir.add(serials, serials, np.zeros((len(serials), 2, 2, 3), np.uint8), uses_left)
-        serials = self.reservoir.draw(number, self.batch_size, not len(self.coming)).serials
+        serials = self.reservoir.draw(number, self.batch_size, not len(self.coming))["serial"].numpy()
         self.ledger.use(serials)
         return serials.tolist()
 
@@ -155,7 +156,7 @@ def test_random_kills_and_resizes_change_no_samples_number_of_uses(seed: int):
     while len(committed) < num_steps:
         count = int(random.choice([1, 2, 3, 4]))
         num_uses = (num_steps - len(committed)) * GLOBAL_BATCH
-        shares = [exact_share(saved, TURNS, REUSE, Worker(rank, count), num_uses) for rank in range(count)]
+        shares = [exact_share(saved, SERIALS, REUSE, Worker(rank, count), num_uses) for rank in range(count)]
         workers = [Trainer(share, rank, GLOBAL_BATCH // count) for rank, share in enumerate(shares)]
         before, steps = saved, []
         for number in range(len(committed), min(num_steps, len(committed) + int(random.integers(1, 10)))):

@@ -48,7 +48,7 @@ def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.rando
             add(reservoir, range(next_serial, next_serial + room), most)
             next_serial += room
         elif reservoir.can_draw(size, is_last):
-            steps.append(reservoir.draw(len(steps), size, is_last).serials.tolist())
+            steps.append(reservoir.draw(len(steps), size, is_last)["serial"].tolist())
         elif is_last:
             return steps
 
@@ -71,10 +71,10 @@ def test_an_image_comes_with_its_own_label_and_the_number_of_its_use():
     seen: Counter[int] = Counter()
     for step in range(6):
         drawn = reservoir.draw(step, 5, is_last=True)
-        np.testing.assert_array_equal(drawn.images.numpy(), images_of(drawn.serials))
-        np.testing.assert_array_equal(drawn.labels, drawn.serials % 10)
-        assert drawn.uses.tolist() == [seen[serial] for serial in drawn.serials.tolist()]
-        seen.update(drawn.serials.tolist())
+        np.testing.assert_array_equal(drawn["image"].numpy(), images_of(drawn["serial"].numpy()))
+        assert torch.equal(drawn["label"], drawn["serial"] % 10)
+        assert drawn["use"].tolist() == [seen[serial] for serial in drawn["serial"].tolist()]
+        seen.update(drawn["serial"].tolist())
     assert len(reservoir) == 0
 
 
@@ -83,7 +83,7 @@ def test_steps_draw_uniformly():
     for step in range(2000):
         reservoir = reservoir_of(40, Uses(9, 9))
         add(reservoir, range(40), uses_left=9)
-        counts[reservoir.draw(step, 10, is_last=False).serials] += 1
+        counts[reservoir.draw(step, 10, is_last=False)["serial"]] += 1
     assert counts.sum() == 20_000
     assert np.abs(counts - 500).max() < 5 * np.sqrt(2000 * 0.25 * 0.75)  # five deviations of a binomial
 
@@ -92,7 +92,7 @@ def test_what_a_step_draws_is_a_function_of_seed_worker_and_step():
     def drawn(seed: int, rank: int, step: int) -> list[int]:
         reservoir = Reservoir(PixelStore(50 * IMAGE_BYTES, SIZE), Uses(2, 2), key=(seed, rank, 0))
         add(reservoir, range(50), uses_left=2)
-        return reservoir.draw(step, 10, is_last=False).serials.tolist()
+        return reservoir.draw(step, 10, is_last=False)["serial"].tolist()
 
     assert drawn(1, 0, 7) == drawn(1, 0, 7)
     assert len({tuple(drawn(*key)) for key in ((1, 0, 7), (2, 0, 7), (1, 1, 7), (1, 0, 8))}) == 4
@@ -173,7 +173,7 @@ def test_the_most_used_images_are_replaced_first_but_none_before_its_least_uses(
     for step in range(2):
         reservoir.draw(step, 4, is_last=False)
     assert reservoir.num_uses_owed == 0
-    once_more = reservoir.draw(2, 1, is_last=False).serials.tolist()
+    once_more = reservoir.draw(2, 1, is_last=False)["serial"].tolist()
     room, gone = reservoir.make_room(2)
     others = [serial for serial in range(4) if serial not in once_more]
     assert (room, gone.tolist()) == (2, [*once_more, others[0]])  # then the oldest
@@ -191,8 +191,8 @@ def test_both_stores_give_back_what_they_were_given_within_their_memory(kind: ty
         next_serial += room
     assert next_serial > (800 if kind is PixelStore else 39)
     drawn = reservoir.draw(0, 30, is_last=True)
-    assert drawn.images.dtype == torch.uint8
-    np.testing.assert_array_equal(drawn.images.numpy(), images_of(drawn.serials))
+    assert drawn["image"].dtype == torch.uint8
+    np.testing.assert_array_equal(drawn["image"].numpy(), images_of(drawn["serial"].numpy()))
     assert reservoir.make_room(7)[0] == 7  # those that were used have gone
 
 
@@ -201,7 +201,7 @@ def test_an_image_with_more_uses_than_steps_left_comes_twice_in_a_step():
     add(reservoir, range(1), uses_left=5)
     add(reservoir, range(1, 4), uses_left=1)
     first, second = (reservoir.draw(step, 4, is_last=True) for step in range(2))
-    assert Counter([*first.serials.tolist(), *second.serials.tolist()]) == {0: 5, 1: 1, 2: 1, 3: 1}
-    of_the_first = [*first.uses[first.serials == 0].tolist(), *second.uses[second.serials == 0].tolist()]
+    assert Counter([*first["serial"].tolist(), *second["serial"].tolist()]) == {0: 5, 1: 1, 2: 1, 3: 1}
+    of_the_first = [use for step in (first, second) for use in step["use"][step["serial"] == 0].tolist()]
     assert of_the_first == [0, 1, 2, 3, 4]  # and every time under another augmentation
     assert len(reservoir) == reservoir.num_uses_left == 0

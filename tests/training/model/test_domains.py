@@ -33,55 +33,50 @@ def statistics(norm: DomainNorm) -> list[list[float]]:
 
 def test_each_domain_is_normalised_on_its_own_and_rows_keep_their_places():
     norm, domains = layer()
-    with domains.of(MIXED):
-        torch.testing.assert_close(norm(ROWS), torch.tensor(NORMALISED))
+    torch.testing.assert_close(domains.apart(norm, ROWS, MIXED), torch.tensor(NORMALISED))
     # Half of the first values 0 and 1, and half of the unbiased variances 2 and 200.
     assert statistics(norm) == [[1.0, 1.5, 1], [10.0, 100.5, 1]]
 
 
 def test_rows_that_come_real_first_are_normalised_alike():
     norm, domains = layer()
-    with domains.of(torch.tensor([True, True, False, False])):
-        torch.testing.assert_close(norm(ROWS[[0, 2, 1, 3]]), torch.tensor(NORMALISED)[[0, 2, 1, 3]])
+    normalised = domains.apart(norm, ROWS[[0, 2, 1, 3]], torch.tensor([True, True, False, False]))
+    torch.testing.assert_close(normalised, torch.tensor(NORMALISED)[[0, 2, 1, 3]])
     assert statistics(norm) == [[1.0, 1.5, 1], [10.0, 100.5, 1]]
 
 
 def test_without_domains_everything_is_real():
     norm, domains = layer()
     torch.testing.assert_close(norm(ROWS[[0, 2]]), torch.tensor([[-1.0], [1.0]]))
-    assert domains.is_real is None
+    assert domains.counts is None
     assert statistics(norm) == [[1.0, 1.5, 1], [0.0, 1.0, 0]]
 
 
 def test_a_domain_that_a_batch_lacks_keeps_its_statistics():
     norm, domains = layer()
-    with domains.of(torch.tensor([False, False])):
-        torch.testing.assert_close(norm(ROWS[[1, 3]]), torch.tensor([[1.0], [-1.0]]))
+    normalised = domains.apart(norm, ROWS[[1, 3]], torch.tensor([False, False]))
+    torch.testing.assert_close(normalised, torch.tensor([[1.0], [-1.0]]))
     assert statistics(norm) == [[0.0, 1.0, 0], [10.0, 100.5, 1]]
 
 
 def test_evaluation_uses_the_statistics_of_real_images():
     norm, domains = layer()
-    with domains.of(MIXED):
-        norm(ROWS)
+    domains.apart(norm, ROWS, MIXED)
     norm.real.running_var = torch.tensor([4.0])
     torch.testing.assert_close(norm.eval()(torch.tensor([[5.0]])), torch.tensor([[2.0]]))  # (5 - 1) / 2
 
 
 def test_domains_are_forgotten_where_a_step_fails():
     norm, domains = layer()
-    with pytest.raises(ValueError, match=r"normalises 4 rows, but the domains of 2 are known\. .*repeat\(num_crops\)"):  # noqa: PT012, SIM117
-        with domains.of(MIXED[:2]):
-            assert domains.is_real is not None
-            norm(ROWS)
-    assert domains.is_real is None
+    with pytest.raises(ValueError, match=r"normalises 8 rows of a batch of 4: .*patches as rows"):
+        domains.apart(lambda rows: norm(rows.repeat(2, 1)), ROWS, MIXED)
+    assert domains.counts is None
 
 
 def test_common_parameters_learn_from_both_domains():
     norm, domains = layer()
     rows, signal = ROWS.clone().requires_grad_(), torch.tensor([[1.0], [2.0], [3.0], [5.0]])
-    with domains.of(MIXED):
-        (norm(rows) * signal).sum().backward()
+    (domains.apart(norm, rows, MIXED) * signal).sum().backward()
     assert norm.real.weight is norm.synthetic.weight
     assert norm.real.bias is norm.synthetic.bias
     torch.testing.assert_close(norm.real.weight.grad, torch.tensor([-1.0]))  # -1 + 2 + 3 - 5
@@ -93,8 +88,8 @@ def test_gradients_are_those_of_two_batch_normalisations(mask: list[int]):
     is_real = torch.tensor(mask).bool()
     images, signal = torch.randn(2, 7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     apart, domains = images.clone().requires_grad_(), Domains()
-    with domains.of(is_real):
-        (DomainNorm(torch.nn.BatchNorm2d(3), domains)(apart) * signal).sum().backward()
+    norm = DomainNorm(torch.nn.BatchNorm2d(3), domains)
+    (domains.apart(norm, apart, is_real) * signal).sum().backward()
     for rows in (is_real, ~is_real):
         alone = images[rows].requires_grad_()
         (torch.nn.BatchNorm2d(3)(alone) * signal[rows]).sum().backward()
@@ -104,8 +99,7 @@ def test_gradients_are_those_of_two_batch_normalisations(mask: list[int]):
 def test_timms_layer_still_activates_and_shows_what_it_has():
     network = torch.nn.Sequential(BatchNormAct2d(1, eps=1e-12))
     domains, norm = split_by_domain(network), network[0]
-    with domains.of(MIXED):
-        activated = network(ROWS.view(4, 1, 1, 1))
+    activated = domains.apart(network, ROWS.view(4, 1, 1, 1), MIXED)
     torch.testing.assert_close(activated.flatten(), torch.tensor([0.0, 1.0, 1.0, 0.0]))
     assert isinstance(norm.act, torch.nn.ReLU)
     assert norm.num_features == 1
@@ -115,14 +109,16 @@ def test_timms_layer_still_activates_and_shows_what_it_has():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_format_and_type_are_kept_forwards_and_backwards(dtype: torch.dtype):
     images = torch.randn(4, 3, 5, 5).to(dtype, memory_format=torch.channels_last).requires_grad_()
-    domains = Domains()
-    with domains.of(MIXED), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        output = DomainNorm(torch.nn.BatchNorm2d(3), domains)(images)
+    domains, gradients = Domains(), []
+    norm = DomainNorm(torch.nn.BatchNorm2d(3), domains)
+    norm.register_full_backward_hook(lambda _, inputs, __: gradients.append(inputs[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        output = domains.apart(norm, images, MIXED)
     output.backward(torch.randn_like(output))
-    for tensor in (output, images.grad):
-        assert tensor is not None
+    for tensor in (output, *gradients):
         assert tensor.dtype == dtype
         assert tensor.is_contiguous(memory_format=torch.channels_last)
+    assert len(gradients) == 1
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/test_efficientnet"])
@@ -133,8 +129,7 @@ def test_no_layer_of_a_network_mixes_domains(name: str):
     domains = split_by_domain(network)
     images = torch.randn(7, 3, 32, 32)
     is_real = torch.tensor([False, True, True, False, True, False, True])
-    with domains.of(is_real):
-        logits = network(images)
+    logits = domains.apart(network, images, is_real)
     torch.testing.assert_close(logits[is_real], alone(images[is_real]), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits[~is_real], alone(images[~is_real]), rtol=1e-3, atol=1e-3)
 
@@ -154,8 +149,7 @@ def test_weights_and_both_statistics_come_back_from_a_state_dict():
     trained, loaded = (build_network("resnet18", 3, "linear", temperature=0.1) for _ in range(2))
     domains, images = split_by_domain(trained), torch.randn(4, 3, 64, 64)
     split_by_domain(loaded)
-    with domains.of(MIXED):
-        trained(images).sum().backward()
+    domains.apart(trained, images, MIXED).sum().backward()
     torch.optim.SGD(trained.parameters(), lr=0.001).step()
     loaded.load_state_dict(trained.state_dict())
     torch.testing.assert_close(loaded.eval()(images), trained.eval()(images), rtol=0, atol=0)
@@ -164,12 +158,11 @@ def test_weights_and_both_statistics_come_back_from_a_state_dict():
 
 
 def test_a_copy_for_averages_has_common_parameters_and_domains_of_its_own():
-    norm, domains = layer()
+    norm, _ = layer()
     twin = copy.deepcopy(norm)
     assert twin.real.weight is twin.synthetic.weight
     assert twin.real.weight is not norm.real.weight
-    with domains.of(MIXED):
-        assert twin.domains.is_real is None
+    assert twin.domains is not norm.domains
 
 
 def test_a_layer_in_two_places_stays_one():
@@ -205,8 +198,7 @@ def test_torchs_shared_normalisation_keeps_parameters_common():
 def learn(network: torch.nn.Module, domains: Domains, images: torch.Tensor, is_real: torch.Tensor) -> list[Any]:
     """Return the gradient of each parameter for sums of squares in two steps, the second synthetic, and all buffers."""
     for rows in (torch.ones_like(is_real), ~is_real):
-        with domains.of(is_real[rows]):
-            (network(images[rows]) ** 2).sum().backward()
+        (domains.apart(network, images[rows], is_real[rows]) ** 2).sum().backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return [tensor.numpy() for tensor in [*gradients, *network.buffers()]]
 
