@@ -36,8 +36,8 @@ def imagenet1k(wordnet: WordNet) -> list[ClassEntry]:
 
 def main() -> None:
     """Write the tables."""
-    with open_wordnet() as wordnet:
-        tables = {"digits": digits(wordnet), "imagenet1k": imagenet1k(wordnet)}
+    wordnet = open_wordnet()
+    tables = {"digits": digits(wordnet), "imagenet1k": imagenet1k(wordnet)}
     for name, entries in tables.items():
         rows = [dataclasses.asdict(entry) for entry in sorted(entries, key=lambda entry: entry.wnid)]
         lines = ",\n".join(json.dumps(row) for row in rows)

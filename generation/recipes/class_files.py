@@ -10,7 +10,6 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
@@ -31,8 +30,8 @@ def read_class_file(path: Path) -> LabelSpace:
     rows = _rows(path)
     if len(rows) < 2:
         raise ValueError(f"{path.name} has {len(rows)} classes; a classifier needs two or more.")
-    with nullcontext() if all(_speaks_for_itself(row) for row in rows) else open_wordnet() as wordnet:
-        classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
+    wordnet = None if all(_speaks_for_itself(row) for row in rows) else open_wordnet()
+    classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
     space = LabelSpace(path.name, classes)
     check_no_class_twice(space)
     return space
