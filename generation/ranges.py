@@ -42,6 +42,15 @@ def check_ranges(settings: Any, section: str = "") -> None:
             raise ValueError(f"{path} is {found['input']}; give {_in_words(found)}.") from None
 
 
+def is_of_type(value: Any, kind: Any) -> bool:
+    """Return whether a value is of a type as it stands; an int is a float too, a bool is neither."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 @cache
 def _adapters(schema: type) -> dict[str, TypeAdapter[Any]]:
     """Return what checks each setting that has a range."""

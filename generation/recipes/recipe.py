@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from generation.ranges import is_of_type
 from generation.recipes.config import RecipeConfig
 from generation.recipes.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
 from generation.recipes.model_files import LORA, MODEL, VAE, ModelSource, check_revision, local_path, resolve_revision
 from generation.recipes.prompts import fields_of, template_text
-from generation.recipes.value_types import is_of_type
 from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
 
 SAME_AS_SETTINGS = (
@@ -126,33 +126,19 @@ def build_recipe(config: RecipeConfig) -> Recipe:
     space = find_label_space(config.label_space)
     templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
     fields = fields_of(*templates)
-    recipe = Recipe(
-        seed=config.seed,
-        label_space=space,
-        class_weights=class_weights(config.class_weights, space),
-        templates=templates,
-        template_weights=tuple(config.template_weights),
-        lemmas=config.lemmas,
-        hypernym=config.hypernym,
-        backgrounds=with_places365(config.backgrounds) if "background" in fields else (),
-        class_backgrounds=read_backgrounds(local_path(config.backgrounds_file), space, bool(config.backgrounds))
+    values = {name: getattr(config, name) for name in SAME_AS_SETTINGS} | pinned_model(config)
+    values |= {
+        "label_space": space,
+        "class_weights": class_weights(config.class_weights, space),
+        "templates": templates,
+        "backgrounds": with_places365(config.backgrounds) if "background" in fields else (),
+        "class_backgrounds": read_backgrounds(local_path(config.backgrounds_file), space, bool(config.backgrounds))
         if "background" in fields and config.backgrounds_file
         else (),
-        captions=read_captions(local_path(config.captions_file), space) if "caption" in fields else (),
-        negative_prompt=config.negative_prompt,
-        generator=config.generator,
-        **pinned_model(config),
-        precision=config.precision,
-        scheduler=config.scheduler,
-        safety_checker=config.safety_checker,
-        guidance_scale=tuple(config.guidance_scale),
-        guidance_draw=config.guidance_draw,
-        guidance_interval=config.guidance_interval,
-        num_inference_steps=config.num_inference_steps,
-        generated_size=config.generated_size or config.image_size,
-        image_size=config.image_size,
-        leave_out_after=config.leave_out_after,
-    )
+        "captions": read_captions(local_path(config.captions_file), space) if "caption" in fields else (),
+        "generated_size": config.generated_size or config.image_size,
+    }
+    recipe = Recipe(**values)
     check_words(recipe)
     return recipe
 
