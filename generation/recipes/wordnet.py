@@ -70,7 +70,7 @@ class WordNet:
 
     def by_synset(self, name: str) -> ClassEntry:
         """Return the synset of a name such as dog.n.01; ValueError if there is none, with what there is."""
-        word, _, number = name.rsplit(".", 2) if SYNSET.fullmatch(name) else (name.split(".")[0], "", "0")
+        word, _, number = name.rsplit(".", 2) if SYNSET.fullmatch(name) else (name.partition(".")[0], "", "0")
         senses = self._nouns(word)
         if not 1 <= int(number) <= len(senses):
             raise ValueError(
