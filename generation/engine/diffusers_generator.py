@@ -66,10 +66,9 @@ class DiffusersGenerator:
         self.guided_in_pairs = not self.embeds_scales and kind_of(type(self.pipeline).__name__).is_guided_in_pairs
         self.prompt_cache = PromptCache(self.pipeline, keeps=num_prompts(recipe) <= config.prompt_cache_size)
         self.call_settings: dict[str, Any] = {"height": recipe.generated_size, "width": recipe.generated_size}
-        if "use_resolution_binning" in inspect.signature(self.pipeline.__call__).parameters:
-            self.call_settings["use_resolution_binning"] = False  # images are made at the size that was asked for
-        if "clean_caption" in inspect.signature(self.pipeline.__call__).parameters:
-            self.call_settings["clean_caption"] = False  # it does something on machines that have two more packages
+        # Images are made at the size that was asked for; captions are cleaned on machines that have two more packages.
+        known = set(inspect.signature(self.pipeline.__call__).parameters)
+        self.call_settings |= dict.fromkeys(known & {"use_resolution_binning", "clean_caption"}, False)
         if type(self.pipeline).__name__ == "FluxPipeline" and not self.denoiser.config.guidance_embeds:
             self.call_settings["max_sequence_length"] = SCHNELL_TOKENS
         self.guidance = self._guide_within_interval()

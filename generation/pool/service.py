@@ -160,8 +160,12 @@ class GenerationService:
         else:
             return
         if not num_up:
+            try:
+                described = _messages(self._status())
+            except ControllerSilentError as error:
+                described = str(error)
             raise GenerationFailedError(
-                f"No generator actor was up after {timeout_seconds:g} s: {self._described()}. Has the "
+                f"No generator actor was up after {timeout_seconds:g} s: {described.rstrip('.')}. Has the "
                 "cluster such nodes? If they only take their time, raise generation.wait_for_nodes_seconds, or "
                 "start_timeout_seconds where it is the model that does."
             )
@@ -181,13 +185,6 @@ class GenerationService:
         except ControllerSilentError:
             return 0
 
-    def _described(self) -> str:
-        """Return what Serve says of the pool."""
-        try:
-            return _messages(self._status()).rstrip(".")
-        except ControllerSilentError as error:
-            return str(error).rstrip(".")
-
     def _status(self) -> ApplicationStatusOverview:
         overview = serve_controller.applications().get(self.app_name)
         if overview is None:
@@ -200,11 +197,9 @@ class GenerationService:
         stop_pool(self.app_name, self.keeper)
 
     def __enter__(self) -> "GenerationService":
-        """Use the pool as a context, which stops it at the end however that comes."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the pool."""
         self.stop()
 
 

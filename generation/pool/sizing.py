@@ -30,8 +30,6 @@ AT_WORK_FRACTION = 0.9
 
 ROUNDING = 1e-9
 
-MOST_ACTORS = 1_000_000
-
 
 @dataclass(frozen=True)
 class TrainerTimes:
@@ -155,13 +153,14 @@ class PoolSizer:
     def _trainer_needs(self, earlier: PoolSnapshot, look: PoolSnapshot) -> int:
         waiting, working = waiting_fraction(earlier, look), working_actors(earlier, look)
         waited, self._waits = self._waits, waiting > GROW_WAITING_FRACTION
+        needed = math.ceil(min(actors_needed(working, waiting) * SPARE, self.max_actors) - ROUNDING)
         if not self._waits:
-            return min(needed(working, waiting), self._size)
+            return min(needed, self._size)
         if not waited:  # A window in which it waits all along tells what it needs, in one step.
             self._looks = deque([look])
         if not waited or self._is_growing:  # What was asked for comes before more is.
             return self._size
-        return max(needed(working, waiting), self._size)
+        return max(needed, self._size)
 
     def _start_of_window(self, look: PoolSnapshot) -> PoolSnapshot | None:
         """Forget the looks before the window; return its first, None while it is not full."""
@@ -202,8 +201,3 @@ def working_actors(earlier: PoolSnapshot, later: PoolSnapshot) -> float:
     working_seconds = later.working_seconds - earlier.working_seconds
     most = max(earlier.num_running, later.num_running)
     return min(working_seconds / (later.at - earlier.at), most)
-
-
-def needed(working: float, waiting: float) -> int:
-    """Return a number of actors with which the trainer would hardly wait; large, not infinite, if it only waits."""
-    return math.ceil(min(actors_needed(working, waiting) * SPARE, MOST_ACTORS) - ROUNDING)
