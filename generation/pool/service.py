@@ -215,7 +215,9 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     keeper_name, namespace = f"{app_name}-keeper", ray.get_runtime_context().namespace
     options = PoolKeeper.options(name=keeper_name, scheduling_strategy=beside_driver())
     keeper = cast(ActorHandle, options.remote(config))
-    runtime_env = own_runtime_env()
+    runtime_env = dict(ray.get_runtime_context().runtime_env)
+    of_models = {name: os.environ[name] for name in HUB_SETTINGS if name in os.environ} | {DRIVERS_FOLDER: os.getcwd()}
+    runtime_env["env_vars"] = {**runtime_env.get("env_vars", {}), **of_models}
     deployment = serve.deployment(
         name=DEPLOYMENT,
         ray_actor_options={
@@ -240,13 +242,6 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
         undo.pop_all()
     return service
-
-
-def own_runtime_env() -> dict[str, Any]:
-    """Return the runtime environment of this job, with what actors need to find the model that this process found."""
-    job = dict(ray.get_runtime_context().runtime_env)
-    of_hub = {name: os.environ[name] for name in HUB_SETTINGS if name in os.environ}
-    return job | {"env_vars": {**job.get("env_vars", {}), **of_hub, DRIVERS_FOLDER: os.getcwd()}}
 
 
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:

@@ -106,7 +106,8 @@ def tee_samples(
     """
     first, missing = shards.first(num_images), set(shards.missing())
     first_turn = IndexSet.of_ranges([range(num_images)])
-    to_make = np.flatnonzero(_held(first, wanted.serials & first_turn)).tolist()
+    bounds = np.array([0, *(part.stop - first.first_index for part in first.ranges)])
+    to_make = np.flatnonzero(np.diff((wanted.serials & first_turn).num_below(bounds))).tolist()
     to_read = reading_units(first, seed, dataclasses.replace(wanted, serials=wanted.serials - first_turn))
     only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_make)
     making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
@@ -116,12 +117,6 @@ def tee_samples(
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
-
-
-def _held(shards: ShardSet, positions: IndexSet) -> np.ndarray:
-    """Return how many of these positions each shard holds, int64 [number of shards]."""
-    ends = np.array([0, *(part.stop - shards.first_index for part in shards.ranges)])
-    return np.diff(positions.num_below(ends))
 
 
 def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -> ray.data.Dataset:
@@ -267,11 +262,11 @@ def _told(shards: ShardSet, name: str) -> Iterator[None]:
         raise StorageError(f"{said}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
 
 
+@dataclass(frozen=True)
 class ShardChecker:
     """Looks at every sample of a shard."""
 
-    def __init__(self, shards: ShardSet) -> None:
-        self.shards = shards
+    shards: ShardSet
 
     def __call__(self, unit: Unit) -> Iterator[Unit]:
         """Yield the shard's number and what is wrong with it, a line a fault; empty if nothing is."""

@@ -303,21 +303,18 @@ class Asker:
             threading.Thread(target=self._look_at_pool, args=(asked_at,), daemon=True).start()
 
     def _look_at_pool(self, asked_at: float) -> None:
-        self._failure = self._failure_now(asked_at)
-
-    def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
         try:
             self.service.raise_if_failed()
             if self.service.num_actors():
                 self._any_actor_seen_at = time.monotonic()
         except GenerationFailedError as error:
-            return error
+            self._failure = error
+            return
         except ControllerSilentError as error:
             logger.warning("%s The stream goes on.", error)
         except (RayError, RayServeException) as error:  # Serve's controller is starting anew
             logger.warning("The pool cannot be looked at, and the stream goes on: %s", type(error).__name__)
-        if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
-            return None
-        return GenerationFailedError(
-            f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
-        )
+        if time.monotonic() - max(asked_at, self._any_actor_seen_at) > self.longest_wait_seconds:
+            self._failure = GenerationFailedError(
+                f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
+            )
