@@ -108,7 +108,9 @@ class PoolSizer:
             self._looks.clear()
         self._looks.append(look)
         need = self._need(look)
-        lately = self._needed_lately(look.at)
+        while len(self._needs) > 1 and self._needs[0][0] < look.at - self.idle_seconds:
+            self._needs.popleft()
+        lately = max(needed for _, needed in self._needs)
         if not need and self._needs[-1][1]:
             self._need_before_lull = lately
         self._needs.append((look.at, need))
@@ -116,11 +118,6 @@ class PoolSizer:
         self._is_growing |= size > self._size
         self._size = size
         return size
-
-    def _needed_lately(self, now: float) -> int:
-        while len(self._needs) > 1 and self._needs[0][0] < now - self.idle_seconds:
-            self._needs.popleft()
-        return max(need for _, need in self._needs)
 
     def _need(self, look: PoolSnapshot) -> int:
         """Return what is needed; as many as there are, as long as that cannot be told."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Attempts, NotNegative, check_ranges
+from generation.ranges import AtLeastOne, Attempts, Finite, NotNegative, Seed, check_ranges
 from generation.recipes.prompts import fields_of, template_text
 
 
@@ -12,7 +12,7 @@ from generation.recipes.prompts import fields_of, template_text
 class SharedSettings:
     """What a recipe has as its settings say it."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Another seed gives another data set."""
 
     templates: tuple[str, ...] = ("definition",)
@@ -103,11 +103,10 @@ class RecipeConfig(SharedSettings):
     vae: str = ""
     """A decoder in place of the model's, such as madebyollin/taesd: a folder, or a hub id; `ID@REVISION` pins it."""
 
-    loras: dict[str, float] = field(default_factory=dict)
+    loras: dict[str, Finite] = field(default_factory=dict)
     """LoRA weights added to the model's, and their scale: a safetensors file, a folder, or a hub id as for `vae`."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "recipe")
         self._check_templates()
         for name, size in (("image_size", self.image_size), ("generated_size", self.generated_size or 8)):
@@ -134,11 +133,6 @@ class RecipeConfig(SharedSettings):
             raise ValueError(
                 f"recipe.guidance_interval is {_shown(self.guidance_interval)}. Give two shares, such as [0.1, 0.7]."
             )
-        for name, scale in self.loras.items():
-            if not math.isfinite(scale):
-                raise ValueError(f"recipe.loras gives '{name}' the scale {scale}. Give a number, such as 1.")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
 
     def _check_templates(self) -> None:
         if not self.templates:

@@ -176,9 +176,8 @@ class Storage:
             raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
 
 
-@cache
+@cache  # said once
 def _warn_not_exclusive(url: str, reason: str) -> None:
-    """Say once what is not protected."""
     logger.warning("'%s' has no exclusive creation (%s): two jobs may write a file.", url, reason)
 
 
