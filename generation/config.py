@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Count, Gpus, NotNegative, check_ranges
+from generation.ranges import AtLeastOne, Count, Gpus, NotNegative, SomeAttempts, check_ranges
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GenerationConfig:
     prompt_cache_size: Count = 2_000
     """A recipe of no more prompts has their embeddings kept, 0.2 MB each for Stable Diffusion in float16."""
 
-    max_attempts: int = 10
+    max_attempts: SomeAttempts = 10
     """A refused image is made again until this many attempts were refused, which ends the run, unless
     `recipe.leave_out_after` says to do without.
 
@@ -84,7 +84,6 @@ class GenerationConfig:
     """A painted generator takes this long to start, as if it loaded a model."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before any GPU is taken."""
         check_ranges(self, "generation")
         if self.min_actors > self.max_actors:
             raise ValueError(
@@ -98,8 +97,6 @@ class GenerationConfig:
             )
         if self.attention == "xformers" and (self.fuse_qkv or not self.gpus_per_actor):
             raise ValueError("generation.attention is xformers, which needs gpus_per_actor and no fuse_qkv. Take sdpa.")
-        if not 1 <= self.max_attempts <= 127:
-            raise ValueError(f"generation.max_attempts is {self.max_attempts}; give 1 to 127.")
 
     @property
     def num_initial_actors(self) -> int:

@@ -32,11 +32,9 @@ class IndexSet:
         return _union(ordered, ordered + 1)
 
     def __len__(self) -> int:
-        """Return how many numbers it has."""
         return int((self.stops - self.starts).sum())
 
     def __eq__(self, other: object) -> bool:
-        """Return whether it has the same numbers."""
         if not isinstance(other, IndexSet):
             return NotImplemented
         return np.array_equal(self.starts, other.starts) and np.array_equal(self.stops, other.stops)
@@ -44,15 +42,12 @@ class IndexSet:
     __hash__ = None  # type: ignore[assignment]
 
     def __or__(self, other: "IndexSet") -> "IndexSet":
-        """Return what is in one of both."""
         return _union(np.concatenate([self.starts, other.starts]), np.concatenate([self.stops, other.stops]))
 
     def __and__(self, other: "IndexSet") -> "IndexSet":
-        """Return what is in both."""
         return self._within(other.starts, other.stops)
 
     def __sub__(self, other: "IndexSet") -> "IndexSet":
-        """Return what is in it and not in the other."""
         least, greatest = np.iinfo(np.int64).min, np.iinfo(np.int64).max
         return self._within(np.concatenate([[least], other.stops]), np.concatenate([other.starts, [greatest]]))
 

@@ -22,11 +22,14 @@ def _only(words: str, is_allowed: Callable[[Any], bool]) -> AfterValidator:
 AtLeastOne = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, _only("0 to below 1", lambda share: 0 <= share < 1)]
 Attempts = Annotated[int, _only("0 to 127", lambda attempts: 0 <= attempts <= 127)]
 """As many as the `attempt` of a sample, an int8, can count."""
 
+SomeAttempts = Annotated[int, _only("1 to 127", lambda attempts: 1 <= attempts <= 127)]
+Seed = Annotated[int, _only("0 to 2**64 - 1", lambda seed: 0 <= seed < 2**64)]
 Gpus = Annotated[NotNegative, _only("a whole number, or a share below 1", lambda gpus: gpus <= 1 or not gpus % 1)]
 """Of one process: Ray gives nobody more than one GPU and a share of another."""
 
@@ -40,6 +43,15 @@ def check_ranges(settings: Any, section: str = "") -> None:
             found = error.errors()[0]
             path = ".".join([*([section] if section else []), name, *map(str, found["loc"])])
             raise ValueError(f"{path} is {found['input']}; give {_in_words(found)}.") from None
+
+
+def is_of_type(value: Any, kind: Any) -> bool:
+    """Return whether a value is of a type as it stands; an int is a float too, a bool is neither."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 @cache

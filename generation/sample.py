@@ -3,7 +3,7 @@
 Prompts and all else about a sample are recomputed from its plan, so they never travel.
 """
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -41,12 +41,7 @@ def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
     """Return the samples at these places, given as bool [N] or as int64; all of them are not copied."""
     if which.dtype == np.bool_ and which.all():
         return batch
-    return {
-        "index": batch["index"][which],
-        "label": batch["label"][which],
-        "image": batch["image"][which],
-        "attempt": batch["attempt"][which],
-    }
+    return cast(SampleBatch, {name: batch[name][which] for name in SampleBatch.__annotations__})
 
 
 def without_left_out(batch: SampleBatch) -> SampleBatch:

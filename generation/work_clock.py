@@ -15,13 +15,11 @@ class WorkClock:
         self._seconds = self._counted_until = 0.0
 
     def __enter__(self) -> None:
-        """Begin."""
         with self._lock:
             self._count()
             self._num_at_work += 1
 
     def __exit__(self, *_: object) -> None:
-        """End."""
         with self._lock:
             self._count()
             self._num_at_work -= 1

@@ -17,27 +17,22 @@ from generation.recipes.wordnet import WordNet, open_wordnet
 DIGITS = tuple(f"{name}.n.01" for name in "one two three four five six seven eight nine".split())
 
 
-def imagenet1k_wnids() -> list[str]:
-    """Return the 1000 wnids in label order."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return ImageNetInfo("imagenet-1k").label_names()
-
-
 def digits(wordnet: WordNet) -> list[ClassEntry]:
     """Return the digits zero to nine; of `zero` the number, not the nothing."""
     return [wordnet.by_synset(name) for name in ("zero.n.02", *DIGITS)]
 
 
 def imagenet1k(wordnet: WordNet) -> list[ClassEntry]:
-    """Return the classes of ImageNet-1K."""
-    return [wordnet.by_wnid(wnid) for wnid in imagenet1k_wnids()]
+    """Return the 1000 classes of ImageNet-1K in label order."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return [wordnet.by_wnid(wnid) for wnid in ImageNetInfo("imagenet-1k").label_names()]
 
 
 def main() -> None:
     """Write the tables."""
-    with open_wordnet() as wordnet:
-        tables = {"digits": digits(wordnet), "imagenet1k": imagenet1k(wordnet)}
+    wordnet = open_wordnet()
+    tables = {"digits": digits(wordnet), "imagenet1k": imagenet1k(wordnet)}
     for name, entries in tables.items():
         rows = [dataclasses.asdict(entry) for entry in sorted(entries, key=lambda entry: entry.wnid)]
         lines = ",\n".join(json.dumps(row) for row in rows)

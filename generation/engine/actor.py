@@ -125,7 +125,8 @@ class GeneratorActor:
             with self._counts_lock:
                 self._counts.num_left_out.update(names[each.label] for each in plans)
                 self._num_left_out_of.update(each.label for each in plans)
-            hopeless = [each for each in plans if self._has_none(each.label)]
+            many = [each for each in plans if self._num_left_out_of[each.label] >= MOST_LEFT_OUT]
+            hopeless = [each for each in many if self._num_made_of[each.label] == self._num_refused_of[each.label]]
             if not hopeless:
                 return
             plan = hopeless[0]
@@ -139,11 +140,6 @@ class GeneratorActor:
             f"of them. Change recipe.templates or recipe.precision{unchecked}{others}."
         )
 
-    def _has_none(self, label: int) -> bool:
-        """Return whether many samples of a class were left out, and all its images refused."""
-        is_many = self._num_left_out_of[label] >= MOST_LEFT_OUT
-        return is_many and self._num_made_of[label] == self._num_refused_of[label]
-
 
 def refusals(generated: GeneratedImages) -> list[str]:
     """Return for each image why it must not reach training, or an empty string.
@@ -151,19 +147,10 @@ def refusals(generated: GeneratedImages) -> list[str]:
     diffusers replaces what its safety checker flags by a black image, and a model in half precision may overflow to
     black or to NaN: either would teach a classifier nothing but the mistake.
     """
-    reasons = []
-    for i in range(len(generated.finite)):
-        if not generated.finite[i]:
-            reasons.append("non_finite")
-        elif generated.flagged[i]:
-            reasons.append("flagged")
-        elif generated.brightest[i] <= MAX_BLACK_LEVEL:
-            reasons.append("black")
-        elif int(generated.brightest[i]) - int(generated.darkest[i]) < MIN_CONTRAST:
-            reasons.append("flat")
-        else:
-            reasons.append("")
-    return reasons
+    is_flat = generated.brightest.astype(int) - generated.darkest < MIN_CONTRAST
+    is_black = generated.brightest <= MAX_BLACK_LEVEL
+    reasons = {"non_finite": ~generated.finite, "flagged": generated.flagged, "black": is_black, "flat": is_flat}
+    return np.select(list(reasons.values()), list(reasons), default="").tolist()
 
 
 def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:

@@ -66,10 +66,9 @@ class DiffusersGenerator:
         self.guided_in_pairs = not self.embeds_scales and kind_of(type(self.pipeline).__name__).is_guided_in_pairs
         self.prompt_cache = PromptCache(self.pipeline, keeps=num_prompts(recipe) <= config.prompt_cache_size)
         self.call_settings: dict[str, Any] = {"height": recipe.generated_size, "width": recipe.generated_size}
-        if "use_resolution_binning" in inspect.signature(self.pipeline.__call__).parameters:
-            self.call_settings["use_resolution_binning"] = False  # images are made at the size that was asked for
-        if "clean_caption" in inspect.signature(self.pipeline.__call__).parameters:
-            self.call_settings["clean_caption"] = False  # it does something on machines that have two more packages
+        # Images are made at the size that was asked for; captions are cleaned on machines that have two more packages.
+        known = set(inspect.signature(self.pipeline.__call__).parameters)
+        self.call_settings |= dict.fromkeys(known & {"use_resolution_binning", "clean_caption"}, False)
         if type(self.pipeline).__name__ == "FluxPipeline" and not self.denoiser.config.guidance_embeds:
             self.call_settings["max_sequence_length"] = SCHNELL_TOKENS
         self.guidance = self._guide_within_interval()
@@ -119,23 +118,18 @@ class DiffusersGenerator:
         while num_made < len(samples):
             batch = samples[num_made : num_made + self.batch_size]
             missing = self.batch_size - len(batch) if self.pads_batches else 0
-            images = self._call_unless_out_of_memory(batch + batch[-1:] * missing)
-            if images is None:
+            try:
+                images = self._call_pipeline(batch + batch[-1:] * missing)
+            except (RuntimeError, MemoryError, UnboundLocalError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                images = None
+            if images is None:  # the error, and the tensors that its frames held, are gone by now
                 self._halve_batch_size()
                 continue
             made.append({name: tensor[: len(batch)] for name, tensor in images.items()})
             num_made += len(batch)
         return made
-
-    def _call_unless_out_of_memory(
-        self, samples: list[tuple[SamplePlan, torch.Tensor]]
-    ) -> dict[str, torch.Tensor] | None:
-        try:
-            return self._call_pipeline([plan for plan, _ in samples], [noise for _, noise in samples])
-        except (RuntimeError, MemoryError, UnboundLocalError) as error:
-            if is_out_of_memory(error):
-                return None  # the error, and the tensors its frames hold, must be gone before the next try
-            raise
 
     def _halve_batch_size(self) -> None:
         """Go on with smaller batches from here on; GenerationFailedError if there are none."""
@@ -147,13 +141,13 @@ class DiffusersGenerator:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _call_pipeline(self, plans: list[SamplePlan], noise: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the fields of `GeneratedImages`, images on the device."""
+    def _call_pipeline(self, samples: list[tuple[SamplePlan, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Return the fields of `GeneratedImages` of plans with their noise, images on the device."""
+        plans, latents = [plan for plan, _ in samples], torch.stack([noise for _, noise in samples])
         scales = GuidanceScales([plan.guidance_scale for plan in plans])
         guided = scales > 1 and not self.embeds_scales
         if self.embeds_scales:
             embed_own_scales(self.pipeline, scales)
-        latents = torch.stack(noise)
         with self.guidance.within_interval(len(plans) if guided else 0) if self.guidance else nullcontext():
             output = self.pipeline(
                 **self.prompt_cache.arguments(plans, guided),
@@ -211,7 +205,7 @@ class DiffusersGenerator:
         """Make an image, of which nothing is kept; ValueError with the remedy if that cannot be done."""
         try:
             self.noise_shape = self._ask_noise_shape(plan)
-            self._call_pipeline([plan], [self.initial_noise(plan)])
+            self._call_pipeline([(plan, self.initial_noise(plan))])
             if not self.pipeline.scheduler.config.get("use_dynamic_shifting"):  # which asks for more than the number
                 self.pipeline.scheduler.set_timesteps(self.recipe.num_inference_steps)
         except Exception as error:  # whatever a pipeline ends with that is told to do what it cannot

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 
 class GuidanceScales(float):
@@ -62,24 +63,12 @@ class IntervalGuidance:
         self.step += 1
         if not self.num_guided or self.interval[0] <= share < self.interval[1]:
             return self.forward(*arguments, **settings)
-        arguments, settings = _of_rows((arguments, settings), 2 * self.num_guided, _second_half)
-        return _of_rows(self.forward(*arguments, **settings), self.num_guided, _twice)
+        prompts_half = _rows_changed(2 * self.num_guided, lambda rows: rows[self.num_guided :])
+        twice = _rows_changed(self.num_guided, lambda rows: torch.cat([rows, rows]))
+        arguments, settings = tree_map(prompts_half, (arguments, settings))
+        return tree_map(twice, self.forward(*arguments, **settings))
 
 
-def _of_rows(value: Any, num_rows: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return `value` with each tensor of so many rows changed, in tuples and dicts too."""
-    if isinstance(value, torch.Tensor):
-        return change(value) if value.ndim and value.shape[0] == num_rows else value
-    if isinstance(value, tuple):
-        return tuple(_of_rows(item, num_rows, change) for item in value)
-    if isinstance(value, dict):
-        return {name: _of_rows(item, num_rows, change) for name, item in value.items()}
-    return value
-
-
-def _second_half(rows: torch.Tensor) -> torch.Tensor:
-    return rows[len(rows) // 2 :]
-
-
-def _twice(rows: torch.Tensor) -> torch.Tensor:
-    return torch.cat([rows, rows])
+def _rows_changed(num_rows: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], Any]:
+    """Return what changes a tensor of so many rows and leaves all else as it is."""
+    return lambda value: change(value) if isinstance(value, torch.Tensor) and value.shape[:1] == (num_rows,) else value

@@ -7,7 +7,6 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,9 +56,14 @@ def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device
     diffusers_logging.set_verbosity_error()  # it warns of a safety checker that is off, or not there to be off
     with _told_of_model(recipe, device):
         pipeline = _from_files(recipe)
-    add_loras(pipeline, recipe)
+    scales = {f"lora_{i}": scale for i, (_, _, scale) in enumerate(recipe.loras)}
+    for adapter, (name, revision, _) in zip(scales, recipe.loras, strict=True):
+        _add_lora(pipeline, recipe, adapter, name, revision)
     with _told_of_model(recipe, device):
-        fuse_loras(pipeline, recipe)
+        if scales:  # the adapters' weights become the model's own: they cost nothing when images are made
+            pipeline.set_adapters(list(scales), list(scales.values()))
+            pipeline.fuse_lora(adapter_names=list(scales))
+            pipeline.unload_lora_weights()
         pipeline.to(device)
     if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
         raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
@@ -120,31 +124,13 @@ def pipeline_class(name: str) -> Any:
     return found
 
 
-def add_loras(pipeline: Any, recipe: Recipe) -> None:
-    """Add the recipe's LoRAs as adapters; ValueError for one that does not fit the model."""
-    for adapter, (name, revision, _) in zip(_adapters(recipe), recipe.loras, strict=True):
-        try:
-            file = fetch(LORA, name, revision)
-        except LOAD_ERRORS as error:
-            raise ValueError(f"recipe.loras '{name}' cannot be had: {' '.join(str(error).split())[:300]}") from error
-        check_no_dora(name, keys_of(file, name))
-        _add_lora(pipeline, recipe, adapter, name, file)
-
-
-def _adapters(recipe: Recipe) -> list[str]:
-    return [f"lora_{i}" for i in range(len(recipe.loras))]
-
-
-def fuse_loras(pipeline: Any, recipe: Recipe) -> None:
-    """Add the adapters' weights to the model's own, so that they cost nothing when images are made."""
-    if names := _adapters(recipe):
-        pipeline.set_adapters(names, [scale for _, _, scale in recipe.loras])
-        pipeline.fuse_lora(adapter_names=names)
-        pipeline.unload_lora_weights()
-
-
-def _add_lora(pipeline: Any, recipe: Recipe, adapter: str, name: str, file: Path) -> None:
-    """Add one LoRA as an adapter; ValueError if not all of its weights found a place."""
+def _add_lora(pipeline: Any, recipe: Recipe, adapter: str, name: str, revision: str) -> None:
+    """Add one LoRA as an adapter; ValueError if it cannot be had, or not all of its weights found a place."""
+    try:
+        file = fetch(LORA, name, revision)
+    except LOAD_ERRORS as error:
+        raise ValueError(f"recipe.loras '{name}' cannot be had: {' '.join(str(error).split())[:300]}") from error
+    check_no_dora(name, keys_of(file, name))
     place: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True}
     unet = pipeline.components.get("unet")
     try:

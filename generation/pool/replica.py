@@ -63,7 +63,9 @@ class GeneratorReplica:
         is_over = Event()
         Thread(target=self._tell_while_loading, args=(is_over,), daemon=True).start()
         try:
-            return GeneratorActor(recipe, with_own_batch_size(config))
+            labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
+            batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
+            return GeneratorActor(recipe, dataclasses.replace(config, batch_size=batch_size))
         except Exception as error:
             is_over.set()
             ray.get(self.keeper.add_load_error.remote(self.process, f"{error}"))
@@ -111,13 +113,6 @@ class GeneratorReplica:
             await cast(Awaitable[GenerationCounts], self.keeper.snapshot.remote())
         except ActorDiedError:
             serve.delete(serve.get_replica_context().app_name, _blocking=False)
-
-
-def with_own_batch_size(config: GenerationConfig) -> GenerationConfig:
-    """Return the settings with the batch size for this process's node."""
-    labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
-    batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
-    return dataclasses.replace(config, batch_size=batch_size)
 
 
 def listen_on_loopback() -> None:

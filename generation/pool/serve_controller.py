@@ -18,8 +18,8 @@ class ControllerSilentError(RayServeException):
 
 
 _asking = threading.Lock()
-_unanswered: dict[str, Future] = {}
-"""Questions that the controller has not answered; none is asked twice meanwhile."""
+_asked: dict[str, Future] = {}
+"""The last answer to each question, or what will be: none is asked twice before it is answered."""
 
 
 def applications() -> dict[str, ApplicationStatusOverview]:
@@ -34,10 +34,9 @@ def delete(app_name: str) -> None:
 
 def _answer(question: str, ask: Callable[[], Any]) -> Any:
     with _asking:
-        if question not in _unanswered:
-            _unanswered[question] = Future()
-            threading.Thread(target=_ask, args=(question, ask), daemon=True).start()
-        future = _unanswered[question]
+        if (future := _asked.get(question)) is None or future.done():
+            future = _asked[question] = Future()
+            threading.Thread(target=_ask, args=(ask, future), daemon=True).start()
     try:
         return future.result(LONGEST_ANSWER_SECONDS)
     except TimeoutError as error:
@@ -48,15 +47,8 @@ def _answer(question: str, ask: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _ask(question: str, ask: Callable[[], Any]) -> None:
-    future = _unanswered[question]
+def _ask(ask: Callable[[], Any], future: Future) -> None:
     try:
-        answer, error = ask(), None
-    except BaseException as raised:
-        answer, error = None, raised
-    with _asking:
-        del _unanswered[question]
-    if error is None:
-        future.set_result(answer)
-    else:
+        future.set_result(ask())
+    except BaseException as error:
         future.set_exception(error)

@@ -28,7 +28,7 @@ from generation.pool.keeper import GenerationCounts, PoolKeeper
 from generation.pool.policy import AskKeeper, kill_actors
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.sizing import TrainerTimes
-from generation.recipes.model_files import DRIVERS_FOLDER, hub_settings
+from generation.recipes.model_files import DRIVERS_FOLDER, HUB_SETTINGS
 from generation.recipes.recipe import Recipe
 
 cloudpickle.register_pickle_by_value(own_code)
@@ -36,6 +36,9 @@ cloudpickle.register_pickle_by_value(own_code)
 logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "GeneratorActor"
+COMING = ("STARTING", "RECOVERING")
+"""States of Serve's in which an actor is not up yet."""
+
 STATUS_POLL_SECONDS = 0.2
 REQUESTS_PER_ACTOR = 4
 """Requests under way for each actor, and the most that one takes on, in the order in which they come: one at its
@@ -118,11 +121,11 @@ class GenerationService:
 
     def num_actors(self) -> int:
         """Return how many actors are up, their models loaded."""
-        return _num_running(self._status())
+        return _num_in(self._status(), "RUNNING")
 
     def num_awaited(self) -> int:
         """Return how many more are to come: their nodes are not there yet, or their models not loaded."""
-        return _num_awaited(self._status())
+        return _num_in(self._status(), *COMING)
 
     def raise_if_failed(self) -> None:
         """Raise GenerationFailedError with the actor's own message if no actor is up, nor any may come to be.
@@ -131,9 +134,10 @@ class GenerationService:
         another one loads its model. A start is given up for what all failed with, and a pool that was up after a few.
         """
         status, counts = self._status(), self.counts()
-        if _num_running(status) or counts.loading:
+        if _num_in(status, "RUNNING") or counts.loading:
             return
-        fewest_errors = MAX_LOAD_ERRORS if counts.num_loads else min(MAX_LOAD_ERRORS, max(1, _num_awaited(status)))
+        num_coming = max(1, _num_in(status, *COMING))
+        fewest_errors = MAX_LOAD_ERRORS if counts.num_loads else min(MAX_LOAD_ERRORS, num_coming)
         if len(counts.load_errors) >= fewest_errors:
             raise GenerationFailedError(counts.load_errors[-1])
         if status.status == ApplicationStatus.DEPLOY_FAILED and not counts.num_loads:
@@ -156,8 +160,12 @@ class GenerationService:
         else:
             return
         if not num_up:
+            try:
+                described = _messages(self._status())
+            except ControllerSilentError as error:
+                described = str(error)
             raise GenerationFailedError(
-                f"No generator actor was up after {timeout_seconds:g} s: {self._described()}. Has the "
+                f"No generator actor was up after {timeout_seconds:g} s: {described.rstrip('.')}. Has the "
                 "cluster such nodes? If they only take their time, raise generation.wait_for_nodes_seconds, or "
                 "start_timeout_seconds where it is the model that does."
             )
@@ -177,13 +185,6 @@ class GenerationService:
         except ControllerSilentError:
             return 0
 
-    def _described(self) -> str:
-        """Return what Serve says of the pool."""
-        try:
-            return _messages(self._status()).rstrip(".")
-        except ControllerSilentError as error:
-            return str(error).rstrip(".")
-
     def _status(self) -> ApplicationStatusOverview:
         overview = serve_controller.applications().get(self.app_name)
         if overview is None:
@@ -196,11 +197,9 @@ class GenerationService:
         stop_pool(self.app_name, self.keeper)
 
     def __enter__(self) -> "GenerationService":
-        """Use the pool as a context, which stops it at the end however that comes."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the pool."""
         self.stop()
 
 
@@ -216,7 +215,9 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
     keeper_name, namespace = f"{app_name}-keeper", ray.get_runtime_context().namespace
     options = PoolKeeper.options(name=keeper_name, scheduling_strategy=beside_driver())
     keeper = cast(ActorHandle, options.remote(config))
-    runtime_env = own_runtime_env()
+    runtime_env = dict(ray.get_runtime_context().runtime_env)
+    of_models = {name: os.environ[name] for name in HUB_SETTINGS if name in os.environ} | {DRIVERS_FOLDER: os.getcwd()}
+    runtime_env["env_vars"] = {**runtime_env.get("env_vars", {}), **of_models}
     deployment = serve.deployment(
         name=DEPLOYMENT,
         ray_actor_options={
@@ -228,7 +229,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         max_ongoing_requests=REQUESTS_PER_ACTOR,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=LONGEST_LAST_BATCH_SECONDS,
-        **_pool_size(config, {"name": keeper_name, "namespace": namespace}),
+        autoscaling_config=_autoscaling(config, {"name": keeper_name, "namespace": namespace}),
     )
     code = own_code.code_of_driver(runtime_env)
     app = deployment(own_code.OwnCodeReplica).bind(code, keeper, pickle.dumps((recipe, config)))
@@ -241,12 +242,6 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
         undo.pop_all()
     return service
-
-
-def own_runtime_env() -> dict[str, Any]:
-    """Return the runtime environment of this job, with what actors need to find the model that this process found."""
-    job = dict(ray.get_runtime_context().runtime_env)
-    return job | {"env_vars": {**job.get("env_vars", {}), **hub_settings(), DRIVERS_FOLDER: os.getcwd()}}
 
 
 def stop_pool(app_name: str, keeper: ActorHandle) -> None:
@@ -272,34 +267,25 @@ def beside_driver() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _pool_size(config: GenerationConfig, keeper: dict[str, str]) -> dict:
+def _autoscaling(config: GenerationConfig, keeper: dict[str, str]) -> dict[str, Any]:
     """Return Serve's settings of a pool's size; one that stays the same has a policy too, which ends it."""
     return {
-        "autoscaling_config": {
-            "min_replicas": config.min_actors,
-            "initial_replicas": config.num_initial_actors,
-            "max_replicas": config.max_actors,
-            "policy": {"policy_function": AskKeeper, "policy_kwargs": keeper},
-            "metrics_interval_s": 1,
-            "look_back_period_s": 2,
-            "upscale_delay_s": 0,  # the keeper knows when
-            "downscale_delay_s": 0,
-        }
+        "min_replicas": config.min_actors,
+        "initial_replicas": config.num_initial_actors,
+        "max_replicas": config.max_actors,
+        "policy": {"policy_function": AskKeeper, "policy_kwargs": keeper},
+        "metrics_interval_s": 1,
+        "look_back_period_s": 2,
+        "upscale_delay_s": 0,  # the keeper knows when
+        "downscale_delay_s": 0,
     }
 
 
-def _num_running(status: ApplicationStatusOverview) -> int:
-    return _replica_states(status).get("RUNNING", 0)
-
-
-def _num_awaited(status: ApplicationStatusOverview) -> int:
-    states = _replica_states(status)
-    return states.get("STARTING", 0) + states.get("RECOVERING", 0)
-
-
-def _replica_states(status: ApplicationStatusOverview) -> dict[str, int]:
+def _num_in(status: ApplicationStatusOverview, *states: str) -> int:
+    """Return how many actors are in one of these states."""
     deployment = status.deployments.get(DEPLOYMENT)
-    return {} if deployment is None else cast(dict[str, int], deployment.replica_states)
+    num_by_state = {} if deployment is None else cast(dict[str, int], deployment.replica_states)
+    return sum(num_by_state.get(state, 0) for state in states)
 
 
 def _messages(status: ApplicationStatusOverview) -> str:

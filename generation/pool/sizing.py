@@ -30,8 +30,6 @@ AT_WORK_FRACTION = 0.9
 
 ROUNDING = 1e-9
 
-MOST_ACTORS = 1_000_000
-
 
 @dataclass(frozen=True)
 class TrainerTimes:
@@ -110,7 +108,9 @@ class PoolSizer:
             self._looks.clear()
         self._looks.append(look)
         need = self._need(look)
-        lately = self._needed_lately(look.at)
+        while len(self._needs) > 1 and self._needs[0][0] < look.at - self.idle_seconds:
+            self._needs.popleft()
+        lately = max(needed for _, needed in self._needs)
         if not need and self._needs[-1][1]:
             self._need_before_lull = lately
         self._needs.append((look.at, need))
@@ -118,11 +118,6 @@ class PoolSizer:
         self._is_growing |= size > self._size
         self._size = size
         return size
-
-    def _needed_lately(self, now: float) -> int:
-        while len(self._needs) > 1 and self._needs[0][0] < now - self.idle_seconds:
-            self._needs.popleft()
-        return max(need for _, need in self._needs)
 
     def _need(self, look: PoolSnapshot) -> int:
         """Return what is needed; as many as there are, as long as that cannot be told."""
@@ -155,13 +150,14 @@ class PoolSizer:
     def _trainer_needs(self, earlier: PoolSnapshot, look: PoolSnapshot) -> int:
         waiting, working = waiting_fraction(earlier, look), working_actors(earlier, look)
         waited, self._waits = self._waits, waiting > GROW_WAITING_FRACTION
+        needed = math.ceil(min(actors_needed(working, waiting) * SPARE, self.max_actors) - ROUNDING)
         if not self._waits:
-            return min(needed(working, waiting), self._size)
+            return min(needed, self._size)
         if not waited:  # A window in which it waits all along tells what it needs, in one step.
             self._looks = deque([look])
         if not waited or self._is_growing:  # What was asked for comes before more is.
             return self._size
-        return max(needed(working, waiting), self._size)
+        return max(needed, self._size)
 
     def _start_of_window(self, look: PoolSnapshot) -> PoolSnapshot | None:
         """Forget the looks before the window; return its first, None while it is not full."""
@@ -202,8 +198,3 @@ def working_actors(earlier: PoolSnapshot, later: PoolSnapshot) -> float:
     working_seconds = later.working_seconds - earlier.working_seconds
     most = max(earlier.num_running, later.num_running)
     return min(working_seconds / (later.at - earlier.at), most)
-
-
-def needed(working: float, waiting: float) -> int:
-    """Return a number of actors with which the trainer would hardly wait; large, not infinite, if it only waits."""
-    return math.ceil(min(actors_needed(working, waiting) * SPARE, MOST_ACTORS) - ROUNDING)

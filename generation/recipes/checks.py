@@ -10,7 +10,7 @@ from generation.recipes.labels import check_no_class_twice, load_label_space
 from generation.recipes.lora_keys import check_headers
 from generation.recipes.model_files import PROJECT_ROOT, find_local
 from generation.recipes.pipeline_traits import check_scheduler, traits_of, without_effect
-from generation.recipes.plan import SamplePlan, plan_sample
+from generation.recipes.plan import SamplePlan, field_choices, plan_sample
 from generation.recipes.prompts import CLASS_FIELDS, fields_of
 from generation.recipes.recipe import Recipe
 
@@ -71,22 +71,9 @@ def labels_with_same_prompts(recipe: Recipe) -> list[list[int]]:
     fields = sorted(fields_of(*recipe.templates))
     groups = defaultdict[tuple, list[int]](list)
     for label in range(recipe.label_space.num_classes):
-        words = _words(recipe, label)
-        groups[tuple(words[name] for name in fields)].append(label)
+        choices = field_choices(recipe, label)
+        groups[tuple(tuple(choices[name]) for name in fields)].append(label)
     return [labels for labels in groups.values() if len(labels) > 1]
-
-
-def _words(recipe: Recipe, label: int) -> dict[str, str | tuple[str, ...]]:
-    """Return all that each field of a template may become for a label."""
-    entry = recipe.label_space.classes[label]
-    return {
-        "class_name": entry.class_name,
-        "lemmas": entry.lemmas if recipe.lemmas == "all" else entry.class_name,
-        "definition": entry.definition,
-        "hypernym": entry.hypernyms[:1] if recipe.hypernym == "first" else entry.hypernyms,
-        "background": recipe.backgrounds_by_label[label],
-        "caption": recipe.captions[label] if recipe.captions else (),
-    }
 
 
 def _classes_alike(recipe: Recipe) -> Iterator[str]:

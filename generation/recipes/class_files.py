@@ -10,7 +10,6 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
@@ -31,8 +30,8 @@ def read_class_file(path: Path) -> LabelSpace:
     rows = _rows(path)
     if len(rows) < 2:
         raise ValueError(f"{path.name} has {len(rows)} classes; a classifier needs two or more.")
-    with nullcontext() if all(_speaks_for_itself(row) for row in rows) else open_wordnet() as wordnet:
-        classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
+    wordnet = None if all(_speaks_for_itself(row) for row in rows) else open_wordnet()
+    classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
     space = LabelSpace(path.name, classes)
     check_no_class_twice(space)
     return space
@@ -81,13 +80,6 @@ def _checked(item: object, path: Path, position: int) -> Row:
     return row
 
 
-def _check_not_mistyped(name: str) -> None:
-    if MISTYPED.fullmatch(name) and not (WNID.fullmatch(name) or SYNSET.fullmatch(name)):
-        raise ValueError(
-            f"'{name}' looks like a wnid or a synset's name, and is none. Write n02084071 or dog.n.01, say."
-        )
-
-
 def _speaks_for_itself(row: Row) -> bool:
     return "definition" in row and not ("wnid" in row or "synset" in row)
 
@@ -116,6 +108,10 @@ def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
         return entry
     if wordnet is not None and "synset" in row:
         return wordnet.by_synset(row["synset"])
-    _check_not_mistyped(row["class_name"])
-    known = None if wordnet is None or _speaks_for_itself(row) else wordnet.by_word(row["class_name"])
-    return known or ClassEntry(row["class_name"], lemmas=(row["class_name"],))
+    name = row["class_name"]
+    if MISTYPED.fullmatch(name) and not (WNID.fullmatch(name) or SYNSET.fullmatch(name)):
+        raise ValueError(
+            f"'{name}' looks like a wnid or a synset's name, and is none. Write n02084071 or dog.n.01, say."
+        )
+    known = None if wordnet is None or _speaks_for_itself(row) else wordnet.by_word(name)
+    return known or ClassEntry(name, lemmas=(name,))

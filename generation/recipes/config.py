@@ -4,31 +4,22 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Attempts, NotNegative, check_ranges
+from generation.ranges import AtLeastOne, Attempts, Finite, NotNegative, Seed, check_ranges
 from generation.recipes.prompts import fields_of, template_text
 
 
 @dataclass(frozen=True)
-class RecipeConfig:
-    """What decides the images. `generation.recipes.recipe.build_recipe` turns it into a recipe with a hash."""
+class SharedSettings:
+    """What a recipe has as its settings say it."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Another seed gives another data set."""
-
-    label_space: str = "digits"
-    """Which classes there are: digits, imagenet1k, imagenet100, or a YAML or CSV file of your own classes."""
-
-    class_weights: dict[str, NotNegative] = field(default_factory=dict)
-    """How often a class comes, by wnid or name, where the others weigh 1; empty is exactly balanced."""
 
     templates: tuple[str, ...] = ("definition",)
     """Prompt forms by name (generation/recipes/prompts.py), or texts with {fields}; one is drawn for each sample."""
 
     template_weights: tuple[float, ...] = ()
     """Share of samples with each template, summing to 1; empty is equal shares."""
-
-    prefix: str = ""
-    """Put before every prompt with a space, such as `a photo of`."""
 
     negative_prompt: str = ""
     """What guidance leads away from; without effect where the guidance scale is 1."""
@@ -42,32 +33,17 @@ class RecipeConfig:
     backgrounds: tuple[str, ...] = ()
     """What {background} may become, drawn uniformly for each sample; `places365` stands for its 365 scenes."""
 
-    backgrounds_file: str = ""
-    """A YAML file with backgrounds of its own for each class, by wnid or name; `backgrounds` serve the others."""
-
-    captions_file: str = ""
-    """A JSONL file of {"class": ..., "caption": ...}: what {caption} may become, drawn uniformly for each sample."""
-
     generator: Literal["diffusers", "painted"] = "diffusers"
     """`painted` computes images from the plan without a model: for tests and load experiments."""
 
     model: str = "generation/digits/model"
     """A folder in diffusers' layout, or a hub id such as CompVis/stable-diffusion-v1-4."""
 
-    revision: str = ""
-    """Branch, tag or commit of a hub id; empty is the newest. A folder's revision is the hash of its files."""
-
     variant: str = ""
     """Which weights of a model that comes with several, such as fp16."""
 
     pipeline: str = ""
     """The class in diffusers that runs the model; empty is what AutoPipelineForText2Image takes for it."""
-
-    vae: str = ""
-    """A decoder in place of the model's, such as madebyollin/taesd: a folder, or a hub id; `ID@REVISION` pins it."""
-
-    loras: dict[str, float] = field(default_factory=dict)
-    """LoRA weights added to the model's, and their scale: a safetensors file, a folder, or a hub id as for `vae`."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the model's weights and activations."""
@@ -101,8 +77,36 @@ class RecipeConfig:
     image_size: int = 256
     """Height and width of a delivered image, in pixels."""
 
+
+@dataclass(frozen=True)
+class RecipeConfig(SharedSettings):
+    """What decides the images. `generation.recipes.recipe.build_recipe` turns it into a recipe with a hash."""
+
+    label_space: str = "digits"
+    """Which classes there are: digits, imagenet1k, imagenet100, or a YAML or CSV file of your own classes."""
+
+    class_weights: dict[str, NotNegative] = field(default_factory=dict)
+    """How often a class comes, by wnid or name, where the others weigh 1; empty is exactly balanced."""
+
+    prefix: str = ""
+    """Put before every prompt with a space, such as `a photo of`."""
+
+    backgrounds_file: str = ""
+    """A YAML file with backgrounds of its own for each class, by wnid or name; `backgrounds` serve the others."""
+
+    captions_file: str = ""
+    """A JSONL file of {"class": ..., "caption": ...}: what {caption} may become, drawn uniformly for each sample."""
+
+    revision: str = ""
+    """Branch, tag or commit of a hub id; empty is the newest. A folder's revision is the hash of its files."""
+
+    vae: str = ""
+    """A decoder in place of the model's, such as madebyollin/taesd: a folder, or a hub id; `ID@REVISION` pins it."""
+
+    loras: dict[str, Finite] = field(default_factory=dict)
+    """LoRA weights added to the model's, and their scale: a safetensors file, a folder, or a hub id as for `vae`."""
+
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "recipe")
         self._check_templates()
         for name, size in (("image_size", self.image_size), ("generated_size", self.generated_size or 8)):
@@ -129,11 +133,6 @@ class RecipeConfig:
             raise ValueError(
                 f"recipe.guidance_interval is {_shown(self.guidance_interval)}. Give two shares, such as [0.1, 0.7]."
             )
-        for name, scale in self.loras.items():
-            if not math.isfinite(scale):
-                raise ValueError(f"recipe.loras gives '{name}' the scale {scale}. Give a number, such as 1.")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"recipe.seed is {self.seed}; give 0 to 2**64 - 1.")
 
     def _check_templates(self) -> None:
         if not self.templates:

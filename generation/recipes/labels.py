@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from generation.recipes.value_types import is_of_type
+from generation.ranges import is_of_type
 
 TABLES = Path(__file__).parents[1] / "data"
 """Tables made from WordNet 3.0 by `generation/data/build_table.py`."""

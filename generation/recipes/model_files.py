@@ -19,8 +19,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
 PROJECT_ROOT = Path(__file__).parents[2]
 
 MODEL_FILES = (".json", ".txt", ".safetensors", ".model", ".jinja")
@@ -228,24 +226,14 @@ def read_config(name: str, revision: str, file: str) -> dict[str, Any] | None:
 
 def licence_of(name: str, revision: str) -> str:
     """Return the licence that a model's card states, or that none is stated where this process can see."""
+    from huggingface_hub import hf_hub_download, metadata_load
+
     path = find_local(name)
     try:
-        card = (path / "README.md").read_text() if path else _hub_card(name, revision)
-        stated = yaml.safe_load(card.split("---")[1])["license"]
+        card = path / "README.md" if path else hf_hub_download(name, "README.md", revision=revision)
+        return str((metadata_load(card) or {})["license"])
     except Exception:  # no card, no network, no header, no licence in it: nothing depends on it
         return "not stated"
-    return str(stated)
-
-
-def _hub_card(name: str, revision: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(name, "README.md", revision=revision)).read_text()
-
-
-def hub_settings() -> dict[str, str]:
-    """Return this process's settings of the hub, for actors on other nodes to have the same."""
-    return {name: os.environ[name] for name in HUB_SETTINGS if name in os.environ}
 
 
 def _hub_commit(part: ModelSource, name: str, revision: str) -> str:

@@ -6,6 +6,7 @@ the first N indices are the N-image set, whatever N.
 """
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from generation.random_streams import Purpose, bits, stream
-from generation.recipes.labels import ClassEntry
 from generation.recipes.prompts import fields_of
 from generation.recipes.recipe import Recipe
 
-TEMPLATE_DRAW, HYPERNYM_DRAW, BACKGROUND_DRAW, CAPTION_DRAW, GUIDANCE_DRAW = range(5)
+TEMPLATE_DRAW, GUIDANCE_DRAW = 0, 4
+FIELD_DRAWS = {"hypernym": 1, "background": 2, "caption": 3}
 """Which word of its prompt stream decides what: a choice does not move when another is added."""
 
 NUM_INDICES = 2**63
@@ -72,20 +73,26 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
 
 def num_prompts(recipe: Recipe) -> int:
     """Return how many prompts the recipe may come up with; those that read the same are counted twice."""
+    choices = [field_choices(recipe, label) for label in range(recipe.label_space.num_classes)]
     return sum(
-        _num_choices(recipe, fields, label)
+        math.prod(len(of_label[field]) for field in fields)
         for fields in map(fields_of, recipe.templates)
-        for label in range(recipe.label_space.num_classes)
+        for of_label in choices
     )
 
 
-def _num_choices(recipe: Recipe, fields: set[str], label: int) -> int:
-    hypernyms = recipe.label_space.classes[label].hypernyms
-    return (
-        (len(hypernyms) if "hypernym" in fields and recipe.hypernym == "random" else 1)
-        * (len(recipe.backgrounds_by_label[label]) if "background" in fields else 1)
-        * (len(recipe.captions[label]) if "caption" in fields else 1)
-    )
+def field_choices(recipe: Recipe, label: int) -> dict[str, Sequence[str]]:
+    """Return the texts of which each field of a template becomes one; none for what a class or a recipe lacks."""
+    entry = recipe.label_space.classes[label]
+    hypernyms = entry.hypernyms
+    return {
+        "class_name": (entry.class_name,),
+        "lemmas": (", ".join(entry.lemmas) if recipe.lemmas == "all" else entry.class_name,),
+        "definition": (entry.definition,),
+        "hypernym": {"first": hypernyms[:1], "random": hypernyms, "all": (", ".join(hypernyms),)}[recipe.hypernym],
+        "background": recipe.backgrounds_by_label[label],
+        "caption": recipe.captions[label] if recipe.captions else (),
+    }
 
 
 def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
@@ -129,35 +136,20 @@ def _prompt_words(recipe: Recipe, index: int) -> Sequence[int]:
 
 def _fields(recipe: Recipe, label: int, words: Sequence[int]) -> dict[str, str]:
     """Return what each field of a template becomes."""
-    entry = recipe.label_space.classes[label]
     return {
-        "class_name": entry.class_name,
-        "lemmas": ", ".join(entry.lemmas) if recipe.lemmas == "all" else entry.class_name,
-        "definition": entry.definition,
-        "hypernym": _hypernym(recipe, entry, words[HYPERNYM_DRAW]),
-        "background": _one_of(recipe.backgrounds_by_label[label], words[BACKGROUND_DRAW]),
-        "caption": _one_of(recipe.captions[label], words[CAPTION_DRAW]) if recipe.captions else "",
+        field: texts[_pick(words[FIELD_DRAWS.get(field, 0)], len(texts))] if texts else ""
+        for field, texts in field_choices(recipe, label).items()
     }
-
-
-def _hypernym(recipe: Recipe, entry: ClassEntry, word: int) -> str:
-    if recipe.hypernym == "all":
-        return ", ".join(entry.hypernyms)
-    return _one_of(entry.hypernyms, word if recipe.hypernym == "random" else 0)
 
 
 def _guidance_scale(recipe: Recipe, word: int) -> float:
     scales = recipe.guidance_scale
     if recipe.guidance_draw == "between":
         return scales[0] + (scales[1] - scales[0]) * (word / 2**64)
-    return scales[_pick(word, len(scales), ())]
+    return scales[_pick(word, len(scales))]
 
 
-def _one_of(texts: Sequence[str], word: int) -> str:
-    return texts[_pick(word, len(texts), ())] if texts else ""
-
-
-def _pick(word: int, num_choices: int, weights: tuple[float, ...]) -> int:
+def _pick(word: int, num_choices: int, weights: tuple[float, ...] = ()) -> int:
     """Return one of `0 .. num_choices - 1` for 64 random bits, each as likely as its weight."""
     if not weights:
         return word * num_choices >> 64

@@ -14,41 +14,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from generation.recipes.config import RecipeConfig
+from generation.ranges import is_of_type
+from generation.recipes.config import RecipeConfig, SharedSettings
 from generation.recipes.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
 from generation.recipes.model_files import LORA, MODEL, VAE, ModelSource, check_revision, local_path, resolve_revision
 from generation.recipes.prompts import fields_of, template_text
-from generation.recipes.value_types import is_of_type
 from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
 
-SAME_AS_SETTINGS = (
-    *("seed", "templates", "template_weights", "lemmas", "hypernym", "backgrounds", "negative_prompt", "generator"),
-    *("precision", "scheduler", "safety_checker", "guidance_scale", "guidance_draw", "guidance_interval"),
-    *("num_inference_steps", "generated_size", "image_size", "leave_out_after"),
-)
-"""Fields that a recipe has as `RecipeConfig` has them, with the same checks."""
+YOUNGER = {"leave_out_after": 0}
+"""Fields that older recipes lack, and what these mean by it: left out at this value, so that hashes stay."""
 
 SHORT_LIST = 8
 """Lists up to this length are compared as a whole."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A data set before it exists: an image is a function of `(recipe, index)`. `RecipeConfig`, resolved."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe(SharedSettings):
+    """A data set before it exists: an image is a function of `(recipe, index)`. `RecipeConfig`, resolved.
 
-    seed: int
+    Templates are texts with the prefix in them, backgrounds those of all labels that have none of their own.
+    """
+
     label_space: LabelSpace
     class_weights: tuple[float, ...]
     """One a label; empty is exactly balanced."""
-
-    templates: tuple[str, ...]
-    """Texts with {fields}, the prefix included."""
-
-    template_weights: tuple[float, ...]
-    lemmas: str
-    hypernym: str
-    backgrounds: tuple[str, ...]
-    """Of all labels that have none of their own; empty where no template asks for them."""
 
     class_backgrounds: tuple[tuple[int, tuple[str, ...]], ...]
     """Labels with backgrounds of their own, and these, in label order."""
@@ -56,29 +45,13 @@ class Recipe:
     captions: tuple[tuple[str, ...], ...]
     """For each label; empty where no template asks for them."""
 
-    negative_prompt: str
-    generator: str
-    model: str
     revision: str
     """Commit on the hub or hash of the folder's files; empty for a generator without a model."""
 
-    variant: str
-    pipeline: str
     vae: str
     vae_revision: str
     loras: tuple[tuple[str, str, float], ...]
     """Name, revision and scale of each."""
-
-    precision: str
-    scheduler: str
-    safety_checker: bool
-    guidance_scale: tuple[float, ...]
-    guidance_draw: str
-    guidance_interval: tuple[float, float]
-    num_inference_steps: int
-    generated_size: int
-    image_size: int
-    leave_out_after: int = 0
 
     @cached_property
     def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
@@ -98,9 +71,9 @@ class Recipe:
         return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
 
     def to_value(self) -> dict[str, Any]:
-        """Return plain JSON values; a field with a default is younger than some recipes, whose hashes stay."""
-        fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
-        shallow = {field.name: getattr(self, field.name) for field in fields}
+        """Return plain JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shallow = {name: value for name, value in fields.items() if YOUNGER.get(name) != value}
         return json.loads(json.dumps(shallow | {"label_space": self.label_space.to_value()}))
 
     def to_json(self) -> str:
@@ -126,35 +99,26 @@ def build_recipe(config: RecipeConfig) -> Recipe:
     space = find_label_space(config.label_space)
     templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
     fields = fields_of(*templates)
-    recipe = Recipe(
-        seed=config.seed,
-        label_space=space,
-        class_weights=class_weights(config.class_weights, space),
-        templates=templates,
-        template_weights=tuple(config.template_weights),
-        lemmas=config.lemmas,
-        hypernym=config.hypernym,
-        backgrounds=with_places365(config.backgrounds) if "background" in fields else (),
-        class_backgrounds=read_backgrounds(local_path(config.backgrounds_file), space, bool(config.backgrounds))
+    values = shared_settings(config) | pinned_model(config)
+    values |= {
+        "label_space": space,
+        "class_weights": class_weights(config.class_weights, space),
+        "templates": templates,
+        "backgrounds": with_places365(config.backgrounds) if "background" in fields else (),
+        "class_backgrounds": read_backgrounds(local_path(config.backgrounds_file), space, bool(config.backgrounds))
         if "background" in fields and config.backgrounds_file
         else (),
-        captions=read_captions(local_path(config.captions_file), space) if "caption" in fields else (),
-        negative_prompt=config.negative_prompt,
-        generator=config.generator,
-        **pinned_model(config),
-        precision=config.precision,
-        scheduler=config.scheduler,
-        safety_checker=config.safety_checker,
-        guidance_scale=tuple(config.guidance_scale),
-        guidance_draw=config.guidance_draw,
-        guidance_interval=config.guidance_interval,
-        num_inference_steps=config.num_inference_steps,
-        generated_size=config.generated_size or config.image_size,
-        image_size=config.image_size,
-        leave_out_after=config.leave_out_after,
-    )
+        "captions": read_captions(local_path(config.captions_file), space) if "caption" in fields else (),
+        "generated_size": config.generated_size or config.image_size,
+    }
+    recipe = Recipe(**values)
     check_words(recipe)
     return recipe
+
+
+def shared_settings(settings: SharedSettings) -> dict[str, Any]:
+    """Return what settings and a recipe have alike."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(SharedSettings)}
 
 
 def pinned_model(config: RecipeConfig) -> dict[str, Any]:
@@ -164,10 +128,7 @@ def pinned_model(config: RecipeConfig) -> dict[str, Any]:
     vae, _, vae_revision = config.vae.partition("@")
     loras = {tuple(name.partition("@")[::2]): scale for name, scale in config.loras.items()}
     return {
-        "model": config.model,
         "revision": resolve_revision(MODEL, config.model, config.revision),
-        "variant": config.variant,
-        "pipeline": config.pipeline,
         "vae": vae,
         "vae_revision": resolve_revision(VAE, vae, vae_revision) if vae else "",
         "loras": tuple((name, resolve_revision(LORA, name, pin), scale) for (name, pin), scale in loras.items()),
@@ -224,7 +185,7 @@ def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
     """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
     names = {field.name for field in dataclasses.fields(Recipe)}
-    needed = {field.name for field in dataclasses.fields(Recipe) if field.default is dataclasses.MISSING}
+    needed = names - YOUNGER.keys()
     if not isinstance(value, dict):
         raise ValueError(f"The recipe is {str(value)[:100]}, which has no fields. Plan again.")
     if not needed <= value.keys() <= names:
@@ -234,8 +195,7 @@ def recipe_from_value(value: dict[str, Any]) -> Recipe:
             "that version, or plan again."
         )
     frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
-    of_settings = get_type_hints(RecipeConfig)
-    kinds = get_type_hints(Recipe) | {name: of_settings[name] for name in SAME_AS_SETTINGS}
+    kinds = get_type_hints(Recipe)
     for name, item in frozen.items():
         if not is_of_type(item, kinds[name]):
             raise ValueError(f"recipe.{name} is {str(value[name])[:100]}, which no recipe has. Plan again.")
@@ -247,7 +207,7 @@ def recipe_from_value(value: dict[str, Any]) -> Recipe:
 def check_values(recipe: Recipe) -> None:
     """Raise ValueError for values that no settings lead to."""
     RecipeConfig(
-        **{name: getattr(recipe, name) for name in SAME_AS_SETTINGS},
+        **shared_settings(recipe),
         loras={name: scale for name, _, scale in recipe.loras},
         backgrounds_file="in the recipe" if recipe.class_backgrounds else "",
         captions_file="in the recipe" if recipe.captions else "",

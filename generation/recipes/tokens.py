@@ -1,6 +1,7 @@
 """How many tokens a prompt takes, counted by the pipeline's own tokenizers: text encoders cut off what is too long."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +15,26 @@ SUBFOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 """Where diffusers' pipelines keep them."""
 
 
+@dataclass(frozen=True)
 class TokenCounter:
-    """Counts with each of a model's tokenizers."""
+    """Counts with each of a model's tokenizers, by their subfolders."""
 
-    def __init__(self, tokenizers: dict[str, PreTrainedTokenizerBase], read: Mapping[str, int]) -> None:
-        """Take tokenizers by their subfolder, and how many tokens a pipeline reads where it is not what they say."""
-        self.tokenizers = tokenizers
-        self.read = read
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """Tokens that each text encoder reads, begin and end included: 77 for CLIP."""
-        return {name: self.read.get(name, each.model_max_length) for name, each in self.tokenizers.items()}
+    tokenizers: dict[str, PreTrainedTokenizerBase]
+    limits: dict[str, int]
+    """Tokens that each text encoder reads, begin and end included: 77 for CLIP."""
 
     def count(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """Return for each tokenizer int [N], begin and end included."""
-        return {name: _count(tokenizer, prompts) for name, tokenizer in self.tokenizers.items()}
-
-
-def _count(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> np.ndarray:
-    return np.array([len(ids) for ids in tokenizer(list(prompts), verbose=False)["input_ids"]])
+        ids = {name: each(list(prompts), verbose=False)["input_ids"] for name, each in self.tokenizers.items()}
+        return {name: np.array([len(row) for row in rows]) for name, rows in ids.items()}
 
 
 def open_token_counter(recipe: Recipe) -> TokenCounter | None:
     """Return the counter of the recipe's model, None where its tokenizers are not on this machine."""
     tokenizers = {name: _load(recipe, name) for name in SUBFOLDERS} if recipe.model else {}
     present = {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None}
-    return TokenCounter(present, traits_of(recipe).tokens_read) if present else None
+    own_limits = {name: tokenizer.model_max_length for name, tokenizer in present.items()}
+    return TokenCounter(present, own_limits | traits_of(recipe).tokens_read) if present else None
 
 
 def _load(recipe: Recipe, subfolder: str) -> PreTrainedTokenizerBase | None:

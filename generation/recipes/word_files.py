@@ -21,12 +21,8 @@ def with_places365(texts: Sequence[str]) -> tuple[str, ...]:
 
 @cache
 def _scenes() -> tuple[str, ...]:
-    return tuple(_scene(line) for line in (TABLES / "places365.txt").read_text().split())
-
-
-def _scene(name: str) -> str:
-    _, _, scene, *qualifier = name.split("/")
-    return " ".join([*qualifier, scene]).replace("_", " ")
+    places = [line.split("/")[2:] for line in (TABLES / "places365.txt").read_text().split()]
+    return tuple(" ".join([*qualifier, scene]).replace("_", " ") for scene, *qualifier in places)
 
 
 def read_text(path: Path) -> str:

@@ -40,7 +40,6 @@ class DataConfig:
     """Processes that read and decode shards, or real images that are mixed in."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "data")
         lowest, highest = {"png": (0, 0), "webp": (0, 100), "jpg": (1, 100)}[self.image_format]
         if not lowest <= self.quality <= highest:

@@ -5,10 +5,10 @@ Each shard is a function of its set and its number, so that one which Ray makes 
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,11 @@ from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
 from generation.recipes.recipe import Recipe
-from generation.sample import PassBatch, SampleBatch, selected
+from generation.sample import SampleBatch, PassBatch, selected
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError
-from generation.stream.stream import Asker, ask_units
+from generation.stream.stream import Asker, Stage, Unit, ask_units
 from generation.stream.units import (
     MAX_READING_BLOCKS,
     MAX_SOURCE_BLOCKS,
@@ -48,8 +48,6 @@ UNIT_COLUMNS = ("pass", "number", "row", "num_rows", "position")
 its number alone matters, and its pass is 0.
 """
 
-Unit = dict[str, np.ndarray]
-
 
 def write_shards(
     service: GenerationService,
@@ -63,8 +61,34 @@ def write_shards(
     Those that are damaged are replaced.
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
-    blocks = in_blocks(units, MAX_SOURCE_BLOCKS)
-    return ask_units(service, config, shards.batch_size, blocks, (ShardMaker, [shards]), Wanted(NOTHING))
+    stage = Stage(partial(write_shard, shards), askers_per_generator=1.0, most_askers=16, is_spread=True)
+    return ask_units(service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, Wanted(NOTHING))
+
+
+def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:
+    """Make a shard, and yield one row with its number and counts."""
+    batches = make_shard(shards, asker, int(unit["number"][0]), is_damaged=bool(unit["is_damaged"][0]))
+    attempts = np.concatenate([batch["attempt"] for batch in batches])
+    yield {
+        "number": unit["number"],
+        "num_images": np.array([len(attempts)]),
+        "num_refused": np.array([int(attempts.sum())]),
+    }
+
+
+def make_shard(shards: ShardSet, asker: Asker, number: int, is_damaged: bool = False) -> Iterator[SampleBatch]:
+    """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
+    writer = ShardWriter(shards.recipe, shard_name(number), shards.encoding)
+    last: list[SampleBatch] = []
+    for batch in asker.ask_set(IndexSet.of_ranges([shards.ranges[number]])):
+        yield from last
+        writer.add(batch)
+        last = [batch]
+    shard = writer.finish()
+    asker.service.check_batch_size(asker.batch_size)
+    keep = shards.replace if is_damaged else shards.keep
+    keep(number, shard)
+    yield from last
 
 
 def tee_samples(
@@ -81,23 +105,18 @@ def tee_samples(
     those of the first are made. In their second pass and later samples are read, in an order as `read_shards` has it.
     """
     first, missing = shards.first(num_images), set(shards.missing())
-    first_turn = IndexSet.of_ranges([range(num_images)])
-    to_make = np.flatnonzero(_held(first, wanted.serials & first_turn)).tolist()
-    to_read = reading_units(first, seed, dataclasses.replace(wanted, serials=wanted.serials - first_turn))
+    first_pass = IndexSet.of_ranges([range(num_images)])
+    bounds = np.array([0, *(part.stop - first.first_index for part in first.ranges)])
+    to_make = np.flatnonzero(np.diff((wanted.serials & first_pass).num_below(bounds))).tolist()
+    to_read = reading_units(first, seed, dataclasses.replace(wanted, serials=wanted.serials - first_pass))
     only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_make)
     making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
     blocks = in_blocks(making, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
-    asker = TeeingAsker, [shards, (first, missing, seed, wanted)]
-    dataset = ask_units(service, config, shards.batch_size, blocks, asker, wanted)
+    stage = Stage(Tee(shards, missing, ShardReader(first, seed, wanted)))
+    dataset = ask_units(service, config, shards.batch_size, blocks, stage, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
-
-
-def _held(shards: ShardSet, positions: IndexSet) -> np.ndarray:
-    """Return how many of these positions each shard holds, int64 [number of shards]."""
-    ends = np.array([0, *(part.stop - shards.first_index for part in shards.ranges)])
-    return np.diff(positions.num_below(ends))
 
 
 def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -> ray.data.Dataset:
@@ -121,67 +140,16 @@ def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> 
     return each_by((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
 
 
-class ShardMaker(Asker):
-    """Asks for the samples of a shard and writes it."""
+@dataclass(frozen=True)
+class Tee:
+    """Yields what is wanted of units, and keeps the shards that are missing."""
 
-    IS_SPREAD = True
-    PER_GENERATOR, MOST = 1.0, 16  # they encode images as well
+    shards: ShardSet
+    missing: set[int]
+    reader: "ShardReader"
+    """Of the samples that a pass has of the set."""
 
-    def __init__(
-        self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int, shards: ShardSet
-    ) -> None:
-        """Take an asker's arguments, and the set."""
-        super().__init__(service, config, batch_size, window)
-        self.shards = shards
-
-    def do(self, unit: Unit) -> Iterator[Any]:
-        """Yield one row with the shard's number and counts."""
-        number = int(unit["number"][0])
-        made = self.make(number, is_damaged=bool(unit["is_damaged"][0]))
-        counted = np.concatenate([batch["attempt"] for batch in made])
-        yield {
-            "number": unit["number"],
-            "num_images": np.array([len(counted)]),
-            "num_refused": np.array([int(counted.sum())]),
-        }
-
-    def make(self, number: int, is_damaged: bool = False) -> Iterator[SampleBatch]:
-        """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
-        indices = self.shards.ranges[number]
-        writer = ShardWriter(self.shards.recipe, shard_name(number), self.shards.encoding)
-        last: list[SampleBatch] = []
-        for batch in self.ask_set(IndexSet.of_ranges([indices])):
-            yield from last
-            writer.add(batch)
-            last = [batch]
-        shard = writer.finish()
-        self.service.check_batch_size(self.batch_size)
-        keep = self.shards.replace if is_damaged else self.shards.keep
-        keep(number, shard)
-        yield from last
-
-
-class TeeingAsker(ShardMaker):
-    """Asks for the samples of a shard, yields on what is wanted, and keeps the shards that are missing."""
-
-    IS_SPREAD = False
-
-    def __init__(
-        self,
-        service: GenerationService,
-        config: GenerationConfig,
-        batch_size: int,
-        window: int,
-        shards: ShardSet,
-        tee: tuple[ShardSet, set[int], int, Wanted],
-    ) -> None:
-        """Take a maker's arguments, what a pass has of the set, which shards to keep, a seed, and what is wanted."""
-        super().__init__(service, config, batch_size, window, shards)
-        first, self.missing, seed, self.wanted = tee
-        self.num_images = first.num_images
-        self.reader = ShardReader(first, seed, self.wanted)
-
-    def do(self, unit: Unit) -> Iterator[PassBatch]:
+    def __call__(self, asker: Asker, unit: Unit) -> Iterator[PassBatch]:
         """Yield what is wanted of a unit: of a shard in the first pass, a batch at a time; of a part in a later one."""
         number = int(unit["number"][0])
         if unit["pass"][0]:
@@ -189,22 +157,21 @@ class TeeingAsker(ShardMaker):
                 time.sleep(WAIT_SECONDS)
             yield from self.reader(unit)
             return
-        if not len(self._wanted_first(number)) and self.shards.storage.exists(index_name(number)):
+        wanted_first = self._wanted_first(number)
+        if not len(wanted_first) and self.shards.storage.exists(index_name(number)):
             return  # another consumer has made it meanwhile
-        for batch in self._generate(number):
-            serials = batch["index"] - self.shards.first_index
-            is_wanted = (serials < self.num_images) & self.wanted.serials.contains(serials)
+        is_kept = number in self.missing
+        for batch in make_shard(self.shards, asker, number) if is_kept else asker.ask_set(wanted_first):
+            is_wanted = wanted_first.contains(batch["index"])
             if is_wanted.any():
-                yield {"serial": serials[is_wanted], **selected(batch, is_wanted)}
-
-    def _generate(self, number: int) -> Iterator[SampleBatch]:
-        return self.make(number) if number in self.missing else self.ask_set(self._wanted_first(number))
+                yield {"serial": batch["index"][is_wanted] - self.shards.first_index, **selected(batch, is_wanted)}
 
     def _wanted_first(self, number: int) -> IndexSet:
         """Return the indices that are wanted of a shard in its first pass."""
         held, first = self.shards.ranges[number], self.shards.first_index
-        this_turn = IndexSet.of_ranges([range(held.start, min(held.stop, first + self.num_images))])
-        return this_turn & self.wanted.serials.moved(first)
+        num_images, serials = self.reader.shards.num_images, self.reader.wanted.serials
+        this_pass = IndexSet.of_ranges([range(held.start, min(held.stop, first + num_images))])
+        return this_pass & serials.moved(first)
 
 
 def images_per_part(recipe: Recipe) -> int:
@@ -234,13 +201,23 @@ def reading_units(shards: ShardSet, seed: int, wanted: Wanted) -> list[dict[str,
     return units
 
 
+@dataclass(frozen=True)
 class ShardReader:
     """Reads units of `reading_units`."""
 
-    def __init__(self, shards: ShardSet, seed: int, wanted: Wanted) -> None:
-        self.shards = shards
-        self.passes = passes_of(shards, seed, wanted)
-        self.index = lru_cache(maxsize=INDICES_KEPT)(lambda number: open_index_of(shards, number))
+    shards: ShardSet
+    seed: int
+    wanted: Wanted
+
+    @cached_property
+    def passes(self) -> Passes:
+        """The passes over the set."""
+        return passes_of(self.shards, self.seed, self.wanted)
+
+    @cached_property
+    def index_of(self) -> Callable[[int], pa.Table]:
+        """Returns a shard's index."""
+        return lru_cache(maxsize=INDICES_KEPT)(partial(open_index_of, self.shards))
 
     def __call__(self, unit: Unit) -> Iterator[PassBatch]:
         """Yield what is wanted of one part, in an order of its own for each pass.
@@ -250,7 +227,7 @@ class ShardReader:
         pass_number, number, row, num_rows, position = (int(unit[name][0]) for name in UNIT_COLUMNS)
         order = self.passes.order(num_rows, pass_number, number + 1, row)
         positions, serials = self.passes.choose(pass_number, position + order)
-        samples = read_samples(self.shards, number, self.index(number), row + positions - position)
+        samples = read_samples(self.shards, number, self.index_of(number), row + positions - position)
         yield {"serial": serials, **samples}
 
 
@@ -285,11 +262,11 @@ def _told(shards: ShardSet, name: str) -> Iterator[None]:
         raise StorageError(f"{said}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
 
 
+@dataclass(frozen=True)
 class ShardChecker:
     """Looks at every sample of a shard."""
 
-    def __init__(self, shards: ShardSet) -> None:
-        self.shards = shards
+    shards: ShardSet
 
     def __call__(self, unit: Unit) -> Iterator[Unit]:
         """Yield the shard's number and what is wrong with it, a line a fault; empty if nothing is."""

@@ -6,7 +6,6 @@ middle of a shard and is extended goes on with a shard for the rest, so that wha
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -57,10 +56,11 @@ class ShardSet:
     @cached_property
     def ranges(self) -> tuple[range, ...]:
         """The indices of each shard, by its number."""
+        size = self.shard_size
         return tuple(
             range(self.first_index + start, self.first_index + stop)
             for before, end in pairwise((0, *self.ends))
-            for start, stop in pairwise((before, *_multiples(self.shard_size, before, end), end))
+            for start, stop in pairwise((before, *range(before - before % size + size, end, size), end))
         )
 
     def extended(self, num_images: int) -> "ShardSet":
@@ -194,8 +194,3 @@ def check_same(found: ShardSet, recipe: Recipe, data: DataConfig | None = None) 
         raise ValueError(
             f"'{found.storage.url}' keeps another data set: {named}. Give another place, or these settings."
         )
-
-
-def _multiples(size: int, start: int, stop: int) -> Sequence[int]:
-    """Return the multiples of `size` between two numbers, these aside."""
-    return range((start // size + 1) * size, stop, size)

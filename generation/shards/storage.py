@@ -89,24 +89,13 @@ class Storage:
     def write(self, name: str, content: bytes) -> None:
         """Write a file at once, in the place of one that there may be."""
         with self._errors(f"'{self._path(name)}' cannot be written"):
-            if self.is_local:
-                write_whole(Path(self._path(name)), lambda file: file.write(content))
-                return
-            filesystem, path = self._open(name)
-            if self.is_object_store:
-                filesystem.pipe_file(path, content)
-                return
-            self._make_folder_of(filesystem, path)
-            folder, _, last = path.rpartition("/")
-            temporary = f"{folder}/{TEMPORARY}{last}-{uuid4().hex}"
-            filesystem.pipe_file(temporary, content)
-            filesystem.mv(temporary, path)
+            self._put(name, content, is_new=False)
 
     def write_new(self, name: str, content: bytes) -> bool:
         """Write a file unless there is one, and return whether it was written."""
         with self._errors(f"'{self._path(name)}' cannot be written"):
             try:
-                self._create(name, content)
+                self._put(name, content, is_new=True)
             except Exception as error:  # what a file that is there ends in differs from store to store
                 if self.exists(name):
                     return False
@@ -116,13 +105,22 @@ class Storage:
                 _warn_not_exclusive(self.url, f"{type(error).__name__}: {error}")
             return True
 
-    def _create(self, name: str, content: bytes) -> None:
+    def _put(self, name: str, content: bytes, is_new: bool) -> None:
+        """Write a file, which appears at once; one that must be new ends in a store's own error where there is one."""
         if self.is_local:
-            write_new(Path(self._path(name)), lambda file: file.write(content))
+            write = write_new if is_new else write_whole
+            write(Path(self._path(name)), lambda file: file.write(content))
             return
-        filesystem, path = self._open(name)
-        self._make_folder_of(filesystem, path)
-        filesystem.pipe_file(path, content, mode="create")
+        filesystem, path = self._open_to_write(name)
+        if is_new:
+            filesystem.pipe_file(path, content, mode="create")
+        elif self.is_object_store:
+            filesystem.pipe_file(path, content)
+        else:
+            folder, _, last = path.rpartition("/")
+            temporary = f"{folder}/{TEMPORARY}{last}-{uuid4().hex}"
+            filesystem.pipe_file(temporary, content)
+            filesystem.mv(temporary, path)
 
     def check_writable(self) -> None:
         """Raise StorageError if nothing can be written here, leaving no trace but perhaps the empty folder."""
@@ -131,8 +129,7 @@ class Storage:
                 folder = Path(self.url)
                 check_writable(next(path for path in (folder, *folder.parents) if path.exists()))
                 return
-            filesystem, path = self._open(f"{TEMPORARY}{uuid4().hex}")
-            self._make_folder_of(filesystem, path)
+            filesystem, path = self._open_to_write(f"{TEMPORARY}{uuid4().hex}")
             filesystem.pipe_file(path, b"")
             filesystem.rm_file(path)
 
@@ -148,13 +145,15 @@ class Storage:
                 if path.stat().st_mtime < began_at:
                     path.unlink()
 
-    def _make_folder_of(self, filesystem: Any, path: str) -> None:
-        """Make the folder that a file is to be written to, where stores have folders."""
-        if not self.is_object_store:
-            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-
     def _path(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
+
+    def _open_to_write(self, name: str) -> tuple[Any, str]:
+        """Return the same, with the file's folder made where stores have folders."""
+        filesystem, path = self._open(name)
+        if not self.is_object_store:
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        return filesystem, path
 
     def _open(self, name: str) -> tuple[Any, str]:
         """Return fsspec's file system and its path to a file."""
@@ -177,9 +176,8 @@ class Storage:
             raise StorageError(f"{what} ({type(error).__name__}: {message}). {_remedy(error)}") from error
 
 
-@cache
+@cache  # said once
 def _warn_not_exclusive(url: str, reason: str) -> None:
-    """Say once what is not protected."""
     logger.warning("'%s' has no exclusive creation (%s): two jobs may write a file.", url, reason)
 
 

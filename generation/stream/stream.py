@@ -8,8 +8,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -33,7 +34,7 @@ from generation.indices import IndexSet, Wanted
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
-from generation.sample import PassBatch, SampleBatch, selected
+from generation.sample import SampleBatch, PassBatch, selected
 from generation.stream.ordered import in_order
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 
@@ -77,6 +78,25 @@ MAX_FAILED_ACTORS = 3
 """A batch at which so many actors failed is not asked for again, nor one at which two failed alike."""
 
 
+Unit = dict[str, np.ndarray]
+"""A unit of work: columns of one value each."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What askers, actors of Ray Data's, do with their units of work, and how many there are."""
+
+    work: "Callable[[Asker, Unit], Iterator[Any]]"
+    """Yields what becomes of a unit."""
+
+    askers_per_generator: float = 0.25
+    most_askers: int = 8
+    is_spread: bool = False
+    """Whether they are spread over nodes; else they are beside who opens the stream, since on a generator's node they
+    would keep it from being given back.
+    """
+
+
 def stream_samples(
     service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: Wanted
 ) -> ray.data.Dataset:
@@ -84,13 +104,19 @@ def stream_samples(
 
     Rows come in no certain order unless one is wanted.
     """
-    batch_size = service.batch_size()
-    num_askers = _num_askers(config, wanted, StreamAsker)
+    batch_size, stage = service.batch_size(), Stage(partial(wanted_of_unit, wanted.serials))
+    num_askers = _num_askers(config, wanted, stage)
     units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
-    blocks = in_blocks(units, MAX_SOURCE_BLOCKS)
-    dataset = ask_units(service, config, batch_size, blocks, (StreamAsker, [wanted.serials]), wanted)
+    dataset = ask_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, wanted)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
+
+
+def wanted_of_unit(wanted: IndexSet, asker: "Asker", unit: Unit) -> Iterator[PassBatch]:
+    """Yield what is wanted of one unit of `work_units`, a batch at a time."""
+    part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
+    for batch in asker.ask_set(wanted & part):
+        yield {"serial": batch["index"], **batch}
 
 
 def ask_units(
@@ -98,32 +124,32 @@ def ask_units(
     config: GenerationConfig,
     batch_size: int,
     blocks: Sequence[dict[str, list[int]]],
-    asker: "tuple[type[Asker], Sequence[Any]]",
+    stage: Stage,
     wanted: Wanted,
 ) -> ray.data.Dataset:
-    """Return what a kind of `Asker`, which comes with its further arguments, makes of units of work.
+    """Return what a stage makes of units of work.
 
     One asker has all units of a block of `in_blocks`, and blocks are begun in their order.
     """
-    num_askers = min(_num_askers(config, wanted, asker[0]), len(blocks))
+    num_askers = min(_num_askers(config, wanted, stage), len(blocks))
     window = _window(config, wanted, num_askers)
     source = ray.data.from_items(list(blocks), override_num_blocks=len(blocks))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     source.context.execution_options.preserve_order = wanted.in_order
     return source.map_batches(
-        cast(Any, asker[0]),
-        fn_constructor_args=[service, config, batch_size, window, *asker[1]],
+        cast(Any, Requester),
+        fn_constructor_args=[stage.work, service, config, batch_size, window],
         batch_size=1,
         compute=ActorPoolStrategy(size=num_askers, max_tasks_in_flight_per_actor=1),  # else some have two, others none
         num_cpus=0,
-        scheduling_strategy=source.context.scheduling_strategy if asker[0].IS_SPREAD else beside_driver(),
+        scheduling_strategy=source.context.scheduling_strategy if stage.is_spread else beside_driver(),
     )
 
 
-def _num_askers(config: GenerationConfig, wanted: Wanted, asker: "type[Asker]") -> int:
+def _num_askers(config: GenerationConfig, wanted: Wanted, stage: Stage) -> int:
     if wanted.in_order:
         return 1
-    num_askers = min(config.max_actors * asker.PER_GENERATOR, asker.MOST)
+    num_askers = min(config.max_actors * stage.askers_per_generator, stage.most_askers)
     return max(MIN_ASKERS, math.ceil(num_askers / wanted.num_consumers))
 
 
@@ -140,20 +166,8 @@ def ask_samples(service: GenerationService, config: GenerationConfig, indices: S
 def fetch_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> SampleBatch:
     """Return a few samples at once, in their order."""
     batches = list(ask_samples(service, config, indices))
-    return {
-        "index": np.concatenate([batch["index"] for batch in batches]),
-        "label": np.concatenate([batch["label"] for batch in batches]),
-        "image": np.concatenate([batch["image"] for batch in batches]),
-        "attempt": np.concatenate([batch["attempt"] for batch in batches]),
-    }
-
-
-@dataclass
-class Request:
-    """One batch that was asked for."""
-
-    indices: Sequence[int]
-    response: DeploymentResponse
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return cast(SampleBatch, columns)
 
 
 class Setbacks:
@@ -206,16 +220,23 @@ def is_not_of_serve(record: logging.LogRecord) -> bool:
     return "/ray/serve/" not in record.getMessage()
 
 
+class Requester:
+    """An asker with its work, as Ray Data makes it."""
+
+    def __init__(self, work: "Callable[[Asker, Unit], Iterator[Any]]", *asking: Any) -> None:
+        """Take a stage's work, and an asker's arguments."""
+        self.work = work
+        self.asker = Asker(*asking)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> Iterator[Any]:
+        """Do the units of a block of `in_blocks`, one after the other."""
+        columns = {name: np.asarray(values[0]) for name, values in block.items()}
+        for i in range(len(next(iter(columns.values())))):
+            yield from self.work(self.asker, {name: column[i : i + 1] for name, column in columns.items()})
+
+
 class Asker:
-    """The asking stage: keeps requests under way and yields each batch in its order."""
-
-    IS_SPREAD = False
-    """Whether they are spread over nodes; else they are beside who opens the stream, since on a generator's node they
-    would keep it from being given back.
-    """
-
-    PER_GENERATOR, MOST = 0.25, 8
-    """How many there are for each generator, and at most."""
+    """Keeps requests under way and yields each batch in its order."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
@@ -227,16 +248,6 @@ class Asker:
         self._looking = threading.Lock()
         self._looked_at = self._any_actor_seen_at = time.monotonic()
         self._failure: GenerationFailedError | None = None
-
-    def __call__(self, block: dict[str, np.ndarray]) -> Iterator[Any]:
-        """Do the units of a block of `in_blocks`, one after the other."""
-        columns = {name: np.asarray(values[0]) for name, values in block.items()}
-        for i in range(len(next(iter(columns.values())))):
-            yield from self.do({name: column[i : i + 1] for name, column in columns.items()})
-
-    def do(self, unit: dict[str, np.ndarray]) -> Iterator[Any]:
-        """Yield what becomes of a unit of work, whose columns have one value each."""
-        raise NotImplementedError
 
     def ask_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
         """Yield the samples of a set in ascending order, a batch at a time.
@@ -258,15 +269,16 @@ class Asker:
     def _in_order(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
         return in_order(self._request, self._answer, batches, self.window)
 
-    def _request(self, indices: Sequence[int]) -> Request:
-        return Request(indices, self.service.ask(indices))
+    def _request(self, indices: Sequence[int]) -> tuple[Sequence[int], DeploymentResponse]:
+        return indices, self.service.ask(indices)
 
-    def _answer(self, request: Request) -> SampleBatch:
+    def _answer(self, request: tuple[Sequence[int], DeploymentResponse]) -> SampleBatch:
         """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
-        setbacks, asked_at = Setbacks(request.indices), time.monotonic()
+        indices, response = request
+        setbacks, asked_at = Setbacks(indices), time.monotonic()
         while True:
             try:
-                return request.response.result(timeout_s=ANSWER_POLL_SECONDS)
+                return response.result(timeout_s=ANSWER_POLL_SECONDS)
             except TimeoutError:
                 self._look(asked_at)
             except LOST_ANSWER as error:
@@ -274,7 +286,7 @@ class Asker:
                 setbacks.add(error)
                 if not isinstance(error, ActorDiedError):  # else Serve does not ask it again, and waits for another
                     time.sleep(RETRY_SECONDS)
-                request = self._request(request.indices)
+                response = self.service.ask(indices)
 
     def _look(self, asked_at: float) -> None:
         """Raise GenerationFailedError if the last look at the pool found that no answer is to be expected.
@@ -291,38 +303,18 @@ class Asker:
             threading.Thread(target=self._look_at_pool, args=(asked_at,), daemon=True).start()
 
     def _look_at_pool(self, asked_at: float) -> None:
-        self._failure = self._failure_now(asked_at)
-
-    def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
         try:
             self.service.raise_if_failed()
             if self.service.num_actors():
                 self._any_actor_seen_at = time.monotonic()
         except GenerationFailedError as error:
-            return error
+            self._failure = error
+            return
         except ControllerSilentError as error:
             logger.warning("%s The stream goes on.", error)
         except (RayError, RayServeException) as error:  # Serve's controller is starting anew
             logger.warning("The pool cannot be looked at, and the stream goes on: %s", type(error).__name__)
-        if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
-            return None
-        return GenerationFailedError(
-            f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
-        )
-
-
-class StreamAsker(Asker):
-    """Asks for what is wanted of ranges of indices."""
-
-    def __init__(
-        self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int, wanted: IndexSet
-    ) -> None:
-        """Take an asker's arguments, and all that is wanted."""
-        super().__init__(service, config, batch_size, window)
-        self.wanted = wanted
-
-    def do(self, unit: dict[str, np.ndarray]) -> Iterator[PassBatch]:
-        """Yield what is wanted of one unit, a batch at a time."""
-        part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
-        for batch in self.ask_set(self.wanted & part):
-            yield {"serial": batch["index"], **batch}
+        if time.monotonic() - max(asked_at, self._any_actor_seen_at) > self.longest_wait_seconds:
+            self._failure = GenerationFailedError(
+                f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
+            )

@@ -1,9 +1,20 @@
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from generation.ranges import AtLeastOne, Attempts, BelowOne, Count, Gpus, NotNegative, Positive, check_ranges
+from generation.ranges import (
+    AtLeastOne,
+    Attempts,
+    BelowOne,
+    Count,
+    Gpus,
+    NotNegative,
+    Positive,
+    Seed,
+    check_ranges,
+    is_of_type,
+)
 
 
 @dataclass
@@ -17,6 +28,7 @@ class Settings:
     fraction: BelowOne = 0.0
     attempts: Attempts = 0
     gpus: Gpus = 0.5
+    seed: Seed = 0
     name: str = ""
     unbounded: float = -1.0
 
@@ -39,6 +51,7 @@ def test_settings_within_their_ranges_pass():
         ({"fraction": 1.0}, "training.fraction is 1.0; give 0 to below 1."),
         ({"fraction": float("nan")}, "training.fraction is nan; give 0 to below 1."),
         ({"attempts": 128}, "training.attempts is 128; give 0 to 127."),
+        ({"seed": 2**64}, f"training.seed is {2**64}; give 0 to 2**64 - 1."),
         ({"gpus": 1.5}, "training.gpus is 1.5; give a whole number, or a share below 1."),
         ({"gpus": -0.5}, "training.gpus is -0.5; give 0 or more."),
     ],
@@ -52,3 +65,22 @@ def test_a_setting_out_of_its_range_is_named_with_its_value_and_the_range(settin
 def test_a_setting_of_no_section_is_named_alone():
     with pytest.raises(ValueError, match=r"^workers is 0; give 1 or more\.$"):
         check_ranges(Settings(workers=0))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "is_one"),
+    [
+        (1, float, True),
+        (True, float, False),
+        (True, int, False),
+        (1, bool, False),
+        ("1", int, False),
+        ((1, 2), tuple[int, ...], True),
+        ([1, 2], tuple[int, ...], False),
+        ((0.0, 1.0, 1.0), tuple[float, float], False),
+        (("a", ("b", "c")), tuple[str, tuple[str, ...]], True),
+        ("c", Literal["a", "b"], False),
+    ],
+)
+def test_values_are_of_a_type_as_they_stand(value: Any, kind: Any, is_one: bool):
+    assert is_of_type(value, kind) == is_one

@@ -95,11 +95,11 @@ def without_memory_above(generator: DiffusersGenerator, most: int, error: Except
     """Let the generator run out of memory for batches of more images; return the list of sizes that it will try."""
     sizes, call = [], generator._call_pipeline
 
-    def call_or_fail(plans, noise):
-        sizes.append(len(plans))
-        if len(plans) > most:
+    def call_or_fail(samples):
+        sizes.append(len(samples))
+        if len(samples) > most:
             raise error
-        return call(plans, noise)
+        return call(samples)
 
     generator._call_pipeline = call_or_fail
     return sizes

@@ -88,9 +88,7 @@ def test_a_range_of_guidance_scales_is_one_call_a_batch_and_each_image_has_its_o
     plans = [plan_sample(recipe, index) for index in range(6)]
     sizes = []
     call = generator._call_pipeline
-    monkeypatch.setattr(
-        generator, "_call_pipeline", lambda plans, noise: sizes.append(len(plans)) or call(plans, noise)
-    )
+    monkeypatch.setattr(generator, "_call_pipeline", lambda samples: sizes.append(len(samples)) or call(samples))
     together = generator.generate(plans).images_nhwc
     assert sizes == [4, 2]
     for plan, image in zip(plans, together, strict=True):

@@ -83,7 +83,7 @@ def test_a_latent_consistency_models_batch_mixes_guidance_scales(tmp_path: Path)
     recipe = recipe_of(model=str(tmp_path), guidance_scale=(1.5, 12.0), guidance_draw="between")
     generator = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, batch_size=8))
     plans, sizes, call = plans_of(recipe, 5), [], generator._call_pipeline
-    generator._call_pipeline = lambda plans, noise: sizes.append(len(plans)) or call(plans, noise)
+    generator._call_pipeline = lambda samples: sizes.append(len(samples)) or call(samples)
     together = generator.generate(plans).images_nhwc
     assert sizes == [5]
     for plan, image in zip(plans, together, strict=True):

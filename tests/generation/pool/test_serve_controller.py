@@ -32,7 +32,7 @@ def test_a_question_without_an_answer_is_given_up_and_not_asked_again_meanwhile(
             applications()
     assert asked == ["status"]
     goes_on.set()
-    wait_until(lambda: not serve_controller._unanswered)
+    wait_until(lambda: all(future.done() for future in serve_controller._asked.values()))
     assert applications() == {"pool": "running"}
     assert asked == ["status", "status"]
 
@@ -59,4 +59,4 @@ def test_a_pool_ends_also_while_the_controller_stands_still(
     assert ended == ["pool", "keeper"]
     assert "has not answered for 0.05 s. The pool's actors are ended without it." in caplog.text
     goes_on.set()
-    wait_until(lambda: not serve_controller._unanswered)
+    wait_until(lambda: all(future.done() for future in serve_controller._asked.values()))

@@ -1,5 +1,6 @@
 import logging
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError
 from generation.indices import NOTHING, IndexSet
 from generation.pool.service import GenerationFailedError
-from generation.stream.stream import MAX_DEATHS, Asker, StreamAsker
+from generation.stream.stream import MAX_DEATHS, Asker, Requester, wanted_of_unit
 from generation.stream.units import MAX_UNITS, in_blocks, unit_sizes, work_units
 
 
@@ -113,8 +114,8 @@ def test_batches_of_which_nothing_is_wanted_are_not_asked_for():
 def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
     service = LosingService(0)
     wanted = set_of(range(3), range(30, 40), range(64, 70))
-    asker = StreamAsker(service, GenerationConfig(), 4, 1, wanted)  # pyright: ignore[reportArgumentType]
-    batches = list(asker({"start": np.array([[32]]), "stop": np.array([[64]])}))
+    requester = Requester(partial(wanted_of_unit, wanted), service, GenerationConfig(), 4, 1)
+    batches = list(requester({"start": np.array([[32]]), "stop": np.array([[64]])}))
     assert [batch["serial"].tolist() for batch in batches] == [[32, 33, 34, 35], [36, 37, 38, 39]]
     assert all(np.array_equal(batch["serial"], batch["index"]) for batch in batches)
     assert service.asked == [range(32, 36), range(36, 40)]
