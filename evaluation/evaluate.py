@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
@@ -17,7 +16,7 @@ from evaluation.inference.reading import crop_for
 from evaluation.inference.request import KINDS, Kinds
 from evaluation.inference.trained_model import Looked
 from evaluation.inference.transfers import TransferImages, transfer
-from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
+from evaluation.metrics.classification import Guesses, is_counted, measure, top1_hits
 from evaluation.metrics.intervals import packed_hits
 from evaluation.metrics.representation import describe
 from evaluation.result import RepresentationResult, Results, SetResult
@@ -101,34 +100,24 @@ def classification(model: Looked, images: RealSet, said: Outputs) -> SetResult:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
-    found = {
-        **to_json(measure(guesses, model.label_space.class_names, images.shared)),
-        **of_each_image(images, said, guesses),
+    counted = images.positions[said.rows[is_counted(guesses)]]
+    return {
+        **measure(guesses, model.label_space.class_names, images.shared),
+        "images": f"{images.source.names_hash} {zlib.crc32(counted.tobytes())}",
+        "top1_hits": packed_hits(top1_hits(guesses)),
         "num_unreadable": len(said.unreadable),
         "unreadable": list(said.unreadable),
         "num_shared_classes": len(images.shared),
     }
-    return cast(SetResult, found)
-
-
-def of_each_image(images: RealSet, said: Outputs, guesses: Guesses) -> dict[str, Any]:
-    """Return which images are right, as text, and what tells these images: two models are compared on the same ones."""
-    positions = images.positions[said.rows[is_counted(guesses)]]
-    told = f"{images.source.names_hash} {zlib.crc32(positions.tobytes())}"
-    return {"images": told, "top1_hits": packed_hits(top1_hits(guesses))}
 
 
 def representation(images: RealSet, said: Outputs) -> RepresentationResult:
     """Return what the features of a set's images are like."""
     features = said.read("feature")
-    described = describe(features, images.labels[said.rows])
     return {
         "set": images.name,
         "num_images": len(features),
         "num_unreadable": len(said.unreadable),
         "num_dimensions": features.shape[1],
-        "sparsity": described.sparsity,
-        "intra_class_distance": described.intra_class_distance,
-        "feature_redundancy": described.feature_redundancy,
-        "coding_length": described.coding_length,
+        **describe(features, images.labels[said.rows]),
     }

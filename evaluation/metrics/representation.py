@@ -4,41 +4,25 @@ Arrays in, numbers out. It knows no network, no image and no file, and holds blo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import pairwise_distances_chunked
+
+from evaluation.result import Representation
 
 BLOCK_MEBIBYTES = 64
 """Largest block of distances that is held at once."""
 
 
-@dataclass(frozen=True)
-class Representation:
-    """Four numbers on the features of labelled images."""
-
-    sparsity: float
-    """Share of activations that are next to zero, 0..1."""
-
-    intra_class_distance: float
-    """Mean distance of two normalised features of a class, 0..2."""
-
-    feature_redundancy: float
-    """Mean |Pearson correlation| of two dimensions, 0..1."""
-
-    coding_length: float
-    """In nats, 0 or more; it grows with the volume that the features fill."""
-
-
 def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
     """Return all four for `features` float [N, D] and `labels` int [N], each with its default setting."""
     features = checked_features(features)
-    return Representation(
-        sparsity=sparsity(features),
-        intra_class_distance=intra_class_distance(features, labels),
-        feature_redundancy=feature_redundancy(features),
-        coding_length=coding_length(features),
-    )
+    return {
+        "sparsity": sparsity(features),
+        "intra_class_distance": intra_class_distance(features, labels),
+        "feature_redundancy": feature_redundancy(features),
+        "coding_length": coding_length(features),
+    }
 
 
 def sparsity(features: np.ndarray, threshold: float = 1e-5) -> float:

@@ -119,7 +119,9 @@ def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
     transfer = read.get("transfer")
     assert transfer is not None
     assert [dict(transfer["sets"]["flowers"])[name] for name in lacking] == ["", 1, 0, None]
-    assert set(side_by_side_files([read, read])) == {"report.html", "evaluations.json", "evaluations.csv"}
+    without = read_file(written(tmp_path / "without", but("transfer", value={})))
+    assert not without.get("transfer")
+    assert set(side_by_side_files([read, without])) == {"report.html", "evaluations.json", "evaluations.csv"}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
         (but("sets", "digits", "top1", value=None), "sets.digits.top1"),
         (but("sets", "digits", "top1_interval", value=[0.5]), "sets.digits.top1_interval[1]"),
         (but("sets", "digits", "per_class", 1, value={"label": 1}), "sets.digits.per_class[1].class_name"),
-        (but("representation", value={"sparsity": 0.5}), "representation.set"),
+        (but("representation", value={"sparsity": 0.5}), "representation.intra_class_distance"),
         (but("transfer", value={"flowers": 0.8}), "transfer.sets"),
         (but("transfer", value={"sets": {"flowers": {}}}), "transfer.sets.flowers.top1"),
     ],
@@ -162,5 +164,5 @@ def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, monkeypatch, ca
     path.write_text('{"model": ')
     with pytest.raises(SystemExit):
         lay(monkeypatch, tmp_path / "out", path)
-    assert "was not written by this version's ray_jobs.evaluate: Expecting value" in capsys.readouterr().err
+    assert "was not written by this version's ray_jobs.evaluate: Invalid JSON" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
