@@ -16,8 +16,7 @@ from evaluation.images.real_sets import RealSet
 from evaluation.inference.outputs import Outputs, outputs_of, outputs_of_generated
 from evaluation.inference.request import KINDS
 from evaluation.inference.trained_model import Model
-from evaluation.metrics.judgement import Judged, judgement
-from evaluation.metrics.likeness import shared_classes
+from evaluation.metrics.likeness import Judged, judgement, shared_classes
 from evaluation.pages.judgement_page import judgement_page
 from generation.indices import Wanted
 from generation.pool.service import start_generation
