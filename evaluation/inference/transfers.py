@@ -17,7 +17,7 @@ from evaluation.inference.output_cache import folder_name
 from evaluation.inference.outputs import Outputs
 from evaluation.inference.trained_model import EvaluationError
 from evaluation.metrics.intervals import student_interval
-from evaluation.metrics.transfer import Labelled, Search, Solver, Transfer, fit_transfer, log_odds_average
+from evaluation.metrics.transfer import Labelled, Solver, Transfer, fit_transfer, log_odds_average
 from evaluation.result import GroupResult, TransferResult, Transfers
 from generation.shards.storage import Storage
 
@@ -160,7 +160,7 @@ def started(sets: ray.ObjectRef, solver: Solver, seed: int, config: EvaluationCo
 
 def fit_in_task(sets: tuple[Labelled, Labelled], solver: Solver, seed: int, device: str) -> Transfer:
     """Return how a linear classifier on features does."""
-    return fit_transfer(*sets, solver, device, say=lambda _: None, search=Search(seed))
+    return fit_transfer(*sets, solver, device, seed)
 
 
 def over_seeds(found: Sequence[Transfer]) -> dict[str, Any]:
