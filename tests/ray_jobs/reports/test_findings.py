@@ -55,16 +55,14 @@ def test_a_difference_is_the_mean_over_pairs_that_differ_in_nothing_else():
     better = [cell("class_name", 1.0, "1x", "plain", 0.9), cell("class_name", 1.0, "10x", "plain", 0.8)]
     worse = [cell("class_name", 5.0, "1x", "plain", 0.7), cell("class_name", 5.0, "10x", "plain", 0.7)]
     unpaired = [cell("definition", 5.0, "1x", "plain", 0.0)]
-    found = difference(better, worse + unpaired, lambda each: (each.form, each.size), lambda each: each.over("clean"))
+    found = difference(better + worse + unpaired, "guidance", 1.0, 5.0, ["digits"])
     assert (found.mean, len(found.values)) == (pytest.approx(0.15), 2)  # 0.2 and 0.1
     assert str(found) == "+15.0 points (+10.0 to +20.0 over 2 pairs)"
 
 
 def test_cells_without_a_pair_are_refused():
     with pytest.raises(ValueError, match="No two experiments differ in this alone"):
-        difference(
-            [cell("class_name", 1.0, "1x", "plain", 0.9)], [], lambda each: each.form, lambda each: each.over("clean")
-        )
+        difference([cell("class_name", 1.0, "1x", "plain", 0.9)], "guidance", 1.0, 5.0, ["digits"])
 
 
 @pytest.mark.parametrize(
