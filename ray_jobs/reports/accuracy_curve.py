@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from evaluation.inference.trained_model import Model, open_model
 from evaluation.pages.html import html_table, page, percent, section
-from evaluation.pages.plots import interval_bars, look, svg
+from evaluation.pages.plots import along_figure, svg
 from evaluation.result import SetResult
 from generation.files import new_path
 from ray_jobs.job.run_folder import is_at_work, write_anew
@@ -122,30 +120,17 @@ def curve_page(name: str, points: Sequence[Point]) -> str:
         + [percent(point.sets[each]["top1"], point.sets[each]["top1_interval"]) for each in sets]
         for point in points
     ]
-    drawn = [key for key in ALONG if points[-1].row()[key] > 0]
+    figures = [
+        along_figure(
+            [(each, [point.row()[key] for point in points], [point.sets[each] for point in points]) for each in sets],
+            title,
+        )
+        for key, title in ALONG.items()
+        if points[-1].row()[key] > 0
+    ]
     note = (
         "<p>Top-1 with Wilson's interval of 95%. Devices count for as long as generator actors and training workers "
         "were up, an actor on CPUs as one device.</p>"
     )
     table = html_table([*ALONG.values(), *sets], rows)
-    return page(f"{name}: accuracy along the run", section("Top-1", table + note + "".join(figure(points, drawn))))
-
-
-def figure(points: Sequence[Point], along: Sequence[str]) -> list[str]:
-    """Return top-1 over each of these, as SVG, a line a set."""
-    drawn = []
-    for key in along:
-        panel = Figure(figsize=(9, 3.5), layout="constrained")
-        axes = panel.subplots()
-        for i, name in enumerate(points[0].sets):
-            rows = [point.sets[name] for point in points]
-            places = [point.row()[key] for point in points]
-            axes.errorbar(
-                places, [row["top1"] for row in rows], yerr=interval_bars(rows), **look(i), capsize=2.5, label=name
-            )
-        axes.set_xlabel(ALONG[key])
-        axes.set_ylabel("top-1 on real images")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        drawn.append(svg(panel))
-    return drawn
+    return page(f"{name}: accuracy along the run", section("Top-1", table + note + "".join(map(svg, figures))))
