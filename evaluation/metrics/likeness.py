@@ -1,7 +1,7 @@
 """How near generated images come to real ones, and how much of the real ones they reach, as a judge sees both.
 
-It knows no generator, network or file. Distances are those of the features as given, not normalised, and are held in
-blocks.
+It knows no generator, network or file; `judgement` checks what the others are given. Distances are those of the
+features as given, not normalised, and are held in blocks.
 """
 
 from collections.abc import Sequence
@@ -79,6 +79,11 @@ def judgement(
     grow with the number of generated images, and the Fréchet distance falls.
     """
     every = real, generated = real.checked("real"), generated.checked("generated")
+    if real.features.shape[1] != generated.features.shape[1]:
+        raise ValueError(
+            f"Real features have {real.features.shape[1]} dimensions and generated ones {generated.features.shape[1]}. "
+            "Use one network for both."
+        )
     labels = shared_classes(real.labels, generated.labels, num_neighbours)
     rows, generated_rows = equal_numbers(real.labels, generated.labels, seed)
     alike = real.at(rows), generated.at(generated_rows)
@@ -128,6 +133,8 @@ def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tu
 
 def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
     """Return the classes, if both have them and enough images of each; ValueError otherwise."""
+    if num_neighbours < 1:
+        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
     lonely = np.setxor1d(real_labels, generated_labels)
     if len(lonely):
         raise ValueError(
@@ -136,13 +143,16 @@ def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_ne
     for name, labels in (("real", real_labels), ("generated", generated_labels)):
         classes, counts = np.unique(labels, return_counts=True)
         fewest = counts.argmin()
-        _check_neighbours(int(counts[fewest]), num_neighbours, f"{name} images of class {classes[fewest]}")
+        if counts[fewest] <= num_neighbours:
+            raise ValueError(
+                f"There are {counts[fewest]} {name} images of class {classes[fewest]}, too few for {num_neighbours} "
+                f"neighbours each. Give at least {num_neighbours + 1}, or lower num_neighbours."
+            )
     return np.unique(real_labels).tolist()
 
 
 def overlap(real: np.ndarray, generated: np.ndarray, num_neighbours: int = 5) -> Overlap:
     """Return what `generated` [M, D] shares with `real` [N, D], defined as in the package `prdc`."""
-    real, generated = _checked_pair(real, generated)
     real_radii = neighbour_radii(real, num_neighbours)
     generated_radii = neighbour_radii(generated, num_neighbours)
     num_hits = np.zeros(len(generated), dtype=np.int64)
@@ -166,19 +176,8 @@ def neighbour_radii(points: np.ndarray, num_neighbours: int) -> np.ndarray:
     As in `prdc`: the k + 1 nearest with the point itself, whose distance is 0. With k copies the radius is 0, and
     nothing lies inside, as only what is strictly nearer counts.
     """
-    _check_neighbours(len(points), num_neighbours, "points")
     blocks = distance_blocks(points, points)
     return np.concatenate([np.partition(block, num_neighbours, axis=1)[:, num_neighbours] for _, block in blocks])
-
-
-def _check_neighbours(num_points: int, num_neighbours: int, name: str) -> None:
-    if num_neighbours < 1:
-        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
-    if num_points <= num_neighbours:
-        raise ValueError(
-            f"There are {num_points} {name}, too few for {num_neighbours} neighbours each. Give at least "
-            f"{num_neighbours + 1}, or lower num_neighbours."
-        )
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -186,27 +185,14 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
     It depends on the number of images, the more the fewer they are: compare values of equal numbers of images only.
     """
-    real, generated = _checked_pair(real, generated)
     # With S = F^T F and T = G^T G the singular values of F G^T are the roots of S T's eigenvalues: real, never squared.
-    f, g = _covariance_factor(real, "real"), _covariance_factor(generated, "generated")
+    f, g = _covariance_factor(real), _covariance_factor(generated)
     shared = np.linalg.svd(f @ g.T, compute_uv=False).sum()
     shift = np.sum((real.mean(axis=0) - generated.mean(axis=0)) ** 2)
     return max(0.0, float(shift + np.sum(f**2) + np.sum(g**2) - 2 * shared))
 
 
-def _covariance_factor(points: np.ndarray, name: str) -> np.ndarray:
+def _covariance_factor(points: np.ndarray) -> np.ndarray:
     """Return F [N or D, the lesser; D], whose F^T F is the covariance of `points` [N, D]."""
-    if len(points) < 2:
-        raise ValueError(f"{name} has {len(points)} image; a covariance needs at least 2. Give more.")
     centred = (points - points.mean(axis=0)) / np.sqrt(len(points) - 1)
     return centred if len(centred) <= centred.shape[1] else cast(np.ndarray, np.linalg.qr(centred, mode="r"))
-
-
-def _checked_pair(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
-    if real.shape[1] != generated.shape[1]:
-        raise ValueError(
-            f"Real features have {real.shape[1]} dimensions and generated ones {generated.shape[1]}. Use one network "
-            "for both."
-        )
-    return real, generated
