@@ -7,12 +7,10 @@ from pathlib import Path
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
-from evaluation.images.decoding import Crop
 from evaluation.images.digits import DIGITS, DigitImages
-from evaluation.images.real_sets import RealSet, open_sets, whole_set
+from evaluation.images.real_sets import RealSet, whole_set
 from evaluation.images.transfer_sets import open_transfer_set
 from evaluation.inference.outputs import Outputs, outputs_of
-from evaluation.inference.reading import crop_for
 from evaluation.inference.request import KINDS, Kinds
 from evaluation.inference.trained_model import Looked
 from evaluation.inference.transfers import TransferImages, transfer
@@ -31,12 +29,6 @@ class Planned:
 
     sets: list[RealSet]
     transfers: list[TransferImages]
-
-
-def plan_evaluation(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
-    """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be."""
-    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
-    return Planned(open_sets(config, label_space), transfers)
 
 
 def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferImages:
@@ -66,12 +58,6 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
         for part, source in (("trainval", DigitImages(for_training=True)), ("test", DigitImages()))
     )
     return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
-
-
-def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:
-    """Raise ValueError if images cannot be shown as configured to a network that by default is shown `own`."""
-    for images in planned.sets:
-        crop_for(own, config, images.has_border)
 
 
 def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:

@@ -6,14 +6,14 @@ config's recipe, made for the purpose, or those kept in `data.shards`. Writes `j
 
 import dataclasses
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ray.data import Dataset
 
 from evaluation.images.real_sets import RealSet
-from evaluation.inference.outputs import Outputs, outputs_of, outputs_of_generated
+from evaluation.inference.outputs import outputs_of, outputs_of_generated
 from evaluation.inference.request import KINDS
 from evaluation.inference.trained_model import Model
 from evaluation.metrics.likeness import Judged, judgement, shared_classes
@@ -48,16 +48,12 @@ def main() -> None:
     with user_errors(GOES_ON):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
-        real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
-        announce(f"{len(real.rows):,} real images are looked at")
+        said = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
+        real = Judged(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
+        announce(f"{len(real.labels):,} real images are looked at")
         generated = look_at_generated(job)
         announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
-        found = judgement(
-            judged(real, job.real.labels[real.rows]),
-            generated,
-            job.recipe.label_space.class_names,
-            job.config.num_neighbours,
-        )
+        found = judgement(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
         settings = to_yaml(job.config)
         told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
@@ -135,25 +131,17 @@ def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
 def look_at_generated(job: Prepared) -> Judged:
     """Return the first generated images, as the judge sees them."""
     config = job.config
-    if job.shards:
-        return see(
-            job, read_shards(job.shards, 0, config.data.num_readers, Wanted.all_of(range(job.shards.num_images)))
-        )
-    with start_generation(job.recipe, config.generation) as service:
-        wanted = Wanted.all_of(range(config.num_generated))
-        return see(job, stream_samples(service, job.recipe, config.generation, wanted))
-
-
-def see(job: Prepared, samples: Dataset) -> Judged:
-    """Return a dataset's images, as the judge sees them."""
-    columns = outputs_of_generated(samples, job.judge, job.config.evaluation)
-    is_there = columns["label"] != NO_LABEL
-    return Judged(*(column[is_there] for column in (columns["label"], columns["feature"], columns["prediction"][:, 0])))
-
-
-def judged(said: Outputs, labels: np.ndarray) -> Judged:
-    """Return a set's images, as the judge sees them."""
-    return Judged(labels, said.read("feature"), said.read("prediction")[:, 0])
+    with ExitStack() as pool_up:
+        if job.shards:
+            wanted = Wanted.all_of(range(job.shards.num_images))
+            samples = read_shards(job.shards, 0, config.data.num_readers, wanted)
+        else:
+            service = pool_up.enter_context(start_generation(job.recipe, config.generation))
+            wanted = Wanted.all_of(range(config.num_generated))
+            samples = stream_samples(service, job.recipe, config.generation, wanted)
+        columns = outputs_of_generated(samples, job.judge, config.evaluation)
+    seen = Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])
+    return seen.at(seen.labels != NO_LABEL)
 
 
 def facts(job: Prepared) -> dict[str, str]:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import cast
 
 from evaluation.config import EvaluationConfig
-from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
+from evaluation.evaluate import Planned, evaluate, open_transfer
 from evaluation.images.decoding import Crop
+from evaluation.images.real_sets import open_sets
+from evaluation.inference.reading import crop_for
 from evaluation.inference.trained_model import Looked, Model, open_model
 from evaluation.pages.model_page import csv_text, model_page
 from evaluation.result import Circumstances, Evaluation, SetResult
@@ -37,14 +39,20 @@ def check_asked(config: EvaluationConfig) -> None:
 
 
 def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
-    """Return the images that the settings name; relative paths are those of `resolve_input`."""
+    """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be.
+
+    Relative paths are those of `resolve_input`.
+    """
     paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
-    return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
+    config = dataclasses.replace(config, paths=paths)
+    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
+    return Planned(open_sets(config, label_space), transfers)
 
 
 def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
     """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
-    check_shown(planned, config, own)
+    for images in planned.sets:
+        crop_for(own, config, images.has_border)
     if config.representation or planned.transfers:
         check_features(architecture)
     outputs = outputs_folder(config, run_dir)

@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,57 +46,56 @@ class Point:
         return spent | {"device_seconds": self.spent.generation_device_seconds + self.spent.training_device_seconds}
 
 
-def kept_checkpoints(run_dir: Path) -> list[Path]:
-    """Return the checkpoints that a run has kept, oldest first, and its last one where it is finished."""
+def kept_checkpoints(run_dir: Path) -> Iterator[Path]:
+    """Yield the checkpoints that a run has kept, oldest first, and those that it keeps or writes again while at work.
+
+    The last one is among them once the run is finished.
+    """
+    seen: dict[Path, int] = {}
     last = run_dir / "checkpoint.ckpt"
-    return [*reversed(checkpoint_files(run_dir / KEPT)), *([last] if last.is_file() else [])]
+    while True:
+        was_at_work = is_at_work(run_dir, UNSEEN)  # asked first: a run may keep one, and end, in between
+        kept = [*reversed(checkpoint_files(run_dir / KEPT)), *([last] if last.is_file() else [])]
+        new = [path for path in kept if seen.get(path) != path.stat().st_mtime_ns]
+        for path in new:
+            seen[path] = path.stat().st_mtime_ns  # a run that goes on from before it writes it again
+            yield path
+        if not (new or was_at_work):
+            return
+        if not new:
+            time.sleep(LOOK_SECONDS)
 
 
 def first_kept(run_dir: Path) -> Path:
     """Return the oldest checkpoint that a run has kept, waiting for it while the run is at work; ValueError if none."""
-    while True:
-        was_at_work = is_at_work(run_dir, UNSEEN)  # asked first: a run may keep one, and end, in between
-        if found := kept_checkpoints(run_dir):
-            return found[0]
-        if not was_at_work:
-            raise ValueError(
-                f"'{run_dir}' has no checkpoints to evaluate. Train with evaluation.every_images=N, which keeps some."
-            )
-        time.sleep(LOOK_SECONDS)
+    for path in kept_checkpoints(run_dir):
+        return path
+    raise ValueError(
+        f"'{run_dir}' has no checkpoints to evaluate. Train with evaluation.every_images=N, which keeps some."
+    )
 
 
 def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], say: Callable[[str], None]) -> Path:
     """Evaluate all that a run has kept, and what it keeps while it is at work; return the folder of curve and page.
 
-    `evaluate` returns an evaluation's `sets`. Curve and page are whole after each checkpoint.
+    `evaluate` returns an evaluation's `sets`. `accuracy.csv`, a line a checkpoint and set, and the page are whole after
+    each checkpoint.
     """
     folder = new_path(run_dir, "curve", "")
     points: dict[int, Point] = {}
-    seen: dict[Path, int] = {}
-    while True:
-        was_at_work = is_at_work(run_dir, UNSEEN)
-        new = [path for path in kept_checkpoints(run_dir) if seen.get(path) != path.stat().st_mtime_ns]
-        for path in new:
-            seen[path] = path.stat().st_mtime_ns  # a run that goes on from before it writes it again
-            model = open_model(path)
-            num_trained = model.facts("")["num_trained"]
-            if path.parent == run_dir and num_trained in points:
-                continue
-            spent = spent_at(read_spent(run_dir / SPENT_FILE), num_trained)
-            points[num_trained] = Point(spent, evaluate(model))
-            write_curve(folder, run_dir.name, [points[number] for number in sorted(points)])
-            say(f"{num_trained:,} images trained on: {folder}/report.html, accuracy.csv")
-        if not (new or was_at_work):
-            return folder
-        if not new:
-            time.sleep(LOOK_SECONDS)
-
-
-def write_curve(folder: Path, name: str, points: Sequence[Point]) -> None:
-    """Write `accuracy.csv`, a line a checkpoint and set, and `report.html`."""
-    folder.mkdir(exist_ok=True)
-    write_anew(folder / "accuracy.csv", curve_text(points))
-    write_anew(folder / "report.html", curve_page(name, points))
+    for path in kept_checkpoints(run_dir):
+        model = open_model(path)
+        num_trained = model.facts("")["num_trained"]
+        if path.parent == run_dir and num_trained in points:
+            continue
+        spent = spent_at(read_spent(run_dir / SPENT_FILE), num_trained)
+        points[num_trained] = Point(spent, evaluate(model))
+        curve = [points[number] for number in sorted(points)]
+        folder.mkdir(exist_ok=True)
+        write_anew(folder / "accuracy.csv", curve_text(curve))
+        write_anew(folder / "report.html", curve_page(run_dir.name, curve))
+        say(f"{num_trained:,} images trained on: {folder}/report.html, accuracy.csv")
+    return folder
 
 
 def curve_text(points: Sequence[Point]) -> str:

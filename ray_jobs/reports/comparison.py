@@ -93,11 +93,6 @@ def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:
     return told
 
 
-def by_arm(runs: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
-    """Return the runs of each arm, in the order in which they came."""
-    return {name: [run for run in runs if run.arm == name] for name in dict.fromkeys(run.arm for run in runs)}
-
-
 def mean_and_spread(values: Sequence[float], how: str) -> str:
     """Return the mean, and with several values their standard deviation."""
     mean = format(fmean(values), how)
@@ -108,7 +103,8 @@ def table_of(runs: Sequence[ArmRun], prices: Prices) -> list[list[str]]:
     """Return a row of names, and one an arm."""
     told = columns(prices)
     rows = [["arm", *told]]
-    for name, of_arm in by_arm(runs).items():
+    for name in dict.fromkeys(run.arm for run in runs):
+        of_arm = [run for run in runs if run.arm == name]
         rows.append([name, *(mean_and_spread([value(run) for run in of_arm], how) for value, how in told.values())])
     return rows
 

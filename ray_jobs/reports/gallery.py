@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from evaluation.pages.html import page
 from generation.files import write_whole
 from generation.recipes.labels import ClassEntry
 from generation.recipes.plan import SamplePlan
@@ -30,6 +31,9 @@ figure { display: inline-block; margin: 0 .5rem .5rem 0; }
 img { display: block; image-rendering: pixelated; height: auto; }
 figcaption { font-size: 11px; opacity: .7; }
 """
+NOTE = """<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate
+recipe.json --index makes it again.</p>"""
+
 MIN_SHOWN_PX = 96
 """Smaller images are shown this wide."""
 
@@ -83,14 +87,8 @@ def write_page(path: Path, gallery: Gallery) -> None:
     """Write one HTML file that needs no other: images inside it, no script, nothing from the network."""
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in gallery.columns)
     body = "\n".join(_row_html(row) for row in gallery.rows)
-    write_anew(
-        path,
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{escape(gallery.title)}</title>\n"
-        f"<style>{STYLE}</style>\n<h1>{escape(gallery.title)}</h1>\n"
-        "<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate "
-        "recipe.json --index makes it again.</p>\n"
-        f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></html>\n",
-    )
+    table = f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    write_anew(path, page(gallery.title, f"{NOTE}\n{table}", STYLE))
 
 
 def _row_html(row: Row) -> str:

@@ -12,7 +12,7 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from ray_jobs import gallery
 from ray_jobs.gallery import Choice, choose, compose, fill_cells
-from ray_jobs.reports.gallery import Gallery, write_page, write_png
+from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 CHROMIUM = shutil.which("chromium")
 
@@ -26,8 +26,9 @@ def mixed(painted: Recipe) -> Recipe:
 def composed(recipe: Recipe, choice: Choice) -> Gallery:
     cells = fill_cells(recipe, choice)
     plans = [plan for plans in cells.values() for plan in plans]
-    images = {plan.index: PaintedGenerator(16, 10).paint(plan) for plan in plans}
-    return compose(recipe, choice, cells, images, attempts=dict.fromkeys(images, 0))
+    return compose(
+        recipe, choice, cells, {plan.index: Picture(plan, PaintedGenerator(16, 10).paint(plan)) for plan in plans}
+    )
 
 
 def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe):
