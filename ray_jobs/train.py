@@ -93,7 +93,8 @@ def main() -> None:
                 with user_errors(folder=run_dir):
                     if isinstance(source, StreamSource) and source.sets:
                         write_card(source.sets)
-                    evaluation = evaluate(job, checkpoint_file)
+                    if job.planned.sets or job.planned.transfers:
+                        evaluation = write_evaluation(open_model(checkpoint_file), job.planned, config)
             finally:  # what was trained is told, whatever becomes of its evaluation
                 summary = summarize(config, recipe, progress, evaluation, STARTED_AT) | {
                     "num_unreadable": len(job.unreadable.names()),
@@ -217,13 +218,6 @@ def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgr
         )
         checkpoint_file = fit(fit_job, job.source.held_out())
     return checkpoint_file, monitor.last(), adviser.of_whole_run()
-
-
-def evaluate(job: Prepared, checkpoint_file: Path) -> Evaluation | None:
-    """Print and write how the classifier does on real images; return it, None where none are configured."""
-    if not (job.planned.sets or job.planned.transfers):
-        return None
-    return write_evaluation(open_model(checkpoint_file), job.planned, job.config)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def measure(
     hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
     right, num_images = hits[:, 0], len(hits)
     num_top1, num_top5 = int(right.sum()), int(hits.any(axis=1).sum())
-    bins, gaps = _bins(confidences), right - confidences
+    bins = np.digitize(confidences, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
+    gaps = right - confidences
     per_class = _per_class(counted.labels, hits, competing, class_names)
     return {
         "num_images": num_images,
@@ -105,10 +106,6 @@ def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int, num_resamples: 
     draws = (random.integers(num_images, size=num_images) for _ in range(num_resamples))
     low, high = np.percentile([_ece(bins[drawn], gaps[drawn]) for drawn in draws], [2.5, 97.5])
     return float(low), float(high)
-
-
-def _bins(confidences: np.ndarray) -> np.ndarray:
-    return np.digitize(confidences, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
 
 
 def _ece(bins: np.ndarray, gaps: np.ndarray) -> float:

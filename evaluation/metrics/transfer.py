@@ -144,8 +144,9 @@ def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_t
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def validation_top1(trial: "optuna.Trial") -> float:
-        settings = _suggested(trial, solver)
-        classes = classes_of(fit(train, settings), trainval.features, validation)
+        C = trial.suggest_float("C", *C_RANGE, log=True)  # noqa: N806, as scikit-learn calls it
+        rate = trial.suggest_float("learning_rate", *LEARNING_RATE_RANGE, log=True) if solver == "sgd" else 0.0
+        classes = classes_of(fit(train, Settings(C, rate)), trainval.features, validation)
         return float(np.mean(classes == trainval.labels[validation]))
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -159,13 +160,6 @@ def classes_of(classify: Classifier, features: np.ndarray, rows: np.ndarray) -> 
     """Return what a classifier says of some rows of features, int [number of rows]."""
     parts = (rows[start : start + ROWS_CLASSIFIED_AT_ONCE] for start in range(0, len(rows), ROWS_CLASSIFIED_AT_ONCE))
     return np.concatenate([classify(features[part]) for part in parts])
-
-
-def _suggested(trial: "optuna.Trial", solver: Solver) -> Settings:
-    C = trial.suggest_float("C", *C_RANGE, log=True)  # noqa: N806, as scikit-learn calls it
-    if solver == "lbfgs":
-        return Settings(C)
-    return Settings(C, trial.suggest_float("learning_rate", *LEARNING_RATE_RANGE, log=True))
 
 
 def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
