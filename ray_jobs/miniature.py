@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import ray
@@ -79,15 +80,11 @@ class Experiment:
     config: TrainingConfig
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images in memory."""
+class Images(NamedTuple):
+    """Labelled images in memory: uint8 [N, H, W, 3], and int64 [N]."""
 
     images: np.ndarray
-    """uint8 [N, H, W, 3]."""
-
     labels: np.ndarray
-    """int64 [N]."""
 
 
 def main() -> None:

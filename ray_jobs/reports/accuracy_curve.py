@@ -13,7 +13,7 @@ from evaluation.pages.plots import along_figure, svg
 from evaluation.result import SetResult
 from generation.files import new_path
 from ray_jobs.job.run_folder import is_at_work, write_anew
-from ray_jobs.monitor.spent import SPENT_FILE, Spent, read_spent, spent_at
+from ray_jobs.monitor.spent import SPENT_FILE, read_spent, spent_at
 from training.checkpoint import checkpoint_files
 from training.job import KEPT
 
@@ -36,14 +36,11 @@ ALONG = {
 class Point:
     """A run's accuracy at one moment."""
 
-    spent: Spent
+    spent: Mapping[str, float]
+    """By the names of `Spent` and `ALONG`."""
+
     sets: Mapping[str, SetResult]
     """By set, as in evaluation.json: `top1`, `top1_interval`, `num_images`."""
-
-    def row(self) -> dict[str, float]:
-        """Return what had been spent, by the names of `ALONG` and `Spent`."""
-        spent = asdict(self.spent)
-        return spent | {"device_seconds": self.spent.generation_device_seconds + self.spent.training_device_seconds}
 
 
 def kept_checkpoints(run_dir: Path) -> Iterator[Path]:
@@ -89,7 +86,8 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], 
         if path.parent == run_dir and num_trained in points:
             continue
         spent = spent_at(read_spent(run_dir / SPENT_FILE), num_trained)
-        points[num_trained] = Point(spent, evaluate(model))
+        device_seconds = spent.generation_device_seconds + spent.training_device_seconds
+        points[num_trained] = Point(asdict(spent) | {"device_seconds": device_seconds}, evaluate(model))
         curve = [points[number] for number in sorted(points)]
         folder.mkdir(exist_ok=True)
         write_anew(folder / "accuracy.csv", curve_text(curve))
@@ -101,11 +99,11 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], 
 def curve_text(points: Sequence[Point]) -> str:
     """Return CSV of `Spent`, the set, its images, top-1 and its interval, fractions in 0..1."""
     file = io.StringIO()
-    head = [*points[0].row(), "set", "num_images", "top1", "lo", "hi"]
+    head = [*points[0].spent, "set", "num_images", "top1", "lo", "hi"]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
     for point in points:
-        spent = [f"{value:.10g}" for value in point.row().values()]
+        spent = [f"{value:.10g}" for value in point.spent.values()]
         for name, of_set in point.sets.items():
             writer.writerow([*spent, name, of_set["num_images"], of_set["top1"], *of_set["top1_interval"]])
     return file.getvalue()
@@ -115,17 +113,17 @@ def curve_page(name: str, points: Sequence[Point]) -> str:
     """Return a page with a table, and accuracy over all that was spent on it."""
     sets = list(points[0].sets)
     rows = [
-        [f"{value:,.0f}" for value in (point.row()[key] for key in ALONG)]
+        [f"{value:,.0f}" for value in (point.spent[key] for key in ALONG)]
         + [percent(point.sets[each]["top1"], point.sets[each]["top1_interval"]) for each in sets]
         for point in points
     ]
     figures = [
         along_figure(
-            [(each, [point.row()[key] for point in points], [point.sets[each] for point in points]) for each in sets],
+            [(each, [point.spent[key] for point in points], [point.sets[each] for point in points]) for each in sets],
             title,
         )
         for key, title in ALONG.items()
-        if points[-1].row()[key] > 0
+        if points[-1].spent[key] > 0
     ]
     note = (
         "<p>Top-1 with Wilson's interval of 95%. Devices count for as long as generator actors and training workers "

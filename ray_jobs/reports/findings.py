@@ -61,36 +61,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """By how much one choice is better than another, all else equal."""
-
-    values: tuple[float, ...]
-    """Of each pair, in shares, -1..1."""
-
-    @property
-    def mean(self) -> float:
-        """Mean over pairs."""
-        return float(np.mean(self.values))
-
-    @property
-    def num_better(self) -> int:
-        """In how many pairs the choice is better."""
-        return sum(value > 0 for value in self.values)
-
-    @property
-    def num_worse(self) -> int:
-        """In how many it is worse."""
-        return sum(value < 0 for value in self.values)
-
-    def __str__(self) -> str:
-        """Return it in points, with the least and the most over pairs."""
-        if len(self.values) == 1:
-            return f"{100 * self.mean:+.1f} points (1 pair)"
-        ends = f"{100 * min(self.values):+.1f} to {100 * max(self.values):+.1f}"
-        return f"{100 * self.mean:+.1f} points ({ends} over {len(self.values)} pairs)"
-
-
-@dataclass(frozen=True)
 class Finding:
     """Something that the paper found, and what the grid has to say of it."""
 
@@ -118,33 +88,36 @@ def kinds_of(cells: Sequence[Cell]) -> list[str]:
     return [kind for kind in WHERE if names_of(kind, cells[0].top1)]
 
 
-def difference(cells: Iterable[Cell], choice: str, better: object, worse: object, sets: Iterable[str]) -> Gain:
+def difference(cells: Iterable[Cell], choice: str, better: object, worse: object, sets: Iterable[str]) -> np.ndarray:
     """Return by how much one value of a field is better than another on real sets, of cells that differ in it alone.
 
-    ValueError where there are none.
+    In shares, -1..1, float64 [number of pairs]; ValueError where there are none.
     """
     others = [name for name in ("data", "form", "guidance", "size", "augmentation") if name != choice]
     found: dict[object, dict[object, float]] = {better: {}, worse: {}}
     for cell in cells:
         if (value := getattr(cell, choice)) in found:
             found[value][tuple(getattr(cell, name) for name in others)] = cell.mean_top1(sets)
-    values = tuple(top1 - found[worse][alike] for alike, top1 in found[better].items() if alike in found[worse])
-    if not values:
+    gains = [top1 - found[worse][alike] for alike, top1 in found[better].items() if alike in found[worse]]
+    if not gains:
         raise ValueError("No two experiments differ in this alone. Run a grid that has both.")
-    return Gain(values)
+    return np.array(gains)
 
 
-def excess(gain: Gain, other: Gain) -> Gain:
-    """Return by how much each pair's gain exceeds the mean of other ones."""
-    return Gain(tuple(value - other.mean for value in gain.values))
+def in_points(gains: np.ndarray) -> str:
+    """Return the mean over pairs in points, with the least and the most."""
+    mean = f"{100 * gains.mean():+.1f} points"
+    if len(gains) == 1:
+        return f"{mean} (1 pair)"
+    return f"{mean} ({100 * gains.min():+.1f} to {100 * gains.max():+.1f} over {len(gains)} pairs)"
 
 
-def verdict_of(*found: Gain) -> str:
+def verdict_of(*found: np.ndarray) -> str:
     """Return in how many of all pairs a choice is better, or that it is worse in all, in words."""
-    num_pairs = sum(len(each.values) for each in found)
-    if sum(each.num_worse for each in found) == num_pairs:
-        return f"the contrary in {num_pairs} of {num_pairs} pairs"
-    return f"seen in {sum(each.num_better for each in found)} of {num_pairs} pairs"
+    gains = np.concatenate(found)
+    if (gains < 0).all():
+        return f"the contrary in {len(gains)} of {len(gains)} pairs"
+    return f"seen in {(gains > 0).sum()} of {len(gains)} pairs"
 
 
 def findings(cells: Sequence[Cell]) -> list[Finding]:
@@ -162,7 +135,7 @@ def findings(cells: Sequence[Cell]) -> list[Finding]:
     ]
 
 
-def by_way(cells: Sequence[Cell], choice: str, better: object, worse: object, kind: str) -> dict[str, Gain]:
+def by_way(cells: Sequence[Cell], choice: str, better: object, worse: object, kind: str) -> dict[str, np.ndarray]:
     """Return a difference over a kind of real sets for each augmentation."""
     sets = names_of(kind, cells[0].top1)
     return {
@@ -171,15 +144,15 @@ def by_way(cells: Sequence[Cell], choice: str, better: object, worse: object, ki
     }
 
 
-def verdict_apart(found: Sequence[Mapping[str, Gain]]) -> str:
+def verdict_apart(found: Sequence[Mapping[str, np.ndarray]]) -> str:
     """Return the verdict of each augmentation."""
     verdicts = (f"{verdict_of(*(each[way] for each in found))} with {way}" for way in WAYS)
     return f"{', '.join(verdicts)} augmentation; {UNTESTED}"
 
 
-def told(found: Mapping[str, Gain]) -> str:
+def told(found: Mapping[str, np.ndarray]) -> str:
     """Return the differences of both augmentations as text."""
-    return ", ".join(f"{way} augmentation {each}" for way, each in found.items())
+    return ", ".join(f"{way} augmentation {in_points(each)}" for way, each in found.items())
 
 
 def on_guidance(cells: Sequence[Cell]) -> Finding:
@@ -193,7 +166,7 @@ def on_guidance(cells: Sequence[Cell]) -> Finding:
 
     def is_better(scale: float, other: float) -> bool:
         found = by_way(cells, "guidance", scale, other, "clean")
-        return all(each.num_better == len(each.values) for each in found.values())
+        return all((gains > 0).all() for gains in found.values())
 
     found = {scale: by_way(cells, "guidance", lowest, scale, "clean") for scale in higher}
     between = [scale for scale in scales[1:-1] if is_better(scale, lowest) and is_better(scale, scales[-1])]
@@ -209,11 +182,11 @@ def on_guidance(cells: Sequence[Cell]) -> Finding:
 def on_augmentation(generated: Sequence[Cell], real: Sequence[Cell], kind: str) -> Finding:
     """Compare what strong augmentation adds on generated images with what it adds in the mean on real ones."""
     sets = names_of(kind, real[0].top1)
-    gain, of_real = (difference(cells, "augmentation", "strong", "plain", sets) for cells in (generated, real))
+    gains, of_real = (difference(cells, "augmentation", "strong", "plain", sets) for cells in (generated, real))
     return Finding(
         f"Strong augmentation helps generated images more than real ones {WHERE[kind]}.",
-        f"{verdict_of(excess(gain, of_real))}; {UNTESTED}",
-        f"Strong instead of plain: {gain} on generated, {of_real} on real images.",
+        f"{verdict_of(gains - of_real.mean())}; {UNTESTED}",
+        f"Strong instead of plain: {in_points(gains)} on generated, {in_points(of_real)} on real images.",
     )
 
 
@@ -236,7 +209,7 @@ def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
     """
     choice = "form", "background", "class_name"
     found = by_way(cells, *choice, kind)
-    gains = {name: difference(cells, *choice, [name]).mean for name in names_of(kind, cells[0].top1)}
+    gains = {name: difference(cells, *choice, [name]).mean() for name in names_of(kind, cells[0].top1)}
     each = ", ".join(f"{shift_of(name)} {100 * gain:+.1f}" for name, gain in gains.items())
     return Finding(
         f"Backgrounds in prompts help {WHERE[kind]}.",
