@@ -169,16 +169,28 @@ class RepresentationResult(Representation):
 
 
 @with_config(STRICT)
-class TransferResult(TypedDict):
-    """How linear classifiers on the features do on a set, in the mean over seeds."""
+class LinearResult(TypedDict):
+    """How a linear classifier on the features does on the test images of a set of other classes."""
 
     top1: float
-    top1_interval: Annotated[Interval | None, Field(default=None)]
+    """Share of the test images that are classified right."""
+
     mean_per_class: float
+    """Mean over the classes of the test images of the share within the class."""
+
     validation_top1: float
+    """Share of the validation images, which its settings were chosen for."""
+
     num_classes: int
     num_trainval: int
     num_test: int
+
+
+@with_config(STRICT)
+class TransferResult(LinearResult):
+    """The mean over seeds."""
+
+    top1_interval: Annotated[Interval | None, Field(default=None)]
     num_seeds: Annotated[int, Field(default=1)]
     num_unreadable: Annotated[int, Field(default=0)]
     split: Annotated[str, Field(default="")]

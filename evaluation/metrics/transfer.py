@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from evaluation.metrics.representation import checked_features, checked_labels
+from evaluation.result import LinearResult
 
 if TYPE_CHECKING:
     import optuna
@@ -66,30 +67,12 @@ class Settings:
     """That of the first epoch of `sgd`; `lbfgs` has none."""
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """How a linear classifier on the features does on the test images."""
-
-    top1: float
-    """Share of the test images that are classified right, 0..1."""
-
-    mean_per_class: float
-    """Mean over the classes of the test images of the share within the class, 0..1."""
+class Transfer(LinearResult):
+    """With one seed, and the best settings found."""
 
     C: float
-    """The best found."""
-
     learning_rate: float
-    """The best found for `sgd`; 0 for `lbfgs`, which has none."""
-
-    validation_top1: float
-    """What they were chosen for: the share of the validation images, 0..1."""
-
-    num_trainval: int
-    num_test: int
-
-    num_classes: int
-    """Those of the training images."""
+    """0 for `lbfgs`, which has none."""
 
 
 Classifier = Callable[[np.ndarray], np.ndarray]
@@ -119,16 +102,16 @@ def fit_transfer(
     settings, validation_top1 = best_settings(trainval, fit, solver, seed, num_trials)
     classify = fit(np.arange(len(trainval.labels)), settings)
     hits = classes_of(classify, test.features, np.arange(len(test.labels))) == test.labels
-    return Transfer(
-        top1=float(hits.mean()),
-        mean_per_class=mean_per_class(hits, test.labels),
-        C=settings.C,
-        learning_rate=settings.learning_rate,
-        validation_top1=validation_top1,
-        num_trainval=len(trainval.labels),
-        num_test=len(test.labels),
-        num_classes=int(trainval.labels.max()) + 1,
-    )
+    return {
+        "top1": float(hits.mean()),
+        "mean_per_class": mean_per_class(hits, test.labels),
+        "C": settings.C,
+        "learning_rate": settings.learning_rate,
+        "validation_top1": validation_top1,
+        "num_trainval": len(trainval.labels),
+        "num_test": len(test.labels),
+        "num_classes": int(trainval.labels.max()) + 1,
+    }
 
 
 def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_trials: int) -> tuple[Settings, float]:
