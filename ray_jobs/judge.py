@@ -25,13 +25,14 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
 from generation.shards.datasets import read_shards
-from generation.shards.shard_set import ShardSet, check_same, read_shard_set
+from generation.shards.shard_set import ShardSet
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_room
 from ray_jobs.job.command import announce, begin
+from ray_jobs.job.data_set import open_complete
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.job.run_folder import check_output, release, resolve, resolve_place, write_anew, write_json
@@ -118,14 +119,8 @@ def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
         raise ValueError("data.source is real, but generated images are judged. Give stream, or shards.")
     if config.data.source == "stream":
         return None
-    found = read_shard_set(Storage(resolve_place(config.data.shards)))
-    if found is None:
-        raise ValueError(f"data.shards is '{config.data.shards}', where no data set is.")
-    check_same(found, recipe)
-    shards = found.first(min(found.num_images, config.num_generated))
-    if missing := set(shards.missing()).intersection(shards.needed(shards.num_images)):
-        raise ValueError(f"'{config.data.shards}' lacks {len(missing)} shards. Run ray_jobs.generate again.")
-    return shards
+    found = open_complete(Storage(resolve_place(config.data.shards)), recipe, config.num_generated)
+    return found.first(min(found.num_images, config.num_generated))
 
 
 def look_at_generated(job: Prepared) -> Judged:

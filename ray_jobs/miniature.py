@@ -44,23 +44,9 @@ LINE_SECONDS = 15.0
 """How often a line says how it goes."""
 
 WITHOUT_EFFECT = (
-    "ema_decay",
-    "reuse",
-    "num_workers",
-    "accumulate_batches",
-    "real_images",
-    "compile",
-    "deterministic",
-    "checkpoint_every_steps",
-    "early_stop_epochs",
-    "keep_best",
-    "loggers",
-    "journal",
-    "max_restarts",
-    "min_reuse",
-    "max_reuse",
-    "label_selector",
-)
+    "ema_decay reuse num_workers accumulate_batches real_images compile deterministic checkpoint_every_steps "
+    "early_stop_epochs keep_best loggers journal max_restarts min_reuse max_reuse label_selector"
+).split()
 """Settings of `training` that `training.in_memory` does not know."""
 
 EVALUATION_WITHOUT_EFFECT = ("transfer", "every_images", "representation")

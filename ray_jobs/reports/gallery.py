@@ -3,7 +3,6 @@
 import base64
 import io
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -123,20 +122,16 @@ def write_png(path: Path, gallery: Gallery) -> None:
         top = HEADER_PX + j * step
         _write(draw, (4, top), row.entry.class_name, LABEL_PX)
         for i, cell in enumerate(row.cells):
-            _paste(sheet, cell, (LABEL_PX + i * column_px, top), size)
+            for k, picture in enumerate(cell):
+                _paste(sheet, picture, (LABEL_PX + i * column_px + k * step, top), size)
     write_whole(path, lambda file: sheet.save(file, "png"))
 
 
-def _paste(sheet: Image.Image, cell: Sequence[Picture], corner: tuple[int, int], size: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    for k, picture in enumerate(cell):
-        left, top = corner[0] + k * (size + MARGIN_PX), corner[1]
-        enlarges = size > picture.image.shape[0]
-        image = Image.fromarray(picture.image).resize(
-            (size, size), Image.Resampling.NEAREST if enlarges else Image.Resampling.LANCZOS
-        )
-        sheet.paste(image, (left, top))
-        draw.text((left + 2, top + size - 12), str(picture.plan.index), "white", stroke_width=1, stroke_fill="black")
+def _paste(sheet: Image.Image, picture: Picture, corner: tuple[int, int], size: int) -> None:
+    way = Image.Resampling.NEAREST if size > picture.image.shape[0] else Image.Resampling.LANCZOS
+    sheet.paste(Image.fromarray(picture.image).resize((size, size), way), corner)
+    below = corner[0] + 2, corner[1] + size - 12
+    ImageDraw.Draw(sheet).text(below, str(picture.plan.index), "white", stroke_width=1, stroke_fill="black")
 
 
 def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width_px: int) -> None:
