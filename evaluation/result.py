@@ -8,14 +8,10 @@ from typing import Annotated, NotRequired
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-STRICT = ConfigDict(strict=True, extra="allow")
-"""Numbers are no text, and other keys are kept as they are."""
-
 Interval = tuple[float, float]
 """Lower and upper end of an interval of 95%."""
 
 
-@with_config(STRICT)
 class ModelFacts(TypedDict):
     """Which model was evaluated."""
 
@@ -40,7 +36,6 @@ class ModelFacts(TypedDict):
     augmentation: str
 
 
-@with_config(STRICT)
 class Circumstances(TypedDict):
     """Where and when it was evaluated."""
 
@@ -49,7 +44,6 @@ class Circumstances(TypedDict):
     date: str
 
 
-@with_config(STRICT)
 class ClassResult(TypedDict):
     """The numbers of one class's images; accuracies and interval are None without images."""
 
@@ -63,7 +57,6 @@ class ClassResult(TypedDict):
     top1_interval: Interval | None
 
 
-@with_config(STRICT)
 class Confusion(TypedDict):
     """How many images of a class have a certain first guess; with accepted labels that need not be a wrong one."""
 
@@ -72,7 +65,6 @@ class Confusion(TypedDict):
     num_images: int
 
 
-@with_config(STRICT)
 class CalibrationBin(TypedDict):
     """Images whose first guesses are about equally confident."""
 
@@ -86,7 +78,6 @@ class CalibrationBin(TypedDict):
     """At least 1."""
 
 
-@with_config(STRICT)
 class Measures(TypedDict):
     """The numbers of a classifier's guesses."""
 
@@ -127,7 +118,6 @@ class Measures(TypedDict):
     """All pairs that occur, the diagonal too, by label, then predicted."""
 
 
-@with_config(STRICT)
 class SetResult(Measures):
     """The numbers of one set of real images, and which images these are of."""
 
@@ -141,7 +131,6 @@ class SetResult(Measures):
     """Which of them are right, packed as text."""
 
 
-@with_config(STRICT)
 class Representation(TypedDict):
     """Four numbers on the features of labelled images."""
 
@@ -158,7 +147,6 @@ class Representation(TypedDict):
     """In nats, 0 or more; it grows with the volume that the features fill."""
 
 
-@with_config(STRICT)
 class RepresentationResult(Representation):
     """What the features of a set's images are like."""
 
@@ -168,7 +156,6 @@ class RepresentationResult(Representation):
     num_dimensions: int
 
 
-@with_config(STRICT)
 class LinearResult(TypedDict):
     """How a linear classifier on the features does on the test images of a set of other classes."""
 
@@ -186,7 +173,6 @@ class LinearResult(TypedDict):
     num_test: int
 
 
-@with_config(STRICT)
 class TransferResult(LinearResult):
     """The mean over seeds."""
 
@@ -197,7 +183,6 @@ class TransferResult(LinearResult):
     """`published` by the set's authors, or `drawn` here."""
 
 
-@with_config(STRICT)
 class GroupResult(TypedDict):
     """The mean over a group of sets."""
 
@@ -206,7 +191,6 @@ class GroupResult(TypedDict):
     num_sets_in_all: int
 
 
-@with_config(STRICT)
 class Transfers(TypedDict):
     """All sets of them."""
 
@@ -224,9 +208,9 @@ class Results(TypedDict):
     transfer: NotRequired[Annotated[Transfers | None, BeforeValidator(lambda found: found or None)]]
 
 
-@with_config(STRICT)
+@with_config(ConfigDict(strict=True, extra="allow"))
 class Evaluation(Results):
-    """What `evaluation.json` holds."""
+    """What `evaluation.json` holds; numbers are no text, and other keys are kept as they are, all the way down."""
 
     model: ModelFacts
     circumstances: Circumstances
