@@ -14,6 +14,8 @@ from evaluation.result import CalibrationBin, ClassResult, Confusion, Interval, 
 NUM_BINS = 15
 """Bins of equal width over the confidences (arXiv 1706.04599); one holds its upper edge, the first also 0."""
 
+NUM_RESAMPLES = 1000
+
 
 @dataclass(frozen=True)
 class Guesses:
@@ -50,20 +52,12 @@ class Guesses:
                 _check(f"accepted[{i}]", of_image, (of_image.size,))
 
 
-def measure(
-    guesses: Guesses,
-    class_names: Sequence[str],
-    shared: np.ndarray | None = None,
-    seed: int = 0,
-    num_resamples: int = 1000,
-) -> Measures:
+def measure(guesses: Guesses, class_names: Sequence[str], shared: np.ndarray | None = None, seed: int = 0) -> Measures:
     """Return all numbers of `guesses`, where label i has the name `class_names[i]`.
 
     `shared` int64 [S] are the labels that compete, None for all; ValueError if others occur. A class's images are those
     whose `labels` say so, whatever else is accepted. Intervals depend on counts, confidences and `seed` alone.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed. Try 1000.")
     competing = _competing_labels(guesses, len(class_names), shared)
     counted = _with_label(guesses)
     hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
@@ -81,7 +75,7 @@ def measure(
         "top5_interval": wilson_interval(num_top5, num_images),
         "mean_per_class_top1": float(np.mean([row["top1"] for row in per_class if row["top1"] is not None])),
         "ece": _ece(bins, gaps),
-        "ece_interval": _ece_interval(bins, gaps, seed, num_resamples),
+        "ece_interval": _ece_interval(bins, gaps, seed),
         "calibration": _calibration(bins, confidences, right),
         "per_class": per_class,
         "confusions": _confusions(counted),
@@ -100,10 +94,10 @@ def is_counted(guesses: Guesses) -> np.ndarray:
     return np.array([of_image.size > 0 for of_image in guesses.accepted])
 
 
-def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int, num_resamples: int) -> Interval:
+def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int) -> Interval:
     # One resample at a time: N numbers in memory, and in the processor's cache.
     random, num_images = np.random.default_rng(seed), len(bins)
-    draws = (random.integers(num_images, size=num_images) for _ in range(num_resamples))
+    draws = (random.integers(num_images, size=num_images) for _ in range(NUM_RESAMPLES))
     low, high = np.percentile([_ece(bins[drawn], gaps[drawn]) for drawn in draws], [2.5, 97.5])
     return float(low), float(high)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from evaluation.metrics import classification
 from evaluation.metrics.classification import Guesses, is_counted, measure, top1_hits
 from evaluation.metrics.intervals import wilson_interval
 from evaluation.result import Confusion, Measures
@@ -101,13 +102,14 @@ def test_hits_are_those_of_the_images_that_are_counted():
     assert top1_hits(FOUR).tolist() == (first == FOUR.labels).tolist()
 
 
-def test_the_interval_of_calibration_is_that_of_images_that_are_really_resampled():
+def test_the_interval_of_calibration_is_that_of_images_that_are_really_resampled(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(5)
     confidences = random.random(200)
     right = random.random(200) < confidences**2
-    measures = measure(hit_or_miss(right, confidences), NAMES, num_resamples=2000)
+    measures = measure(hit_or_miss(right, confidences), NAMES)
+    monkeypatch.setattr(classification, "NUM_RESAMPLES", 1)
     draws = (random.integers(200, size=200) for _ in range(2000))
-    again = [measure(hit_or_miss(right[drawn], confidences[drawn]), NAMES, num_resamples=1) for drawn in draws]
+    again = [measure(hit_or_miss(right[drawn], confidences[drawn]), NAMES) for drawn in draws]
     ece = np.percentile([each["ece"] for each in again], [2.5, 97.5])
     # Both are drawn: three images of 200 apart at most.
     assert measures["ece_interval"] == pytest.approx(ece, abs=0.015)
@@ -213,8 +215,3 @@ def test_labels_that_do_not_compete_are_refused():
         measure(FOUR, NAMES, shared=np.array([0, 4]))
     with pytest.raises(ValueError, match="accepted has the label 9, which is not among the 4"):
         measure(replace(FOUR, accepted=[np.array([9])] * 4), NAMES)
-
-
-def test_intervals_need_a_resample():
-    with pytest.raises(ValueError, match="num_resamples is 0"):
-        measure(FOUR, NAMES, num_resamples=0)
