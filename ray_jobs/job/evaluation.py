@@ -11,7 +11,7 @@ from evaluation.images.real_sets import open_sets
 from evaluation.inference.reading import crop_for
 from evaluation.inference.trained_model import Looked, Model, open_model
 from evaluation.pages.model_page import csv_text, model_page
-from evaluation.result import Circumstances, Evaluation, SetResult
+from evaluation.result import Circumstances, Evaluation
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cli.config import JobConfig, to_yaml
@@ -28,14 +28,6 @@ def open_checkpoint(checkpoint: str) -> Model:
     if not checkpoint:
         raise ValueError("No checkpoint given. Add checkpoint=runs/NAME/checkpoint.ckpt.")
     return open_model(resolve(checkpoint))
-
-
-def check_asked(config: EvaluationConfig) -> None:
-    """Raise ValueError if there is nothing to evaluate on."""
-    if not (config.sets or config.transfer):
-        raise ValueError(
-            "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
-        )
 
 
 def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
@@ -92,21 +84,15 @@ def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print a row a set."""
     columns = ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE")
-    print_table("Real images", columns, [set_row(name, of_set) for name, of_set in evaluation["sets"].items()])
-
-
-def set_row(name: str, of_set: SetResult) -> list[str]:
-    """Return a set's numbers as text."""
-    low, high = of_set["top1_interval"]
-    fractions = (of_set["top5"], of_set["mean_per_class_top1"], of_set["ece"])
-    return [
-        name,
-        f"{of_set['num_images']:,}",
-        f"{of_set['num_shared_classes']}",
-        f"{of_set['top1']:.2%}",
-        f"{low:.2%} - {high:.2%}",
-        *(f"{fraction:.2%}" for fraction in fractions),
-    ]
+    rows = []
+    for name, of_set in evaluation["sets"].items():
+        low, high = of_set["top1_interval"]
+        counts = [f"{of_set['num_images']:,}", f"{of_set['num_shared_classes']}"]
+        fractions = (of_set["top5"], of_set["mean_per_class_top1"], of_set["ece"])
+        rows.append(
+            [name, *counts, f"{of_set['top1']:.2%}", f"{low:.2%} - {high:.2%}", *(f"{each:.2%}" for each in fractions)]
+        )
+    print_table("Real images", columns, rows)
 
 
 GOES_ON = "The model's outputs so far are kept; the same command goes on."
