@@ -19,7 +19,7 @@ from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
-from ray_jobs.reports.gallery import Gallery, Picture, Row, write_page, write_png
+from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
 """So many samples are looked through to fill the cells: about 20 s."""
@@ -143,21 +143,15 @@ def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:
 def compose(
     recipe: Recipe, choice: Choice, cells: dict[tuple[int, str], list[SamplePlan]], pictures: dict[int, Picture]
 ) -> Gallery:
-    """Return the pictures, by index, in rows and columns."""
+    """Return the pictures that there are, by index, in their cells."""
     columns = column_names(recipe, choice)
     return Gallery(
         title=f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",
-        columns=tuple(f"guidance {name}" if choice.by_guidance else name for name in columns),
-        rows=tuple(
-            Row(
-                entry=recipe.label_space.classes[label],
-                cells=tuple(
-                    tuple(pictures[plan.index] for plan in cells[label, column] if plan.index in pictures)
-                    for column in columns
-                ),
-            )
-            for label in choice.labels
-        ),
+        columns={name: f"guidance {name}" if choice.by_guidance else name for name in columns},
+        classes={label: recipe.label_space.classes[label] for label in choice.labels},
+        cells={
+            cell: [pictures[plan.index] for plan in plans if plan.index in pictures] for cell, plans in cells.items()
+        },
     )
 
 

@@ -45,8 +45,8 @@ def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe
 
 def test_columns_may_be_guidance_scales(mixed: Recipe):
     shown = composed(mixed, Choice(labels=(0,), by_guidance=True, num_images=1))
-    assert shown.columns == ("guidance 1", "guidance 7.5")
-    assert [cell[0].plan.guidance_scale for cell in shown.rows[0].cells] == [1.0, 7.5]
+    assert shown.columns == {"1": "guidance 1", "7.5": "guidance 7.5"}
+    assert [shown.cells[0, column][0].plan.guidance_scale for column in shown.columns] == [1.0, 7.5]
 
 
 def test_classes_are_named_or_evenly_spread(mixed: Recipe):
