@@ -5,11 +5,11 @@ Fractions are 0..1. What may be missing was not measured; defaults stand for wha
 
 from typing import Annotated, NotRequired
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-Interval = tuple[float, float]
-"""Lower and upper end of an interval of 95%."""
+Interval = Annotated[tuple[float, float], Strict(strict=False)]
+"""Lower and upper end of an interval of 95%; a list in JSON."""
 
 
 class ModelFacts(TypedDict):
