@@ -213,17 +213,17 @@ class Comparison:
             fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), judging)
         ended_at = time.time()
         last = cast(TrainingProgress, monitor.last().training)
-        seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
+        num_before = self.num_images if before else 0
         held_seconds = self.config.generation.max_actors * (ended_at - arm.began_at) if pool else 0.0
         waited_seconds = last.first_batch_at - last.asked_at + (before.waited_seconds if before else 0.0)
         return ArmRun(
             arm=arm.name,
             seed=arm.seed,
             top1=cast(float, last.held_out_top1),
-            moments=moments_of(monitor.epochs, arm.began_at - seconds_before, num_before),
+            moments=moments_of(monitor.epochs, arm.began_at, num_before),
             waited_seconds=waited_seconds,
-            first_step_seconds=seconds_before + last.first_batch_at - arm.began_at,
-            total_seconds=seconds_before + ended_at - arm.began_at,
+            first_step_seconds=last.first_batch_at - arm.began_at,
+            total_seconds=ended_at - arm.began_at,
             generation_device_seconds=before.device_seconds if before else held_seconds,
             training_device_seconds=training.num_workers * (ended_at - fitting_at),
             waiting_fraction=last.waiting_fraction,
@@ -250,7 +250,7 @@ def run_stream(comparison: Comparison, arm: Arm) -> ArmRun:
 def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate all, then train."""
     made = comparison.made
-    arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
+    arm.began_at = time.time() - made.seconds  # as if all had been made for this run
     images = kept_samples(comparison.config, made.shards, arm.seed)
     wait_for_trainers(comparison.config)
     run = comparison.train(arm, images, None, before=made)
