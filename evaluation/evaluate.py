@@ -4,20 +4,17 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
-from evaluation.images.decoding import Crop
 from evaluation.images.digits import DIGITS, DigitImages
-from evaluation.images.real_sets import RealSet, open_sets, whole_set
+from evaluation.images.real_sets import RealSet, whole_set
 from evaluation.images.transfer_sets import open_transfer_set
 from evaluation.inference.outputs import Outputs, outputs_of
-from evaluation.inference.reading import crop_for
 from evaluation.inference.request import KINDS, Kinds
 from evaluation.inference.trained_model import Looked
 from evaluation.inference.transfers import TransferImages, transfer
-from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
+from evaluation.metrics.classification import Guesses, is_counted, measure, top1_hits
 from evaluation.metrics.intervals import packed_hits
 from evaluation.metrics.representation import describe
 from evaluation.result import RepresentationResult, Results, SetResult
@@ -32,12 +29,6 @@ class Planned:
 
     sets: list[RealSet]
     transfers: list[TransferImages]
-
-
-def plan_evaluation(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
-    """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be."""
-    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
-    return Planned(open_sets(config, label_space), transfers)
 
 
 def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferImages:
@@ -69,12 +60,6 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
     return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
 
 
-def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:
-    """Raise ValueError if images cannot be shown as configured to a network that by default is shown `own`."""
-    for images in planned.sets:
-        crop_for(own, config, images.has_border)
-
-
 def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
@@ -101,34 +86,24 @@ def classification(model: Looked, images: RealSet, said: Outputs) -> SetResult:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
-    found = {
-        **to_json(measure(guesses, model.label_space.class_names, images.shared)),
-        **of_each_image(images, said, guesses),
+    counted = images.positions[said.rows[is_counted(guesses)]]
+    return {
+        **measure(guesses, model.label_space.class_names, images.shared),
+        "images": f"{images.source.names_hash} {zlib.crc32(counted.tobytes())}",
+        "top1_hits": packed_hits(top1_hits(guesses)),
         "num_unreadable": len(said.unreadable),
         "unreadable": list(said.unreadable),
         "num_shared_classes": len(images.shared),
     }
-    return cast(SetResult, found)
-
-
-def of_each_image(images: RealSet, said: Outputs, guesses: Guesses) -> dict[str, Any]:
-    """Return which images are right, as text, and what tells these images: two models are compared on the same ones."""
-    positions = images.positions[said.rows[is_counted(guesses)]]
-    told = f"{images.source.names_hash} {zlib.crc32(positions.tobytes())}"
-    return {"images": told, "top1_hits": packed_hits(top1_hits(guesses))}
 
 
 def representation(images: RealSet, said: Outputs) -> RepresentationResult:
     """Return what the features of a set's images are like."""
     features = said.read("feature")
-    described = describe(features, images.labels[said.rows])
     return {
         "set": images.name,
         "num_images": len(features),
         "num_unreadable": len(said.unreadable),
         "num_dimensions": features.shape[1],
-        "sparsity": described.sparsity,
-        "intra_class_distance": described.intra_class_distance,
-        "feature_redundancy": described.feature_redundancy,
-        "coding_length": described.coding_length,
+        **describe(features, images.labels[said.rows]),
     }

@@ -1,22 +1,17 @@
 """What an evaluation comes to, as `evaluation.json` has it: written by `evaluate`, checked when it is read again.
 
-Fractions are 0..1. What may be missing was not measured.
+Fractions are 0..1. What may be missing was not measured; defaults stand for what files of earlier versions lack.
 """
 
-import json
-from typing import Any, NotRequired
+from typing import Annotated, NotRequired
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-STRICT = ConfigDict(strict=True, extra="allow")
-"""Numbers are no text, and other keys are kept as they are."""
-
-Pair = tuple[float, float]
-"""Lower and upper end of an interval of 95%."""
+Interval = Annotated[tuple[float, float], Strict(strict=False)]
+"""Lower and upper end of an interval of 95%; a list in JSON."""
 
 
-@with_config(STRICT)
 class ModelFacts(TypedDict):
     """Which model was evaluated."""
 
@@ -32,7 +27,7 @@ class ModelFacts(TypedDict):
     num_trained: int
     """All uses of them."""
 
-    trained_on: str
+    trained_on: Annotated[str, Field(default="generated")]
     """`generated`, `real`, or both."""
 
     recipe_sha256: str
@@ -41,7 +36,6 @@ class ModelFacts(TypedDict):
     augmentation: str
 
 
-@with_config(STRICT)
 class Circumstances(TypedDict):
     """Where and when it was evaluated."""
 
@@ -50,9 +44,8 @@ class Circumstances(TypedDict):
     date: str
 
 
-@with_config(STRICT)
 class ClassResult(TypedDict):
-    """`metrics.classification.ClassMeasures`."""
+    """The numbers of one class's images; accuracies and interval are None without images."""
 
     label: int
     class_name: str
@@ -61,85 +54,135 @@ class ClassResult(TypedDict):
     num_top5: int
     top1: float | None
     top5: float | None
-    top1_interval: Pair | None
+    top1_interval: Interval | None
 
 
-@with_config(STRICT)
-class ConfusionResult(TypedDict):
-    """`metrics.classification.Confusion`."""
+class Confusion(TypedDict):
+    """How many images of a class have a certain first guess; with accepted labels that need not be a wrong one."""
 
     label: int
     predicted: int
     num_images: int
 
 
-@with_config(STRICT)
-class BinResult(TypedDict):
-    """`metrics.classification.CalibrationBin`."""
+class CalibrationBin(TypedDict):
+    """Images whose first guesses are about equally confident."""
 
     confidence: float
+    """Mean of them."""
+
     accuracy: float
-    num_images: int
-
-
-@with_config(STRICT)
-class SetResult(TypedDict):
-    """The numbers of one set of real images: `metrics.classification.Measures`, and which images these are of."""
+    """Share of right first guesses."""
 
     num_images: int
+    """At least 1."""
+
+
+class Measures(TypedDict):
+    """The numbers of a classifier's guesses."""
+
+    num_images: int
+    """Images counted."""
+
     num_without_label: int
+    """Images left out, as no label is accepted for them."""
+
+    top1: float
+    """Share of images whose first guess is right."""
+
+    top1_interval: Interval
+
+    top5: float
+    """Share of images with a right one among the guesses (five or fewer)."""
+
+    top5_interval: Interval
+
+    mean_per_class_top1: float
+    """Mean of top1 over the classes with images, which count alike."""
+
+    ece: float
+    """Expected calibration error: mean over images of their bin's |accuracy - confidence|."""
+
+    ece_interval: Interval
+    """By the percentile bootstrap over images, all others by Wilson. Resampling widens small gaps: a well-calibrated
+    classifier's interval may lie above its `ece`.
+    """
+
+    calibration: list[CalibrationBin]
+    """Bins that hold images, by rising confidence."""
+
+    per_class: list[ClassResult]
+    """Every competing class, by label."""
+
+    confusions: list[Confusion]
+    """All pairs that occur, the diagonal too, by label, then predicted."""
+
+
+class SetResult(Measures):
+    """The numbers of one set of real images, and which images these are of."""
+
     num_shared_classes: int
     num_unreadable: int
     unreadable: list[str]
-    top1: float
-    top1_interval: Pair
-    top5: float
-    top5_interval: Pair
-    mean_per_class_top1: float
-    ece: float
-    ece_interval: Pair
-    calibration: list[BinResult]
-    per_class: list[ClassResult]
-    confusions: list[ConfusionResult]
-    images: str
+    images: Annotated[str, Field(default="")]
     """Tells the images that are counted: two models are compared on the same ones."""
 
-    top1_hits: str
+    top1_hits: Annotated[str, Field(default="")]
     """Which of them are right, packed as text."""
 
 
-@with_config(STRICT)
-class RepresentationResult(TypedDict):
-    """What the features of a set's images are like: `metrics.representation.Representation`, and of which images."""
+class Representation(TypedDict):
+    """Four numbers on the features of labelled images."""
+
+    sparsity: float
+    """Share of activations that are next to zero, 0..1."""
+
+    intra_class_distance: float
+    """Mean distance of two normalised features of a class, 0..2."""
+
+    feature_redundancy: float
+    """Mean |Pearson correlation| of two dimensions, 0..1."""
+
+    coding_length: float
+    """In nats, 0 or more; it grows with the volume that the features fill."""
+
+
+class RepresentationResult(Representation):
+    """What the features of a set's images are like."""
 
     set: str
     num_images: int
     num_unreadable: int
     num_dimensions: int
-    sparsity: float
-    intra_class_distance: float
-    feature_redundancy: float
-    coding_length: float
 
 
-@with_config(STRICT)
-class TransferResult(TypedDict):
-    """How linear classifiers on the features do on a set, in the mean over seeds."""
+class LinearResult(TypedDict):
+    """How a linear classifier on the features does on the test images of a set of other classes."""
 
     top1: float
-    top1_interval: Pair | None
+    """Share of the test images that are classified right."""
+
     mean_per_class: float
+    """Mean over the classes of the test images of the share within the class."""
+
     validation_top1: float
+    """Share of the validation images, which its settings were chosen for."""
+
     num_classes: int
     num_trainval: int
     num_test: int
-    num_seeds: int
-    num_unreadable: int
-    split: str
+
+
+class TransferResult(LinearResult):
+    """The mean over seeds."""
+
+    top1_interval: Annotated[Interval | None, Field(default=None)]
+    num_seeds: Annotated[int, Field(default=1)]
+    num_unreadable: Annotated[int, Field(default=0)]
+    split: Annotated[str, Field(default="")]
     """`published` by the set's authors, or `drawn` here."""
 
 
-@with_config(STRICT)
 class GroupResult(TypedDict):
     """The mean over a group of sets."""
 
@@ -148,12 +191,11 @@ class GroupResult(TypedDict):
     num_sets_in_all: int
 
 
-@with_config(STRICT)
 class Transfers(TypedDict):
     """All sets of them."""
 
     sets: dict[str, TransferResult]
-    groups: dict[str, GroupResult]
+    groups: Annotated[dict[str, GroupResult], Field(default_factory=dict)]
     log_odds_average: float | None
     """arXiv 1805.08974."""
 
@@ -163,12 +205,12 @@ class Results(TypedDict):
 
     sets: dict[str, SetResult]
     representation: NotRequired[RepresentationResult]
-    transfer: NotRequired[Transfers]
+    transfer: NotRequired[Annotated[Transfers | None, BeforeValidator(lambda found: found or None)]]
 
 
-@with_config(STRICT)
+@with_config(ConfigDict(strict=True, extra="allow"))
 class Evaluation(Results):
-    """What `evaluation.json` holds."""
+    """What `evaluation.json` holds; numbers are no text, and other keys are kept as they are, all the way down."""
 
     model: ModelFacts
     circumstances: Circumstances
@@ -176,41 +218,13 @@ class Evaluation(Results):
     """YAML of the job's config."""
 
 
-LATER = {
-    "model": {"trained_on": "generated"},
-    "sets": {"images": "", "top1_hits": ""},
-    "transfer": {"split": "", "num_seeds": 1, "num_unreadable": 0, "top1_interval": None},
-}
-"""What files of earlier versions lack, and what stands for it."""
-
-
 def read_evaluation(text: bytes) -> Evaluation:
     """Return the evaluation in a JSON; ValueError with the first place at which it is none."""
     try:
-        return TypeAdapter(Evaluation).validate_json(json.dumps(completed(json.loads(text))))
+        return TypeAdapter(Evaluation).validate_json(text)
     except ValidationError as error:
-        raise ValueError(fault(error)) from error
-
-
-def completed(evaluation: Any) -> Any:
-    """Return a JSON with what `LATER` has, as far as its shape is that of an evaluation."""
-    if not isinstance(evaluation, dict):
-        return evaluation
-    if not evaluation.get("transfer", True):
-        del evaluation["transfer"]
-    transfer = evaluation.get("transfer", {})
-    if isinstance(transfer, dict) and transfer:
-        transfer.setdefault("groups", {})
-    sets, transfer_sets = evaluation.get("sets"), transfer.get("sets") if isinstance(transfer, dict) else None
-    for kind, parts in (("model", {"": evaluation.get("model")}), ("sets", sets), ("transfer", transfer_sets)):
-        for part in parts.values() if isinstance(parts, dict) else ():
-            if isinstance(part, dict):
-                part |= {name: value for name, value in LATER[kind].items() if name not in part}
-    return evaluation
-
-
-def fault(error: ValidationError) -> str:
-    """Return in a few words what is wrong, of several things the first."""
-    first = error.errors()[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    return f"{place or 'the whole'} is missing, or of another type"
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise ValueError(first["msg"]) from error
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise ValueError(f"{place or 'the whole'} is missing, or of another type") from error

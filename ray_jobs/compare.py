@@ -197,7 +197,8 @@ class Comparison:
     ) -> ArmRun:
         """Train on images, judged by real ones after each epoch, and return what it came to.
 
-        What was made before, for all seeds alike, counts as if it had been made for this run alone.
+        A pool counts as held since the arm began. What was made before, for all seeds alike, counts as if it had been
+        made for this run alone.
         """
         training = dataclasses.replace(self.config.training, seed=arm.seed)
         run_dir = self.run_dir / arm.label
@@ -212,17 +213,18 @@ class Comparison:
             fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), judging)
         ended_at = time.time()
         last = cast(TrainingProgress, monitor.last().training)
-        seconds_before, num_before = (before.seconds, self.num_images) if before else (0.0, 0)
+        num_before = self.num_images if before else 0
+        held_seconds = self.config.generation.max_actors * (ended_at - arm.began_at) if pool else 0.0
         waited_seconds = last.first_batch_at - last.asked_at + (before.waited_seconds if before else 0.0)
         return ArmRun(
             arm=arm.name,
             seed=arm.seed,
             top1=cast(float, last.held_out_top1),
-            moments=moments_of(monitor.epochs, arm.began_at - seconds_before, num_before),
+            moments=moments_of(monitor.epochs, arm.began_at, num_before),
             waited_seconds=waited_seconds,
-            first_step_seconds=seconds_before + last.first_batch_at - arm.began_at,
-            total_seconds=seconds_before + ended_at - arm.began_at,
-            generation_device_seconds=before.device_seconds if before else 0.0,
+            first_step_seconds=last.first_batch_at - arm.began_at,
+            total_seconds=ended_at - arm.began_at,
+            generation_device_seconds=before.device_seconds if before else held_seconds,
             training_device_seconds=training.num_workers * (ended_at - fitting_at),
             waiting_fraction=last.waiting_fraction,
             num_generated=num_before + monitor.last().num_generated,
@@ -235,11 +237,6 @@ class Comparison:
         """Return how many real images a run may leave out, and where they are named."""
         return Unreadable(self.config.training.allow_unreadable, self.run_dir / arm.label / "unreadable.txt")
 
-    def with_pool(self, run: ArmRun, began_at: float) -> ArmRun:
-        """Return the run with the time that the pool was held for it."""
-        held = self.config.generation.max_actors * (time.time() - began_at)
-        return dataclasses.replace(run, generation_device_seconds=held)
-
 
 def run_stream(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate while training."""
@@ -247,13 +244,13 @@ def run_stream(comparison: Comparison, arm: Arm) -> ArmRun:
     with comparison.start_pool() as service:
         stream = partial(stream_samples, service, comparison.recipe, generation)
         images = TrainingSamples(comparison.num_images, stream)
-        return comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
+        return comparison.train(arm, images, service)
 
 
 def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate all, then train."""
     made = comparison.made
-    arm = Arm(arm.name, arm.seed)  # its own time begins when all is made
+    arm.began_at = time.time() - made.seconds  # as if all had been made for this run
     images = kept_samples(comparison.config, made.shards, arm.seed)
     wait_for_trainers(comparison.config)
     run = comparison.train(arm, images, None, before=made)
@@ -267,7 +264,7 @@ def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
         shards = comparison.new_shards(f"{arm.label}-kept", half, service.common_batch_size())
         teed = partial(tee_samples, service, comparison.config.generation, shards, half, seed=arm.seed)
         images = TrainingSamples(half, teed)
-        run = comparison.with_pool(comparison.train(arm, images, service), arm.began_at)
+        run = comparison.train(arm, images, service)
     return dataclasses.replace(run, stored_bytes=stored_bytes(shards))
 
 

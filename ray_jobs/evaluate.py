@@ -24,7 +24,6 @@ from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_r
 from ray_jobs.job.command import announce
 from ray_jobs.job.evaluation import (
     GOES_ON,
-    check_asked,
     check_evaluation,
     open_checkpoint,
     outputs_folder,
@@ -39,7 +38,10 @@ def main() -> None:
     """Compose the job: a checkpoint, real images, numbers."""
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
-        check_asked(config.evaluation)
+        if not (config.evaluation.sets or config.evaluation.transfer):
+            raise ValueError(
+                "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
+            )
         run_dir = folder_of_run(config)
         model = open_model(first_kept(run_dir)) if run_dir else open_classifier(config)
         planned = plan(config.evaluation, model.label_space)

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from generation.recipes.checks import check_recipe
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe, recipe_file_text
@@ -21,7 +19,7 @@ from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
-from ray_jobs.reports.gallery import Gallery, Picture, Row, write_page, write_png
+from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
 """So many samples are looked through to fill the cells: about 20 s."""
@@ -55,16 +53,19 @@ def main() -> None:
     with errors_at_work():
         with service:
             indices = [plan.index for plans in cells.values() for plan in plans]
-            samples = fetch_samples(service, config.generation, indices)
-        made = without_left_out(samples)
-        images = dict(zip(made["index"].tolist(), made["image"], strict=True))
-        attempts = dict(zip(made["index"].tolist(), made["attempt"].tolist(), strict=True))
-        gallery = compose(recipe, choice, cells, images, attempts)
+            made = without_left_out(fetch_samples(service, config.generation, indices))
+        pictures = {
+            index: Picture(plan_sample(recipe, index, attempt), image)
+            for index, attempt, image in zip(
+                made["index"].tolist(), made["attempt"].tolist(), made["image"], strict=True
+            )
+        }
+        gallery = compose(recipe, choice, cells, pictures)
         write_anew(folder / "recipe.json", recipe_file_text(recipe))
         write_page(folder / "gallery.html", gallery)
         write_png(folder / "gallery.png", gallery)
-    left_out = f"; {len(indices) - len(images)} samples are left out" if len(images) < len(indices) else ""
-    print(f"{len(images)} images are in {folder}: gallery.html, gallery.png, recipe.json{left_out}")
+    left_out = f"; {len(indices) - len(pictures)} samples are left out" if len(pictures) < len(indices) else ""
+    print(f"{len(pictures)} images are in {folder}: gallery.html, gallery.png, recipe.json{left_out}")
 
 
 def choose(recipe: Recipe, options: dict[str, str]) -> Choice:
@@ -140,31 +141,17 @@ def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:
 
 
 def compose(
-    recipe: Recipe,
-    choice: Choice,
-    cells: dict[tuple[int, str], list[SamplePlan]],
-    images: dict[int, np.ndarray],
-    attempts: dict[int, int],
+    recipe: Recipe, choice: Choice, cells: dict[tuple[int, str], list[SamplePlan]], pictures: dict[int, Picture]
 ) -> Gallery:
-    """Return the pictures in rows and columns."""
+    """Return the pictures that there are, by index, in their cells."""
     columns = column_names(recipe, choice)
     return Gallery(
         title=f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",
-        columns=tuple(f"guidance {name}" if choice.by_guidance else name for name in columns),
-        rows=tuple(
-            Row(
-                entry=recipe.label_space.classes[label],
-                cells=tuple(
-                    tuple(
-                        Picture(plan_sample(recipe, plan.index, attempts[plan.index]), images[plan.index])
-                        for plan in cells[label, column]
-                        if plan.index in images
-                    )
-                    for column in columns
-                ),
-            )
-            for label in choice.labels
-        ),
+        columns={name: f"guidance {name}" if choice.by_guidance else name for name in columns},
+        classes={label: recipe.label_space.classes[label] for label in choice.labels},
+        cells={
+            cell: [pictures[plan.index] for plan in plans if plan.index in pictures] for cell, plans in cells.items()
+        },
     )
 
 

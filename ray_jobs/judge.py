@@ -6,18 +6,17 @@ config's recipe, made for the purpose, or those kept in `data.shards`. Writes `j
 
 import dataclasses
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ray.data import Dataset
 
 from evaluation.images.real_sets import RealSet
-from evaluation.inference.outputs import Outputs, outputs_of, outputs_of_generated
+from evaluation.inference.outputs import outputs_of, outputs_of_generated
 from evaluation.inference.request import KINDS
 from evaluation.inference.trained_model import Model
-from evaluation.metrics.judgement import Judged, judgement
-from evaluation.metrics.likeness import shared_classes
+from evaluation.metrics.likeness import Judged, judgement, shared_classes
 from evaluation.pages.judgement_page import judgement_page
 from generation.indices import Wanted
 from generation.pool.service import start_generation
@@ -26,13 +25,14 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
 from generation.shards.datasets import read_shards
-from generation.shards.shard_set import ShardSet, check_same, read_shard_set
+from generation.shards.shard_set import ShardSet
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.config import JudgeConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_room
 from ray_jobs.job.command import announce, begin
+from ray_jobs.job.data_set import open_complete
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.job.run_folder import check_output, release, resolve, resolve_place, write_anew, write_json
@@ -49,16 +49,12 @@ def main() -> None:
     with user_errors(GOES_ON):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
-        real = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
-        announce(f"{len(real.rows):,} real images are looked at")
+        said = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
+        real = Judged(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
+        announce(f"{len(real.labels):,} real images are looked at")
         generated = look_at_generated(job)
         announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
-        found = judgement(
-            judged(real, job.real.labels[real.rows]),
-            generated,
-            job.recipe.label_space.class_names,
-            job.config.num_neighbours,
-        )
+        found = judgement(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
         settings = to_yaml(job.config)
         told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
@@ -123,38 +119,24 @@ def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
         raise ValueError("data.source is real, but generated images are judged. Give stream, or shards.")
     if config.data.source == "stream":
         return None
-    found = read_shard_set(Storage(resolve_place(config.data.shards)))
-    if found is None:
-        raise ValueError(f"data.shards is '{config.data.shards}', where no data set is.")
-    check_same(found, recipe)
-    shards = found.first(min(found.num_images, config.num_generated))
-    if missing := set(shards.missing()).intersection(shards.needed(shards.num_images)):
-        raise ValueError(f"'{config.data.shards}' lacks {len(missing)} shards. Run ray_jobs.generate again.")
-    return shards
+    found = open_complete(Storage(resolve_place(config.data.shards)), recipe, config.num_generated)
+    return found.first(min(found.num_images, config.num_generated))
 
 
 def look_at_generated(job: Prepared) -> Judged:
     """Return the first generated images, as the judge sees them."""
     config = job.config
-    if job.shards:
-        return see(
-            job, read_shards(job.shards, 0, config.data.num_readers, Wanted.all_of(range(job.shards.num_images)))
-        )
-    with start_generation(job.recipe, config.generation) as service:
-        wanted = Wanted.all_of(range(config.num_generated))
-        return see(job, stream_samples(service, job.recipe, config.generation, wanted))
-
-
-def see(job: Prepared, samples: Dataset) -> Judged:
-    """Return a dataset's images, as the judge sees them."""
-    columns = outputs_of_generated(samples, job.judge, job.config.evaluation)
-    is_there = columns["label"] != NO_LABEL
-    return Judged(*(column[is_there] for column in (columns["label"], columns["feature"], columns["prediction"][:, 0])))
-
-
-def judged(said: Outputs, labels: np.ndarray) -> Judged:
-    """Return a set's images, as the judge sees them."""
-    return Judged(labels, said.read("feature"), said.read("prediction")[:, 0])
+    with ExitStack() as pool_up:
+        if job.shards:
+            wanted = Wanted.all_of(range(job.shards.num_images))
+            samples = read_shards(job.shards, 0, config.data.num_readers, wanted)
+        else:
+            service = pool_up.enter_context(start_generation(job.recipe, config.generation))
+            wanted = Wanted.all_of(range(config.num_generated))
+            samples = stream_samples(service, job.recipe, config.generation, wanted)
+        columns = outputs_of_generated(samples, job.judge, config.evaluation)
+    seen = Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])
+    return seen.at(seen.labels != NO_LABEL)
 
 
 def facts(job: Prepared) -> dict[str, str]:

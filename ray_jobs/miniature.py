@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import ray
@@ -25,6 +26,7 @@ from generation.pool.service import start_generation
 from generation.recipes.checks import check_recipe
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
+from generation.sample import SampleBatch
 from generation.stream.stream import ask_samples
 from ray_jobs.cli.config import MiniatureConfig, load_config, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
@@ -42,23 +44,9 @@ LINE_SECONDS = 15.0
 """How often a line says how it goes."""
 
 WITHOUT_EFFECT = (
-    "ema_decay",
-    "reuse",
-    "num_workers",
-    "accumulate_batches",
-    "real_images",
-    "compile",
-    "deterministic",
-    "checkpoint_every_steps",
-    "early_stop_epochs",
-    "keep_best",
-    "loggers",
-    "journal",
-    "max_restarts",
-    "min_reuse",
-    "max_reuse",
-    "label_selector",
-)
+    "ema_decay reuse num_workers accumulate_batches real_images compile deterministic checkpoint_every_steps "
+    "early_stop_epochs keep_best loggers journal max_restarts min_reuse max_reuse label_selector"
+).split()
 """Settings of `training` that `training.in_memory` does not know."""
 
 EVALUATION_WITHOUT_EFFECT = ("transfer", "every_images", "representation")
@@ -78,15 +66,11 @@ class Experiment:
     config: TrainingConfig
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images in memory."""
+class Images(NamedTuple):
+    """Labelled images in memory: uint8 [N, H, W, 3], and int64 [N]."""
 
     images: np.ndarray
-    """uint8 [N, H, W, 3]."""
-
     labels: np.ndarray
-    """int64 [N]."""
 
 
 def main() -> None:
@@ -101,7 +85,7 @@ def main() -> None:
     with errors_at_work("Nothing is kept; the same command begins anew."):
         num_images = sum(map(len, chosen.values()))
         announce(f"{num_images:,} images of {len(chosen)} kinds are generated")
-        generated = generate(recipe, config.generation, chosen)
+        generated = generate(recipe, config.generation, in_order(chosen))
         announce(f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judges)
         write_results(run_dir, config, cells, time.time() - STARTED_AT)
@@ -221,38 +205,44 @@ def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
     return {kind: np.array(of_classes).T.reshape(-1) for kind, of_classes in found.items()}
 
 
-def generate(
-    recipe: Recipe, generation: GenerationConfig, chosen: dict[Kind, np.ndarray]
-) -> dict[int, tuple[np.ndarray, int]]:
-    """Return the image and label of each chosen index."""
-    indices = np.sort(np.concatenate(list(chosen.values()))).tolist()
-    made: dict[int, tuple[np.ndarray, int]] = {}
-    said_at = time.monotonic()
+def generate(recipe: Recipe, generation: GenerationConfig, indices: np.ndarray) -> Images:
+    """Return the images of these indices, in their order."""
+    batches: list[SampleBatch] = []
+    num_made, said_at = 0, time.monotonic()
     with start_generation(recipe, generation) as service:
-        for batch in ask_samples(service, generation, indices):
-            for index, image, label in zip(
-                batch["index"].tolist(), batch["image"], batch["label"].tolist(), strict=True
-            ):
-                made[index] = image, label
+        for batch in ask_samples(service, generation, indices.tolist()):
+            batches.append(batch)
+            num_made += len(batch["index"])
             if time.monotonic() - said_at > LINE_SECONDS:
-                announce(f"{len(made):,} of {len(indices):,} images are there")
+                announce(f"{num_made:,} of {len(indices):,} images are there")
                 said_at = time.monotonic()
-    return made
+    images, labels = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label"))
+    return Images(images, labels)
 
 
 def plan_experiments(config: MiniatureConfig, recipe: Recipe, chosen: dict[Kind, np.ndarray]) -> list[Experiment]:
-    """Return all classifiers of the grid, those on real digits last; rows are indices, or places of real digits."""
+    """Return all classifiers of the grid, those on real digits last.
+
+    Rows are those of the real digits, or of the generated images in the order of their indices.
+    """
     forms = dict(zip(recipe.templates, config.recipe.templates, strict=True))
     one = config.images_per_class * recipe.label_space.num_classes
+    ordered = in_order(chosen)
     experiments = []
     for (template, guidance), indices in sorted(chosen.items()):
+        rows = np.searchsorted(ordered, indices)
         for multiple in config.multiples:
             cell = Cell("generated", forms[template], guidance, f"{multiple}x", "", multiple * one, {})
-            experiments += both_ways(cell, indices[: multiple * one], config)
+            experiments += both_ways(cell, rows[: multiple * one], config)
     by_class = places_by_class(training_digits()[1])
     for size, places in (("1x", by_class[:one]), ("all", by_class)):
         experiments += both_ways(Cell("real", "", 0.0, size, "", len(places), {}), places, config)
     return experiments
+
+
+def in_order(chosen: dict[Kind, np.ndarray]) -> np.ndarray:
+    """Return the indices of all kinds, ascending."""
+    return np.sort(np.concatenate(list(chosen.values())))
 
 
 def both_ways(cell: Cell, rows: np.ndarray, config: MiniatureConfig) -> Iterator[Experiment]:
@@ -280,24 +270,14 @@ def judging(sets: Sequence[RealSet]) -> dict[str, Images]:
     return judges
 
 
-def run_experiments(
-    experiments: Sequence[Experiment],
-    generated: dict[int, tuple[np.ndarray, int]],
-    judges: dict[str, Images],
-) -> list[Cell]:
+def run_experiments(experiments: Sequence[Experiment], generated: Images, judges: dict[str, Images]) -> list[Cell]:
     """Return all cells with their accuracies, in the order of the experiments; as many at once as there are cores."""
-    indices = np.array(sorted(generated))
-    made = Images(
-        np.stack([generated[index][0] for index in indices.tolist()]),
-        np.array([generated[index][1] for index in indices.tolist()]),
-    )
-    taught = {"generated": ray.put(made), "real": ray.put(Images(*training_digits()))}
+    taught = {"generated": ray.put(generated), "real": ray.put(Images(*training_digits()))}
     judges_ref = ray.put(judges)
-    under_way = {}
-    for number, each in enumerate(experiments):
-        rows = np.searchsorted(indices, each.rows) if each.cell.data == "generated" else each.rows
-        task = run_experiment.remote(dataclasses.replace(each, rows=rows), taught[each.cell.data], judges_ref)
-        under_way[task] = number
+    under_way = {
+        run_experiment.remote(each, taught[each.cell.data], judges_ref): number
+        for number, each in enumerate(experiments)
+    }
     cells: dict[int, Cell] = {}
     said_at = time.monotonic()
     while under_way:

@@ -13,8 +13,6 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from generation.recipes.checks import check_recipe
 from generation.recipes.model_files import find_local, local_path
@@ -26,7 +24,7 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cost.table import print_cost
 from ray_jobs.job.run_folder import resolve, write_once
-from ray_jobs.job.tables import text_table
+from ray_jobs.job.tables import print_facts, print_table
 
 NUM_EXAMPLES = 20
 DEFINITION_CHARACTERS = 60
@@ -34,8 +32,6 @@ NUM_COUNTED = 20_000
 """Prompts whose tokens are counted: those of the first samples."""
 
 MAX_DIFFERENCES = 20
-
-CONSOLE = Console(width=120, highlight=False, markup=False, emoji=False)
 
 
 def main() -> None:
@@ -71,12 +67,9 @@ def parse_index(text: str) -> int:
 def print_sample(recipe: Recipe, index: int) -> None:
     """Explain one sample: all that decides its image, with the words and the class behind its prompt."""
     plan = plan_sample(recipe, index)
-    table = Table(title=f"Sample {index:,}", show_header=False)
-    for name, value in describe_sample(recipe, plan).items():
-        table.add_row(name, str(value))
-    for name, count in _token_counts(open_token_counter(recipe), [plan]).items():
-        table.add_row(f"tokens ({name})", str(count[0]))
-    CONSOLE.print(table)
+    facts = describe_sample(recipe, plan)
+    facts |= {f"tokens ({name})": count[0] for name, count in _token_counts(open_token_counter(recipe), [plan]).items()}
+    print_facts(f"Sample {index:,}", {name: str(value) for name, value in facts.items()})
 
 
 def print_differences(ours: Recipe, theirs: dict[str, Any]) -> None:
@@ -99,15 +92,19 @@ def print_recipe(recipe: Recipe, num_images: int) -> None:
     """Print classes, templates with token lengths, example prompts, and what is never stored."""
     plans = [plan_sample(recipe, index) for index in range(min(num_images, NUM_COUNTED))]
     counter = open_token_counter(recipe)
-    CONSOLE.print(overview(recipe, num_images, counter))
-    CONSOLE.print(class_table(recipe))
-    CONSOLE.print(template_table(recipe, plans, counter))
+    print_facts(f"Recipe {recipe.sha256}", overview(recipe, num_images, counter))
+    print_classes(recipe)
+    print_templates(recipe, plans, counter)
     if counter is None and recipe.model:
         print(f"Tokens were not counted: {recipe.model} has no tokenizer on this machine.")
         if find_local(recipe.model) is None:
             files = "--include 'tokenizer*/*' --include '*.json'"
             print(f"To count them: hf download {recipe.model} --revision {recipe.revision} {files}")
-    CONSOLE.print(example_table(recipe, plans[:NUM_EXAMPLES]))
+    rows = [
+        [str(plan.index), recipe.label_space.class_names[plan.label], f"{plan.guidance_scale:g}", plan.prompt]
+        for plan in plans[:NUM_EXAMPLES]
+    ]
+    print_table("The first prompts", ("index", "class", "guidance", "prompt"), rows, text=("class", "prompt"))
 
 
 def negative_prompt_row(recipe: Recipe, counter: TokenCounter | None) -> str:
@@ -119,13 +116,12 @@ def negative_prompt_row(recipe: Recipe, counter: TokenCounter | None) -> str:
     return f"{recipe.negative_prompt}: {lengths}"
 
 
-def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> Table:
+def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> dict[str, str]:
     """Return the recipe in a few rows."""
     size_bytes = len(recipe_file_text(recipe))
     pixels_bytes = num_images * recipe.image_bytes
     between = " to " if recipe.guidance_draw == "between" else ", "
-    table = Table(title=f"Recipe {recipe.sha256}", show_header=False)
-    rows = {
+    return {
         "label space": f"{recipe.label_space.name}, {recipe.label_space.num_classes:,} classes, "
         + ("exactly balanced" if not recipe.class_weights else "weighted"),
         "generator": "; ".join(_weights(recipe)),
@@ -138,9 +134,6 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> T
         "in whole steps)",
         "bytes not stored": f"{pixels_bytes:,} as uint8 pixels, {pixels_bytes / size_bytes:,.0f} times the recipe",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
 
 
 def _weights(recipe: Recipe) -> list[str]:
@@ -150,8 +143,8 @@ def _weights(recipe: Recipe) -> list[str]:
     return [f"{recipe.model or recipe.generator} {recipe.revision[:12]}, {recipe.precision}", *vae, *loras]
 
 
-def class_table(recipe: Recipe) -> Table:
-    """Return the first classes."""
+def print_classes(recipe: Recipe) -> None:
+    """Print the first classes."""
     classes = recipe.label_space.classes
     columns = ("label", "class", "wnid", "hypernyms", "definition")
     rows = [
@@ -164,11 +157,11 @@ def class_table(recipe: Recipe) -> Table:
         ]
         for label, entry in enumerate(classes[:NUM_EXAMPLES])
     ]
-    return text_table(f"Classes, {len(rows)} of {len(classes):,}", columns, rows, text=columns)
+    print_table(f"Classes, {len(rows)} of {len(classes):,}", columns, rows, text=columns)
 
 
-def template_table(recipe: Recipe, plans: Sequence[SamplePlan], counter: TokenCounter | None) -> Table:
-    """Return the templates, their shares, and the tokens of the planned prompts by each tokenizer."""
+def print_templates(recipe: Recipe, plans: Sequence[SamplePlan], counter: TokenCounter | None) -> None:
+    """Print the templates, their shares, and the tokens of the planned prompts by each tokenizer."""
     counts, limits = _token_counts(counter, plans), counter.limits if counter else {}
     columns = ["template", "share", *(f"{name}: mean, longest, over {limits[name]}" for name in counts)]
     rows = []
@@ -176,7 +169,7 @@ def template_table(recipe: Recipe, plans: Sequence[SamplePlan], counter: TokenCo
         chosen = np.array([plan.template == template for plan in plans])
         tokens = [_tokens_in_words(count[chosen], limits[name]) for name, count in counts.items()]
         rows.append([template, f"{chosen.mean():.1%}", *tokens])
-    return text_table(f"Templates; tokens of the first {len(plans):,} prompts", columns, rows)
+    print_table(f"Templates; tokens of the first {len(plans):,} prompts", columns, rows)
 
 
 def _token_counts(counter: TokenCounter | None, plans: Sequence[SamplePlan]) -> dict[str, np.ndarray]:
@@ -187,15 +180,6 @@ def _tokens_in_words(counts: np.ndarray, limit: int) -> str:
     if not len(counts):
         return "none drawn"
     return f"{counts.mean():.1f}, {counts.max()}, {(counts > limit).sum():,}"
-
-
-def example_table(recipe: Recipe, plans: Sequence[SamplePlan]) -> Table:
-    """Return the first prompts."""
-    rows = [
-        [str(plan.index), recipe.label_space.class_names[plan.label], f"{plan.guidance_scale:g}", plan.prompt]
-        for plan in plans
-    ]
-    return text_table("The first prompts", ("index", "class", "guidance", "prompt"), rows, text=("class", "prompt"))
 
 
 if __name__ == "__main__":

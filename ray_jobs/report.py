@@ -12,10 +12,9 @@ from pathlib import Path
 from evaluation.pages.model_page import csv_text
 from evaluation.pages.side_by_side import side_by_side_page
 from evaluation.result import Evaluation, read_evaluation
-from generation.files import write_whole
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.job.run_folder import check_output, resolve
+from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 
 def main() -> None:
@@ -32,7 +31,8 @@ def main() -> None:
     for path, evaluation in zip(paths, evaluations, strict=True):
         print(f"{evaluation['model']['name']}: {path}")
     with user_errors():
-        write_files(folder, files)
+        for name, text in files.items():
+            write_anew(folder / name, text)
     print(f"Everything is in {folder}: {', '.join(files)}")
 
 
@@ -66,20 +66,13 @@ def read_file(path: Path) -> Evaluation:
         ) from error
 
 
-def side_by_side_files(evaluations: list[Evaluation]) -> dict[str, bytes]:
+def side_by_side_files(evaluations: list[Evaluation]) -> dict[str, str]:
     """Return a page, a JSON and a CSV of several evaluations, by the names of their files."""
-    texts = {
+    return {
         "report.html": side_by_side_page(evaluations),
         "evaluations.json": json.dumps(evaluations, indent=2) + "\n",
         "evaluations.csv": csv_text(evaluations),
     }
-    return {name: text.encode() for name, text in texts.items()}
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files to a folder that is made for them."""
-    for name, content in files.items():
-        write_whole(folder / name, lambda file, content=content: file.write(content))
 
 
 if __name__ == "__main__":

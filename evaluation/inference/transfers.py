@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from evaluation.inference.output_cache import folder_name
 from evaluation.inference.outputs import Outputs
 from evaluation.inference.trained_model import EvaluationError
 from evaluation.metrics.intervals import student_interval
-from evaluation.metrics.transfer import Labelled, Search, Solver, Transfer, fit_transfer, log_odds_average
+from evaluation.metrics.transfer import Labelled, Solver, Transfer, fit_transfer, log_odds_average
 from evaluation.result import GroupResult, TransferResult, Transfers
 from generation.shards.storage import Storage
 
@@ -95,7 +95,7 @@ def fits_of(
         fits.keep_one()
     if fits.failed:
         raise fits.failed[0]
-    return {name: [Transfer(**json.loads(kept.read(file))) for file in of_set] for name, of_set in files.items()}
+    return {name: [json.loads(kept.read(file)) for file in of_set] for name, of_set in files.items()}
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Fits:
             self.failed.append(failure(name, seed, error))
             self.say(f"transfer to {name}, seed {seed}: failed; fits under way are waited for")
             return
-        self.kept.write(file, json.dumps(asdict(found), indent=2).encode())
-        self.say(f"transfer to {name}: top-1 {found.top1:.2%}")
+        self.kept.write(file, json.dumps(found, indent=2).encode())
+        self.say(f"transfer to {name}: top-1 {found['top1']:.2%}")
 
 
 def failure(name: str, seed: int, error: RayError) -> Exception:
@@ -160,23 +160,17 @@ def started(sets: ray.ObjectRef, solver: Solver, seed: int, config: EvaluationCo
 
 def fit_in_task(sets: tuple[Labelled, Labelled], solver: Solver, seed: int, device: str) -> Transfer:
     """Return how a linear classifier on features does."""
-    return fit_transfer(*sets, solver, device, say=lambda _: None, search=Search(seed))
+    return fit_transfer(*sets, solver, device, seed)
 
 
 def over_seeds(found: Sequence[Transfer]) -> dict[str, Any]:
     """Return the mean over seeds of a set's numbers, with Student's interval of 95% for top-1 if there are several."""
-    top1 = [each.top1 for each in found]
-    return {
-        "top1": float(np.mean(top1)),
-        "top1_interval": student_interval(top1),
-        "mean_per_class": float(np.mean([each.mean_per_class for each in found])),
-        "validation_top1": float(np.mean([each.validation_top1 for each in found])),
-        "num_trainval": found[0].num_trainval,
-        "num_test": found[0].num_test,
-        "num_classes": found[0].num_classes,
-        "num_seeds": len(found),
-        "seeds": [asdict(each) for each in found],
+    means = {
+        name: float(np.mean([each[name] for each in found])) for name in ("top1", "mean_per_class", "validation_top1")
     }
+    numbers = {name: found[0][name] for name in ("num_trainval", "num_test", "num_classes")}
+    interval = student_interval([each["top1"] for each in found])
+    return {**means, "top1_interval": interval, **numbers, "num_seeds": len(found), "seeds": list(found)}
 
 
 def group_means(told: Mapping[str, TransferResult]) -> dict[str, GroupResult]:

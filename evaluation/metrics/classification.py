@@ -4,15 +4,17 @@ Arrays in, numbers out. It knows no network, image or file. Counts are exact; an
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.metrics.intervals import Interval, wilson_interval
+from evaluation.metrics.intervals import wilson_interval
+from evaluation.result import CalibrationBin, ClassResult, Confusion, Interval, Measures
 
 NUM_BINS = 15
 """Bins of equal width over the confidences (arXiv 1706.04599); one holds its upper edge, the first also 0."""
+
+NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -50,124 +52,34 @@ class Guesses:
                 _check(f"accepted[{i}]", of_image, (of_image.size,))
 
 
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Images whose first guesses are about equally confident."""
-
-    confidence: float
-    """Mean confidence, 0..1."""
-
-    accuracy: float
-    """Share of right first guesses, 0..1."""
-
-    num_images: int
-    """At least 1."""
-
-
-@dataclass(frozen=True)
-class ClassMeasures:
-    """The numbers of one class's images; accuracies and interval are None without images."""
-
-    label: int
-    class_name: str
-    num_images: int
-    num_top1: int
-    num_top5: int
-    top1: float | None
-    top5: float | None
-    top1_interval: Interval | None
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How many images of a class have a certain first guess; with accepted labels that need not be a wrong one."""
-
-    label: int
-    predicted: int
-    num_images: int
-
-
-@dataclass(frozen=True)
-class Measures:
-    """All numbers of one set; a field is the key of the same name in JSON."""
-
-    num_images: int
-    """Images counted."""
-
-    num_without_label: int
-    """Images left out, as no label is accepted for them."""
-
-    top1: float
-    """Share of images whose first guess is right, 0..1."""
-
-    top1_interval: Interval
-
-    top5: float
-    """Share of images with a right one among the guesses (five or fewer), 0..1."""
-
-    top5_interval: Interval
-
-    mean_per_class_top1: float
-    """Mean of top1 over the classes with images, which count alike, 0..1."""
-
-    ece: float
-    """Expected calibration error: mean over images of their bin's |accuracy - confidence|, 0..1."""
-
-    ece_interval: Interval
-    """By the percentile bootstrap over images, all others by Wilson. Resampling widens small gaps: a well-calibrated
-    classifier's interval may lie above its `ece`.
-    """
-
-    calibration: tuple[CalibrationBin, ...]
-    """Bins that hold images, by rising confidence."""
-
-    per_class: tuple[ClassMeasures, ...]
-    """Every competing class, by label."""
-
-    confusions: tuple[Confusion, ...]
-    """All pairs that occur, the diagonal too, by label, then predicted."""
-
-
-def measure(
-    guesses: Guesses,
-    class_names: Sequence[str],
-    shared: np.ndarray | None = None,
-    seed: int = 0,
-    num_resamples: int = 1000,
-) -> Measures:
+def measure(guesses: Guesses, class_names: Sequence[str], shared: np.ndarray | None = None, seed: int = 0) -> Measures:
     """Return all numbers of `guesses`, where label i has the name `class_names[i]`.
 
     `shared` int64 [S] are the labels that compete, None for all; ValueError if others occur. A class's images are those
     whose `labels` say so, whatever else is accepted. Intervals depend on counts, confidences and `seed` alone.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed. Try 1000.")
     competing = _competing_labels(guesses, len(class_names), shared)
     counted = _with_label(guesses)
     hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
     right, num_images = hits[:, 0], len(hits)
     num_top1, num_top5 = int(right.sum()), int(hits.any(axis=1).sum())
-    bins, gaps = _bins(confidences), right - confidences
+    bins = np.digitize(confidences, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
+    gaps = right - confidences
     per_class = _per_class(counted.labels, hits, competing, class_names)
-    return Measures(
-        num_images=num_images,
-        num_without_label=len(guesses.labels) - num_images,
-        top1=num_top1 / num_images,
-        top1_interval=wilson_interval(num_top1, num_images),
-        top5=num_top5 / num_images,
-        top5_interval=wilson_interval(num_top5, num_images),
-        mean_per_class_top1=float(np.mean([row.top1 for row in per_class if row.top1 is not None])),
-        ece=_ece(bins, gaps),
-        ece_interval=_ece_interval(bins, gaps, seed, num_resamples),
-        calibration=_calibration(bins, confidences, right),
-        per_class=per_class,
-        confusions=_confusions(counted),
-    )
-
-
-def to_json(measures: Measures) -> dict[str, Any]:
-    """Return `measures` as plain dicts, lists and numbers, keyed as the fields are; None becomes null."""
-    return asdict(measures, dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items})
+    return {
+        "num_images": num_images,
+        "num_without_label": len(guesses.labels) - num_images,
+        "top1": num_top1 / num_images,
+        "top1_interval": wilson_interval(num_top1, num_images),
+        "top5": num_top5 / num_images,
+        "top5_interval": wilson_interval(num_top5, num_images),
+        "mean_per_class_top1": float(np.mean([row["top1"] for row in per_class if row["top1"] is not None])),
+        "ece": _ece(bins, gaps),
+        "ece_interval": _ece_interval(bins, gaps, seed),
+        "calibration": _calibration(bins, confidences, right),
+        "per_class": per_class,
+        "confusions": _confusions(counted),
+    }
 
 
 def top1_hits(guesses: Guesses) -> np.ndarray:
@@ -182,16 +94,12 @@ def is_counted(guesses: Guesses) -> np.ndarray:
     return np.array([of_image.size > 0 for of_image in guesses.accepted])
 
 
-def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int, num_resamples: int) -> Interval:
+def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int) -> Interval:
     # One resample at a time: N numbers in memory, and in the processor's cache.
     random, num_images = np.random.default_rng(seed), len(bins)
-    draws = (random.integers(num_images, size=num_images) for _ in range(num_resamples))
+    draws = (random.integers(num_images, size=num_images) for _ in range(NUM_RESAMPLES))
     low, high = np.percentile([_ece(bins[drawn], gaps[drawn]) for drawn in draws], [2.5, 97.5])
     return float(low), float(high)
-
-
-def _bins(confidences: np.ndarray) -> np.ndarray:
-    return np.digitize(confidences, np.arange(1, NUM_BINS) / NUM_BINS, right=True)
 
 
 def _ece(bins: np.ndarray, gaps: np.ndarray) -> float:
@@ -199,35 +107,47 @@ def _ece(bins: np.ndarray, gaps: np.ndarray) -> float:
     return float(np.abs(np.bincount(bins, weights=gaps)).sum() / len(bins))
 
 
-def _calibration(bins: np.ndarray, confidences: np.ndarray, right: np.ndarray) -> tuple[CalibrationBin, ...]:
+def _calibration(bins: np.ndarray, confidences: np.ndarray, right: np.ndarray) -> list[CalibrationBin]:
     num_images = np.bincount(bins)
-    confidence = np.bincount(bins, weights=confidences)
-    num_right = np.bincount(bins, weights=right)
-    return tuple(
-        CalibrationBin(float(confidence[b] / num_images[b]), float(num_right[b] / num_images[b]), int(num_images[b]))
+    confidence, num_right = (np.bincount(bins, weights=of_images) for of_images in (confidences, right))
+    return [
+        {
+            "confidence": float(confidence[b] / num_images[b]),
+            "accuracy": float(num_right[b] / num_images[b]),
+            "num_images": int(num_images[b]),
+        }
         for b in np.flatnonzero(num_images)
-    )
+    ]
 
 
 def _per_class(
     labels: np.ndarray, hits: np.ndarray, competing: np.ndarray, class_names: Sequence[str]
-) -> tuple[ClassMeasures, ...]:
+) -> list[ClassResult]:
     sets = (labels, labels[hits[:, 0]], labels[hits.any(axis=1)])
     counts = np.stack([np.bincount(of_set, minlength=len(class_names)) for of_set in sets], axis=1).tolist()
-    rows = []
-    for label in map(int, competing):
-        num_images, num_top1, num_top5 = counts[label]
-        top1 = num_top1 / num_images if num_images else None
-        top5 = num_top5 / num_images if num_images else None
-        interval = wilson_interval(num_top1, num_images) if num_images else None
-        rows.append(ClassMeasures(label, class_names[label], num_images, num_top1, num_top5, top1, top5, interval))
-    return tuple(rows)
+    return [_of_class(label, class_names[label], *counts[label]) for label in map(int, competing)]
 
 
-def _confusions(guesses: Guesses) -> tuple[Confusion, ...]:
+def _of_class(label: int, class_name: str, num_images: int, num_top1: int, num_top5: int) -> ClassResult:
+    return {
+        "label": label,
+        "class_name": class_name,
+        "num_images": num_images,
+        "num_top1": num_top1,
+        "num_top5": num_top5,
+        "top1": num_top1 / num_images if num_images else None,
+        "top5": num_top5 / num_images if num_images else None,
+        "top1_interval": wilson_interval(num_top1, num_images) if num_images else None,
+    }
+
+
+def _confusions(guesses: Guesses) -> list[Confusion]:
     pairs = np.stack([guesses.labels, guesses.predictions[:, 0]], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
-    return tuple(Confusion(int(label), int(guess), int(n)) for (label, guess), n in zip(found, counts, strict=True))
+    return [
+        {"label": label, "predicted": guess, "num_images": num_images}
+        for (label, guess), num_images in zip(found.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 def _with_label(guesses: Guesses) -> Guesses:

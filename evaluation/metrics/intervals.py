@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Interval = tuple[float, float]
-"""Lower and upper end of a 95% interval."""
+from evaluation.result import Interval
 
 Z = 1.959964
 """A normal distribution has 95% within so many deviations."""

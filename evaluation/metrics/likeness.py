@@ -1,12 +1,12 @@
-"""How near generated images come to real ones, and how much of the real ones they reach, from features of both.
+"""How near generated images come to real ones, and how much of the real ones they reach, as a judge sees both.
 
-It knows no generator, network or file. Distances are those of the features as given, not normalised, and are held in
-blocks.
+It knows no generator, network or file; `judgement` checks what the others are given. Distances are those of the
+features as given, not normalised, and are held in blocks.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from evaluation.metrics.representation import (
     checked_labels,
     distance_blocks,
     mean_distance_within_classes,
-    mean_pairwise_distance,
 )
 
 
@@ -36,74 +35,87 @@ class Overlap:
     """Share of real images with a generated one in their neighbourhood, 0..1 (arXiv 2002.09797)."""
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """Generated images beside real ones, of one class or of all."""
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Images as a judge sees them, a classifier trained on real ones."""
 
-    num_real: int
-    """Real images compared."""
+    labels: np.ndarray
+    """int64 [N]: what each shows, or was asked to show."""
 
-    num_generated: int
-    """Generated images compared."""
+    features: np.ndarray
+    """float [N, D]."""
 
-    overlap: Overlap
-    """Fidelity (precision, density) and variety (recall, coverage)."""
+    predictions: np.ndarray
+    """int [N]: the judge's first guess."""
 
-    frechet_distance: float
-    """Squared, 0 or more; see `frechet_distance` for what it can be compared with."""
+    def at(self, rows: np.ndarray) -> "Judged":
+        """Return some of them, given as bool [N] or as int64."""
+        return Judged(self.labels[rows], self.features[rows], self.predictions[rows])
 
-    diversity: float
-    """Mean distance of two generated features of a class, in units of the features."""
+    def recognised(self) -> float:
+        """Return the share that the judge takes for what they should show, 0..1."""
+        return float(np.mean(self.predictions == self.labels))
+
+    def diversity(self) -> float:
+        """Return the mean over classes of the mean L2 distance of two features of a class."""
+        return mean_distance_within_classes(self.features, self.labels)
+
+    def checked(self, name: str) -> "Judged":
+        """Return them with features in double precision; ValueError unless features and labels are such."""
+        features = checked_features(self.features, name)
+        return Judged(checked_labels(self.labels, len(features), f"{name}_labels"), features, self.predictions)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """All classes together, and each."""
-
-    overall: Likeness
-    """Classes pooled, except diversity: the mean over classes."""
-
-    per_class: Mapping[int, Likeness]
-    """By label."""
+Pair = tuple[Judged, Judged]
+"""Real and generated images."""
 
 
-def compare(
-    real: np.ndarray,
-    real_labels: np.ndarray,
-    generated: np.ndarray,
-    generated_labels: np.ndarray,
-    num_neighbours: int = 5,
-    seed: int = 0,
-) -> Comparison:
-    """Compare `generated` [M, D] with `real` [N, D]; ValueError if their classes differ or one has too few images.
+def judgement(
+    real: Judged, generated: Judged, class_names: Sequence[str], num_neighbours: int = 5, seed: int = 0
+) -> dict[str, Any]:
+    """Return what tables say of generated images, all and by class; ValueError if classes differ or have too few.
 
     Of each class as many of both are compared, of the larger set some that are drawn by `seed`: coverage and recall
     grow with the number of generated images, and the Fréchet distance falls.
     """
-    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
-    real_labels = checked_labels(real_labels, len(real), "real_labels")
-    generated_labels = checked_labels(generated_labels, len(generated), "generated_labels")
-    labels = shared_classes(real_labels, generated_labels, num_neighbours)
-    rows, generated_rows = equal_numbers(real_labels, generated_labels, seed)
-    real, real_labels = real[rows], real_labels[rows]
-    generated, generated_labels = generated[generated_rows], generated_labels[generated_rows]
-    per_class = {}
-    for label in labels:
-        of_class = generated[generated_labels == label]
-        spread = mean_pairwise_distance(of_class)
-        per_class[label] = _likeness(real[real_labels == label], of_class, spread, num_neighbours)
-    overall = _likeness(real, generated, diversity(generated, generated_labels), num_neighbours)
-    return Comparison(overall, per_class)
+    every = real, generated = real.checked("real"), generated.checked("generated")
+    if real.features.shape[1] != generated.features.shape[1]:
+        raise ValueError(
+            f"Real features have {real.features.shape[1]} dimensions and generated ones {generated.features.shape[1]}. "
+            "Use one network for both."
+        )
+    labels = shared_classes(real.labels, generated.labels, num_neighbours)
+    rows, generated_rows = equal_numbers(real.labels, generated.labels, seed)
+    alike = real.at(rows), generated.at(generated_rows)
+    per_class = [
+        {
+            "label": label,
+            "class_name": class_names[label],
+            **_told(_of_class(every, label), _of_class(alike, label), num_neighbours),
+        }
+        for label in labels
+    ]
+    return {"num_neighbours": num_neighbours, "overall": _told(every, alike, num_neighbours), "per_class": per_class}
 
 
-def _likeness(real: np.ndarray, generated: np.ndarray, spread: float, num_neighbours: int) -> Likeness:
-    return Likeness(
-        num_real=len(real),
-        num_generated=len(generated),
-        overlap=overlap(real, generated, num_neighbours),
-        frechet_distance=frechet_distance(real, generated),
-        diversity=spread,
-    )
+def _told(every: Pair, alike: Pair, num_neighbours: int) -> dict[str, int | float]:
+    """Return the numbers of real and generated images, of which as many are `alike`: those are compared."""
+    (real, generated), features = every, (alike[0].features, alike[1].features)
+    return {
+        **asdict(overlap(*features, num_neighbours)),
+        "num_real": len(features[0]),
+        "num_generated": len(features[1]),
+        "frechet_distance": frechet_distance(*features),
+        "diversity": alike[1].diversity(),
+        "recognised": generated.recognised(),
+        "real_recognised": real.recognised(),
+        "real_diversity": real.diversity(),
+    }
+
+
+def _of_class(images: Pair, label: int) -> Pair:
+    real, generated = (each.at(each.labels == label) for each in images)
+    return real, generated
 
 
 def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,6 +133,8 @@ def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tu
 
 def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
     """Return the classes, if both have them and enough images of each; ValueError otherwise."""
+    if num_neighbours < 1:
+        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
     lonely = np.setxor1d(real_labels, generated_labels)
     if len(lonely):
         raise ValueError(
@@ -129,13 +143,16 @@ def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_ne
     for name, labels in (("real", real_labels), ("generated", generated_labels)):
         classes, counts = np.unique(labels, return_counts=True)
         fewest = counts.argmin()
-        _check_neighbours(int(counts[fewest]), num_neighbours, f"{name} images of class {classes[fewest]}")
+        if counts[fewest] <= num_neighbours:
+            raise ValueError(
+                f"There are {counts[fewest]} {name} images of class {classes[fewest]}, too few for {num_neighbours} "
+                f"neighbours each. Give at least {num_neighbours + 1}, or lower num_neighbours."
+            )
     return np.unique(real_labels).tolist()
 
 
 def overlap(real: np.ndarray, generated: np.ndarray, num_neighbours: int = 5) -> Overlap:
     """Return what `generated` [M, D] shares with `real` [N, D], defined as in the package `prdc`."""
-    real, generated = _checked_pair(real, generated)
     real_radii = neighbour_radii(real, num_neighbours)
     generated_radii = neighbour_radii(generated, num_neighbours)
     num_hits = np.zeros(len(generated), dtype=np.int64)
@@ -159,19 +176,8 @@ def neighbour_radii(points: np.ndarray, num_neighbours: int) -> np.ndarray:
     As in `prdc`: the k + 1 nearest with the point itself, whose distance is 0. With k copies the radius is 0, and
     nothing lies inside, as only what is strictly nearer counts.
     """
-    _check_neighbours(len(points), num_neighbours, "points")
     blocks = distance_blocks(points, points)
     return np.concatenate([np.partition(block, num_neighbours, axis=1)[:, num_neighbours] for _, block in blocks])
-
-
-def _check_neighbours(num_points: int, num_neighbours: int, name: str) -> None:
-    if num_neighbours < 1:
-        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
-    if num_points <= num_neighbours:
-        raise ValueError(
-            f"There are {num_points} {name}, too few for {num_neighbours} neighbours each. Give at least "
-            f"{num_neighbours + 1}, or lower num_neighbours."
-        )
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -179,32 +185,14 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
     It depends on the number of images, the more the fewer they are: compare values of equal numbers of images only.
     """
-    real, generated = _checked_pair(real, generated)
     # With S = F^T F and T = G^T G the singular values of F G^T are the roots of S T's eigenvalues: real, never squared.
-    f, g = _covariance_factor(real, "real"), _covariance_factor(generated, "generated")
+    f, g = _covariance_factor(real), _covariance_factor(generated)
     shared = np.linalg.svd(f @ g.T, compute_uv=False).sum()
     shift = np.sum((real.mean(axis=0) - generated.mean(axis=0)) ** 2)
     return max(0.0, float(shift + np.sum(f**2) + np.sum(g**2) - 2 * shared))
 
 
-def _covariance_factor(points: np.ndarray, name: str) -> np.ndarray:
+def _covariance_factor(points: np.ndarray) -> np.ndarray:
     """Return F [N or D, the lesser; D], whose F^T F is the covariance of `points` [N, D]."""
-    if len(points) < 2:
-        raise ValueError(f"{name} has {len(points)} image; a covariance needs at least 2. Give more.")
     centred = (points - points.mean(axis=0)) / np.sqrt(len(points) - 1)
     return centred if len(centred) <= centred.shape[1] else cast(np.ndarray, np.linalg.qr(centred, mode="r"))
-
-
-def diversity(generated: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean L2 distance of two of `generated` [N, D] of a class, every class with a pair counting alike."""
-    return mean_distance_within_classes(generated, labels)
-
-
-def _checked_pair(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    real, generated = checked_features(real, "real"), checked_features(generated, "generated")
-    if real.shape[1] != generated.shape[1]:
-        raise ValueError(
-            f"Real features have {real.shape[1]} dimensions and generated ones {generated.shape[1]}. Use one network "
-            "for both."
-        )
-    return real, generated

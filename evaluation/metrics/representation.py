@@ -1,51 +1,39 @@
 """What a frozen network's features are like, with no classifier on top: the four measures of arXiv 2212.08420.
 
-Arrays in, numbers out. It knows no network, no image and no file, and holds blocks of distances, never all pairs.
+Arrays in, numbers out; `describe` checks what the others are given. It knows no network, no image and no file, and
+holds blocks of distances, never all pairs.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import pairwise_distances_chunked
 
+from evaluation.result import Representation
+
 BLOCK_MEBIBYTES = 64
 """Largest block of distances that is held at once."""
 
-
-@dataclass(frozen=True)
-class Representation:
-    """Four numbers on the features of labelled images."""
-
-    sparsity: float
-    """Share of activations that are next to zero, 0..1."""
-
-    intra_class_distance: float
-    """Mean distance of two normalised features of a class, 0..2."""
-
-    feature_redundancy: float
-    """Mean |Pearson correlation| of two dimensions, 0..1."""
-
-    coding_length: float
-    """In nats, 0 or more; it grows with the volume that the features fill."""
+NEXT_TO_ZERO = 1e-5
+EPSILON_SQUARED = 0.5
+"""The source's `--eps`, which is the square."""
 
 
 def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
-    """Return all four for `features` float [N, D] and `labels` int [N], each with its default setting."""
+    """Return all four for `features` float [N, D] and `labels` int [N]; ValueError where these are no such arrays."""
     features = checked_features(features)
-    return Representation(
-        sparsity=sparsity(features),
-        intra_class_distance=intra_class_distance(features, labels),
-        feature_redundancy=feature_redundancy(features),
-        coding_length=coding_length(features),
-    )
+    labels = checked_labels(labels, len(features))
+    return {
+        "sparsity": sparsity(features),
+        "intra_class_distance": intra_class_distance(features, labels),
+        "feature_redundancy": feature_redundancy(features),
+        "coding_length": coding_length(features),
+    }
 
 
-def sparsity(features: np.ndarray, threshold: float = 1e-5) -> float:
-    """Return the share, 0..1, of activations whose magnitude is at most `threshold`."""
-    if not threshold >= 0:
-        raise ValueError(f"threshold is {threshold}; a magnitude of 0 or more is needed. Try 1e-5.")
-    return float(np.mean(np.abs(checked_features(features)) <= threshold))
+def sparsity(features: np.ndarray) -> float:
+    """Return the share, 0..1, of activations whose magnitude is at most `NEXT_TO_ZERO`."""
+    return float(np.mean(np.abs(features) <= NEXT_TO_ZERO))
 
 
 def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
@@ -61,7 +49,6 @@ def feature_redundancy(features: np.ndarray) -> float:
 
     Dimensions that are constant over the images have no correlation and are left out.
     """
-    features = checked_features(features)
     varying = features[:, np.ptp(features, axis=0) > 0]
     num_varying = varying.shape[1]
     if num_varying < 2:
@@ -73,31 +60,26 @@ def feature_redundancy(features: np.ndarray) -> float:
     return float((magnitudes.sum() - np.trace(magnitudes)) / (num_varying * (num_varying - 1)))
 
 
-def coding_length(features: np.ndarray, epsilon_squared: float = 0.5) -> float:
+def coding_length(features: np.ndarray) -> float:
     """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats, Z [d, m] the L2-normalised features (arXiv 2006.08558).
 
-    The source's code has eps^2 = 0.5 (its `--eps` is the square) and puts features on the unit sphere, as is done here.
+    The source's code puts features on the unit sphere, as is done here.
     """
-    if not epsilon_squared > 0:
-        raise ValueError(f"epsilon_squared is {epsilon_squared}; a squared error above 0 is needed. Try 0.5.")
     rows = _unit_rows(features)
     num_images, num_dimensions = rows.shape
     # det(I + A A^T) = det(I + A^T A): the smaller of the two.
     gram = rows @ rows.T if num_images < num_dimensions else rows.T @ rows
-    scaled = gram * (num_dimensions / (num_images * epsilon_squared))
+    scaled = gram * (num_dimensions / (num_images * EPSILON_SQUARED))
     return float(np.linalg.slogdet(np.eye(len(gram)) + scaled).logabsdet / 2)
 
 
 def _unit_rows(features: np.ndarray) -> np.ndarray:
-    values = checked_features(features)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths > 0, lengths, 1.0)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1.0)
 
 
 def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean over classes of the mean L2 distance of two of a class; classes with one image are left out."""
-    features = checked_features(features)
-    labels = checked_labels(labels, len(features))
     classes = (features[labels == label] for label in np.unique(labels))
     means = [mean_pairwise_distance(points) for points in classes if len(points) > 1]
     if not means:
@@ -108,8 +90,6 @@ def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> fl
 def mean_pairwise_distance(points: np.ndarray) -> float:
     """Return the mean L2 distance over pairs of different rows of `points` [N, D], N at least 2."""
     num_points = len(points)
-    if num_points < 2:
-        raise ValueError(f"There is no pair among {num_points} features. Give at least two.")
     total = sum(float(block.sum()) for _, block in distance_blocks(points, points))
     return total / (num_points * (num_points - 1))
 

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from evaluation.metrics.representation import checked_features, checked_labels
+from evaluation.result import LinearResult
 
 if TYPE_CHECKING:
     import optuna
@@ -66,47 +67,13 @@ class Settings:
     """That of the first epoch of `sgd`; `lbfgs` has none."""
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """How a linear classifier on the features does on the test images."""
-
-    top1: float
-    """Share of the test images that are classified right, 0..1."""
-
-    mean_per_class: float
-    """Mean over the classes of the test images of the share within the class, 0..1."""
+class Transfer(LinearResult):
+    """With one seed, and the best settings found."""
 
     C: float
-    """The best found."""
-
     learning_rate: float
-    """The best found for `sgd`; 0 for `lbfgs`, which has none."""
+    """0 for `lbfgs`, which has none."""
 
-    validation_top1: float
-    """What they were chosen for: the share of the validation images, 0..1."""
-
-    num_trainval: int
-    num_test: int
-
-    num_classes: int
-    """Those of the training images."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """How settings are searched."""
-
-    seed: int = 0
-    """Decides the validation images, the settings tried and the order of `sgd`."""
-
-    num_trials: int = 30
-    """How many settings are tried, 1 or more."""
-
-
-SEARCH = Search()
-
-Say = Callable[[str], None]
-"""Takes a line for who waits."""
 
 Classifier = Callable[[np.ndarray], np.ndarray]
 """Features [N, D] to class numbers, int [N]."""
@@ -120,77 +87,62 @@ def fit_transfer(
     test: Labelled,
     solver: Solver,
     device: str = "cpu",
-    say: Say = print,
-    search: Search = SEARCH,
+    seed: int = 0,
+    num_trials: int = 30,
 ) -> Transfer:
-    """Return how a classifier with the best settings found, fitted to `trainval`, does on `test`.
+    """Return how a classifier with the best settings found in so many trials, fitted to `trainval`, does on `test`.
 
     `device` is torch's name of where `sgd` computes, the same numbers again on the same one; `lbfgs` has the CPU alone.
-    `say` is told of each trial of `sgd`. Besides features in single precision, memory holds one copy of those of
-    `trainval` for `lbfgs`; for `sgd` none, but one on a device other than the CPU.
+    `seed` decides the validation images, the settings tried and the order of `sgd`. Besides features in single
+    precision, memory holds one copy of those of `trainval` for `lbfgs`; for `sgd` none, but one on a device other than
+    the CPU.
     """
     trainval, test = with_class_numbers(trainval, test)
-    fit = fitter(trainval, solver, search.seed, device)
-    settings, validation_top1 = best_settings(trainval, fit, solver, search, say)
+    fit = fitter(trainval, solver, seed, device)
+    settings, validation_top1 = best_settings(trainval, fit, solver, seed, num_trials)
     classify = fit(np.arange(len(trainval.labels)), settings)
     hits = classes_of(classify, test.features, np.arange(len(test.labels))) == test.labels
-    return Transfer(
-        top1=float(hits.mean()),
-        mean_per_class=mean_per_class(hits, test.labels),
-        C=settings.C,
-        learning_rate=settings.learning_rate,
-        validation_top1=validation_top1,
-        num_trainval=len(trainval.labels),
-        num_test=len(test.labels),
-        num_classes=int(trainval.labels.max()) + 1,
-    )
+    return {
+        "top1": float(hits.mean()),
+        "mean_per_class": mean_per_class(hits, test.labels),
+        "C": settings.C,
+        "learning_rate": settings.learning_rate,
+        "validation_top1": validation_top1,
+        "num_trainval": len(trainval.labels),
+        "num_test": len(test.labels),
+        "num_classes": int(trainval.labels.max()) + 1,
+    }
 
 
-def best_settings(trainval: Labelled, fit: Fit, solver: Solver, search: Search, say: Say) -> tuple[Settings, float]:
+def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_trials: int) -> tuple[Settings, float]:
     """Return the first of the best settings by validation top-1, and that; `fit` is of `trainval`."""
     import optuna
 
-    held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, search.seed)
-    if search.num_trials < 1 or not held_out.any():
+    held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, seed)
+    if num_trials < 1 or not held_out.any():
         raise ValueError(
-            f"{search.num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one "
+            f"{num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one "
             "trial or more, and give at least one class with two training images."
         )
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def validation_top1(trial: "optuna.Trial") -> float:
-        settings = _suggested(trial, solver)
-        classes = classes_of(fit(train, settings), trainval.features, validation)
-        top1 = float(np.mean(classes == trainval.labels[validation]))
-        if solver == "sgd":
-            say(_said(trial.number + 1, search.num_trials, settings, top1))
-        return top1
+        C = trial.suggest_float("C", *C_RANGE, log=True)  # noqa: N806, as scikit-learn calls it
+        rate = trial.suggest_float("learning_rate", *LEARNING_RATE_RANGE, log=True) if solver == "sgd" else 0.0
+        classes = classes_of(fit(train, Settings(C, rate)), trainval.features, validation)
+        return float(np.mean(classes == trainval.labels[validation]))
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=search.seed, multivariate=solver == "sgd")
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=solver == "sgd")
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.optimize(validation_top1, n_trials=search.num_trials)
+    study.optimize(validation_top1, n_trials=num_trials)
     return Settings(**study.best_params), study.best_value
-
-
-def _said(number: int, num_trials: int, settings: Settings, top1: float) -> str:
-    return (
-        f"trial {number} of {num_trials}: C {settings.C:.3g}, learning rate {settings.learning_rate:.3g}, "
-        f"validation top-1 {top1:.2%}"
-    )
 
 
 def classes_of(classify: Classifier, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return what a classifier says of some rows of features, int [number of rows]."""
     parts = (rows[start : start + ROWS_CLASSIFIED_AT_ONCE] for start in range(0, len(rows), ROWS_CLASSIFIED_AT_ONCE))
     return np.concatenate([classify(features[part]) for part in parts])
-
-
-def _suggested(trial: "optuna.Trial", solver: Solver) -> Settings:
-    C = trial.suggest_float("C", *C_RANGE, log=True)  # noqa: N806, as scikit-learn calls it
-    if solver == "lbfgs":
-        return Settings(C)
-    return Settings(C, trial.suggest_float("learning_rate", *LEARNING_RATE_RANGE, log=True))
 
 
 def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

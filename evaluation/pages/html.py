@@ -34,10 +34,10 @@ summary { cursor: pointer; }
 """
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, style: str = STYLE) -> str:
     """Return a page of HTML that needs no other file; `body` is HTML, `title` is not."""
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style></head>
 <body>
 <h1>{escape(title)}</h1>
 {body}

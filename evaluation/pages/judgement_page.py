@@ -31,24 +31,22 @@ the mean distance of two features of a class.</p>
 def judgement_page(told: Mapping[str, Any]) -> str:
     """Return the page of what `ray_jobs.judge` writes."""
     facts = [[name, str(value)] for name, value in {**told["facts"], **told["circumstances"]}.items()]
-    head = [title for title, _ in COLUMNS.values()]
     found = told["judgement"]
-    rows = [[row["class_name"], *_cells(row)] for row in sorted(found["per_class"], key=lambda row: row["coverage"])]
+    by_class = sorted(found["per_class"], key=lambda row: row["coverage"])
+    overall = found["overall"] | {"class_name": f"all {number(len(by_class))}"}
     body = [
         f'<div class="text facts">{html_table([], facts)}</div>',
         "<h2>All classes</h2>",
-        _dense(["classes", *head], [[f"all {number(len(rows))}", *_cells(found["overall"])]]),
+        _table("classes", [overall]),
         MEANINGS.format(num_neighbours=found["num_neighbours"]),
         "<h2>By class, the least covered first</h2>",
-        _dense(["class", *head], rows),
+        _table("class", by_class),
     ]
     return page("What was generated", "\n".join(body))
 
 
-def _dense(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(first: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table whose many columns fit on a page side by side."""
-    return f'<div class="dense">{html_table(head, rows)}</div>'
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [write(row[name]) for name, (_, write) in COLUMNS.items()]
+    head = [first, *(title for title, _ in COLUMNS.values())]
+    cells = [[row["class_name"], *(write(row[name]) for name, (_, write) in COLUMNS.items())] for row in rows]
+    return f'<div class="dense">{html_table(head, cells)}</div>'

@@ -92,17 +92,29 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
         axes.tick_params(axis="x", labelrotation=35)
         for tick in axes.get_xticklabels():
             tick.set(horizontalalignment="right", rotation_mode="anchor")
-    axes.set_xlim(-0.5, len(sets) - 0.5)
-    axes.set_ylabel("top-1")
+    axes.set(xlim=(-0.5, len(sets) - 0.5), ylabel="top-1")
     _in_percent(axes)
     if len(models) > 1:
         _legend_below(figure, dict(enumerate(models)))
     return figure
 
 
-def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int, linewidth: float = 0.8) -> None:
+def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int) -> None:
     values = [row["top1"] for row in rows]
-    axes.errorbar(places, values, yerr=interval_bars(rows), **look(i), linewidth=linewidth, elinewidth=1.2, capsize=2.5)
+    axes.errorbar(places, values, yerr=interval_bars(rows), **look(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
+
+
+def along_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
+    """Return top-1 with intervals over what training took: name, places and rows of each line; a colour a name."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for name, _, _ in lines))
+    for name, places, rows in lines:
+        _dots(axes, places, rows, names.index(name))
+    axes.set(xlabel=along, ylabel="top-1 on real images")
+    _in_percent(axes)
+    _legend_below(figure, dict(enumerate(names)))
+    return figure
 
 
 def _in_percent(axes: Axes) -> None:
@@ -132,12 +144,9 @@ def class_figure(per_class: Rows) -> Figure:
         values = [row["top1"] for row in rows]
         axes.barh(range(len(rows)), values, xerr=interval_bars(rows), color="C0", alpha=0.7, ecolor="black", capsize=2)
         axes.set_yticks(range(len(rows)), [label(row["class_name"]) for row in rows], fontsize=8)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(0, 1)
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), title=title, xlabel="top-1")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(axis="x", alpha=0.3)
-        axes.set_title(title)
-        axes.set_xlabel("top-1")
     return figure
 
 
@@ -177,8 +186,7 @@ def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
     names = [label(row["class_name"], 24) for row in classes.values()]
     axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8 if few else 6)
     axes.set_yticks(range(len(classes)), names, fontsize=8 if few else 6)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("class")
+    axes.set(xlabel="taken for", ylabel="class")
     figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(1.0), label="of the class's images")
     for i, j in np.argwhere(counts) if few else ():
         ink = "w" if shares[i, j] > 0.3 else "k"
@@ -194,17 +202,12 @@ def reliability_figure(calibration: Rows) -> Figure:
     confidences = [row["confidence"] for row in bins]
     above.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1)
     above.plot(confidences, [row["accuracy"] for row in bins], marker="o")
-    above.set_ylim(0, 1.03)
-    above.set_ylabel("accuracy")
-    above.yaxis.set_major_formatter(PercentFormatter(1.0))
+    above.set(ylim=(0, 1.03), ylabel="accuracy")
+    _in_percent(above)
     below.vlines(confidences, 0, [row["num_images"] for row in bins], linewidth=6)
-    below.set_ylim(bottom=0)
-    below.set_ylabel("images")
-    below.set_xlabel("confidence")
-    below.set_xlim(0, 1.03)
+    below.set(xlim=(0, 1.03), ylim=(0, None), xlabel="confidence", ylabel="images")
     below.xaxis.set_major_formatter(PercentFormatter(1.0))
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
+    below.grid(alpha=0.3)
     return figure
 
 
@@ -252,8 +255,10 @@ def growth_figure(evaluations: Mapping[str, Mapping[str, Any]], sets: Sequence[s
         axes.remove()
     for i, (axes, name) in enumerate(zip(figure.axes, sets, strict=True)):
         _growth_panel(axes, trained, name)
-        axes.set_xlabel("training images" if i + num_columns >= len(sets) else "")
-        axes.set_ylabel("top-1" if i % num_columns == 0 else "")
+        axes.set(
+            xlabel="training images" if i + num_columns >= len(sets) else "",
+            ylabel="top-1" if i % num_columns == 0 else "",
+        )
     _legend_below(figure, {i: name for i, name in enumerate(evaluations) if i in trained})
     return figure
 

@@ -174,17 +174,16 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
 
 
 def same_classes(first: Evaluation, last: Evaluation, name: str) -> list[tuple[Mapping, Mapping]]:
-    """Return a set's classes with images in both: by label where these agree, otherwise by names that occur once."""
+    """Return a set's classes with images in both: by label where these agree, otherwise by names that occur once.
+
+    Labels agree where those that both have are of one name: two files of classes may be called alike.
+    """
     per_class = [one["sets"][name]["per_class"] for one in (first, last)]
+    names = {row["label"]: row["class_name"] for row in per_class[0]}
+    agree = all(names.get(row["label"], row["class_name"]) == row["class_name"] for row in per_class[1])
     same_space = first["model"]["label_space"] == last["model"]["label_space"]
-    key = "label" if same_space and labels_agree(*per_class) else "class_name"
+    key = "label" if same_space and agree else "class_name"
     rows, others = ([row for row in side if row["top1"] is not None] for side in per_class)
     counts = [Counter(row[key] for row in side) for side in (rows, others)]
     other_by_key = {row[key]: row for row in others}
     return [(row, other_by_key[row[key]]) for row in rows if all(count[row[key]] == 1 for count in counts)]
-
-
-def labels_agree(rows: plots.Rows, others: plots.Rows) -> bool:
-    """Return whether labels that both have are of one name; two files of classes may be called alike."""
-    names = {row["label"]: row["class_name"] for row in rows}
-    return all(names.get(row["label"], row["class_name"]) == row["class_name"] for row in others)

@@ -101,21 +101,28 @@ def check_workers(training: TrainingConfig) -> None:
         )
 
 
+def open_complete(storage: Storage, recipe: Recipe, num_images: int) -> ShardSet:
+    """Return a kept set; ValueError if it is none, of another recipe, or lacks some of its first images."""
+    shards = read_shard_set(storage)
+    if shards is None:
+        raise ValueError(
+            f"data.shards is '{storage.url}', where no data set is. Make it with python -m ray_jobs.generate."
+        )
+    check_same(shards, recipe)
+    needed = shards.needed(min(num_images, shards.num_images))
+    if missing := set(shards.missing()).intersection(needed):
+        raise ValueError(
+            f"'{storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run ray_jobs.generate again: it "
+            "makes what is missing."
+        )
+    return shards
+
+
 def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[ShardSet, ShardSet]:
     """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
     storage = Storage(resolve_place(url))
-    found = [read_shard_set(place) for place in (storage, storage.inside(HELD_OUT_FOLDER))]
-    train, held_out = found
-    if train is None or held_out is None:
-        raise ValueError(f"data.shards is '{url}', where no data set is. Make it with python -m ray_jobs.generate.")
-    for shards, num_images in ((train, training.num_samples), (held_out, training.num_held_out)):
-        check_same(shards, recipe)
-        needed = shards.needed(min(num_images, shards.num_images))
-        if missing := set(shards.missing()).intersection(needed):
-            raise ValueError(
-                f"'{shards.storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run "
-                "ray_jobs.generate again: it makes what is missing."
-            )
+    train = open_complete(storage, recipe, training.num_samples)
+    held_out = open_complete(storage.inside(HELD_OUT_FOLDER), recipe, training.num_held_out)
     if held_out.num_images < training.num_held_out:
         raise ValueError(
             f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "

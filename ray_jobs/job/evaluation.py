@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import cast
 
 from evaluation.config import EvaluationConfig
-from evaluation.evaluate import Planned, check_shown, evaluate, plan_evaluation
+from evaluation.evaluate import Planned, evaluate, open_transfer
 from evaluation.images.decoding import Crop
+from evaluation.images.real_sets import open_sets
+from evaluation.inference.reading import crop_for
 from evaluation.inference.trained_model import Looked, Model, open_model
 from evaluation.pages.model_page import csv_text, model_page
-from evaluation.result import Circumstances, Evaluation, SetResult
+from evaluation.result import Circumstances, Evaluation
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cli.config import JobConfig, to_yaml
@@ -28,23 +30,21 @@ def open_checkpoint(checkpoint: str) -> Model:
     return open_model(resolve(checkpoint))
 
 
-def check_asked(config: EvaluationConfig) -> None:
-    """Raise ValueError if there is nothing to evaluate on."""
-    if not (config.sets or config.transfer):
-        raise ValueError(
-            "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
-        )
-
-
 def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
-    """Return the images that the settings name; relative paths are those of `resolve_input`."""
+    """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be.
+
+    Relative paths are those of `resolve_input`.
+    """
     paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
-    return plan_evaluation(dataclasses.replace(config, paths=paths), label_space)
+    config = dataclasses.replace(config, paths=paths)
+    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
+    return Planned(open_sets(config, label_space), transfers)
 
 
 def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
     """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
-    check_shown(planned, config, own)
+    for images in planned.sets:
+        crop_for(own, config, images.has_border)
     if config.representation or planned.transfers:
         check_features(architecture)
     outputs = outputs_folder(config, run_dir)
@@ -84,21 +84,15 @@ def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print a row a set."""
     columns = ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE")
-    print_table("Real images", columns, [set_row(name, of_set) for name, of_set in evaluation["sets"].items()])
-
-
-def set_row(name: str, of_set: SetResult) -> list[str]:
-    """Return a set's numbers as text."""
-    low, high = of_set["top1_interval"]
-    fractions = (of_set["top5"], of_set["mean_per_class_top1"], of_set["ece"])
-    return [
-        name,
-        f"{of_set['num_images']:,}",
-        f"{of_set['num_shared_classes']}",
-        f"{of_set['top1']:.2%}",
-        f"{low:.2%} - {high:.2%}",
-        *(f"{fraction:.2%}" for fraction in fractions),
-    ]
+    rows = []
+    for name, of_set in evaluation["sets"].items():
+        low, high = of_set["top1_interval"]
+        counts = [f"{of_set['num_images']:,}", f"{of_set['num_shared_classes']}"]
+        fractions = (of_set["top5"], of_set["mean_per_class_top1"], of_set["ece"])
+        rows.append(
+            [name, *counts, f"{of_set['top1']:.2%}", f"{low:.2%} - {high:.2%}", *(f"{each:.2%}" for each in fractions)]
+        )
+    print_table("Real images", columns, rows)
 
 
 GOES_ON = "The model's outputs so far are kept; the same command goes on."

@@ -9,10 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from evaluation.pages.html import html_table, page
-from evaluation.pages.plots import svg
+from evaluation.pages.plots import along_figure, svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import CompareConfig, Prices, to_yaml
 from ray_jobs.job.environment import circumstances
@@ -95,11 +93,6 @@ def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:
     return told
 
 
-def by_arm(runs: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
-    """Return the runs of each arm, in the order in which they came."""
-    return {name: [run for run in runs if run.arm == name] for name in dict.fromkeys(run.arm for run in runs)}
-
-
 def mean_and_spread(values: Sequence[float], how: str) -> str:
     """Return the mean, and with several values their standard deviation."""
     mean = format(fmean(values), how)
@@ -110,7 +103,8 @@ def table_of(runs: Sequence[ArmRun], prices: Prices) -> list[list[str]]:
     """Return a row of names, and one an arm."""
     told = columns(prices)
     rows = [["arm", *told]]
-    for name, of_arm in by_arm(runs).items():
+    for name in dict.fromkeys(run.arm for run in runs):
+        of_arm = [run for run in runs if run.arm == name]
         rows.append([name, *(mean_and_spread([value(run) for run in of_arm], how) for value, how in told.values())])
     return rows
 
@@ -154,14 +148,8 @@ the start of a pool, or of training workers, to its end.</p>
 
 def plot(runs: Sequence[ArmRun], along: Callable[[Moment], float], label: str) -> str:
     """Return accuracy on real images along something, as SVG; a line a run, a colour an arm."""
-    figure = Figure(figsize=(9, 4))
-    axes = figure.subplots()
-    for i, (name, of_arm) in enumerate(by_arm(runs).items()):
-        for run in of_arm:
-            points = [(along(moment), moment.top1) for moment in run.moments]
-            axes.plot(*zip(*points, strict=True), marker=".", color=f"C{i}", label=name if run is of_arm[0] else None)
-    axes.set_xlabel(label)
-    axes.set_ylabel("top-1 on real images")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return svg(figure)
+    lines = [
+        (run.arm, [along(moment) for moment in run.moments], [{"top1": moment.top1} for moment in run.moments])
+        for run in runs
+    ]
+    return svg(along_figure(lines, label))

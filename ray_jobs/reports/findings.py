@@ -1,6 +1,6 @@
 """What a grid of small experiments says about the findings of arXiv 2212.08420. Numbers in, sentences out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,37 +53,11 @@ class Cell:
 
     def over(self, kind: str) -> float:
         """Return mean top-1, 0..1, over the real sets of a kind of `WHERE`, of which there has to be one."""
-        return float(np.mean([self.top1[name] for name in names_of(kind, self.top1)]))
+        return self.mean_top1(names_of(kind, self.top1))
 
-
-@dataclass(frozen=True)
-class Gain:
-    """By how much one choice is better than another, all else equal."""
-
-    values: tuple[float, ...]
-    """Of each pair, in shares, -1..1."""
-
-    @property
-    def mean(self) -> float:
-        """Mean over pairs."""
-        return float(np.mean(self.values))
-
-    @property
-    def num_better(self) -> int:
-        """In how many pairs the choice is better."""
-        return sum(value > 0 for value in self.values)
-
-    @property
-    def num_worse(self) -> int:
-        """In how many it is worse."""
-        return sum(value < 0 for value in self.values)
-
-    def __str__(self) -> str:
-        """Return it in points, with the least and the most over pairs."""
-        if len(self.values) == 1:
-            return f"{100 * self.mean:+.1f} points (1 pair)"
-        ends = f"{100 * min(self.values):+.1f} to {100 * max(self.values):+.1f}"
-        return f"{100 * self.mean:+.1f} points ({ends} over {len(self.values)} pairs)"
+    def mean_top1(self, sets: Iterable[str]) -> float:
+        """Return mean top-1, 0..1, over some real sets."""
+        return float(np.mean([self.top1[name] for name in sets]))
 
 
 @dataclass(frozen=True)
@@ -95,10 +69,6 @@ class Finding:
     """In how many pairs it is seen, with `UNTESTED`; or `cannot be shown here`."""
 
     evidence: str
-
-
-Key = Callable[[Cell], object]
-Measure = Callable[[Cell], float]
 
 
 def kind_of(name: str) -> str:
@@ -118,31 +88,36 @@ def kinds_of(cells: Sequence[Cell]) -> list[str]:
     return [kind for kind in WHERE if names_of(kind, cells[0].top1)]
 
 
-def over(kind: str) -> Measure:
-    """Return what tells a cell's mean top-1 over a kind of real sets."""
-    return lambda cell: cell.over(kind)
+def difference(cells: Iterable[Cell], choice: str, better: object, worse: object, sets: Iterable[str]) -> np.ndarray:
+    """Return by how much one value of a field is better than another on real sets, of cells that differ in it alone.
 
-
-def difference(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> Gain:
-    """Return the differences of cells that match; ValueError where none do."""
-    others = {match(cell): measure(cell) for cell in worse}
-    values = tuple(measure(cell) - others[match(cell)] for cell in better if match(cell) in others)
-    if not values:
+    In shares, -1..1, float64 [number of pairs]; ValueError where there are none.
+    """
+    others = [name for name in ("data", "form", "guidance", "size", "augmentation") if name != choice]
+    found: dict[object, dict[object, float]] = {better: {}, worse: {}}
+    for cell in cells:
+        if (value := getattr(cell, choice)) in found:
+            found[value][tuple(getattr(cell, name) for name in others)] = cell.mean_top1(sets)
+    gains = [top1 - found[worse][alike] for alike, top1 in found[better].items() if alike in found[worse]]
+    if not gains:
         raise ValueError("No two experiments differ in this alone. Run a grid that has both.")
-    return Gain(values)
+    return np.array(gains)
 
 
-def excess(gain: Gain, other: Gain) -> Gain:
-    """Return by how much each pair's gain exceeds the mean of other ones."""
-    return Gain(tuple(value - other.mean for value in gain.values))
+def in_points(gains: np.ndarray) -> str:
+    """Return the mean over pairs in points, with the least and the most."""
+    mean = f"{100 * gains.mean():+.1f} points"
+    if len(gains) == 1:
+        return f"{mean} (1 pair)"
+    return f"{mean} ({100 * gains.min():+.1f} to {100 * gains.max():+.1f} over {len(gains)} pairs)"
 
 
-def verdict_of(*found: Gain) -> str:
+def verdict_of(*found: np.ndarray) -> str:
     """Return in how many of all pairs a choice is better, or that it is worse in all, in words."""
-    num_pairs = sum(len(each.values) for each in found)
-    if sum(each.num_worse for each in found) == num_pairs:
-        return f"the contrary in {num_pairs} of {num_pairs} pairs"
-    return f"seen in {sum(each.num_better for each in found)} of {num_pairs} pairs"
+    gains = np.concatenate(found)
+    if (gains < 0).all():
+        return f"the contrary in {len(gains)} of {len(gains)} pairs"
+    return f"seen in {(gains > 0).sum()} of {len(gains)} pairs"
 
 
 def findings(cells: Sequence[Cell]) -> list[Finding]:
@@ -160,22 +135,24 @@ def findings(cells: Sequence[Cell]) -> list[Finding]:
     ]
 
 
-def by_way(better: Sequence[Cell], worse: Sequence[Cell], match: Key, measure: Measure) -> dict[str, Gain]:
-    """Return a difference for each augmentation."""
+def by_way(cells: Sequence[Cell], choice: str, better: object, worse: object, kind: str) -> dict[str, np.ndarray]:
+    """Return a difference over a kind of real sets for each augmentation."""
+    sets = names_of(kind, cells[0].top1)
     return {
-        way: difference(_with(better, augmentation=way), _with(worse, augmentation=way), match, measure) for way in WAYS
+        way: difference([cell for cell in cells if cell.augmentation == way], choice, better, worse, sets)
+        for way in WAYS
     }
 
 
-def verdict_apart(found: Sequence[Mapping[str, Gain]]) -> str:
+def verdict_apart(found: Sequence[Mapping[str, np.ndarray]]) -> str:
     """Return the verdict of each augmentation."""
     verdicts = (f"{verdict_of(*(each[way] for each in found))} with {way}" for way in WAYS)
     return f"{', '.join(verdicts)} augmentation; {UNTESTED}"
 
 
-def told(found: Mapping[str, Gain]) -> str:
+def told(found: Mapping[str, np.ndarray]) -> str:
     """Return the differences of both augmentations as text."""
-    return ", ".join(f"{way} augmentation {each}" for way, each in found.items())
+    return ", ".join(f"{way} augmentation {in_points(each)}" for way, each in found.items())
 
 
 def on_guidance(cells: Sequence[Cell]) -> Finding:
@@ -187,13 +164,11 @@ def on_guidance(cells: Sequence[Cell]) -> Finding:
     scales = sorted({cell.guidance for cell in cells})
     lowest, *higher = scales
 
-    def instead(scale: float, other: float) -> dict[str, Gain]:
-        return by_way(_with(cells, guidance=scale), _with(cells, guidance=other), _but("guidance"), over("clean"))
-
     def is_better(scale: float, other: float) -> bool:
-        return all(each.num_better == len(each.values) for each in instead(scale, other).values())
+        found = by_way(cells, "guidance", scale, other, "clean")
+        return all((gains > 0).all() for gains in found.values())
 
-    found = {scale: instead(lowest, scale) for scale in higher}
+    found = {scale: by_way(cells, "guidance", lowest, scale, "clean") for scale in higher}
     between = [scale for scale in scales[1:-1] if is_better(scale, lowest) and is_better(scale, scales[-1])]
     evidence = "; ".join(f"guidance {lowest:g} instead of {scale:g}: {told(each)}" for scale, each in found.items())
     optimum = f" Better than both ends in all pairs: {', '.join(f'{scale:g}' for scale in between)}." if between else ""
@@ -206,16 +181,12 @@ def on_guidance(cells: Sequence[Cell]) -> Finding:
 
 def on_augmentation(generated: Sequence[Cell], real: Sequence[Cell], kind: str) -> Finding:
     """Compare what strong augmentation adds on generated images with what it adds in the mean on real ones."""
-    gain, of_real = (
-        difference(
-            _with(cells, augmentation="strong"), _with(cells, augmentation="plain"), _but("augmentation"), over(kind)
-        )
-        for cells in (generated, real)
-    )
+    sets = names_of(kind, real[0].top1)
+    gains, of_real = (difference(cells, "augmentation", "strong", "plain", sets) for cells in (generated, real))
     return Finding(
         f"Strong augmentation helps generated images more than real ones {WHERE[kind]}.",
-        f"{verdict_of(excess(gain, of_real))}; {UNTESTED}",
-        f"Strong instead of plain: {gain} on generated, {of_real} on real images.",
+        f"{verdict_of(gains - of_real.mean())}; {UNTESTED}",
+        f"Strong instead of plain: {in_points(gains)} on generated, {in_points(of_real)} on real images.",
     )
 
 
@@ -223,7 +194,7 @@ def on_size(cells: Sequence[Cell], kind: str) -> Finding:
     """Compare the most images with the fewest."""
     by_number = sorted({(cell.num_images, cell.size) for cell in cells})
     (_, fewest), (_, most) = by_number[0], by_number[-1]
-    found = by_way(_with(cells, size=most), _with(cells, size=fewest), _but("size", "num_images"), over(kind))
+    found = by_way(cells, "size", most, fewest, kind)
     return Finding(
         f"More images help {WHERE[kind]}.",
         verdict_apart([found]),
@@ -236,21 +207,21 @@ def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
 
     The paper's claim is about shifts that nobody drew for: those that the model was taught by such prompts say little.
     """
-    pairs = _with(cells, form="background"), _with(cells, form="class_name"), _but("form")
-    found = by_way(*pairs, over(kind))
-    names = names_of(kind, cells[0].top1)
-    each = ", ".join(f"{shift_of(name)} {100 * difference(*pairs, _top1_of(name)).mean:+.1f}" for name in names)
+    choice = "form", "background", "class_name"
+    found = by_way(cells, *choice, kind)
+    gains = {name: difference(cells, *choice, [name]).mean() for name in names_of(kind, cells[0].top1)}
+    each = ", ".join(f"{shift_of(name)} {100 * gain:+.1f}" for name, gain in gains.items())
     return Finding(
         f"Backgrounds in prompts help {WHERE[kind]}.",
         verdict_apart([found]),
         f"Background instead of name: {told(found)}; by shift, in the mean of both augmentations: {each}. On clean "
-        f"digits: {told(by_way(*pairs, over('clean')))}.",
+        f"digits: {told(by_way(cells, *choice, 'clean'))}.",
     )
 
 
 def on_definitions(cells: Sequence[Cell]) -> Finding:
     """Say what definitions do, where no name has two meanings for the model."""
-    found = by_way(_with(cells, form="definition"), _with(cells, form="class_name"), _but("form"), over("clean"))
+    found = by_way(cells, "form", "definition", "class_name", "clean")
     return Finding(
         "Definitions help against names of several meanings.",
         "cannot be shown here",
@@ -263,11 +234,8 @@ def on_real(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
     """Tell both, without a verdict: the generator was taught by the very images of the real arm."""
     lowest = min(cell.guidance for cell in generated)
     most = {kind: max(cell.num_images for cell in cells) for kind, cells in (("generated", generated), ("real", real))}
-    shown = [
-        cell
-        for cell in [*_with(generated, form="class_name", guidance=lowest), *real]
-        if cell.num_images == most[cell.data]
-    ]
+    shown = [cell for cell in generated if (cell.form, cell.guidance) == ("class_name", lowest)] + list(real)
+    shown = [cell for cell in shown if cell.num_images == most[cell.data]]
     evidence = "; ".join(f"{cell.data} ({_named(cell)}) {100 * cell.over('clean'):.1f}% clean" for cell in shown)
     return Finding(
         "Generated images teach nearly as well as real ones.",
@@ -281,20 +249,6 @@ def _named(cell: Cell) -> str:
     return f"{taught}{cell.size}, {cell.augmentation}"
 
 
-def _with(cells: Sequence[Cell], **wanted: object) -> list[Cell]:
-    return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]
-
-
-def _but(*names: str) -> Key:
-    """Return what is equal for cells that differ in these alone."""
-    kept = [name for name in ("data", "form", "guidance", "size", "augmentation") if name not in names]
-    return lambda cell: tuple(getattr(cell, name) for name in kept)
-
-
 def shift_of(name: str) -> str:
     """Return a set's shift, as `noisy` of `digits/noisy`."""
     return name.rsplit("/", maxsplit=1)[-1]
-
-
-def _top1_of(name: str) -> Measure:
-    return lambda cell: cell.top1[name]

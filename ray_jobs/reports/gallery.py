@@ -3,7 +3,7 @@
 import base64
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from evaluation.pages.html import page
 from generation.files import write_whole
 from generation.recipes.labels import ClassEntry
 from generation.recipes.plan import SamplePlan
@@ -30,6 +31,9 @@ figure { display: inline-block; margin: 0 .5rem .5rem 0; }
 img { display: block; image-rendering: pixelated; height: auto; }
 figcaption { font-size: 11px; opacity: .7; }
 """
+NOTE = """<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate
+recipe.json --index makes it again.</p>"""
+
 MIN_SHOWN_PX = 96
 """Smaller images are shown this wide."""
 
@@ -63,40 +67,33 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One class: for each column some pictures."""
-
-    entry: ClassEntry
-    cells: tuple[tuple[Picture, ...], ...]
-
-
-@dataclass(frozen=True)
 class Gallery:
     """Rows of classes under columns of templates or guidance scales."""
 
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    columns: Mapping[str, str]
+    """Titles, by what the columns differ in."""
+
+    classes: Mapping[int, ClassEntry]
+    """By label."""
+
+    cells: Mapping[tuple[int, str], Sequence[Picture]]
+    """By label and column."""
 
 
 def write_page(path: Path, gallery: Gallery) -> None:
     """Write one HTML file that needs no other: images inside it, no script, nothing from the network."""
-    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in gallery.columns)
-    body = "\n".join(_row_html(row) for row in gallery.rows)
-    write_anew(
-        path,
-        f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{escape(gallery.title)}</title>\n"
-        f"<style>{STYLE}</style>\n<h1>{escape(gallery.title)}</h1>\n"
-        "<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate "
-        "recipe.json --index makes it again.</p>\n"
-        f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></html>\n",
-    )
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in gallery.columns.values())
+    body = "\n".join(_row_html(gallery, label) for label in gallery.classes)
+    table = f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    write_anew(path, page(gallery.title, f"{NOTE}\n{table}", STYLE))
 
 
-def _row_html(row: Row) -> str:
-    cells = "".join(f"<td>{''.join(_figure_html(picture) for picture in cell)}</td>" for cell in row.cells)
-    name = f"{escape(row.entry.class_name)}<small>{escape(row.entry.definition)}</small>"
-    return f"<tr><th scope=row>{name}</th>{cells}</tr>"
+def _row_html(gallery: Gallery, label: int) -> str:
+    cells = ("".join(map(_figure_html, gallery.cells[label, column])) for column in gallery.columns)
+    entry = gallery.classes[label]
+    name = f"{escape(entry.class_name)}<small>{escape(entry.definition)}</small>"
+    return f"<tr><th scope=row>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _figure_html(picture: Picture) -> str:
@@ -112,33 +109,30 @@ def _figure_html(picture: Picture) -> str:
 
 def write_png(path: Path, gallery: Gallery) -> None:
     """Write the same grid as a picture, class names on the left, column names on top, indices on the pictures."""
-    size = min(TALLEST_PX, max(MIN_SHOWN_PX, gallery.rows[0].cells[0][0].image.shape[0]))
+    heights = [picture.image.shape[0] for cell in gallery.cells.values() for picture in cell]
+    size = min(TALLEST_PX, max([MIN_SHOWN_PX, *heights]))
     step = size + MARGIN_PX
-    column_px = max(len(cell) for row in gallery.rows for cell in row.cells) * step + 2 * MARGIN_PX
+    column_px = max(map(len, gallery.cells.values())) * step + 2 * MARGIN_PX
     sheet = Image.new(
-        "RGB", (LABEL_PX + len(gallery.columns) * column_px, HEADER_PX + len(gallery.rows) * step), "white"
+        "RGB", (LABEL_PX + len(gallery.columns) * column_px, HEADER_PX + len(gallery.classes) * step), "white"
     )
     draw = ImageDraw.Draw(sheet)
-    for i, name in enumerate(gallery.columns):
-        _write(draw, (LABEL_PX + i * column_px, 4), name, column_px - 4 * MARGIN_PX)
-    for j, row in enumerate(gallery.rows):
+    for i, title in enumerate(gallery.columns.values()):
+        _write(draw, (LABEL_PX + i * column_px, 4), title, column_px - 4 * MARGIN_PX)
+    for j, (label, entry) in enumerate(gallery.classes.items()):
         top = HEADER_PX + j * step
-        _write(draw, (4, top), row.entry.class_name, LABEL_PX)
-        for i, cell in enumerate(row.cells):
-            _paste(sheet, cell, (LABEL_PX + i * column_px, top), size)
+        _write(draw, (4, top), entry.class_name, LABEL_PX)
+        for i, column in enumerate(gallery.columns):
+            for k, picture in enumerate(gallery.cells[label, column]):
+                _paste(sheet, picture, (LABEL_PX + i * column_px + k * step, top), size)
     write_whole(path, lambda file: sheet.save(file, "png"))
 
 
-def _paste(sheet: Image.Image, cell: Sequence[Picture], corner: tuple[int, int], size: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    for k, picture in enumerate(cell):
-        left, top = corner[0] + k * (size + MARGIN_PX), corner[1]
-        enlarges = size > picture.image.shape[0]
-        image = Image.fromarray(picture.image).resize(
-            (size, size), Image.Resampling.NEAREST if enlarges else Image.Resampling.LANCZOS
-        )
-        sheet.paste(image, (left, top))
-        draw.text((left + 2, top + size - 12), str(picture.plan.index), "white", stroke_width=1, stroke_fill="black")
+def _paste(sheet: Image.Image, picture: Picture, corner: tuple[int, int], size: int) -> None:
+    way = Image.Resampling.NEAREST if size > picture.image.shape[0] else Image.Resampling.LANCZOS
+    sheet.paste(Image.fromarray(picture.image).resize((size, size), way), corner)
+    below = corner[0] + 2, corner[1] + size - 12
+    ImageDraw.Draw(sheet).text(below, str(picture.plan.index), "white", stroke_width=1, stroke_fill="black")
 
 
 def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width_px: int) -> None:

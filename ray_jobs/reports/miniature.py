@@ -107,9 +107,7 @@ def size_figure(cells: Sequence[Cell], kind: str) -> Figure:
                 )
                 color = "black" if data == "real" else f"C{i}"
                 axes.plot(*zip(*points, strict=True), style, marker=".", color=color, label=f"{title}, {way}")
-        axes.set_xscale("log")
-        axes.set_title(label(form))
-        axes.set_xlabel("different images")
+        axes.set(xscale="log", title=label(form), xlabel="different images")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"top-1 {WHERE[kind]}, %")
     panels[-1].legend(fontsize=7)

@@ -4,13 +4,11 @@ import dataclasses
 import time
 from typing import Any, cast
 
-from rich.console import Console
-from rich.table import Table
-
 from evaluation.result import Evaluation
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cost.prediction import measured_rates, predict_if_given
+from ray_jobs.job.tables import print_facts
 from ray_jobs.monitor.advice import LITTLE_WAITING_FRACTION
 from ray_jobs.monitor.progress import RunProgress
 from training.progress import TrainingProgress
@@ -71,9 +69,9 @@ def beside_prediction(config: JobConfig, training: TrainingProgress, wall_second
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print a row a number, those that belong together under a common name."""
-    table = Table(title="Summary", show_header=False)
+    facts: dict[str, str] = {}
     for name, value in summary.items():
-        numbers = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
-        for each, number in (numbers or {name: value}).items():
-            table.add_row(each, f"{number:.4g}" if isinstance(number, float) else str(number))
-    Console(markup=False, emoji=False).print(table)
+        parts = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
+        for each, number in (parts or {name: value}).items():
+            facts[each] = f"{number:.4g}" if isinstance(number, float) else str(number)
+    print_facts("Summary", facts)

@@ -1,7 +1,7 @@
 """What of an evaluation is worked out again when it is asked for again."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,28 @@ from evaluation.inference.transfers import TransferImages, group_means, over_see
 from evaluation.metrics.transfer import Labelled, Transfer
 from generation.recipes.labels import ClassEntry, LabelSpace
 
-FOUND = Transfer(0.75, 0.5, 10.0, 0.0, 0.9, 1257, 540, 10)
+FOUND = Transfer(
+    top1=0.75,
+    mean_per_class=0.5,
+    C=10.0,
+    learning_rate=0.0,
+    validation_top1=0.9,
+    num_trainval=1257,
+    num_test=540,
+    num_classes=10,
+)
+
+
+def of_seed(top1: float) -> Transfer:
+    """Return what was found, with another top-1."""
+    return Transfer(**{**FOUND, "top1": top1})
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Stands in for a reference of Ray's to what a task found or raises."""
+
+    found: Any
 
 
 def features_of(digits: TransferImages, folder: Path, num_left_out: int = 0) -> dict[RealSet, Outputs]:
@@ -37,7 +58,7 @@ def features_of(digits: TransferImages, folder: Path, num_left_out: int = 0) -> 
 
 
 class RayInProcess:
-    """Stands in for Ray; a task is over at once, and its reference is a list of what it found or raises."""
+    """Stands in for Ray; a task is over at once."""
 
     def __init__(self, num_cores: int = 2) -> None:
         self.num_cores, self.events = num_cores, []
@@ -49,11 +70,11 @@ class RayInProcess:
     def wait(self, references: list[Any]) -> tuple[list[Any], list[Any]]:
         return references[:1], references[1:]
 
-    def get(self, found: Any) -> Transfer:
+    def get(self, reference: Reference) -> Transfer:
         self.events.append("get")
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(reference.found, Exception):
+            raise reference.found
+        return reference.found
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": float(self.num_cores)}
@@ -71,9 +92,9 @@ def birds() -> LabelSpace:
 def test_a_fit_of_the_same_features_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fits: list[int] = []
 
-    def started(sets: tuple[Labelled, Labelled], *_: object) -> Transfer:
+    def started(sets: tuple[Labelled, Labelled], *_: object) -> Reference:
         fits.append(len(sets[0].labels))
-        return replace(FOUND, top1=0.25 * len(fits))
+        return Reference(of_seed(0.25 * len(fits)))
 
     monkeypatch.setattr(transfers, "started", started)
     monkeypatch.setattr(transfers, "ray", RayInProcess())
@@ -107,11 +128,11 @@ def test_where_one_fit_fails_the_others_are_kept_before_it_is_told(
     error: Exception, kind: type[Exception], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[int] = []
-    found: dict[int, Any] = {0: error, 1: replace(FOUND, top1=0.25), 2: FOUND}
+    found: dict[int, Any] = {0: error, 1: of_seed(0.25), 2: FOUND}
 
-    def started(_sets: object, _solver: object, seed: int, _config: object) -> Any:
+    def started(_sets: object, _solver: object, seed: int, _config: object) -> Reference:
         asked.append(seed)
-        return found[seed]
+        return Reference(found[seed])
 
     monkeypatch.setattr(transfers, "started", started)
     monkeypatch.setattr(transfers, "ray", RayInProcess())
@@ -120,7 +141,7 @@ def test_where_one_fit_fails_the_others_are_kept_before_it_is_told(
     with pytest.raises(kind) as raised:
         transfer([digits], features, EvaluationConfig(), tmp_path, lambda _: None)
     assert str(raised.value).endswith(line)
-    found[0] = replace(FOUND, top1=0.5)
+    found[0] = of_seed(0.5)
     told = transfer([digits], features, EvaluationConfig(), tmp_path, lambda _: None)
     assert told["sets"]["digits"]["top1"] == 0.5  # of 0.5, 0.25 and 0.75
     assert asked == [0, 1, 2, 0]
@@ -134,8 +155,7 @@ def test_features_are_read_when_a_core_is_free_for_them(
     num_cores: int, events: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     ray = RayInProcess(num_cores)
-    numbers = iter(range(4))  # no two references are equal
-    monkeypatch.setattr(transfers, "started", lambda *_: replace(FOUND, C=float(next(numbers))))
+    monkeypatch.setattr(transfers, "started", lambda *_: Reference(FOUND))
     monkeypatch.setattr(transfers, "ray", ray)
     digits = unknown_digits(birds())
     both = [digits, replace(digits, name="others")]
@@ -145,7 +165,7 @@ def test_features_are_read_when_a_core_is_free_for_them(
 
 
 def test_what_several_seeds_found_is_their_mean_with_students_interval():
-    told = over_seeds([replace(FOUND, top1=top1) for top1 in (0.5, 0.6, 0.7)])
+    told = over_seeds([of_seed(top1) for top1 in (0.5, 0.6, 0.7)])
     assert told["top1"] == pytest.approx(0.6)
     assert told["top1_interval"] == pytest.approx((0.6 - 0.2484, 0.6 + 0.2484), abs=1e-4)  # 4.303 * 0.1 / sqrt(3)
     assert (told["num_seeds"], [each["top1"] for each in told["seeds"]]) == (3, [0.5, 0.6, 0.7])

@@ -12,7 +12,7 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from ray_jobs import gallery
 from ray_jobs.gallery import Choice, choose, compose, fill_cells
-from ray_jobs.reports.gallery import Gallery, write_page, write_png
+from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 CHROMIUM = shutil.which("chromium")
 
@@ -26,8 +26,9 @@ def mixed(painted: Recipe) -> Recipe:
 def composed(recipe: Recipe, choice: Choice) -> Gallery:
     cells = fill_cells(recipe, choice)
     plans = [plan for plans in cells.values() for plan in plans]
-    images = {plan.index: PaintedGenerator(16, 10).paint(plan) for plan in plans}
-    return compose(recipe, choice, cells, images, attempts=dict.fromkeys(images, 0))
+    return compose(
+        recipe, choice, cells, {plan.index: Picture(plan, PaintedGenerator(16, 10).paint(plan)) for plan in plans}
+    )
 
 
 def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe):
@@ -44,8 +45,8 @@ def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe
 
 def test_columns_may_be_guidance_scales(mixed: Recipe):
     shown = composed(mixed, Choice(labels=(0,), by_guidance=True, num_images=1))
-    assert shown.columns == ("guidance 1", "guidance 7.5")
-    assert [cell[0].plan.guidance_scale for cell in shown.rows[0].cells] == [1.0, 7.5]
+    assert shown.columns == {"1": "guidance 1", "7.5": "guidance 7.5"}
+    assert [shown.cells[0, column][0].plan.guidance_scale for column in shown.columns] == [1.0, 7.5]
 
 
 def test_classes_are_named_or_evenly_spread(mixed: Recipe):

@@ -112,14 +112,18 @@ def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
     lacking = ("split", "num_seeds", "num_unreadable", "top1_interval")
     flowers = {"top1": 0.8, "mean_per_class": 0.7, "validation_top1": 0.8, "num_classes": 102}
     flowers |= {"num_trainval": 2040, "num_test": 6149}
-    earlier["transfer"] = {"sets": {"flowers": flowers}, "log_odds_average": 1.4}
+    pets = flowers | {"top1_interval": [0.75, 0.85], "num_seeds": 3}
+    earlier["transfer"] = {"sets": {"flowers": flowers, "pets": pets}, "log_odds_average": 1.4}
     read = read_file(written(tmp_path / "earlier", earlier))
     assert read["model"]["trained_on"] == "generated"
     assert (read["sets"]["digits"]["images"], read["sets"]["digits"]["top1_hits"]) == ("", "")
     transfer = read.get("transfer")
     assert transfer is not None
     assert [dict(transfer["sets"]["flowers"])[name] for name in lacking] == ["", 1, 0, None]
-    assert set(side_by_side_files([read, read])) == {"report.html", "evaluations.json", "evaluations.csv"}
+    assert transfer["sets"]["pets"]["top1_interval"] == (0.75, 0.85)
+    without = read_file(written(tmp_path / "without", but("transfer", value={})))
+    assert not without.get("transfer")
+    assert set(side_by_side_files([read, without])) == {"report.html", "evaluations.json", "evaluations.csv"}
 
 
 @pytest.mark.parametrize(
@@ -137,8 +141,9 @@ def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
         (but("sets", "digits", value=0.75), "sets.digits"),
         (but("sets", "digits", "top1", value=None), "sets.digits.top1"),
         (but("sets", "digits", "top1_interval", value=[0.5]), "sets.digits.top1_interval[1]"),
+        (but("sets", "digits", "top1_interval", value=["0.5", 1.0]), "sets.digits.top1_interval[0]"),
         (but("sets", "digits", "per_class", 1, value={"label": 1}), "sets.digits.per_class[1].class_name"),
-        (but("representation", value={"sparsity": 0.5}), "representation.set"),
+        (but("representation", value={"sparsity": 0.5}), "representation.intra_class_distance"),
         (but("transfer", value={"flowers": 0.8}), "transfer.sets"),
         (but("transfer", value={"sets": {"flowers": {}}}), "transfer.sets.flowers.top1"),
     ],
@@ -162,5 +167,5 @@ def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, monkeypatch, ca
     path.write_text('{"model": ')
     with pytest.raises(SystemExit):
         lay(monkeypatch, tmp_path / "out", path)
-    assert "was not written by this version's ray_jobs.evaluate: Expecting value" in capsys.readouterr().err
+    assert "was not written by this version's ray_jobs.evaluate: Invalid JSON" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -5,14 +5,18 @@ import pytest
 
 from evaluation.metrics import representation
 from evaluation.metrics.likeness import (
+    Judged,
     Overlap,
-    compare,
-    diversity,
     equal_numbers,
     frechet_distance,
+    judgement,
     neighbour_radii,
     overlap,
 )
+
+LABELS = np.array([0, 0, 0, 1, 1, 1])
+NAMES = ("zero", "one")
+REAL = Judged(LABELS, np.array([[0.0], [1.0], [3.0], [10.0], [11.0], [13.0]]), np.array([0, 0, 1, 1, 1, 1]))
 
 
 def column(*values: float) -> np.ndarray:
@@ -139,26 +143,58 @@ def test_frechet_distance_has_no_direction():
     assert frechet_distance(real, generated) == pytest.approx(frechet_distance(generated, real))
 
 
+def test_recognised_is_the_share_of_a_class_that_the_judge_takes_for_it():
+    assert REAL.recognised() == pytest.approx(5 / 6)
+    assert [REAL.at(np.equal(LABELS, label)).recognised() for label in (0, 1)] == [pytest.approx(2 / 3), 1.0]
+
+
+def test_a_copy_of_the_real_images_is_as_diverse_and_covers_all():
+    told = judgement(REAL, REAL, NAMES, num_neighbours=1)
+    overall = told["overall"]
+    assert (overall["precision"], overall["recall"], overall["coverage"]) == (1.0, 1.0, 1.0)
+    assert overall["frechet_distance"] == pytest.approx(0.0, abs=1e-9)
+    assert overall["diversity"] == overall["real_diversity"] == pytest.approx(2.0)  # of 1, 2 and 3 in each class
+    assert overall["recognised"] == overall["real_recognised"] == pytest.approx(5 / 6)
+    assert [(row["class_name"], row["num_real"]) for row in told["per_class"]] == [("zero", 3), ("one", 3)]
+
+
+def test_images_of_one_kind_are_precise_and_cover_little():
+    same = Judged(LABELS, np.array([[1.0], [1.0], [1.0], [11.0], [11.0], [11.0]]), LABELS)
+    overall = judgement(REAL, same, NAMES, num_neighbours=1)["overall"]
+    assert (overall["precision"], overall["diversity"], overall["recognised"]) == (1.0, 0.0, 1.0)
+    assert overall["coverage"] < 0.5
+
+
+def seen(features: np.ndarray, *labels: int) -> Judged:
+    """Return images that the judge takes for what they should show."""
+    return Judged(np.array(labels), features, np.array(labels))
+
+
 def test_diversity_is_the_mean_distance_within_a_class():
     # Class 0: distances 1, 3, 2, mean 2; class 1: 10.
-    assert diversity(column(0, 1, 3, 50, 60), np.array([0, 0, 0, 1, 1])) == pytest.approx(6)
+    assert seen(column(0, 1, 3, 50, 60), 0, 0, 0, 1, 1).diversity() == pytest.approx(6)
 
 
-def test_a_comparison_has_every_class_and_their_pool():
-    real, real_labels = column(0, 1, 3, 50, 60), np.array([4, 4, 4, 9, 9])
-    generated, generated_labels = column(0, 2, 5, 1000, 1008), np.array([4, 4, 4, 9, 9])
-    comparison = compare(real, real_labels, generated, generated_labels, num_neighbours=1)
-    assert list(comparison.per_class) == [4, 9]
-    four, nine = comparison.per_class[4], comparison.per_class[9]
-    assert (four.num_real, four.num_generated) == (3, 3)
-    assert four.diversity == pytest.approx(10 / 3)  # of 2, 3 and 5
-    assert four.overlap == overlap(column(0, 1, 3), column(0, 2, 5), 1)
-    assert nine.overlap == Overlap(0.0, 0.0, 0.0, 0.0)
+def test_a_judgement_has_every_class_and_their_pool():
+    real = seen(column(0, 1, 3, 50, 60), 4, 4, 4, 9, 9)
+    generated = seen(column(0, 2, 5, 1000, 1008), 4, 4, 4, 9, 9)
+    found = judgement(real, generated, "abcdefghij", num_neighbours=1)
+    four, nine = found["per_class"]
+    assert [(row["label"], row["class_name"]) for row in (four, nine)] == [(4, "e"), (9, "j")]
+    assert (four["num_real"], four["num_generated"]) == (3, 3)
+    assert four["diversity"] == pytest.approx(10 / 3)  # of 2, 3 and 5
+    assert shared_by(four) == overlap(column(0, 1, 3), column(0, 2, 5), 1)
+    assert shared_by(nine) == Overlap(0.0, 0.0, 0.0, 0.0)
     # Means 55 and 1004, variances 50 and 32.
-    assert nine.frechet_distance == pytest.approx(949**2 + (math.sqrt(50) - math.sqrt(32)) ** 2)
-    assert (comparison.overall.num_real, comparison.overall.num_generated) == (5, 5)
-    assert comparison.overall.diversity == pytest.approx((10 / 3 + 8) / 2)
-    assert comparison.overall.overlap == overlap(real, generated, 1)
+    assert nine["frechet_distance"] == pytest.approx(949**2 + (math.sqrt(50) - math.sqrt(32)) ** 2)
+    overall = found["overall"]
+    assert (overall["num_real"], overall["num_generated"]) == (5, 5)
+    assert overall["diversity"] == pytest.approx((10 / 3 + 8) / 2)
+    assert shared_by(overall) == overlap(real.features, generated.features, 1)
+
+
+def shared_by(row: dict[str, float]) -> Overlap:
+    return Overlap(row["precision"], row["recall"], row["density"], row["coverage"])
 
 
 def test_as_many_images_of_each_class_are_compared_on_both_sides():
@@ -173,36 +209,33 @@ def test_as_many_images_of_each_class_are_compared_on_both_sides():
 def test_more_generated_images_alone_cover_no_more():
     random = np.random.default_rng(0)
     real, generated = random.normal(size=(50, 4)), random.normal(size=(5000, 4))
-    once = compare(real, np.zeros(50, int), generated[:50], np.zeros(50, int)).overall
-    often = compare(real, np.zeros(50, int), generated, np.zeros(5000, int)).overall
-    assert often.num_generated == 50
-    assert abs(often.overlap.coverage - once.overlap.coverage) < 0.2
+    once, often = (
+        judgement(seen(real, *[0] * 50), seen(generated[:num], *[0] * num), NAMES)["overall"] for num in (50, 5000)
+    )
+    assert often["num_generated"] == 50
+    assert abs(often["coverage"] - once["coverage"]) < 0.2
     assert overlap(real, generated).coverage == 1.0  # as it was
 
 
 def test_a_class_that_only_one_side_has_is_refused():
     with pytest.raises(ValueError, match=r"1 class\(es\) have only real or only generated images, first 2"):
-        compare(column(0, 1), np.array([1, 1]), column(0, 1, 2), np.array([1, 1, 2]), 1)
+        judgement(seen(column(0, 1), 1, 1), seen(column(0, 1, 2), 1, 1, 2), NAMES, 1)
 
 
 def test_too_few_images_for_the_neighbours_are_refused_by_class():
     with pytest.raises(ValueError, match=r"2 generated images of class 1, too few for 2 neighbours.*at least 3"):
-        compare(column(0, 1, 2), np.array([1, 1, 1]), column(0, 1), np.array([1, 1]), 2)
+        judgement(seen(column(0, 1, 2), 1, 1, 1), seen(column(0, 1), 1, 1), NAMES, 2)
     with pytest.raises(ValueError, match="num_neighbours is 0"):
-        overlap(column(0, 1), column(0, 1), 0)
-    with pytest.raises(ValueError, match="real has 1 image"):
-        frechet_distance(column(0), column(0, 1))
+        judgement(REAL, REAL, NAMES, 0)
 
 
 def test_features_of_two_networks_are_refused():
     with pytest.raises(ValueError, match="2 dimensions and generated ones 3"):
-        overlap(np.eye(2), np.eye(3), 1)
-    with pytest.raises(ValueError, match="2 dimensions and generated ones 3"):
-        frechet_distance(np.eye(2), np.eye(3))
+        judgement(seen(np.eye(2), 0, 0), seen(np.eye(3), 0, 0, 0), NAMES, 1)
 
 
 def test_features_that_are_none_are_refused_by_name():
     with pytest.raises(ValueError, match="generated has NaN or infinite values in 1 of 2 rows"):
-        frechet_distance(column(0, 1), column(0, math.nan))
+        judgement(seen(column(0, 1), 0, 0), seen(column(0, math.nan), 0, 0), NAMES, 1)
     with pytest.raises(ValueError, match=r"real has shape \[0, 2\]"):
-        overlap(np.zeros((0, 2)), np.eye(2), 1)
+        judgement(seen(np.zeros((0, 2))), seen(np.eye(2), 0, 0), NAMES, 1)

@@ -1,5 +1,4 @@
 import math
-from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from evaluation.metrics.representation import (
 def test_an_activation_at_the_threshold_counts_as_zero():
     features = np.array([[0.0, 1e-5, -2.0], [0.5, -1e-6, 0.0]])
     assert sparsity(features) == 4 / 6
-    assert sparsity(features, threshold=0.0) == 2 / 6
 
 
 def test_classes_count_alike_whatever_their_size_and_features_lose_their_length():
@@ -65,9 +63,8 @@ def test_coding_length_of_orthogonal_features_is_as_worked_out_by_hand():
 
 
 def test_coding_length_of_one_image_has_one_factor():
-    # d = 3, m = 1: 1 + 3 / 0.5 = 7; with eps^2 = 3 it is 2.
+    # d = 3, m = 1: 1 + 3 / 0.5 = 7.
     assert coding_length(np.array([[1.0, 2.0, 2.0]])) == pytest.approx(math.log(7) / 2)
-    assert coding_length(np.array([[1.0, 2.0, 2.0]]), epsilon_squared=3.0) == pytest.approx(math.log(2) / 2)
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5)])
@@ -81,7 +78,7 @@ def test_the_smaller_gram_matrix_gives_the_formula_of_the_source(shape: tuple[in
 def test_describe_holds_all_four_and_single_precision_does():
     features = np.array([[3.0, 0.0], [0.0, 5.0]], dtype=np.float32)
     described = describe(features, np.array([1, 1]))
-    assert astuple(described) == pytest.approx((0.5, math.sqrt(2), 1.0, math.log(3)))
+    assert list(described.values()) == pytest.approx([0.5, math.sqrt(2), 1.0, math.log(3)])
 
 
 @pytest.mark.parametrize(
@@ -102,21 +99,11 @@ def test_features_that_are_none_are_refused(features: np.ndarray, message: str):
 @pytest.mark.parametrize("labels", [np.array([0]), np.array([[0, 0]]), np.array([0.0, 1.0])])
 def test_labels_that_do_not_fit_are_refused(labels: np.ndarray):
     with pytest.raises(ValueError, match="one integer a feature vector"):
-        intra_class_distance(np.eye(2), labels)
+        describe(np.eye(2), labels)
 
 
 def test_what_has_no_pair_is_refused():
     with pytest.raises(ValueError, match="None of the 2 images"):
         intra_class_distance(np.eye(2), np.array([0, 1]))
-    with pytest.raises(ValueError, match="no pair among 1"):
-        mean_pairwise_distance(np.eye(1))
     with pytest.raises(ValueError, match="1 of 2 feature dimensions vary"):
         feature_redundancy(np.array([[0.0, 1.0], [1.0, 1.0]]))
-
-
-@pytest.mark.parametrize("impossible", [-1.0, math.nan])
-def test_impossible_settings_are_refused(impossible: float):
-    with pytest.raises(ValueError, match="threshold is"):
-        sparsity(np.eye(2), impossible)
-    with pytest.raises(ValueError, match="epsilon_squared is"):
-        coding_length(np.eye(2), impossible)

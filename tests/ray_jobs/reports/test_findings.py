@@ -2,16 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from ray_jobs.reports.findings import (
     UNTESTED,
     Cell,
     Finding,
-    Gain,
     difference,
-    excess,
     findings,
+    in_points,
     kinds_of,
     verdict_of,
 )
@@ -55,16 +55,14 @@ def test_a_difference_is_the_mean_over_pairs_that_differ_in_nothing_else():
     better = [cell("class_name", 1.0, "1x", "plain", 0.9), cell("class_name", 1.0, "10x", "plain", 0.8)]
     worse = [cell("class_name", 5.0, "1x", "plain", 0.7), cell("class_name", 5.0, "10x", "plain", 0.7)]
     unpaired = [cell("definition", 5.0, "1x", "plain", 0.0)]
-    found = difference(better, worse + unpaired, lambda each: (each.form, each.size), lambda each: each.over("clean"))
-    assert (found.mean, len(found.values)) == (pytest.approx(0.15), 2)  # 0.2 and 0.1
-    assert str(found) == "+15.0 points (+10.0 to +20.0 over 2 pairs)"
+    found = difference(better + worse + unpaired, "guidance", 1.0, 5.0, ["digits"])
+    assert found == pytest.approx([0.2, 0.1])
+    assert in_points(found) == "+15.0 points (+10.0 to +20.0 over 2 pairs)"
 
 
 def test_cells_without_a_pair_are_refused():
     with pytest.raises(ValueError, match="No two experiments differ in this alone"):
-        difference(
-            [cell("class_name", 1.0, "1x", "plain", 0.9)], [], lambda each: each.form, lambda each: each.over("clean")
-        )
+        difference([cell("class_name", 1.0, "1x", "plain", 0.9)], "guidance", 1.0, 5.0, ["digits"])
 
 
 @pytest.mark.parametrize(
@@ -77,16 +75,12 @@ def test_cells_without_a_pair_are_refused():
     ],
 )
 def test_a_verdict_counts_pairs(values: tuple[float, ...], verdict: str):
-    assert verdict_of(Gain(values)) == verdict
-    assert verdict_of(Gain(values[:1]), Gain(values[1:])) == verdict
+    assert verdict_of(np.array(values)) == verdict
+    assert verdict_of(np.array(values[:1]), np.array(values[1:])) == verdict
 
 
 def test_one_pair_has_no_least_and_most():
-    assert str(Gain((-0.025,))) == "-2.5 points (1 pair)"
-
-
-def test_gains_are_compared_with_the_mean_of_the_others():
-    assert excess(Gain((0.1, 0.3)), Gain((0.1, 0.2))).values == pytest.approx((-0.05, 0.15))
+    assert in_points(np.array([-0.025])) == "-2.5 points (1 pair)"
 
 
 def test_what_strong_augmentation_adds_is_told_of_each_kind_of_sets():
