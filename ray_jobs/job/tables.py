@@ -1,6 +1,6 @@
 """Tables on the screen: the first column is text, the others are numbers."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -25,3 +25,11 @@ def print_table(
 ) -> None:
     """Print a table; brackets and colons in names stay as they are."""
     Console(width=WIDTH, markup=False, emoji=False).print(text_table(title, columns, rows, text))
+
+
+def print_facts(title: str, facts: Mapping[str, str]) -> None:
+    """Print names and values, a row each."""
+    table = Table(title=title, show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    Console(width=WIDTH, markup=False, emoji=False).print(table)
