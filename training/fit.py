@@ -47,7 +47,7 @@ def run_workers(
     held_out: Dataset | None = None,
 ) -> None:
     """Run a loop on all workers, started anew so often after the loss of one; raises what a worker raised."""
-    datasets = {} if held_out is None else {"held_out": held_out}
+    datasets: dict[str, Any] = {} if held_out is None else {"held_out": held_out}
     trainer = TorchTrainer(
         loop,
         train_loop_config=settings,

@@ -11,7 +11,7 @@ from typing import Literal
 from generation.engine.actor import WorkCounts
 from generation.recipes.model_files import local_path
 from generation.recipes.recipe import find_label_space, read_recipe_value, recipe_from_value
-from ray_jobs.cli.config import JobConfig, Prices, Rates
+from ray_jobs.cli.config import JobConfig, Rates
 from training.config import TrainingConfig
 from training.data.reservoir import Uses, min_images
 from training.progress import TrainingProgress
@@ -67,13 +67,6 @@ class Prediction:
     @property
     def _held_hours(self) -> float:
         return (self.time_to_first_batch_seconds + self.run_seconds) / 3600
-
-    def cost(self, prices: Prices) -> float:
-        """Return what the devices cost; one without a price is left out."""
-        return (
-            self.generation_device_hours * prices.generation_device_hour
-            + self.training_device_hours * prices.training_device_hour
-        )
 
 
 def predict(config: JobConfig) -> Prediction:

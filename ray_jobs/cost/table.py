@@ -187,4 +187,5 @@ def cost(prediction: Prediction, prices: Prices) -> str:
     missing = ", ".join(f"prices.{name}" for name in names if not getattr(prices, name))
     if all(not getattr(prices, name) for name in names):
         return f"unknown: give {missing}"
-    return f"{prediction.cost(prices):,.2f} {prices.currency}" + (f", without {missing}" if missing else "")
+    found = prices.of_devices(prediction.generation_device_hours, prediction.training_device_hours)
+    return f"{found:,.2f} {prices.currency}" + (f", without {missing}" if missing else "")

@@ -121,10 +121,7 @@ def cost_per_thousand(generation_devices: float, config: ScaleConfig, images_per
     """Return what a thousand images cost by devices that are held while they are delivered."""
     if config.prices == Prices(currency=config.prices.currency):
         return None
-    an_hour = (
-        generation_devices * config.prices.generation_device_hour
-        + (config.training.gpus_per_worker or 1.0) * config.prices.training_device_hour
-    )
+    an_hour = config.prices.of_devices(generation_devices, config.training.gpus_per_worker or 1.0)
     return an_hour / 3600 / images_per_second * 1000
 
 
