@@ -12,29 +12,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from generation.files import new_path
+from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config
 from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
 from ray_jobs.job.run_folder import resolve
+from ray_jobs.job.tables import print_facts
 from training.config import TrainingConfig
 
 NUM_REHEARSED_STEPS = 64
 """Optimisation steps of a rehearsal: the first few are slower than those of a long run."""
 
 
-def print_cost(config: JobConfig, arguments: Sequence[str], like: str) -> None:
+def print_cost(config: JobConfig, recipe: Recipe, arguments: Sequence[str], like: str) -> None:
     """Predict the run and print it: by an earlier run's rates, by the settings' own, or by those of a rehearsal."""
-    num_images_needed(config)  # what cannot be is said before a rehearsal
+    num_images_needed(config, recipe)  # what cannot be is said before a rehearsal
     run_dir = resolve(like) if like else None
     if run_dir is None and config.rates == Rates():
         run_dir = rehearse(config, arguments)
     origin = "given in the settings" if run_dir is None else f"those of {run_dir}"
     if run_dir is not None:
         config = dataclasses.replace(config, rates=read_rates(run_dir))
-    print_prediction(config, predict(config), origin)
+    print_facts("Prediction", dict(rows(config, predict(config, recipe), origin)))
     if run_dir is not None:
         print(
             f"Settings that are others than in {run_dir.name}: {', '.join(other_settings(config, run_dir)) or 'none'}"
@@ -109,14 +108,6 @@ def settings(config: JobConfig) -> dict[str, Any]:
 def rate_arguments(rates: Rates) -> str:
     """Return rates as a job takes them, with four digits."""
     return " ".join(f"rates.{name}={value:.4g}" for name, value in dataclasses.asdict(rates).items() if value)
-
-
-def print_prediction(config: JobConfig, prediction: Prediction, origin: str) -> None:
-    """Print a row a number; what is unknown says so."""
-    table = Table(title="Prediction", show_header=False)
-    for name, value in rows(config, prediction, origin):
-        table.add_row(name, value)
-    Console(width=120, markup=False, emoji=False).print(table)
 
 
 def rows(config: JobConfig, prediction: Prediction, origin: str) -> Iterator[tuple[str, str]]:
