@@ -28,8 +28,8 @@ def print_table(
 
 
 def print_facts(title: str, facts: Mapping[str, str]) -> None:
-    """Print names and values, a row each."""
+    """Print a table of two columns, a fact a row."""
     table = Table(title=title, show_header=False)
-    for name, value in facts.items():
-        table.add_row(name, value)
+    for fact in facts.items():
+        table.add_row(*fact)
     Console(width=WIDTH, markup=False, emoji=False).print(table)

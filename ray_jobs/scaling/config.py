@@ -30,7 +30,6 @@ class SweepConfig:
     """How fast the painted trainer would like to go; 0 takes what comes."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "sweep")
         if any(number < 1 for number in self.actors) or len(set(self.actors)) < len(self.actors):
             raise ValueError(
@@ -64,7 +63,6 @@ class StepConfig:
     """
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "step")
         if self.few_actors > self.many_actors:
             raise ValueError(
@@ -115,7 +113,6 @@ class FaultsConfig:
     """Another seed hits others, at the same moments."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "faults")
 
     @property
@@ -148,7 +145,6 @@ class ScaleConfig(JobConfig):
     faults: FaultsConfig = field(default_factory=FaultsConfig)
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self)
         of_nodes = [kind for kind in OF_NODES if self.faults.per_minute[kind]]
         if of_nodes and self.num_local_nodes < 2:

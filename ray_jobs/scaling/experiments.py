@@ -20,8 +20,8 @@ from generation.stream.stream import stream_samples
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
 from ray_jobs.job.source import start_pool
 from ray_jobs.scaling.background import readings, resident_bytes
-from ray_jobs.scaling.config import ScaleConfig
-from ray_jobs.scaling.fault_injector import Struck, Surroundings, faults_injected
+from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
+from ray_jobs.scaling.fault_injector import FaultInjector, Struck
 from ray_jobs.scaling.loads import Load, rate_per_actor
 from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted
 from ray_jobs.scaling.throughput import Deliveries, Exactness
@@ -133,10 +133,8 @@ class Experiments:
                 load.phases,
                 service.report_trainer,
             )
-            with (
-                readings(partial(look, service), LOOK_SECONDS) as moments,
-                faults_injected(load.faults, self._surroundings(service, ledger)) as struck,
-            ):
+            injector = self._injector(load.faults, service, ledger)
+            with readings(partial(look, service), LOOK_SECONDS) as moments, injector.at_work():
                 train_painted(job, self.config.training)
             counts, notes = service.counts(), close_ledger(ledger)
         return Outcome(
@@ -148,7 +146,7 @@ class Experiments:
             deliveries=notes.deliveries(),
             exactness=Exactness.of(np.concatenate(notes.indices), load.num_images),
             moments=moments,
-            struck=sorted(struck, key=lambda fault: fault.began_at),
+            struck=sorted(injector.struck, key=lambda fault: fault.began_at),
         )
 
     def _rate_seen(self, counts: GenerationCounts) -> float:
@@ -156,8 +154,9 @@ class Experiments:
         is_painted = self.recipe.generator == "painted"
         return self.rate if is_painted else counts.num_images_made / counts.working_seconds
 
-    def _surroundings(self, service: GenerationService, ledger: ActorHandle) -> Surroundings:
-        return Surroundings(
+    def _injector(self, faults: FaultsConfig, service: GenerationService, ledger: ActorHandle) -> FaultInjector:
+        return FaultInjector(
+            faults,
             generators=lambda: list(service.counts().num_loads),
             trainer=lambda: cast(str, ray.get(ledger.trainer.remote())),
             first_batch_at=lambda: cast(float | None, ray.get(ledger.first_batch_at.remote())),

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -72,10 +72,11 @@ def chosen(victims: Sequence[Victim], place: float) -> Victim | None:
     return victims[min(int(place * len(victims)), len(victims) - 1)] if victims else None
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What faults may hit, and when they begin."""
+@dataclass
+class FaultInjector:
+    """What is to go wrong, whom it may hit, and what went wrong so far."""
 
+    config: FaultsConfig
     generators: Callable[[], list[str]]
     """Returns the processes of generators as `host:pid`, dead ones perhaps included."""
 
@@ -89,40 +90,24 @@ class Surroundings:
     """Those that the job started; one that comes in a lost one's place joins the list."""
 
     node_size: NodeSize
+    struck: list[Struck] = field(default_factory=list)
+    _paused: list[LocalNode] = field(default_factory=list)
+    """Nodes that stand still."""
 
-    def actors(self) -> list[str]:
-        """Return the processes of generators that are there."""
-        return sorted(process for process in self.generators() if is_there(process))
+    _beside: Background = field(default_factory=Background)
 
-    def num_actors_on(self, node: LocalNode) -> int:
-        """Return how many generators a node holds."""
-        there = {process.pid for process in node.processes()}
-        return sum(pid_of(process) in there for process in self.actors())
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let go wrong meanwhile what is scheduled; at the body's end all that stood still is at work again."""
+        with self._beside:
+            self._beside.start(self._run)
+            yield
 
-
-@contextmanager
-def faults_injected(config: FaultsConfig, around: Surroundings) -> Iterator[list[Struck]]:
-    """Let go wrong what is scheduled, and note what did; at the body's end all that stood still is at work again."""
-    with Background() as beside:
-        injector = _Injector(config, around, beside)
-        beside.start(injector.run)
-        yield injector.struck
-
-
-class _Injector:
-    def __init__(self, config: FaultsConfig, around: Surroundings, beside: Background) -> None:
-        self.config = config
-        self.around = around
-        self.struck: list[Struck] = []
-        self._beside = beside
-        self._paused: list[LocalNode] = []
-        """Nodes that stand still."""
-
-    def run(self) -> None:
+    def _run(self) -> None:
         """Wait for the first batch, then for each fault's time."""
         if not (faults := schedule(self.config)):
             return
-        while (began_at := self.around.first_batch_at()) is None:
+        while (began_at := self.first_batch_at()) is None:
             if self._beside.is_over.wait(LOOK_SECONDS):
                 return
         for fault in faults:
@@ -132,12 +117,20 @@ class _Injector:
 
     def _strike(self, fault: Fault) -> None:
         if fault.kind == "actor_kill":
-            self._kill(fault.kind, chosen(self.around.actors(), fault.place), num_actors=1)
+            self._kill(fault.kind, chosen(self._actors(), fault.place), num_actors=1)
         elif fault.kind == "trainer_kill":
-            self._kill(fault.kind, self.around.trainer(), num_actors=0)
-        elif node := chosen([node for node in self.around.nodes if node not in self._paused], fault.place):
-            struck = Struck(fault.kind, time.time(), node.name, self.around.num_actors_on(node))
+            self._kill(fault.kind, self.trainer(), num_actors=0)
+        elif node := chosen([node for node in self.nodes if node not in self._paused], fault.place):
+            struck = Struck(fault.kind, time.time(), node.name, self._num_actors_on(node))
             (self._drop if fault.kind == "node_drop" else self._delay)(node, struck)
+
+    def _actors(self) -> list[str]:
+        """Return the processes of generators that are there."""
+        return sorted(process for process in self.generators() if is_there(process))
+
+    def _num_actors_on(self, node: LocalNode) -> int:
+        there = {process.pid for process in node.processes()}
+        return sum(pid_of(process) in there for process in self._actors())
 
     def _kill(self, kind: FaultKind, process: str | None, num_actors: int) -> None:
         at = time.time()
@@ -146,14 +139,14 @@ class _Injector:
 
     def _drop(self, node: LocalNode, struck: Struck) -> None:
         self.struck.append(struck)
-        self.around.nodes.remove(node)
+        self.nodes.remove(node)
         node.kill()
         self._beside.start(self._bring)
 
     def _bring(self) -> None:
         """Start a node after a while; others have their time meanwhile."""
         if not self._beside.is_over.wait(self.config.node_return_seconds):
-            self.around.nodes.append(LocalNode(self.around.node_size))
+            self.nodes.append(LocalNode(self.node_size))
 
     def _delay(self, node: LocalNode, struck: Struck) -> None:
         node.pause()

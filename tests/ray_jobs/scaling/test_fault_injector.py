@@ -1,7 +1,8 @@
 """What goes wrong when, and whom it hits."""
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ray_jobs.cluster.local_nodes import NodeSize
 from ray_jobs.cluster.processes import is_there, kill, this_process
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
-from ray_jobs.scaling.fault_injector import Fault, Struck, Surroundings, chosen, faults_injected, schedule
+from ray_jobs.scaling.fault_injector import Fault, FaultInjector, Struck, chosen, schedule
 from tests.support.waits import wait_until
 
 
@@ -74,10 +75,13 @@ class FakeNode:
         self.done.append("resumed")
 
 
-def injected(config: FaultsConfig, nodes: list[Any]) -> AbstractContextManager[list[Struck]]:
+@contextmanager
+def injected(config: FaultsConfig, nodes: list[Any]) -> Iterator[list[Struck]]:
     """Let things go wrong where there are no processes, in a run whose first batch has just come."""
     began_at = time.time()
-    return faults_injected(config, Surroundings(list, lambda: "nowhere:1", lambda: began_at, nodes, NodeSize(0, 0)))
+    injector = FaultInjector(config, list, lambda: "nowhere:1", lambda: began_at, nodes, NodeSize(0, 0))
+    with injector.at_work():
+        yield injector.struck
 
 
 def test_a_node_stands_still_for_its_time():
