@@ -100,11 +100,10 @@ def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
     rates.plot(nums, [point.nominal_per_second for point in points], color="gray", linestyle="--", label="nominal")
     rates.plot(nums, [point.delivered_per_second for point in points], marker="o", label="delivered")
     rates.set_yscale("log", base=2)
-    rates.set_ylabel("images/s")
+    rates.set(ylabel="images/s")
     rates.legend()
     shares.plot(nums, [point.delivered_fraction for point in points], marker="o")
-    shares.set_ylim(0, 1.05)
-    shares.set_ylabel("delivered over nominal")
+    shares.set(ylim=(0, 1.05), ylabel="delivered over nominal")
     for axes in (rates, shares):
         axes.set_xscale("log", base=2)
         axes.set_xticks(nums, [f"{num}" for num in nums])
@@ -137,12 +136,9 @@ def series_figure(series: Series) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(series.ends, series.delivered_per_second, marker=".")
-    above.set_ylim(bottom=0)
-    above.set_ylabel("images/s delivered")
+    above.set(ylim=(0, None), ylabel="images/s delivered")
     below.step(series.looked_at, series.num_actors, where="post")
-    below.set_ylim(bottom=0)
-    below.set_ylabel("actors up")
-    below.set_xlabel("seconds since the first batch")
+    below.set(ylim=(0, None), ylabel="actors up", xlabel="seconds since the first batch")
     for axes in (above, below):
         axes.grid(alpha=0.3)
     return figure, above
