@@ -41,30 +41,16 @@ class Prediction:
     wall_seconds: float
     """From the job's start to its end."""
 
-    generation_devices: float
-    """GPUs that the pool holds; an actor without any counts as a device."""
+    generation_device_hours: float
+    """What the pool's GPUs come to, held from the job's start to the last step; an actor without any counts as one."""
 
-    training_devices: float
+    training_device_hours: float
     """The same of training workers."""
 
     @property
     def binding_side(self) -> Literal["generation", "training"]:
         """Which side the other one waits for."""
         return "generation" if self.generation_seconds > self.first_turn_seconds else "training"
-
-    @property
-    def generation_device_hours(self) -> float:
-        """What the pool's devices come to, held from the job's start to the last step."""
-        return self.generation_devices * self._held_hours
-
-    @property
-    def training_device_hours(self) -> float:
-        """The same of the training workers' devices."""
-        return self.training_devices * self._held_hours
-
-    @property
-    def _held_hours(self) -> float:
-        return (self.time_to_first_batch_seconds + self.run_seconds) / 3600
 
 
 def predict(config: JobConfig, recipe: Recipe) -> Prediction:
@@ -83,6 +69,7 @@ def predict(config: JobConfig, recipe: Recipe) -> Prediction:
     first_turn_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config, recipe))
     run_seconds = max(generation_seconds, first_turn_seconds) + training_seconds - first_turn_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
+    held_hours = (before_seconds + run_seconds) / 3600
     return Prediction(
         num_generated=max(fewest, min(most, round(made_per_second * (first_batch_seconds + run_seconds)))),
         num_trained=training.num_trained,
@@ -92,8 +79,8 @@ def predict(config: JobConfig, recipe: Recipe) -> Prediction:
         time_to_first_batch_seconds=before_seconds,
         run_seconds=run_seconds,
         wall_seconds=before_seconds + run_seconds + rates.end_seconds,
-        generation_devices=num_actors * (config.generation.gpus_per_actor or 1.0),
-        training_devices=training.num_workers * (training.gpus_per_worker or 1.0),
+        generation_device_hours=num_actors * (config.generation.gpus_per_actor or 1.0) * held_hours,
+        training_device_hours=training.num_workers * (training.gpus_per_worker or 1.0) * held_hours,
     )
 
 

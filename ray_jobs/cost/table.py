@@ -153,10 +153,10 @@ def held(device_hours: float, gpus_each: float) -> str:
 
 def cost(prediction: Prediction, prices: Prices) -> str:
     """Return what the devices cost; a price that is not given is named."""
-    needed = {"generation": prediction.generation_devices, "training": prediction.training_devices}
-    names = [f"{side}_device_hour" for side, devices in needed.items() if devices]
+    hours = {"generation": prediction.generation_device_hours, "training": prediction.training_device_hours}
+    names = [f"{side}_device_hour" for side, held_hours in hours.items() if held_hours]
     missing = ", ".join(f"prices.{name}" for name in names if not getattr(prices, name))
     if all(not getattr(prices, name) for name in names):
         return f"unknown: give {missing}"
-    found = prices.of_devices(prediction.generation_device_hours, prediction.training_device_hours)
-    return f"{found:,.2f} {prices.currency}" + (f", without {missing}" if missing else "")
+    found = f"{prices.of_devices(*hours.values()):,.2f} {prices.currency}"
+    return f"{found}, without {missing}" if missing else found

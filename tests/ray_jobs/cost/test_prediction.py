@@ -173,7 +173,8 @@ def test_devices_are_held_until_the_last_step_and_cost_their_hours():
     prices = Prices(generation_device_hour=3.0, training_device_hour=2.0)
     assert prices.of_devices(found.generation_device_hours, found.training_device_hours) == 5.0
     on_cpus = dataclasses.replace(CONFIG.generation, gpus_per_actor=0)
-    assert predict(dataclasses.replace(CONFIG, generation=on_cpus)).generation_devices == 2.0
+    on_cpus = dataclasses.replace(with_rates(start_seconds=3600 - 4 - 64), generation=on_cpus)
+    assert predict(on_cpus).generation_device_hours == 2.0
 
 
 @pytest.mark.parametrize("name", ["generated_per_second", "trained_per_second"])
