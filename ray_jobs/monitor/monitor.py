@@ -70,8 +70,6 @@ class RunMonitor:
 
     def __enter__(self) -> "RunMonitor":
         """Begin to look."""
-        for observer in self.observers:
-            observer.start()
         self._thread.start()
         return self
 

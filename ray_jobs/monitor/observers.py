@@ -29,9 +29,6 @@ class Observer:
         self._looks: queue.SimpleQueue[RunProgress | None] = queue.SimpleQueue()
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def show(self, look: RunProgress) -> None:
