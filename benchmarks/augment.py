@@ -15,14 +15,13 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Column, Table
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from benchmarks.floors import below_floor, floors_of
 from generation.random_streams import draws
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.job.tables import print_table
 from training.augmentation import operations
 from training.augmentation.augmentation import RandomCrops, build_augmentation
 from training.augmentation.crops import DRAWS_PER_CROP, CropKind, draw_crops
@@ -56,14 +55,14 @@ def main() -> None:
     with user_errors():
         floors = floors_of("augment")
     torch.set_num_threads(NUM_THREADS)
-    table = Table("crops", "way", Column("images/s", justify="right"), Column("ratio", justify="right"))
+    rows: list[list[str]] = []
     measured = {}
     for sizes in SIZES:
         images_nhwc, augmented = random_images(sizes), multi_crop(*sizes)
-        measured[title(sizes)] = measure(table, title(sizes), all_crops(images_nhwc, augmented))
+        measured[title(sizes)] = measure(rows, title(sizes), all_crops(images_nhwc, augmented))
         for name, ways in each_operation(images_nhwc, augmented.kinds[-1]).items():
-            measure(table, f"{sizes[-1]} px, {name}", ways)
-    Console().print(table)
+            measure(rows, f"{sizes[-1]} px, {name}", ways)
+    print_table("", ("crops", "way", "images/s", "ratio"), rows, text=("crops", "way"))
     if missed := below_floor(measured, floors):
         sys.exit(f"Less than the floor times as fast as torchvision, image by image: {', '.join(missed)}.")
 
@@ -71,10 +70,8 @@ def main() -> None:
 def ratios() -> dict[str, float]:
     """Measure whole augmentations alone; return how many times as fast as the fastest reference each is."""
     torch.set_num_threads(NUM_THREADS)
-    table = Table()
     return {
-        title(sizes): measure(table, title(sizes), all_crops(random_images(sizes), multi_crop(*sizes)))
-        for sizes in SIZES
+        title(sizes): measure([], title(sizes), all_crops(random_images(sizes), multi_crop(*sizes))) for sizes in SIZES
     }
 
 
@@ -172,8 +169,8 @@ def operation(
     }
 
 
-def measure(table: Table, title: str, ways: Ways) -> float:
-    """Add the median rates of ways in turns to the table; return ours over the fastest other."""
+def measure(rows: list[list[str]], title: str, ways: Ways) -> float:
+    """Add the median rates of ways in turns to a table's rows; return ours over the fastest other."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + NUM_ROUNDS):
         for name, make in ways.items():
@@ -183,7 +180,7 @@ def measure(table: Table, title: str, ways: Ways) -> float:
     rates = {name: NUM_IMAGES / float(np.median(taken[1:])) for name, taken in seconds.items()}
     ratio = rates["ours"] / max(rate for name, rate in rates.items() if name != "ours")
     for name, rate in rates.items():
-        table.add_row(title, name, f"{rate:,.0f}", f"{ratio:.2f}" if name == "ours" else "")
+        rows.append([title, name, f"{rate:,.0f}", f"{ratio:.2f}" if name == "ours" else ""])
     return ratio
 
 

@@ -10,10 +10,9 @@ import time
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from generation.indices import IndexSet
+from ray_jobs.job.tables import print_table
 from training.data.consumption import NOT_BEGUN, Consumption, Ledger, Share, merged
 
 NUM_SAMPLES = 10**7
@@ -27,12 +26,10 @@ MAX_SECONDS, MAX_BYTES = 1.0, 10_000_000
 
 def main() -> None:
     """Measure both, print a table, and end with a status."""
-    table = Table(title=f"{NUM_SAMPLES:,} samples used")
-    for column in ("", "ranges", "begun", "merge and save, s", "load, s", "MB"):
-        table.add_column(column, justify="right" if column else "left")
-    is_met = [measure(table, name, ledger) for name, ledger in (("stream", streamed()), ("worst case", scattered()))]
-    Console(width=120).print(table)
-    sys.exit(None if is_met[0] else "The stream missed its targets: 1 s to save, 10 MB.")
+    (row, is_met), (worst, _) = measure("stream", streamed()), measure("worst case", scattered())
+    columns = ("", "ranges", "begun", "merge and save, s", "load, s", "MB")
+    print_table(f"{NUM_SAMPLES:,} samples used", columns, (row, worst))
+    sys.exit(None if is_met else "The stream missed its targets: 1 s to save, 10 MB.")
 
 
 def streamed() -> Ledger:
@@ -55,8 +52,8 @@ def ledger_of(taken: IndexSet, begun: np.ndarray) -> Ledger:
     return ledger
 
 
-def measure(table: Table, name: str, ledger: Ledger) -> bool:
-    """Add a row, and return whether the targets are met."""
+def measure(name: str, ledger: Ledger) -> tuple[list[str], bool]:
+    """Return a row, and whether the targets are met."""
     started_at = time.perf_counter()
     state = merged(NOT_BEGUN, [ledger.state()])
     file = io.BytesIO()
@@ -68,9 +65,9 @@ def measure(table: Table, name: str, ledger: Ledger) -> bool:
     if again.taken != state.taken:
         sys.exit("What was saved is not what was loaded.")
     size, seconds = file.getbuffer().nbytes, saved_at - started_at
-    row = (len(state.taken.starts), len(state.begun))
-    table.add_row(name, *(f"{n:,}" for n in row), f"{seconds:.2f}", f"{loaded_at - saved_at:.2f}", f"{size / 1e6:.1f}")
-    return seconds < MAX_SECONDS and size < MAX_BYTES
+    row = [name, f"{len(state.taken.starts):,}", f"{len(state.begun):,}"]
+    row += [f"{seconds:.2f}", f"{loaded_at - saved_at:.2f}", f"{size / 1e6:.1f}"]
+    return row, seconds < MAX_SECONDS and size < MAX_BYTES
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Whether a GPU copies a batch's pixels to the host while it makes the next, as `generation.engine.pixels` promises."""
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from benchmarks.timer import wait_for_device
+from benchmarks.timer import seconds_of
 from generation.engine.diffusers_generator import DiffusersGenerator
 from generation.engine.pixels import start_copying
 from generation.recipes.plan import SamplePlan
@@ -27,7 +26,7 @@ class MatrixBatches:
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
         self.num_products = 1
         self.wait_for_each(2)  # host memory is pinned then, and kept for later copies
-        self.num_products = num_products(seconds_of_work(self.copy_and_wait), seconds_of_work(self.compute))
+        self.num_products = num_products(seconds_of(self.copy_and_wait), seconds_of(self.compute))
 
     def compute(self) -> torch.Tensor:
         """Start a batch on the device; return its pixels."""
@@ -66,15 +65,6 @@ def num_products(copy_seconds: float, product_seconds: float) -> int:
 def hidden_fraction(only_compute: float, wait_for_each: float, beside_the_next: float) -> float:
     """Return which share of the copies' time the device computed meanwhile, from the seconds of the three."""
     return (wait_for_each - beside_the_next) / (wait_for_each - only_compute)
-
-
-def seconds_of_work(work: Callable[[], object]) -> float:
-    """Return how long work takes, the device's part included."""
-    wait_for_device()
-    started_at = time.perf_counter()
-    work()
-    wait_for_device()
-    return time.perf_counter() - started_at
 
 
 def generate_in_threads(

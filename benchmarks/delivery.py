@@ -4,19 +4,14 @@ Painted generators have a known rate. One Ray Train worker takes what comes and 
 beside the plain alternative, generators inside a Ray Data actor pool.
 """
 
+import dataclasses
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import ray.data
-import ray.train
 from ray.data import ActorPoolStrategy, Dataset
-from ray.train.torch import TorchTrainer
-from ray.util.queue import Queue
 
 from benchmarks.floors import below_floor, floors_of
 from generation.config import GenerationConfig
@@ -32,10 +27,9 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.job.tables import print_table
-from ray_jobs.scaling.sampling import Readings, growth_bytes, resident_bytes
+from ray_jobs.scaling.background import growth_bytes, readings, resident_bytes
+from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted
 from training.config import TrainingConfig
-from training.data.loader import shard
-from training.fit import own_execution_options, worker_resources
 
 STREAM = "stream (Ray Serve)"
 
@@ -167,37 +161,19 @@ class PooledGenerator:
 
 def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
     """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
-    answer = Queue(actor_options={"num_cpus": 0})
-    with tempfile.TemporaryDirectory() as scratch, Readings(resident_bytes, interval_seconds=1.0) as memory:
-        TorchTrainer(
-            take_all,
-            train_loop_config={"batch_size": config.global_batch_size, "answer": answer},
-            datasets={"train": dataset},
-            scaling_config=ray.train.ScalingConfig(
-                resources_per_worker=worker_resources(config), label_selector=config.label_selector
-            ),
-            run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
-            dataset_config=own_execution_options({"train": dataset}),
-        ).fit()
-    return Delivery(**answer.get(), driver_growth_bytes=growth_bytes(memory.noted))
-
-
-def take_all(settings: dict[str, Any]) -> None:
-    """Take every batch, and report how many samples came and how fast."""
-    came_at, indices = [], []
-    for batch in shard("train").iter_torch_batches(
-        batch_size=settings["batch_size"], prefetch_batches=1, drop_last=True
-    ):
-        came_at.append(time.monotonic())
-        indices += batch["index"].tolist()
-    warm = int(len(came_at) * WARM_UP_FRACTION)
-    settings["answer"].put(
-        {
-            "num_samples": len(indices),
-            "num_distinct": len(set(indices)),
-            "rate_after_first_batch": (len(came_at) - 1) * settings["batch_size"] / (came_at[-1] - came_at[0]),
-            "steady_rate": (len(came_at) - 1 - warm) * settings["batch_size"] / (came_at[-1] - came_at[warm]),
-        }
+    ledger = open_ledger()
+    job = PaintedJob(lambda _: dataset, config.num_trained, config.global_batch_size, ledger)
+    with readings(resident_bytes, interval_seconds=1.0) as memory:
+        train_painted(job, dataclasses.replace(config, num_workers=1))
+    notes = close_ledger(ledger)
+    deliveries, indices = notes.deliveries(), np.concatenate(notes.indices)
+    warm_at, last_at = deliveries.came_at[[int(len(deliveries.nums) * WARM_UP_FRACTION), -1]]
+    return Delivery(
+        num_samples=len(indices),
+        num_distinct=len(set(indices.tolist())),
+        rate_after_first_batch=deliveries.mean_rate(),
+        steady_rate=deliveries.rate_between(warm_at, last_at),
+        driver_growth_bytes=growth_bytes(memory),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.architectures import TINY as TINY_MODEL
-from benchmarks.copies import MatrixBatches, generate_in_threads, hidden_fraction, seconds_of_work
+from benchmarks.copies import MatrixBatches, generate_in_threads, hidden_fraction
 from benchmarks.deadline import Deadline
 from benchmarks.device_report import OUT_OF_TIME, Line, failed, not_measured
 from benchmarks.engine import (
@@ -26,12 +26,12 @@ from benchmarks.engine import (
     matmul_flops,
     open_case,
     plan_rows,
-    seconds_of,
     take_turns,
 )
 from benchmarks.gpu_tests import ALL, run_gpu_tests
 from benchmarks.makers import Engine
 from benchmarks.tf32 import tf32
+from benchmarks.timer import seconds_of
 from benchmarks.training_step import Steps, measure_steps
 from generation.engine.batch_size import MemoryMeter
 from generation.engine.diffusers_generator import DiffusersGenerator
@@ -242,7 +242,7 @@ def copy_lines() -> list[Line]:
         "nothing copied": batches.only_compute,
     }
     seconds = {
-        name: float(np.median([seconds_of_work(partial(way, NUM_COPIED)) for _ in range(1 + NUM_CALLS)][1:]))
+        name: float(np.median([seconds_of(partial(way, NUM_COPIED)) for _ in range(1 + NUM_CALLS)][1:]))
         for name, way in ways.items()
     }
     waited, beside, computed = seconds.values()

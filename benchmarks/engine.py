@@ -28,7 +28,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock
-from benchmarks.timer import Timer
+from benchmarks.timer import Timer, seconds_of
 from generation.config import GenerationConfig
 from generation.engine.batch_size import MemoryMeter
 from generation.engine.diffusers_generator import DiffusersGenerator
@@ -258,13 +258,6 @@ def look_inside_each(rows: Sequence[Row]) -> Iterator[None]:
             if row.make.generator.batch_size != row.make.num_images:
                 raise ValueError(f"'{row.name}' ran out of memory beside the other rows. Give generation.batch_size.")
         yield
-
-
-def seconds_of(make: Callable[[], Any]) -> float:
-    """Return how long a call takes; its images are on the host at its end, so that the device is done."""
-    started_at = time.perf_counter()
-    make()
-    return time.perf_counter() - started_at
 
 
 def seconds_of_turn(make: Callable[[], Any], min_seconds: float) -> float:

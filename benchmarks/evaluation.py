@@ -32,7 +32,7 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
-from ray_jobs.scaling.sampling import Readings
+from ray_jobs.scaling.background import readings
 from training.config import TrainingConfig
 from training.model.classifier import Classifier
 
@@ -160,18 +160,18 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
     every = np.arange(images.num_images)
     request = SetRequest(("guesses",), source=images.source, positions=images.positions, rows=every, crop=crop)
     rows, came_at = [], []
-    memory = Readings(megabytes_held, WATCH_SECONDS)
+    memory: list[float] = []
     with ExitStack() as watched:
         for columns in infer(read_images([request], config.evaluation), network):
             if not columns["is_read"].all():
                 raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
             if not rows:
-                watched.enter_context(memory)
+                memory = watched.enter_context(readings(megabytes_held, WATCH_SECONDS))
             rows.append(columns[ROW])
             came_at.append(time.monotonic())
     if not np.array_equal(np.sort(np.concatenate(rows)), every):
         raise RuntimeError("Not every photograph came once.")
-    return Pass(sum(map(len, rows[1:])), came_at[-1] - came_at[0], memory.noted)
+    return Pass(sum(map(len, rows[1:])), came_at[-1] - came_at[0], memory)
 
 
 def megabytes_held() -> float:

@@ -6,13 +6,11 @@ Needs no Ray. Prints a row for each batch size, and what planning alone takes.
 import sys
 import time
 
-from rich.console import Console
-from rich.table import Table
-
 from generation.engine.actor import GeneratorActor
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.job.tables import print_table
 
 BATCH_SIZES = (1, 8, 32, 64, 128)
 MIN_SECONDS = 5.0
@@ -24,14 +22,10 @@ def main() -> None:
     config = load_config(JobConfig, sys.argv[1:])
     recipe = open_recipe(config)
     actor = GeneratorActor(recipe, config.generation)
-    table = Table(title=f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads")
-    table.add_column("batch size", justify="right")
-    table.add_column("images/s", justify="right")
-    for batch_size in BATCH_SIZES:
-        table.add_row(str(batch_size), f"{images_per_second(actor, batch_size):.1f}")
-    console = Console()
-    console.print(table)
-    console.print(f"planning alone: {plans_per_second(recipe):,.0f} plans/s")
+    title = f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads"
+    rows = [[str(batch_size), f"{images_per_second(actor, batch_size):.1f}"] for batch_size in BATCH_SIZES]
+    print_table(title, ("batch size", "images/s"), rows)
+    print(f"planning alone: {plans_per_second(recipe):,.0f} plans/s")
 
 
 def images_per_second(actor: GeneratorActor, batch_size: int) -> float:

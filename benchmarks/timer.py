@@ -1,6 +1,7 @@
 """Seconds spent in one method, the device's work included."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ class Timer:
     def remove(self) -> None:
         """Put the method back."""
         setattr(self.owner, self.method, self.call)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return how long work takes, the device's part included."""
+    wait_for_device()
+    started_at = time.perf_counter()
+    work()
+    wait_for_device()
+    return time.perf_counter() - started_at
 
 
 def wait_for_device() -> None:

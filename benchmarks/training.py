@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray.train
-from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from generation.config import GenerationConfig
@@ -28,7 +26,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
-from training.fit import own_execution_options, worker_group
+from training.fit import run_workers
 from training.job import FitJob, TrainingSamples
 
 NUM_WARM_STEPS = 3
@@ -112,19 +110,9 @@ def measure(recipe: Recipe, generation: GenerationConfig, training: TrainingConf
     with start_generation(recipe, generation) as service, tempfile.TemporaryDirectory() as scratch:
         samples = TrainingSamples(training.num_samples, partial(stream_samples, service, recipe, generation))
         judges = stream_samples(service, recipe, generation, held_out)
-        TorchTrainer(
-            train_and_time,
-            train_loop_config={"job": FitJob(training, recipe, Path(scratch), samples, None), "answer": answer},
-            datasets={"held_out": judges},
-            scaling_config=worker_group(training),
-            run_config=ray.train.RunConfig(name="benchmark", storage_path=scratch),
-            dataset_config=own_execution_options({"held_out": judges}),
-        ).fit()
+        settings = {"job": FitJob(training, recipe, Path(scratch), samples, None), "answer": answer}
+        run_workers(train_and_time, settings, training, Path(scratch), max_restarts=0, held_out=judges)
     return answer.get(timeout=10)
-
-
-def ignore(_: object) -> None:
-    """Leave a run's progress alone."""
 
 
 def train_and_time(settings: dict[str, Any]) -> None:

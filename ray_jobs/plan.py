@@ -45,7 +45,7 @@ def main() -> None:
         elif "compare" in options:
             print_differences(recipe, read_recipe_value(local_path(options["compare"])))
         elif "cost" in options or "like" in options:
-            print_cost(config, arguments, options.get("like", ""))
+            print_cost(config, recipe, arguments, options.get("like", ""))
         else:
             notes = check_recipe(recipe, config.recipe)
             path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))

@@ -7,47 +7,42 @@ else on the running cluster. Writes `scale.json` and `report.html`; exit status 
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
-from generation.pool.keeper import GenerationCounts
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import load_config, open_recipe, to_yaml
-from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect, start_local
 from ray_jobs.cluster.local_nodes import local_nodes
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.job.command import announce
-from ray_jobs.job.run_folder import check_output, claim, release, resolve, withdrawn_at_errors
+from ray_jobs.job.run_folder import check_output, claim, release, resolve
 from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Experiments, node_size
-from ray_jobs.scaling.faults_results import faults_result
-from ray_jobs.scaling.loads import faults_load, fixed_pool, rate_per_actor, step_load, sweep_load
+from ray_jobs.scaling.faults import faults_load, faults_result
+from ray_jobs.scaling.loads import fixed_pool, rate_per_actor
 from ray_jobs.scaling.report import ScaleResults, print_results, write_report
-from ray_jobs.scaling.step_results import step_result
-from ray_jobs.scaling.sweep_results import sweep_point
+from ray_jobs.scaling.step import step_load, step_result
+from ray_jobs.scaling.sweep import sweep_load, sweep_point
 
 
 def main() -> None:
     """Compose the job: a cluster, the experiments, a report, and a status."""
+    results = ScaleResults()
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         open_cluster(config)
-    with errors_at_work(), local_nodes(config.num_local_nodes, node_size(config)) as nodes, user_errors():
-        check_pool(config)
-        claimed = claim(run_dir, to_yaml(config))
-        measured = measure(Experiments(config, recipe, nodes))
-        with withdrawn_at_errors(claimed):
-            results = next(measured)
-        try:
-            for measured_yet in chain([results], measured):  # which stays, whatever becomes of the next
-                write_report(run_dir, config, recipe, measured_yet)
-            results.is_complete = True
-            write_report(run_dir, config, recipe, results)
-        finally:
-            release(claimed)
+        with local_nodes(config.num_local_nodes, node_size(config)) as nodes:
+            check_pool(config)
+            claimed = claim(run_dir, to_yaml(config))
+            with claimed.undo as at_end:  # without any result no trace is left
+                for results in measure(Experiments(config, recipe, nodes)):
+                    write_report(run_dir, config, recipe, results)
+                    at_end.pop_all()
+                    at_end.callback(release, claimed)
     print_results(results, config.prices.currency)
     print(f"Everything is in {run_dir}: report.html, scale.json")
     sys.exit("\n".join(results.missed) or None)
@@ -81,28 +76,20 @@ def check_pool(config: ScaleConfig) -> None:
 
 def measure(experiments: Experiments) -> Iterator[ScaleResults]:
     """Run all experiments, one after the other, and yield after each what all came to until then."""
-    config, recipe = experiments.config, experiments.recipe
-    rate = rate_per_actor(config, recipe)
-    results = ScaleResults()
+    config, rate, results = experiments.config, experiments.rate, ScaleResults()
     for num_actors in config.sweep.actors:
-        outcome = experiments.run(sweep_load(config, rate, num_actors))
-        results.sweep.append(sweep_point(config, made_per_second(rate, recipe, outcome.counts), outcome))
-        announce(f"sweep: {results.sweep[-1].line}")
-        yield results
+        point = sweep_point(config, experiments.run(sweep_load(config, rate, num_actors)))
+        announce(f"sweep: {point.line}")
+        yield (results := replace(results, sweep=(*results.sweep, point)))
     if config.step.is_on:
-        results.step = step_result(config, experiments.run(step_load(config, rate)))
-        announce(f"step: {results.step.line}")
-        yield results
+        step = step_result(config, experiments.run(step_load(config, rate)))
+        announce(f"step: {step.line}")
+        yield (results := replace(results, step=step))
     if config.faults.is_on:
-        outcome = experiments.run(faults_load(config, rate))
-        results.faults = faults_result(config, made_per_second(rate, recipe, outcome.counts), outcome)
-        announce(f"faults: {results.faults.line}")
-        yield results
-
-
-def made_per_second(painted_rate: float, recipe: Recipe, counts: GenerationCounts) -> float:
-    """Return what an actor makes while it is at work: known of a painted one, seen of another."""
-    return painted_rate if recipe.generator == "painted" else counts.num_images_made / counts.working_seconds
+        faults = faults_result(config, experiments.run(faults_load(config, rate)))
+        announce(f"faults: {faults.line}")
+        yield (results := replace(results, faults=faults))
+    yield replace(results, is_complete=True)
 
 
 if __name__ == "__main__":

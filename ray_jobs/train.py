@@ -147,7 +147,10 @@ def prepare(arguments: list[str]) -> Prepared:
     check_evaluation(planned, config.evaluation, run_dir, crop_of(trained_size), config.training.architecture)
     unreadable = unreadable_in(run_dir, config.training)
     real = real_samples(config, recipe, config.training.seed, unreadable)
-    notes = [*(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()), *predicted(config)]
+    notes = [
+        *(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()),
+        *predicted(config, recipe),
+    ]
     source = open_source(config, recipe, unreadable)
     num_classes = recipe.label_space.num_classes
     if note := told_of_memory(config.training, array_size(config, recipe), num_classes, source.num_images):
@@ -156,9 +159,9 @@ def prepare(arguments: list[str]) -> Prepared:
     return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
 
 
-def predicted(config: JobConfig) -> list[str]:
+def predicted(config: JobConfig, recipe: Recipe) -> list[str]:
     """Return what the settings' rates lead to, in a line, if they have any; ValueError if one is missing."""
-    prediction = predict_if_given(config)
+    prediction = predict_if_given(config, recipe)
     if prediction is None:
         return []
     first, whole = prediction.time_to_first_batch_seconds, prediction.wall_seconds

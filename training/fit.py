@@ -5,7 +5,7 @@ Knows samples and neither generators nor prompts; they come from whatever the jo
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,36 +24,46 @@ from training.loggers import logger_environment
 LONGEST_WAIT_SECONDS = 7 * 24 * 3600
 """A worker that has its images waits so long for another one that has not; Ray itself sees those that are gone."""
 
+RESTARTS_WITHOUT_END = -1
+"""As Ray Train takes it."""
+
 
 def fit(job: FitJob, held_out: Dataset) -> Path:
     """Train, or go on from the newest checkpoint, and return the last one's file; raises what a worker raised.
 
     After the loss of a worker Ray Train starts them all anew, which then do the same.
     """
+    settings = {"job": job, "environment": logger_environment(job.config)}
+    run_workers(train_on_worker, settings, job.config, job.run_dir, job.config.max_restarts, held_out)
+    return checkpoint_files(job.checkpoints)[0]
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    config: TrainingConfig,
+    storage: Path,
+    max_restarts: int,
+    held_out: Dataset | None = None,
+) -> None:
+    """Run a loop on all workers, started anew so often after the loss of one; raises what a worker raised."""
+    datasets: dict[str, Any] = {} if held_out is None else {"held_out": held_out}
     trainer = TorchTrainer(
-        train_on_worker,
-        train_loop_config={"job": job, "environment": logger_environment(job.config)},
-        datasets={"held_out": held_out},
-        scaling_config=worker_group(job.config),
+        loop,
+        train_loop_config=settings,
+        datasets=datasets,
+        scaling_config=worker_group(config),
         run_config=ray.train.RunConfig(
             name=TRAIN_FOLDER,
-            storage_path=str(job.run_dir),
+            storage_path=str(storage),
             failure_config=ray.train.FailureConfig(
-                max_failures=job.config.max_restarts,
-                max_preemption_failures=job.config.max_restarts,
-                controller_failure_limit=0,
+                max_failures=max_restarts, max_preemption_failures=max_restarts, controller_failure_limit=0
             ),
             callbacks=[EndAtErrors()],
         ),
         torch_config=TorchConfig(timeout_s=LONGEST_WAIT_SECONDS),
-        dataset_config=own_execution_options({"held_out": held_out}),
+        dataset_config=own_execution_options(datasets),
     )
-    run_workers(trainer)
-    return checkpoint_files(job.checkpoints)[0]
-
-
-def run_workers(trainer: TorchTrainer) -> None:
-    """Return when all workers are through; raises what a worker raised."""
     try:
         with interrupt_raises():
             trainer.fit()

@@ -69,6 +69,10 @@ class Prices:
     def __post_init__(self) -> None:
         check_ranges(self, "prices")
 
+    def of_devices(self, generation_hours: float, training_hours: float) -> float:
+        """Return what devices cost that are held for so long, added up over them."""
+        return generation_hours * self.generation_device_hour + training_hours * self.training_device_hour
+
 
 @dataclass(frozen=True)
 class JobConfig:

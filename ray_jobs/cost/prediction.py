@@ -1,7 +1,7 @@
 """How long a run will take and what it will cost, from rates; and the rates of a run that is through.
 
-Numbers in, numbers out: knows no cluster or clock, and of files the recipe's classes alone. Two sides work at once and
-the slower one binds, whose time is the run's; before it all has to start, and after it the classifier is evaluated.
+Numbers in, numbers out: knows no cluster, clock or file. Two sides work at once and the slower one binds, whose time is
+the run's; before it all has to start, and after it the classifier is evaluated.
 """
 
 import math
@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from generation.engine.actor import WorkCounts
-from generation.recipes.model_files import local_path
-from generation.recipes.recipe import find_label_space, read_recipe_value, recipe_from_value
-from ray_jobs.cli.config import JobConfig, Prices, Rates
-from training.config import TrainingConfig
+from generation.recipes.recipe import Recipe
+from ray_jobs.cli.config import JobConfig, Rates
 from training.data.reservoir import Uses, min_images
 from training.progress import TrainingProgress
 
@@ -43,10 +41,10 @@ class Prediction:
     wall_seconds: float
     """From the job's start to its end."""
 
-    generation_devices: float
-    """GPUs that the pool holds; an actor without any counts as a device."""
+    generation_device_hours: float
+    """What the pool's GPUs come to, held from the job's start to the last step; an actor without any counts as one."""
 
-    training_devices: float
+    training_device_hours: float
     """The same of training workers."""
 
     @property
@@ -54,44 +52,24 @@ class Prediction:
         """Which side the other one waits for."""
         return "generation" if self.generation_seconds > self.first_turn_seconds else "training"
 
-    @property
-    def generation_device_hours(self) -> float:
-        """What the pool's devices come to, held from the job's start to the last step."""
-        return self.generation_devices * self._held_hours
 
-    @property
-    def training_device_hours(self) -> float:
-        """The same of the training workers' devices."""
-        return self.training_devices * self._held_hours
-
-    @property
-    def _held_hours(self) -> float:
-        return (self.time_to_first_batch_seconds + self.run_seconds) / 3600
-
-    def cost(self, prices: Prices) -> float:
-        """Return what the devices cost; one without a price is left out."""
-        return (
-            self.generation_device_hours * prices.generation_device_hour
-            + self.training_device_hours * prices.training_device_hour
-        )
-
-
-def predict(config: JobConfig) -> Prediction:
+def predict(config: JobConfig, recipe: Recipe) -> Prediction:
     """Return what the settings' rates lead to; ValueError if one that is needed is unknown."""
     training, rates = config.training, config.rates
     num_actors = num_generators(config)
     check_known(rates, num_actors)
     made_per_second = num_actors * rates.generated_per_second
-    fewest, most = num_images_needed(config) if num_actors else (0, 0)
-    first_batch_seconds = num_before_first_batch(config) / made_per_second if num_actors else 0.0
+    fewest, most = num_images_needed(config, recipe) if num_actors else (0, 0)
+    first_batch_seconds = num_before_first_batch(config, recipe) / made_per_second if num_actors else 0.0
     generation_seconds = max(0.0, fewest / made_per_second - first_batch_seconds) if num_actors else 0.0
     training_seconds = training.num_trained / (training.num_workers * rates.trained_per_second)
     if rates.judged_per_second:
         num_judged = training.num_epochs * training.num_held_out
         training_seconds += num_judged / (training.num_workers * rates.judged_per_second)
-    first_turn_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config))
+    first_turn_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config, recipe))
     run_seconds = max(generation_seconds, first_turn_seconds) + training_seconds - first_turn_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
+    held_hours = (before_seconds + run_seconds) / 3600
     return Prediction(
         num_generated=max(fewest, min(most, round(made_per_second * (first_batch_seconds + run_seconds)))),
         num_trained=training.num_trained,
@@ -101,14 +79,14 @@ def predict(config: JobConfig) -> Prediction:
         time_to_first_batch_seconds=before_seconds,
         run_seconds=run_seconds,
         wall_seconds=before_seconds + run_seconds + rates.end_seconds,
-        generation_devices=num_actors * (config.generation.gpus_per_actor or 1.0),
-        training_devices=training.num_workers * (training.gpus_per_worker or 1.0),
+        generation_device_hours=num_actors * (config.generation.gpus_per_actor or 1.0) * held_hours,
+        training_device_hours=training.num_workers * (training.gpus_per_worker or 1.0) * held_hours,
     )
 
 
-def predict_if_given(config: JobConfig) -> Prediction | None:
+def predict_if_given(config: JobConfig, recipe: Recipe) -> Prediction | None:
     """Return the prediction of a run whose settings have rates; None without any, or for one that is taken up again."""
-    return None if config.resume or config.rates == Rates() else predict(config)
+    return None if config.resume or config.rates == Rates() else predict(config, recipe)
 
 
 def num_generators(config: JobConfig) -> int:
@@ -116,7 +94,7 @@ def num_generators(config: JobConfig) -> int:
     return config.generation.max_actors if config.data.source == "stream" else 0
 
 
-def num_images_needed(config: JobConfig) -> tuple[int, int]:
+def num_images_needed(config: JobConfig, recipe: Recipe) -> tuple[int, int]:
     """Return how many images a stream is asked for at the least and at the most, held-out ones included.
 
     They differ where `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waited for,
@@ -125,57 +103,42 @@ def num_images_needed(config: JobConfig) -> tuple[int, int]:
     training, (train, held_out) = config.training, config.training.indices(config.data.replays)
     fewest = len(train)
     if training.least_uses != training.most_uses:
-        num_uses = fewest * training.least_uses + num_left_uses(config)
-        fewest = min(fewest, max(num_before_first_batch(config), math.ceil(num_uses / training.most_uses)))
+        num_uses = fewest * training.least_uses + num_left_uses(config, recipe)
+        fewest = min(fewest, max(num_before_first_batch(config, recipe), math.ceil(num_uses / training.most_uses)))
     return fewest + len(held_out), len(train) + len(held_out)
 
 
-def num_before_first_batch(config: JobConfig) -> int:
+def num_before_first_batch(config: JobConfig, recipe: Recipe) -> int:
     """Return how many images all workers together have before they take their first batches."""
     training, uses = config.training, Uses(config.training.least_uses, config.training.most_uses)
-    size = first_batch_size(training)
+    size = (training.global_batch_size - training.num_real_per_step) // training.accumulate_batches
     to_draw = max(size, -(-uses.needed(size) // uses.most))
-    return min(max(to_draw, num_filled(config)), len(training.indices(config.data.replays)[0]))
+    return min(max(to_draw, num_filled(config, recipe)), len(training.indices(config.data.replays)[0]))
 
 
-def num_filled(config: JobConfig) -> int:
+def num_filled(config: JobConfig, recipe: Recipe) -> int:
     """Return how many images all reservoirs together have while more come; 0 where none is used again."""
     training, num_images = config.training, len(config.training.indices(config.data.replays)[0])
-    if training.most_uses == 1:
-        return 0
-    return min(num_images, training.num_workers * min_images(training, *size_and_classes(config), num_images))
+    num_of_worker = min_images(training, recipe.image_size, recipe.label_space.num_classes, num_images)
+    return min(num_images, training.num_workers * num_of_worker)
 
 
-def num_left_uses(config: JobConfig) -> float:
+def num_left_uses(config: JobConfig, recipe: Recipe) -> float:
     """Return how often the images of full reservoirs may still be used, in the mean.
 
     New ones take the places of those that are used up: 1 to `most_uses` are left of each, all as probable.
     """
-    return num_filled(config) * (config.training.most_uses + 1) / 2
+    return num_filled(config, recipe) * (config.training.most_uses + 1) / 2
 
 
-def left_fraction(config: JobConfig) -> float:
+def left_fraction(config: JobConfig, recipe: Recipe) -> float:
     """Return the share of training that is left when a pool's last image comes; with `auto` that need never come."""
     training = config.training
     if not num_generators(config) or training.least_uses != training.most_uses:
         return 0.0
-    return num_left_uses(config) / (training.num_steps * (training.global_batch_size - training.num_real_per_step))
-
-
-def size_and_classes(config: JobConfig) -> tuple[int, int]:
-    """Return the recipe's image size and number of classes, 0 if its file is gone: a run is summed up at its end."""
-    try:
-        if config.recipe_file:
-            recipe = recipe_from_value(read_recipe_value(local_path(config.recipe_file)))
-            return recipe.image_size, recipe.label_space.num_classes
-        return config.recipe.image_size, find_label_space(config.recipe.label_space).num_classes
-    except (OSError, ValueError):
-        return config.recipe.image_size, 0
-
-
-def first_batch_size(training: TrainingConfig) -> int:
-    """Return how many generated images all workers take at once."""
-    return (training.global_batch_size - training.num_real_per_step) // training.accumulate_batches
+    return num_left_uses(config, recipe) / (
+        training.num_steps * (training.global_batch_size - training.num_real_per_step)
+    )
 
 
 def check_known(rates: Rates, num_actors: int) -> None:
@@ -189,7 +152,12 @@ def check_known(rates: Rates, num_actors: int) -> None:
 
 
 def measured_rates(
-    config: JobConfig, counts: WorkCounts, progress: TrainingProgress, started_at: float, ended_at: float
+    config: JobConfig,
+    recipe: Recipe,
+    counts: WorkCounts,
+    progress: TrainingProgress,
+    started_at: float,
+    ended_at: float,
 ) -> Rates:
     """Return the rates at which a run went, since it was last taken up; moments are in seconds of `time.time()`.
 
@@ -203,7 +171,7 @@ def measured_rates(
     num_accepted = counts.num_images_made - counts.num_refused.total()
     generated_per_second = per_second(num_accepted, counts.working_seconds)
     made_per_second = num_generators(config) * generated_per_second
-    first_batch_seconds = num_before_first_batch(config) / made_per_second if made_per_second else 0.0
+    first_batch_seconds = num_before_first_batch(config, recipe) / made_per_second if made_per_second else 0.0
     first_batch_seconds = min(first_batch_seconds, progress.first_batch_at - progress.asked_at)
     return Rates(
         generated_per_second=generated_per_second,

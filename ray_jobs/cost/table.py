@@ -8,38 +8,40 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from generation.files import new_path
+from generation.recipes.recipe import Recipe, differences
 from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config
 from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
 from ray_jobs.job.run_folder import resolve
+from ray_jobs.job.tables import print_facts
 from training.config import TrainingConfig
+
+SETTINGS = ("recipe_file", "recipe", "generation", "data", "training", "evaluation")
+"""Those that may change a rate."""
 
 NUM_REHEARSED_STEPS = 64
 """Optimisation steps of a rehearsal: the first few are slower than those of a long run."""
 
 
-def print_cost(config: JobConfig, arguments: Sequence[str], like: str) -> None:
+def print_cost(config: JobConfig, recipe: Recipe, arguments: Sequence[str], like: str) -> None:
     """Predict the run and print it: by an earlier run's rates, by the settings' own, or by those of a rehearsal."""
-    num_images_needed(config)  # what cannot be is said before a rehearsal
+    num_images_needed(config, recipe)  # what cannot be is said before a rehearsal
     run_dir = resolve(like) if like else None
     if run_dir is None and config.rates == Rates():
         run_dir = rehearse(config, arguments)
     origin = "given in the settings" if run_dir is None else f"those of {run_dir}"
     if run_dir is not None:
         config = dataclasses.replace(config, rates=read_rates(run_dir))
-    print_prediction(config, predict(config), origin)
+    print_facts("Prediction", rows(config, predict(config, recipe), origin))
     if run_dir is not None:
         print(
             f"Settings that are others than in {run_dir.name}: {', '.join(other_settings(config, run_dir)) or 'none'}"
         )
-    print(f"To have the run compared with this, add: {rate_arguments(config.rates)}")
+    rates = [f"rates.{name}={value:.4g}" for name, value in dataclasses.asdict(config.rates).items() if value]
+    print(f"To have the run compared with this, add: {' '.join(rates)}")
 
 
 def read_rates(run_dir: Path) -> Rates:
@@ -90,67 +92,36 @@ def num_rehearsed_steps(training: TrainingConfig) -> int:
 
 def other_settings(config: JobConfig, run_dir: Path) -> list[str]:
     """Return the names of settings that may change a rate, and are others than those of a run."""
-    theirs = settings(load_config(JobConfig, [str(run_dir / "config.yaml")]))
-    return [name for name, value in settings(config).items() if theirs[name] != value]
+    theirs = load_config(JobConfig, [str(run_dir / "config.yaml")])
+    ours, others = ({name: dataclasses.asdict(each)[name] for name in SETTINGS} for each in (config, theirs))
+    return list(differences(ours, others))
 
 
-def settings(config: JobConfig) -> dict[str, Any]:
-    """Return settings that may change a rate, by their names."""
-    sections: dict[str, Any] = {
-        name: getattr(config, name) for name in ("recipe", "generation", "data", "training", "evaluation")
-    }
-    return {"recipe_file": config.recipe_file} | {
-        f"{section}.{entry.name}": getattr(values, entry.name)
-        for section, values in sections.items()
-        for entry in dataclasses.fields(values)
-    }
-
-
-def rate_arguments(rates: Rates) -> str:
-    """Return rates as a job takes them, with four digits."""
-    return " ".join(f"rates.{name}={value:.4g}" for name, value in dataclasses.asdict(rates).items() if value)
-
-
-def print_prediction(config: JobConfig, prediction: Prediction, origin: str) -> None:
-    """Print a row a number; what is unknown says so."""
-    table = Table(title="Prediction", show_header=False)
-    for name, value in rows(config, prediction, origin):
-        table.add_row(name, value)
-    Console(width=120, markup=False, emoji=False).print(table)
-
-
-def rows(config: JobConfig, prediction: Prediction, origin: str) -> Iterator[tuple[str, str]]:
-    """Yield names and values."""
+def rows(config: JobConfig, prediction: Prediction, origin: str) -> dict[str, str]:
+    """Return numbers by their names; what is unknown says so."""
     rates, training, generation = config.rates, config.training, config.generation
     unknown = [
         f"rates.{name}" for name in ("judged_per_second", "start_seconds", "end_seconds") if not getattr(rates, name)
     ]
-    yield "rates", origin
-    yield "images to generate", f"{prediction.num_generated:,}"
-    yield "images to train on", f"{prediction.num_trained:,}"
-    yield (
-        "time to first batch",
-        duration(prediction.time_to_first_batch_seconds)
-        if rates.start_seconds
-        else "unknown: give rates.start_seconds",
-    )
-    yield "binding side", binding(config, prediction)
-    yield "wall time", at_most(duration(prediction.wall_seconds), training.early_stop_epochs > 0)
+    first_batch = duration(prediction.time_to_first_batch_seconds)
+    found = {
+        "rates": origin,
+        "images to generate": f"{prediction.num_generated:,}",
+        "images to train on": f"{prediction.num_trained:,}",
+        "time to first batch": first_batch if rates.start_seconds else "unknown: give rates.start_seconds",
+        "binding side": binding(config, prediction),
+        "wall time": at_most(duration(prediction.wall_seconds), training.early_stop_epochs > 0),
+    }
     if unknown:
-        yield "not counted in it", f"what {', '.join(unknown)} would tell"
+        found["not counted in it"] = f"what {', '.join(unknown)} would tell"
     if num_actors := num_generators(config):
-        yield (
-            f"generation, {num_actors} actors",
-            at_most(
-                held(prediction.generation_device_hours, generation.gpus_per_actor),
-                generation.min_actors < generation.max_actors,
-            ),
-        )
-    yield (
-        f"training, {training.num_workers} workers",
-        held(prediction.training_device_hours, training.gpus_per_worker),
-    )
-    yield "cost of devices", cost(prediction, config.prices)
+        hours = held(prediction.generation_device_hours, generation.gpus_per_actor)
+        found[f"generation, {num_actors} actors"] = at_most(hours, generation.min_actors < generation.max_actors)
+    hours = held(prediction.training_device_hours, training.gpus_per_worker)
+    return found | {
+        f"training, {training.num_workers} workers": hours,
+        "cost of devices": cost(prediction, config.prices),
+    }
 
 
 def duration(seconds: float) -> str:
@@ -182,9 +153,10 @@ def held(device_hours: float, gpus_each: float) -> str:
 
 def cost(prediction: Prediction, prices: Prices) -> str:
     """Return what the devices cost; a price that is not given is named."""
-    needed = {"generation": prediction.generation_devices, "training": prediction.training_devices}
-    names = [f"{side}_device_hour" for side, devices in needed.items() if devices]
+    hours = {"generation": prediction.generation_device_hours, "training": prediction.training_device_hours}
+    names = [f"{side}_device_hour" for side, held_hours in hours.items() if held_hours]
     missing = ", ".join(f"prices.{name}" for name in names if not getattr(prices, name))
     if all(not getattr(prices, name) for name in names):
         return f"unknown: give {missing}"
-    return f"{prediction.cost(prices):,.2f} {prices.currency}" + (f", without {missing}" if missing else "")
+    found = f"{prices.of_devices(*hours.values()):,.2f} {prices.currency}"
+    return f"{found}, without {missing}" if missing else found

@@ -26,22 +26,23 @@ NOTHING_TO_GO_BY = "nothing was seen to go by"
 class Adviser:
     """Says at each logical epoch's end which side to grow, and knows it of the whole run."""
 
+    _epoch_began: RunProgress
+
     def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
         self.config = config
         self.say = say
         self._run: Stretch | None = None
-        self._epoch: Stretch | None = None
 
     def look(self, progress: RunProgress) -> None:
         """Take how the run goes; all counts from its first step, or from where it was last taken up."""
         if progress.training is None:
             return
-        if self._run is None or self._epoch is None or self._run.until(progress).is_interrupted:
-            self._run = self._epoch = Stretch(progress, progress)
-        self._run, self._epoch = self._run.until(progress), self._epoch.until(progress)
-        if self._epoch.num_epochs:
-            self.say(f"epoch {progress.training.epoch}: {advise(self._epoch, self.config)}")
-            self._epoch = Stretch(progress, progress)
+        if self._run is None or Stretch(self._run.before, progress).is_interrupted:
+            self._run, self._epoch_began = Stretch(progress, progress), progress
+        self._run, epoch = Stretch(self._run.before, progress), Stretch(self._epoch_began, progress)
+        if epoch.num_epochs:
+            self.say(f"epoch {progress.training.epoch}: {advise(epoch, self.config)}")
+            self._epoch_began = progress
 
     def of_whole_run(self) -> str:
         """Return what the run as a whole tells."""

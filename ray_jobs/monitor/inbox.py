@@ -6,13 +6,9 @@ from typing import cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError
 
 from generation.pool.service import beside_driver
 from training.progress import TrainingProgress
-
-READ_SECONDS = 10.0
-"""How long an answer of the inbox is waited for at a time."""
 
 ARRIVAL_SECONDS = 1.0
 """How long a worker waits for a report to arrive."""
@@ -23,10 +19,11 @@ LAST_ARRIVAL_SECONDS = 10.0
 
 @ray.remote(num_cpus=0)
 class Inbox:
-    """Keeps reports until they are taken."""
+    """Keeps reports until their reader has them."""
 
     def __init__(self) -> None:
         self.reports: list[TrainingProgress] = []
+        self.num_read = 0
         self.has_some = asyncio.Event()
 
     async def put(self, progress: TrainingProgress) -> None:
@@ -34,13 +31,15 @@ class Inbox:
         self.reports.append(progress)
         self.has_some.set()
 
-    async def take(self, wait_seconds: float) -> list[TrainingProgress]:
-        """Return the reports since the last call, oldest first; wait so long for one."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.has_some.wait(), wait_seconds)
-        self.has_some.clear()
-        reports, self.reports = self.reports, []
-        return reports
+    async def read(self, num_read: int, wait_seconds: float) -> list[TrainingProgress]:
+        """Return the reports after so many that the reader has, oldest first; wait so long for one."""
+        del self.reports[: num_read - self.num_read]
+        self.num_read = num_read
+        if not self.reports:
+            self.has_some.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.has_some.wait(), wait_seconds)
+        return list(self.reports)
 
 
 def open_inbox() -> ActorHandle:
@@ -67,28 +66,3 @@ class Sender:
         self.sent = self.inbox.put.remote(progress)
         if is_end or not is_stuck:
             ray.wait([self.sent], timeout=LAST_ARRIVAL_SECONDS if is_end else ARRIVAL_SECONDS)
-
-
-class Receiver:
-    """Takes reports out of an inbox."""
-
-    def __init__(self, inbox: ActorHandle) -> None:
-        self.inbox = inbox
-        self.asked: ray.ObjectRef | None = None
-        """An answer that has not come yet: what it will hold is in the inbox no more."""
-
-    def take(self, wait_seconds: float) -> list[TrainingProgress]:
-        """Return the reports since the last call, oldest first; wait so long for one.
-
-        RayError if the inbox is gone, or does not answer: then the next call returns what it holds.
-        """
-        self.asked = self.asked or self.inbox.take.remote(wait_seconds)
-        try:
-            reports = ray.get(self.asked, timeout=READ_SECONDS)
-        except GetTimeoutError:
-            raise
-        except RayError:
-            self.asked = None
-            raise
-        self.asked = None
-        return reports

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import cast
 
 import ray
 from ray.exceptions import RayError
@@ -17,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from generation.engine.generator import GenerationFailedError
 from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService
-from ray_jobs.monitor.inbox import Receiver, Sender, open_inbox
+from ray_jobs.monitor.inbox import Sender, open_inbox
 from ray_jobs.monitor.observers import Observer, close_all
 from ray_jobs.monitor.progress import RunProgress
 from training.progress import TrainingProgress
@@ -25,6 +26,8 @@ from training.progress import TrainingProgress
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+READ_SECONDS = 10.0
+"""How long an answer of the inbox is waited for at a time."""
 
 LONGEST_BLIND_SECONDS = 60.0
 """How long a run that is through waits for a last look at a pool that does not answer."""
@@ -41,11 +44,11 @@ class RunMonitor:
         """
         self.pool = pool
         self.observers = observers
-        inbox = open_inbox()
-        self.report = Sender(inbox)
+        self._inbox = open_inbox()
+        self._num_reports = 0
+        self.report = Sender(self._inbox)
         """What a training worker calls with its progress."""
 
-        self._receiver = Receiver(inbox)
         counts = self._counts()
         self._latest = RunProgress(time.monotonic(), None, 0, 0.0, 0, counts, 0, 0.0)
         self._training: TrainingProgress | None = None
@@ -67,8 +70,6 @@ class RunMonitor:
 
     def __enter__(self) -> "RunMonitor":
         """Begin to look."""
-        for observer in self.observers:
-            observer.start()
         self._thread.start()
         return self
 
@@ -80,7 +81,7 @@ class RunMonitor:
             self._thread.join(LONGEST_BLIND_SECONDS)
         close_all(self.observers, drops=has_failed)
         with suppress(RayError):
-            ray.kill(self._receiver.inbox)
+            ray.kill(self._inbox)
 
     def last(self) -> RunProgress:
         """Return the last look; RuntimeError if training reported nothing."""
@@ -102,7 +103,10 @@ class RunMonitor:
     def _reports(self, wait_seconds: float) -> list[TrainingProgress]:
         """Return what training has reported since the last call; wait so long for it."""
         with self._seen("Training's reports do not arrive"):
-            return self._receiver.take(wait_seconds)
+            answer = self._inbox.read.remote(self._num_reports, wait_seconds)
+            reports = cast(list[TrainingProgress], ray.get(answer, timeout=READ_SECONDS))
+            self._num_reports += len(reports)
+            return reports
         self._closing.wait(wait_seconds)
         return []
 

@@ -1,9 +1,9 @@
 """Who observes a run, each in a thread of its own. Knows no run."""
 
 import logging
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -26,29 +26,27 @@ class Observer:
         """Show each look by `observe`, and call `end` after the last one; both in the observer's thread."""
         self.observe = observe
         self.end = end
-        self._changed = threading.Condition()
-        self._waiting: deque[RunProgress] = deque(maxlen=MOST_WAITING)
-        self._closing = False
+        self._looks: queue.SimpleQueue[RunProgress | None] = queue.SimpleQueue()
+        self._is_ending = False
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def show(self, look: RunProgress) -> None:
         """Show a look, soon; none once it is to end."""
-        with self._changed:
-            if not self._closing:
-                self._waiting.append(look)
-                self._changed.notify()
+        if self._is_ending:
+            return
+        with suppress(queue.Empty):
+            while self._looks.qsize() >= MOST_WAITING:
+                self._looks.get_nowait()
+        self._looks.put(look)
 
     def close(self, drops: bool = False) -> None:
         """Have it end after the looks that wait, or without them."""
-        with self._changed:
-            self._closing = True
-            if drops:
-                self._waiting.clear()
-            self._changed.notify()
+        self._is_ending = True
+        with suppress(queue.Empty):
+            while drops:
+                self._looks.get_nowait()
+        self._looks.put(None)
 
     def join(self, seconds: float = LAST_LOOK_SECONDS) -> None:
         """Wait for its end; with a warning where it does not come in time."""
@@ -58,7 +56,7 @@ class Observer:
 
     def _run(self) -> None:
         try:
-            while (look := self._next()) is not None:
+            while (look := self._looks.get()) is not None:
                 self.observe(look)
         except (Exception, SystemExit) as error:  # rich exits where nobody reads what it prints
             name, trace = name_of(self.observe), keep_trace(error)
@@ -66,12 +64,6 @@ class Observer:
         if self.end is not None:
             with suppress(Exception, SystemExit):
                 self.end()
-
-    def _next(self) -> RunProgress | None:
-        """Return the oldest look that was not shown, once there is one; None when there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            return self._waiting.popleft() if self._waiting else None
 
 
 def close_all(observers: Sequence[Observer], drops: bool) -> None:

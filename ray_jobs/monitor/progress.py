@@ -41,10 +41,6 @@ class Stretch:
     before: RunProgress
     now: RunProgress
 
-    def until(self, now: RunProgress) -> "Stretch":
-        """Return what began at the same moment and has gone on."""
-        return Stretch(self.before, now)
-
     @property
     def is_interrupted(self) -> bool:
         """Whether training began, or was taken up again, in between."""

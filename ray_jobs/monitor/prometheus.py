@@ -6,7 +6,7 @@ Ray adds `ray_` to each name, `_total` to a counter's, and tags of its own; docs
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 from ray.util.metrics import Counter, Gauge
 
@@ -20,178 +20,129 @@ STRETCH_SECONDS = 30.0
 class Metric:
     """A number that is watched."""
 
+    kind: type[Counter] | type[Gauge]
     name: str
-    kind: Literal["counter", "gauge"]
-    unit: str
     description: str
+    """With its unit at the end, in brackets."""
+
     value: Callable[[Stretch], float | Mapping[str, float] | None]
     """A counter's is what it has come to so far, a gauge's None where it is not known; by tag, if it has one."""
 
     tag: str = ""
     """What its values are told apart by, beside the run."""
 
-    @property
-    def prometheus_name(self) -> str:
-        """The name under which Prometheus finds it."""
-        return f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}"
 
+counter, gauge = partial(Metric, Counter), partial(Metric, Gauge)
 
 METRICS = (
-    Metric(
+    counter(
         "figment_images_generated",
-        "counter",
-        "images",
-        "Images that the pool has made since it started, refused ones included",
+        "Images that the pool has made since it started, refused ones included (images)",
         lambda run: run.now.counts.num_images_made,
     ),
-    Metric(
+    counter(
         "figment_images_refused",
-        "counter",
-        "images",
-        "Images that the guard refused, by reason",
+        "Images that the guard refused, by reason (images)",
         lambda run: run.now.counts.num_refused,
         tag="reason",
     ),
-    Metric(
+    counter(
         "figment_samples_left_out",
-        "counter",
-        "samples",
-        "Samples that are left out, as all their images were refused, by class",
+        "Samples that are left out, as all their images were refused, by class (samples)",
         lambda run: run.now.counts.num_left_out,
         tag="class",
     ),
-    Metric(
+    counter(
         "figment_images_delivered",
-        "counter",
-        "images",
-        "Generated images that have reached training: those of the first worker, times the number of workers",
+        "Generated images that have reached training: those of the first worker, times the number of workers (images)",
         lambda run: run.now.training and run.now.training.num_delivered,
     ),
-    Metric(
+    counter(
         "figment_images_trained",
-        "counter",
-        "images",
-        "Images trained on, each use of each; what is repeated after the loss of a worker counts again",
+        "Images trained on, each use of each; what is repeated after the loss of a worker counts again (images)",
         lambda run: run.now.training and run.now.training.num_learnt,
     ),
-    Metric(
+    gauge(
         "figment_images_generated_per_second",
-        "gauge",
-        "images a second",
-        "Images made, over the last 30 s",
+        "Images made, over the last 30 s (images a second)",
         lambda run: run.generated_per_second,
     ),
-    Metric(
+    gauge(
         "figment_images_trained_per_second",
-        "gauge",
-        "images a second",
-        "Images trained on, over the last 30 s",
+        "Images trained on, over the last 30 s (images a second)",
         lambda run: run.trained_per_second,
     ),
-    Metric(
+    gauge(
         "figment_trainer_waiting_fraction",
-        "gauge",
-        "0..1",
-        "Share of the last 30 s, all about held-out images aside, in which the first worker waited for images",
+        "Share of the last 30 s, all about held-out images aside, in which the first worker waited for images (0..1)",
         lambda run: run.waiting_fraction if run.learning_seconds > 0 else None,
     ),
-    Metric(
+    gauge(
         "figment_generator_working_fraction",
-        "gauge",
-        "0..1",
-        "Share of the last 30 s in which the actors had anything to do; a batch counts when it is done",
+        "Share of the last 30 s in which the actors had anything to do; a batch counts when it is done (0..1)",
         lambda run: run.working_fraction,
     ),
-    Metric(
+    gauge(
         "figment_generator_requests",
-        "gauge",
-        "batches",
-        "The queue: batches that each actor was still asked for when it last answered, up to 4; others may wait",
+        "The queue: batches that each actor was still asked for when it last answered, up to 4; others may wait "
+        "(batches)",
         lambda run: sum(run.now.counts.num_requests.values()),
     ),
-    Metric(
+    gauge(
         "figment_generator_actors",
-        "gauge",
-        "actors",
-        "Actors that are up, their models loaded",
+        "Actors that are up, their models loaded (actors)",
         lambda run: run.now.num_actors,
     ),
-    Metric(
+    gauge(
         "figment_generator_awaited_actors",
-        "gauge",
-        "actors",
-        "Actors that are to come: their nodes are not there yet, or their models not loaded",
+        "Actors that are to come: their nodes are not there yet, or their models not loaded (actors)",
         lambda run: run.now.num_awaited,
     ),
-    Metric(
+    gauge(
         "figment_generator_batch_images",
-        "gauge",
-        "images",
-        "Images made at once by the actor with the largest batches",
+        "Images made at once by the actor with the largest batches (images)",
         lambda run: max(run.now.counts.batch_sizes.values(), default=None),
     ),
-    Metric(
+    gauge(
         "figment_image_uses",
-        "gauge",
-        "uses an image",
-        "How often an image was trained on so far, in the mean: the reuse reached",
+        "How often an image was trained on so far, in the mean: the reuse reached (uses an image)",
         lambda run: run.now.training and run.now.training.reuse,
     ),
-    Metric(
+    gauge(
         "figment_reservoir_images",
-        "gauge",
-        "images",
-        "Images that the first worker's next batch is drawn from",
+        "Images that the first worker's next batch is drawn from (images)",
         lambda run: run.now.training and run.now.training.num_in_reservoir,
     ),
-    Metric(
+    gauge(
         "figment_batch_overlap_fraction",
-        "gauge",
-        "0..1",
-        "Share of a batch whose images were in the batch before too: the mean of the first worker's last 8",
+        "Share of a batch whose images were in the batch before too: the mean of the first worker's last 8 (0..1)",
         lambda run: run.now.training and run.now.training.batch_overlap,
     ),
-    Metric(
+    gauge(
         "figment_window_classes",
-        "gauge",
-        "classes",
-        "Classes in the first worker's last 8 batches",
+        "Classes in the first worker's last 8 batches (classes)",
         lambda run: run.now.training and run.now.training.num_window_classes,
     ),
-    Metric(
+    counter(
         "figment_model_loads",
-        "counter",
-        "models",
-        "Models that actors have loaded",
+        "Models that actors have loaded (models)",
         lambda run: run.now.counts.num_loads.total(),
     ),
-    Metric(
+    counter(
         "figment_model_load_seconds",
-        "counter",
-        "seconds",
-        "What those loads took, added up: imports, weights, compiling, the search for a batch size",
+        "What those loads took, added up: imports, weights, compiling, the search for a batch size (seconds)",
         lambda run: run.now.counts.load_seconds,
     ),
 )
 
 
-@dataclass(frozen=True)
-class MetricValue:
-    """A metric's value at one moment."""
-
-    metric: Metric
-    tags: Mapping[str, str]
-    value: float
-
-
-def values_of(stretch: Stretch) -> Iterator[MetricValue]:
-    """Yield all that is known at the end of a stretch."""
+def values_of(stretch: Stretch) -> Iterator[tuple[Metric, str, float]]:
+    """Yield metrics with their tags' values, if they have any, and what is known of them at the end of a stretch."""
     for metric in METRICS:
         value = metric.value(stretch)
-        values = value if isinstance(value, Mapping) else {"": value}
-        for tag, number in values.items():
+        for tag, number in (value if isinstance(value, Mapping) else {"": value}).items():
             if number is not None:
-                yield MetricValue(metric, {metric.tag: tag} if metric.tag else {}, number)
+                yield metric, tag, number
 
 
 def increase(before: float, now: float) -> float:
@@ -229,20 +180,14 @@ class Exporter:
 
     def look(self, progress: RunProgress) -> None:
         """Set all that is known now."""
-        for reading in values_of(self._stretch.until(progress)):
-            metric = self._metrics[reading.metric.name]
-            if isinstance(metric, Gauge):
-                metric.set(reading.value, {name: as_tag(tag) for name, tag in reading.tags.items()})
-            elif more := self._increase(reading):
-                metric.inc(more, {name: as_tag(tag) for name, tag in reading.tags.items()})
+        for metric, tag, number in values_of(self._stretch.until(progress)):
+            exported, tags = self._metrics[metric.name], {metric.tag: as_tag(tag)} if metric.tag else {}
+            if isinstance(exported, Gauge):
+                exported.set(number, tags)
+            elif more := increase(self._counted.get((metric.name, tag), 0.0), number):
+                exported.inc(more, tags)
+            self._counted[metric.name, tag] = number
 
     def _registered(self, metric: Metric) -> Counter | Gauge:
         tag_keys = (*self._tags, *([metric.tag] if metric.tag else []))
-        kind = Counter if metric.kind == "counter" else Gauge
-        return kind(metric.name, f"{metric.description} ({metric.unit})", tag_keys).set_default_tags(self._tags)
-
-    def _increase(self, reading: MetricValue) -> float:
-        """Return how much a counter has grown since it was last told."""
-        key = reading.metric.name, "".join(reading.tags.values())
-        before, self._counted[key] = self._counted.get(key, 0.0), reading.value
-        return increase(before, reading.value)
+        return metric.kind(metric.name, metric.description, tag_keys).set_default_tags(self._tags)

@@ -2,13 +2,12 @@
 
 import csv
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from ray_jobs.cli.config import JobConfig
+from ray_jobs.job.run_folder import write_anew
 from ray_jobs.monitor.progress import RunProgress
 
 SPENT_FILE = "spent.csv"
@@ -16,9 +15,6 @@ SPENT_FILE = "spent.csv"
 
 ROW_SECONDS, ROWS_IN_A_RUN = 1.0, 1_000
 """A row is written after so long, or after this part of the time so far: a month is some ten thousand rows."""
-
-MAX_ROW_BYTES = 1_000
-"""More than any row has."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,18 @@ class Spent:
     """The same of training workers."""
 
 
+NOTHING = Spent(0, 0, 0, 0, 0)
+
+
 class SpentFile:
-    """Appends a row now and then, as an observer of `ray_jobs.monitor.monitor`."""
+    """Adds a row now and then, as an observer of `ray_jobs.monitor.monitor`."""
 
     def __init__(self, path: Path, config: JobConfig) -> None:
         """Go on after the last row of a run that is taken up again."""
         self.path = path
         self.num_in_all = config.training.num_trained
-        self.before = read_spent(path)[-1] if path.exists() else Spent(0.0, 0.0, 0.0, 0.0, 0.0)
+        self.rows = _rows_of(path)
+        self.before = self.rows[-1] if self.rows else NOTHING
         self.devices_per_actor = config.generation.gpus_per_actor or 1.0
         self.num_training_devices = config.training.num_workers * (config.training.gpus_per_worker or 1.0)
         self.began_at: float | None = None
@@ -76,30 +76,22 @@ class SpentFile:
         )
 
     def _append(self, spent: Spent) -> None:
-        row = dataclasses.asdict(spent)
-        with self.path.open("ab+") as file:
-            lines = [] if end_on_a_line(file) else [",".join(row)]
-            lines.append(",".join(f"{value:.10g}" for value in row.values()))
-            file.write("".join(f"{line}\n" for line in lines).encode())
-
-
-def end_on_a_line(file: BinaryIO) -> int:
-    """Take off the end what a full disk or a kill left of a row; return the bytes that are left."""
-    num_bytes = file.seek(0, os.SEEK_END)
-    file.seek(max(0, num_bytes - MAX_ROW_BYTES))
-    tail = file.read()
-    num_left = num_bytes - len(tail) + tail.rfind(b"\n") + 1
-    if num_left < num_bytes:
-        file.truncate(num_left)
-    return num_left
+        self.rows.append(spent)
+        lines = [[f"{value:.10g}" for value in dataclasses.astuple(row)] for row in self.rows]
+        names = [entry.name for entry in dataclasses.fields(Spent)]
+        write_anew(self.path, "".join(f"{','.join(line)}\n" for line in [names, *lines]))
 
 
 def read_spent(path: Path) -> list[Spent]:
-    """Return a file's rows, without one whose line has no end; a run that has just begun has a row of zeros."""
+    """Return a file's rows; a run that has just begun has a row of zeros."""
+    return _rows_of(path) or [NOTHING]
+
+
+def _rows_of(path: Path) -> list[Spent]:
+    """Return the rows whose lines have an end: a full disk, or a kill, may have cut the last one."""
     text = path.read_text() if path.exists() else ""
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    whole = [row for row in rows if all(row.values()) and None not in row]
-    return [Spent(**{name: float(value) for name, value in row.items()}) for row in whole] or [Spent(0, 0, 0, 0, 0)]
+    return [Spent(**{name: float(value) for name, value in row.items()}) for row in rows]
 
 
 def spent_at(rows: Sequence[Spent], num_trained: int) -> Spent:
@@ -112,7 +104,7 @@ def spent_at(rows: Sequence[Spent], num_trained: int) -> Spent:
         return dataclasses.replace(rows[-1], num_trained=num_trained)
     behind = [i for i, row in enumerate(rows) if row.num_trained < num_trained]
     last_behind = max((i for i in behind if i < reached[-1]), default=-1)
-    before, after = rows[last_behind] if last_behind >= 0 else Spent(0, 0, 0, 0, 0), rows[last_behind + 1]
+    before, after = rows[last_behind] if last_behind >= 0 else NOTHING, rows[last_behind + 1]
     share = (num_trained - before.num_trained) / max(after.num_trained - before.num_trained, 1e-9)
     return Spent(
         **{name: value + share * (getattr(after, name) - value) for name, value in dataclasses.asdict(before).items()}

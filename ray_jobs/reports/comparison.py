@@ -67,11 +67,8 @@ class ArmRun:
 
     def cost(self, prices: Prices) -> float:
         """Return what the run costs by these prices."""
-        return (
-            self.generation_device_seconds / 3600 * prices.generation_device_hour
-            + self.training_device_seconds / 3600 * prices.training_device_hour
-            + self.stored_bytes / 1e9 * prices.stored_gb
-        )
+        devices = prices.of_devices(self.generation_device_seconds / 3600, self.training_device_seconds / 3600)
+        return devices + self.stored_bytes / 1e9 * prices.stored_gb
 
 
 def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:

@@ -46,15 +46,17 @@ def summarize(
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,
         "wall_seconds": ended_at - started_at,
-        **beside_prediction(config, training, ended_at - started_at),
-        "rates": dataclasses.asdict(measured_rates(config, counts, training, started_at, ended_at)),
+        **beside_prediction(config, recipe, training, ended_at - started_at),
+        "rates": dataclasses.asdict(measured_rates(config, recipe, counts, training, started_at, ended_at)),
         "recipe_hash": recipe.sha256,
     }
 
 
-def beside_prediction(config: JobConfig, training: TrainingProgress, wall_seconds: float) -> dict[str, Any]:
+def beside_prediction(
+    config: JobConfig, recipe: Recipe, training: TrainingProgress, wall_seconds: float
+) -> dict[str, Any]:
     """Return what was predicted, and which side bound; GPU-hours and cost of a fixed pool err as the wall time does."""
-    prediction = predict_if_given(config)
+    prediction = predict_if_given(config, recipe)
     if prediction is None:
         return {}
     bound_by_pool = training.lacking_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds

@@ -1,13 +1,19 @@
 """Settings of scale experiments: how many actors, which steps, what goes wrong. Knows no cluster."""
 
-import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from generation.ranges import AtLeastOne, Count, NotNegative, Positive, check_ranges
 from ray_jobs.cli.config import JobConfig
 
 RATE_WINDOW_SECONDS = 10.0
 """Over which it is measured whether a step's rate is reached."""
+
+FaultKind = Literal["actor_kill", "trainer_kill", "node_drop", "node_delay"]
+
+OF_NODES: tuple[FaultKind, ...] = ("node_drop", "node_delay")
+LOSING_ACTORS: tuple[FaultKind, ...] = ("actor_kill", "node_drop")
+"""What ends actors, which others then replace."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,6 @@ class SweepConfig:
     """How fast the painted trainer would like to go; 0 takes what comes."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "sweep")
         if any(number < 1 for number in self.actors) or len(set(self.actors)) < len(self.actors):
             raise ValueError(
@@ -58,7 +63,6 @@ class StepConfig:
     """
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "step")
         if self.few_actors > self.many_actors:
             raise ValueError(
@@ -109,22 +113,22 @@ class FaultsConfig:
     """Another seed hits others, at the same moments."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self, "faults")
 
     @property
-    def rates(self) -> dict[str, float]:
-        """What goes wrong how often a minute, by the names of the settings."""
+    def per_minute(self) -> dict[FaultKind, float]:
+        """What goes wrong how often a minute."""
         return {
-            entry.name: getattr(self, entry.name)
-            for entry in dataclasses.fields(self)
-            if entry.name.endswith("_per_minute")
+            "actor_kill": self.num_actors * self.actor_kills_per_minute,
+            "trainer_kill": self.trainer_kills_per_minute,
+            "node_drop": self.node_drops_per_minute,
+            "node_delay": self.node_delays_per_minute,
         }
 
     @property
     def is_on(self) -> bool:
         """Whether anything goes wrong."""
-        return any(self.rates.values())
+        return any(self.per_minute.values())
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,11 @@ class ScaleConfig(JobConfig):
     faults: FaultsConfig = field(default_factory=FaultsConfig)
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
         check_ranges(self)
-        of_nodes = [name for name, rate in self.faults.rates.items() if name.startswith("node") and rate]
+        of_nodes = [kind for kind in OF_NODES if self.faults.per_minute[kind]]
         if of_nodes and self.num_local_nodes < 2:
             raise ValueError(
-                f"faults.{of_nodes[0]} needs nodes that this job starts, and num_local_nodes is "
+                f"faults.{of_nodes[0]}s_per_minute needs nodes that this job starts, and num_local_nodes is "
                 f"{self.num_local_nodes}. Give 2 or more."
             )
         if not self.largest_pool:

@@ -1,6 +1,6 @@
 """One pool and one painted trainer at work together, watched: what came when, and what the pool looked like meanwhile.
 
-Knows no table, page or target: `ray_jobs.scaling.results` makes numbers of it.
+Knows no table, page or target. Moments are in seconds of `time.time()`.
 """
 
 import math
@@ -13,22 +13,24 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from generation.indices import IndexSet
 from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
 from ray_jobs.job.source import start_pool
+from ray_jobs.scaling.background import readings, resident_bytes
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
-from ray_jobs.scaling.faults import FaultInjector, Struck, Surroundings
-from ray_jobs.scaling.loads import Load
-from ray_jobs.scaling.painted_trainer import DeliveryLedger, PaintedJob, open_ledger, train_painted
-from ray_jobs.scaling.sampling import Readings, resident_bytes
-from ray_jobs.scaling.throughput import Deliveries
+from ray_jobs.scaling.fault_injector import FaultInjector, Struck
+from ray_jobs.scaling.loads import Load, rate_per_actor
+from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted
+from ray_jobs.scaling.throughput import Deliveries, Exactness
 
 LOOK_SECONDS = 0.5
 """How often the pool is looked at: no shorter time is told from another."""
+
+WINDOW_SECONDS = 5.0
+"""Over which a rate is drawn."""
 
 STORE = "object_store_memory"
 
@@ -38,8 +40,6 @@ class PoolMoment:
     """The pool at one moment."""
 
     at: float
-    """In seconds since the run began."""
-
     num_actors: int
     """Actors that are up."""
 
@@ -57,47 +57,57 @@ class PoolMoment:
 
 
 @dataclass(frozen=True)
+class Series:
+    """A run in time, in seconds since its first batch."""
+
+    ends: list[float]
+    """Of adjacent windows."""
+
+    delivered_per_second: list[float]
+    """In each of them."""
+
+    looked_at: list[float]
+    num_actors: list[int]
+    """Actors that were up at each look."""
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What came of a load; moments are seconds since it began, with no pool yet."""
+    """What came of a load."""
 
     load: Load
-    pool_start_seconds: float
-    """Until all actors were up that the pool begins with."""
+    actor_rate: float
+    """Images a second that an actor makes while it is at work."""
+
+    began_at: float
+    """With no pool yet."""
+
+    up_at: float
+    """When all actors were up that the pool begins with."""
 
     trainers_began_at: list[float]
     """When the trainer asked for images, and each that took a lost one's place."""
 
     deliveries: Deliveries
-    waiting_seconds: np.ndarray
-    """float64 [N]: how long the trainer waited for each batch."""
-
-    num_distinct: int
-    """Different samples among those that were wanted and came."""
-
+    exactness: Exactness
     moments: list[PoolMoment]
     struck: list[Struck]
-    counts: GenerationCounts
 
     @property
     def first_batch_at(self) -> float:
         """When the trainer had its first batch."""
         return float(self.deliveries.came_at[0])
 
-    @property
-    def num_lost(self) -> int:
-        """How many wanted samples never came."""
-        return self.load.num_images - self.num_distinct
-
-    @property
-    def num_doubled(self) -> int:
-        """How many came that were not wanted, or that had come before."""
-        return int(self.deliveries.nums.sum()) - self.num_distinct
-
-    def waiting_fraction(self, start: float, stop: float) -> float:
-        """Return the share of the time between two moments that the trainer waited for what came in it, up to 1."""
-        came_at = self.deliveries.came_at
-        waited = self.waiting_seconds[(came_at > start) & (came_at <= stop)].sum()
-        return min(1.0, float(waited) / (stop - start))
+    def series(self) -> Series:
+        """Return it as it is drawn."""
+        first, last = self.first_batch_at, float(self.deliveries.came_at[-1])
+        ends, rates = self.deliveries.rates(first, last, WINDOW_SECONDS)
+        return Series(
+            (ends - first).round(3).tolist(),
+            rates.round(3).tolist(),
+            [round(moment.at - first, 3) for moment in self.moments],
+            [moment.num_actors for moment in self.moments],
+        )
 
 
 class Experiments:
@@ -107,51 +117,52 @@ class Experiments:
         self.config = config
         self.recipe = recipe
         self.nodes = nodes
+        self.rate = rate_per_actor(config, recipe)
+        """Images a second of an actor, by which runs are measured out."""
 
     def run(self, load: Load) -> Outcome:
         """Start a pool, let a trainer take all images, and return what was seen."""
         began_at = time.time()
         with start_pool(self.recipe, load.generation, self.config.training) as service:
-            up_at = time.time()
-            ledger = open_ledger()
-            with (
-                Readings(partial(look, service, began_at), LOOK_SECONDS) as looks,
-                self._injector(load.faults, service, ledger) as injector,
-            ):
-                train_painted(self._job(load, service, ledger), self.config.training)
-            counts, notes = service.counts(), cast(DeliveryLedger, ray.get(ledger.snapshot.remote()))
-            ray.kill(ledger)
-        indices = np.concatenate(notes.indices)
+            up_at, ledger = time.time(), open_ledger()
+            job = PaintedJob(
+                partial(stream_samples, service, self.recipe, load.generation),
+                load.num_images,
+                self.config.training.global_batch_size,
+                ledger,
+                load.phases,
+                service.report_trainer,
+            )
+            injector = self._injector(load.faults, service, ledger)
+            with readings(partial(look, service), LOOK_SECONDS) as moments, injector.at_work():
+                train_painted(job, self.config.training)
+            counts, notes = service.counts(), close_ledger(ledger)
         return Outcome(
             load=load,
-            pool_start_seconds=up_at - began_at,
-            trainers_began_at=[at - began_at for at, _ in notes.begun],
-            deliveries=Deliveries(np.array(notes.came_at) - began_at, np.array([len(part) for part in notes.indices])),
-            waiting_seconds=np.array(notes.waiting_seconds),
-            num_distinct=len(IndexSet.of(indices) & IndexSet.of_ranges([range(load.num_images)])),
-            moments=looks.noted,
-            struck=[fault.since(began_at) for fault in sorted(injector.struck, key=lambda fault: fault.began_at)],
-            counts=counts,
+            actor_rate=self._rate_seen(counts),
+            began_at=began_at,
+            up_at=up_at,
+            trainers_began_at=[at for at, _ in notes.begun],
+            deliveries=notes.deliveries(),
+            exactness=Exactness.of(np.concatenate(notes.indices), load.num_images),
+            moments=moments,
+            struck=sorted(injector.struck, key=lambda fault: fault.began_at),
         )
 
-    def _job(self, load: Load, service: GenerationService, ledger: ActorHandle) -> PaintedJob:
-        return PaintedJob(
-            open=partial(stream_samples, service, self.recipe, load.generation),
-            num_images=load.num_images,
-            batch_size=self.config.training.global_batch_size,
-            phases=load.phases,
-            ledger=ledger,
-            report=service.report_trainer if load.follows_trainer else None,
-        )
+    def _rate_seen(self, counts: GenerationCounts) -> float:
+        """Return what an actor makes while it is at work: known of a painted one, seen of another."""
+        is_painted = self.recipe.generator == "painted"
+        return self.rate if is_painted else counts.num_images_made / counts.working_seconds
 
     def _injector(self, faults: FaultsConfig, service: GenerationService, ledger: ActorHandle) -> FaultInjector:
-        around = Surroundings(
+        return FaultInjector(
+            faults,
             generators=lambda: list(service.counts().num_loads),
             trainer=lambda: cast(str, ray.get(ledger.trainer.remote())),
+            first_batch_at=lambda: cast(float | None, ray.get(ledger.first_batch_at.remote())),
             nodes=self.nodes,
             node_size=node_size(self.config),
         )
-        return FaultInjector(faults, around, lambda: cast(float | None, ray.get(ledger.first_batch_at.remote())))
 
 
 def node_size(config: ScaleConfig) -> NodeSize:
@@ -163,11 +174,11 @@ def node_size(config: ScaleConfig) -> NodeSize:
     return NodeSize(math.ceil(num_actors * generation.cpus_per_actor), num_gpus)
 
 
-def look(service: GenerationService, began_at: float) -> PoolMoment:
+def look(service: GenerationService) -> PoolMoment:
     """Return what the pool, this process and the object stores are like now."""
     there, free = ray.cluster_resources(), ray.available_resources()
     return PoolMoment(
-        at=time.time() - began_at,
+        at=time.time(),
         num_actors=service.num_actors(),
         num_awaited=service.num_awaited(),
         num_loads=service.counts().num_loads.total(),

@@ -1,205 +1,143 @@
-"""What goes wrong on a schedule while a pool is at work: processes that are killed, nodes that are lost or stand still.
+"""A pool of fixed size while things go wrong: what it is asked for, what it came to, and the targets that it missed."""
 
-The schedule is a function of the settings; only whom it hits depends on who is there.
-"""
-
-import dataclasses
-import heapq
-import random
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, TypeVar
 
-from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
-from ray_jobs.cluster.processes import is_there, kill, pid_of
-from ray_jobs.scaling.config import FaultsConfig
+from evaluation.pages.html import percent
+from ray_jobs.scaling.config import LOSING_ACTORS, OF_NODES, ScaleConfig
+from ray_jobs.scaling.experiments import Outcome, PoolMoment, Series
+from ray_jobs.scaling.fault_injector import Struck, schedule
+from ray_jobs.scaling.loads import Load, fixed_pool, whole_batches
+from ray_jobs.scaling.throughput import Exactness, Outage, actor_outages, lost_fraction
 
-Kind = Literal["actor_kill", "trainer_kill", "node_drop", "node_delay"]
-
-LOOK_SECONDS = 0.05
-"""How often it is looked whether there is something to do."""
-
-
-@dataclass(frozen=True, order=True)
-class Fault:
-    """Something that is to go wrong."""
-
-    at_seconds: float
-    """Since the trainer's first batch."""
-
-    kind: Kind
-    place: float
-    """0..1: whom it hits, among those who are there in their order."""
+SPARE_FRACTION = 0.05
+"""Target: faults may cost so much of the throughput beyond the capacity that they took."""
 
 
-def schedule(config: FaultsConfig) -> list[Fault]:
-    """Return what goes wrong, in the order of time: each kind at equal distances, its first after half of one."""
-    draw = random.Random(config.seed)
-    per_minute: dict[Kind, float] = {
-        "actor_kill": config.num_actors * config.actor_kills_per_minute,
-        "trainer_kill": config.trainer_kills_per_minute,
-        "node_drop": config.node_drops_per_minute,
-        "node_delay": config.node_delays_per_minute,
-    }
-    faults = []
-    for kind, rate in per_minute.items():
-        number = round(config.seconds * rate / 60)
-        faults += [Fault((i + 0.5) * 60 / rate, kind, draw.random()) for i in range(number)]
-    return sorted(faults)
+def faults_load(config: ScaleConfig, rate: float) -> Load:
+    """Return what a pool of a fixed size is asked for while things go wrong."""
+    num_actors, seconds = config.faults.num_actors, config.faults.seconds
+    num_images = whole_batches(config, num_actors * rate * seconds)
+    return Load(fixed_pool(config, num_actors), (), num_images, config.faults)
 
 
 @dataclass(frozen=True)
-class Struck:
-    """Something that went wrong."""
+class FaultsResult:
+    """A pool of fixed size while things go wrong."""
 
-    kind: Kind
-    began_at: float
-    """In seconds of `time.time()`."""
+    num_actors: int
+    seconds: float
+    """From the first batch on, in which things went wrong and the rate was measured."""
 
-    victim: str
-    num_actors: int = 0
-    """Generator actors that were hit."""
+    num_planned: dict[str, int]
+    """What was to go wrong how often."""
 
-    ended_at: float | None = None
-    """When it was over, where that was up to who did it."""
+    num_struck: dict[str, int]
+    """What did: at times nobody was there to be hit."""
 
-    def since(self, at: float) -> "Struck":
-        """Return it with its moments counted from another one."""
-        ended_at = None if self.ended_at is None else self.ended_at - at
-        return dataclasses.replace(self, began_at=self.began_at - at, ended_at=ended_at)
+    nominal_per_second: float
+    delivered_per_second: float
+    loss_fraction: float
+    """What of the nominal rate was not delivered."""
+
+    lost_actor_fraction: float
+    """Share of the generators' capacity that was out of work."""
+
+    lost_fraction: float
+    """The same with the times in which there was no trainer, when all of it was."""
+
+    exactness: Exactness
+    struck: list[Struck]
+    series: Series
+
+    @property
+    def line(self) -> str:
+        """What it came to, in short."""
+        return (
+            f"{sum(self.num_struck.values())} in {self.seconds:g} s cost {self.loss_fraction:.1%} of the throughput, "
+            f"{self.lost_fraction:.1%} of the capacity was lost; {self.exactness.num_lost} samples lost, "
+            f"{self.exactness.num_doubled} doubled"
+        )
+
+    @property
+    def missed(self) -> list[str]:
+        """The targets that were missed, a line each."""
+        found = list(self.exactness.faults)
+        for kind, planned in self.num_planned.items():
+            if (struck := self.num_struck.get(kind, 0)) < planned:
+                found.append(f"{kind} was planned {planned} times and came {struck}: nobody was there to be hit")
+        on_nodes = [fault.num_actors for fault in self.struck if fault.kind in OF_NODES]
+        if on_nodes and not any(on_nodes):
+            found.append("no node that went wrong held an actor")
+        if self.loss_fraction > self.lost_fraction + SPARE_FRACTION:
+            found.append(
+                f"{self.loss_fraction:.1%} of the throughput were lost, more than {SPARE_FRACTION:.0%} beyond the "
+                f"{self.lost_fraction:.1%} of capacity that were"
+            )
+        return [f"Faults: {line}." for line in found]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it came to, fact by fact."""
+        struck = [
+            f"{self.num_struck.get(kind, 0)} of {num} planned {kind.replace('_', ' ')}s"
+            for kind, num in self.num_planned.items()
+        ]
+        return {
+            "pool, time": f"{self.num_actors} actors, {self.seconds:g} s",
+            "what went wrong": ", ".join(struck),
+            "delivered": f"{self.delivered_per_second:.1f} of {self.nominal_per_second:.1f} images/s",
+            "throughput lost": percent(self.loss_fraction),
+            "capacity lost, of generators alone": percent(self.lost_actor_fraction),
+            "the same, with the times without a trainer": percent(self.lost_fraction),
+            "samples, lost, doubled": str(self.exactness),
+        }
 
 
-Victim = TypeVar("Victim")
+def faults_result(config: ScaleConfig, outcome: Outcome) -> FaultsResult:
+    """Return what a run came to in which things went wrong."""
+    num_actors, seconds = config.faults.num_actors, config.faults.seconds
+    nominal = num_actors * outcome.actor_rate
+    start, stop = outcome.first_batch_at, outcome.first_batch_at + seconds
+    delivered = outcome.deliveries.rate_between(start, stop)
+    of_actors, of_trainer = outages(outcome, stop)
+    return FaultsResult(
+        num_actors=num_actors,
+        seconds=seconds,
+        num_planned=dict(Counter(fault.kind for fault in schedule(config.faults))),
+        num_struck=dict(Counter(fault.kind for fault in outcome.struck)),
+        nominal_per_second=nominal,
+        delivered_per_second=delivered,
+        loss_fraction=1 - delivered / nominal,
+        lost_actor_fraction=lost_fraction(of_actors, num_actors, start, stop),
+        lost_fraction=lost_fraction(of_actors + of_trainer, num_actors, start, stop),
+        exactness=outcome.exactness,
+        struck=[fault.since(start) for fault in outcome.struck],
+        series=outcome.series(),
+    )
 
 
-def chosen(victims: Sequence[Victim], place: float) -> Victim | None:
-    """Return the victim at a place, None if there is none."""
-    return victims[min(int(place * len(victims)), len(victims) - 1)] if victims else None
+def outages(outcome: Outcome, stop: float) -> tuple[list[Outage], list[Outage]]:
+    """Return how long generators were out of work, and how long there was no trainer, until a moment."""
+    num_actors = outcome.load.generation.max_actors
+    losses = [(fault.began_at, fault.num_actors) for fault in outcome.struck if fault.kind in LOSING_ACTORS]
+    of_actors = actor_outages(losses, loaded_at(outcome.moments, num_actors), stop)
+    for fault in outcome.struck:
+        if fault.ended_at is not None:
+            of_actors.append(Outage(fault.began_at, fault.ended_at, fault.num_actors))
+    of_trainer = [
+        Outage(fault.began_at, next((at for at in outcome.trainers_began_at if at > fault.began_at), stop), num_actors)
+        for fault in outcome.struck
+        if fault.kind == "trainer_kill"
+    ]
+    return of_actors, of_trainer
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What faults may hit."""
-
-    generators: Callable[[], list[str]]
-    """Returns the processes of generators as `host:pid`, dead ones perhaps included."""
-
-    trainer: Callable[[], str]
-    """Returns the trainer's."""
-
-    nodes: list[LocalNode]
-    """Those that the job started; one that comes in a lost one's place joins the list."""
-
-    node_size: NodeSize
-
-    def actors(self) -> list[str]:
-        """Return the processes of generators that are there."""
-        return sorted(process for process in self.generators() if is_there(process))
-
-    def num_actors_on(self, node: LocalNode) -> int:
-        """Return how many generators a node holds."""
-        there = {process.pid for process in node.processes()}
-        return sum(pid_of(process) in there for process in self.actors())
-
-
-class FaultInjector:
-    """A context: while it is open, a thread lets go wrong what is scheduled, from the trainer's first batch on."""
-
-    def __init__(self, config: FaultsConfig, around: Surroundings, first_batch_at: Callable[[], float | None]) -> None:
-        """Take what is to go wrong, whom it may hit, and what tells when the first batch came."""
-        self.config = config
-        self.around = around
-        self.struck: list[Struck] = []
-        self._first_batch_at = first_batch_at
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._num_planned = 0
-        self._paused: list[tuple[LocalNode, float, int]] = []
-        """Nodes that stand still, since when, and how many actors each holds."""
-
-        self._bringing: list[threading.Thread] = []
-        self._closing = threading.Event()
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._told, args=(self._run,), daemon=True)
-
-    def __enter__(self) -> "FaultInjector":
-        """Start."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        """Stop, with all that stood still at work again; raises what the thread ended with."""
-        self._closing.set()
-        for thread in (self._thread, *self._bringing):
-            thread.join()
-        for node, began_at, num_actors in list(self._paused):
-            self._resume(node, began_at, num_actors)
-        if self._error is not None and error_type is None:
-            raise self._error
-
-    def _told(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:
-            self._error = error
-
-    def _run(self) -> None:
-        faults = schedule(self.config)
-        began_at = self._first_batch_at() if faults else 0.0
-        while began_at is None:
-            if self._closing.wait(LOOK_SECONDS):
-                return
-            began_at = self._first_batch_at()
-        for fault in faults:
-            self._plan(began_at + fault.at_seconds, partial(self._strike, fault))
-        while self._due and not self._closing.wait(LOOK_SECONDS):
-            while self._due and self._due[0][0] <= time.time():
-                heapq.heappop(self._due)[2]()
-
-    def _plan(self, at: float, do: Callable[[], None]) -> None:
-        self._num_planned += 1
-        heapq.heappush(self._due, (at, self._num_planned, do))
-
-    def _strike(self, fault: Fault) -> None:
-        if fault.kind == "actor_kill":
-            self._kill(fault.kind, chosen(self.around.actors(), fault.place), num_actors=1)
-        elif fault.kind == "trainer_kill":
-            self._kill(fault.kind, self.around.trainer(), num_actors=0)
-        elif node := chosen(self._nodes_at_work(), fault.place):
-            (self._drop if fault.kind == "node_drop" else self._delay)(node)
-
-    def _nodes_at_work(self) -> list[LocalNode]:
-        paused = [node for node, _, _ in self._paused]
-        return [node for node in self.around.nodes if node not in paused]
-
-    def _kill(self, kind: Kind, process: str | None, num_actors: int) -> None:
-        at = time.time()
-        if process is not None and kill(process):
-            self.struck.append(Struck(kind, at, process, num_actors))
-
-    def _drop(self, node: LocalNode) -> None:
-        self.struck.append(Struck("node_drop", time.time(), node.name, self.around.num_actors_on(node)))
-        self.around.nodes.remove(node)
-        node.kill()
-        self._plan(time.time() + self.config.node_return_seconds, self._bring)
-
-    def _bring(self) -> None:
-        """Start a node in a thread of its own: others have their time meanwhile."""
-        self._bringing.append(threading.Thread(target=self._told, args=(self._join_node,)))
-        self._bringing[-1].start()
-
-    def _join_node(self) -> None:
-        self.around.nodes.append(LocalNode(self.around.node_size))
-
-    def _delay(self, node: LocalNode) -> None:
-        began_at, num_actors = time.time(), self.around.num_actors_on(node)
-        node.pause()
-        self._paused.append((node, began_at, num_actors))
-        self._plan(began_at + self.config.delay_seconds, partial(self._resume, node, began_at, num_actors))
-
-    def _resume(self, node: LocalNode, began_at: float, num_actors: int) -> None:
-        node.resume()
-        self._paused.remove((node, began_at, num_actors))
-        self.struck.append(Struck("node_delay", began_at, node.name, num_actors, time.time()))
+def loaded_at(moments: Sequence[PoolMoment], num_before: int) -> list[float]:
+    """Return when each actor was seen to be up that came after so many."""
+    seen, found = num_before, []
+    for moment in moments:
+        found += [moment.at] * max(0, moment.num_loads - seen)
+        seen = max(seen, moment.num_loads)
+    return found

@@ -1,7 +1,6 @@
-"""What a painted trainer wants of which pool, in each of the scale experiments. A function of the settings."""
+"""What a painted trainer wants of a pool. Knows no experiment."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,9 +34,6 @@ class Load:
     generation: GenerationConfig
     phases: tuple[Phase, ...]
     num_images: int
-    follows_trainer: bool = False
-    """Whether the pool is told how the trainer does."""
-
     faults: FaultsConfig = dataclasses.field(default_factory=FaultsConfig)
     """What goes wrong meanwhile."""
 
@@ -61,35 +57,6 @@ def rate_per_actor(config: ScaleConfig, recipe: Recipe) -> float:
             "Painted generators need a known rate: give generation.painted_batch_seconds and batch_size above 0."
         )
     return generation.batch_size / generation.painted_batch_seconds
-
-
-def sweep_load(config: ScaleConfig, rate: float, num_actors: int) -> Load:
-    """Return what a pool of a fixed size is asked for, whose actors have this rate each."""
-    phase = Phase(math.inf, config.sweep.trainer_images_per_second)
-    num_images = whole_batches(config, num_actors * rate * config.sweep.seconds)
-    return Load(fixed_pool(config, num_actors), (phase,), num_images)
-
-
-def step_load(config: ScaleConfig, rate: float) -> Load:
-    """Return what a pool is asked for that follows its trainer, slow, fast and slow again."""
-    step = config.step
-    few, many = (step.appetite_fraction * num * rate for num in (step.few_actors, step.many_actors))
-    phases = (Phase(step.few_seconds, few), Phase(step.many_seconds, many), Phase(step.last_seconds, few))
-    pool = dataclasses.replace(
-        config.generation,
-        min_actors=step.few_actors,
-        max_actors=step.many_actors,
-        initial_actors=step.few_actors,
-    )
-    num_images = sum(phase.seconds * phase.images_per_second for phase in phases)
-    return Load(pool, phases, whole_batches(config, num_images), follows_trainer=True)
-
-
-def faults_load(config: ScaleConfig, rate: float) -> Load:
-    """Return what a pool of a fixed size is asked for while things go wrong."""
-    num_actors, seconds = config.faults.num_actors, config.faults.seconds
-    num_images = whole_batches(config, num_actors * rate * seconds)
-    return Load(fixed_pool(config, num_actors), (), num_images, faults=config.faults)
 
 
 def fixed_pool(config: ScaleConfig, num_actors: int) -> GenerationConfig:

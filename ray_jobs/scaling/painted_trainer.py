@@ -5,41 +5,30 @@ asked to go faster.
 """
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import ray
-import ray.train
 from ray.actor import ActorHandle
 from ray.data import Dataset
-from ray.train.torch import TorchTrainer
 
 from generation.indices import IndexSet, Wanted
 from generation.pool.service import beside_driver
 from generation.pool.sizing import TrainerTimes
 from generation.work_clock import WorkClock
 from ray_jobs.cluster.processes import this_process
+from ray_jobs.scaling.background import Background
 from ray_jobs.scaling.loads import Phase, appetite_at
+from ray_jobs.scaling.throughput import Deliveries
 from training.config import TrainingConfig
-from training.fit import EndAtErrors, run_workers, worker_group
+from training.fit import RESTARTS_WITHOUT_END, run_workers
 
 HEARD_EVERY_SECONDS = 1.0
 """How often the pool is told how the trainer does."""
-
-
-@dataclass(frozen=True)
-class Begun:
-    """Where a trainer begins, or goes on."""
-
-    taken: IndexSet
-    """What has come already."""
-
-    first_batch_at: float | None
-    """When the run's first batch came, in seconds of `time.time()`."""
 
 
 class DeliveryLedger:
@@ -57,11 +46,10 @@ class DeliveryLedger:
         self.waiting_seconds: list[float] = []
         """How long the trainer waited for each batch."""
 
-    def begin(self, process: str) -> Begun:
-        """Note that a trainer begins, and return where."""
+    def begin(self, process: str) -> tuple[IndexSet, float | None]:
+        """Note that a trainer begins; return what has come already, and when the first batch did."""
         self.begun.append((time.time(), process))
-        taken = IndexSet.of(np.concatenate([np.zeros(0, np.int64), *self.indices]))
-        return Begun(taken, self.came_at[0] if self.came_at else None)
+        return IndexSet.of(np.concatenate([np.zeros(0, np.int64), *self.indices])), self.first_batch_at()
 
     def take(self, indices: np.ndarray, waiting_seconds: float) -> None:
         """Note a batch."""
@@ -70,12 +58,17 @@ class DeliveryLedger:
         self.waiting_seconds.append(waiting_seconds)
 
     def first_batch_at(self) -> float | None:
-        """Return when the first batch came, if it has."""
+        """Return when the first batch came, if it has, in seconds of `time.time()`."""
         return self.came_at[0] if self.came_at else None
 
     def trainer(self) -> str:
         """Return the process of the trainer that began last."""
         return self.begun[-1][1]
+
+    def deliveries(self) -> Deliveries:
+        """Return all that came, as numbers."""
+        nums = np.array([len(part) for part in self.indices])
+        return Deliveries(np.array(self.came_at), nums, np.array(self.waiting_seconds))
 
     def snapshot(self) -> "DeliveryLedger":
         """Return all that is noted."""
@@ -88,6 +81,13 @@ def open_ledger() -> ActorHandle:
     return cast(ActorHandle, actor.remote())
 
 
+def close_ledger(ledger: ActorHandle) -> DeliveryLedger:
+    """End a ledger and return what it has noted."""
+    notes = cast(DeliveryLedger, ray.get(ledger.snapshot.remote()))
+    ray.kill(ledger)
+    return notes
+
+
 @dataclass(frozen=True)
 class PaintedJob:
     """What the trainer is told."""
@@ -97,39 +97,27 @@ class PaintedJob:
     """It takes the samples 0 to `num_images - 1`, each once."""
 
     batch_size: int
-    phases: tuple[Phase, ...]
     ledger: ActorHandle
-    report: Callable[[TrainerTimes], None] | None
+    phases: tuple[Phase, ...] = ()
+    """How fast it takes them; without any, as they come."""
+
+    report: Callable[[TrainerTimes], None] | None = None
     """Is told about once a second how the trainer's time goes by."""
 
 
 def train_painted(job: PaintedJob, config: TrainingConfig) -> None:
     """Let one worker take all images; a lost one is replaced, and goes on."""
     with tempfile.TemporaryDirectory() as scratch:
-        run_workers(
-            TorchTrainer(
-                take_all,
-                train_loop_config={"job": job},
-                scaling_config=worker_group(config),
-                run_config=ray.train.RunConfig(
-                    name="painted",
-                    storage_path=scratch,
-                    failure_config=ray.train.FailureConfig(
-                        max_failures=-1, max_preemption_failures=-1, controller_failure_limit=0
-                    ),
-                    callbacks=[EndAtErrors()],
-                ),
-            )
-        )
+        run_workers(take_all, {"job": job}, config, Path(scratch), RESTARTS_WITHOUT_END)
 
 
 def take_all(settings: dict[str, PaintedJob]) -> None:
     """Take what has not come yet, batch by batch."""
     job = settings["job"]
-    begun = cast(Begun, ray.get(job.ledger.begin.remote(this_process())))
-    left = IndexSet.of_ranges([range(job.num_images)]) - begun.taken
+    taken, run_began_at = cast(tuple[IndexSet, float | None], ray.get(job.ledger.begin.remote(this_process())))
+    left = IndexSet.of_ranges([range(job.num_images)]) - taken
     if len(left):
-        PaintedTrainer(job, begun.first_batch_at).take(batches_of(job, left))
+        PaintedTrainer(job, run_began_at).take(batches_of(job, left))
 
 
 def batches_of(job: PaintedJob, left: IndexSet) -> Iterator[dict[str, np.ndarray]]:
@@ -151,35 +139,33 @@ class PaintedTrainer:
         """When its own first batch came."""
 
         self.waiting = WorkClock()
-        self.waited_for_first_seconds = 0.0
-        self._over = threading.Event()
+        """How long it has waited since."""
 
     def take(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
         """Take all."""
-        teller = threading.Thread(target=self._tell, daemon=True)
-        teller.start()
-        due_at, waited = 0.0, 0.0
-        while (batch := self._next(batches)) is not None:
-            came_at, waited_before, waited = time.time(), waited, self.waiting.seconds
-            ray.get(self.job.ledger.take.remote(batch["index"], waited - waited_before))
-            if self.began_at is None:
-                self.waited_for_first_seconds, self.began_at = waited, came_at
-            self.run_began_at = self.run_began_at or came_at
-            if appetite := appetite_at(self.job.phases, came_at - self.run_began_at):
-                due_at = next_due_at(due_at, came_at, len(batch["index"]) / appetite)
-                time.sleep(max(0.0, due_at - time.time()))
-        self._over.set()
-        teller.join()
+        with Background() as beside:
+            beside.start(lambda: self._tell(beside))
+            due_at, asked_at = 0.0, time.time()
+            while (batch := self._next(batches)) is not None:
+                came_at = time.time()
+                ray.get(self.job.ledger.take.remote(batch["index"], came_at - asked_at))
+                if self.began_at is None:
+                    self.began_at = came_at
+                    self.waiting.take()
+                self.run_began_at = self.run_began_at or came_at
+                if appetite := appetite_at(self.job.phases, came_at - self.run_began_at):
+                    due_at = next_due_at(due_at, came_at, len(batch["index"]) / appetite)
+                    time.sleep(max(0.0, due_at - time.time()))
+                asked_at = time.time()
 
     def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
         with self.waiting:
             return next(batches, None)
 
-    def _tell(self) -> None:
-        while self.job.report is not None and not self._over.wait(HEARD_EVERY_SECONDS):
+    def _tell(self, beside: Background) -> None:
+        while self.job.report is not None and not beside.is_over.wait(HEARD_EVERY_SECONDS):
             if self.began_at is not None:
-                waiting_seconds = self.waiting.seconds - self.waited_for_first_seconds
-                self.job.report(TrainerTimes(time.time() - self.began_at, waiting_seconds))
+                self.job.report(TrainerTimes(time.time() - self.began_at, self.waiting.seconds))
 
 
 def next_due_at(due_at: float, came_at: float, period_seconds: float) -> float:

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from generation.indices import IndexSet
+
 STEADY_FROM, STEADY_UNTIL = 0.1, 0.9
 """Shares of the images between which the rate is steady: before, the stream fills up; after, actors run out of work."""
 
@@ -23,6 +25,9 @@ class Deliveries:
     nums: np.ndarray
     """int64 [N]: how many images each batch has."""
 
+    waiting_seconds: np.ndarray
+    """float64 [N]: how long the trainer waited for each batch."""
+
     def num_between(self, start: float, stop: float) -> int:
         """Return how many images came after `start`, and until `stop`."""
         first, last = np.searchsorted(self.came_at, [start, stop], side="right")
@@ -31,6 +36,11 @@ class Deliveries:
     def rate_between(self, start: float, stop: float) -> float:
         """Return images a second."""
         return self.num_between(start, stop) / (stop - start)
+
+    def waiting_fraction(self, start: float, stop: float) -> float:
+        """Return the share of the time between two moments that the trainer waited for what came in it, up to 1."""
+        waited = self.waiting_seconds[(self.came_at > start) & (self.came_at <= stop)].sum()
+        return min(1.0, float(waited) / (stop - start))
 
     def mean_rate(self) -> float:
         """Return images a second from the first batch on, which is not counted; 0 for one batch."""
@@ -46,14 +56,37 @@ class Deliveries:
         is_steady = (totals >= STEADY_FROM * totals[-1]) & (totals <= STEADY_UNTIL * totals[-1])
         if is_steady.sum() < 2:
             return self.mean_rate()
-        times, numbers = self.came_at[is_steady], totals[is_steady]
-        from_mean = times - times.mean()
-        return float((from_mean * numbers).sum() / (from_mean**2).sum())
+        times = self.came_at[is_steady]
+        return float(np.polyfit(times - times.mean(), totals[is_steady], 1)[0])
 
     def rates(self, start: float, stop: float, window_seconds: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the ends of adjacent windows, of which the last ends at `stop` or before, and the rate in each."""
         ends = np.arange(start + window_seconds, stop + 1e-9, window_seconds)
         return ends, np.array([self.rate_between(end - window_seconds, end) for end in ends])
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """Whether each wanted sample came once."""
+
+    num_images: int
+    num_lost: int
+    num_doubled: int
+
+    @staticmethod
+    def of(indices: np.ndarray, num_images: int) -> "Exactness":
+        """Return that of samples that came, in any order, where those from 0 to `num_images - 1` were wanted."""
+        num_distinct = len(IndexSet.of(indices) & IndexSet.of_ranges([range(num_images)]))
+        return Exactness(num_images, num_images - num_distinct, len(indices) - num_distinct)
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        found = {"lost": self.num_lost, "doubled": self.num_doubled}
+        return [f"{number:,} of {self.num_images:,} samples were {what}" for what, number in found.items() if number]
+
+    def __str__(self) -> str:
+        return f"{self.num_images:,}, {self.num_lost}, {self.num_doubled}"
 
 
 def reaction_seconds(deliveries: Deliveries, start: float, stop: float, rate: float, window_seconds: float) -> float:

@@ -32,7 +32,7 @@ from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.monitor.progress import Stretch
 from ray_jobs.monitor.prometheus import METRICS, Exporter, values_of
 from tests.support.commands import call, error_line
-from tests.support.looks import looked, worked
+from tests.support.looks import looked, prometheus_name, worked
 from tests.support.processes import in_own_group
 from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
@@ -197,8 +197,8 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
         looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
     )
     exporter = Exporter("größe", "0123456789ab")
-    expected = {each.metric.prometheus_name: each.value for each in values_of(Stretch(*looks))}
-    assert expected.keys() == {metric.prometheus_name for metric in METRICS}
+    expected = {prometheus_name(metric): value for metric, _, value in values_of(Stretch(*looks))}
+    assert expected.keys() == {prometheus_name(metric) for metric in METRICS}
     with scraped_metrics(r"gr\\xf6\\xdfe") as scraped:
         for look in looks:
             exporter.look(look)

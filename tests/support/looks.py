@@ -3,8 +3,11 @@
 from collections import Counter
 from typing import Any
 
+from ray.util import metrics
+
 from generation.pool.keeper import GenerationCounts
 from ray_jobs.monitor.progress import RunProgress
+from ray_jobs.monitor.prometheus import Metric
 from training.progress import TrainingProgress
 
 
@@ -34,3 +37,8 @@ BEGUN: dict[str, Any] = {
 def worked(seconds: float, num_made: int = 0, **refused: int) -> GenerationCounts:
     """What a pool has done."""
     return GenerationCounts(num_images_made=num_made, num_refused=Counter(refused), working_seconds=seconds)
+
+
+def prometheus_name(metric: Metric) -> str:
+    """The name under which Prometheus finds a metric that Ray exports."""
+    return f"ray_{metric.name}{'_total' if metric.kind is metrics.Counter else ''}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,11 @@ import pytest
 from generation.config import GenerationConfig
 from generation.engine.actor import WorkCounts
 from generation.recipes.config import RecipeConfig
-from generation.recipes.recipe import build_recipe, recipe_file_text
+from generation.recipes.recipe import build_recipe
 from generation.shards.config import DataConfig
 from ray_jobs.cli.config import JobConfig, Prices, Rates
-from ray_jobs.cost.prediction import measured_rates, num_before_first_batch, predict, predict_if_given
+from ray_jobs.cost import prediction
+from ray_jobs.cost.prediction import Prediction
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
 
@@ -26,6 +26,22 @@ CONFIG = JobConfig(
     generation=GenerationConfig(min_actors=2, max_actors=2, gpus_per_actor=0.5),
     rates=RATES,
 )
+
+
+def predict(config: JobConfig) -> Prediction:
+    return prediction.predict(config, build_recipe(config.recipe))
+
+
+def predict_if_given(config: JobConfig) -> Prediction | None:
+    return prediction.predict_if_given(config, build_recipe(config.recipe))
+
+
+def num_before_first_batch(config: JobConfig) -> int:
+    return prediction.num_before_first_batch(config, build_recipe(config.recipe))
+
+
+def measured_rates(config: JobConfig, counts: WorkCounts, progress: TrainingProgress, **moments: float) -> Rates:
+    return prediction.measured_rates(config, build_recipe(config.recipe), counts, progress, **moments)
 
 
 def with_training(**changes: Any) -> JobConfig:
@@ -100,15 +116,12 @@ def test_so_many_images_come_before_the_first_batch_of_a_run_with_256_used_4_tim
     assert num_before_first_batch(with_training(reuse=4, **changes)) == expected
 
 
-def test_the_classes_of_a_recipe_file_count_and_a_run_is_summed_up_without_them_if_it_is_gone(tmp_path: Path):
-    file = tmp_path / "recipe.json"
-    file.write_text(recipe_file_text(build_recipe(MANY_CLASSES.recipe)))
+def test_the_classes_of_the_recipe_count():
     longer = dataclasses.replace(MANY_CLASSES.training, num_images=1_280_000)
-    config = JobConfig(recipe_file=str(file), training=longer, rates=MANY_CLASSES.rates)
+    config = dataclasses.replace(MANY_CLASSES, training=longer)
     assert num_before_first_batch(config) == 16 * 1000
-    file.unlink()
-    config = dataclasses.replace(config, recipe=MANY_CLASSES.recipe)
-    assert num_before_first_batch(config) == 16 * 256
+    ten_classes = dataclasses.replace(MANY_CLASSES.recipe, label_space="digits")
+    assert num_before_first_batch(dataclasses.replace(config, recipe=ten_classes)) == 16 * 256
 
 
 def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
@@ -157,9 +170,11 @@ def test_devices_are_held_until_the_last_step_and_cost_their_hours():
     found = predict(with_rates(start_seconds=3600 - 4 - 64))
     assert found.generation_device_hours == 2 * 0.5
     assert found.training_device_hours == 1.0
-    assert found.cost(Prices(generation_device_hour=3.0, training_device_hour=2.0)) == 5.0
+    prices = Prices(generation_device_hour=3.0, training_device_hour=2.0)
+    assert prices.of_devices(found.generation_device_hours, found.training_device_hours) == 5.0
     on_cpus = dataclasses.replace(CONFIG.generation, gpus_per_actor=0)
-    assert predict(dataclasses.replace(CONFIG, generation=on_cpus)).generation_devices == 2.0
+    on_cpus = dataclasses.replace(with_rates(start_seconds=3600 - 4 - 64), generation=on_cpus)
+    assert predict(on_cpus).generation_device_hours == 2.0
 
 
 @pytest.mark.parametrize("name", ["generated_per_second", "trained_per_second"])

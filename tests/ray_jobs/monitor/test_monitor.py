@@ -19,7 +19,7 @@ from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
 from ray_jobs.job.source import listeners_of
 from ray_jobs.monitor.display import ProgressLine, progress_line
-from ray_jobs.monitor.inbox import Receiver, Sender, open_inbox
+from ray_jobs.monitor.inbox import Sender, open_inbox
 from ray_jobs.monitor.monitor import POLL_SECONDS, RunMonitor
 from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
@@ -142,19 +142,18 @@ def test_after_an_error_the_line_is_taken_off_the_terminal_for_good():
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_reports_that_an_answer_held_when_it_was_late_are_not_lost(monkeypatch: pytest.MonkeyPatch):
+def test_a_report_stays_in_the_inbox_until_its_reader_has_it():
     inbox = open_inbox()
-    receiver, send = Receiver(inbox), Sender(inbox)
-    assert receiver.take(0.0) == []
-    monkeypatch.setattr("ray_jobs.monitor.inbox.READ_SECONDS", 0.01)
-    with pytest.raises(ray.exceptions.GetTimeoutError):
-        receiver.take(2.0)
+    send = Sender(inbox)
+    assert ray.get(inbox.read.remote(0, 0.0)) == []
+    late = inbox.read.remote(0, 60.0)
     send(reported(num_trained=64))
-    monkeypatch.setattr("ray_jobs.monitor.inbox.READ_SECONDS", 10.0)
-    assert [report.num_trained for report in receiver.take(0.0)] == [64]
-    ray.kill(inbox)  # it returns before the actor has ended, which may answer once more
-    with pytest.raises(ray.exceptions.RayError):
-        wait_until(lambda: receiver.take(0.0))
+    assert [report.num_trained for report in ray.get(late)] == [64]  # as if it had come too late
+    send(reported(num_trained=128))
+    assert [report.num_trained for report in ray.get(inbox.read.remote(0, 0.0))] == [64, 128]
+    assert [report.num_trained for report in ray.get(inbox.read.remote(1, 0.0))] == [128]
+    assert ray.get(inbox.read.remote(2, 0.0)) == []
+    ray.kill(inbox)
 
 
 @pytest.mark.ray

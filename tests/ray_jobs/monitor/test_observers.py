@@ -1,7 +1,6 @@
 """Observers of a run that fail, or take long."""
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -13,15 +12,9 @@ from tests.support.waits import wait_until
 LOOKS = [looked(100.0 + i) for i in range(5)]
 
 
-def started(observe: Callable[[RunProgress], object], end: Callable[[], object] | None = None) -> Observer:
-    observer = Observer(observe, end)
-    observer.start()
-    return observer
-
-
 def test_an_observer_gets_each_look_and_ends_after_the_last():
     seen: list[RunProgress | str] = []
-    observer = started(seen.append, end=lambda: seen.append("end"))
+    observer = Observer(seen.append, end=lambda: seen.append("end"))
     for look in LOOKS:
         observer.show(look)
     observer.close()
@@ -38,7 +31,7 @@ def test_after_an_error_looks_that_wait_are_dropped():
         seen.append(look)
         is_free.wait()
 
-    observer = started(look_long, end=lambda: seen.append("end"))
+    observer = Observer(look_long, end=lambda: seen.append("end"))
     observer.show(LOOKS[0])
     wait_until(lambda: seen)
     observer.show(LOOKS[1])
@@ -56,7 +49,7 @@ def test_a_slow_observer_misses_looks_and_sees_the_newest():
         seen.append(look)
         is_free.wait()
 
-    observer = started(look_long)
+    observer = Observer(look_long)
     observer.show(LOOKS[0])
     wait_until(lambda: seen)
     later = [looked(200.0 + i) for i in range(MOST_WAITING + 3)]
@@ -77,7 +70,7 @@ def test_an_observer_that_blocks_holds_up_nobody_at_the_end(
     def block(_: RunProgress) -> None:
         is_free.wait()
 
-    observers = [started(block), started(seen.append)]
+    observers = [Observer(block), Observer(seen.append)]
     for observer in observers:
         observer.show(LOOKS[0])
     close_all(observers, drops=False)
@@ -95,7 +88,7 @@ def test_an_observer_that_fails_is_left_out(error: BaseException, caplog: pytest
         num_looks += 1
         raise error
 
-    observer = started(fail, end=lambda: ends.append("end"))
+    observer = Observer(fail, end=lambda: ends.append("end"))
     observer.show(LOOKS[0])
     wait_until(lambda: "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text)
     observer.show(LOOKS[1])

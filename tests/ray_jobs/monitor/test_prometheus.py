@@ -10,15 +10,14 @@ from generation.pool.keeper import GenerationCounts
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs.monitor.progress import RunProgress, Stretch
 from ray_jobs.monitor.prometheus import METRICS, LastStretch, increase, values_of
-from tests.support.looks import looked, worked
+from tests.support.looks import looked, prometheus_name, worked
 
-NAMES = {metric.prometheus_name for metric in METRICS}
+NAMES = {prometheus_name(metric) for metric in METRICS}
 
 
 def values(before: RunProgress, now: RunProgress) -> dict[str, Any]:
     """Return what is told of a stretch by its name, and its tag if it has one."""
-    told = values_of(Stretch(before, now))
-    return {" ".join([reading.metric.name, *reading.tags.values()]): reading.value for reading in told}
+    return {f"{metric.name} {tag}".strip(): value for metric, tag, value in values_of(Stretch(before, now))}
 
 
 def test_all_that_is_known_of_a_stretch_is_told():
@@ -79,8 +78,8 @@ def test_a_counter_gets_what_has_come_and_all_of_what_began_anew():
 def test_the_documentation_has_the_table_that_is_exported():
     text = (PROJECT_ROOT / "docs" / "watching.md").read_text()
     rows = re.findall(r"^\| `(ray_figment\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
-    told = [(metric.prometheus_name, metric.kind, metric.unit, metric.description) for metric in METRICS]
-    assert rows == told
+    told = [(prometheus_name(metric), metric.kind.__name__.lower(), metric.description) for metric in METRICS]
+    assert [(name, kind, f"{description} ({unit})") for name, kind, unit, description in rows] == told
 
 
 def dashboard() -> dict[str, Any]:
@@ -118,5 +117,5 @@ def test_the_dashboard_asks_for_its_data_source_and_runs():
 def test_names_say_units_as_prometheus_wants_them(metric):
     assert re.fullmatch(r"figment_[a-z_]+", metric.name)
     assert not metric.name.endswith("_total")  # which Ray adds
-    assert ("_fraction" in metric.name) == (metric.unit == "0..1")
-    assert metric.name.endswith("_per_second") == (metric.unit == "images a second")
+    assert ("_fraction" in metric.name) == metric.description.endswith("(0..1)")
+    assert metric.name.endswith("_per_second") == metric.description.endswith("(images a second)")

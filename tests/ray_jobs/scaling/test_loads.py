@@ -9,7 +9,10 @@ from generation.config import GenerationConfig
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import Rates
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig, SweepConfig
-from ray_jobs.scaling.loads import Phase, appetite_at, faults_load, rate_per_actor, step_load, sweep_load
+from ray_jobs.scaling.faults import faults_load
+from ray_jobs.scaling.loads import Phase, appetite_at, rate_per_actor
+from ray_jobs.scaling.step import step_load
+from ray_jobs.scaling.sweep import sweep_load
 from training.config import TrainingConfig
 
 CONFIG = ScaleConfig(
@@ -41,7 +44,7 @@ def test_a_pool_of_the_sweep_is_fixed_and_is_asked_for_what_it_makes_in_the_time
     pool = load.generation
     assert (pool.min_actors, pool.max_actors, pool.num_initial_actors) == (4, 4, 4)
     assert load.num_images == 4 * 4 * 60
-    assert (load.phases, load.follows_trainer, load.faults.is_on) == ((Phase(math.inf, 0.0),), False, False)
+    assert (load.phases, load.faults.is_on) == ((Phase(math.inf, 0.0),), False)
 
 
 def test_images_come_in_whole_batches_of_the_trainer():
@@ -59,7 +62,6 @@ def test_a_step_is_from_what_few_actors_make_to_what_many_do_and_back_with_some_
         (50, pytest.approx(6.8)),
     ]
     assert load.num_images == 3808  # 204 + 3264 + 340
-    assert load.follows_trainer
 
 
 def test_a_run_with_faults_has_a_fixed_pool_and_its_time():

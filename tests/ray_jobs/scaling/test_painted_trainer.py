@@ -7,15 +7,16 @@ from ray_jobs.scaling.painted_trainer import DeliveryLedger, next_due_at
 
 def test_a_trainer_that_takes_a_lost_ones_place_goes_on_with_what_has_not_come():
     ledger = DeliveryLedger()
-    begun = ledger.begin("host:1")
-    assert (len(begun.taken), begun.first_batch_at) == (0, None)
+    taken, first_batch_at = ledger.begin("host:1")
+    assert (len(taken), first_batch_at) == (0, None)
     ledger.take(np.array([4, 5, 6]), 0.5)
     ledger.take(np.array([0, 1]), 0.25)
-    begun = ledger.begin("host:2")
-    assert begun.taken.at(np.arange(5)).tolist() == [0, 1, 4, 5, 6]
-    assert begun.first_batch_at == ledger.came_at[0]
+    taken, first_batch_at = ledger.begin("host:2")
+    assert taken.at(np.arange(5)).tolist() == [0, 1, 4, 5, 6]
+    assert first_batch_at == ledger.came_at[0]
     assert ledger.trainer() == "host:2"
-    assert ledger.waiting_seconds == [0.5, 0.25]
+    assert ledger.deliveries().nums.tolist() == [3, 2]
+    assert ledger.deliveries().waiting_seconds.tolist() == [0.5, 0.25]
 
 
 def test_what_handing_over_a_batch_takes_is_made_up_for_and_a_wait_is_not():

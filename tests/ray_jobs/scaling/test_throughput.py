@@ -7,6 +7,7 @@ import pytest
 
 from ray_jobs.scaling.throughput import (
     Deliveries,
+    Exactness,
     Outage,
     actor_outages,
     held_seconds,
@@ -18,11 +19,18 @@ from ray_jobs.scaling.throughput import (
 def every(seconds: float, until: float, num: int = 1, start: float = 0.0) -> Deliveries:
     """Return batches of so many images at `start`, `start + seconds` and so on."""
     came_at = np.arange(start, until + 1e-9, seconds)
-    return Deliveries(came_at, np.full(len(came_at), num))
+    return deliveries_at(came_at, num)
+
+
+def deliveries_at(came_at: np.ndarray, num: int) -> Deliveries:
+    """Return batches of so many images, each after half a second of waiting."""
+    return Deliveries(came_at, np.full(len(came_at), num), np.full(len(came_at), 0.5))
 
 
 def joined(*parts: Deliveries) -> Deliveries:
-    return Deliveries(np.concatenate([part.came_at for part in parts]), np.concatenate([part.nums for part in parts]))
+    return Deliveries(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("came_at", "nums", "waiting_seconds"))
+    )
 
 
 def test_images_between_two_moments_are_those_after_the_first_until_the_second():
@@ -30,7 +38,18 @@ def test_images_between_two_moments_are_those_after_the_first_until_the_second()
     assert deliveries.num_between(2.0, 6.0) == 16
     assert deliveries.rate_between(1.0, 9.0) == 4 * 8 / 8
     assert deliveries.mean_rate() == 40 / 10
-    assert Deliveries(np.array([3.0]), np.array([8])).mean_rate() == 0
+    assert deliveries_at(np.array([3.0]), 8).mean_rate() == 0
+
+
+def test_the_share_of_time_waited_is_that_before_batches_that_came_in_it_and_never_above_one():
+    assert every(2.0, 10.0).waiting_fraction(2.0, 6.0) == 0.5 * 2 / 4
+    assert every(0.1, 10.0).waiting_fraction(2.0, 6.0) == 1.0
+
+
+def test_a_sample_that_comes_twice_or_was_not_wanted_is_doubled_and_one_that_never_came_is_lost():
+    assert Exactness.of(np.array([3, 0, 1, 1, 9]), 5) == Exactness(num_images=5, num_lost=2, num_doubled=2)
+    assert Exactness(5, 2, 2).faults == ["2 of 5 samples were lost", "2 of 5 samples were doubled"]
+    assert Exactness.of(np.arange(5), 5).faults == []
 
 
 def test_the_steady_rate_leaves_out_the_backlog_and_the_end():
@@ -41,7 +60,7 @@ def test_the_steady_rate_leaves_out_the_backlog_and_the_end():
 def test_the_steady_rate_of_simultaneous_deliveries_depends_on_no_window_edge():
     beats = np.repeat(np.arange(0.0, 60.0, 2.0), 32) + np.tile(np.arange(32) * 1e-3, 30)
     rates = [
-        Deliveries(beats[first : first + 900], np.full(900, 8)).steady_rate()  # 28 beats, cut anywhere
+        deliveries_at(beats[first : first + 900], 8).steady_rate()  # 28 beats, cut anywhere
         for first in range(0, 60, 7)
     ]
     assert rates == pytest.approx([32 * 8 / 2.0] * 9, rel=0.01)

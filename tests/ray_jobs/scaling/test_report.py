@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from generation.config import GenerationConfig
-from generation.pool.keeper import GenerationCounts
 from ray_jobs.cli.config import Prices
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig
 from ray_jobs.scaling.experiments import Outcome, PoolMoment
-from ray_jobs.scaling.faults import Struck
-from ray_jobs.scaling.faults_results import faults_result
-from ray_jobs.scaling.loads import Load, step_load
+from ray_jobs.scaling.fault_injector import Struck
+from ray_jobs.scaling.faults import faults_result
+from ray_jobs.scaling.loads import Load
 from ray_jobs.scaling.report import ScaleResults, report
-from ray_jobs.scaling.step_results import release_seconds, start_seconds, step_result
-from ray_jobs.scaling.sweep_results import sweep_point
-from ray_jobs.scaling.throughput import Deliveries
+from ray_jobs.scaling.step import release_seconds, start_seconds, step_load, step_result
+from ray_jobs.scaling.sweep import sweep_point
+from ray_jobs.scaling.throughput import Deliveries, Exactness
 
 CONFIG = ScaleConfig(
     generation=GenerationConfig(gpus_per_actor=0.5, batch_size=8, painted_batch_seconds=2.0),
@@ -33,15 +32,20 @@ def run_of(load: Load, came_at: np.ndarray, moments: list[PoolMoment], struck: t
     """Return a run whose batches of 8 came at these moments, each after half a second of waiting."""
     return Outcome(
         load=load,
-        pool_start_seconds=6.0,
+        actor_rate=4.0,
+        began_at=0.0,
+        up_at=6.0,
         trainers_began_at=[9.0, 55.0],
-        deliveries=Deliveries(came_at, np.full(len(came_at), 8)),
-        waiting_seconds=np.full(len(came_at), 0.5),
-        num_distinct=8 * len(came_at),
+        deliveries=Deliveries(came_at, np.full(len(came_at), 8), np.full(len(came_at), 0.5)),
+        exactness=Exactness.of(np.arange(8 * len(came_at)), load.num_images),
         moments=moments,
         struck=list(struck),
-        counts=GenerationCounts(),
     )
+
+
+def at_rate(outcome: Outcome, actor_rate: float) -> Outcome:
+    """Return a run whose actors make so many images a second."""
+    return dataclasses.replace(outcome, actor_rate=actor_rate)
 
 
 def steady(num_actors: int, seconds: float = 1.0) -> Outcome:
@@ -55,7 +59,7 @@ def steady(num_actors: int, seconds: float = 1.0) -> Outcome:
 def test_a_pool_that_delivers_all_it_can_meets_its_target():
     prices = Prices(generation_device_hour=3.6, training_device_hour=7.2)
     config = dataclasses.replace(CONFIG, prices=prices)
-    point = sweep_point(config, 4.0, steady(num_actors=2))
+    point = sweep_point(config, steady(num_actors=2))
     assert (point.num_actors, point.nominal_per_second) == (2, 8.0)
     assert point.delivered_per_second == pytest.approx(8.0)
     assert point.delivered_fraction == pytest.approx(1.0)
@@ -69,17 +73,17 @@ def test_a_pool_that_delivers_all_it_can_meets_its_target():
 
 
 def test_without_prices_there_is_no_cost():
-    assert sweep_point(CONFIG, 4.0, steady(num_actors=2)).cost_per_thousand is None
+    assert sweep_point(CONFIG, steady(num_actors=2)).cost_per_thousand is None
 
 
 def test_a_slow_pool_and_samples_that_are_lost_or_come_twice_are_said():
     late = steady(num_actors=2, seconds=1.04)
-    assert sweep_point(CONFIG, 4.0, late).missed == [
-        "2 actors: 0.962 of the nominal rate were delivered, less than 0.97."
-    ]
-    assert sweep_point(CONFIG, 4.0 / 16, steady(num_actors=32, seconds=1.04)).missed == []  # 0.95 is enough for many
-    wrong = dataclasses.replace(steady(num_actors=2), num_distinct=800)
-    assert sweep_point(CONFIG, 4.0, wrong).missed == [
+    assert sweep_point(CONFIG, late).missed == ["2 actors: 0.962 of the nominal rate were delivered, less than 0.97."]
+    assert (
+        sweep_point(CONFIG, at_rate(steady(num_actors=32, seconds=1.04), 4.0 / 16)).missed == []
+    )  # 0.95 is enough for many
+    wrong = dataclasses.replace(steady(num_actors=2), exactness=Exactness(808, num_lost=8, num_doubled=8))
+    assert sweep_point(CONFIG, wrong).missed == [
         "2 actors: 8 of 808 samples were lost.",
         "2 actors: 8 of 808 samples were doubled.",
     ]
@@ -107,6 +111,11 @@ def step_outcome(reached_at: float) -> Outcome:
     return run_of(step_load(CONFIG, 4.0), came_at, moments)
 
 
+def exact(outcome: Outcome) -> Outcome:
+    """Return a run in which all came that was wanted."""
+    return dataclasses.replace(outcome, exactness=Exactness(outcome.load.num_images, 0, 0))
+
+
 def test_a_step_reports_reaction_start_and_release_times():
     result = step_result(CONFIG, step_outcome(reached_at=45.0))
     assert result.reaction_seconds == pytest.approx(15.0, abs=0.7)  # within half a batch's time at 95%
@@ -115,15 +124,14 @@ def test_a_step_reports_reaction_start_and_release_times():
     assert result.delivered_per_second == pytest.approx([7.2, 45 / 60 * 57.6 + 15 / 60 * 7.2, 7.2], rel=0.05)
     # 2 actors for 22 s, 16 for 72 s, 2 for the rest, each half a GPU
     seconds = (2 * 22 + 16 * 72 + 2 * (step_outcome(45.0).deliveries.came_at[-1] - 104)) / 2
-    assert result.device_seconds_per_image == pytest.approx(seconds / (step_outcome(45.0).num_distinct - 8))
+    assert result.device_seconds_per_image == pytest.approx(seconds / (step_outcome(45.0).deliveries.nums.sum() - 8))
 
 
 def test_a_step_whose_actors_never_all_came_up_misses_its_target():
     moments = [moment(32, 2, 14), moment(38, 15, 1), moment(89, 15, 1)]
     assert start_seconds(moments, 30, 90) is None
     outcome = dataclasses.replace(step_outcome(45.0), moments=[moment(10, 2), *moments, moment(104, 2)])
-    exact = dataclasses.replace(outcome.load, num_images=outcome.num_distinct)
-    missed = step_result(CONFIG, dataclasses.replace(outcome, load=exact)).missed
+    missed = step_result(CONFIG, exact(outcome)).missed
     assert missed == ["Step: not all actors came up that the step brought."]
 
 
@@ -140,9 +148,7 @@ def test_actors_given_back_once_all_is_over_were_not_given_back():
 
 def test_a_step_that_is_late_or_never_reached_misses_its_target():
     def missed(reached_at: float) -> list[str]:
-        outcome = step_outcome(reached_at)
-        exact = dataclasses.replace(outcome.load, num_images=outcome.num_distinct)
-        return step_result(CONFIG, dataclasses.replace(outcome, load=exact)).missed
+        return step_result(CONFIG, exact(step_outcome(reached_at))).missed
 
     assert missed(45.0) == []
     (late,) = missed(55.0)
@@ -157,7 +163,7 @@ def test_faults_may_cost_the_capacity_that_they_took_and_a_little_more():
     moments = [moment(10, 4), moment(29, 4, num_loads=4), moment(30, 4, num_loads=5), moment(40, 4, num_loads=6)]
     load = Load(dataclasses.replace(CONFIG.generation, min_actors=4, max_actors=4), (), 8 * 181)
     came_at = np.concatenate([10 + 0.5 * np.arange(81), 55.5 + 0.5 * np.arange(100)])  # 16 images/s, but for 5 s
-    result = faults_result(CONFIG, 4.0, run_of(load, came_at, moments, struck))
+    result = faults_result(CONFIG, run_of(load, came_at, moments, struck))
     assert result.num_struck == {"actor_kill": 2, "trainer_kill": 1}
     assert result.num_planned == {"actor_kill": 1, "trainer_kill": 1}
     assert result.delivered_per_second == pytest.approx(8 * 180 / 100)
@@ -166,7 +172,7 @@ def test_faults_may_cost_the_capacity_that_they_took_and_a_little_more():
     assert result.lost_fraction == pytest.approx(0.05 + 0.05)
     assert [fault.began_at for fault in result.struck] == [10, 20, 40]
     assert result.missed == []
-    slower = faults_result(CONFIG, 4.5, run_of(load, came_at, moments, struck))
+    slower = faults_result(CONFIG, at_rate(run_of(load, came_at, moments, struck), 4.5))
     assert slower.missed == [
         "Faults: 20.0% of the throughput were lost, more than 5% beyond the 10.0% of capacity that were."
     ]
@@ -175,13 +181,13 @@ def test_faults_may_cost_the_capacity_that_they_took_and_a_little_more():
 def test_the_page_has_all_experiments_and_the_targets_that_were_missed():
     struck = (Struck("node_delay", 20, "node", 2, 23.0),)
     load = Load(dataclasses.replace(CONFIG.generation, min_actors=4, max_actors=4), (), 808)
-    faults = faults_result(CONFIG, 4.0, run_of(load, 10 + 0.5 * np.arange(101), [moment(10, 4)], struck))
+    faults = faults_result(CONFIG, run_of(load, 10 + 0.5 * np.arange(101), [moment(10, 4)], struck))
     assert faults.lost_actor_fraction == pytest.approx(2 * 3 / 400)
-    points = [sweep_point(CONFIG, 4.0, steady(num)) for num in (2, 4)]
-    results = ScaleResults(points, step_result(CONFIG, step_outcome(45.0)), faults)
+    points = [sweep_point(CONFIG, steady(num)) for num in (2, 4)]
+    results = ScaleResults(tuple(points), step_result(CONFIG, step_outcome(45.0)), faults)
     page = report(CONFIG, {"commit": "abc"}, results)
     assert page.count("<svg") == 3
     assert "4 actors: 0.500 of the nominal rate were delivered" in page
     assert "actors given back after" in page
     assert "0 of 1 planned trainer kills" in page
-    assert report(CONFIG, {"commit": "abc"}, ScaleResults([points[0]])).count("All targets were met.") == 1
+    assert report(CONFIG, {"commit": "abc"}, ScaleResults((points[0],))).count("All targets were met.") == 1

@@ -1,15 +1,26 @@
-"""What a pool of one size came to, and the targets that it missed. Numbers in, numbers out."""
+"""Pools of several sizes: what each is asked for, what it came to, and the targets that it missed."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evaluation.pages.html import number, percent
 from ray_jobs.cli.config import Prices
+from ray_jobs.scaling.background import growth_bytes
 from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Outcome
-from ray_jobs.scaling.results import Exactness
-from ray_jobs.scaling.sampling import growth_bytes
+from ray_jobs.scaling.loads import Load, Phase, fixed_pool, whole_batches
+from ray_jobs.scaling.throughput import Exactness
 
 MIN_FRACTION, MIN_FRACTION_OF_LARGE_POOLS, LARGE_POOL = 0.97, 0.95, 17
 """Targets: delivered over nominal, and that of pools of `LARGE_POOL` actors and more."""
+
+
+def sweep_load(config: ScaleConfig, rate: float, num_actors: int) -> Load:
+    """Return what a pool of a fixed size is asked for, whose actors have this rate each."""
+    phase = Phase(math.inf, config.sweep.trainer_images_per_second)
+    num_images = whole_batches(config, num_actors * rate * config.sweep.seconds)
+    return Load(fixed_pool(config, num_actors), (phase,), num_images)
 
 
 @dataclass(frozen=True)
@@ -78,30 +89,31 @@ class SweepPoint:
         return [f"{self.num_actors} actors: {line}." for line in found]
 
 
-def sweep_point(config: ScaleConfig, rate: float, outcome: Outcome) -> SweepPoint:
-    """Return what a run of a pool came to whose actors have this rate each while they are at work."""
+def sweep_point(config: ScaleConfig, outcome: Outcome) -> SweepPoint:
+    """Return what a run of a pool came to."""
     num_actors = outcome.load.generation.max_actors
+    nominal = num_actors * outcome.actor_rate
     deliveries, first = outcome.deliveries, outcome.first_batch_at
     delivered = deliveries.steady_rate()
     devices = num_actors * (config.generation.gpus_per_actor or 1.0)
     driver = [moment.driver_bytes for moment in outcome.moments]
     return SweepPoint(
         num_actors=num_actors,
-        nominal_per_second=num_actors * rate,
+        nominal_per_second=nominal,
         delivered_per_second=delivered,
-        delivered_fraction=delivered / (num_actors * rate),
+        delivered_fraction=delivered / nominal,
         since_first_batch_per_second=deliveries.mean_rate(),
-        pool_start_seconds=outcome.pool_start_seconds,
+        pool_start_seconds=outcome.up_at - outcome.began_at,
         first_batch_seconds=first - outcome.trainers_began_at[0],
-        time_to_first_batch_seconds=first,
-        waiting_fraction=outcome.waiting_fraction(first, float(deliveries.came_at[-1])),
+        time_to_first_batch_seconds=first - outcome.began_at,
+        waiting_fraction=deliveries.waiting_fraction(first, float(deliveries.came_at[-1])),
         device_seconds_per_image=devices / delivered,
         cost_per_thousand=cost_per_thousand(devices, config, delivered),
         driver_bytes=max(driver),
         driver_growth_bytes=growth_bytes(driver),
         store_bytes=max(moment.store_bytes for moment in outcome.moments),
         has_appetite=config.sweep.trainer_images_per_second > 0,
-        exactness=Exactness.of(outcome),
+        exactness=outcome.exactness,
     )
 
 
@@ -109,8 +121,33 @@ def cost_per_thousand(generation_devices: float, config: ScaleConfig, images_per
     """Return what a thousand images cost by devices that are held while they are delivered."""
     if config.prices == Prices(currency=config.prices.currency):
         return None
-    an_hour = (
-        generation_devices * config.prices.generation_device_hour
-        + (config.training.gpus_per_worker or 1.0) * config.prices.training_device_hour
-    )
+    an_hour = config.prices.of_devices(generation_devices, config.training.gpus_per_worker or 1.0)
     return an_hour / 3600 / images_per_second * 1000
+
+
+def sweep_table(points: Sequence[SweepPoint], currency: str) -> list[list[str]]:
+    """Return a row of names, and one a pool."""
+    rows = [sweep_row(point, currency) for point in points]
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+def sweep_row(point: SweepPoint, currency: str) -> dict[str, str]:
+    """Return a pool's numbers by their names."""
+    return {
+        "actors": f"{point.num_actors}",
+        "nominal, images/s": f"{point.nominal_per_second:.1f}",
+        "delivered": f"{point.delivered_per_second:.1f}",
+        "share of nominal": f"{point.delivered_fraction:.3f}",
+        "trainer waited": percent(point.waiting_fraction),
+        "all actors up, s": f"{point.pool_start_seconds:.1f}",
+        "first batch after, s": f"{point.time_to_first_batch_seconds:.1f}",
+        "first batch since asked, s": f"{point.first_batch_seconds:.1f}",
+        "device-s an image": f"{point.device_seconds_per_image:.4f}",
+        f"1,000 images, {currency}": number(point.cost_per_thousand),
+        "driver, MB": f"{point.driver_bytes / 1e6:.1f}",
+        "it grew, MB": f"{point.driver_growth_bytes / 1e6:.1f}",
+        "object stores, MB": f"{point.store_bytes / 1e6:.1f}",
+        "samples": number(point.exactness.num_images),
+        "lost": number(point.exactness.num_lost),
+        "doubled": number(point.exactness.num_doubled),
+    }

@@ -1,6 +1,8 @@
 """What goes wrong when, and whom it hits."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from ray_jobs.cluster.local_nodes import NodeSize
 from ray_jobs.cluster.processes import is_there, kill, this_process
 from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
-from ray_jobs.scaling.faults import Fault, FaultInjector, Surroundings, chosen, schedule
+from ray_jobs.scaling.fault_injector import Fault, FaultInjector, Struck, chosen, schedule
 from tests.support.waits import wait_until
 
 
@@ -73,19 +75,22 @@ class FakeNode:
         self.done.append("resumed")
 
 
-def injector_of(config: FaultsConfig, nodes: list[Any]) -> FaultInjector:
-    """Return one that finds no processes, in a run whose first batch has just come."""
+@contextmanager
+def injected(config: FaultsConfig, nodes: list[Any]) -> Iterator[list[Struck]]:
+    """Let things go wrong where there are no processes, in a run whose first batch has just come."""
     began_at = time.time()
-    return FaultInjector(config, Surroundings(list, lambda: "nowhere:1", nodes, NodeSize(0, 0)), lambda: began_at)
+    injector = FaultInjector(config, list, lambda: "nowhere:1", lambda: began_at, nodes, NodeSize(0, 0))
+    with injector.at_work():
+        yield injector.struck
 
 
 def test_a_node_stands_still_for_its_time():
     node = FakeNode("a")
     config = FaultsConfig(seconds=0.2, node_delays_per_minute=300, delay_seconds=0.3)
-    with injector_of(config, [node]) as injector:
-        wait_until(lambda: injector.struck)
+    with injected(config, [node]) as all_struck:
+        wait_until(lambda: all_struck)
     assert node.done == ["paused", "resumed"]
-    (struck,) = injector.struck
+    (struck,) = all_struck
     assert (struck.kind, struck.victim) == ("node_delay", "a")
     assert struck.ended_at is not None
     assert struck.ended_at - struck.began_at >= 0.3
@@ -93,7 +98,7 @@ def test_a_node_stands_still_for_its_time():
 
 def test_a_node_that_stands_still_when_the_run_ends_goes_on():
     node = FakeNode("a")
-    with injector_of(FaultsConfig(seconds=0.2, node_delays_per_minute=300, delay_seconds=100), [node]):
+    with injected(FaultsConfig(seconds=0.2, node_delays_per_minute=300, delay_seconds=100), [node]):
         wait_until(lambda: node.done)
     assert node.done == ["paused", "resumed"]
 
@@ -102,15 +107,15 @@ def test_a_lost_node_is_gone_and_is_not_lost_again():
     node, other = FakeNode("a"), FakeNode("b")
     nodes = [node, other]
     config = FaultsConfig(seconds=0.6, node_drops_per_minute=300, node_return_seconds=100)  # three, of two nodes
-    with injector_of(config, nodes) as injector:
+    with injected(config, nodes) as all_struck:
         wait_until(lambda: not nodes)
         time.sleep(0.3)
-    assert (node.done, other.done, len(injector.struck)) == (["killed"], ["killed"], 2)
+    assert (node.done, other.done, len(all_struck)) == (["killed"], ["killed"], 2)
 
 
 def test_nobody_there_is_not_hit_and_what_is_not_rays_is_never_killed():
-    with injector_of(FaultsConfig(seconds=0.2, actor_kills_per_minute=60, num_actors=5), []) as injector:
+    with injected(FaultsConfig(seconds=0.2, actor_kills_per_minute=60, num_actors=5), []) as all_struck:
         time.sleep(0.4)
-    assert injector.struck == []
+    assert all_struck == []
     assert not is_there(this_process())
     assert not kill(this_process())

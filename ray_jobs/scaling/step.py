@@ -1,22 +1,32 @@
-"""What a pool made of a trainer that became faster and slower again, and the targets that were missed.
+"""A trainer that becomes faster and slower again: what it asks of its pool, what that made of it, targets it missed."""
 
-Numbers in, numbers out.
-"""
-
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evaluation.pages.html import percent
 from ray_jobs.scaling.config import RATE_WINDOW_SECONDS, ScaleConfig
-from ray_jobs.scaling.experiments import Outcome, PoolMoment
-from ray_jobs.scaling.results import Exactness, Series
-from ray_jobs.scaling.throughput import held_seconds, reaction_seconds
+from ray_jobs.scaling.experiments import Outcome, PoolMoment, Series
+from ray_jobs.scaling.loads import Load, Phase, whole_batches
+from ray_jobs.scaling.throughput import Exactness, held_seconds, reaction_seconds
 
 GRACE_SECONDS = 10.0
 """Target: beyond the time that actors take to start, a step may take so long."""
 
 REACHED_FRACTION = 0.95
 """A rate counts as reached from this share of it on."""
+
+
+def step_load(config: ScaleConfig, rate: float) -> Load:
+    """Return what a pool is asked for that follows its trainer, slow, fast and slow again."""
+    step = config.step
+    few, many = (step.appetite_fraction * num * rate for num in (step.few_actors, step.many_actors))
+    phases = (Phase(step.few_seconds, few), Phase(step.many_seconds, many), Phase(step.last_seconds, few))
+    sizes = {"min_actors": step.few_actors, "initial_actors": step.few_actors, "max_actors": step.many_actors}
+    pool = dataclasses.replace(config.generation, **sizes)
+    num_images = sum(phase.seconds * phase.images_per_second for phase in phases)
+    return Load(pool, phases, whole_batches(config, num_images))
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,24 @@ class StepResult:
             found.append(f"the pool did not go back to {self.few_actors} actors")
         return [f"Step: {line}." for line in found]
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it came to, fact by fact."""
+        by_part = zip(self.appetite_per_second, self.delivered_per_second, self.waiting_fraction, strict=True)
+        names = ("before the step", f"from {self.few_actors} to {self.many_actors} actors", "after it")
+        return {
+            **{
+                name: f"{appetite:.1f} images/s wanted, {delivered:.1f} delivered, waited {percent(waiting)}"
+                for name, (appetite, delivered, waiting) in zip(names, by_part, strict=True)
+            },
+            "new rate reached after": shown(self.reaction_seconds),
+            "of which actors took to start": shown(self.start_seconds),
+            "actors given back after": shown(self.release_seconds),
+            "most actors": f"{self.most_actors}",
+            "device-seconds an image": f"{self.device_seconds_per_image:.4f}",
+            "samples, lost, doubled": str(self.exactness),
+        }
+
 
 def shown(seconds: float | None) -> str:
     """Return seconds, or that there are none."""
@@ -98,14 +126,14 @@ def step_result(config: ScaleConfig, outcome: Outcome) -> StepResult:
         many_actors=step.many_actors,
         appetite_per_second=appetites,
         delivered_per_second=[deliveries.rate_between(*part) for part in parts],
-        waiting_fraction=[outcome.waiting_fraction(*part) for part in parts],
+        waiting_fraction=[deliveries.waiting_fraction(*part) for part in parts],
         reaction_seconds=reaction if math.isfinite(reaction) else None,
         start_seconds=start_seconds(moments, up, down),
         release_seconds=release_seconds(moments, down, last, step.few_actors),
         most_actors=max(moment.num_actors for moment in moments if moment.at <= last),
         device_seconds_per_image=device_seconds / deliveries.num_between(first, last),
-        exactness=Exactness.of(outcome),
-        series=Series.of(outcome),
+        exactness=outcome.exactness,
+        series=outcome.series(),
     )
 
 
