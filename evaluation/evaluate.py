@@ -9,7 +9,7 @@ from typing import Any, cast
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
 from evaluation.images.decoding import Crop
-from evaluation.images.digits import DIGITS, DigitImages
+from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.real_sets import RealSet, open_sets, whole_set
 from evaluation.images.transfer_sets import open_transfer_set
 from evaluation.inference.outputs import Outputs, outputs_of
@@ -64,7 +64,7 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
         )
     trainval, test = (
         whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])
-        for part, source in (("trainval", DigitImages(for_training=True)), ("test", DigitImages()))
+        for part, source in (("trainval", digit_images(for_training=True)), ("test", digit_images()))
     )
     return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
 

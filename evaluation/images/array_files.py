@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from evaluation.images.listed_images import SPLITS, ListedImages, packed, told_as
+from evaluation.images.image_list import ImageList, listed, open_array, told_as
+from evaluation.images.splits import SPLITS
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 """What files of a split begin with."""
@@ -46,31 +46,12 @@ CIFAR = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class ArrayImages(ListedImages):
-    """The images of such files, in their order."""
-
-    read: Callable[[], np.ndarray]
-    """Returns all of them, uint8 [num_images, H, W] or [num_images, H, W, 3]."""
-
-    def opener(self) -> Callable[[int], Image.Image]:
-        """Return what gives the image at a position; the files are read when the first one is asked for."""
-        kept: list[np.ndarray] = []
-
-        def read(position: int) -> Image.Image:
-            if not kept:
-                kept.append(self.read())
-            return Image.fromarray(kept[0][position]).convert("RGB")
-
-        return read
-
-
 def has_arrays(folder: str) -> bool:
     """Return whether a folder has such files."""
     return bool(_idx_splits(folder) or _cifar_kind(folder))
 
 
-def array_images(folder: str, split: str = "") -> ArrayImages:
+def array_images(folder: str, split: str = "") -> ImageList:
     """Return the images of a split; without one those of test. ValueError if they are not there, or damaged."""
     kind = _cifar_kind(folder)
     there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
@@ -83,7 +64,7 @@ def array_images(folder: str, split: str = "") -> ArrayImages:
     return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
 
 
-def _idx_images(folder: str, split: str) -> ArrayImages:
+def _idx_images(folder: str, split: str) -> ImageList:
     paths = [_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1")]
     labels = _idx_array(paths[1], num_dimensions=1)
     num_images = _idx_shape(paths[0], 3)[0]
@@ -131,7 +112,7 @@ def _idx_file(folder: str, split: str, what: str = "labels-idx1") -> str:
     return next((path for path in paths if os.path.isfile(path)), "")
 
 
-def _cifar_images(folder: str, kind: CifarKind, split: str) -> ArrayImages:
+def _cifar_images(folder: str, kind: CifarKind, split: str) -> ImageList:
     rows = partial(_cifar_rows, folder, kind, split)
     labels = rows()[:, kind.num_label_bytes - 1]
     names = Path(folder, kind.names)
@@ -168,7 +149,7 @@ def _all_in(folder: str, names: tuple[str, ...]) -> bool:
 
 def _array_images(
     folder: str, file: str, labels: np.ndarray, titles: tuple[str, ...], read: Callable[[], np.ndarray]
-) -> ArrayImages:
+) -> ImageList:
     classes, numbers = np.unique(labels, return_inverse=True)
-    names = packed(f"{file} image {i}" for i in range(len(labels)))
-    return ArrayImages(folder, tuple(map(str, classes)), numbers.astype(np.int32), names, read, titles=titles)
+    names = (f"{file} image {i}" for i in range(len(labels)))
+    return listed(folder, names, map(str, classes), numbers, titles, partial(open_array, read))

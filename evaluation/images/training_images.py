@@ -12,10 +12,10 @@ import ray.data
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
 from evaluation.images.decoding import UnreadableImageError, fitted, square, upright
-from evaluation.images.digits import DIGITS, DigitImages
+from evaluation.images.digits import DIGITS, digit_images
+from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
-from evaluation.images.sources import ImageSource
 from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
 from generation.indices import Wanted
 from generation.passes import Passes
@@ -44,7 +44,7 @@ def real_training_images(
     not all there.
     """
     if place == DIGITS:
-        source, space = DigitImages(for_training=True), load_label_space(DIGITS)
+        source, space = digit_images(for_training=True), load_label_space(DIGITS)
         shared = matching_labels(space, label_space)
         if (shared == NOT_SHARED).all():
             raise ValueError(
@@ -63,7 +63,7 @@ def real_training_images(
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-def _space_of(source: ImageSource, place: str, label_space: LabelSpace) -> LabelSpace:
+def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSpace:
     """Return the classes that a source has: ImageNet's thousand where they are more than the part that is taken."""
     thousand = load_label_space("imagenet1k")
     if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
@@ -78,7 +78,7 @@ def _space_of(source: ImageSource, place: str, label_space: LabelSpace) -> Label
     return label_space
 
 
-def _check_numbers(source: ImageSource, place: str, space: LabelSpace) -> None:
+def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
     """Raise ValueError if classes have numbers alone, of which some are missing: they may be those of another set."""
     is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
     are_names = set(source.classes) <= set(space.class_names)
@@ -140,7 +140,7 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
 class RealTrainingImages:
     """Real images to train on, pass by pass: index `i` is the same image in each, whatever the seed."""
 
-    source: ImageSource
+    source: ImageList
     positions: np.ndarray
     """int64 [num_images]: where in the source they are."""
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaluation.images.listed_images import ListedImages, class_folders, packed, told_as
-from evaluation.images.sources import ImageSource, image_names
+from evaluation.images.folders import class_folders, image_names
+from evaluation.images.image_list import ImageList, listed, told_as
 
 if TYPE_CHECKING:
     from evaluation.metrics.transfer import Solver
@@ -35,8 +35,8 @@ class TransferSet:
     """A set of classes to transfer to; both sources have the same `classes`."""
 
     name: str
-    trainval: ImageSource
-    test: ImageSource
+    trainval: ImageList
+    test: ImageList
 
     solver: "Solver"
     """What fits a classifier to as many images, as of `evaluation.transfer`."""
@@ -96,7 +96,7 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
     return TransferSet(name, trainval, test, layout.solver, listing.split)
 
 
-def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ListedImages:
+def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ImageList:
     """Return the images of one split; ValueError where there are none, or of no class of the set."""
     if not items:
         raise ValueError(f"{name} in '{folder}' has no images to train on, or none for the test. Put all of it there.")
@@ -106,8 +106,8 @@ def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -
             f"{name} in '{folder}' has images of {len(unknown)} classes without images to train on, first "
             f"'{unknown[0]}'. Put all of it there."
         )
-    numbers = np.array([number_of[class_name] for _, class_name in items], np.int32)
-    return ListedImages(folder, tuple(classes), numbers, packed(file for file, _ in items))
+    numbers = np.array([number_of[class_name] for _, class_name in items])
+    return listed(folder, (file for file, _ in items), classes, numbers)
 
 
 def _by_torchvision(name: str, folder: str) -> Listing:

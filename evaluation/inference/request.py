@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from evaluation.images.decoding import Crop
-from evaluation.images.sources import ImageSource
+from evaluation.images.image_list import ImageList
 
 Kinds = tuple[Literal["guesses", "features"], ...]
 """`guesses`: `prediction` int32 [N, up to 5], the best first, and `confidence` float32 [N] of the first; `features`:
@@ -30,7 +30,7 @@ class Request:
 class SetRequest(Request):
     """What is computed from images of a real set."""
 
-    source: ImageSource
+    source: ImageList
     positions: np.ndarray
     """int64 [number of the set's images]: where in the source they are."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102, OxfordIIITPet
 
-from evaluation.images.sources import ImageSource
+from evaluation.images.image_list import ImageList
 from evaluation.images.transfer_sets import LAYOUTS, open_transfer_set
 
 Found = list[tuple[str, str, int]]
@@ -32,7 +32,7 @@ def write(file: Path, *lines: str) -> None:
     file.write_text("".join(f"{line}\n" for line in lines))
 
 
-def found(source: ImageSource, folder: Path) -> Found:
+def found(source: ImageList, folder: Path) -> Found:
     read = source.opener()
     pixels = [np.unique(np.asarray(read(position))).tolist() for position in range(source.num_images)]
     assert read(0).mode == "RGB"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evaluation.config import EvaluationConfig
-from evaluation.images.sources import list_images
+from evaluation.images.folders import list_images
 from evaluation.inference import reading
 from evaluation.inference.output_cache import Columns
 from evaluation.inference.reading import Crop, ImageReader, crop_for
