@@ -15,7 +15,7 @@ from evaluation.images.transfer_sets import open_transfer_set
 from evaluation.inference.outputs import Outputs, outputs_of
 from evaluation.inference.reading import crop_for
 from evaluation.inference.request import KINDS, Kinds
-from evaluation.inference.trained_model import Looked
+from evaluation.inference.trained_model import Model
 from evaluation.inference.transfers import TransferImages, transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
 from evaluation.metrics.intervals import packed_hits
@@ -75,7 +75,7 @@ def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:
         crop_for(own, config, images.has_border)
 
 
-def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
+def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
     Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those
@@ -97,7 +97,7 @@ def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs:
     return told
 
 
-def classification(model: Looked, images: RealSet, said: Outputs) -> SetResult:
+def classification(model: Model, images: RealSet, said: Outputs) -> SetResult:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)

@@ -17,7 +17,7 @@ from evaluation.inference.network import Network, infer
 from evaluation.inference.output_cache import ROW, Columns, KeptOutputs, folder_name
 from evaluation.inference.reading import crop_for, read_images
 from evaluation.inference.request import KINDS, Kinds, Request, SetRequest
-from evaluation.inference.trained_model import Looked
+from evaluation.inference.trained_model import Model
 from generation.shards.storage import StorageError
 
 OUTPUTS_VERSION = 4
@@ -64,7 +64,7 @@ class SetInference:
 
 def outputs_of(
     wanted: Mapping[RealSet, Kinds],
-    model: Looked,
+    model: Model,
     config: EvaluationConfig,
     folder: Path,
     say: Callable[[str], None],
@@ -99,7 +99,7 @@ def _only_set(columns: Columns) -> int:
     return numbers.pop()
 
 
-def same_images(sets: Mapping[RealSet, Kinds], model: Looked) -> list[list[RealSet]]:
+def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:
     """Return the sets, together those whose images and guesses are the same, whatever their labels."""
     groups: dict[str, list[RealSet]] = {}
     for images in sets:
@@ -114,13 +114,13 @@ def image_set_key(images: RealSet) -> list[str | int]:
     return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
 
 
-def candidate_labels(images: RealSet, model: Looked) -> list[int]:
+def candidate_labels(images: RealSet, model: Model) -> list[int]:
     """Return the labels that guesses are among, empty for all."""
-    return images.shared.tolist() if len(images.shared) < model.num_classes else []
+    return images.shared.tolist() if len(images.shared) < model.label_space.num_classes else []
 
 
 def open_kept(
-    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Looked, config: EvaluationConfig, folder: Path
+    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Model, config: EvaluationConfig, folder: Path
 ) -> SetInference:
     """Return what is kept of the outputs for the same images, by all that decides them."""
     images = group[0]
@@ -161,7 +161,7 @@ def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
     return Outputs(inference.kept, rows, tuple(names))
 
 
-def outputs_of_generated(samples: ray.data.Dataset, model: Looked, config: EvaluationConfig) -> Columns:
+def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
     """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
     crop = crop_for(model.crop, config, has_border=False)
     shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)

@@ -81,7 +81,7 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], 
         for path in new:
             seen[path] = path.stat().st_mtime_ns  # a run that goes on from before it writes it again
             model = open_model(path)
-            num_trained = model.facts("")["num_trained"]
+            num_trained = model.facts["num_trained"]
             if path.parent == run_dir and num_trained in points:
                 continue
             spent = spent_at(read_spent(run_dir / SPENT_FILE), num_trained)

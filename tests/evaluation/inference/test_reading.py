@@ -12,7 +12,7 @@ from evaluation.inference import reading
 from evaluation.inference.output_cache import Columns
 from evaluation.inference.reading import Crop, ImageReader, crop_for
 from evaluation.inference.request import KINDS, SetRequest
-from tests.support.models import untrained
+from evaluation.inference.trained_model import crop_of
 
 
 def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -78,8 +78,7 @@ def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch
 )
 def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
     config = EvaluationConfig(**settings)
-    assert crop_for(untrained(image_size=224).crop, config, has_border=True) == expected
-    assert crop_for(untrained(image_size=256, crop_size=224).crop, config, has_border=True) == expected
+    assert crop_for(crop_of(224), config, has_border=True) == expected
 
 
 def test_weights_of_others_are_shown_what_they_go_by_unless_told():
@@ -90,5 +89,5 @@ def test_weights_of_others_are_shown_what_they_go_by_unless_told():
 
 def test_an_image_without_a_border_is_shown_as_a_whole():
     config = EvaluationConfig(resize_size=64)
-    assert crop_for(untrained().crop, config, has_border=False) == Crop(32, 32, "bicubic")
-    assert crop_for(untrained().crop, config, has_border=True) == Crop(64, 32, "bilinear")
+    assert crop_for(crop_of(32), config, has_border=False) == Crop(32, 32, "bicubic")
+    assert crop_for(crop_of(32), config, has_border=True) == Crop(64, 32, "bilinear")
