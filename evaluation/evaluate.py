@@ -11,12 +11,12 @@ from evaluation.images.class_names import NOT_SHARED, matching_labels
 from evaluation.images.decoding import Crop
 from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.real_sets import RealSet, open_sets, whole_set
-from evaluation.images.transfer_sets import open_transfer_set
+from evaluation.images.transfer_sets import TransferSet, open_transfer_set
 from evaluation.inference.outputs import Outputs, outputs_of
 from evaluation.inference.reading import crop_for
 from evaluation.inference.request import KINDS, Kinds
 from evaluation.inference.trained_model import Model
-from evaluation.inference.transfers import TransferImages, transfer
+from evaluation.inference.transfers import transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits
 from evaluation.metrics.intervals import packed_hits
 from evaluation.metrics.representation import describe
@@ -31,7 +31,7 @@ class Planned:
     """Images to evaluate on, all listed and none opened."""
 
     sets: list[RealSet]
-    transfers: list[TransferImages]
+    transfers: list[TransferSet]
 
 
 def plan_evaluation(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
@@ -40,7 +40,7 @@ def plan_evaluation(config: EvaluationConfig, label_space: LabelSpace) -> Planne
     return Planned(open_sets(config, label_space), transfers)
 
 
-def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferImages:
+def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferSet:
     """Return the images of a transfer set; of `digits` those of classes that the classifier does not know."""
     if name == DIGITS:
         return unknown_digits(label_space)
@@ -49,12 +49,10 @@ def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) 
             f"evaluation.transfer has '{name}', and where its images are is not said. Add "
             f"evaluation.paths.{name}=FOLDER."
         )
-    found, place = open_transfer_set(name, config.paths[name]), config.paths[name]
-    trainval = whole_set(f"{name}/trainval", place, found.trainval)
-    return TransferImages(name, trainval, whole_set(f"{name}/test", place, found.test), found.solver, found.split)
+    return open_transfer_set(name, config.paths[name])
 
 
-def unknown_digits(label_space: LabelSpace) -> TransferImages:
+def unknown_digits(label_space: LabelSpace) -> TransferSet:
     """Return the digits of classes that a classifier does not know; ValueError if there are not two."""
     is_unknown = matching_labels(load_label_space(DIGITS), label_space) == NOT_SHARED
     if is_unknown.sum() < 2:
@@ -66,7 +64,7 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
         whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])
         for part, source in (("trainval", digit_images(for_training=True)), ("test", digit_images()))
     )
-    return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
+    return TransferSet(DIGITS, trainval, test, "lbfgs", "published")
 
 
 def check_shown(planned: Planned, config: EvaluationConfig, own: Crop) -> None:

@@ -1,4 +1,4 @@
-"""The sets that features are transferred to, as image sources: arXiv 2212.08420's eight small ones and seven large.
+"""The sets that features are transferred to, as lists of images: arXiv 2212.08420's eight small ones and seven large.
 
 Knows no network and no score, opens no image, and downloads nothing. Where torchvision knows a set, `path` is its
 `root`, so that what torchvision downloaded is found.
@@ -16,6 +16,7 @@ import numpy as np
 
 from evaluation.images.folders import class_folders, image_names
 from evaluation.images.image_list import ImageList, listed, told_as
+from evaluation.images.real_sets import RealSet, whole_set
 
 if TYPE_CHECKING:
     from evaluation.metrics.transfer import Solver
@@ -32,14 +33,13 @@ EUROSAT_TEST_IMAGES = 810
 
 @dataclass(frozen=True)
 class TransferSet:
-    """A set of classes to transfer to; both sources have the same `classes`."""
+    """A set of other classes to tell apart by a network's features; both parts number their classes alike."""
 
     name: str
-    trainval: ImageList
-    test: ImageList
-
+    trainval: RealSet
+    test: RealSet
     solver: "Solver"
-    """What fits a classifier to as many images, as of `evaluation.transfer`."""
+    """What fits a classifier to as many images, as of `evaluation.metrics.transfer`."""
 
     split: Literal["published", "drawn"]
     """Who told test images from others: the set's authors, or `SPLIT_SEED` here."""
@@ -92,7 +92,10 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
         )
     with told_as(ValueError, folder, name, Exception):  # who knows what damaged files, and readers of them, end with
         listing = layout.read(name, folder)
-    trainval, test = (_source(name, folder, listing.classes, items) for items in (listing.trainval, listing.test))
+    trainval, test = (
+        whole_set(f"{name}/{part}", path, _source(name, folder, listing.classes, items))
+        for part, items in (("trainval", listing.trainval), ("test", listing.test))
+    )
     return TransferSet(name, trainval, test, layout.solver, listing.split)
 
 
