@@ -12,9 +12,9 @@ from evaluation.images.decoding import Crop
 from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.real_sets import RealSet, open_sets, whole_set
 from evaluation.images.transfer_sets import TransferSet, open_transfer_set
+from evaluation.inference.network import KINDS, Kinds
 from evaluation.inference.outputs import Outputs, outputs_of
 from evaluation.inference.reading import crop_for
-from evaluation.inference.request import KINDS, Kinds
 from evaluation.inference.trained_model import Model
 from evaluation.inference.transfers import transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, to_json, top1_hits

@@ -13,8 +13,8 @@ import numpy as np
 from ray.data import Dataset
 
 from evaluation.images.real_sets import RealSet
+from evaluation.inference.network import KINDS
 from evaluation.inference.outputs import Outputs, outputs_of, outputs_of_generated
-from evaluation.inference.request import KINDS
 from evaluation.inference.trained_model import Model
 from evaluation.metrics.judgement import Judged, judgement
 from evaluation.metrics.likeness import shared_classes

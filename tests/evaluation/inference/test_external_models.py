@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop
 from evaluation.inference.external_models import is_external, open_external, sha256_of
-from evaluation.inference.network import Network
+from evaluation.inference.network import KINDS, Network, Request
 from evaluation.inference.reading import crop_for
-from evaluation.inference.request import KINDS, Request
 from evaluation.inference.trained_model import Model
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from evaluation.config import EvaluationConfig
-from evaluation.inference.network import Network, best_guesses
-from evaluation.inference.request import KINDS, Kinds, Request
+from evaluation.inference.network import KINDS, Kinds, Network, Request, best_guesses
 from evaluation.inference.trained_model import EvaluationError, build_classifier
 from tests.support.models import untrained, untrained_checkpoint
 

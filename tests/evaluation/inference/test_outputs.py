@@ -16,8 +16,8 @@ from torchvision import transforms
 from evaluation.config import EvaluationConfig
 from evaluation.images.real_sets import RealSet, open_set
 from evaluation.inference import output_cache as kept_outputs
+from evaluation.inference.network import KINDS, Kinds
 from evaluation.inference.outputs import Outputs, open_kept, outputs_of, same_images
-from evaluation.inference.request import KINDS, Kinds
 from generation.recipes.labels import ClassEntry, LabelSpace
 from generation.shards.storage import StorageError
 from tests.support.models import untrained, untrained_checkpoint

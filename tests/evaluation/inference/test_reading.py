@@ -10,8 +10,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.folders import list_images
 from evaluation.inference import reading
 from evaluation.inference.output_cache import Columns
-from evaluation.inference.reading import Crop, ImageReader, crop_for
-from evaluation.inference.request import KINDS, SetRequest
+from evaluation.inference.reading import Crop, ImageReader, ToRead, crop_for
 from evaluation.inference.trained_model import crop_of
 
 
@@ -23,17 +22,16 @@ def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, m
     damaged = tmp_path / "second" / "auk" / "080.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])
 
-    def request(folder: str, positions: list[int], rows: list[int], crop: Crop) -> SetRequest:
-        source = list_images(str(tmp_path / folder))
-        return SetRequest(KINDS, source=source, positions=np.array(positions), rows=np.array(rows), crop=crop)
+    def to_read(folder: str, positions: list[int], rows: list[int], crop: Crop) -> ToRead:
+        return ToRead(list_images(str(tmp_path / folder)), np.array(positions), np.array(rows), crop)
 
-    requests = [
-        request("first", [0], [0], Crop(8, 8, "bilinear")),
+    sets = [
+        to_read("first", [0], [0], Crop(8, 8, "bilinear")),
         # Images 0, 40, 80 and 160 are of the set, of which the first row is there already.
-        request("second", [0, 1, 2, 4], [1, 2, 3], Crop(4, 4, "bicubic")),
+        to_read("second", [1, 2, 4], [1, 2, 3], Crop(4, 4, "bicubic")),
     ]
     monkeypatch.setattr(reading.ray, "get", lambda reference: reference)
-    reader = ImageReader([requests])  # pyright: ignore[reportArgumentType]
+    reader = ImageReader([sets])  # pyright: ignore[reportArgumentType]
 
     def read(number: int, start: int, stop: int) -> Columns:
         unit = {"set": np.array([number]), "start": np.array([start]), "stop": np.array([stop])}
