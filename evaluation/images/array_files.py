@@ -4,6 +4,7 @@ Knows neither what classes mean, nor Ray.
 """
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Callable
@@ -65,40 +66,28 @@ def array_images(folder: str, split: str = "") -> ImageList:
 
 
 def _idx_images(folder: str, split: str) -> ImageList:
-    paths = [_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1")]
-    labels = _idx_array(paths[1], num_dimensions=1)
-    num_images = _idx_shape(paths[0], 3)[0]
-    if num_images != len(labels):
-        raise ValueError(
-            f"'{paths[0]}' has {num_images} images, and '{paths[1]}' {len(labels)} labels. Fetch both again."
-        )
-    return _array_images(folder, os.path.basename(paths[0]), labels, (), partial(_idx_array, paths[0], 3))
+    images, labels = (_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1"))
+    numbers, num_images = _idx_array(labels, 1), len(_idx_array(images, 3))
+    if num_images != len(numbers):
+        raise ValueError(f"'{images}' has {num_images} images, and '{labels}' {len(numbers)} labels. Fetch both again.")
+    return _array_images(folder, os.path.basename(images), numbers, (), partial(_idx_array, images, 3))
 
 
 def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
-    """Return an idx file's bytes in their shape."""
-    shape, content = _idx_shape(path, num_dimensions), _content(path)
+    """Return an idx file's bytes in their shape.
+
+    Before them are a magic number that says the type and how many dimensions, then each of these.
+    """
+    opened = gzip.open if path.endswith(".gz") else open
+    with told_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
+        content = file.read()
     start = 4 + 4 * num_dimensions
-    if len(content) != start + int(np.prod(shape)):
-        raise ValueError(
-            f"'{path}' has {len(content):,} bytes, not those of an array of {list(shape)}. Fetch it again."
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def _idx_shape(path: str, num_dimensions: int) -> tuple[int, ...]:
-    """Return an idx file's shape: a magic number that says the type and how many dimensions, then each of these."""
-    head = _content(path, 4 + 4 * num_dimensions)
-    if len(head) < 4 + 4 * num_dimensions or head[:4] != bytes((0, 0, 8, num_dimensions)):
+    if len(content) < start or content[:4] != bytes((0, 0, 8, num_dimensions)):
         raise ValueError(f"'{path}' is no idx file of {num_dimensions} dimensions of bytes. Fetch it again.")
-    return tuple(int(n) for n in np.frombuffer(head, ">u4", offset=4))
-
-
-def _content(path: str, num_bytes: int = -1) -> bytes:
-    with told_as(ValueError, path, "gzip", EOFError, zlib.error):
-        opened = gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
-        with opened as file:
-            return file.read(num_bytes)
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    if len(content) != start + math.prod(shape):
+        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of an array of {shape}. Fetch it again.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _idx_splits(folder: str) -> list[str]:

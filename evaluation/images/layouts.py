@@ -66,17 +66,12 @@ def _folder_of_split(path: str, split: str) -> str:
 
 def _inner_place(path: str) -> str:
     """Return the place of `INNER` that a folder has, empty if there is none; ValueError if there are several."""
-    found = [os.path.join(path, name) for name in INNER if _is_place(path, name)]
+    places = [os.path.join(path, name) for name in INNER]
+    found = [place for place in places if os.path.isdir(place) and _places_in(place)]
     if len(found) > 1:
         names = " and ".join(os.path.relpath(place, path) for place in found)
         raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, as '{found[0]}'.")
     return found[0] if found else ""
-
-
-def _is_place(path: str, name: str) -> bool:
-    """Return whether a folder below a place has images in any layout, or folders of splits that have."""
-    inner = os.path.join(path, name)
-    return os.path.isdir(inner) and bool(_places_in(inner))
 
 
 def _folders_in(path: str) -> list[os.DirEntry[str]]:

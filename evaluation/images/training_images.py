@@ -173,21 +173,16 @@ class RealTrainingImages:
                 "less."
             )
         order = stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 2).permutation(self.num_images)
-        held_out, others = (np.sort(part) for part in (order[:num_held_out], order[num_held_out:]))
-        return self._of(held_out), self._of(others)
-
-    def _of(self, places: np.ndarray) -> "RealTrainingImages":
-        return dataclasses.replace(self, positions=self.positions[places], labels=self.labels[places])
+        held_out, others = (
+            dataclasses.replace(self, positions=self.positions[rows], labels=self.labels[rows])
+            for rows in (np.sort(order[:num_held_out]), np.sort(order[num_held_out:]))
+        )
+        return held_out, others
 
     @property
     def num_images(self) -> int:
         """How many there are, each of which comes once a pass."""
         return len(self.positions)
-
-    @property
-    def names_hash(self) -> int:
-        """Return a number that others have if files were added, removed or renamed."""
-        return self.source.names_hash
 
     @property
     def images_per_unit(self) -> int:
@@ -247,27 +242,27 @@ class RealReader:
         }
         yield rows | ({"extent": np.array(extents)} if self.source.is_whole else {})
 
-    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        image, size = self.read(int(self.positions[index])), self.source.image_size
-        image = upright(image) if self.source.is_upright else image
-        return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
-
     def _image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the image of an index, or where it is left out that of the next index of its class that has one."""
-        try:
-            return self._read(index)
-        except UnreadableImageError as error:
-            self.source.unreadable.leave_out(error)
-        alike = np.flatnonzero(self.labels == self.labels[index])
-        for other in [*alike[alike > index].tolist(), *alike[alike < index].tolist()]:
+        size = self.source.image_size
+        for each in self._alike(index):
             try:
-                return self._read(other)
+                image = self.read(int(self.positions[each]))
             except UnreadableImageError as error:
                 self.source.unreadable.leave_out(error)
+                continue
+            image = upright(image) if self.source.is_upright else image
+            return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
         raise StorageError(
-            f"None of the {len(alike)} images of a class can be decoded. They are named in "
-            f"'{self.source.unreadable.file}': put whole ones in their place."
+            f"None of the {np.sum(self.labels == self.labels[index])} images of a class can be decoded. They are named "
+            f"in '{self.source.unreadable.file}': put whole ones in their place."
         )
+
+    def _alike(self, index: int) -> Iterator[int]:
+        """Yield an index, then the others of its class, from the next one round."""
+        yield index
+        alike = np.flatnonzero(self.labels == self.labels[index])
+        yield from [*alike[alike > index].tolist(), *alike[alike < index].tolist()]
 
 
 def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:

@@ -158,7 +158,7 @@ def open_all_classes(
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
     """Return what training opens."""
-    return TrainingSamples(images.num_images, images.open, "real", images.names_hash, images.image_size)
+    return TrainingSamples(images.num_images, images.open, "real", images.source.names_hash, images.image_size)
 
 
 def open_real(place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> RealTrainingImages:
@@ -309,7 +309,7 @@ class RealSource:
         self.config = config
         self.place = real_place(config.data.real)
         images = open_all_classes(config.data.real, config, recipe, config.training.seed, unreadable)
-        self.names_hash = images.names_hash
+        self.names_hash = images.source.names_hash
         held_out, self.train = images.split(config.training.num_held_out)
         self.held_out_images = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
 
