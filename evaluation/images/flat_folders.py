@@ -70,8 +70,8 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
             "Give the whole devkit, or take the image out."
         )
     classes = sorted(wnids.values())
-    numbers = np.array([classes.index(wnids[ids[line - 1]]) for line in lines])
-    return listed(folder, names, classes, numbers)
+    number_of = {class_id: classes.index(wnid) for class_id, wnid in wnids.items()}
+    return listed(folder, names, classes, np.array([number_of[ids[line - 1]] for line in lines]))
 
 
 def _listed_flat(folder: str) -> ImageList | None:

@@ -77,16 +77,13 @@ def open_rows(image: str, groups: list[Group], names: list[str]) -> Opener:
         number = int(np.searchsorted(starts, position, side="right")) - 1
         if number not in kept:
             kept.clear()  # first, since one may have 1000 photographs
-            kept[number] = _contents(groups[number], image)
+            path = groups[number].path
+            with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+                table = parquet.read_row_group(groups[number].number, columns=[f"{image}.bytes"])
+                kept[number] = _field(table, image, "bytes")
         return read_image(BytesIO(kept[number][int(position - starts[number])].as_py() or b""), names[position])
 
     return read
-
-
-def _contents(group: Group, image: str) -> pa.ChunkedArray:
-    """Return the bytes of a row group's images; StorageError if they are not there."""
-    with told_as(StorageError, group.path, "Parquet", pa.ArrowException), pq.ParquetFile(group.path) as parquet:
-        return _field(parquet.read_row_group(group.number, columns=[f"{image}.bytes"]), image, "bytes")
 
 
 def _rows_of(path: str, file: str) -> _Rows:

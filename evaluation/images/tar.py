@@ -157,7 +157,12 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
     """Return the label that a member has, numbers without leading zeros; empty if JSON has none."""
     content = _read(file, member.offset_data, member.size)
     try:
-        value = _entry(json.loads(content)) if member.name.lower().endswith("json") else content.decode().strip()
+        if member.name.lower().endswith("json"):
+            sample = json.loads(content)
+            keys = [key for key in LABEL_KEYS if key in sample] if isinstance(sample, dict) else []
+            value = sample[keys[0]] if keys else None
+        else:
+            value = content.decode().strip()
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
     except (ValueError, RecursionError) as error:
         raise ValueError(
@@ -171,11 +176,6 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             "numbers from 0."
         )
     return str(value)
-
-
-def _entry(sample: object) -> object:
-    """Return the label of a JSON object."""
-    return next((sample[key] for key in LABEL_KEYS if key in sample), None) if isinstance(sample, dict) else None
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:

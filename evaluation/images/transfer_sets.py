@@ -63,13 +63,13 @@ class Listing:
 class Layout:
     """How a set lies in its folder."""
 
-    solver: "Solver"
-
     read: Callable[[str, str], Listing]
     """From the set's name and its folder to what is there."""
 
     needs: str
     """Paths below the folder, with a space between, without which it is another set."""
+
+    solver: "Solver" = "lbfgs"
 
 
 def open_transfer_set(name: str, path: str) -> TransferSet:
@@ -84,9 +84,8 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
         near = difflib.get_close_matches(name, LAYOUTS, n=3) or list(LAYOUTS)
         raise ValueError(f"There is no transfer set '{name}'. Did you mean {' or '.join(near)}?")
     layout, folder = LAYOUTS[name], os.path.abspath(os.path.expanduser(path))
-    needs = layout.needs.split()
-    paths = {need: os.path.join(folder, need) for need in needs}
-    if missing := [need for need, path in paths.items() if not (os.path.isfile(path) or os.path.isdir(path))]:
+    needs = {need: Path(folder, need) for need in layout.needs.split()}
+    if missing := [need for need, path in needs.items() if not (path.is_file() or path.is_dir())]:
         raise ValueError(
             f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
         )
@@ -160,7 +159,10 @@ def _eurosat(_name: str, folder: str) -> Listing:
 
 
 def _sun397(_name: str, folder: str) -> Listing:
-    """Read the first partition where there is one: lines are as /a/abbey/sun_aaa.jpg, of classes as /a/abbey."""
+    """Read the first partition where there is one: lines are as /a/abbey/sun_aaa.jpg, of classes as /a/abbey.
+
+    Without it a share of each class is for the test, which is the same for the same names.
+    """
 
     def lines(file: Path) -> list[str]:
         return [line.strip("/") for line in file.read_text().split()]
@@ -174,8 +176,12 @@ def _sun397(_name: str, folder: str) -> Listing:
         if training.is_file() and testing.is_file():
             classes = [class_folder[len("a/") :] for class_folder in listed]
             return Listing(classes, [item(line) for line in lines(training)], [item(line) for line in lines(testing)])
-    names = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
-    return _drawn([item(f"{class_folder}/{name}") for class_folder in names for name in names[class_folder]])
+    from evaluation.metrics.transfer import held_out_rows  # the workers that open images need none of it
+
+    folders = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
+    items = [item(f"{class_folder}/{name}") for class_folder, names in folders.items() for name in names]
+    labels = np.array([class_name for _, class_name in items])
+    return _split(items, held_out_rows(labels, TEST_FRACTION, SPLIT_SEED))
 
 
 def _inat(name: str, folder: str) -> Listing:
@@ -207,14 +213,6 @@ def _in_class_folders(folder: str, below: str) -> list[Item]:
     return [(f"{below}/{entry.name}/{name}", entry.name) for entry in folders for name in image_names(entry.path)]
 
 
-def _drawn(items: list[Item]) -> Listing:
-    """Return these with a share of each class for the test, which is the same for the same names."""
-    from evaluation.metrics.transfer import held_out_rows  # the workers that open images need none of it
-
-    labels = np.array([class_name for _, class_name in items])
-    return _split(items, held_out_rows(labels, TEST_FRACTION, SPLIT_SEED))
-
-
 def _split(items: list[Item], held_out: np.ndarray) -> Listing:
     """Return these with those that are held out, bool [N], for the test."""
     trainval, test = (
@@ -226,33 +224,29 @@ def _split(items: list[Item], held_out: np.ndarray) -> Listing:
 
 LAYOUTS: dict[str, Layout] = {
     "aircraft": Layout(
-        "lbfgs",
         _by_torchvision,
         "fgvc-aircraft-2013b/data/variants.txt fgvc-aircraft-2013b/data/images_variant_trainval.txt "
         "fgvc-aircraft-2013b/data/images_variant_test.txt fgvc-aircraft-2013b/data/images",
     ),
     "cars": Layout(
-        "lbfgs",
         _by_torchvision,
         "stanford_cars/devkit/cars_meta.mat stanford_cars/devkit/cars_train_annos.mat "
         "stanford_cars/cars_test_annos_withlabels.mat stanford_cars/cars_train stanford_cars/cars_test",
     ),
     "dtd": Layout(
-        "lbfgs",
         _by_torchvision,
         "dtd/dtd/labels/train1.txt dtd/dtd/labels/val1.txt dtd/dtd/labels/test1.txt dtd/dtd/images",
     ),
-    "eurosat": Layout("lbfgs", _eurosat, "eurosat/2750"),
-    "flowers": Layout("lbfgs", _by_torchvision, "flowers-102/imagelabels.mat flowers-102/setid.mat flowers-102/jpg"),
+    "eurosat": Layout(_eurosat, "eurosat/2750"),
+    "flowers": Layout(_by_torchvision, "flowers-102/imagelabels.mat flowers-102/setid.mat flowers-102/jpg"),
     "pets": Layout(
-        "lbfgs",
         _pets,
         "oxford-iiit-pet/annotations/trainval.txt oxford-iiit-pet/annotations/test.txt oxford-iiit-pet/images",
     ),
-    "food101": Layout("lbfgs", _by_torchvision, "food-101/meta/train.json food-101/meta/test.json food-101/images"),
-    "sun397": Layout("lbfgs", _sun397, "SUN397/ClassName.txt"),
-    "inat2018": Layout("sgd", _inat, "train2018.json val2018.json"),
-    "inat2019": Layout("sgd", _inat, "train2019.json val2019.json"),
-    **{f"cog_l{level}": Layout("sgd", _cog, "train test") for level in range(1, 6)},
+    "food101": Layout(_by_torchvision, "food-101/meta/train.json food-101/meta/test.json food-101/images"),
+    "sun397": Layout(_sun397, "SUN397/ClassName.txt"),
+    "inat2018": Layout(_inat, "train2018.json val2018.json", "sgd"),
+    "inat2019": Layout(_inat, "train2019.json val2019.json", "sgd"),
+    **{f"cog_l{level}": Layout(_cog, "train test", "sgd") for level in range(1, 6)},
 }
 """By name, as a user gives it."""

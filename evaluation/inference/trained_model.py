@@ -33,8 +33,6 @@ class Model:
     """Where its evaluation is written."""
 
     label_space: LabelSpace
-    """Its classes."""
-
     crop: Crop
     """What it is shown of an image by default."""
 

@@ -183,7 +183,7 @@ def name_of_kept(transfer: TransferSet, said: Sequence[Outputs], seed: int) -> s
     """
     key = {
         "version": TRANSFER_VERSION,
-        "features": [each.kept.parts() for each in said],
+        "features": [[path.name for path in each.kept.parts()] for each in said],
         "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
         "solver": transfer.solver,
         "seed": seed,
