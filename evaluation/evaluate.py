@@ -10,7 +10,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
 from evaluation.images.decoding import Crop
 from evaluation.images.digits import DIGITS, digit_images
-from evaluation.images.real_sets import RealSet, open_sets, whole_set
+from evaluation.images.real_sets import RealSet, open_set, whole_set
 from evaluation.images.transfer_sets import TransferSet, open_transfer_set
 from evaluation.inference.network import KINDS, Kinds
 from evaluation.inference.outputs import Outputs, outputs_of
@@ -36,8 +36,10 @@ class Planned:
 
 def plan_evaluation(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
     """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be."""
-    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
-    return Planned(open_sets(config, label_space), transfers)
+    return Planned(
+        [open_set(name, config, label_space) for name in config.sets],
+        [open_transfer(name, config, label_space) for name in config.transfer],
+    )
 
 
 def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferSet:

@@ -20,7 +20,12 @@ def is_digits(name: str) -> bool:
 
 
 def digit_images(for_training: bool = False, shift: str = "") -> ImageList:
-    """Return the 1,257 digits that no evaluation uses, or the 540 that nothing is trained on, perhaps under a shift."""
+    """Return the 1,257 digits that no evaluation uses, or the 540 that nothing is trained on, perhaps under a shift.
+
+    ValueError for an unknown shift.
+    """
+    if shift:
+        check_shift(shift)
     _, labels = training_digits() if for_training else evaluation_digits()
     return ImageList(
         folder="",
@@ -36,11 +41,3 @@ def _pixels(for_training: bool, shift: str) -> np.ndarray:
     if shift:
         return shifted_digits(shift)[0]
     return (training_digits() if for_training else evaluation_digits())[0]
-
-
-def open_digits(name: str) -> ImageList:
-    """Return the evaluation digits that `digits` or `digits/SHIFT` names; ValueError for an unknown shift."""
-    shift = name.removeprefix(DIGITS).removeprefix("/")
-    if shift:
-        check_shift(shift)
-    return digit_images(shift=shift)

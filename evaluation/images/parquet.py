@@ -111,18 +111,15 @@ def _check_columns(path: str, schema: pa.Schema) -> tuple[str, str, bool]:
     )
     image, label = types.get(image_column), types.get(label_column)
     fields = [field.name for field in image] if image is not None and pa.types.is_struct(image) else []
-    if "bytes" not in fields or label is None or not _is_label(label):
+    kind = _kind_of_values(label) if label is not None else pa.null()
+    is_label = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if "bytes" not in fields or not is_label:
         columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in list(types.items())[:10])
         raise ValueError(
             f"'{path}' has other columns than image, a struct of bytes and path, and label, integers or strings: "
             f"{columns}. Rename them, or give other files."
         )
     return image_column, label_column, "path" in fields
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    kind = _kind_of_values(kind)
-    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _kind_of_values(kind: pa.DataType) -> pa.DataType:

@@ -1,6 +1,7 @@
 """What a classifier says of each image of real sets, kept, and of generated images."""
 
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,11 +102,9 @@ def _only_set(columns: Columns) -> int:
 
 def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:
     """Return the sets, together those whose images and guesses are the same, whatever their labels."""
-    groups: dict[str, list[RealSet]] = {}
+    groups: defaultdict[str, list[RealSet]] = defaultdict(list)
     for images in sets:
-        groups.setdefault(f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}", []).append(
-            images
-        )
+        groups[f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}"].append(images)
     return list(groups.values())
 
 
