@@ -139,6 +139,5 @@ def _all_in(folder: str, names: tuple[str, ...]) -> bool:
 def _array_images(
     folder: str, file: str, labels: np.ndarray, titles: tuple[str, ...], read: Callable[[], np.ndarray]
 ) -> ImageList:
-    classes, numbers = np.unique(labels, return_inverse=True)
     names = (f"{file} image {i}" for i in range(len(labels)))
-    return listed(folder, names, map(str, classes), numbers, titles, partial(open_array, read))
+    return listed(folder, names, list(map(str, labels)), titles=titles, opener_of=partial(open_array, read))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.images.folders import image_names
-from evaluation.images.image_list import ImageList, listed, numbered
+from evaluation.images.image_list import ImageList, listed
 
 WNID = re.compile(r"(?:^|_)(n\d{8})(?=[_.])")
 """A wnid in an image's name: `n01440764_10026.JPEG`, `ILSVRC2012_val_00000001_n01751748.JPEG`."""
@@ -69,9 +69,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
             f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
             "Give the whole devkit, or take the image out."
         )
-    classes = sorted(wnids.values())
-    number_of = {class_id: classes.index(wnid) for class_id, wnid in wnids.items()}
-    return listed(folder, names, classes, np.array([number_of[ids[line - 1]] for line in lines]))
+    return listed(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
 
 
 def _listed_flat(folder: str) -> ImageList | None:
@@ -93,7 +91,7 @@ def _listed_flat(folder: str) -> ImageList | None:
             f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Fetch "
             "the list again, or take them out."
         )
-    return listed(folder, names, *numbered([class_of[name] for name in names]))
+    return listed(folder, names, [class_of[name] for name in names])
 
 
 def _file_in(folders: list[str], name: str) -> str:

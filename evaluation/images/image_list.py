@@ -71,13 +71,21 @@ class ImageList:
 def listed(
     folder: str,
     names: Iterable[str],
-    classes: Iterable[str],
-    numbers: np.ndarray,
+    labels: Sequence[str],
+    classes: Iterable[str] | None = None,
     titles: tuple[str, ...] = (),
     opener_of: Callable[[list[str]], Opener] = open_files,
 ) -> ImageList:
-    """Return images by their names below a folder, and by the place of each one's class among `classes`, int [N]."""
-    names, classes, numbers = list(names), tuple(classes), numbers.astype(np.int32)
+    """Return images by their names below a folder, and the class of each, in the order of `classes`.
+
+    By default these are all that have images, by number if they are numbers.
+    """
+    if classes is None:
+        are_numbers = all(label.isdecimal() for label in set(labels))
+        classes = sorted(set(labels), key=(lambda label: (int(label), label)) if are_numbers else None)
+    names, classes = list(names), tuple(classes)
+    number_of = {label: number for number, label in enumerate(classes)}
+    numbers = np.array([number_of[label] for label in labels], np.int32)
     names_hash = hash_of_names((*names, *classes, *titles), numbers)
     return ImageList(folder, classes, numbers, packed(names), names_hash, titles, opener_of)
 
@@ -116,18 +124,6 @@ def _as_bytes(name: str) -> bytes:
     except UnicodeEncodeError:
         pass
     raise ValueError(f"{name!r} is no name of a file or a class. Rename it where the images are listed.")
-
-
-def numbered(labels: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the classes that labels name, by number if all are numbers, and the place of each label among them.
-
-    Numbers that no image has are left out.
-    """
-    seen = set(labels)
-    are_numbers = all(label.isdecimal() for label in seen)
-    classes = sorted(seen, key=(lambda label: (int(label), label)) if are_numbers else None)
-    place = {label: i for i, label in enumerate(classes)}
-    return tuple(classes), np.array([place[label] for label in labels], np.int32)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from evaluation.images.decoding import read_image
-from evaluation.images.image_list import ImageList, Opener, listed, numbered, told_as
+from evaluation.images.image_list import ImageList, Opener, listed, told_as
 from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
@@ -56,13 +56,13 @@ def parquet_images(place: str, split: str = "") -> ImageList:
     folder, files = files_of(place, ".parquet", split)
     parts = [_rows_of(os.path.join(folder, file), file) for file in files]
     _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
-    classes, numbers = numbered([label for part in parts for label in part.labels])
-    if not classes:
+    labels = [label for part in parts for label in part.labels]
+    if not labels:
         raise ValueError(f"The Parquet files of '{folder}' have no rows. Give some that have images.")
     names = [name for part in parts for name in part.names]
     groups = [group for part in parts for group in part.groups]
     opener_of = partial(open_rows, parts[0].image, groups)
-    return listed(folder, names, classes, numbers, parts[0].titles, opener_of)
+    return listed(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
 
 
 def open_rows(image: str, groups: list[Group], names: list[str]) -> Opener:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from evaluation.images.decoding import read_image
 from evaluation.images.folders import EXTENSIONS, is_hidden
-from evaluation.images.image_list import ImageList, Opener, listed, numbered, told_as
+from evaluation.images.image_list import ImageList, Opener, listed, told_as
 from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
@@ -55,10 +55,10 @@ def tar_images(place: str, split: str = "") -> ImageList:
             f"The tars of '{folder}' have no labelled images. Give tars as WebDataset has them: with each KEY.jpg its "
             "KEY.cls."
         )
-    classes, numbers = numbered([sample.label for _, sample in samples])
     places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
     names = [f"{tars[number]}/{sample.name}" for number, sample in samples]
-    return listed(folder, names, classes, numbers, opener_of=partial(open_members, paths, places))
+    labels = [sample.label for _, sample in samples]
+    return listed(folder, names, labels, opener_of=partial(open_members, paths, places))
 
 
 def open_members(paths: list[str], places: np.ndarray, names: list[str]) -> Opener:

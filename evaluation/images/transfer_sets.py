@@ -102,14 +102,13 @@ def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -
     """Return the images of one split; ValueError where there are none, or of no class of the set."""
     if not items:
         raise ValueError(f"{name} in '{folder}' has no images to train on, or none for the test. Put all of it there.")
-    number_of = {class_name: number for number, class_name in enumerate(classes)}
-    if unknown := sorted({class_name for _, class_name in items} - number_of.keys()):
+    names, labels = zip(*items, strict=True)
+    if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
             f"{name} in '{folder}' has images of {len(unknown)} classes without images to train on, first "
             f"'{unknown[0]}'. Put all of it there."
         )
-    numbers = np.array([number_of[class_name] for _, class_name in items])
-    return listed(folder, (file for file, _ in items), classes, numbers)
+    return listed(folder, names, labels, classes)
 
 
 def _by_torchvision(name: str, folder: str) -> Listing:

@@ -75,17 +75,13 @@ def open_external(source: str, training: TrainingConfig, label_space: LabelSpace
     `training` and `label_space` say what a file's weights belong to; torchvision's and timm's are of ImageNet's 1,000.
     Nobody knows what it was trained on.
     """
-    name = source.partition(":")[2]
+    name, space = source.partition(":")[2], load_label_space(IMAGENET)
     if source.startswith(TORCHVISION):
-        architecture, space, (classifier, crop) = (
-            name.partition("/")[0],
-            load_label_space(IMAGENET),
-            _of_torchvision(source),
-        )
+        architecture, (classifier, crop) = name.partition("/")[0], _of_torchvision(source)
     elif source.startswith(TIMM):
-        architecture, space, (classifier, crop) = f"timm/{name}", load_label_space(IMAGENET), _of_timm(source)
+        architecture, (classifier, crop) = f"timm/{name}", _of_timm(source)
     else:
-        name, architecture, space = Path(source).stem, training.architecture, label_space
+        name, space, architecture = Path(source).stem, label_space, training.architecture
         classifier, crop = _of_file(source, training, label_space)
     facts: ModelFacts = {
         "name": name,
