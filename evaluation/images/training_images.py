@@ -45,21 +45,19 @@ def real_training_images(
     """
     if place == DIGITS:
         source, space = digit_images(for_training=True), load_label_space(DIGITS)
-        shared = matching_labels(space, label_space)
-        if (shared == NOT_SHARED).all():
-            raise ValueError(
-                f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that "
-                "has one folder of images per class."
-            )
     else:
         source = open_layout(place, split="train")
         space = _space_of(source, place, label_space)
         _check_numbers(source, place, space)
-        shared = matching_labels(space, label_space)
     is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
     by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
-    labels = shared[by_class[source.class_numbers()]]
+    labels = matching_labels(space, label_space)[by_class[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
+    if place == DIGITS and not len(positions):
+        raise ValueError(
+            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
+            "one folder of images per class."
+        )
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
