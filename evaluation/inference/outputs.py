@@ -164,12 +164,12 @@ def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
 def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
     """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
     crop = crop_for(model.crop, config, has_border=False)
-    shown = samples.map_batches(cast(Any, partial(_shown, crop)), batch_size=config.batch_size, num_cpus=0)
+    shown = samples.map_batches(cast(Any, partial(shown_samples, crop)), batch_size=config.batch_size, num_cpus=0)
     parts = list(infer(shown, Network(model.build, config, [Request(KINDS)])))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _shown(crop: Crop, samples: Columns) -> Columns:
+def shown_samples(crop: Crop, samples: Columns) -> Columns:
     """Return of generated samples what `NetworkActor` is given."""
     images = np.stack([crop(Image.fromarray(image)) for image in samples["image"]])
     return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}
