@@ -22,10 +22,9 @@ from PIL import Image
 
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import whole_set
-from evaluation.inference.network import Network, infer
+from evaluation.inference.network import Network, Request, infer
 from evaluation.inference.output_cache import ROW
-from evaluation.inference.reading import Crop, crop_for, read_images
-from evaluation.inference.request import Request, SetRequest
+from evaluation.inference.reading import Crop, ToRead, crop_for, read_images
 from evaluation.inference.trained_model import build_classifier, crop_of
 from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
@@ -158,11 +157,11 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
     """Return the rate of a whole pass, and memory meanwhile."""
     images = whole_set("photographs", str(folder), open_layout(str(folder)))
     every = np.arange(images.num_images)
-    request = SetRequest(("guesses",), source=images.source, positions=images.positions, rows=every, crop=crop)
+    to_read = ToRead(images.source, images.positions, every, crop)
     rows, came_at = [], []
     memory: list[float] = []
     with ExitStack() as watched:
-        for columns in infer(read_images([request], config.evaluation), network):
+        for columns in infer(read_images([to_read], config.evaluation), network):
             if not columns["is_read"].all():
                 raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
             if not rows:

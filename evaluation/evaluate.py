@@ -7,13 +7,13 @@ from pathlib import Path
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, matching_labels
-from evaluation.images.digits import DIGITS, DigitImages
+from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.real_sets import RealSet, whole_set
-from evaluation.images.transfer_sets import open_transfer_set
+from evaluation.images.transfer_sets import TransferSet, open_transfer_set
+from evaluation.inference.network import KINDS, Kinds
 from evaluation.inference.outputs import Outputs, outputs_of
-from evaluation.inference.request import KINDS, Kinds
-from evaluation.inference.trained_model import Looked
-from evaluation.inference.transfers import TransferImages, transfer
+from evaluation.inference.trained_model import Model
+from evaluation.inference.transfers import transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, top1_hits
 from evaluation.metrics.intervals import packed_hits
 from evaluation.metrics.representation import describe
@@ -28,10 +28,10 @@ class Planned:
     """Images to evaluate on, all listed and none opened."""
 
     sets: list[RealSet]
-    transfers: list[TransferImages]
+    transfers: list[TransferSet]
 
 
-def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferImages:
+def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferSet:
     """Return the images of a transfer set; of `digits` those of classes that the classifier does not know."""
     if name == DIGITS:
         return unknown_digits(label_space)
@@ -40,12 +40,10 @@ def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) 
             f"evaluation.transfer has '{name}', and where its images are is not said. Add "
             f"evaluation.paths.{name}=FOLDER."
         )
-    found, place = open_transfer_set(name, config.paths[name]), config.paths[name]
-    trainval = whole_set(f"{name}/trainval", place, found.trainval)
-    return TransferImages(name, trainval, whole_set(f"{name}/test", place, found.test), found.solver, found.split)
+    return open_transfer_set(name, config.paths[name])
 
 
-def unknown_digits(label_space: LabelSpace) -> TransferImages:
+def unknown_digits(label_space: LabelSpace) -> TransferSet:
     """Return the digits of classes that a classifier does not know; ValueError if there are not two."""
     is_unknown = matching_labels(load_label_space(DIGITS), label_space) == NOT_SHARED
     if is_unknown.sum() < 2:
@@ -55,12 +53,12 @@ def unknown_digits(label_space: LabelSpace) -> TransferImages:
         )
     trainval, test = (
         whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])
-        for part, source in (("trainval", DigitImages(for_training=True)), ("test", DigitImages()))
+        for part, source in (("trainval", digit_images(for_training=True)), ("test", digit_images()))
     )
-    return TransferImages(DIGITS, trainval, test, "lbfgs", "published")
+    return TransferSet(DIGITS, trainval, test, "lbfgs", "published")
 
 
-def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
+def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
     Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those
@@ -82,7 +80,7 @@ def evaluate(model: Looked, planned: Planned, config: EvaluationConfig, outputs:
     return told
 
 
-def classification(model: Looked, images: RealSet, said: Outputs) -> SetResult:
+def classification(model: Model, images: RealSet, said: Outputs) -> SetResult:
     """Return the numbers of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)

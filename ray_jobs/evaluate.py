@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evaluation.evaluate import Planned, evaluate
 from evaluation.inference.external_models import is_external, open_external
-from evaluation.inference.trained_model import Looked, Model, open_model
+from evaluation.inference.trained_model import Model, open_model
 from evaluation.result import SetResult
 from generation.recipes.recipe import find_label_space
 from ray_jobs.cli.config import JobConfig, load_config
@@ -45,7 +45,7 @@ def main() -> None:
         run_dir = folder_of_run(config)
         model = open_model(first_kept(run_dir)) if run_dir else open_classifier(config)
         planned = plan(config.evaluation, model.label_space)
-        check_evaluation(planned, config.evaluation, model.run_dir, model.crop, model.architecture)
+        check_evaluation(planned, config.evaluation, model.run_dir, model.crop, model.facts["architecture"])
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     with user_errors(GOES_ON, model.run_dir):
@@ -75,7 +75,7 @@ def sets_of(model: Model, planned: Planned, config: JobConfig) -> dict[str, SetR
     return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)["sets"]
 
 
-def open_classifier(config: JobConfig) -> Looked:
+def open_classifier(config: JobConfig) -> Model:
     """Return the classifier that the settings name: of a run, or one that Figment did not train."""
     if not is_external(config.checkpoint):
         return open_checkpoint(config.checkpoint)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.images.real_sets import RealSet
+from evaluation.inference.network import KINDS
 from evaluation.inference.outputs import outputs_of, outputs_of_generated
-from evaluation.inference.request import KINDS
 from evaluation.inference.trained_model import Model
 from evaluation.metrics.likeness import Judged, judgement, shared_classes
 from evaluation.pages.judgement_page import judgement_page
@@ -88,21 +88,22 @@ def prepare(arguments: list[str]) -> Prepared:
     recipe = open_recipe(config)
     notes = check_recipe(recipe, config.recipe) if config.data.source == "stream" else []
     judge = open_checkpoint(config.checkpoint)
+    judge_file = judge.facts["checkpoint"]
     if judge.label_space.sha256 != recipe.label_space.sha256:
         raise ValueError(
-            f"The judge in '{judge.path}' knows the classes of {judge.label_space.name}, the recipe has those of "
+            f"The judge in '{judge_file}' knows the classes of {judge.label_space.name}, the recipe has those of "
             f"{recipe.label_space.name}. Give a judge of the same classes."
         )
-    if (trained_on := judge.facts("")["trained_on"]) != "real":
+    if (trained_on := judge.facts["trained_on"]) != "real":
         raise ValueError(
-            f"The judge in '{judge.path}' was trained on {trained_on} images, and would know others like them by their "
+            f"The judge in '{judge_file}' was trained on {trained_on} images, and would know others like them by their "
             "marks. Train one on real images: ray_jobs.train with data.source=real data.real=PLACE."
         )
     if not config.evaluation.sets:
         raise ValueError("evaluation.sets names no real images to compare with. Add evaluation.sets=NAME.")
     first = dataclasses.replace(config.evaluation, sets=config.evaluation.sets[:1], transfer=(), representation=True)
     planned = plan(first, judge.label_space)
-    check_evaluation(planned, first, judge.run_dir, judge.crop, judge.architecture)
+    check_evaluation(planned, first, judge.run_dir, judge.crop, judge.facts["architecture"])
     real = dataclasses.replace(planned.sets[0], has_border=False)  # as generated images are shown, and the judge's were
     shards = open_shards(config, recipe)
     indices = (
@@ -147,7 +148,7 @@ def facts(job: Prepared) -> dict[str, str]:
         "guidance": ", ".join(map(str, recipe.guidance_scale)),
         "templates": "; ".join(recipe.templates),
         "real": job.real.name,
-        "judge": f"{job.judge.path}, trained on real images",
+        "judge": f"{job.judge.facts['checkpoint']}, trained on real images",
     }
 
 

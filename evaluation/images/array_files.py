@@ -4,6 +4,7 @@ Knows neither what classes mean, nor Ray.
 """
 
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from evaluation.images.listed_images import SPLITS, ListedImages, packed, told_as
+from evaluation.images.image_list import ImageList, listed, open_array, told_as
+from evaluation.images.splits import SPLITS
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
 """What files of a split begin with."""
@@ -46,31 +47,12 @@ CIFAR = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class ArrayImages(ListedImages):
-    """The images of such files, in their order."""
-
-    read: Callable[[], np.ndarray]
-    """Returns all of them, uint8 [num_images, H, W] or [num_images, H, W, 3]."""
-
-    def opener(self) -> Callable[[int], Image.Image]:
-        """Return what gives the image at a position; the files are read when the first one is asked for."""
-        kept: list[np.ndarray] = []
-
-        def read(position: int) -> Image.Image:
-            if not kept:
-                kept.append(self.read())
-            return Image.fromarray(kept[0][position]).convert("RGB")
-
-        return read
-
-
 def has_arrays(folder: str) -> bool:
     """Return whether a folder has such files."""
     return bool(_idx_splits(folder) or _cifar_kind(folder))
 
 
-def array_images(folder: str, split: str = "") -> ArrayImages:
+def array_images(folder: str, split: str = "") -> ImageList:
     """Return the images of a split; without one those of test. ValueError if they are not there, or damaged."""
     kind = _cifar_kind(folder)
     there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
@@ -83,41 +65,29 @@ def array_images(folder: str, split: str = "") -> ArrayImages:
     return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
 
 
-def _idx_images(folder: str, split: str) -> ArrayImages:
-    paths = [_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1")]
-    labels = _idx_array(paths[1], num_dimensions=1)
-    num_images = _idx_shape(paths[0], 3)[0]
-    if num_images != len(labels):
-        raise ValueError(
-            f"'{paths[0]}' has {num_images} images, and '{paths[1]}' {len(labels)} labels. Fetch both again."
-        )
-    return _array_images(folder, os.path.basename(paths[0]), labels, (), partial(_idx_array, paths[0], 3))
+def _idx_images(folder: str, split: str) -> ImageList:
+    images, labels = (_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1"))
+    numbers, num_images = _idx_array(labels, 1), len(_idx_array(images, 3))
+    if num_images != len(numbers):
+        raise ValueError(f"'{images}' has {num_images} images, and '{labels}' {len(numbers)} labels. Fetch both again.")
+    return _array_images(folder, os.path.basename(images), numbers, (), partial(_idx_array, images, 3))
 
 
 def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
-    """Return an idx file's bytes in their shape."""
-    shape, content = _idx_shape(path, num_dimensions), _content(path)
+    """Return an idx file's bytes in their shape.
+
+    Before them are a magic number that says the type and how many dimensions, then each of these.
+    """
+    opened = gzip.open if path.endswith(".gz") else open
+    with told_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
+        content = file.read()
     start = 4 + 4 * num_dimensions
-    if len(content) != start + int(np.prod(shape)):
-        raise ValueError(
-            f"'{path}' has {len(content):,} bytes, not those of an array of {list(shape)}. Fetch it again."
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def _idx_shape(path: str, num_dimensions: int) -> tuple[int, ...]:
-    """Return an idx file's shape: a magic number that says the type and how many dimensions, then each of these."""
-    head = _content(path, 4 + 4 * num_dimensions)
-    if len(head) < 4 + 4 * num_dimensions or head[:4] != bytes((0, 0, 8, num_dimensions)):
+    if len(content) < start or content[:4] != bytes((0, 0, 8, num_dimensions)):
         raise ValueError(f"'{path}' is no idx file of {num_dimensions} dimensions of bytes. Fetch it again.")
-    return tuple(int(n) for n in np.frombuffer(head, ">u4", offset=4))
-
-
-def _content(path: str, num_bytes: int = -1) -> bytes:
-    with told_as(ValueError, path, "gzip", EOFError, zlib.error):
-        opened = gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
-        with opened as file:
-            return file.read(num_bytes)
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    if len(content) != start + math.prod(shape):
+        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of an array of {shape}. Fetch it again.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _idx_splits(folder: str) -> list[str]:
@@ -131,7 +101,7 @@ def _idx_file(folder: str, split: str, what: str = "labels-idx1") -> str:
     return next((path for path in paths if os.path.isfile(path)), "")
 
 
-def _cifar_images(folder: str, kind: CifarKind, split: str) -> ArrayImages:
+def _cifar_images(folder: str, kind: CifarKind, split: str) -> ImageList:
     rows = partial(_cifar_rows, folder, kind, split)
     labels = rows()[:, kind.num_label_bytes - 1]
     names = Path(folder, kind.names)
@@ -168,7 +138,6 @@ def _all_in(folder: str, names: tuple[str, ...]) -> bool:
 
 def _array_images(
     folder: str, file: str, labels: np.ndarray, titles: tuple[str, ...], read: Callable[[], np.ndarray]
-) -> ArrayImages:
-    classes, numbers = np.unique(labels, return_inverse=True)
-    names = packed(f"{file} image {i}" for i in range(len(labels)))
-    return ArrayImages(folder, tuple(map(str, classes)), numbers.astype(np.int32), names, read, titles=titles)
+) -> ImageList:
+    names = (f"{file} image {i}" for i in range(len(labels)))
+    return listed(folder, names, list(map(str, labels)), titles=titles, opener_of=partial(open_array, read))

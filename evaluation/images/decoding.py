@@ -93,22 +93,6 @@ def fitted(image: Image.Image, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     return canvas, (image.height, image.width)
 
 
-def centre_crop(
-    image: Image.Image, resize_size: int, crop_size: int, resampling: Image.Resampling, is_squashed: bool = False
-) -> np.ndarray:
-    """Return the centre of an RGB image whose shorter side was made `resize_size`: uint8 [crop_size, crop_size, 3].
-
-    As torchvision's Resize and CenterCrop do it, to the pixel, for a crop no larger than `resize_size`. `is_squashed`
-    makes both sides `resize_size`.
-    """
-    width, height = image.size
-    longer = resize_size if is_squashed else int(resize_size * max(width, height) / min(width, height))
-    size = (resize_size, longer) if width <= height else (longer, resize_size)
-    resized = image if size == image.size else image.resize(size, resampling)
-    left, top = (round((side - crop_size) / 2) for side in resized.size)
-    return np.asarray(resized.crop((left, top, left + crop_size, top + crop_size)))
-
-
 @dataclass(frozen=True)
 class Crop:
     """What of an image is shown to a network."""
@@ -129,10 +113,19 @@ class Crop:
     """Whether the longer side is made `resize_size` too, as timm's crop mode `squash` does."""
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return uint8 [crop_size, crop_size, 3]."""
+        """Return the centre of an RGB image whose shorter side was resized: uint8 [crop_size, crop_size, 3].
+
+        As torchvision's Resize and CenterCrop do it, to the pixel, for a crop no larger than `resize_size`.
+        """
         image = upright(image) if self.is_upright else image
-        resampling = Image.Resampling[self.interpolation.upper()]
-        return centre_crop(image, self.resize_size, self.crop_size, resampling, self.is_squashed)
+        width, height = image.size
+        shorter = self.resize_size
+        longer = shorter if self.is_squashed else int(shorter * max(width, height) / min(width, height))
+        size = (shorter, longer) if width <= height else (longer, shorter)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = (round((side - self.crop_size) / 2) for side in size)
+        return np.asarray(image.crop((left, top, left + self.crop_size, top + self.crop_size)))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,15 +1,17 @@
 """Images all in one folder whose classes their names tell, or a list beside them.
 
-Tiny-ImageNet's validation images, ImageNet's as Kaggle has them (`LOC_val_solution.csv`), and any whose names have
-their wnid, as Hugging Face's archives have. ImageNet's own devkit: `evaluation.images.layouts`.
+Tiny-ImageNet's validation images, ImageNet's as shipped with its devkit or as Kaggle has them (`LOC_val_solution.csv`),
+and any whose names have their wnid, as Hugging Face's archives have.
 """
 
 import os
 import re
 from pathlib import Path
 
-from evaluation.images.listed_images import ListedImages, numbered, packed
-from evaluation.images.sources import image_names
+import numpy as np
+
+from evaluation.images.folders import image_names
+from evaluation.images.image_list import ImageList, listed
 
 WNID = re.compile(r"(?:^|_)(n\d{8})(?=[_.])")
 """A wnid in an image's name: `n01440764_10026.JPEG`, `ILSVRC2012_val_00000001_n01751748.JPEG`."""
@@ -24,31 +26,83 @@ MAX_FOLDERS_UP = 5
 """How far above the images Kaggle's list may lie: it is beside ILSVRC/Data/CLS-LOC/val."""
 
 
-def listed_flat(folder: str) -> ListedImages | None:
-    """Return a folder's images with the class of each, if their names or a list tell it; None if neither does.
+DEVKIT = "ILSVRC2012_devkit_t12"
+GROUND_TRUTH = os.path.join("data", "ILSVRC2012_validation_ground_truth.txt")
+META = os.path.join("data", "meta.mat")
 
-    ValueError where a list lacks one of them.
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
+"""How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
+
+LAYOUTS = (
+    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
+    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} beside them, or with wnids in their names; MNIST's idx "
+    "files; or CIFAR's binary version"
+)
+"""All that a user may give, in words: `evaluation.images.layouts`."""
+
+
+def is_flat(folder: str) -> bool:
+    """Return whether there are images whose classes names tell, Tiny-ImageNet's list, or ImageNet's as shipped."""
+    names = image_names(folder)
+    return bool(_images_of_tiny(folder)) or any(WNID.search(name) or VALIDATION_NAME.match(name) for name in names)
+
+
+def flat_images(folder: str, devkit: str = "") -> ImageList:
+    """Return a folder's images; the devkit says which class each is of, or without one first their names, or a list.
+
+    It is looked for in the folder and beside it. With it, classes are all its wnids, sorted. ValueError if it is not
+    found, or is damaged, or if it or a list does not know a file.
     """
-    if images := _images_of_tiny(folder):
-        return _listed(folder, images, _tiny_classes(_tiny_list(folder)), _tiny_list(folder))
+    folder = os.path.abspath(os.path.expanduser(folder))
+    if not devkit and (found := _listed_flat(folder)):
+        return found
+    names = image_names(folder)
+    lines = [_line_of(folder, name) for name in names]
+    if not lines:
+        raise ValueError(f"'{folder}' has no images. Give the folder that has ILSVRC2012_val_00000001.JPEG.")
+    devkit = _find_devkit(folder, devkit)
+    wnids = _wnids_by_id(devkit)
+    ids = _ids_of_lines(devkit, wnids)
+    unknown = next((name for name, line in zip(names, lines, strict=True) if not 1 <= line <= len(ids)), None)
+    if unknown:
+        raise ValueError(
+            f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
+            "Give the whole devkit, or take the image out."
+        )
+    return listed(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
+
+
+def _listed_flat(folder: str) -> ImageList | None:
+    """Return a folder's images with the class of each, if their names or a list tell it; None if neither does."""
     names = image_names(folder)
     wnids = [WNID.findall(name) for name in names]
-    if names and all(wnids):
-        return _listed(folder, names, {name: found[-1] for name, found in zip(names, wnids, strict=True)}, "")
     above = [folder, *map(str, Path(folder).parents)][: MAX_FOLDERS_UP + 1]
-    place = next((path for up in above if os.path.isfile(path := os.path.join(up, KAGGLE_LIST))), "")
-    return _listed(folder, names, _kaggles_classes(place, names), place) if names and place else None
+    if images := _images_of_tiny(folder):
+        names, place = images, _tiny_list(folder)
+        class_of = _tiny_classes(place)
+    elif names and all(wnids):
+        class_of, place = {name: found[-1] for name, found in zip(names, wnids, strict=True)}, ""
+    elif names and (place := _file_in(above, KAGGLE_LIST)):
+        class_of = _kaggles_classes(place, names)
+    else:
+        return None
+    if unknown := [name for name in names if name not in class_of]:
+        raise ValueError(
+            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Fetch "
+            "the list again, or take them out."
+        )
+    return listed(folder, names, [class_of[name] for name in names])
 
 
-def is_listed_flat(folder: str) -> bool:
-    """Return whether there are images whose classes names tell, or Tiny-ImageNet's list."""
-    return bool(_images_of_tiny(folder)) or any(WNID.search(name) for name in image_names(folder))
+def _file_in(folders: list[str], name: str) -> str:
+    """Return the path of a file in the first of some folders that has it; empty if none has."""
+    return next((path for folder in folders if os.path.isfile(path := os.path.join(folder, name))), "")
 
 
 def _tiny_list(folder: str) -> str:
     """Return the path of Tiny-ImageNet's list, which lies beside the folder `images`; empty if there is none."""
     places = [folder, os.path.dirname(folder)] if os.path.basename(folder) == "images" else [folder]
-    return next((path for place in places if os.path.isfile(path := os.path.join(place, TINY_LIST))), "")
+    return _file_in(places, TINY_LIST)
 
 
 def _images_of_tiny(folder: str) -> list[str]:
@@ -71,11 +125,50 @@ def _kaggles_classes(place: str, names: list[str]) -> dict[str, str]:
     return {name: wnids[stem] for name in names if (stem := name.split(".")[0]) in wnids}
 
 
-def _listed(folder: str, names: list[str], class_of: dict[str, str], place: str) -> ListedImages:
-    if unknown := [name for name in names if name not in class_of]:
+def _line_of(folder: str, name: str) -> int:
+    """Return the line that a file's name has, counted from 1."""
+    match = VALIDATION_NAME.match(name)
+    if match is None:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Fetch "
-            "the list again, or take them out."
+            f"'{name}' in '{folder}' is not called like ILSVRC2012_val_00000001.JPEG, so that nothing says its class. "
+            f"Take it out, or give {LAYOUTS}."
         )
-    classes, numbers = numbered([class_of[name] for name in names])
-    return ListedImages(folder, classes, numbers, packed(names))
+    return int(match[1])
+
+
+def _find_devkit(folder: str, devkit: str) -> str:
+    """Return the devkit's folder."""
+    beside = [os.path.join(folder, DEVKIT), os.path.join(os.path.dirname(folder), DEVKIT)]
+    for place in [os.path.abspath(os.path.expanduser(devkit))] if devkit else beside:
+        if os.path.isfile(os.path.join(place, GROUND_TRUTH)):
+            return place
+    raise ValueError(
+        f"The classes of the images in '{folder}' are in ImageNet's devkit, but '{devkit or beside[0]}' has no "
+        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz beside the images, or give the devkit's folder."
+    )
+
+
+def _wnids_by_id(devkit: str) -> dict[int, str]:
+    """Return the wnids of the classes that images are of: of all synsets those that have no others below them."""
+    from scipy.io import loadmat
+
+    path = os.path.join(devkit, META)
+    try:
+        synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
+        leaves = synsets[synsets["num_children"] == 0]
+        return {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+    except Exception as error:  # scipy's reader ends with errors of any kind
+        raise ValueError(f"'{path}' cannot be read: {error}. Unpack {DEVKIT}.tar.gz again.") from error
+
+
+def _ids_of_lines(devkit: str, wnids: dict[int, str]) -> list[int]:
+    """Return the ILSVRC2012_ID of each line of the ground truth."""
+    path = os.path.join(devkit, GROUND_TRUTH)
+    lines = Path(path).read_text(errors="replace").rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not (line.strip().isdecimal() and int(line) in wnids):
+            raise ValueError(
+                f"Line {number} of '{path}' is {line[:40]!r}, which is no ILSVRC2012_ID of the {len(wnids)} classes in "
+                f"{META}. Unpack {DEVKIT}.tar.gz again."
+            )
+    return [int(line) for line in lines]

@@ -4,39 +4,15 @@ Knows neither what classes mean, nor Ray.
 """
 
 import os
-import re
 from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 
 from evaluation.images.array_files import array_images, has_arrays
-from evaluation.images.flat_folders import KAGGLE_LIST, TINY_LIST, is_listed_flat, listed_flat
-from evaluation.images.listed_images import (
-    PREFERRED_SPLITS,
-    SPLITS,
-    ListedImages,
-    entries_of,
-    folder_with,
-    is_folder,
-    packed,
-)
+from evaluation.images.flat_folders import LAYOUTS, TINY_LIST, flat_images, is_flat
+from evaluation.images.folders import entries_of, image_names, is_folder, list_images
+from evaluation.images.image_list import ImageList
 from evaluation.images.parquet import parquet_images
-from evaluation.images.sources import ImageSource, image_names, list_images
+from evaluation.images.splits import SPLITS, folder_with, wanted_split
 from evaluation.images.tar import tar_images
-
-DEVKIT = "ILSVRC2012_devkit_t12"
-GROUND_TRUTH = os.path.join("data", "ILSVRC2012_validation_ground_truth.txt")
-META = os.path.join("data", "meta.mat")
-
-VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
-"""How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
-
-LAYOUTS = (
-    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
-    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} beside them, or with wnids in their names; MNIST's idx "
-    "files; or CIFAR's binary version"
-)
 
 INNER = (
     os.path.join("ILSVRC", "Data", "CLS-LOC"),
@@ -55,7 +31,7 @@ INNER = (
 """Where archives, torchvision and Hugging Face's CIFAR put images, below the folder that people give."""
 
 
-def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
+def open_layout(place: str, split: str = "", devkit: str = "") -> ImageList:
     """Return the images of a folder, or of one Parquet file or tar, in the layout that is found there.
 
     A split is looked for among the folders in it, then in the names of Parquet files and tars; where nothing is called
@@ -74,32 +50,6 @@ def open_layout(place: str, split: str = "", devkit: str = "") -> ImageSource:
     return READERS[layout](path, split, devkit)
 
 
-def flat_images(folder: str, devkit: str = "") -> ListedImages:
-    """Return ImageNet's validation images as shipped, all in one folder; the devkit says which class each is of.
-
-    Classes are all its wnids, sorted. Where none is given, it is looked for in the folder and beside it. ValueError if
-    it is not found, is damaged, or does not know a file.
-    """
-    folder = os.path.abspath(os.path.expanduser(folder))
-    names = image_names(folder)
-    lines = [_line_of(folder, name) for name in names]
-    if not lines:
-        raise ValueError(f"'{folder}' has no images. Give the folder that has ILSVRC2012_val_00000001.JPEG.")
-    devkit = _find_devkit(folder, devkit)
-    wnids = _wnids_by_id(devkit)
-    ids = _ids_of_lines(devkit, wnids)
-    unknown = next((name for name, line in zip(names, lines, strict=True) if not 1 <= line <= len(ids)), None)
-    if unknown:
-        raise ValueError(
-            f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
-            "Give the whole devkit, or take the image out."
-        )
-    classes = sorted(wnids.values())
-    class_of_id = {class_id: classes.index(wnid) for class_id, wnid in wnids.items()}
-    numbers = np.array([class_of_id[ids[line - 1]] for line in lines], np.int32)
-    return ListedImages(folder, tuple(classes), numbers, packed(names))
-
-
 def _folder_of_split(path: str, split: str) -> str:
     """Return the folder with images, in any layout, that is called by a split; empty if there is none.
 
@@ -116,17 +66,12 @@ def _folder_of_split(path: str, split: str) -> str:
 
 def _inner_place(path: str) -> str:
     """Return the place of `INNER` that a folder has, empty if there is none; ValueError if there are several."""
-    found = [os.path.join(path, name) for name in INNER if _is_place(path, name)]
+    places = [os.path.join(path, name) for name in INNER]
+    found = [place for place in places if os.path.isdir(place) and _places_in(place)]
     if len(found) > 1:
         names = " and ".join(os.path.relpath(place, path) for place in found)
         raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, as '{found[0]}'.")
     return found[0] if found else ""
-
-
-def _is_place(path: str, name: str) -> bool:
-    """Return whether a folder below a place has images in any layout, or folders of splits that have."""
-    inner = os.path.join(path, name)
-    return os.path.isdir(inner) and bool(_places_in(inner))
 
 
 def _folders_in(path: str) -> list[os.DirEntry[str]]:
@@ -136,8 +81,8 @@ def _folders_in(path: str) -> list[os.DirEntry[str]]:
 def _first_of_split(paths: list[str], split: str) -> str:
     """Return the first that is called by a split, or without one by the best to evaluate on; empty if none is."""
     names = [SPLITS.get(os.path.basename(path), os.path.basename(path)) for path in paths]
-    wanted = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
-    return next((paths[names.index(name)] for name in wanted if name in names), "")
+    wanted = wanted_split(split, names)
+    return paths[names.index(wanted)] if wanted is not None else ""
 
 
 def _why_none(path: str, split: str) -> str:
@@ -171,9 +116,9 @@ def _layout_of(path: str) -> str:
         return {".parquet": "parquet", ".tar": "tar"}.get(os.path.splitext(path)[1], "")
     if not os.path.isdir(path):
         return ""
-    is_flat = is_listed_flat(path) or any(VALIDATION_NAME.match(name) for name in image_names(path))
+    has_flat = is_flat(path)
     has_classes = any(_is_class(folder) for folder in _folders_in(path))
-    if is_flat and has_classes:
+    if has_flat and has_classes:
         raise ValueError(
             f"'{path}' has images both in folders of classes and beside them. Move one of these elsewhere."
         )
@@ -181,7 +126,7 @@ def _layout_of(path: str) -> str:
         "arrays": has_arrays(path),
         "classes": has_classes,
         "parquet": bool(folder_with(path, ".parquet")),
-        "flat": is_flat,  # a tar beside them is what they came in
+        "flat": has_flat,  # a tar beside them is what they came in
         "tar": bool(folder_with(path, ".tar")),
     }
     return next((name for name, is_there in found.items() if is_there), "")
@@ -199,64 +144,11 @@ def _has_images_inside(folder: str) -> bool:
     return any(inner.name == "images" and image_names(inner.path) for inner in _folders_in(folder))
 
 
-def _line_of(folder: str, name: str) -> int:
-    """Return the line that a file's name has, counted from 1."""
-    match = VALIDATION_NAME.match(name)
-    if match is None:
-        raise ValueError(
-            f"'{name}' in '{folder}' is not called like ILSVRC2012_val_00000001.JPEG, so that nothing says its class. "
-            f"Take it out, or give {LAYOUTS}."
-        )
-    return int(match[1])
-
-
-def _find_devkit(folder: str, devkit: str) -> str:
-    """Return the devkit's folder."""
-    beside = [os.path.join(folder, DEVKIT), os.path.join(os.path.dirname(folder), DEVKIT)]
-    for place in [os.path.abspath(os.path.expanduser(devkit))] if devkit else beside:
-        if os.path.isfile(os.path.join(place, GROUND_TRUTH)):
-            return place
-    raise ValueError(
-        f"The classes of the images in '{folder}' are in ImageNet's devkit, but '{devkit or beside[0]}' has no "
-        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz beside the images, or give the devkit's folder."
-    )
-
-
-def _wnids_by_id(devkit: str) -> dict[int, str]:
-    """Return the wnids of the classes that images are of: of all synsets those that have no others below them."""
-    from scipy.io import loadmat
-
-    path = os.path.join(devkit, META)
-    try:
-        synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
-        leaves = synsets[synsets["num_children"] == 0]
-        return {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
-    except Exception as error:  # scipy's reader ends with errors of any kind
-        raise ValueError(f"'{path}' cannot be read: {error}. Unpack {DEVKIT}.tar.gz again.") from error
-
-
-def _ids_of_lines(devkit: str, wnids: dict[int, str]) -> list[int]:
-    """Return the ILSVRC2012_ID of each line of the ground truth."""
-    path = os.path.join(devkit, GROUND_TRUTH)
-    lines = Path(path).read_text(errors="replace").rstrip().split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not (line.strip().isdecimal() and int(line) in wnids):
-            raise ValueError(
-                f"Line {number} of '{path}' is {line[:40]!r}, which is no ILSVRC2012_ID of the {len(wnids)} classes in "
-                f"{META}. Unpack {DEVKIT}.tar.gz again."
-            )
-    return [int(line) for line in lines]
-
-
-def _flat(path: str, _split: str, devkit: str) -> ListedImages:
-    return (None if devkit else listed_flat(path)) or flat_images(path, devkit)
-
-
-READERS: dict[str, Callable[[str, str, str], ImageSource]] = {
+READERS: dict[str, Callable[[str, str, str], ImageList]] = {
     "classes": lambda path, _split, _devkit: list_images(path),
     "arrays": lambda path, split, _devkit: array_images(path, split),
     "parquet": lambda path, split, _devkit: parquet_images(path, split),
     "tar": lambda path, split, _devkit: tar_images(path, split),
-    "flat": _flat,
+    "flat": lambda path, _split, devkit: flat_images(path, devkit),
 }
 """What lists a place by its layout, from place, split and devkit."""

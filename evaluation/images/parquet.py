@@ -7,8 +7,7 @@ Knows neither what classes mean, nor Ray.
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import NamedTuple
 
@@ -18,112 +17,84 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from evaluation.images.decoding import read_image
-from evaluation.images.listed_images import ListedImages, files_of, numbered, packed, told_as
+from evaluation.images.image_list import ImageList, Opener, listed, told_as
+from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
-
-
-@dataclass(frozen=True, eq=False)
-class ParquetImages(ListedImages):
-    """The images of Parquet files, sorted by file, then by row."""
-
-    files: tuple[str, ...]
-    """Names in the folder."""
-
-    groups_of_files: np.ndarray
-    """int64 [number of files]: how many row groups each has."""
-
-    rows_of_groups: np.ndarray
-    """int64 [number of row groups]: how many rows each has, file after file."""
-
-    image: str
-    """The column of images."""
-
-    def opener(self) -> Callable[[int], Image.Image]:
-        """Return what decodes the image at a position, and keeps the bytes of its row group for those that follow."""
-        ends = np.cumsum(self.rows_of_groups)
-        kept: dict[int, pa.ChunkedArray] = {}
-        names = self.names()
-
-        def read(position: int) -> Image.Image:
-            group = int(np.searchsorted(ends, position, side="right"))
-            contents = kept.get(group)
-            if contents is None:
-                kept.clear()  # first, since one may have 1000 photographs
-                contents = kept[group] = self._contents(group)
-            row = int(position - ends[group] + self.rows_of_groups[group])
-            return read_image(BytesIO(contents[row].as_py() or b""), names[position])
-
-        return read
-
-    def _contents(self, group: int) -> pa.ChunkedArray:
-        """Return the bytes of a row group's images; StorageError if they are not there."""
-        ends = np.cumsum(self.groups_of_files)
-        file = int(np.searchsorted(ends, group, side="right"))
-        path = os.path.join(self.folder, self.files[file])
-        group_of_file = int(group - ends[file] + self.groups_of_files[file])
-        with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
-            table = parquet.read_row_group(group_of_file, columns=[f"{self.image}.bytes"])
-            return _field(table, self.image, "bytes")
-
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
 """What columns of images and of their classes are called, the first in place of the second."""
 
 
-class _Columns(NamedTuple):
-    """What a file calls its columns."""
+class Group(NamedTuple):
+    """A row group."""
 
-    image: str
-    label: str
-    has_paths: bool
+    path: str
+    number: int
+    """In its file."""
+
+    num_rows: int
 
 
 class _Rows(NamedTuple):
     """What is listed of one file."""
 
     image: str
+    """The column of images."""
 
     names: list[str]
     labels: list[str]
-    rows_of_groups: list[int]
+    groups: list[Group]
     titles: tuple[str, ...]
 
 
-def parquet_images(place: str, split: str = "") -> ParquetImages:
-    """Return the images of a Parquet file, or of those in a folder or its `data` folder; no image is read.
+def parquet_images(place: str, split: str = "") -> ImageList:
+    """Return the images of a Parquet file, or of those in a folder or its `data` folder, sorted by file, then by row.
 
-    Labels are integers or strings. ValueError if a file, a column, a label or the split is not there, or if files call
-    the numbers of classes by other names.
+    No image is read. Labels are integers or strings. ValueError if a file, a column, a label or the split is not there,
+    or if files call the numbers of classes by other names.
     """
     folder, files = files_of(place, ".parquet", split)
-    parts = [_rows_of(folder, file) for file in files]
+    parts = [_rows_of(os.path.join(folder, file), file) for file in files]
     _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
-    classes, numbers = numbered([label for part in parts for label in part.labels])
-    if not classes:
+    labels = [label for part in parts for label in part.labels]
+    if not labels:
         raise ValueError(f"The Parquet files of '{folder}' have no rows. Give some that have images.")
-    return ParquetImages(
-        folder,
-        classes,
-        numbers,
-        packed(name for part in parts for name in part.names),
-        tuple(files),
-        np.array([len(part.rows_of_groups) for part in parts], np.int64),
-        np.array([rows for part in parts for rows in part.rows_of_groups], np.int64),
-        parts[0].image,
-        titles=parts[0].titles,
-    )
+    names = [name for part in parts for name in part.names]
+    groups = [group for part in parts for group in part.groups]
+    opener_of = partial(open_rows, parts[0].image, groups)
+    return listed(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
 
 
-def _rows_of(folder: str, file: str) -> _Rows:
+def open_rows(image: str, groups: list[Group], names: list[str]) -> Opener:
+    """Return what decodes the image at a position, and keeps the bytes of its row group for those that follow.
+
+    `image` is the column of images; `groups` are all row groups in their order.
+    """
+    starts = np.cumsum([0, *(group.num_rows for group in groups)])
+    kept: dict[int, pa.ChunkedArray] = {}
+
+    def read(position: int) -> Image.Image:
+        number = int(np.searchsorted(starts, position, side="right")) - 1
+        if number not in kept:
+            kept.clear()  # first, since one may have 1000 photographs
+            path = groups[number].path
+            with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+                table = parquet.read_row_group(groups[number].number, columns=[f"{image}.bytes"])
+                kept[number] = _field(table, image, "bytes")
+        return read_image(BytesIO(kept[number][int(position - starts[number])].as_py() or b""), names[position])
+
+    return read
+
+
+def _rows_of(path: str, file: str) -> _Rows:
     """Return a file's rows without their images; rows are counted from 0 over all its row groups."""
-    path = os.path.join(folder, file)
     with told_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
         image, label, has_paths = _check_columns(path, parquet.schema_arrow)
         titles = _titles(path, parquet.schema_arrow, label)
         table = parquet.read(columns=[f"{image}.path", label] if has_paths else [label])
-        groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        groups = [Group(path, i, parquet.metadata.row_group(i).num_rows) for i in range(parquet.num_row_groups)]
     paths = _field(table, image, "path").to_pylist() if has_paths else [None] * len(table)
-    names = [f"{file}/{path}" if path else f"{file} row {row}" for row, path in enumerate(paths)]
+    names = [f"{file}/{path_there}" if path_there else f"{file} row {row}" for row, path_there in enumerate(paths)]
     return _Rows(image, names, _labels(path, table[label].to_pylist(), titles), groups, titles)
 
 
@@ -132,26 +103,23 @@ def _field(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
     return table.select([column]).flatten()[f"{column}.{name}"]
 
 
-def _check_columns(path: str, schema: pa.Schema) -> _Columns:
-    """Return what the columns are called; ValueError unless they are those of labelled images."""
+def _check_columns(path: str, schema: pa.Schema) -> tuple[str, str, bool]:
+    """Return the columns of images and labels, and whether images have paths; ValueError unless both are there."""
     types = dict(zip(schema.names, schema.types, strict=True))
     image_column, label_column = (
         next((name for name in names if name in types), names[0]) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
     )
     image, label = types.get(image_column), types.get(label_column)
     fields = [field.name for field in image] if image is not None and pa.types.is_struct(image) else []
-    if "bytes" not in fields or label is None or not _is_label(label):
+    kind = _kind_of_values(label) if label is not None else pa.null()
+    is_label = pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if "bytes" not in fields or not is_label:
         columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in list(types.items())[:10])
         raise ValueError(
             f"'{path}' has other columns than image, a struct of bytes and path, and label, integers or strings: "
             f"{columns}. Rename them, or give other files."
         )
-    return _Columns(image_column, label_column, "path" in fields)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    kind = _kind_of_values(kind)
-    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return image_column, label_column, "path" in fields
 
 
 def _kind_of_values(kind: pa.DataType) -> pa.DataType:

@@ -10,11 +10,11 @@ import numpy as np
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, labels_of_titles, matching_labels
-from evaluation.images.digits import DIGITS, is_digits, open_digits
+from evaluation.images.digits import DIGITS, digit_images, is_digits
+from evaluation.images.image_list import ImageList
 from evaluation.images.imagenet import IMAGENET_SETS, classes_of_set, our_labels, real_labels
 from evaluation.images.layouts import open_layout
 from evaluation.images.shifts import SHIFTS
-from evaluation.images.sources import ImageSource
 from generation.recipes.labels import LabelSpace, load_label_space
 
 KNOWN = (*IMAGENET_SETS, DIGITS, *(f"{DIGITS}/{shift}" for shift in SHIFTS))
@@ -29,7 +29,7 @@ class RealSet:
     place: str
     """Where they are, empty for what ships."""
 
-    source: ImageSource
+    source: ImageList
     positions: np.ndarray
     """int64 [N]: where in the source they are, ascending."""
 
@@ -51,17 +51,13 @@ class RealSet:
         return len(self.positions)
 
 
-def open_sets(config: EvaluationConfig, label_space: LabelSpace) -> list[RealSet]:
-    """Return the configured sets; ValueError in one line for what cannot be."""
-    return [open_set(name, config, label_space) for name in config.sets]
-
-
 def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> RealSet:
-    """Return one set, for a classifier of these classes."""
+    """Return one set, for a classifier of these classes; ValueError in one line for what cannot be."""
     place = _place(name, config)
-    source = (
-        open_digits(name) if is_digits(name) else open_layout(place, devkit=config.paths.get("imagenet_devkit", ""))
-    )
+    if is_digits(name):
+        source = digit_images(shift=name.removeprefix(DIGITS).removeprefix("/"))
+    else:
+        source = open_layout(place, devkit=config.paths.get("imagenet_devkit", ""))
     set_space = _classes_of(name, label_space)
     in_set = labels_of_titles(source.classes, source.titles, place or name, set_space, name in IMAGENET_SETS)
     ours = matching_labels(set_space, label_space)
@@ -77,7 +73,7 @@ def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> Re
     )
 
 
-def whole_set(name: str, place: str, source: ImageSource, is_wanted: np.ndarray | None = None) -> RealSet:
+def whole_set(name: str, place: str, source: ImageList, is_wanted: np.ndarray | None = None) -> RealSet:
     """Return a set for which a classifier's own classes do not matter: labels are those of the source.
 
     `is_wanted` bool [num_images] chooses some of its images.

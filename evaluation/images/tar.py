@@ -8,8 +8,7 @@ import os
 import re
 import reprlib
 import tarfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
@@ -17,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from evaluation.images.decoding import read_image
-from evaluation.images.listed_images import ListedImages, files_of, is_hidden, numbered, packed, told_as
-from evaluation.images.sources import EXTENSIONS
+from evaluation.images.folders import EXTENSIONS, is_hidden
+from evaluation.images.image_list import ImageList, Opener, listed, told_as
+from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
 IMAGE_ENDINGS = tuple(extension.removeprefix(".") for extension in EXTENSIONS)
@@ -33,36 +33,6 @@ Members = dict[str, tarfile.TarInfo]
 """The members of one sample, by what their names end with."""
 
 
-@dataclass(frozen=True, eq=False)
-class TarImages(ListedImages):
-    """The images of tars, sorted by tar, then as they lie in it."""
-
-    tars: tuple[str, ...]
-    """Names in the folder."""
-
-    images_of_tars: np.ndarray
-    """int64 [number of tars]: how many images each has."""
-
-    offsets: np.ndarray
-    """int64 [num_images]: where in its tar each image's file begins, in bytes."""
-
-    sizes: np.ndarray
-    """int64 [num_images]: how long each image's file is, in bytes."""
-
-    def opener(self) -> Callable[[int], Image.Image]:
-        """Return what decodes the image at a position."""
-        ends = np.cumsum(self.images_of_tars)
-        names = self.names()
-
-        def read(position: int) -> Image.Image:
-            path = os.path.join(self.folder, self.tars[int(np.searchsorted(ends, position, side="right"))])
-            with told_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
-                content = _read(tar, int(self.offsets[position]), int(self.sizes[position]))
-            return read_image(BytesIO(content), names[position])
-
-        return read
-
-
 class _Sample(NamedTuple):
     """What is listed of one image."""
 
@@ -72,30 +42,40 @@ class _Sample(NamedTuple):
     size: int
 
 
-def tar_images(place: str, split: str = "") -> TarImages:
-    """Return the images of a tar, or of those in a folder or its `data` folder; headers and labels alone are read.
+def tar_images(place: str, split: str = "") -> ImageList:
+    """Return the images of a tar, or of those in a folder or its `data` folder, sorted by tar, then as they lie in it.
 
-    ValueError if a tar is damaged, an image has no label, or a label no image.
+    Headers and labels alone are read. ValueError if a tar is damaged, an image has no label, or a label no image.
     """
     folder, tars = files_of(place, ".tar", split)
-    parts = [_samples_of(os.path.join(folder, tar)) for tar in tars]
-    samples = [sample for part in parts for sample in part]
+    paths = [os.path.join(folder, tar) for tar in tars]
+    samples = [(number, sample) for number, path in enumerate(paths) for sample in _samples_of(path)]
     if not samples:
         raise ValueError(
             f"The tars of '{folder}' have no labelled images. Give tars as WebDataset has them: with each KEY.jpg its "
             "KEY.cls."
         )
-    classes, numbers = numbered([sample.label for sample in samples])
-    return TarImages(
-        folder,
-        classes,
-        numbers,
-        packed(f"{tar}/{sample.name}" for tar, part in zip(tars, parts, strict=True) for sample in part),
-        tuple(tars),
-        np.array([len(part) for part in parts], np.int64),
-        np.array([sample.offset for sample in samples], np.int64),
-        np.array([sample.size for sample in samples], np.int64),
-    )
+    places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
+    names = [f"{tars[number]}/{sample.name}" for number, sample in samples]
+    labels = [sample.label for _, sample in samples]
+    return listed(folder, names, labels, opener_of=partial(open_members, paths, places))
+
+
+def open_members(paths: list[str], places: np.ndarray, names: list[str]) -> Opener:
+    """Return what decodes the image at a position.
+
+    `places` int64 [num_images, 3] has of each the number of its tar, where its file begins in there, and how long it
+    is, in bytes.
+    """
+
+    def read(position: int) -> Image.Image:
+        number, offset, size = places[position].tolist()
+        path = paths[number]
+        with told_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
+            content = _read(tar, offset, size)
+        return read_image(BytesIO(content), names[position])
+
+    return read
 
 
 def key_and_ending(name: str) -> tuple[str, str]:
@@ -177,7 +157,12 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
     """Return the label that a member has, numbers without leading zeros; empty if JSON has none."""
     content = _read(file, member.offset_data, member.size)
     try:
-        value = _entry(json.loads(content)) if member.name.lower().endswith("json") else content.decode().strip()
+        if member.name.lower().endswith("json"):
+            sample = json.loads(content)
+            keys = [key for key in LABEL_KEYS if key in sample] if isinstance(sample, dict) else []
+            value = sample[keys[0]] if keys else None
+        else:
+            value = content.decode().strip()
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
     except (ValueError, RecursionError) as error:
         raise ValueError(
@@ -191,11 +176,6 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             "numbers from 0."
         )
     return str(value)
-
-
-def _entry(sample: object) -> object:
-    """Return the label of a JSON object."""
-    return next((sample[key] for key in LABEL_KEYS if key in sample), None) if isinstance(sample, dict) else None
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -12,10 +12,10 @@ import ray.data
 from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, labels_of_classes, labels_of_titles, matching_labels
 from evaluation.images.decoding import UnreadableImageError, fitted, square, upright
-from evaluation.images.digits import DIGITS, DigitImages
+from evaluation.images.digits import DIGITS, digit_images
+from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
-from evaluation.images.sources import ImageSource
 from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
 from generation.indices import Wanted
 from generation.passes import Passes
@@ -44,26 +44,24 @@ def real_training_images(
     not all there.
     """
     if place == DIGITS:
-        source, space = DigitImages(for_training=True), load_label_space(DIGITS)
-        shared = matching_labels(space, label_space)
-        if (shared == NOT_SHARED).all():
-            raise ValueError(
-                f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that "
-                "has one folder of images per class."
-            )
+        source, space = digit_images(for_training=True), load_label_space(DIGITS)
     else:
         source = open_layout(place, split="train")
         space = _space_of(source, place, label_space)
         _check_numbers(source, place, space)
-        shared = matching_labels(space, label_space)
     is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
     by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
-    labels = shared[by_class[source.class_numbers()]]
+    labels = matching_labels(space, label_space)[by_class[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
+    if place == DIGITS and not len(positions):
+        raise ValueError(
+            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
+            "one folder of images per class."
+        )
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-def _space_of(source: ImageSource, place: str, label_space: LabelSpace) -> LabelSpace:
+def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSpace:
     """Return the classes that a source has: ImageNet's thousand where they are more than the part that is taken."""
     thousand = load_label_space("imagenet1k")
     if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
@@ -78,7 +76,7 @@ def _space_of(source: ImageSource, place: str, label_space: LabelSpace) -> Label
     return label_space
 
 
-def _check_numbers(source: ImageSource, place: str, space: LabelSpace) -> None:
+def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
     """Raise ValueError if classes have numbers alone, of which some are missing: they may be those of another set."""
     is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
     are_names = set(source.classes) <= set(space.class_names)
@@ -140,7 +138,7 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
 class RealTrainingImages:
     """Real images to train on, pass by pass: index `i` is the same image in each, whatever the seed."""
 
-    source: ImageSource
+    source: ImageList
     positions: np.ndarray
     """int64 [num_images]: where in the source they are."""
 
@@ -173,21 +171,16 @@ class RealTrainingImages:
                 "less."
             )
         order = stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 2).permutation(self.num_images)
-        held_out, others = (np.sort(part) for part in (order[:num_held_out], order[num_held_out:]))
-        return self._of(held_out), self._of(others)
-
-    def _of(self, places: np.ndarray) -> "RealTrainingImages":
-        return dataclasses.replace(self, positions=self.positions[places], labels=self.labels[places])
+        held_out, others = (
+            dataclasses.replace(self, positions=self.positions[rows], labels=self.labels[rows])
+            for rows in (np.sort(order[:num_held_out]), np.sort(order[num_held_out:]))
+        )
+        return held_out, others
 
     @property
     def num_images(self) -> int:
         """How many there are, each of which comes once a pass."""
         return len(self.positions)
-
-    @property
-    def names_hash(self) -> int:
-        """Return a number that others have if files were added, removed or renamed."""
-        return self.source.names_hash
 
     @property
     def images_per_unit(self) -> int:
@@ -247,27 +240,27 @@ class RealReader:
         }
         yield rows | ({"extent": np.array(extents)} if self.source.is_whole else {})
 
-    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        image, size = self.read(int(self.positions[index])), self.source.image_size
-        image = upright(image) if self.source.is_upright else image
-        return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
-
     def _image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the image of an index, or where it is left out that of the next index of its class that has one."""
-        try:
-            return self._read(index)
-        except UnreadableImageError as error:
-            self.source.unreadable.leave_out(error)
-        alike = np.flatnonzero(self.labels == self.labels[index])
-        for other in [*alike[alike > index].tolist(), *alike[alike < index].tolist()]:
+        size = self.source.image_size
+        for each in self._alike(index):
             try:
-                return self._read(other)
+                image = self.read(int(self.positions[each]))
             except UnreadableImageError as error:
                 self.source.unreadable.leave_out(error)
+                continue
+            image = upright(image) if self.source.is_upright else image
+            return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
         raise StorageError(
-            f"None of the {len(alike)} images of a class can be decoded. They are named in "
-            f"'{self.source.unreadable.file}': put whole ones in their place."
+            f"None of the {np.sum(self.labels == self.labels[index])} images of a class can be decoded. They are named "
+            f"in '{self.source.unreadable.file}': put whole ones in their place."
         )
+
+    def _alike(self, index: int) -> Iterator[int]:
+        """Yield an index, then the others of its class, from the next one round."""
+        yield index
+        alike = np.flatnonzero(self.labels == self.labels[index])
+        yield from [*alike[alike > index].tolist(), *alike[alike < index].tolist()]
 
 
 def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:

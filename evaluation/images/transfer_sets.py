@@ -1,4 +1,4 @@
-"""The sets that features are transferred to, as image sources: arXiv 2212.08420's eight small ones and seven large.
+"""The sets that features are transferred to, as lists of images: arXiv 2212.08420's eight small ones and seven large.
 
 Knows no network and no score, opens no image, and downloads nothing. Where torchvision knows a set, `path` is its
 `root`, so that what torchvision downloaded is found.
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evaluation.images.listed_images import ListedImages, class_folders, packed, told_as
-from evaluation.images.sources import ImageSource, image_names
+from evaluation.images.folders import class_folders, image_names
+from evaluation.images.image_list import ImageList, listed, told_as
+from evaluation.images.real_sets import RealSet, whole_set
 
 if TYPE_CHECKING:
     from evaluation.metrics.transfer import Solver
@@ -32,14 +33,13 @@ EUROSAT_TEST_IMAGES = 810
 
 @dataclass(frozen=True)
 class TransferSet:
-    """A set of classes to transfer to; both sources have the same `classes`."""
+    """A set of other classes to tell apart by a network's features; both parts number their classes alike."""
 
     name: str
-    trainval: ImageSource
-    test: ImageSource
-
+    trainval: RealSet
+    test: RealSet
     solver: "Solver"
-    """What fits a classifier to as many images, as of `evaluation.transfer`."""
+    """What fits a classifier to as many images, as of `evaluation.metrics.transfer`."""
 
     split: Literal["published", "drawn"]
     """Who told test images from others: the set's authors, or `SPLIT_SEED` here."""
@@ -63,13 +63,13 @@ class Listing:
 class Layout:
     """How a set lies in its folder."""
 
-    solver: "Solver"
-
     read: Callable[[str, str], Listing]
     """From the set's name and its folder to what is there."""
 
     needs: str
     """Paths below the folder, with a space between, without which it is another set."""
+
+    solver: "Solver" = "lbfgs"
 
 
 def open_transfer_set(name: str, path: str) -> TransferSet:
@@ -84,30 +84,31 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
         near = difflib.get_close_matches(name, LAYOUTS, n=3) or list(LAYOUTS)
         raise ValueError(f"There is no transfer set '{name}'. Did you mean {' or '.join(near)}?")
     layout, folder = LAYOUTS[name], os.path.abspath(os.path.expanduser(path))
-    needs = layout.needs.split()
-    paths = {need: os.path.join(folder, need) for need in needs}
-    if missing := [need for need, path in paths.items() if not (os.path.isfile(path) or os.path.isdir(path))]:
+    needs = {need: Path(folder, need) for need in layout.needs.split()}
+    if missing := [need for need, path in needs.items() if not (path.is_file() or path.is_dir())]:
         raise ValueError(
             f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
         )
     with told_as(ValueError, folder, name, Exception):  # who knows what damaged files, and readers of them, end with
         listing = layout.read(name, folder)
-    trainval, test = (_source(name, folder, listing.classes, items) for items in (listing.trainval, listing.test))
+    trainval, test = (
+        whole_set(f"{name}/{part}", path, _source(name, folder, listing.classes, items))
+        for part, items in (("trainval", listing.trainval), ("test", listing.test))
+    )
     return TransferSet(name, trainval, test, layout.solver, listing.split)
 
 
-def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ListedImages:
+def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ImageList:
     """Return the images of one split; ValueError where there are none, or of no class of the set."""
     if not items:
         raise ValueError(f"{name} in '{folder}' has no images to train on, or none for the test. Put all of it there.")
-    number_of = {class_name: number for number, class_name in enumerate(classes)}
-    if unknown := sorted({class_name for _, class_name in items} - number_of.keys()):
+    names, labels = zip(*items, strict=True)
+    if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
             f"{name} in '{folder}' has images of {len(unknown)} classes without images to train on, first "
             f"'{unknown[0]}'. Put all of it there."
         )
-    numbers = np.array([number_of[class_name] for _, class_name in items], np.int32)
-    return ListedImages(folder, tuple(classes), numbers, packed(file for file, _ in items))
+    return listed(folder, names, labels, classes)
 
 
 def _by_torchvision(name: str, folder: str) -> Listing:
@@ -157,7 +158,10 @@ def _eurosat(_name: str, folder: str) -> Listing:
 
 
 def _sun397(_name: str, folder: str) -> Listing:
-    """Read the first partition where there is one: lines are as /a/abbey/sun_aaa.jpg, of classes as /a/abbey."""
+    """Read the first partition where there is one: lines are as /a/abbey/sun_aaa.jpg, of classes as /a/abbey.
+
+    Without it a share of each class is for the test, which is the same for the same names.
+    """
 
     def lines(file: Path) -> list[str]:
         return [line.strip("/") for line in file.read_text().split()]
@@ -171,8 +175,12 @@ def _sun397(_name: str, folder: str) -> Listing:
         if training.is_file() and testing.is_file():
             classes = [class_folder[len("a/") :] for class_folder in listed]
             return Listing(classes, [item(line) for line in lines(training)], [item(line) for line in lines(testing)])
-    names = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
-    return _drawn([item(f"{class_folder}/{name}") for class_folder in names for name in names[class_folder]])
+    from evaluation.metrics.transfer import held_out_rows  # the workers that open images need none of it
+
+    folders = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
+    items = [item(f"{class_folder}/{name}") for class_folder, names in folders.items() for name in names]
+    labels = np.array([class_name for _, class_name in items])
+    return _split(items, held_out_rows(labels, TEST_FRACTION, SPLIT_SEED))
 
 
 def _inat(name: str, folder: str) -> Listing:
@@ -204,14 +212,6 @@ def _in_class_folders(folder: str, below: str) -> list[Item]:
     return [(f"{below}/{entry.name}/{name}", entry.name) for entry in folders for name in image_names(entry.path)]
 
 
-def _drawn(items: list[Item]) -> Listing:
-    """Return these with a share of each class for the test, which is the same for the same names."""
-    from evaluation.metrics.transfer import held_out_rows  # the workers that open images need none of it
-
-    labels = np.array([class_name for _, class_name in items])
-    return _split(items, held_out_rows(labels, TEST_FRACTION, SPLIT_SEED))
-
-
 def _split(items: list[Item], held_out: np.ndarray) -> Listing:
     """Return these with those that are held out, bool [N], for the test."""
     trainval, test = (
@@ -223,33 +223,29 @@ def _split(items: list[Item], held_out: np.ndarray) -> Listing:
 
 LAYOUTS: dict[str, Layout] = {
     "aircraft": Layout(
-        "lbfgs",
         _by_torchvision,
         "fgvc-aircraft-2013b/data/variants.txt fgvc-aircraft-2013b/data/images_variant_trainval.txt "
         "fgvc-aircraft-2013b/data/images_variant_test.txt fgvc-aircraft-2013b/data/images",
     ),
     "cars": Layout(
-        "lbfgs",
         _by_torchvision,
         "stanford_cars/devkit/cars_meta.mat stanford_cars/devkit/cars_train_annos.mat "
         "stanford_cars/cars_test_annos_withlabels.mat stanford_cars/cars_train stanford_cars/cars_test",
     ),
     "dtd": Layout(
-        "lbfgs",
         _by_torchvision,
         "dtd/dtd/labels/train1.txt dtd/dtd/labels/val1.txt dtd/dtd/labels/test1.txt dtd/dtd/images",
     ),
-    "eurosat": Layout("lbfgs", _eurosat, "eurosat/2750"),
-    "flowers": Layout("lbfgs", _by_torchvision, "flowers-102/imagelabels.mat flowers-102/setid.mat flowers-102/jpg"),
+    "eurosat": Layout(_eurosat, "eurosat/2750"),
+    "flowers": Layout(_by_torchvision, "flowers-102/imagelabels.mat flowers-102/setid.mat flowers-102/jpg"),
     "pets": Layout(
-        "lbfgs",
         _pets,
         "oxford-iiit-pet/annotations/trainval.txt oxford-iiit-pet/annotations/test.txt oxford-iiit-pet/images",
     ),
-    "food101": Layout("lbfgs", _by_torchvision, "food-101/meta/train.json food-101/meta/test.json food-101/images"),
-    "sun397": Layout("lbfgs", _sun397, "SUN397/ClassName.txt"),
-    "inat2018": Layout("sgd", _inat, "train2018.json val2018.json"),
-    "inat2019": Layout("sgd", _inat, "train2019.json val2019.json"),
-    **{f"cog_l{level}": Layout("sgd", _cog, "train test") for level in range(1, 6)},
+    "food101": Layout(_by_torchvision, "food-101/meta/train.json food-101/meta/test.json food-101/images"),
+    "sun397": Layout(_sun397, "SUN397/ClassName.txt"),
+    "inat2018": Layout(_inat, "train2018.json val2018.json", "sgd"),
+    "inat2019": Layout(_inat, "train2019.json val2019.json", "sgd"),
+    **{f"cog_l{level}": Layout(_cog, "train test", "sgd") for level in range(1, 6)},
 }
 """By name, as a user gives it."""

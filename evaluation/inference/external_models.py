@@ -6,7 +6,6 @@ Each is shown images as its own authors show them, unless the settings say other
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from evaluation.images.decoding import Crop
+from evaluation.inference.trained_model import Model, crop_of
 from evaluation.result import ModelFacts
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig
@@ -64,93 +64,63 @@ class ExternalClassifier(torch.nn.Module):
         return ((images_nhwc.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std).contiguous()
 
 
-@dataclass(frozen=True, eq=False)
-class ExternalModel:
-    """Such a classifier to look at; has what `evaluation.inference.trained_model.Model` has."""
-
-    name: str
-    architecture: str
-    source: str
-    """As the settings name it."""
-
-    run_dir: Path
-    """Where its evaluation is written."""
-
-    label_space: LabelSpace
-    crop: Crop
-    classifier: ExternalClassifier
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes it tells apart."""
-        return self.label_space.num_classes
-
-    @property
-    def sha256(self) -> str:
-        """Of its weights and how pixels come to them: whose outputs are whose."""
-        digest = hashlib.sha256(type(self.classifier.network).__name__.encode())
-        if self.crop.is_squashed:
-            digest.update(b"squashed")
-        for name, values in sorted(self.classifier.state_dict().items()):
-            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-            digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    @property
-    def build(self) -> Callable[[], ExternalClassifier]:
-        """Return what gives the classifier, in evaluation mode."""
-        return self.classifier.eval
-
-    def facts(self, name: str) -> ModelFacts:
-        """Return what tables say of it: nobody knows what it was trained on."""
-        return {
-            "name": name,
-            "architecture": self.architecture,
-            "checkpoint": self.source,
-            "label_space": self.label_space.name,
-            "num_classes": self.num_classes,
-            "image_size": self.crop.crop_size,
-            "num_images": 0,
-            "num_trained": 0,
-            "trained_on": "unknown",
-            "recipe_sha256": "",
-            "guidance_scale": [],
-            "templates": [],
-            "augmentation": "unknown",
-        }
-
-
 def is_external(checkpoint: str) -> bool:
     """Return whether a checkpoint's name is one of these."""
     return checkpoint.startswith((TORCHVISION, TIMM)) or checkpoint.endswith(FILE)
 
 
-def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> ExternalModel:
+def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> Model:
     """Return a classifier by name; ValueError with the remedy for one that is not there, or of other classes.
 
     `training` and `label_space` say what a file's weights belong to; torchvision's and timm's are of ImageNet's 1,000.
+    Nobody knows what it was trained on.
     """
+    name, space = source.partition(":")[2], load_label_space(IMAGENET)
     if source.startswith(TORCHVISION):
-        return _of_torchvision(source, run_dir)
-    if source.startswith(TIMM):
-        return _of_timm(source, run_dir)
-    return _of_file(source, training, label_space, run_dir)
+        architecture, (classifier, crop) = name.partition("/")[0], _of_torchvision(source)
+    elif source.startswith(TIMM):
+        architecture, (classifier, crop) = f"timm/{name}", _of_timm(source)
+    else:
+        name, space, architecture = Path(source).stem, label_space, training.architecture
+        classifier, crop = _of_file(source, training, label_space)
+    facts: ModelFacts = {
+        "name": name,
+        "architecture": architecture,
+        "checkpoint": source,
+        "label_space": space.name,
+        "num_classes": space.num_classes,
+        "image_size": crop.crop_size,
+        "num_images": 0,
+        "num_trained": 0,
+        "trained_on": "unknown",
+        "recipe_sha256": "",
+        "guidance_scale": [],
+        "templates": [],
+        "augmentation": "unknown",
+    }
+    return Model(facts, sha256_of(classifier, crop), run_dir, space, crop, classifier.eval)
 
 
-def _of_torchvision(source: str, run_dir: Path) -> ExternalModel:
+def sha256_of(classifier: ExternalClassifier, crop: Crop) -> str:
+    """Return the hash of its weights and of how pixels come to them."""
+    digest = hashlib.sha256(type(classifier.network).__name__.encode())
+    if crop.is_squashed:
+        digest.update(b"squashed")
+    for name, values in sorted(classifier.state_dict().items()):
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _of_torchvision(source: str) -> tuple[ExternalClassifier, Crop]:
     import torchvision
 
     name = source.removeprefix(TORCHVISION).partition("/")[0]
     weights = _torchvisions_weights(source)
     network = _fetched(source, partial(torchvision.models.get_model, name, weights=weights))
     shown = weights.transforms()
-    return _of_imagenet(
-        source,
-        network,
-        Crop(shown.resize_size[0], shown.crop_size[0], shown.interpolation.value),
-        (shown.mean, shown.std),
-        run_dir,
-    )
+    crop = Crop(shown.resize_size[0], shown.crop_size[0], shown.interpolation.value)
+    return _of_imagenet(source, network, crop, shown.mean, shown.std), crop
 
 
 def _torchvisions_weights(source: str) -> Any:
@@ -181,7 +151,7 @@ def _torchvisions_weights(source: str) -> Any:
     return known[wanted]
 
 
-def _of_timm(source: str, run_dir: Path) -> ExternalModel:
+def _of_timm(source: str) -> tuple[ExternalClassifier, Crop]:
     import timm
     from timm.data.model_config import resolve_input_data_config
 
@@ -197,16 +167,11 @@ def _of_timm(source: str, run_dir: Path) -> ExternalModel:
     network = _fetched(source, partial(timm.create_model, name, pretrained=True))
     shown = resolve_input_data_config(network, use_test_size=True)
     size = shown["input_size"][-1]
-    return _of_imagenet(
-        source,
-        network,
-        Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash"),
-        (shown["mean"], shown["std"]),
-        run_dir,
-    )
+    crop = Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash")
+    return _of_imagenet(source, network, crop, shown["mean"], shown["std"]), crop
 
 
-def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> ExternalModel:
+def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> tuple[ExternalClassifier, Crop]:
     from safetensors.torch import load_file
 
     from training.model.network import build_network
@@ -230,21 +195,17 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace, run
         )
     network.load_state_dict(weights, strict=False)
     size = training.crop_size or DEFAULT_CROP
-    shown = Crop(round(size * 256 / 224), size, "bilinear")
-    classifier = ExternalClassifier(network, label_space.num_classes, MEAN, STD)
-    return ExternalModel(Path(source).stem, training.architecture, source, run_dir, label_space, shown, classifier)
+    return ExternalClassifier(network, label_space.num_classes, MEAN, STD), crop_of(size)
 
 
-def _of_imagenet(source: str, network: torch.nn.Module, shown: Crop, normalised: Any, run_dir: Path) -> ExternalModel:
-    space = load_label_space(IMAGENET)
+def _of_imagenet(source: str, network: torch.nn.Module, crop: Crop, mean: Any, std: Any) -> ExternalClassifier:
+    """Return a library's network with what its images are normalised by; ValueError if its classes are others."""
+    num_classes = load_label_space(IMAGENET).num_classes
     with torch.inference_mode():
-        num_logits = network.eval()(torch.zeros(1, 3, shown.crop_size, shown.crop_size)).shape[1]
-    if num_logits != space.num_classes:
+        num_logits = network.eval()(torch.zeros(1, 3, crop.crop_size, crop.crop_size)).shape[1]
+    if num_logits != num_classes:
         raise ValueError(f"checkpoint is '{source}', which tells {num_logits} classes apart, not ImageNet's 1,000.")
-    name = source.partition(":")[2]
-    classifier = ExternalClassifier(network, space.num_classes, *normalised)
-    architecture = name.partition("/")[0] if source.startswith(TORCHVISION) else f"timm/{name}"
-    return ExternalModel(name, architecture, source, run_dir, space, shown, classifier)
+    return ExternalClassifier(network, num_classes, mean, std)
 
 
 def _fetched(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import ray
@@ -12,8 +12,23 @@ from ray.data import ActorPoolStrategy
 
 from evaluation.config import EvaluationConfig
 from evaluation.inference.output_cache import Columns
-from evaluation.inference.request import Request
 from evaluation.inference.trained_model import EvaluationError
+
+Kinds = tuple[Literal["guesses", "features"], ...]
+"""`guesses`: `prediction` int32 [N, up to 5], the best first, and `confidence` float32 [N] of the first; `features`:
+`feature` float32 [N, D], what the last layer is given.
+"""
+
+KINDS: Kinds = ("guesses", "features")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is computed from images."""
+
+    kinds: Kinds
+    among: Sequence[int] = ()
+    """Labels that guesses are among; empty for all."""
 
 
 @dataclass(frozen=True)

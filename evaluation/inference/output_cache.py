@@ -61,7 +61,7 @@ class KeptOutputs:
     def rows(self) -> np.ndarray:
         """Return the rows that are there, int64, ascending."""
         there = np.zeros(self.num_rows, dtype=bool)
-        for path in self._parts():
+        for path in self.parts():
             there[_read(path, [ROW])[ROW]] = True
         return np.flatnonzero(there)
 
@@ -97,18 +97,15 @@ class KeptOutputs:
         Memory holds it, and a part of it besides.
         """
         rows, whole = self.rows(), np.zeros(0)
-        for path in self._parts():
+        for path in self.parts():
             part = _read(path, [ROW, name])
             if not whole.size:
                 whole = np.zeros((len(rows), *part[name].shape[1:]), dtype=part[name].dtype)
             whole[np.searchsorted(rows, part[ROW])] = part[name]
         return whole
 
-    def parts(self) -> list[str]:
-        """Return the names of the files, which no others ever have."""
-        return [path.name for path in self._parts()]
-
-    def _parts(self) -> list[Path]:
+    def parts(self) -> list[Path]:
+        """Return the files, whose names no others ever have."""
         return sorted(self.folder.glob("part-*.parquet"))
 
 

@@ -1,8 +1,10 @@
 """What a classifier says of each image of real sets, kept, and of generated images."""
 
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +15,10 @@ from PIL import Image
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop, shown_name
 from evaluation.images.real_sets import RealSet
-from evaluation.inference.network import Network, infer
+from evaluation.inference.network import KINDS, Kinds, Network, Request, infer
 from evaluation.inference.output_cache import ROW, Columns, KeptOutputs, folder_name
-from evaluation.inference.reading import crop_for, read_images
-from evaluation.inference.request import KINDS, Kinds, Request, SetRequest
-from evaluation.inference.trained_model import Looked
+from evaluation.inference.reading import ToRead, crop_for, read_images
+from evaluation.inference.trained_model import Model
 from generation.shards.storage import StorageError
 
 OUTPUTS_VERSION = 4
@@ -45,11 +46,12 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class SetInference:
-    """Inference on the images of a set: what is requested, and what is kept of it."""
+    """Inference on the images of a set: what is requested, of which images, and what is kept of it."""
 
     images: RealSet
-    request: SetRequest
-    """For the rows that are not kept yet."""
+    request: Request
+    to_read: ToRead
+    """The rows that are not kept yet."""
 
     kept: KeptOutputs
     unreadable: list[int] = field(default_factory=list)
@@ -64,7 +66,7 @@ class SetInference:
 
 def outputs_of(
     wanted: Mapping[RealSet, Kinds],
-    model: Looked,
+    model: Model,
     config: EvaluationConfig,
     folder: Path,
     say: Callable[[str], None],
@@ -77,13 +79,12 @@ def outputs_of(
     groups = same_images(wanted, model)
     inferences = [open_kept(group, wanted, model, config, folder) for group in groups]
     for each in inferences:
-        if 0 < len(each.request.rows) < each.images.num_images:
-            num_kept = each.images.num_images - len(each.request.rows)
+        if 0 < (num_missing := len(each.to_read.rows)) < each.images.num_images:
+            num_kept = each.images.num_images - num_missing
             say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
-    requests = [each.request for each in inferences]
-    if any(len(request.rows) for request in requests):
-        computed = [Request(each.kinds, each.among) for each in requests]  # actors need no lists of files
-        for columns in infer(read_images(requests, config), Network(model.build, config, computed)):
+    if any(len(each.to_read.rows) for each in inferences):
+        network = Network(model.build, config, [each.request for each in inferences])
+        for columns in infer(read_images([each.to_read for each in inferences], config), network):
             inferences[_only_set(columns)].add(columns)
     for each in inferences:
         each.kept.flush()
@@ -99,13 +100,11 @@ def _only_set(columns: Columns) -> int:
     return numbers.pop()
 
 
-def same_images(sets: Mapping[RealSet, Kinds], model: Looked) -> list[list[RealSet]]:
+def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:
     """Return the sets, together those whose images and guesses are the same, whatever their labels."""
-    groups: dict[str, list[RealSet]] = {}
+    groups: defaultdict[str, list[RealSet]] = defaultdict(list)
     for images in sets:
-        groups.setdefault(f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}", []).append(
-            images
-        )
+        groups[f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}"].append(images)
     return list(groups.values())
 
 
@@ -114,13 +113,13 @@ def image_set_key(images: RealSet) -> list[str | int]:
     return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
 
 
-def candidate_labels(images: RealSet, model: Looked) -> list[int]:
+def candidate_labels(images: RealSet, model: Model) -> list[int]:
     """Return the labels that guesses are among, empty for all."""
-    return images.shared.tolist() if len(images.shared) < model.num_classes else []
+    return images.shared.tolist() if len(images.shared) < model.label_space.num_classes else []
 
 
 def open_kept(
-    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Looked, config: EvaluationConfig, folder: Path
+    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Model, config: EvaluationConfig, folder: Path
 ) -> SetInference:
     """Return what is kept of the outputs for the same images, by all that decides them."""
     images = group[0]
@@ -138,8 +137,9 @@ def open_kept(
     name = "-".join([Path(images.place).name or images.name, *kinds])
     kept = KeptOutputs(folder / folder_name(name, key), images.num_images)
     kept.open(key)
-    request = SetRequest(kinds, among, source=images.source, positions=images.positions, rows=kept.missing(), crop=crop)
-    return SetInference(images, request, kept)
+    rows = kept.missing()
+    to_read = ToRead(images.source, images.positions[rows], rows, crop)
+    return SetInference(images, Request(kinds, among), to_read, kept)
 
 
 def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
@@ -161,21 +161,15 @@ def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
     return Outputs(inference.kept, rows, tuple(names))
 
 
-def outputs_of_generated(samples: ray.data.Dataset, model: Looked, config: EvaluationConfig) -> Columns:
+def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
     """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
     crop = crop_for(model.crop, config, has_border=False)
-    shown = samples.map_batches(cast(Any, Shown(crop)), batch_size=config.batch_size, num_cpus=0)
+    shown = samples.map_batches(cast(Any, partial(shown_samples, crop)), batch_size=config.batch_size, num_cpus=0)
     parts = list(infer(shown, Network(model.build, config, [Request(KINDS)])))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Makes of generated samples what `NetworkActor` is given."""
-
-    crop: Crop
-
-    def __call__(self, samples: Columns) -> Columns:
-        """Return their images as shown, with their labels."""
-        images = np.stack([self.crop(Image.fromarray(image)) for image in samples["image"]])
-        return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}
+def shown_samples(crop: Crop, samples: Columns) -> Columns:
+    """Return of generated samples what `NetworkActor` is given."""
+    images = np.stack([crop(Image.fromarray(image)) for image in samples["image"]])
+    return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}

@@ -1,6 +1,7 @@
 """Images of real sets, read, decoded and cropped on any nodes of a Ray cluster."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -9,8 +10,8 @@ import ray.data
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop, UnreadableImageError
+from evaluation.images.image_list import ImageList
 from evaluation.inference.output_cache import ROW, Columns
-from evaluation.inference.request import SetRequest
 from generation.shards.datasets import PART_BYTES
 from generation.stream.units import PARTS_PER_READER, bound_memory, each_by
 
@@ -39,21 +40,36 @@ def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
     return Crop(resize_size, crop_size, interpolation, config.upright, own.is_squashed)
 
 
-def read_images(requests: Sequence[SetRequest], config: EvaluationConfig) -> ray.data.Dataset:
+@dataclass(frozen=True, eq=False)
+class ToRead:
+    """Which images of a set are read, and what of them is shown."""
+
+    source: ImageList
+    positions: np.ndarray
+    """int64 [N]: where in the source they are."""
+
+    rows: np.ndarray
+    """int64 [N]: which images of the set they are."""
+
+    crop: Crop
+
+
+def read_images(sets: Sequence[ToRead], config: EvaluationConfig) -> ray.data.Dataset:
     """Return blocks of one set each, in no certain order.
 
-    Columns are `set`, the request's number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
+    Columns are `set`, its number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
     bool `is_read`, which says of an image whether it could be decoded.
     """
-    image_bytes = max(each.crop.crop_size for each in requests) ** 2 * 3
-    sizes = [_unit_size(len(each.rows), image_bytes, config) for each in requests]
+    image_bytes = max(each.crop.crop_size for each in sets) ** 2 * 3
+    sizes = [_unit_size(len(each.rows), image_bytes, config) for each in sets]
     units = [
         {"set": number, "start": start, "stop": min(start + size, len(each.rows))}
-        for number, (each, size) in enumerate(zip(requests, sizes, strict=True))
+        for number, (each, size) in enumerate(zip(sets, sizes, strict=True))
         for start in range(0, len(each.rows), size)
     ]
-    reader = ImageReader, [[ray.put(list(requests))]]
-    dataset = each_by(reader, units, config.num_readers, len(units), config.label_selector)
+    dataset = each_by(
+        (ImageReader, [[ray.put(list(sets))]]), units, config.num_readers, len(units), config.label_selector
+    )
     unit_bytes = max(sizes) * image_bytes
     bound_memory(dataset, unit_bytes, (config.num_readers + config.num_actors) * PARTS_PER_READER * unit_bytes)
     return dataset
@@ -68,9 +84,9 @@ def _unit_size(num_images: int, image_bytes: int, config: EvaluationConfig) -> i
 class ImageReader:
     """Reads and decodes units of sets."""
 
-    def __init__(self, requests: list[ray.ObjectRef]) -> None:
-        self.requests: list[SetRequest] = ray.get(requests[0])
-        self.opener_of = lru_cache(maxsize=2)(lambda number: self.requests[number].source.opener())
+    def __init__(self, sets: list[ray.ObjectRef]) -> None:
+        self.sets: list[ToRead] = ray.get(sets[0])
+        self.opener_of = lru_cache(maxsize=2)(lambda number: self.sets[number].source.opener())
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Columns]:
         """Yield one unit's images, black where one cannot be decoded.
@@ -78,13 +94,13 @@ class ImageReader:
         A generator, since Ray Data hides what another function raises behind an exception of its own.
         """
         number, start, stop = (int(unit[name][0]) for name in ("set", "start", "stop"))
-        request, read = self.requests[number], self.opener_of(number)
-        rows, size = request.rows[start:stop], request.crop.crop_size
+        to_read, read = self.sets[number], self.opener_of(number)
+        rows, size = to_read.rows[start:stop], to_read.crop.crop_size
         images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
         is_read = np.ones(len(rows), dtype=bool)
-        for i, position in enumerate(request.positions[rows].tolist()):
+        for i, position in enumerate(to_read.positions[start:stop].tolist()):
             try:
-                images[i] = request.crop(read(position))
+                images[i] = to_read.crop(read(position))
             except UnreadableImageError:
                 is_read[i] = False
         yield {"set": np.full(len(rows), number), ROW: rows, "image": images, "is_read": is_read}

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from evaluation.images.decoding import Crop
 from evaluation.result import ModelFacts
 from generation.recipes.labels import LabelSpace
-from generation.recipes.recipe import Recipe
 from training.checkpoint import read_checkpoint, recipe_of
 from training.data.consumption import Consumption
 from training.job import CHECKPOINTS, KEPT, SET_SIZE
@@ -20,105 +19,57 @@ class EvaluationError(RuntimeError):
     """A model cannot be evaluated; the message says why."""
 
 
-class Looked(Protocol):
-    """A trained classifier that is looked at."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def architecture(self) -> str: ...  # noqa: D102
-    @property
-    def sha256(self) -> str: ...  # noqa: D102
-    @property
-    def run_dir(self) -> Path: ...  # noqa: D102
-    @property
-    def label_space(self) -> LabelSpace: ...  # noqa: D102
-    @property
-    def num_classes(self) -> int: ...  # noqa: D102
-    @property
-    def crop(self) -> Crop: ...  # noqa: D102
-    @property
-    def build(self) -> Callable[[], Any]: ...  # noqa: D102
-    def facts(self, name: str) -> ModelFacts: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint's content, and where it comes from."""
+    """A trained classifier that is looked at."""
 
-    path: Path
+    facts: ModelFacts
+    """What tables say of it."""
+
     sha256: str
-    """Of the file: whose outputs are whose."""
+    """Of its file, or its weights: whose outputs are whose."""
 
-    checkpoint: dict[str, Any]
+    run_dir: Path
+    """Where its evaluation is written."""
 
-    @property
-    def run_dir(self) -> Path:
-        """Return the folder of its run, also where it is in one of the run's own."""
-        folder = self.path.parent
-        return folder.parent if folder.name in (CHECKPOINTS, KEPT) else folder
+    label_space: LabelSpace
+    crop: Crop
+    """What it is shown of an image by default."""
 
-    @property
-    def name(self) -> str:
-        """Return what tables call it: its run, and where it is not the last its step."""
-        return self.run_dir.name if self.path.parent == self.run_dir else f"{self.run_dir.name}, {self.path.stem}"
+    build: Callable[[], Any]
+    """Gives the classifier, in evaluation mode."""
 
-    @property
-    def architecture(self) -> str:
-        """Return the name of its network."""
-        return self.checkpoint["classifier"]["config"]["architecture"]
 
-    @property
-    def recipe(self) -> Recipe:
-        """Return the recipe of the images that it was trained on."""
-        return recipe_of(self.checkpoint)
+def open_model(path: Path) -> Model:
+    """Return a checkpoint to look at; ValueError with the remedy for a file that is none of ours."""
+    checkpoint = read_checkpoint(path)
+    with path.open("rb") as file:
+        return model_of(path, hashlib.file_digest(file, "sha256").hexdigest(), checkpoint)
 
-    @property
-    def label_space(self) -> LabelSpace:
-        """Its classes."""
-        return self.recipe.label_space
 
-    @property
-    def num_classes(self) -> int:
-        """How many there are."""
-        return self.checkpoint["classifier"]["num_classes"]
-
-    @property
-    def crop(self) -> Crop:
-        """What it is shown of an image by default."""
-        saved = self.checkpoint["classifier"]
-        return crop_of(saved["config"]["crop_size"] or saved["image_size"])
-
-    @property
-    def build(self) -> Callable[[], Any]:
-        """Return what builds the classifier, in evaluation mode."""
-        return partial(build_classifier, self.checkpoint)
-
-    def facts(self, name: str) -> ModelFacts:
-        """Return what tables say of it.
-
-        `num_images` are different ones, other than real ones that were mixed in; `num_trained` all uses.
-        """
-        saved, recipe = self.checkpoint["classifier"], self.recipe
-        settings = saved["config"]
-        run = self.checkpoint["run"]
-        num_trained = self.checkpoint["global_step"] * settings["global_batch_size"]
-        num_taken = len(Consumption.from_checkpoint(run["consumption"]["synthetic"]).taken)
-        return {
-            "name": name,
-            "architecture": self.architecture,
-            "checkpoint": str(self.path),
-            "label_space": recipe.label_space.name,
-            "num_classes": saved["num_classes"],
-            "image_size": saved["image_size"],
-            "num_images": min(num_taken, run["sets"][SET_SIZE]),
-            "num_trained": num_trained,
-            "trained_on": self.checkpoint.get("trained_on", "generated"),
-            "recipe_sha256": recipe.sha256,
-            "guidance_scale": list(recipe.guidance_scale),
-            "templates": list(recipe.templates),
-            "augmentation": settings["augmentation"],
-        }
+def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> Model:
+    """Return what a checkpoint holds; its run's folder is the one above where it is in one of the run's own."""
+    saved, run, recipe = checkpoint["classifier"], checkpoint["run"], recipe_of(checkpoint)
+    settings = saved["config"]
+    run_dir = path.parent.parent if path.parent.name in (CHECKPOINTS, KEPT) else path.parent
+    num_taken = len(Consumption.from_checkpoint(run["consumption"]["synthetic"]).taken)
+    facts: ModelFacts = {
+        "name": run_dir.name if path.parent == run_dir else f"{run_dir.name}, {path.stem}",
+        "architecture": settings["architecture"],
+        "checkpoint": str(path),
+        "label_space": recipe.label_space.name,
+        "num_classes": saved["num_classes"],
+        "image_size": saved["image_size"],
+        "num_images": min(num_taken, run["sets"][SET_SIZE]),
+        "num_trained": checkpoint["global_step"] * settings["global_batch_size"],
+        "trained_on": checkpoint.get("trained_on", "generated"),
+        "recipe_sha256": recipe.sha256,
+        "guidance_scale": list(recipe.guidance_scale),
+        "templates": list(recipe.templates),
+        "augmentation": settings["augmentation"],
+    }
+    crop = crop_of(settings["crop_size"] or saved["image_size"])
+    return Model(facts, sha256, run_dir, recipe.label_space, crop, partial(build_classifier, checkpoint))
 
 
 def build_classifier(checkpoint: dict[str, Any]) -> Any:
@@ -131,10 +82,3 @@ def build_classifier(checkpoint: dict[str, Any]) -> Any:
 def crop_of(trained_size: int) -> Crop:
     """Return what is shown to a network that was trained on crops of that height and width, in pixels."""
     return Crop(round(trained_size * 256 / 224), trained_size, "bilinear")
-
-
-def open_model(path: Path) -> Model:
-    """Return a checkpoint to look at; ValueError with the remedy for a file that is none of ours."""
-    checkpoint = read_checkpoint(path)
-    with path.open("rb") as file:
-        return Model(path, hashlib.file_digest(file, "sha256").hexdigest(), checkpoint)

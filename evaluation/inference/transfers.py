@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.real_sets import RealSet
+from evaluation.images.transfer_sets import TransferSet
 from evaluation.inference.output_cache import folder_name
 from evaluation.inference.outputs import Outputs
 from evaluation.inference.trained_model import EvaluationError
@@ -34,20 +35,8 @@ GROUPS = {
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class TransferImages:
-    """A set of other classes to tell apart by a network's features."""
-
-    name: str
-    trainval: RealSet
-    test: RealSet
-    solver: Solver
-    split: str
-    """`published` by the set's authors, or `drawn` here."""
-
-
 def transfer(
-    transfers: Sequence[TransferImages],
+    transfers: Sequence[TransferSet],
     features: Mapping[RealSet, Outputs],
     config: EvaluationConfig,
     outputs: Path,
@@ -66,7 +55,7 @@ def transfer(
 
 
 def fits_of(
-    transfers: Sequence[TransferImages],
+    transfers: Sequence[TransferSet],
     said: Mapping[str, Sequence[Outputs]],
     config: EvaluationConfig,
     kept: Storage,
@@ -78,16 +67,14 @@ def fits_of(
     raised.
     """
     files = {
-        each.name: [name_of_kept(each, said[each.name], seed) for seed in config.transfer_seeds] for each in transfers
+        each.name: {seed: name_of_kept(each, said[each.name], seed) for seed in config.transfer_seeds}
+        for each in transfers
     }
+    num_cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     fits = Fits(kept, say)
     for each in transfers:
-        missing = {
-            seed: file
-            for seed, file in zip(config.transfer_seeds, files[each.name], strict=True)
-            if not kept.exists(file)
-        }
-        while missing and len(fits.running) >= num_cores():
+        missing = {seed: file for seed, file in files[each.name].items() if not kept.exists(file)}
+        while missing and len(fits.running) >= num_cores:
             fits.keep_one()
         if missing and not fits.failed:
             fits.start(each, said[each.name], missing, config)
@@ -95,7 +82,7 @@ def fits_of(
         fits.keep_one()
     if fits.failed:
         raise fits.failed[0]
-    return {name: [json.loads(kept.read(file)) for file in of_set] for name, of_set in files.items()}
+    return {name: [json.loads(kept.read(file)) for file in of_set.values()] for name, of_set in files.items()}
 
 
 @dataclass(frozen=True)
@@ -110,10 +97,13 @@ class Fits:
     failed: list[Exception] = field(default_factory=list)
 
     def start(
-        self, images: TransferImages, said: Sequence[Outputs], missing: Mapping[int, str], config: EvaluationConfig
+        self, images: TransferSet, said: Sequence[Outputs], missing: Mapping[int, str], config: EvaluationConfig
     ) -> None:
         """Fit to a set's features by each seed; these are in memory until all are through."""
-        trainval, test = (labelled(*pair) for pair in zip((images.trainval, images.test), said, strict=True))
+        trainval, test = (
+            Labelled(one.read("feature"), part.labels[one.rows])
+            for part, one in zip((images.trainval, images.test), said, strict=True)
+        )
         self.say(
             f"transfer to {images.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test, "
             f"{len(missing)} seeds"
@@ -143,11 +133,6 @@ def failure(name: str, seed: int, error: RayError) -> Exception:
         return EvaluationError(f"Transfer to {name} with seed {seed}: {cause} What was fitted is kept.")
     error.add_note(f"In the transfer to {name} with seed {seed}. What was fitted is kept.")
     return error
-
-
-def num_cores() -> int:
-    """Return how many fits the cluster has cores for at once."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def started(sets: ray.ObjectRef, solver: Solver, seed: int, config: EvaluationConfig) -> ray.ObjectRef:
@@ -183,21 +168,16 @@ def group_means(told: Mapping[str, TransferResult]) -> dict[str, GroupResult]:
     }
 
 
-def name_of_kept(transfer: TransferImages, said: Sequence[Outputs], seed: int) -> str:
+def name_of_kept(transfer: TransferSet, said: Sequence[Outputs], seed: int) -> str:
     """Return the file that keeps what was found, which may have taken hours.
 
     Features that are worked out anew, whatever for, are in files of other names, and are fitted anew.
     """
     key = {
         "version": TRANSFER_VERSION,
-        "features": [each.kept.parts() for each in said],
+        "features": [[path.name for path in each.kept.parts()] for each in said],
         "rows": [zlib.crc32(each.rows.tobytes()) for each in said],
         "solver": transfer.solver,
         "seed": seed,
     }
     return f"{folder_name(f'transfer-{transfer.name}', key)}.json"
-
-
-def labelled(images: RealSet, said: Outputs) -> Labelled:
-    """Return features with the labels of their images."""
-    return Labelled(said.read("feature"), images.labels[said.rows])

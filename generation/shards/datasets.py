@@ -20,7 +20,7 @@ from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
 from generation.recipes.recipe import Recipe
-from generation.sample import SampleBatch, PassBatch, selected
+from generation.sample import PassBatch, SampleBatch, selected
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError

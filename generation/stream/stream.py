@@ -34,7 +34,7 @@ from generation.indices import IndexSet, Wanted
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
-from generation.sample import SampleBatch, PassBatch, selected
+from generation.sample import PassBatch, SampleBatch, selected
 from generation.stream.ordered import in_order
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 

@@ -7,9 +7,9 @@ from typing import cast
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import Planned, evaluate, open_transfer
 from evaluation.images.decoding import Crop
-from evaluation.images.real_sets import open_sets
+from evaluation.images.real_sets import open_set
 from evaluation.inference.reading import crop_for
-from evaluation.inference.trained_model import Looked, Model, open_model
+from evaluation.inference.trained_model import Model, open_model
 from evaluation.pages.model_page import csv_text, model_page
 from evaluation.result import Circumstances, Evaluation
 from generation.files import new_path
@@ -37,8 +37,10 @@ def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
     """
     paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
     config = dataclasses.replace(config, paths=paths)
-    transfers = [open_transfer(name, config, label_space) for name in config.transfer]
-    return Planned(open_sets(config, label_space), transfers)
+    return Planned(
+        [open_set(name, config, label_space) for name in config.sets],
+        [open_transfer(name, config, label_space) for name in config.transfer],
+    )
 
 
 def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
@@ -53,7 +55,7 @@ def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, 
         check_writable(run_dir)
 
 
-def write_evaluation(model: Looked, planned: Planned, config: JobConfig) -> Evaluation:
+def write_evaluation(model: Model, planned: Planned, config: JobConfig) -> Evaluation:
     """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
 
     ValueError if nodes for it do not come in the time that the settings give them.
@@ -61,7 +63,7 @@ def write_evaluation(model: Looked, planned: Planned, config: JobConfig) -> Eval
     run_dir = model.run_dir
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation: Evaluation = {
-        "model": model.facts(model.name),
+        "model": model.facts,
         "circumstances": cast(Circumstances, circumstances()),
         "settings": to_yaml(config),
         **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), announce),

@@ -99,7 +99,7 @@ def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unrea
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
     """Return what training opens."""
-    return TrainingSamples(images.num_images, images.open, "real", images.names_hash, images.image_size)
+    return TrainingSamples(images.num_images, images.open, "real", images.source.names_hash, images.image_size)
 
 
 def open_real(

@@ -82,7 +82,7 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], 
     points: dict[int, Point] = {}
     for path in kept_checkpoints(run_dir):
         model = open_model(path)
-        num_trained = model.facts("")["num_trained"]
+        num_trained = model.facts["num_trained"]
         if path.parent == run_dir and num_trained in points:
             continue
         spent = spent_at(read_spent(run_dir / SPENT_FILE), num_trained)

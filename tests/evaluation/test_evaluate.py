@@ -12,11 +12,12 @@ from ray.exceptions import RayTaskError
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import unknown_digits
 from evaluation.images.real_sets import RealSet
+from evaluation.images.transfer_sets import TransferSet
 from evaluation.inference import transfers
 from evaluation.inference.output_cache import ROW, KeptOutputs
 from evaluation.inference.outputs import Outputs
 from evaluation.inference.trained_model import EvaluationError
-from evaluation.inference.transfers import TransferImages, group_means, over_seeds, transfer
+from evaluation.inference.transfers import group_means, over_seeds, transfer
 from evaluation.metrics.transfer import Labelled, Transfer
 from generation.recipes.labels import ClassEntry, LabelSpace
 
@@ -44,7 +45,7 @@ class Reference:
     found: Any
 
 
-def features_of(digits: TransferImages, folder: Path, num_left_out: int = 0) -> dict[RealSet, Outputs]:
+def features_of(digits: TransferSet, folder: Path, num_left_out: int = 0) -> dict[RealSet, Outputs]:
     """Keep features of one number each, and return them; the last images may be unreadable."""
     outputs = {}
     for images in (digits.trainval, digits.test):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from evaluation.images.array_files import array_images
+from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
-from evaluation.images.sources import ImageSource
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -22,7 +22,7 @@ def write_mnist(folder: Path, split: str, labels: list[int], ending: str = ".gz"
         (folder / f"{split}-{name}-ubyte{ending}").write_bytes(content)
 
 
-def seen(source: ImageSource) -> list[tuple[str, int]]:
+def seen(source: ImageList) -> list[tuple[str, int]]:
     """Return the class and the first value of each image."""
     read = source.opener()
     classes = [source.classes[number] for number in source.class_numbers().tolist()]

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from evaluation.images.decoding import UnreadableImageError, centre_crop, fitted, read_image, square, upright
+from evaluation.images.decoding import Crop, UnreadableImageError, fitted, read_image, square, upright
 from generation.shards.storage import StorageError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -217,15 +217,14 @@ def test_the_centre_is_torchvisions_to_the_pixel(
 ):
     image = noise(*size)
     theirs = transforms.Compose([transforms.Resize(resize_size, mode), transforms.CenterCrop(crop_size)])(image)
-    resampling = Image.Resampling.BILINEAR if mode == InterpolationMode.BILINEAR else Image.Resampling.BICUBIC
-    ours = centre_crop(image, resize_size, crop_size, resampling)
+    ours = Crop(resize_size, crop_size, mode.value)(image)
     assert (ours.shape, ours.dtype) == ((crop_size, crop_size, 3), np.uint8)
     np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
 def test_the_centre_of_an_image_of_that_size_is_its_own_pixels():
     image = noise(8, 12)
-    cropped = centre_crop(image, 8, 4, Image.Resampling.BICUBIC)
+    cropped = Crop(8, 4, "bicubic")(image)
     np.testing.assert_array_equal(cropped, np.asarray(image)[4:8, 2:6])
 
 

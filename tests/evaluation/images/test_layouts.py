@@ -7,6 +7,7 @@ import pickle
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
 from evaluation.images.decoding import UnreadableImageError, upright
-from evaluation.images.layouts import flat_images, open_layout
-from evaluation.images.listed_images import ListedImages, packed, split_of
+from evaluation.images.flat_folders import flat_images
+from evaluation.images.image_list import ImageList, listed, packed
+from evaluation.images.layouts import open_layout
 from evaluation.images.parquet import parquet_images
-from evaluation.images.sources import FolderImages, ImageSource
-from evaluation.images.tar import TarImages, key_and_ending, tar_images
+from evaluation.images.splits import split_of
+from evaluation.images.tar import key_and_ending, open_members, tar_images
 from generation.shards.storage import StorageError
 
 SYNSETS = (
@@ -121,7 +123,7 @@ def raw_tar(path: Path, **members: bytes) -> Path:
     return path
 
 
-def greys(source: ImageSource, positions: Iterable[int] | None = None) -> list[int]:
+def greys(source: ImageList, positions: Iterable[int] | None = None) -> list[int]:
     """Return the grey of each image."""
     read = source.opener()
     images = [np.asarray(read(i)) for i in (positions if positions is not None else range(source.num_images))]
@@ -129,13 +131,13 @@ def greys(source: ImageSource, positions: Iterable[int] | None = None) -> list[i
     return [int(image[0, 0, 0]) for image in images]
 
 
-def classes_of(source: ImageSource) -> list[str]:
+def classes_of(source: ImageList) -> list[str]:
     """Return the class of each image."""
     assert source.class_numbers().dtype == np.int64
     return [source.classes[number] for number in source.class_numbers()]
 
 
-def names_in(source: ImageSource, folder: Path) -> list[str]:
+def names_in(source: ImageList, folder: Path) -> list[str]:
     return [str(Path(name).relative_to(folder)) for name in source.names()]
 
 
@@ -640,7 +642,7 @@ def test_layouts_are_told_apart(tmp_path: Path):
     (tmp_path / "flat" / "ILSVRC2012_img_val.tar").touch()
     for grey, place in enumerate(("classes", "parquet", "tars", "flat"), start=1):
         assert greys(open_layout(str(tmp_path / place))) == [grey]
-    assert isinstance(open_layout(str(tmp_path / "classes"), split="train"), FolderImages)  # no split is told there
+    assert greys(open_layout(str(tmp_path / "classes"), split="train")) == [1]  # no split is told there
     assert greys(open_layout(str(tmp_path / "parquet" / "a.parquet"))) == [2]
     assert greys(open_layout(str(tmp_path / "tars" / "a.tar"), split="train")) == [3]
 
@@ -730,10 +732,10 @@ def test_fifty_thousand_images_are_small_to_send(tmp_path: Path):
     order = np.random.default_rng(0).permutation(50000)
     names = [f"ILSVRC2012_val_{number + 1:08}_n{number % 1000:08}.JPEG" for number in order]
     parquet(tmp_path / "a.parquet", [(b"", name, i % 1000) for i, name in enumerate(names)], group=100)
-    files = ListedImages("/val", ("a", "b"), order.astype(np.int32) % 2, packed(names))
-    tars = TarImages(
-        "/val", ("a", "b"), files.numbers, files.packed_names, ("a",), np.array([50000]), order * 997, order
-    )
+    labels = ["ab"[number % 2] for number in order]
+    files = listed("/val", names, labels)
+    places = np.stack([order * 0, order * 997, order], axis=1)
+    tars = listed("/val", names, labels, opener_of=partial(open_members, ["/val/a.tar"], places))
     for source, limit in ((files, 1e6), (parquet_images(str(tmp_path)), 1e6), (tars, 2e6)):
         sent = pickle.dumps(source)
         assert len(sent) < limit

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from evaluation.config import EvaluationConfig
-from evaluation.images.digits import DigitImages, open_digits
+from evaluation.images.digits import digit_images
 from evaluation.images.imagenet import classes_of_set
 from evaluation.images.layouts import open_layout
-from evaluation.images.real_sets import RealSet, open_set, open_sets, whole_set
+from evaluation.images.real_sets import RealSet, open_set, whole_set
 from generation.digits.real_digits import evaluation_digits, training_digits
 from generation.recipes.labels import ClassEntry, LabelSpace, load_label_space
 
@@ -118,7 +118,7 @@ def test_of_200_classes_a_classifier_of_the_thousand_knows_all(some_classes: tup
 
 def test_real_labels_are_of_the_validation_images_and_in_their_place(val: Path):
     config = EvaluationConfig(sets=("imagenet_val", "imagenet_real"), paths={"imagenet_val": str(val)})
-    plain, real = open_sets(config, THOUSAND)
+    plain, real = (open_set(name, config, THOUSAND) for name in config.sets)
     assert (plain.name, real.name, plain.accepted) == ("imagenet_val", "imagenet_real", None)
     assert names_of(real) == names_of(plain)
     np.testing.assert_array_equal(real.labels, plain.labels)
@@ -172,7 +172,7 @@ def test_the_digits_need_no_place():
 
 
 def test_shifted_digits_have_the_labels_of_the_digits_and_other_pixels():
-    plain, inverted = open_sets(EvaluationConfig(sets=("digits", "digits/inverted")), DIGITS)
+    plain, inverted = (open_set(name, EvaluationConfig(), DIGITS) for name in ("digits", "digits/inverted"))
     assert inverted.name == "digits/inverted"
     np.testing.assert_array_equal(inverted.labels, plain.labels)
     shown, seen = (np.asarray(images.source.opener()(7)) for images in (plain, inverted))
@@ -196,11 +196,15 @@ def test_digits_are_found_by_name_in_whichever_order_a_classifier_has_them():
 
 
 def test_digits_of_training_are_others():
-    digits = DigitImages(for_training=True)
+    digits = digit_images(for_training=True)
     assert (digits.num_images, len(digits.names())) == (1257, 1257)
     np.testing.assert_array_equal(np.asarray(digits.opener()(3)), training_digits()[0][3])
     np.testing.assert_array_equal(digits.class_numbers(), training_digits()[1])
-    assert open_digits("digits") == DigitImages()
+    assert (
+        open_set("digits", EvaluationConfig(), DIGITS).source.names_hash
+        == digit_images().names_hash
+        != digits.names_hash
+    )
 
 
 def test_a_whole_set_keeps_its_own_classes(tmp_path: Path):
@@ -229,7 +233,7 @@ def test_an_unknown_shift_is_told_with_the_nearest():
 )
 def test_a_set_whose_place_is_not_said_is_told_with_the_setting(name: str, remedy: str):
     with pytest.raises(ValueError, match=rf"^evaluation\.sets has '{name}', and where .* is not said\. {remedy}$"):
-        open_sets(EvaluationConfig(sets=(name,)), THOUSAND)
+        open_set(name, EvaluationConfig(), THOUSAND)
 
 
 def test_missing_classes_are_named_and_may_be_allowed(few: Path):

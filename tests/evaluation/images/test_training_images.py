@@ -7,7 +7,6 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,8 @@ import pytest
 from PIL import Image
 
 from evaluation.config import EvaluationConfig
+from evaluation.images.folders import list_images
 from evaluation.images.real_sets import whole_set
-from evaluation.images.sources import FolderImages, list_images
 from evaluation.images.training_images import (
     RealReader,
     RealTrainingImages,
@@ -205,7 +204,7 @@ def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
 
 def copy_without(source: RealTrainingImages, folder: Path, damaged: list[str]) -> Path:
     """Copy the images of a folder, these without their content."""
-    shutil.copytree(cast(FolderImages, source.source).folder, folder)
+    shutil.copytree(source.source.folder, folder)
     for name in damaged:
         (folder / Path(name).parts[-2] / Path(name).name).write_text("no image")
     return folder

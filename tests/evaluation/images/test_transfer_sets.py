@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import Flowers102, OxfordIIITPet
 
-from evaluation.images.sources import ImageSource
+from evaluation.images.image_list import ImageList
 from evaluation.images.transfer_sets import LAYOUTS, open_transfer_set
 
 Found = list[tuple[str, str, int]]
@@ -32,7 +32,7 @@ def write(file: Path, *lines: str) -> None:
     file.write_text("".join(f"{line}\n" for line in lines))
 
 
-def found(source: ImageSource, folder: Path) -> Found:
+def found(source: ImageList, folder: Path) -> Found:
     read = source.opener()
     pixels = [np.unique(np.asarray(read(position))).tolist() for position in range(source.num_images)]
     assert read(0).mode == "RGB"
@@ -193,8 +193,8 @@ def flowers_of_any_checksum(monkeypatch: pytest.MonkeyPatch):
 def test_a_set_has_the_images_that_its_authors_say(name: str, tmp_path: Path):
     expected = PUBLISHED[name](tmp_path)
     opened = open_transfer_set(name, str(tmp_path))
-    assert (found(opened.trainval, tmp_path), found(opened.test, tmp_path)) == expected
-    assert opened.trainval.classes == opened.test.classes
+    assert (found(opened.trainval.source, tmp_path), found(opened.test.source, tmp_path)) == expected
+    assert opened.trainval.source.classes == opened.test.source.classes
     assert (opened.name, opened.split) == (name, "published")
     assert opened.solver == ("sgd" if name.startswith(("inat", "cog")) else "lbfgs")
 
@@ -211,12 +211,12 @@ def test_a_set_has_the_images_that_its_authors_say(name: str, tmp_path: Path):
 )
 def test_classes_are_in_the_order_of_the_set(name: str, classes: tuple[str, ...], tmp_path: Path):
     PUBLISHED[name](tmp_path)
-    assert open_transfer_set(name, str(tmp_path)).trainval.classes == classes
+    assert open_transfer_set(name, str(tmp_path)).trainval.source.classes == classes
 
 
 def test_pets_are_those_of_torchvision(tmp_path: Path):
     pets(tmp_path)
-    ours, theirs = open_transfer_set("pets", str(tmp_path)).trainval, OxfordIIITPet(tmp_path, "trainval")
+    ours, theirs = open_transfer_set("pets", str(tmp_path)).trainval.source, OxfordIIITPet(tmp_path, "trainval")
     read = ours.opener()
     assert [(read(i).tobytes(), number) for i, number in enumerate(ours.class_numbers())] == [
         (theirs[i][0].tobytes(), theirs[i][1]) for i in range(len(theirs))
@@ -229,12 +229,12 @@ def test_eurosat_has_810_images_of_each_class_for_the_test_and_the_same_ones_aga
         for i in range(count):
             (tmp_path / "eurosat/2750" / name / f"{name}_{i}.jpg").touch()
     opened, again = (open_transfer_set("eurosat", str(tmp_path)) for _ in range(2))
-    names = [source.names() for source in (opened.trainval, opened.test)]
+    names = [source.names() for source in (opened.trainval.source, opened.test.source)]
     assert [sum("Forest" in name for name in part) for part in names] == [3, 810]
     assert [sum("Sea" in name for name in part) for part in names] == [1, 810]
     assert len({*names[0], *names[1]}) == 813 + 811
     assert opened.split == "drawn"
-    assert again.trainval.names() == names[0]
+    assert again.trainval.source.names() == names[0]
 
 
 def test_eurosat_with_too_few_images_for_its_test_is_refused(tmp_path: Path):
@@ -249,8 +249,10 @@ def test_sun397_without_a_partition_is_drawn(tmp_path: Path):
     (tmp_path / "Testing_01.txt").unlink()
     opened = open_transfer_set("sun397", str(tmp_path))
     assert opened.split == "drawn"
-    assert sorted(name for _, name, _ in found(opened.test, tmp_path)) == ["abbey", "apse/indoor"]
-    assert sorted(grey for _, _, grey in found(opened.trainval, tmp_path) + found(opened.test, tmp_path)) == [
+    assert sorted(name for _, name, _ in found(opened.test.source, tmp_path)) == ["abbey", "apse/indoor"]
+    assert sorted(
+        grey for _, _, grey in found(opened.trainval.source, tmp_path) + found(opened.test.source, tmp_path)
+    ) == [
         1,
         2,
         3,
@@ -263,7 +265,7 @@ def test_sun397_has_its_partition_beside_its_classes_too(tmp_path: Path):
     expected = sun397(tmp_path)
     for name in ("Training_01.txt", "Testing_01.txt"):
         (tmp_path / name).rename(tmp_path / "SUN397" / name)
-    assert found(open_transfer_set("sun397", str(tmp_path)).trainval, tmp_path) == expected[0]
+    assert found(open_transfer_set("sun397", str(tmp_path)).trainval.source, tmp_path) == expected[0]
 
 
 def test_images_are_opened_only_where_they_are_wanted_after_being_sent(tmp_path: Path):
@@ -271,7 +273,7 @@ def test_images_are_opened_only_where_they_are_wanted_after_being_sent(tmp_path:
     greys = {name: grey for name, _, grey in expected}
     for name in greys:
         (tmp_path / name).write_bytes(b"not an image")
-    sent = pickle.dumps(open_transfer_set("cog_l1", str(tmp_path)).trainval)
+    sent = pickle.dumps(open_transfer_set("cog_l1", str(tmp_path)).trainval.source)
     paint(tmp_path, greys)
     assert found(pickle.loads(sent), tmp_path) == expected
 
@@ -282,7 +284,7 @@ def test_a_renamed_file_changes_the_hash_and_another_place_does_not(tmp_path: Pa
         cog(tmp_path / place)
         if place == "renamed":
             (tmp_path / place / "train/n1/a.JPEG").rename(tmp_path / place / "train/n1/b.JPEG")
-        hashes.append(open_transfer_set("cog_l1", str(tmp_path / place)).trainval.names_hash)
+        hashes.append(open_transfer_set("cog_l1", str(tmp_path / place)).trainval.source.names_hash)
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -356,7 +358,7 @@ def test_blank_lines_among_pets_are_no_images(tmp_path: Path):
     expected = pets(tmp_path)
     annotations = tmp_path / "oxford-iiit-pet/annotations/trainval.txt"
     annotations.write_text("\n" + annotations.read_text().replace("\n", "\n \n"))
-    assert found(open_transfer_set("pets", str(tmp_path)).trainval, tmp_path) == expected[0]
+    assert found(open_transfer_set("pets", str(tmp_path)).trainval.source, tmp_path) == expected[0]
 
 
 def test_what_torchvision_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -372,7 +374,11 @@ def test_what_is_hidden_or_a_pipe_is_no_class_of_a_transfer_set(tmp_path: Path):
     os.mkfifo(tmp_path / "train" / "pipe")
     os.mkfifo(tmp_path / "train" / "n1" / "pipe.JPEG")
     found = open_transfer_set("cog_l1", str(tmp_path))
-    assert (found.trainval.classes, found.trainval.num_images, found.test.num_images) == (("n1", "n2"), 3, 1)
+    assert (found.trainval.source.classes, found.trainval.source.num_images, found.test.source.num_images) == (
+        ("n1", "n2"),
+        3,
+        1,
+    )
 
 
 def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(tmp_path: Path):

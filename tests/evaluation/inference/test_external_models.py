@@ -17,17 +17,17 @@ from safetensors.torch import save_file
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop
-from evaluation.inference.external_models import ExternalModel, is_external, open_external
-from evaluation.inference.network import Network
+from evaluation.inference.external_models import is_external, open_external, sha256_of
+from evaluation.inference.network import KINDS, Network, Request
 from evaluation.inference.reading import crop_for
-from evaluation.inference.request import KINDS, Request
+from evaluation.inference.trained_model import Model
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig
 
 RESNET18 = "torchvision:resnet18/IMAGENET1K_V1"
 
 
-def opened(source: str, label_space: LabelSpace | None = None, **training: object) -> ExternalModel:
+def opened(source: str, label_space: LabelSpace | None = None, **training: object) -> Model:
     config = TrainingConfig(architecture="resnet18", **training)  # pyright: ignore[reportArgumentType]
     return open_external(source, config, label_space or load_label_space("digits"), Path("run"))
 
@@ -85,15 +85,15 @@ def test_weights_decide_whose_outputs_are_whose(torchvisions: torch.nn.Module):
     model, again = opened(RESNET18), opened(RESNET18)
     assert model.sha256 == again.sha256
     with torch.no_grad():
-        next(again.classifier.parameters())[0, 0, 0, 0] += 1e-3
-    assert model.sha256 != again.sha256
+        next(again.build().parameters())[0, 0, 0, 0] += 1e-3
+    assert sha256_of(again.build(), again.crop) != model.sha256
 
 
 def test_a_network_of_timms_is_shown_images_as_timm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     network = random_network(timm.create_model("test_resnet"))
     monkeypatch.setattr("timm.create_model", lambda name, pretrained: network)
     model = opened("timm:test_resnet")
-    assert (model.architecture, model.name) == ("timm/test_resnet", "test_resnet")
+    assert (model.facts["architecture"], model.facts["name"]) == ("timm/test_resnet", "test_resnet")
     data = timm.data.config.resolve_model_data_config(network)
     transform = cast(Any, timm.data.transforms_factory.create_transform(**data))
     with torch.inference_mode():
@@ -114,7 +114,7 @@ def test_each_image_is_cropped_as_timm_crops_it(monkeypatch: pytest.MonkeyPatch,
     model = opened_of_timms(monkeypatch, name)
     assert model.crop == expected
     assert crop_for(model.crop, EvaluationConfig(), has_border=True) == expected
-    data = timm.data.model_config.resolve_input_data_config(model.classifier.network, use_test_size=True)
+    data = timm.data.model_config.resolve_input_data_config(model.build().network, use_test_size=True)
     theirs = cast(Any, timm.data.transforms_factory.create_transform(**data, normalize=False))
     for height, width in ((400, 600), (600, 400), (100, 101), (expected.resize_size, expected.resize_size)):
         image = photograph(height, width)
@@ -141,7 +141,7 @@ def test_a_network_that_takes_one_size_is_tested_at_that(monkeypatch: pytest.Mon
 
 def test_a_squashed_image_makes_other_outputs(torchvisions: torch.nn.Module):
     model = opened(RESNET18)
-    assert replace(model, crop=replace(model.crop, is_squashed=True)).sha256 != model.sha256
+    assert sha256_of(model.build(), replace(model.crop, is_squashed=True)) != model.sha256
 
 
 def test_a_crop_that_figment_does_not_have_is_refused_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch):
@@ -154,7 +154,7 @@ def test_a_file_of_weights_is_of_the_architecture_and_classes_that_the_settings_
     network = random_network(torchvision.models.resnet18(num_classes=10))
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     model = opened(str(tmp_path / "mine.safetensors"), crop_size=32)
-    assert (model.name, model.crop, model.num_classes) == ("mine", Crop(37, 32, "bilinear"), 10)
+    assert (model.facts["name"], model.crop, model.facts["num_classes"]) == ("mine", Crop(37, 32, "bilinear"), 10)
     images = torch.randint(0, 255, (2, 32, 32, 3), dtype=torch.uint8)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
@@ -171,7 +171,7 @@ def test_weights_of_an_older_torchvision_have_no_counters(tmp_path: Path):
     save_file(weights, tmp_path / "old.safetensors")
     images = torch.randint(0, 255, (2, 32, 32, 3), dtype=torch.uint8)
     model = opened(str(tmp_path / "old.safetensors"), crop_size=32)
-    torch.testing.assert_close(model.classifier.network.state_dict(), network.state_dict())
+    torch.testing.assert_close(model.build().network.state_dict(), network.state_dict())
     assert model.build()(images).shape == (2, 10)
     save_file({name: each for name, each in weights.items() if name != "bn1.running_var"}, tmp_path / "old.safetensors")
     with pytest.raises(ValueError, match=r"'bn1\.running_var' is missing"):
@@ -186,7 +186,7 @@ def test_weights_of_auxiliary_outputs_are_left_out(tmp_path: Path, name: str, au
     save_file(weights, tmp_path / "all.safetensors")
     config = TrainingConfig(architecture=name)
     model = open_external(str(tmp_path / "all.safetensors"), config, load_label_space("digits"), Path("run"))
-    kept = model.classifier.network.state_dict()
+    kept = model.build().network.state_dict()
     assert auxiliary not in kept
     torch.testing.assert_close(kept, {each: weights[each] for each in kept})
     save_file(weights | {"other.bias": torch.zeros(1)}, tmp_path / "all.safetensors")

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from evaluation.config import EvaluationConfig
-from evaluation.inference.network import Network, best_guesses
-from evaluation.inference.request import KINDS, Kinds, Request
+from evaluation.inference.network import KINDS, Kinds, Network, Request, best_guesses
 from evaluation.inference.trained_model import EvaluationError, build_classifier
-from tests.support.models import untrained
+from tests.support.models import untrained, untrained_checkpoint
 
 
 def test_guesses_are_the_best_five_of_all_with_the_chance_of_the_first():
@@ -52,7 +51,7 @@ def test_a_network_computes_the_same_guesses_with_its_features_and_without():
 
 @pytest.mark.parametrize("kinds", [("guesses",), ("features",), KINDS])
 def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
-    checkpoint = untrained().checkpoint
+    checkpoint = untrained_checkpoint()
     checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
     compute = Network(partial(build_classifier, checkpoint), EvaluationConfig(), [Request(kinds)]).load()
     with pytest.raises(EvaluationError, match="NaN or infinite"):

@@ -16,11 +16,11 @@ from torchvision import transforms
 from evaluation.config import EvaluationConfig
 from evaluation.images.real_sets import RealSet, open_set
 from evaluation.inference import output_cache as kept_outputs
+from evaluation.inference.network import KINDS, Kinds
 from evaluation.inference.outputs import Outputs, open_kept, outputs_of, same_images
-from evaluation.inference.request import KINDS, Kinds
 from generation.recipes.labels import ClassEntry, LabelSpace
 from generation.shards.storage import StorageError
-from tests.support.models import untrained
+from tests.support.models import untrained, untrained_checkpoint
 from training.model.classifier import load_classifier
 
 BIRDS = LabelSpace("birds", (ClassEntry("auk"), ClassEntry("puffin"), ClassEntry("owl")))
@@ -54,7 +54,7 @@ def ask(
 
 def said_alone(images: RealSet, among: list[int]) -> dict[str, np.ndarray]:
     """Return what the classifier says of a set's images, one after another in this process."""
-    network = load_classifier(untrained().checkpoint)
+    network = load_classifier(untrained_checkpoint())
     to_square = transforms.Compose([transforms.Resize(37), transforms.CenterCrop(32)])
     pixels = [torch.tensor(np.asarray(to_square(Image.open(name)))) for name in images.source.names()]
     with torch.inference_mode():

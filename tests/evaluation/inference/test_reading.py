@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from evaluation.config import EvaluationConfig
-from evaluation.images.sources import list_images
+from evaluation.images.folders import list_images
 from evaluation.inference import reading
 from evaluation.inference.output_cache import Columns
-from evaluation.inference.reading import Crop, ImageReader, crop_for
-from evaluation.inference.request import KINDS, SetRequest
-from tests.support.models import untrained
+from evaluation.inference.reading import Crop, ImageReader, ToRead, crop_for
+from evaluation.inference.trained_model import crop_of
 
 
 def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -23,17 +22,16 @@ def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, m
     damaged = tmp_path / "second" / "auk" / "080.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])
 
-    def request(folder: str, positions: list[int], rows: list[int], crop: Crop) -> SetRequest:
-        source = list_images(str(tmp_path / folder))
-        return SetRequest(KINDS, source=source, positions=np.array(positions), rows=np.array(rows), crop=crop)
+    def to_read(folder: str, positions: list[int], rows: list[int], crop: Crop) -> ToRead:
+        return ToRead(list_images(str(tmp_path / folder)), np.array(positions), np.array(rows), crop)
 
-    requests = [
-        request("first", [0], [0], Crop(8, 8, "bilinear")),
+    sets = [
+        to_read("first", [0], [0], Crop(8, 8, "bilinear")),
         # Images 0, 40, 80 and 160 are of the set, of which the first row is there already.
-        request("second", [0, 1, 2, 4], [1, 2, 3], Crop(4, 4, "bicubic")),
+        to_read("second", [1, 2, 4], [1, 2, 3], Crop(4, 4, "bicubic")),
     ]
     monkeypatch.setattr(reading.ray, "get", lambda reference: reference)
-    reader = ImageReader([requests])  # pyright: ignore[reportArgumentType]
+    reader = ImageReader([sets])  # pyright: ignore[reportArgumentType]
 
     def read(number: int, start: int, stop: int) -> Columns:
         unit = {"set": np.array([number]), "start": np.array([start]), "stop": np.array([stop])}
@@ -78,8 +76,7 @@ def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch
 )
 def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
     config = EvaluationConfig(**settings)
-    assert crop_for(untrained(image_size=224).crop, config, has_border=True) == expected
-    assert crop_for(untrained(image_size=256, crop_size=224).crop, config, has_border=True) == expected
+    assert crop_for(crop_of(224), config, has_border=True) == expected
 
 
 def test_weights_of_others_are_shown_what_they_go_by_unless_told():
@@ -90,5 +87,5 @@ def test_weights_of_others_are_shown_what_they_go_by_unless_told():
 
 def test_an_image_without_a_border_is_shown_as_a_whole():
     config = EvaluationConfig(resize_size=64)
-    assert crop_for(untrained().crop, config, has_border=False) == Crop(32, 32, "bicubic")
-    assert crop_for(untrained().crop, config, has_border=True) == Crop(64, 32, "bilinear")
+    assert crop_for(crop_of(32), config, has_border=False) == Crop(32, 32, "bicubic")
+    assert crop_for(crop_of(32), config, has_border=True) == Crop(64, 32, "bilinear")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.inference.trained_model import Model
+from evaluation.images.decoding import Crop
+from evaluation.inference.trained_model import model_of
 from generation.indices import IndexSet
 from generation.recipes.recipe import Recipe
 from training.checkpoint import check_goes_on
@@ -40,14 +41,21 @@ def checkpoint_of(recipe: Recipe, taken: list[range], sets: dict[str, int]) -> d
 def test_images_are_those_that_came_each_counted_once(
     painted: Recipe, taken: list[range], set_size: int, num_images: int
 ):
-    model = Model(Path("/runs/a/checkpoint.ckpt"), "0", checkpoint_of(painted, taken, {SET_SIZE: set_size}))
-    facts = model.facts(model.name)
+    model = model_of(Path("/runs/a/checkpoint.ckpt"), "0", checkpoint_of(painted, taken, {SET_SIZE: set_size}))
+    facts = model.facts
     assert (facts["name"], facts["num_images"], facts["num_trained"]) == ("a", num_images, 640)
 
 
 def test_a_checkpoint_of_a_run_under_way_is_evaluated_into_the_runs_folder(painted: Recipe):
-    model = Model(Path("/runs/a/checkpoints/step-000000000010.ckpt"), "0", checkpoint_of(painted, [], {SET_SIZE: 1}))
-    assert (model.run_dir, model.name) == (Path("/runs/a"), "a, step-000000000010")
+    model = model_of(Path("/runs/a/checkpoints/step-000000000010.ckpt"), "0", checkpoint_of(painted, [], {SET_SIZE: 1}))
+    assert (model.run_dir, model.facts["name"]) == (Path("/runs/a"), "a, step-000000000010")
+
+
+def test_what_is_shown_to_a_classifier_is_as_large_as_its_crops_or_else_its_images(painted: Recipe):
+    checkpoint = checkpoint_of(painted, [], {SET_SIZE: 1})
+    assert model_of(Path("checkpoint.ckpt"), "0", checkpoint).crop == Crop(37, 32, "bilinear")
+    checkpoint["classifier"]["config"] = vars(dataclasses.replace(CONFIG, crop_size=28))
+    assert model_of(Path("checkpoint.ckpt"), "0", checkpoint).crop == Crop(32, 28, "bilinear")
 
 
 def test_a_run_on_real_images_does_not_go_on_with_other_files_or_with_generated_ones(painted: Recipe):

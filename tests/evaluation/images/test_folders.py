@@ -10,7 +10,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from evaluation.images.sources import EXTENSIONS, list_images
+from evaluation.images.folders import EXTENSIONS, list_images
 from generation.shards.storage import StorageError
 from tests.support.birds import write
 
@@ -27,7 +27,6 @@ def test_images_of_class_folders_are_listed_in_a_sorted_order(tmp_path: Path):
     images = list_images(str(tmp_path))
     assert images.classes == ("n01621127", "n02012849", "puffin")
     assert images.titles == ()
-    assert images.class_counts.tolist() == [2, 0, 2]
     assert images.num_images == 4
     assert images.class_numbers().tolist() == [0, 0, 2, 2]
     assert images.class_numbers().dtype == np.int64
