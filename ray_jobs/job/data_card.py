@@ -41,11 +41,6 @@ def card_text(sets: Sequence[ShardSet], there: Sequence[int]) -> str:
     shards, recipe = sets[0], sets[0].recipe
     licence = licence_of(recipe.model, recipe.revision) if recipe.model else "none: there is no model"
     labels, num_refused, num_left_out = counts(shards, there)
-    rows = "\n".join(
-        f"| {label} | {markdown_text(entry.class_name)} | {markdown_text(entry.wnid)} | "
-        f"{markdown_text(entry.definition)} | {labels[label]:,} |"
-        for label, entry in enumerate(recipe.label_space.classes)
-    )
     held_out = f", and {sets[1].num_images:,} more in held_out/ that are not for training" if len(sets) > 1 else ""
     return f"""---
 license: other
@@ -85,8 +80,17 @@ again (`python -m ray_jobs.regenerate recipe.json`).
 
 | label | class | WordNet id | definition | images |
 |---|---|---|---|---|
-{rows}
+{class_rows(recipe, labels)}
 """
+
+
+def class_rows(recipe: Recipe, num_images: np.ndarray) -> str:
+    """Return a row of a table for each class, with its number of images, int [num_classes]."""
+    return "\n".join(
+        f"| {label} | {markdown_text(entry.class_name)} | {markdown_text(entry.wnid)} | "
+        f"{markdown_text(entry.definition)} | {num_images[label]:,} |"
+        for label, entry in enumerate(recipe.label_space.classes)
+    )
 
 
 def facts(recipe: Recipe) -> str:
