@@ -35,14 +35,17 @@ def main() -> None:
     with user_errors():
         config, recipe, run_dir = prepare(sys.argv[1:])
         open_cluster(config)
-        with local_nodes(config.num_local_nodes, node_size(config)) as nodes:
+        with (
+            local_nodes(config.num_local_nodes, node_size(config)) as nodes,
+            user_errors(),
+        ):  # at Ctrl-C nodes end whole
             check_pool(config)
             claimed = claim(run_dir, to_yaml(config))
             with claimed.undo as at_end:  # without any result no trace is left
                 for results in measure(Experiments(config, recipe, nodes)):
-                    write_report(run_dir, config, recipe, results)
                     at_end.pop_all()
                     at_end.callback(release, claimed)
+                    write_report(run_dir, config, recipe, results)
     print_results(results, config.prices.currency)
     print(f"Everything is in {run_dir}: report.html, scale.json")
     sys.exit("\n".join(results.missed) or None)

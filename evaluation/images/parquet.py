@@ -7,6 +7,7 @@ Knows neither what classes mean, nor Ray.
 
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from typing import NamedTuple
@@ -65,7 +66,7 @@ def parquet_images(place: str, split: str = "") -> ImageList:
     return listed(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
 
 
-def open_rows(image: str, groups: list[Group], names: list[str]) -> Opener:
+def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
     """Return what decodes the image at a position, and keeps the bytes of its row group for those that follow.
 
     `image` is the column of images; `groups` are all row groups in their order.

@@ -8,6 +8,7 @@ import os
 import re
 import reprlib
 import tarfile
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
@@ -61,7 +62,7 @@ def tar_images(place: str, split: str = "") -> ImageList:
     return listed(folder, names, labels, opener_of=partial(open_members, paths, places))
 
 
-def open_members(paths: list[str], places: np.ndarray, names: list[str]) -> Opener:
+def open_members(paths: list[str], places: np.ndarray, names: Sequence[str]) -> Opener:
     """Return what decodes the image at a position.
 
     `places` int64 [num_images, 3] has of each the number of its tar, where its file begins in there, and how long it

@@ -70,11 +70,10 @@ def fits_of(
         each.name: {seed: name_of_kept(each, said[each.name], seed) for seed in config.transfer_seeds}
         for each in transfers
     }
-    num_cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
     fits = Fits(kept, say)
     for each in transfers:
         missing = {seed: file for seed, file in files[each.name].items() if not kept.exists(file)}
-        while missing and len(fits.running) >= num_cores:
+        while missing and len(fits.running) >= max(1, int(ray.cluster_resources().get("CPU", 1))):  # it may grow
             fits.keep_one()
         if missing and not fits.failed:
             fits.start(each, said[each.name], missing, config)

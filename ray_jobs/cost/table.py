@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from generation.files import new_path
-from generation.recipes.recipe import Recipe, differences
+from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config
 from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
 from ray_jobs.job.run_folder import resolve
 from ray_jobs.job.tables import print_facts
 from training.config import TrainingConfig
 
-SETTINGS = ("recipe_file", "recipe", "generation", "data", "training", "evaluation")
+SECTIONS = ("recipe", "generation", "data", "training", "evaluation")
 """Those that may change a rate."""
 
 NUM_REHEARSED_STEPS = 64
@@ -93,8 +93,12 @@ def num_rehearsed_steps(training: TrainingConfig) -> int:
 def other_settings(config: JobConfig, run_dir: Path) -> list[str]:
     """Return the names of settings that may change a rate, and are others than those of a run."""
     theirs = load_config(JobConfig, [str(run_dir / "config.yaml")])
-    ours, others = ({name: dataclasses.asdict(each)[name] for name in SETTINGS} for each in (config, theirs))
-    return list(differences(ours, others))
+    ours, others = (
+        {f"{name}.{key}": value for name in SECTIONS for key, value in vars(getattr(each, name)).items()}
+        | {"recipe_file": each.recipe_file}
+        for each in (config, theirs)
+    )
+    return [name for name, value in ours.items() if others[name] != value]
 
 
 def rows(config: JobConfig, prediction: Prediction, origin: str) -> dict[str, str]:

@@ -33,8 +33,9 @@ class Inbox:
 
     async def read(self, num_read: int, wait_seconds: float) -> list[TrainingProgress]:
         """Return the reports after so many that the reader has, oldest first; wait so long for one."""
-        del self.reports[: num_read - self.num_read]
-        self.num_read = num_read
+        if num_read > self.num_read:  # Ray may run a later call first
+            del self.reports[: num_read - self.num_read]
+            self.num_read = num_read
         if not self.reports:
             self.has_some.clear()
             with suppress(TimeoutError):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,15 @@ def read_spent(path: Path) -> list[Spent]:
 
 
 def _rows_of(path: Path) -> list[Spent]:
-    """Return the rows whose lines have an end: a full disk, or a kill, may have cut the last one."""
+    """Return the whole rows: a full disk, or a kill, may have cut one."""
     text = path.read_text() if path.exists() else ""
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return [Spent(**{name: float(value) for name, value in row.items()}) for row in rows]
+    whole = [row for row in rows if None not in row and all(_is_number(value) for value in row.values())]
+    return [Spent(**{name: float(value) for name, value in row.items()}) for row in whole]
+
+
+def _is_number(text: str | None) -> bool:
+    return re.fullmatch(r"[-+.e0-9]+", text or "") is not None
 
 
 def spent_at(rows: Sequence[Spent], num_trained: int) -> Spent:

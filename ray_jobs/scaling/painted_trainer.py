@@ -150,8 +150,8 @@ class PaintedTrainer:
                 came_at = time.time()
                 ray.get(self.job.ledger.take.remote(batch["index"], came_at - asked_at))
                 if self.began_at is None:
-                    self.began_at = came_at
                     self.waiting.take()
+                    self.began_at = came_at
                 self.run_began_at = self.run_began_at or came_at
                 if appetite := appetite_at(self.job.phases, came_at - self.run_began_at):
                     due_at = next_due_at(due_at, came_at, len(batch["index"]) / appetite)

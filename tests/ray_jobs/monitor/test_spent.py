@@ -70,6 +70,14 @@ def test_a_row_that_was_cut_in_its_last_number_does_not_count_and_makes_room(tmp
     assert read_spent(path) == [first]
 
 
+@pytest.mark.parametrize("damaged", ["11,5", "11,5,0,1,1,12,6,0,1,1", "\0\0\0"])
+def test_a_damaged_row_in_the_middle_does_not_count(tmp_path: Path, damaged: str):
+    path = tmp_path / "spent.csv"
+    names = "seconds,num_trained,num_generated,generation_device_seconds,training_device_seconds"
+    path.write_text(f"{names}\n10,256,0,1,1\n{damaged}\n20,512,0,2,2\n")
+    assert read_spent(path) == [Spent(10, 256, 0, 1, 1), Spent(20, 512, 0, 2, 2)]
+
+
 def test_what_was_spent_is_linear_between_rows():
     rows = [Spent(10, 100, 400, 20, 10), Spent(20, 200, 600, 40, 20)]
     assert spent_at(rows, 50) == Spent(5, 50, 200, 10, 5)
