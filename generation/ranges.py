@@ -48,10 +48,15 @@ def check_ranges(settings: Any, section: str = "") -> None:
 def is_of_type(value: Any, kind: Any) -> bool:
     """Return whether a value is of a type as it stands; an int is a float too, a bool is neither."""
     try:
-        TypeAdapter(kind).validate_python(value, strict=True)
+        _adapter(kind).validate_python(value, strict=True)
     except ValidationError:
         return False
     return True
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @cache

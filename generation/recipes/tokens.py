@@ -33,8 +33,10 @@ def open_token_counter(recipe: Recipe) -> TokenCounter | None:
     """Return the counter of the recipe's model, None where its tokenizers are not on this machine."""
     tokenizers = {name: _load(recipe, name) for name in SUBFOLDERS} if recipe.model else {}
     present = {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None}
-    own_limits = {name: tokenizer.model_max_length for name, tokenizer in present.items()}
-    return TokenCounter(present, own_limits | traits_of(recipe).tokens_read) if present else None
+    if not present:
+        return None
+    read = traits_of(recipe).tokens_read
+    return TokenCounter(present, {name: read.get(name, each.model_max_length) for name, each in present.items()})
 
 
 def _load(recipe: Recipe, subfolder: str) -> PreTrainedTokenizerBase | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,11 @@ its number alone matters, and its pass is 0.
 """
 
 
+def encoding(work: Callable[[Asker, Unit], Iterator[Any]], is_spread: bool = False) -> Stage:
+    """Return a stage of more askers than a stream has: they encode images as well."""
+    return Stage(work, askers_per_generator=1.0, most_askers=16, is_spread=is_spread)
+
+
 def write_shards(
     service: GenerationService,
     config: GenerationConfig,
@@ -61,7 +67,7 @@ def write_shards(
     Those that are damaged are replaced.
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
-    stage = Stage(partial(write_shard, shards), askers_per_generator=1.0, most_askers=16, is_spread=True)
+    stage = encoding(partial(write_shard, shards), is_spread=True)
     return ask_units(service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, Wanted(NOTHING))
 
 
@@ -112,7 +118,7 @@ def tee_samples(
     only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_make)
     making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
     blocks = in_blocks(making, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
-    stage = Stage(Tee(shards, missing, ShardReader(first, seed, wanted)))
+    stage = encoding(Tee(shards, missing, ShardReader(first, seed, wanted)))
     dataset = ask_units(service, config, shards.batch_size, blocks, stage, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)

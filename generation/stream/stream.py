@@ -105,7 +105,7 @@ def stream_samples(
     Rows come in no certain order unless one is wanted.
     """
     batch_size, stage = service.batch_size(), Stage(partial(wanted_of_unit, wanted.serials))
-    num_askers = _num_askers(config, wanted, stage)
+    num_askers = num_askers_of(config, wanted, stage)
     units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
     dataset = ask_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, wanted)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
@@ -131,7 +131,7 @@ def ask_units(
 
     One asker has all units of a block of `in_blocks`, and blocks are begun in their order.
     """
-    num_askers = min(_num_askers(config, wanted, stage), len(blocks))
+    num_askers = min(num_askers_of(config, wanted, stage), len(blocks))
     window = _window(config, wanted, num_askers)
     source = ray.data.from_items(list(blocks), override_num_blocks=len(blocks))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
@@ -146,7 +146,8 @@ def ask_units(
     )
 
 
-def _num_askers(config: GenerationConfig, wanted: Wanted, stage: Stage) -> int:
+def num_askers_of(config: GenerationConfig, wanted: Wanted, stage: Stage) -> int:
+    """Return how many askers each consumer's execution has."""
     if wanted.in_order:
         return 1
     num_askers = min(config.max_actors * stage.askers_per_generator, stage.most_askers)
@@ -303,18 +304,21 @@ class Asker:
             threading.Thread(target=self._look_at_pool, args=(asked_at,), daemon=True).start()
 
     def _look_at_pool(self, asked_at: float) -> None:
+        self._failure = self._failure_now(asked_at)
+
+    def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
         try:
             self.service.raise_if_failed()
             if self.service.num_actors():
                 self._any_actor_seen_at = time.monotonic()
         except GenerationFailedError as error:
-            self._failure = error
-            return
+            return error
         except ControllerSilentError as error:
             logger.warning("%s The stream goes on.", error)
         except (RayError, RayServeException) as error:  # Serve's controller is starting anew
             logger.warning("The pool cannot be looked at, and the stream goes on: %s", type(error).__name__)
-        if time.monotonic() - max(asked_at, self._any_actor_seen_at) > self.longest_wait_seconds:
-            self._failure = GenerationFailedError(
-                f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
-            )
+        if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
+            return None
+        return GenerationFailedError(
+            f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
+        )

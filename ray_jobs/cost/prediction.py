@@ -29,7 +29,7 @@ class Prediction:
     training_seconds: float
     """What training needs if it never waits, the held-out accuracy included."""
 
-    first_turn_seconds: float
+    first_pass_seconds: float
     """How much of that goes by while images are generated: not on what is kept and trained on again, nor on what
     reservoirs have left when the last image comes.
     """
@@ -50,7 +50,7 @@ class Prediction:
     @property
     def binding_side(self) -> Literal["generation", "training"]:
         """Which side the other one waits for."""
-        return "generation" if self.generation_seconds > self.first_turn_seconds else "training"
+        return "generation" if self.generation_seconds > self.first_pass_seconds else "training"
 
 
 def predict(config: JobConfig, recipe: Recipe) -> Prediction:
@@ -66,8 +66,8 @@ def predict(config: JobConfig, recipe: Recipe) -> Prediction:
     if rates.judged_per_second:
         num_judged = training.num_epochs * training.num_held_out
         training_seconds += num_judged / (training.num_workers * rates.judged_per_second)
-    first_turn_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config, recipe))
-    run_seconds = max(generation_seconds, first_turn_seconds) + training_seconds - first_turn_seconds
+    first_pass_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config, recipe))
+    run_seconds = max(generation_seconds, first_pass_seconds) + training_seconds - first_pass_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
     held_hours = (before_seconds + run_seconds) / 3600
     return Prediction(
@@ -75,7 +75,7 @@ def predict(config: JobConfig, recipe: Recipe) -> Prediction:
         num_trained=training.num_trained,
         generation_seconds=generation_seconds,
         training_seconds=training_seconds,
-        first_turn_seconds=first_turn_seconds,
+        first_pass_seconds=first_pass_seconds,
         time_to_first_batch_seconds=before_seconds,
         run_seconds=run_seconds,
         wall_seconds=before_seconds + run_seconds + rates.end_seconds,

@@ -145,7 +145,7 @@ def binding(config: JobConfig, prediction: Prediction) -> str:
     if num_actors := num_generators(config):
         sides += f", generation {prediction.generation_seconds:.1f} s"
         if prediction.binding_side == "generation":
-            enough = math.ceil(num_actors * prediction.generation_seconds / prediction.first_turn_seconds)
+            enough = math.ceil(num_actors * prediction.generation_seconds / prediction.first_pass_seconds)
             sides += f"; {enough:,} actors would keep up"
     return f"{prediction.binding_side}: {sides}"
 

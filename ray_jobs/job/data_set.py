@@ -101,12 +101,12 @@ def check_workers(training: TrainingConfig) -> None:
         )
 
 
-def open_complete(storage: Storage, recipe: Recipe, num_images: int) -> ShardSet:
+def open_complete(storage: Storage, recipe: Recipe, num_images: int, part: str = "data set") -> ShardSet:
     """Return a kept set; ValueError if it is none, of another recipe, or lacks some of its first images."""
     shards = read_shard_set(storage)
     if shards is None:
         raise ValueError(
-            f"data.shards is '{storage.url}', where no data set is. Make it with python -m ray_jobs.generate."
+            f"data.shards: there is no {part} in '{storage.url}'. Make it with python -m ray_jobs.generate."
         )
     check_same(shards, recipe)
     needed = shards.needed(min(num_images, shards.num_images))
@@ -122,7 +122,7 @@ def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[Sh
     """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
     storage = Storage(resolve_place(url))
     train = open_complete(storage, recipe, training.num_samples)
-    held_out = open_complete(storage.inside(HELD_OUT_FOLDER), recipe, training.num_held_out)
+    held_out = open_complete(storage.inside(HELD_OUT_FOLDER), recipe, training.num_held_out, "held-out part")
     if held_out.num_images < training.num_held_out:
         raise ValueError(
             f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "

@@ -191,7 +191,9 @@ def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_agai
 def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, capsys):
     folder = tmp_path / "set"
     settings = [*KEEPING, "training.num_images=64", "data.source=shards", f"data.shards={folder}"]
-    assert "where no data set is" in error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")
+    assert "data.shards: there is no data set in" in error_line(
+        train, capsys, PAINTED, *settings, f"output={tmp_path}/r"
+    )
     call(generate, PAINTED, *KEEPING, "training.num_images=64", f"output={folder}")
     line = error_line(train, capsys, PAINTED, *settings, "recipe.seed=5", f"output={tmp_path}/r")
     assert "recipe.seed is 0 there, 5 here" in line

@@ -8,9 +8,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 
 from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError
-from generation.indices import NOTHING, IndexSet
+from generation.indices import NOTHING, IndexSet, Wanted
 from generation.pool.service import GenerationFailedError
-from generation.stream.stream import MAX_DEATHS, Asker, Requester, wanted_of_unit
+from generation.shards.datasets import encoding
+from generation.stream.stream import MAX_DEATHS, Asker, Requester, Stage, num_askers_of, wanted_of_unit
 from generation.stream.units import MAX_UNITS, in_blocks, unit_sizes, work_units
 
 
@@ -119,6 +120,14 @@ def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
     assert [batch["serial"].tolist() for batch in batches] == [[32, 33, 34, 35], [36, 37, 38, 39]]
     assert all(np.array_equal(batch["serial"], batch["index"]) for batch in batches)
     assert service.asked == [range(32, 36), range(36, 40)]
+
+
+@pytest.mark.parametrize(("num_actors", "in_a_stream", "encoding_as_well"), [(1, 2, 2), (8, 2, 8), (32, 8, 16)])
+def test_askers_that_encode_are_more_than_a_streams(num_actors: int, in_a_stream: int, encoding_as_well: int):
+    config = GenerationConfig(max_actors=num_actors)
+    everything = Wanted.all_of(range(8))
+    stages = Stage(lambda _, unit: iter([unit])), encoding(lambda _, unit: iter([unit]))
+    assert [num_askers_of(config, everything, stage) for stage in stages] == [in_a_stream, encoding_as_well]
 
 
 @pytest.mark.parametrize(("before", "after"), [("ERROR", "ERROR"), ("INFO", "WARNING")])

@@ -89,7 +89,7 @@ def test_the_first_batch_comes_when_reservoirs_are_filled_and_training_goes_on_f
     found = predict(MANY_CLASSES)
     assert found.time_to_first_batch_seconds == 40
     assert found.generation_seconds == pytest.approx(40.01)  # 4,000 more, and the held-out one
-    assert found.first_turn_seconds == 80 - 22.5  # 4,000 images are left, each to be used 4.5 times in the mean
+    assert found.first_pass_seconds == 80 - 22.5  # 4,000 images are left, each to be used 4.5 times in the mean
     assert (found.binding_side, found.wall_seconds) == ("training", 40 + 80)
     longer = dataclasses.replace(MANY_CLASSES.training, num_images=1_280_000)
     assert predict(dataclasses.replace(MANY_CLASSES, training=longer)).time_to_first_batch_seconds == 160
@@ -98,7 +98,7 @@ def test_the_first_batch_comes_when_reservoirs_are_filled_and_training_goes_on_f
 def test_what_reservoirs_have_when_the_last_image_comes_is_trained_on_afterwards():
     fast = dataclasses.replace(MANY_CLASSES, rates=dataclasses.replace(MANY_CLASSES.rates, trained_per_second=1600.0))
     found = predict(fast)
-    assert (found.binding_side, found.first_turn_seconds) == ("generation", 40 - 11.25)
+    assert (found.binding_side, found.first_pass_seconds) == ("generation", 40 - 11.25)
     assert found.wall_seconds == pytest.approx(40 + 40.01 + 11.25)
 
 
@@ -154,7 +154,7 @@ def test_what_is_kept_is_generated_once_and_then_only_trained_on():
     assert found.generation_seconds == (512 + 64 - 64) / 16
     assert found.run_seconds == 32 + 9 / 2
     slower = predict(dataclasses.replace(with_rates(trained_per_second=16), data=DataConfig(tee="a place", replays=1)))
-    assert (slower.binding_side, slower.run_seconds) == ("training", 65.0)  # 32.5 for a turn
+    assert (slower.binding_side, slower.run_seconds) == ("training", 65.0)  # 32.5 for a pass
     between = predict(dataclasses.replace(with_rates(trained_per_second=20), data=DataConfig(tee="a place", replays=1)))
     assert between.training_seconds == 1024 / 20 + 1
     assert (between.binding_side, between.run_seconds) == ("generation", 32 + 26.1)
