@@ -149,9 +149,9 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
 def shuffled(seed: int, serials: np.ndarray) -> Steps:
     """Return as many batches of the same images, in passes over all of them."""
     random = np.random.default_rng(seed)
-    num_turns = -(-NUM_STEPS * BATCH_SIZE // len(serials))
-    order = np.concatenate([random.permutation(serials) for _ in range(num_turns)])
-    uses = np.repeat(np.arange(num_turns), len(serials))
+    num_passes = -(-NUM_STEPS * BATCH_SIZE // len(serials))
+    order = np.concatenate([random.permutation(serials) for _ in range(num_passes)])
+    uses = np.repeat(np.arange(num_passes), len(serials))
     starts = range(0, NUM_STEPS * BATCH_SIZE, BATCH_SIZE)
     return [(order[start : start + BATCH_SIZE], uses[start : start + BATCH_SIZE]) for start in starts]
 

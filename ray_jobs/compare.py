@@ -33,11 +33,11 @@ from ray_jobs.cluster.room import generation_demand, training_demand
 from ray_jobs.job.command import announce, begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.run_folder import check_output, release, resolve, write_json
 from ray_jobs.job.source import (
     as_samples,
     kept_samples,
-    listeners_of,
     open_real,
     real_samples,
     start_pool,

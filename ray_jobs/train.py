@@ -23,6 +23,7 @@ from ray_jobs.job.command import STARTED_AT, announce, begin
 from ray_jobs.job.contact_sheet import write_contact_sheet
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.run_folder import (
     check_output,
     check_unfinished,
@@ -38,7 +39,6 @@ from ray_jobs.job.source import (
     Source,
     StreamSource,
     array_size,
-    listeners_of,
     open_source,
     real_samples,
     unreadable_in,

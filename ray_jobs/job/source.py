@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +33,6 @@ from ray_jobs.job.data_set import (
 from ray_jobs.job.run_folder import resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
-from training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +59,6 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
             raise
     service.report_trainer(TrainerTimes(0.0, 0.0))
     return service
-
-
-def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProgress], None], ...]:
-    """Return what reports a trainer's time to its pool, for `FitJob`; from now on the pool's size follows that."""
-    if pool is None:
-        return ()
-    pool.report_trainer(TrainerTimes(0.0, 0.0))
-    return (partial(report_trainer, pool),)
-
-
-def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
-    """Report a trainer's time to its pool; called by a training worker."""
-    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))
 
 
 def wait_for_trainers(config: JobConfig) -> None:
@@ -151,7 +136,7 @@ class StreamSource:
     """What is kept, and held out, once the pool is up."""
 
     names_hash = 0
-    service: GenerationService = field(init=False)
+    service: GenerationService = field(init=False, repr=False, compare=False)
 
     def start(self) -> GenerationService:
         """Return the pool, with room kept for training, and write into the places what is kept there."""

@@ -1,11 +1,13 @@
 """Tables on the screen: the first column is text, the others are numbers."""
 
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 WIDTH = 120
+"""In characters, where it goes to a file."""
 
 
 def text_table(
@@ -24,7 +26,7 @@ def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: Collection[str] | None = None
 ) -> None:
     """Print a table; brackets and colons in names stay as they are."""
-    Console(width=WIDTH, markup=False, emoji=False).print(text_table(title, columns, rows, text))
+    _console().print(text_table(title, columns, rows, text))
 
 
 def print_facts(title: str, facts: Mapping[str, str]) -> None:
@@ -32,4 +34,8 @@ def print_facts(title: str, facts: Mapping[str, str]) -> None:
     table = Table(title=title, show_header=False)
     for fact in facts.items():
         table.add_row(*fact)
-    Console(width=WIDTH, markup=False, emoji=False).print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH, markup=False, emoji=False)

@@ -17,7 +17,7 @@ from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
-from ray_jobs.job.source import listeners_of
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.monitor.display import ProgressLine, progress_line
 from ray_jobs.monitor.inbox import Sender, open_inbox
 from ray_jobs.monitor.monitor import POLL_SECONDS, RunMonitor
