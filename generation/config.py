@@ -1,4 +1,4 @@
-"""Settings of generation: the pool of actors that makes images, and on what."""
+"""Settings of generation: the pool of generator actors and the devices that it runs on."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,102 +8,104 @@ from generation.ranges import AtLeastOne, Count, Gpus, NotNegative, SomeAttempts
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """The pool of generator actors, and how the stream asks it. Decides no image."""
+    """The pool of generator actors and its request stream. What images show is decided by the recipe alone."""
 
     min_actors: Count = 1
-    """The pool shrinks to no less than this many actors where the trainer needs less."""
+    """Smallest size of the pool, in actors; autoscaling never goes below it."""
 
     max_actors: AtLeastOne = 1
-    """The pool never has more."""
+    """Largest size of the pool, in actors."""
 
     initial_actors: Count = 0
-    """The pool starts with this many actors; 0 is `max_actors`. Training does not wait for more than `min_actors`."""
+    """Size of the pool at start, in actors; 0 means `max_actors`. Training waits for at most `min_actors`."""
 
     gpus_per_actor: Gpus = 1.0
-    """0 runs the actor on the CPU; with a share of a GPU, such as 0.5, several actors are on one."""
+    """GPUs per actor; 0 runs on the CPU, and a fraction such as 0.5 places several actors on one GPU."""
 
     cpus_per_actor: NotNegative = 0.5
-    """Cores that Ray counts as taken; see `threads_per_actor` for the cores really used."""
+    """CPUs that Ray reserves per actor; `threads_per_actor` sets how many are used."""
 
     label_selector: dict[str, str] = field(default_factory=dict)
-    """Labels of the nodes that may hold an actor, as Ray selects by them: `{ray.io/node-group: generator}`,
-    `{ray.io/accelerator-type: "in(L4,A10G)"}`; empty is any node.
+    """Ray node labels that actors require, such as `{ray.io/node-group: generator}` or
+    `{ray.io/accelerator-type: "in(L4,A10G)"}`; empty allows any node.
     """
 
     threads_per_actor: AtLeastOne = 1
-    """Threads that torch may use in an actor."""
+    """Number of torch threads per actor."""
 
     batch_size: Count = 0
-    """Images an actor makes at once; 0 is the best that it finds when it starts, within the memory there is."""
+    """Images per batch; 0 measures the fastest batch size that fits in memory when the actor starts."""
 
     batch_sizes: dict[str, AtLeastOne] = field(default_factory=dict)
-    """The same for types of GPU in place of `batch_size`: `{L4: 8, A100: 32}`, by nodes' `ray.io/accelerator-type`."""
+    """Overrides `batch_size` by GPU type (node label `ray.io/accelerator-type`), such as `{L4: 8, A100: 32}`."""
 
     attention: Literal["sdpa", "xformers"] = "sdpa"
-    """By torch's scaled_dot_product_attention, or by xformers, which needs a GPU and the extra `gpu`."""
+    """Attention kernel: torch's scaled_dot_product_attention, or xformers, which needs a GPU and the extra `gpu`."""
 
     fuse_qkv: bool = False
-    """Compute queries, keys and values of an attention layer in one multiplication."""
+    """Fuse the query, key and value projections of each attention layer into one matrix multiplication."""
 
     channels_last: bool = False
-    """Lay weights and activations out channel by channel, as convolutions in half precision like it on GPUs."""
+    """Use the channels_last (NHWC) memory format, which speeds up half-precision convolutions on GPUs."""
 
     compile: bool = False
-    """Compile denoiser and decoder when an actor starts, for a minute; batches are filled up to `batch_size`."""
+    """Compile denoiser and decoder when an actor starts (about a minute); batches are padded to `batch_size`."""
 
     prompt_cache_size: Count = 2_000
-    """A recipe of no more prompts has their embeddings kept, 0.2 MB each for Stable Diffusion in float16."""
+    """Cache prompt embeddings of recipes with at most this many prompts; 0.2 MB each for SD in float16."""
 
     max_attempts: SomeAttempts = 10
-    """A refused image is made again until this many attempts were refused, which ends the run, unless
-    `recipe.leave_out_after` says to do without.
+    """Attempts per image before the run fails, for images that the safety checker or the guard refuses.
+    `recipe.leave_out_after`, if set, replaces it: such samples are left out instead.
 
-    With 5% refused at each attempt that is one run in eight million, of 1.3 million images each; with 30% of one class
-    of 1,300 images, one in 130.
+    With 5% of attempts refused and the default, one run in eight million fails, at 1.3 million images each; with 30%
+    refused in one class of 1,300 images, one in 130.
     """
 
     max_buffered_bytes: AtLeastOne = 100_000_000
-    """How far the stream may run ahead of training, in bytes of images.
+    """How far generation may run ahead of training, in bytes of images, over all workers.
 
-    Beside it who asks holds what is answered before its turn: 4 batches an actor, up to 16 once one came late.
+    In addition, out-of-order results are buffered: 4 batches per actor, up to 16 behind a slow one.
     """
 
     wait_for_nodes_seconds: NotNegative = 0.0
-    """How long to wait for the cluster's autoscaler to bring nodes; 0 asks that all fits on the nodes there are."""
+    """Seconds to wait for the cluster's autoscaler to add nodes; 0 requires everything to fit on existing nodes."""
 
     start_timeout_seconds: NotNegative = 900.0
-    """The longest that the pool may take to start, download of the model included."""
+    """Timeout for the start of the pool in seconds, including the download of the model."""
 
     idle_seconds: NotNegative = 60.0
-    """An actor above `min_actors` that nobody needs is given back after this long."""
+    """Seconds after which an unneeded actor above `min_actors` is stopped."""
 
     painted_batch_seconds: NotNegative = 0.0
-    """A painted generator takes at least this long for a batch, which gives it a known rate."""
+    """Minimum seconds per batch of a painted generator, which gives it a known rate; 0 does not slow it down."""
 
     painted_start_seconds: NotNegative = 0.0
-    """A painted generator takes this long to start, as if it loaded a model."""
+    """Startup time of a painted generator in seconds, which imitates loading a model."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "generation")
         if self.min_actors > self.max_actors:
             raise ValueError(
-                f"generation.min_actors is {self.min_actors}, more than max_actors {self.max_actors}. Give as many, or "
-                "less."
+                f"generation.min_actors is {self.min_actors}, but max_actors is {self.max_actors}. Lower min_actors or "
+                "raise max_actors."
             )
         if self.initial_actors and not self.min_actors <= self.initial_actors <= self.max_actors:
             raise ValueError(
-                f"generation.initial_actors is {self.initial_actors}; give {self.min_actors} to {self.max_actors}, as "
-                "min_actors and max_actors are, or 0 for the most."
+                f"generation.initial_actors is {self.initial_actors}; use {self.min_actors} to {self.max_actors} "
+                "(min_actors to max_actors), or 0 for max_actors."
             )
         if self.attention == "xformers" and (self.fuse_qkv or not self.gpus_per_actor):
-            raise ValueError("generation.attention is xformers, which needs gpus_per_actor and no fuse_qkv. Take sdpa.")
+            raise ValueError(
+                "generation.attention is xformers, which needs gpus_per_actor above 0 and fuse_qkv=false. Use sdpa."
+            )
 
     @property
     def num_initial_actors(self) -> int:
-        """How many actors the pool starts with."""
+        """Size of the pool at start."""
         return self.initial_actors or self.max_actors
 
     @property
     def longest_start_seconds(self) -> float:
-        """How long the pool may be without an actor that is up."""
+        """Timeout for the first running actor, including the wait for new nodes."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds

@@ -1,6 +1,6 @@
-"""Files on disk that appear whole or not at all, also where the file system lacks something. Knows no other stores.
+"""Atomic file writes, with fallbacks for file systems that lack an operation. Knows local paths only.
 
-What fails is an `OSError` that names the file.
+Failures raise an `OSError` that names the file.
 """
 
 import errno
@@ -17,23 +17,23 @@ from uuid import uuid4
 logger = logging.getLogger(__name__)
 
 TEMPORARY = ".writing-"
-"""What names begin with while their file is being written."""
+"""Prefix of a file's name while it is being written."""
 
 LACKING = (errno.EPERM, errno.EACCES, errno.EEXIST, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-"""How file systems answer what they cannot do, such as exFAT, SMB and buckets that are mounted."""
+"""Errors of operations that a file system does not support, such as exFAT, SMB or a mounted bucket."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Have a file written in the place of one that there may be."""
+    """Write a file atomically, replacing an existing one."""
     with naming(path), _written_beside(path, write) as unfinished:
         move(unfinished, path)
 
 
 def move(source: Path, path: Path) -> None:
-    """Give a file another name in its folder, in the place of one that there may be."""
+    """Rename a file within its folder, replacing an existing one."""
     try:
         os.replace(source, path)
     except OSError as error:
@@ -42,11 +42,11 @@ def move(source: Path, path: Path) -> None:
         with path.open("wb") as file:
             _fill(file, path, source)
         source.unlink()
-        _warn(path.parent, "renaming over a file", error.strerror, "a job killed while it writes leaves half a file")
+        _warn(path.parent, "atomic rename", error.strerror, "a job killed during a write leaves a truncated file")
 
 
 def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Have a file written whose name must be free; FileExistsError if it is not."""
+    """Write a new file atomically; raise FileExistsError if it exists."""
     with naming(path), _written_beside(path, write) as unfinished:
         try:
             os.link(unfinished, path)
@@ -58,14 +58,14 @@ def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError if nothing can be written to an existing folder, leaving no trace."""
+    """Raise OSError if an existing folder is not writable; leave nothing behind."""
     with naming(folder), _written_beside(folder / "check", lambda file: file.write(bytes(4096))):
         pass
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an error of the file system name the file, as a full disk's does not; torch hides it behind its own."""
+    """Add the file's name to file-system errors that lack it, also to those that torch wraps in a RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -79,7 +79,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _written_beside(path: Path, write: Callable[[BinaryIO], Any]) -> Iterator[Path]:
-    """Have a file written under a name of its own, which is gone afterwards unless the file has got another."""
+    """Write to a temporary file beside `path` and yield it; delete it afterwards unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{TEMPORARY}{path.name}-{uuid4().hex}")
     try:
@@ -104,7 +104,7 @@ def _created(path: Path) -> BinaryIO:
 
 
 def _fill(file: BinaryIO, path: Path, source: Path) -> None:
-    """Copy what was written, or leave no half of it."""
+    """Copy `source` into the open file; delete `path` on failure."""
     try:
         with source.open("rb") as content:
             shutil.copyfileobj(content, file)
@@ -125,12 +125,12 @@ def _sync(file: BinaryIO) -> None:
 
 @cache
 def _warn(folder: Path, lacking: str, reason: str, unprotected: str) -> None:
-    """Say once what a folder's file system does without."""
-    logger.warning("'%s' is on a file system without %s (%s): %s.", folder, lacking, reason, unprotected)
+    """Warn once per folder about an operation that its file system lacks."""
+    logger.warning("The file system of '%s' does not support %s (%s): %s.", folder, lacking, reason, unprotected)
 
 
 def new_path(folder: Path, stem: str, suffix: str) -> Path:
-    """Return `stem.suffix` in the folder, numbered from 2 on where it exists already."""
+    """Return an unused path in the folder: `stem` + `suffix`, or `stem-2` + `suffix` and so on."""
     path, number = folder / f"{stem}{suffix}", 2
     while path.exists():
         path, number = folder / f"{stem}-{number}{suffix}", number + 1

@@ -1,6 +1,6 @@
-"""Sets of sample indices as ranges: what was consumed, what remains, what one consumer wants.
+"""Sets of sample indices as ranges: consumed, remaining, or requested samples.
 
-Plain numbers: knows neither samples nor who asks for them.
+Pure arithmetic; knows neither samples nor their consumers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,23 +11,23 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class IndexSet:
-    """A set of int64 as ranges that neither overlap nor touch, ascending; its size in memory is that of its ranges."""
+    """A set of int64 as ascending ranges that neither overlap nor touch; memory grows with the number of ranges."""
 
     starts: np.ndarray
     """int64 [R], ascending."""
 
     stops: np.ndarray
-    """int64 [R], each beyond its start and before the next one's."""
+    """int64 [R], exclusive: each above its start and below the next start."""
 
     @staticmethod
     def of_ranges(ranges: Iterable[range]) -> "IndexSet":
-        """Return the set of all that is in any of these ranges."""
+        """Return the union of the ranges."""
         bounds = np.array([(part.start, part.stop) for part in ranges if part], dtype=np.int64).reshape(-1, 2)
         return _union(bounds[:, 0], bounds[:, 1])
 
     @staticmethod
     def of(indices: np.ndarray) -> "IndexSet":
-        """Return the set of these numbers, in any order."""
+        """Return the set of these numbers, given in any order."""
         ordered = np.unique(np.asarray(indices, dtype=np.int64))
         return _union(ordered, ordered + 1)
 
@@ -52,7 +52,7 @@ class IndexSet:
         return self._within(np.concatenate([[least], other.stops]), np.concatenate([other.starts, [greatest]]))
 
     def _within(self, starts: np.ndarray, stops: np.ndarray) -> "IndexSet":
-        """Return what is in one of these ranges, which are ascending and do not overlap."""
+        """Return the intersection with these ranges, which are ascending and do not overlap."""
         first = np.searchsorted(stops, self.starts, side="right")
         counts = np.maximum(np.searchsorted(starts, self.stops, side="left") - first, 0)
         mine = np.repeat(np.arange(len(self.starts)), counts)
@@ -63,59 +63,59 @@ class IndexSet:
         )
 
     def contains(self, indices: np.ndarray) -> np.ndarray:
-        """Return bool [N]: which of these numbers it has."""
-        place = np.searchsorted(self.starts, indices, side="right") - 1
-        return (place >= 0) & (indices < self.stops[np.maximum(place, 0)]) if len(self.starts) else place >= 0
+        """Return bool [N]: which of these numbers are in the set."""
+        row = np.searchsorted(self.starts, indices, side="right") - 1
+        return (row >= 0) & (indices < self.stops[np.maximum(row, 0)]) if len(self.starts) else row >= 0
 
     def at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the numbers at these positions, int64: position 0 is the least number."""
+        """Return the numbers at these positions, int64; position 0 is the smallest number."""
         ends = np.cumsum(self.stops - self.starts)
-        place = np.searchsorted(ends, positions, side="right")
-        return self.stops[place] - (ends[place] - positions)
+        row = np.searchsorted(ends, positions, side="right")
+        return self.stops[row] - (ends[row] - positions)
 
     def select(self, positions: "IndexSet") -> "IndexSet":
         """Return the numbers at a set of positions."""
         ends = np.cumsum(self.stops - self.starts)
         begins = ends - (self.stops - self.starts)
         pieces = positions._within(begins, ends)
-        place = np.searchsorted(ends, pieces.starts, side="right")
-        shift = self.starts[place] - begins[place]
+        row = np.searchsorted(ends, pieces.starts, side="right")
+        shift = self.starts[row] - begins[row]
         return _union(pieces.starts + shift, pieces.stops + shift)
 
     def part(self, start: int, stop: int) -> "IndexSet":
-        """Return those at positions `start` to `stop - 1`."""
+        """Return the numbers at positions `start` to `stop - 1`."""
         return self.select(IndexSet.of_ranges([range(start, stop)]))
 
     def moved(self, by: int) -> "IndexSet":
-        """Return the set with each number greater by so much."""
+        """Return the set with `by` added to each number."""
         return IndexSet(self.starts + by, self.stops + by)
 
     def every(self, run: int, offset: int, stride: int) -> "IndexSet":
-        """Return of every `stride` runs of `run` numbers, counted from 0, those in the one at `offset`."""
+        """Split the integers into runs of `run` numbers; keep run `offset` of every `stride` runs."""
         runs = self.blocks(run * stride)
         first = (runs.at(np.arange(len(runs))) * stride + offset) * run
         return self & _union(first, first + run)
 
     def blocks(self, size: int) -> "IndexSet":
-        """Return which of the runs of `size` numbers, counted from 0, have some of it."""
+        """Return the indices of the blocks of `size` numbers, counted from 0, that intersect the set."""
         return _union(self.starts // size, (self.stops - 1) // size + 1)
 
     def num_below(self, bounds: np.ndarray) -> np.ndarray:
-        """Return int64 [N]: how many of its numbers are below each of these."""
+        """Return int64 [N]: how many numbers in the set are below each bound."""
         begins = np.concatenate([[0], np.cumsum(self.stops - self.starts)])
-        place = np.searchsorted(self.starts, bounds, side="right")
-        last_stops = self.stops[np.maximum(place - 1, 0)] if len(self.stops) else np.zeros(len(bounds), np.int64)
-        return begins[place] - np.where(place > 0, np.maximum(last_stops - bounds, 0), 0)
+        row = np.searchsorted(self.starts, bounds, side="right")
+        last_stops = self.stops[np.maximum(row - 1, 0)] if len(self.stops) else np.zeros(len(bounds), np.int64)
+        return begins[row] - np.where(row > 0, np.maximum(last_stops - bounds, 0), 0)
 
     def sections(self, size: int) -> Iterator[tuple[int, "IndexSet"]]:
-        """Yield, for each run of `size` numbers that has some of it, which run and the numbers within, from 0."""
+        """Yield each intersecting block of `size` numbers: its index, and the numbers relative to its start."""
         runs = self.blocks(size)
         for run in runs.at(np.arange(len(runs))).tolist():
             yield run, (self & IndexSet.of_ranges([range(run * size, (run + 1) * size)])).moved(-run * size)
 
 
 def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
-    """Return the set of ranges that may overlap, in any order."""
+    """Return the union of ranges that may overlap, in any order."""
     if not len(starts):
         return NOTHING
     order = np.argsort(starts, kind="stable")
@@ -127,20 +127,20 @@ def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What one consumer takes of a set of samples that may come again and again."""
+    """The samples that one consumer requests from a set that is read in passes."""
 
     serials: IndexSet
-    """Which samples in which pass: `pass * number of samples in the set + index`, passes counted from 0."""
+    """Samples by pass: `pass * number of samples in the set + index`; passes count from 0."""
 
     num_consumers: int = 1
-    """How many, this one included, share the set at the same time: each has its part of the memory for it."""
+    """Number of concurrent consumers of the set, this one included; they share its memory equally."""
 
     in_order: bool = False
-    """Whether samples come in ascending order, whatever that costs."""
+    """Deliver samples in ascending order of serial, even if that is slower."""
 
     @staticmethod
     def all_of(*indices: range) -> "Wanted":
-        """Return what a consumer alone wants that takes samples once."""
+        """Return the request of a single consumer that takes each sample once."""
         return Wanted(IndexSet.of_ranges(indices))
 
 

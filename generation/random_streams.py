@@ -1,7 +1,7 @@
-"""Random numbers that are a function of what they are for, a seed and a place: no process keeps a state.
+"""Random numbers as a function of purpose, seed and place; no process keeps a state.
 
-Philox4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) by numpy. Its key is seed and purpose,
-its counter the place: streams of other purposes, seeds or places share nothing.
+numpy's Philox4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the key is seed and purpose,
+the counter is the place. Streams that differ in purpose, seed or place are independent.
 """
 
 from enum import IntEnum
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What numbers are for. Recipes and runs that are under way depend on each number."""
+    """What random numbers are used for. Recipes and running jobs depend on the values: never change one."""
 
     LABELS = 0
     NOISE_SEEDS = 1
@@ -23,21 +23,21 @@ class Purpose(IntEnum):
 
 
 def bits(purpose: Purpose, seed: int, *place: int) -> np.random.Philox:
-    """Return the bits at a place of up to three numbers; the first word of the counter is the generator's own."""
+    """Return the bit generator at a place of up to three numbers; the first counter word belongs to Philox itself."""
     counter = np.array([0, *place, *[0] * (3 - len(place))], dtype=np.uint64)
     return np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64), counter=counter)
 
 
 def stream(purpose: Purpose, seed: int, *place: int) -> np.random.Generator:
-    """Return a generator at a place."""
+    """Return a numpy generator at a place of up to three numbers."""
     return np.random.Generator(bits(purpose, seed, *place))
 
 
 def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains: np.ndarray | int = 0) -> np.ndarray:
-    """Return numbers for augmentation, float64 `[N, count]` in [0, 1), which a row's own arguments decide with `seed`.
+    """Return random numbers for augmentation, float64 `[N, count]` in [0, 1); each row depends on its arguments alone.
 
-    The k-th use of a sample draws the same ones in whatever batch or worker it comes. Samples of different domains,
-    real and generated ones, may have the same serials.
+    The k-th use of a sample draws the same numbers in every batch and on every worker. `domains` separates real from
+    generated samples, which may have equal serials.
     """
     counters = np.zeros((len(serials), 4), dtype=np.uint64)
     counters[:, 1], counters[:, 2], counters[:, 3] = serials, uses, domains
@@ -46,6 +46,6 @@ def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains:
     numbers = np.empty((len(serials), count))
     for counter, row in zip(counters, numbers, strict=True):
         state["state"]["counter"] = counter
-        generator.state = state  # a quarter of the time of a new generator for each row
+        generator.state = state  # four times as fast as a new generator per row
         random.random(out=row)
     return numbers

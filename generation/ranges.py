@@ -1,4 +1,4 @@
-"""Ranges of settings as their types, such as `num_workers: AtLeastOne = 1`. Knows no setting."""
+"""Value ranges as types, such as `num_workers: AtLeastOne = 1`. Knows no particular setting."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 
 def _only(words: str, is_allowed: Callable[[Any], bool]) -> AfterValidator:
-    """Return what refuses other values, and says in words which are allowed."""
+    """Return a validator that rejects other values; `words` name the allowed ones."""
 
     def checked(value: Any) -> Any:
         if not is_allowed(value):
@@ -26,27 +26,27 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, _only("0 to below 1", lambda share: 0 <= share < 1)]
 Attempts = Annotated[int, _only("0 to 127", lambda attempts: 0 <= attempts <= 127)]
-"""As many as the `attempt` of a sample, an int8, can count."""
+"""Limited by a sample's `attempt`, an int8."""
 
 SomeAttempts = Annotated[int, _only("1 to 127", lambda attempts: 1 <= attempts <= 127)]
 Seed = Annotated[int, _only("0 to 2**64 - 1", lambda seed: 0 <= seed < 2**64)]
-Gpus = Annotated[NotNegative, _only("a whole number, or a share below 1", lambda gpus: gpus <= 1 or not gpus % 1)]
-"""Of one process: Ray gives nobody more than one GPU and a share of another."""
+Gpus = Annotated[NotNegative, _only("a whole number, or a fraction below 1", lambda gpus: gpus <= 1 or not gpus % 1)]
+"""GPUs per process: Ray allocates whole GPUs, or a fraction of one."""
 
 
 def check_ranges(settings: Any, section: str = "") -> None:
-    """Raise ValueError for the first setting of a dataclass, a section of a config, that its type does not allow."""
+    """Raise ValueError for the first field of a config section (a dataclass) that is out of its range."""
     for name, adapter in _adapters(type(settings)).items():
         try:
             adapter.validate_python(getattr(settings, name))
         except ValidationError as error:
             found = error.errors()[0]
             path = ".".join([*([section] if section else []), name, *map(str, found["loc"])])
-            raise ValueError(f"{path} is {found['input']}; give {_in_words(found)}.") from None
+            raise ValueError(f"{path} is {found['input']}; use {_in_words(found)}.") from None
 
 
 def is_of_type(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type as it stands; an int is a float too, a bool is neither."""
+    """Return whether a value has a type without conversion; an int counts as a float, a bool as neither."""
     try:
         _adapter(kind).validate_python(value, strict=True)
     except ValidationError:
@@ -61,14 +61,14 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 @cache
 def _adapters(schema: type) -> dict[str, TypeAdapter[Any]]:
-    """Return what checks each setting that has a range."""
+    """Return a validator for each field that has a range."""
     hints, plain = get_type_hints(schema, include_extras=True), get_type_hints(schema)
     names = [entry.name for entry in dataclasses.fields(schema)]
     return {name: TypeAdapter(hints[name]) for name in names if hints[name] != plain[name]}
 
 
 def _in_words(error: Any) -> str:
-    """Return what a range allows."""
+    """Return the allowed range in words."""
     bounds, kind = error.get("ctx", {}), error["type"]
     if kind == "value_error":
         return str(bounds["error"])

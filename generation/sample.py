@@ -1,6 +1,6 @@
-"""The rows that travel from generators to training: columns, types and shapes.
+"""The rows sent from generators to training: columns, types and shapes.
 
-Prompts and all else about a sample are recomputed from its plan, so they never travel.
+Prompts and all other metadata are recomputed from the plan and never sent.
 """
 
 from typing import NotRequired, TypedDict, cast
@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict, cast
 import numpy as np
 
 NO_LABEL = -1
-"""Of a sample that was left out: its row stays, black, so that no other sample moves, and nothing is learnt from it."""
+"""Label of a sample that was left out: a black image that keeps its row, and that training ignores."""
 
 
 class SampleBatch(TypedDict):
@@ -24,26 +24,26 @@ class SampleBatch(TypedDict):
     """uint8 [N, H, W, 3]."""
 
     attempt: np.ndarray
-    """int8 [N]: how many attempts were refused before the image, or before the sample was left out."""
+    """int8 [N]: number of refused attempts before the image was accepted or the sample left out."""
 
 
 class PassBatch(SampleBatch):
-    """Samples that come again and again, as training takes them."""
+    """Samples as training receives them, possibly in several passes."""
 
     serial: np.ndarray
     """int64 [N]: `pass * number of samples in the set + position in the set`."""
 
     extent: NotRequired[np.ndarray]
-    """int64 [N, 2]: height and width of what an image has in its corner, where it does not fill its array."""
+    """int64 [N, 2]: height and width of the image in the corner of its padded array; absent if nothing is padded."""
 
 
 def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
-    """Return the samples at these places, given as bool [N] or as int64; all of them are not copied."""
+    """Return the samples selected by a bool [N] mask or int64 positions; no copy if the mask selects all."""
     if which.dtype == np.bool_ and which.all():
         return batch
     return cast(SampleBatch, {name: batch[name][which] for name in SampleBatch.__annotations__})
 
 
 def without_left_out(batch: SampleBatch) -> SampleBatch:
-    """Return the samples that there are."""
+    """Return the batch without samples that were left out."""
     return selected(batch, batch["label"] != NO_LABEL)

@@ -1,4 +1,4 @@
-"""How much time goes by at something, which threads begin and end."""
+"""Total time that threads spend at work or waiting."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class WorkClock:
-    """Adds up the time in which one thread or more is at work, or waits; each enters it as a context."""
+    """Measures the time during which at least one thread is inside this context manager."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -26,18 +26,18 @@ class WorkClock:
 
     @property
     def is_running(self) -> bool:
-        """Whether any thread is at it."""
+        """True while any thread is inside."""
         return self._num_at_work > 0
 
     @property
     def seconds(self) -> float:
-        """The time so far, up to now."""
+        """Seconds measured so far."""
         with self._lock:
             self._count()
             return self._seconds
 
     def take(self) -> float:
-        """Return the seconds since this was last asked, and start from zero."""
+        """Return the seconds measured since the last call, and reset to zero."""
         with self._lock:
             self._count()
             taken, self._seconds = self._seconds, 0.0

@@ -1,4 +1,4 @@
-"""What a recipe would teach wrongly in silence: told, or refused, before actors start."""
+"""Checks for recipes that would silently train a wrong classifier: a warning or an error before actors start."""
 
 import os
 from collections import defaultdict
@@ -17,10 +17,10 @@ from generation.recipes.recipe import Recipe
 EMBEDDED_MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 
 NUM_PROMPTS = 1_000
-"""Prompts that are looked at: those of the first samples."""
+"""Number of prompts checked: those of the first samples."""
 
 SHORT = 60
-"""A text of so many letters has no more tokens than any text encoder reads: the embedded model's 64 with both ends."""
+"""A text of up to this many characters fits every text encoder; the embedded model's is the shortest, at 64 tokens."""
 
 MOST_EXAMPLES = 3
 
@@ -31,13 +31,13 @@ FIELD_OF_SETTING = {
     "hypernym": "hypernym",
     "lemmas": "lemmas",
 }
-"""What a template has to ask for, or a setting changes no prompt."""
+"""The template field without which a setting has no effect."""
 
 
 def check_recipe(recipe: Recipe, settings: RecipeConfig) -> list[str]:
-    """Return what a user should know before images are made; ValueError where all would be useless.
+    """Return warnings about a recipe; raise ValueError if all of its images would be useless.
 
-    `settings` are those that the recipe was built from, or the default ones where it came from a file.
+    `settings` are those that the recipe was built from, or the defaults if it was read from a file.
     """
     check_model_knows(recipe)
     check_headers(recipe)
@@ -53,7 +53,7 @@ def check_recipe(recipe: Recipe, settings: RecipeConfig) -> list[str]:
 
 
 def check_model_knows(recipe: Recipe) -> None:
-    """Raise ValueError if a class is not among the ten that the embedded model was trained on."""
+    """Raise ValueError if the embedded digits model does not know one of the classes."""
     folder = find_local(recipe.model)
     if folder is None or not os.path.samefile(folder, EMBEDDED_MODEL):
         return
@@ -61,13 +61,13 @@ def check_model_knows(recipe: Recipe) -> None:
     unknown = [name for name in recipe.label_space.class_names if name not in known]
     if unknown:
         raise ValueError(
-            f"recipe.model is the embedded digits model, which knows {', '.join(known)} and not '{unknown[0]}'. Give a "
-            "model of your classes, or recipe.label_space=digits."
+            f"recipe.model is the embedded digits model, which knows {', '.join(known)} and not '{unknown[0]}'. Set "
+            "recipe.model to a model that knows your classes, or recipe.label_space=digits."
         )
 
 
 def labels_with_same_prompts(recipe: Recipe) -> list[list[int]]:
-    """Return the groups of labels whose prompts are all the same, in label order."""
+    """Return groups of labels that have identical prompts, in label order."""
     fields = sorted(fields_of(*recipe.templates))
     groups = defaultdict[tuple, list[int]](list)
     for label in range(recipe.label_space.num_classes):
@@ -77,7 +77,7 @@ def labels_with_same_prompts(recipe: Recipe) -> list[list[int]]:
 
 
 def _classes_alike(recipe: Recipe) -> Iterator[str]:
-    """Yield what would be refused of a class file today, and is in recipes that were written before."""
+    """Yield duplicate classes, which older recipes may contain and class files must not."""
     try:
         check_no_class_twice(recipe.label_space)
     except ValueError as error:
@@ -90,38 +90,38 @@ def _same_prompts(recipe: Recipe) -> Iterator[str]:
         names = ", ".join(str(label) for label in labels)
         class_name = recipe.label_space.classes[labels[0]].class_name
         yield (
-            f"labels {names} ('{class_name}') have the same prompts, so no classifier can tell them apart; "
-            "{definition} or {hypernym} in recipe.templates may"
+            f"labels {names} ('{class_name}') have the same prompts, so no classifier can tell them apart; add "
+            "{definition} or {hypernym} to recipe.templates"
         )
     if len(groups) > MOST_EXAMPLES:
-        yield f"so have {len(groups) - MOST_EXAMPLES} other groups of labels"
+        yield f"{len(groups) - MOST_EXAMPLES} more groups of labels have the same prompts"
 
 
 def _unasked(recipe: Recipe, settings: RecipeConfig) -> Iterator[str]:
-    """Yield the settings of words that no template asks for."""
+    """Yield settings of prompt fields that no template uses."""
     default = RecipeConfig()
     for setting, field in FIELD_OF_SETTING.items():
         if getattr(settings, setting) != getattr(default, setting) and field not in fields_of(*recipe.templates):
-            yield f"recipe.{setting} has no effect: no template asks for {{{field}}}"
+            yield f"recipe.{setting} has no effect: no template uses {{{field}}}"
 
 
 def _cut_prompts(recipe: Recipe) -> Iterator[str]:
-    """Yield the share of prompts that name their class too late; ValueError if all do."""
+    """Yield the share of prompts truncated before the class name; raise ValueError if all are."""
     starts = [_up_to_class(recipe, plan_sample(recipe, index)) for index in range(NUM_PROMPTS)]
     long = [start for start in starts if len(start) > SHORT]
     num_cut, limits = _num_cut(recipe, long) if long else (0, "")
     if num_cut == len(starts):
         raise ValueError(
-            f"All prompts name their class behind the {limits} that the text encoder reads. Shorten recipe.prefix, or "
-            "begin recipe.templates with the class."
+            f"All prompts are truncated before the class name: the text encoder reads {limits}. Shorten recipe.prefix "
+            "or put the class first in recipe.templates."
         )
     if num_cut:
         share = num_cut / len(starts)
-        yield f"{share:.1%} of the prompts name their class behind the {limits} that the text encoder reads"
+        yield f"{share:.1%} of the prompts are truncated before the class name: the text encoder reads {limits}"
 
 
 def _up_to_class(recipe: Recipe, plan: SamplePlan) -> str:
-    """Return a prompt up to the end of its class's name; where that is not in it, up to the class's other words."""
+    """Return a prompt up to the end of the class name, or up to the first class field if the name is not in it."""
     before, name, _ = plan.prompt.partition(recipe.label_space.classes[plan.label].class_name)
     if name:
         return before + name
@@ -131,8 +131,8 @@ def _up_to_class(recipe: Recipe, plan: SamplePlan) -> str:
 
 
 def _num_cut(recipe: Recipe, starts: Sequence[str]) -> tuple[int, str]:
-    """Return how many texts no text encoder reads to their end, and how much each reads, in words."""
-    from generation.recipes.tokens import open_token_counter  # brings transformers
+    """Return how many texts all text encoders truncate, and the encoders' limits in words."""
+    from generation.recipes.tokens import open_token_counter  # imports transformers
 
     counter = open_token_counter(recipe)
     if counter is None:

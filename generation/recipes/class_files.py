@@ -1,8 +1,8 @@
-"""A user's own classes, from a YAML or CSV file to a label space. Labels are the file's order.
+"""Read a user's classes from a YAML or CSV file into a label space. Labels follow the order of the file.
 
 YAML is a list of class names, wnids, synset names, or mappings with `class_name`, `wnid`, `synset`, `definition` and
-`hypernym`; CSV has these as columns. WordNet says what a class does not say of itself. A name of several meanings is
-refused with its senses, never resolved by guessing.
+`hypernym`; CSV has these as columns. Missing fields are looked up in WordNet. A name with several senses is an error
+that lists them; no sense is guessed.
 """
 
 import csv
@@ -20,16 +20,16 @@ from generation.recipes.wordnet import SYNSET, WNID, WordNet, open_wordnet
 
 FIELDS = ("class_name", "wnid", "synset", "definition", "hypernym")
 MISTYPED = re.compile(r"[a-zA-Z]\d{6,9}|\S+\.[nvasr]\.-?\d+")
-"""What no one calls a class: nearly a wnid, or another part of speech."""
+"""Names that are almost wnids, or synsets of another part of speech."""
 
 Row = dict[str, str]
 
 
 def read_class_file(path: Path) -> LabelSpace:
-    """Return the classes of a file; ValueError that names the file, the class and the remedy if one is not clear."""
+    """Return the label space of a class file; raise ValueError with file, class and remedy if a class is unclear."""
     rows = _rows(path)
     if len(rows) < 2:
-        raise ValueError(f"{path.name} has {len(rows)} classes; a classifier needs two or more.")
+        raise ValueError(f"{path.name} has {len(rows)} classes; a classifier needs 2 or more.")
     wordnet = None if all(_speaks_for_itself(row) for row in rows) else open_wordnet()
     classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
     space = LabelSpace(path.name, classes)
@@ -47,12 +47,12 @@ def _rows(path: Path) -> Sequence[Row]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
         raise ValueError(f"The class file '{path}' cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(content, list):
-        raise ValueError(f"{path.name} must be a list of classes, one `- name` a line.")
+        raise ValueError(f"{path.name} must be a list of classes, one `- name` per line.")
     return [_named(_checked(item, path, i)) for i, item in enumerate(content)]
 
 
 def _named(row: Row) -> Row:
-    """Return a class that is nothing but a wnid or a synset's name as what it is."""
+    """Return a row whose only field is really a wnid or synset under that key."""
     if row.keys() != {"class_name"}:
         return row
     name = row["class_name"]
@@ -66,17 +66,17 @@ def _checked(item: object, path: Path, position: int) -> Row:
     if isinstance(item, str):
         item = {"class_name": item}
     if not isinstance(item, dict):
-        raise ValueError(f"{where} is {item!r}; write a name, quoted if YAML takes it for something else.")
+        raise ValueError(f"{where} is {item!r}; write a name, in quotes if YAML reads it as another type.")
     for name, value in item.items():
         if name is None:
-            raise ValueError(f"{where} has more fields than the first line names. Quote what has commas in it.")
+            raise ValueError(f"{where} has more fields than the header. Quote values that contain commas.")
         if name not in FIELDS:
-            raise ValueError(f"{where} has '{name}', which is not one of {', '.join(FIELDS)}.")
+            raise ValueError(f"{where} has the unknown field '{name}'. Use {', '.join(FIELDS)}.")
         if not isinstance(value, str | None):
-            raise ValueError(f"{where} has {name} {value!r}; write it in quotes.")
+            raise ValueError(f"{where} has {name} {value!r}, which is not text. Write it in quotes.")
     row = {name: value.strip() for name, value in item.items() if value and value.strip()}
     if not any(row.get(name) for name in ("class_name", "wnid", "synset")):
-        raise ValueError(f"{where} has no class_name, wnid or synset. Give one.")
+        raise ValueError(f"{where} has no class_name, wnid or synset. Add one of them.")
     return row
 
 
@@ -85,7 +85,7 @@ def _speaks_for_itself(row: Row) -> bool:
 
 
 def _resolve(row: Row, wordnet: WordNet | None, where: str) -> ClassEntry:
-    """Return what WordNet knows of a class, the file's own words put over it."""
+    """Return a class with WordNet's words, overridden by the file's."""
     try:
         entry = _look_up(row, wordnet)
     except ValueError as error:
@@ -104,14 +104,14 @@ def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
     if wordnet is not None and "wnid" in row:
         entry = wordnet.by_wnid(row["wnid"])
         if row.get("synset", entry.synset) != entry.synset:
-            raise ValueError(f"wnid {row['wnid']} is {entry.synset}, not {row['synset']}. Give one of the two.")
+            raise ValueError(f"wnid {row['wnid']} is {entry.synset}, not {row['synset']}. Keep one of the two.")
         return entry
     if wordnet is not None and "synset" in row:
         return wordnet.by_synset(row["synset"])
     name = row["class_name"]
     if MISTYPED.fullmatch(name) and not (WNID.fullmatch(name) or SYNSET.fullmatch(name)):
         raise ValueError(
-            f"'{name}' looks like a wnid or a synset's name, and is none. Write n02084071 or dog.n.01, say."
+            f"'{name}' looks like a wnid or synset but is neither. Use a form such as n02084071 or dog.n.01."
         )
     known = None if wordnet is None or _speaks_for_itself(row) else wordnet.by_word(name)
     return known or ClassEntry(name, lemmas=(name,))

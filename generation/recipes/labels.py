@@ -1,7 +1,7 @@
-"""Which classes there are: from a label to the words that describe it.
+"""Label spaces: the classes, and the words that describe each label.
 
-A label space is plain data. It does not know prompts, images or any model. Labels of those that ship follow
-torchvision's ImageFolder: the classes sorted by wnid.
+A label space is plain data and knows no prompts, images or models. The built-in ones order classes by wnid, as
+torchvision's ImageFolder does.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ TABLES = Path(__file__).parents[1] / "data"
 """Tables made from WordNet 3.0 by `generation/data/build_table.py`."""
 
 SHIPPED = ("digits", "imagenet1k", "imagenet100")
-"""Label spaces known by name."""
+"""Names of the built-in label spaces."""
 
 
 @dataclass(frozen=True)
 class ClassEntry:
-    """One class, in words; what a user's class does not have is empty."""
+    """One class in words; fields that a user's class lacks are empty."""
 
     class_name: str
-    """What the class is called: in tables that ship the first lemma."""
+    """Name of the class; in built-in tables its first lemma."""
 
     wnid: str = ""
     """WordNet 3.0 offset as ImageNet writes it, such as n13742358."""
@@ -63,21 +63,21 @@ class LabelSpace:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all the words."""
+        """SHA-256 of the words of all classes."""
         return hashlib.sha256(json.dumps([dataclasses.asdict(entry) for entry in self.classes]).encode()).hexdigest()
 
     def label_of(self, name: str) -> int:
-        """Return the label of a class by its wnid or its name; ValueError if none or several have it."""
+        """Return the label of a class given its wnid or name; raise ValueError if there is no unique match."""
         name = unicodedata.normalize("NFC", name)
         labels = self._labels_by_name.get(name, [])
         if len(labels) == 1:
             return labels[0]
         if labels:
             wnids = ", ".join(f"{self.classes[label].wnid} ({self.classes[label].definition})" for label in labels)
-            raise ValueError(f"'{name}' is the name of several classes of {self.name}. Give one's wnid: {wnids}.")
+            raise ValueError(f"'{name}' is the name of several classes of {self.name}. Use a wnid: {wnids}.")
         near = difflib.get_close_matches(name, self._labels_by_name, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "Give a class's wnid or name."
-        raise ValueError(f"'{name}' is no class of {self.name}. {hint}")
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Use the wnid or name of a class."
+        raise ValueError(f"'{name}' is not a class of {self.name}. {hint}")
 
     @cached_property
     def _labels_by_name(self) -> dict[str, list[int]]:
@@ -88,21 +88,21 @@ class LabelSpace:
         return labels
 
     def to_value(self) -> dict[str, Any]:
-        """Return what a recipe says of it: a user's classes in full, of one that ships its name and hash."""
+        """Return the recipe's JSON value: name and hash of a built-in label space, a user's classes in full."""
         if self.name in SHIPPED:
             return {"name": self.name, "sha256": self.sha256}
         return {"name": self.name, "classes": [dataclasses.asdict(entry) for entry in self.classes]}
 
 
 def label_space_from_value(value: dict[str, Any]) -> LabelSpace:
-    """Return the label space that `to_value` described; ValueError if it cannot be, or this version's is another."""
+    """Return the label space of a `to_value` result; raise ValueError if it is invalid or its table has changed."""
     try:
         if "classes" in value:
             return _own_space(value["name"], [_entry(row) for row in value["classes"]])
         space = load_label_space(value["name"])
         is_ours = space.sha256 == value["sha256"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"recipe.label_space is no list of classes: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"recipe.label_space is not a list of classes: {type(error).__name__}: {error}.") from error
     if not is_ours:
         raise ValueError(
             f"The recipe's label space {space.name} has hash {value['sha256'][:12]}, this version's "
@@ -113,24 +113,24 @@ def label_space_from_value(value: dict[str, Any]) -> LabelSpace:
 
 def _own_space(name: str, entries: list[ClassEntry]) -> LabelSpace:
     if not isinstance(name, str):
-        raise ValueError(f"recipe.label_space has the name {name!r}; give a text.")
+        raise ValueError(f"recipe.label_space has the name {name!r}, which is not text. Plan again.")
     kinds = get_type_hints(ClassEntry)
     for entry in entries:
         for field in dataclasses.fields(ClassEntry):
             if not is_of_type(getattr(entry, field.name), kinds[field.name]):
-                raise ValueError(f"recipe.label_space: a class has {field.name} {getattr(entry, field.name)!r}.")
+                raise ValueError(f"recipe.label_space: {field.name} {getattr(entry, field.name)!r} is not valid.")
     if len(entries) < 2 or not all(entry.class_name for entry in entries):
-        raise ValueError(f"recipe.label_space has {len(entries)} classes; give two or more, each with a class_name.")
+        raise ValueError(f"recipe.label_space has {len(entries)} classes; use 2 or more, each with a class_name.")
     return LabelSpace(name, tuple(entries))
 
 
 @cache
 def load_label_space(name: str) -> LabelSpace:
-    """Return a label space that ships, such as `digits`; ValueError for a name that does not."""
+    """Return a built-in label space, such as `digits`; raise ValueError for other names."""
     if name not in SHIPPED:
         raise ValueError(
-            f"recipe.label_space is '{name}', which is not known. Choose one of {', '.join(SHIPPED)}, or give a file "
-            "of your own classes, such as classes.yaml or classes.csv."
+            f"recipe.label_space is '{name}', which is unknown. Use {', '.join(SHIPPED)}, or a file of your own "
+            "classes, such as classes.yaml or classes.csv."
         )
     if name == "imagenet100":
         wanted = set((TABLES / "imagenet100.txt").read_text().split())
@@ -140,19 +140,19 @@ def load_label_space(name: str) -> LabelSpace:
 
 
 def folded(name: str) -> str:
-    """Return what names have in common that differ in case, in spaces or `_` for them, or in how letters are encoded.
+    """Return a name normalized for comparison: Unicode NFKC, case-folded, spaces for `_`.
 
-    macOS writes `ö` into folders' names as two characters. Characters without a width, such as the mark at the
-    beginning of a spreadsheet's CSV, are left out.
+    macOS stores `ö` in folder names as two characters. Zero-width characters, such as the byte-order mark of a CSV
+    file, are removed.
     """
     seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     return " ".join(seen.replace("_", " ").casefold().split())
 
 
 def check_no_class_twice(space: LabelSpace) -> None:
-    """Raise ValueError if two labels would mean the same: one synset, or one name where no synset tells them apart.
+    """Raise ValueError if two labels have the same wnid, or the same name without wnids.
 
-    Names that `folded` makes one are one.
+    Names are equal if they are after `folded`.
     """
     alike: dict[str, list[str]] = {}
     for entry in space.classes:
@@ -161,8 +161,8 @@ def check_no_class_twice(space: LabelSpace) -> None:
     for names in alike.values():
         if len(set(names)) > 1:
             raise ValueError(
-                f"{space.name} has the classes {' and '.join(map(repr, names))}, which differ in case, spaces or the "
-                "way letters are encoded alone. Keep one of them."
+                f"{space.name} has the classes {' and '.join(map(repr, names))}, which differ only in case, spaces or "
+                "Unicode encoding. Keep one of them."
             )
         if len(names) > 1:
             raise ValueError(f"{space.name} has the class '{names[0]}' {len(names)} times. Keep one of them.")

@@ -1,7 +1,6 @@
-"""Where a model's files are, and exactly which they are. Knows nothing of what the files mean.
+"""Locate a model's files and pin their exact version. Knows nothing of the files' contents.
 
-On the hub's side all is huggingface_hub's: files are fetched once per node whatever the number of actors, since each
-file has a lock there.
+huggingface_hub downloads each file once per node, guarded by its own locks.
 """
 
 import fcntl
@@ -22,45 +21,45 @@ from typing import Any, BinaryIO
 PROJECT_ROOT = Path(__file__).parents[2]
 
 MODEL_FILES = (".json", ".txt", ".safetensors", ".model", ".jinja")
-"""Endings of the files that decide what a model does: `.model` is a vocabulary of SentencePiece's, `.jinja` the form of
-a chat that some text encoders read prompts in.
+"""Suffixes of the files that affect a model's output: `.model` is a SentencePiece vocabulary, `.jinja` a chat template
+that some text encoders apply to prompts.
 """
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-"""Endings of weights that may run code when they are loaded."""
+"""Suffixes of weight files that may run code when loaded."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-"""A full commit pins a hub's model by itself: planning needs no network."""
+"""A full commit hash pins a model on the hub; planning then needs no network."""
 
 CONFIGS = ("model_index.json", "unet/config.json", "transformer/config.json", "scheduler/scheduler_config.json")
-"""Small files of a model that are fetched when it is planned: what it reads of a recipe follows from them."""
+"""Small files of a model, fetched when planning; they determine which recipe settings it uses."""
 
 HUB_TIMEOUT_SECONDS = 10.0
 
 HUB_SETTINGS = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
-"""Environment variables: a mirror of the hub, where files are kept, whether to use these alone. Not the token."""
+"""Environment variables that select the hub's mirror, its cache and offline mode. The token is not among them."""
 
 
 DRIVERS_FOLDER = "FIGMENT_DRIVERS_FOLDER"
-"""Environment variable of actors: the folder from which their driver sees relative paths."""
+"""Environment variable of actors: the driver's working directory, against which relative paths resolve."""
 
 UNCHANGED = b"unchanged"
-"""What a stamp holds once a node's files have been compared with the recipe."""
+"""Content of a stamp file once a node's files have been compared with the recipe."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a recipe takes from files that do not ship with it."""
+    """A kind of model files that a recipe refers to."""
 
     setting: str
     needed: str
-    """A file that it cannot be without, as a pattern."""
+    """Glob pattern of the required file."""
 
     weights: tuple[str, ...]
-    """Folders inside it whose weights are always loaded."""
+    """Subfolders whose weights are always loaded."""
 
     may_be_file: bool = False
-    """Whether the needed file alone will do."""
+    """Whether the required file alone is enough."""
 
 
 MODEL = ModelSource(
@@ -71,33 +70,33 @@ LORA = ModelSource("recipe.loras", "*.safetensors", ("",), may_be_file=True)
 
 
 def find_local(name: str) -> Path | None:
-    """Return the folder or file that `name` says, seen from the driver's folder or the project's root.
+    """Return the local folder or file called `name`, relative to the driver's folder or the project root.
 
-    None for a hub id. `~` is this account's home.
+    None for a hub id. `~` expands to the home directory.
     """
     for folder in (os.environ.get(DRIVERS_FOLDER, ""), "", PROJECT_ROOT):
         path = os.path.join(folder, os.path.expanduser(name))
-        if name and os.path.exists(path):  # False, not an error, for what cannot be a path
+        if name and os.path.exists(path):  # returns False for invalid paths
             return Path(path)
     return None
 
 
 def local_path(name: str) -> Path:
-    """Return the file or folder that a setting says, as `find_local` sees it; where nothing is there, as it is said."""
+    """Return the path found by `find_local`, or the given path if nothing exists there."""
     return find_local(name) or Path(os.path.expanduser(name))
 
 
 def resolve_revision(part: ModelSource, name: str, revision: str) -> str:
-    """Return what pins a part: the hub's commit, or the SHA-256 of the local files.
+    """Return the pinned version of a part: the hub's commit, or the SHA-256 of the local files.
 
-    Raises ValueError with the remedy where it cannot be had or is not safe, before anything expensive starts.
+    Raises ValueError with the remedy if the part is missing or unsafe, before anything expensive starts.
     """
     path = find_local(name)
     if path is None:
         return revision if COMMIT.fullmatch(revision) else _hub_commit(part, name, revision)
     if revision:
         raise ValueError(
-            f"{part.setting} '{name}' is on this machine, but revision '{revision}' is asked for. Leave it out."
+            f"{part.setting} '{name}' is a local path, which has no revision '{revision}'. Remove the revision."
         )
     if path.is_dir():
         check_safetensors(part, name, [file.relative_to(path).as_posix() for file in path.rglob("*")])
@@ -105,32 +104,32 @@ def resolve_revision(part: ModelSource, name: str, revision: str) -> str:
     found = sorted(file for file in candidates if file.is_file())
     if not found:
         raise ValueError(
-            f"{part.setting} is '{name}', without {part.needed}. Give a folder in diffusers' layout, as "
+            f"{part.setting} is '{name}', which has no {part.needed}. Use a folder in diffusers' layout, as "
             "save_pretrained writes it."
         )
     if len(found) > 1:
-        raise ValueError(f"{part.setting} is '{name}', with {len(found)} files {part.needed}. Name one of them.")
+        raise ValueError(f"{part.setting} is '{name}', which has {len(found)} files {part.needed}. Name one of them.")
     return files_sha256(path)
 
 
 def check_revision(part: ModelSource, name: str, revision: str) -> None:
-    """Raise ValueError if a part of a recipe is gone, or is not the one that `revision` pinned."""
+    """Raise ValueError if a part of a recipe is missing or no longer matches `revision`."""
     if resolve_revision(part, name, "" if find_local(name) else revision) != revision:
         raise ValueError(
-            f"{part.setting} '{name}' has changed since the recipe was written. Put the old files back, or plan again."
+            f"{part.setting} '{name}' has changed since the recipe was written. Restore the old files, or plan again."
         )
 
 
 def check_on_this_node(part: ModelSource, name: str, revision: str) -> None:
-    """Raise ValueError if a node's own files are not those of the recipe; hashed once a node, while they stay alike.
+    """Raise ValueError if this node's files differ from the recipe's; hashes once per node while files are unchanged.
 
-    The driver has compared its own alone: another node may hold other weights at the same path.
+    The driver checks its own files only; another node may have other weights at the same path.
     """
     path = find_local(name)
     if path is None and not COMMIT.fullmatch(revision):
         raise ValueError(
-            f"{part.setting} '{name}' is not on node {socket.gethostname()}. Put it there, or on storage that all "
-            "nodes share, or submit the job with --working-dir and a path inside."
+            f"{part.setting} '{name}' is not on node {socket.gethostname()}. Copy it there, put it on shared "
+            "storage, or submit the job with --working-dir and a path inside."
         )
     if path is None:
         return
@@ -139,17 +138,17 @@ def check_on_this_node(part: ModelSource, name: str, revision: str) -> None:
             if stamp.read() != UNCHANGED:
                 check_revision(part, name, revision)
                 stamp.write(UNCHANGED)
-    except OSError:  # no place for stamps
+    except OSError:  # no writable folder for stamps
         check_revision(part, name, revision)
 
 
 @contextmanager
 def _stamp(path: Path, revision: str) -> Iterator[BinaryIO]:
-    """Open the stamp of files in their present state, alone on this node; OSError where there is no place for it."""
+    """Open and lock the stamp of these files in their current state; raise OSError if it cannot be stored."""
     folder = Path(tempfile.gettempdir()) / f"figment-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise OSError(f"'{folder}' is another account's")
+        raise OSError(f"'{folder}' belongs to another account")
     states = [
         (f"{file}", state.st_size, state.st_mtime_ns, state.st_ctime_ns)
         for file in model_files(path)
@@ -163,7 +162,7 @@ def _stamp(path: Path, revision: str) -> Iterator[BinaryIO]:
 
 
 def check_safetensors(part: ModelSource, name: str, files: Iterable[str]) -> None:
-    """Raise ValueError if weights that will be loaded are there as pickles alone."""
+    """Raise ValueError if weights to be loaded exist only as pickles."""
     in_folder: dict[str, list[str]] = {folder: [] for folder in part.weights}
     for file in files:
         in_folder.get(os.path.dirname(file), []).append(file)
@@ -171,13 +170,13 @@ def check_safetensors(part: ModelSource, name: str, files: Iterable[str]) -> Non
         pickled = [file for file in found if file.endswith(PICKLES)]
         if pickled and not any(file.endswith(".safetensors") for file in found):
             raise ValueError(
-                f"{part.setting} '{name}' has pickled weights ({pickled[0]}), which may run code when they are loaded. "
-                "Give safetensors, as save_pretrained writes them."
+                f"{part.setting} '{name}' has pickled weights ({pickled[0]}), which may run code when loaded. Use "
+                "safetensors, as save_pretrained writes them."
             )
 
 
 def files_sha256(path: Path) -> str:
-    """Return the hash of a file, or of names and bytes of a folder's model files, other files aside."""
+    """Return the SHA-256 of a file, or of the names and bytes of a folder's model files."""
     digest = hashlib.sha256()
     for file in model_files(path):
         place = file.name if path.is_file() else file.relative_to(path).as_posix()
@@ -189,28 +188,28 @@ def files_sha256(path: Path) -> str:
 
 
 def model_files(path: Path) -> list[Path]:
-    """Return a file, or those of a folder that decide what a model does, in order; ValueError for a link to nothing."""
+    """Return a file, or a folder's model files, sorted; raise ValueError for a broken link."""
     if path.is_file():
         return [path]
     files = sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES)
-    if lost := next((file for file in files if file.is_symlink() and not file.exists()), None):
-        raise ValueError(f"'{lost}' is a link that leads nowhere. Put the file there, or take the link out.")
+    if broken := next((file for file in files if file.is_symlink() and not file.exists()), None):
+        raise ValueError(f"'{broken}' is a broken link. Restore its target, or remove the link.")
     return [file for file in files if file.is_file()]
 
 
 def fetch(part: ModelSource, name: str, revision: str) -> Path:
-    """Return where a pinned part of one file is on this node, fetched from the hub unless it is there already."""
+    """Return the local path of a pinned single-file part, downloading it from the hub if needed."""
     from huggingface_hub import snapshot_download
 
     path = find_local(name) or Path(snapshot_download(name, revision=revision, allow_patterns=part.needed))
     found = [path] if path.is_file() else sorted(path.glob(part.needed))
     if len(found) != 1:
-        raise ValueError(f"{part.setting} '{name}' has {len(found)} files {part.needed}, not one.")
+        raise ValueError(f"{part.setting} '{name}' has {len(found)} files {part.needed}; use one with exactly 1.")
     return found[0]
 
 
 def read_config(name: str, revision: str, file: str) -> dict[str, Any] | None:
-    """Return what one of a model's `CONFIGS` says; None where it is not on this machine."""
+    """Return the content of one of a model's `CONFIGS`; None if it is not on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     folder = find_local(name)
@@ -220,47 +219,47 @@ def read_config(name: str, revision: str, file: str) -> dict[str, Any] | None:
     try:
         found = json.loads(Path(path).read_bytes())
     except ValueError as error:
-        raise ValueError(f"recipe.model '{name}': its {file} is damaged: {error}. Put a whole model there.") from error
+        raise ValueError(f"recipe.model '{name}': its {file} is damaged: {error}. Download the model again.") from error
     return found if isinstance(found, dict) else None
 
 
 def licence_of(name: str, revision: str) -> str:
-    """Return the licence that a model's card states, or that none is stated where this process can see."""
+    """Return the licence from a model's card, or "not stated"."""
     from huggingface_hub import hf_hub_download, metadata_load
 
     path = find_local(name)
     try:
         card = path / "README.md" if path else hf_hub_download(name, "README.md", revision=revision)
         return str((metadata_load(card) or {})["license"])
-    except Exception:  # no card, no network, no header, no licence in it: nothing depends on it
+    except Exception:  # no card, network, header or licence: nothing depends on it
         return "not stated"
 
 
 def _hub_commit(part: ModelSource, name: str, revision: str) -> str:
-    """Ask the hub; where it does not answer, take what an earlier run left in the local cache."""
+    """Return the commit from the hub, or from the local cache if the hub is unreachable."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_SECONDS)
     except HFValidationError as error:
-        raise ValueError(f"{part.setting} is '{name}': there is no such file or folder. Check the path.") from error
-    except Exception as hub_error:  # which class it is depends on the HTTP client behind the hub's library
+        raise ValueError(f"{part.setting} is '{name}', which is no existing file or folder. Check the path.") from error
+    except Exception as hub_error:  # the class depends on huggingface_hub's HTTP client
         try:
             return Path(snapshot_download(name, revision=revision or None, local_files_only=True)).name
         except OSError:
             raise ValueError(
-                f"{part.setting} is '{name}': there is no such folder, and the Hugging Face hub did not give it "
-                f"({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id, the network; "
-                "HF_ENDPOINT may name a mirror."
+                f"{part.setting} is '{name}', which is no existing folder, and the Hugging Face hub did not return "
+                f"it ({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id and the "
+                "network; set HF_ENDPOINT to use a mirror."
             ) from hub_error
     files = [sibling.rfilename for sibling in info.siblings or ()]
     check_safetensors(part, name, files)
     found = [file for file in files if "/" not in file and fnmatch(file, part.needed)]
     if len(found) != 1:
         raise ValueError(
-            f"{part.setting} is '{name}', which has {len(found)} files {part.needed} on the hub, not one. Give another "
-            "id, or a folder or file of your own."
+            f"{part.setting} is '{name}', which has {len(found)} files {part.needed} on the hub instead of 1. Use "
+            "another id, or a local folder or file."
         )
     if part is MODEL:
         _fetch_configs(name, info.sha or revision, files)
@@ -268,12 +267,12 @@ def _hub_commit(part: ModelSource, name: str, revision: str) -> str:
 
 
 def _fetch_configs(name: str, commit: str, files: Iterable[str]) -> None:
-    """Fetch a model's small files, to be read without the network."""
+    """Download a model's small files for offline use."""
     from huggingface_hub import hf_hub_download
 
     for file in sorted(set(CONFIGS).intersection(files)):
         try:
             hf_hub_download(name, file, revision=commit)
-        except Exception as error:  # a gated model, say: less can be told before it is loaded
-            logging.getLogger(__name__).info("%s of %s was not fetched: %s", file, name, error)
+        except Exception as error:  # such as a gated model: fewer checks run before it is loaded
+            logging.getLogger(__name__).info("%s of %s was not downloaded: %s", file, name, error)
             return

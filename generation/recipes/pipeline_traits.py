@@ -1,4 +1,4 @@
-"""What diffusers' pipelines read of a recipe, known from a model's small files without loading it or diffusers."""
+"""Which recipe settings a diffusers pipeline uses, read from a model's small files without loading it or diffusers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "n
 
 @dataclass(frozen=True)
 class PipelineKind:
-    """How a class of pipelines reads prompts and is guided."""
+    """How a pipeline class encodes prompts and applies guidance."""
 
     embeddings: tuple[str, ...] = ()
-    """What `encode_prompt` returns, as the pipeline's call names it; empty where prompts are left to the pipeline."""
+    """Results of `encode_prompt`, named as in the pipeline's call; empty if the pipeline encodes prompts itself."""
 
     is_guided_in_pairs: bool = False
-    """Whether it calls the denoiser once a step, null prompts first, and adds scale * (difference) to the null's.
+    """True if it calls the denoiser once per step, null prompts first, and adds scale * (difference) to the null.
 
-    Others call it twice a step, put prompts first, or mean something else by the scale.
+    Others call it twice per step, put prompts first, or define the scale differently.
     """
 
     tokens_read: tuple[str, int] | None = None
-    """A tokenizer whose texts are cut elsewhere than it says itself, and where: its default `max_sequence_length`."""
+    """A tokenizer and the pipeline's default `max_sequence_length`, if that is not the tokenizer's own limit."""
 
     takes_negative_prompt: bool = True
-    """Whether it makes a second pass for it as it is called."""
+    """True if its call uses the negative prompt."""
 
 
 KINDS = {
@@ -50,40 +50,40 @@ KINDS = {
     "SanaPipeline": PipelineKind(tokens_read=("tokenizer", 300)),
     "ZImagePipeline": PipelineKind(tokens_read=("tokenizer", 512)),
 }
-"""Classes in diffusers of which something is known; any other one is called as it comes."""
+"""Known pipeline classes in diffusers; others are called with defaults."""
 
 
 def kind_of(name: str) -> PipelineKind:
-    """Return what is known of a class of pipelines."""
+    """Return the known traits of a pipeline class, or the defaults."""
     return KINDS.get(name, PipelineKind())
 
 
 SCHNELL_TOKENS = 256
-"""What FLUX.1-schnell was trained with, and is called with."""
+"""Token limit that FLUX.1-schnell was trained with."""
 
 
 @dataclass(frozen=True)
 class PipelineTraits:
-    """A recipe's pipeline, as far as files on this machine say."""
+    """Traits of a recipe's pipeline, as far as files on this machine show."""
 
     name: str
-    """Its class in diffusers; empty where that is not known."""
+    """Class in diffusers; empty if unknown."""
 
     is_schnell: bool
-    """A Flux whose transformer takes no guidance scale."""
+    """True for a Flux transformer without a guidance scale."""
 
     scheduler: str
-    """The class of the model's own; empty where that is not known."""
+    """Class of the model's own scheduler; empty if unknown."""
 
     @property
     def tokens_read(self) -> dict[str, int]:
-        """Tokens that are read of each tokenizer whose own limit does not hold."""
+        """Token limits that replace those of the named tokenizers."""
         read = kind_of(self.name).tokens_read
         return {read[0]: min(read[1], SCHNELL_TOKENS) if self.is_schnell else read[1]} if read else {}
 
 
 def traits_of(recipe: Recipe) -> PipelineTraits:
-    """Return what is known of a recipe's pipeline."""
+    """Return the traits of a recipe's pipeline."""
 
     def read(file: str) -> dict:
         return (read_config(recipe.model, recipe.revision, file) or {}) if recipe.model else {}
@@ -94,24 +94,24 @@ def traits_of(recipe: Recipe) -> PipelineTraits:
 
 
 def check_scheduler(recipe: Recipe, own: str) -> None:
-    """Raise ValueError for a scheduler in the place of the model's own, by its class, that it was not trained for."""
+    """Raise ValueError if recipe.scheduler replaces a flow-matching scheduler; `own` is the class of the model's."""
     if recipe.scheduler != "model" and own.startswith("FlowMatch"):
         raise ValueError(
-            f"recipe.scheduler is {recipe.scheduler}, but the model is of flow matching ({own}). Take model."
+            f"recipe.scheduler is {recipe.scheduler}, but the model uses flow matching ({own}). Use model."
         )
 
 
 def without_effect(recipe: Recipe, traits: PipelineTraits) -> Iterator[str]:
-    """Yield the settings of a recipe that are part of its hash, and change no image of its model."""
+    """Yield the settings that change the recipe's hash but none of its images, with the reason."""
     is_guided = max(recipe.guidance_scale) > 1
     if is_guided and traits.is_schnell:
-        yield "recipe.guidance_scale has no effect: this FLUX.1 takes no guidance scale"
+        yield "recipe.guidance_scale has no effect: this FLUX.1 model has no guidance scale"
     if recipe.negative_prompt and not kind_of(traits.name).takes_negative_prompt:
-        yield f"recipe.negative_prompt has no effect: {traits.name} takes none"
+        yield f"recipe.negative_prompt has no effect: {traits.name} does not use it"
     elif recipe.negative_prompt and not is_guided and recipe.model:
-        yield "recipe.negative_prompt has no effect: recipe.guidance_scale is 1, which is no guidance"
+        yield "recipe.negative_prompt has no effect: recipe.guidance_scale is 1, which turns guidance off"
     if recipe.guidance_interval != (0.0, 1.0) and not is_guided:
-        yield "recipe.guidance_interval has no effect: recipe.guidance_scale is 1, which is no guidance"
+        yield "recipe.guidance_interval has no effect: recipe.guidance_scale is 1, which turns guidance off"
     for name, _, scale in recipe.loras:
         if scale == 0:
             yield f"recipe.loras '{name}' has no effect: its scale is 0"

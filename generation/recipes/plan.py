@@ -1,8 +1,8 @@
-"""From a sample's index to what it shows.
+"""Plan a sample: label, prompt and noise from its index.
 
 A plan is a pure function of `(recipe, index)`. It knows no actor, no epoch and no clock, so sample 7 has the same
 label, prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart. Sets are nested:
-the first N indices are the N-image set, whatever N.
+for every N, the first N indices are the N-image set.
 """
 
 import dataclasses
@@ -22,36 +22,36 @@ from generation.recipes.recipe import Recipe
 
 TEMPLATE_DRAW, GUIDANCE_DRAW = 0, 4
 FIELD_DRAWS = {"hypernym": 1, "background": 2, "caption": 3}
-"""Which word of its prompt stream decides what: a choice does not move when another is added."""
+"""Which 64-bit word of the prompt stream makes each choice; adding a choice does not change the others."""
 
 NUM_INDICES = 2**63
-"""Sample indices are 0 to `NUM_INDICES - 1`: an int64."""
+"""Sample indices are 0 to `NUM_INDICES - 1`, which fits an int64."""
 
 FIRST_HELD_OUT_INDEX = 2**40
-"""Samples from here on are never trained on: they tell how training goes without a look at real images."""
+"""Samples from this index on are never trained on; they validate training without real images."""
 
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """What decides a sample before it exists."""
+    """Everything that determines a sample before it is generated."""
 
     index: int
     attempt: int
-    """0, and one more for each refused image."""
+    """Number of refused images before this attempt."""
 
     label: int
     template: str
     prompt: str
     negative_prompt: str
     noise_seed: int
-    """64 random bits; the image's initial noise follows from them alone."""
+    """64 random bits that alone determine the initial noise."""
 
     guidance_scale: float
     num_inference_steps: int
 
 
 def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
-    """Return the plan of sample `index` (0 or more); a further attempt changes the noise and nothing else."""
+    """Return the plan of sample `index` (0 or more); another `attempt` changes only the noise."""
     if not 0 <= index < NUM_INDICES:
         raise ValueError(f"Sample index {index} is out of range; indices are 0 to {NUM_INDICES - 1}.")
     run, position = divmod(index, recipe.label_space.num_classes)
@@ -72,7 +72,7 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
 
 
 def num_prompts(recipe: Recipe) -> int:
-    """Return how many prompts the recipe may come up with; those that read the same are counted twice."""
+    """Return the number of possible prompts; equal texts from different choices count separately."""
     choices = [field_choices(recipe, label) for label in range(recipe.label_space.num_classes)]
     return sum(
         math.prod(len(of_label[field]) for field in fields)
@@ -82,7 +82,7 @@ def num_prompts(recipe: Recipe) -> int:
 
 
 def field_choices(recipe: Recipe, label: int) -> dict[str, Sequence[str]]:
-    """Return the texts of which each field of a template becomes one; none for what a class or a recipe lacks."""
+    """Return the possible texts of each template field; empty if the class or recipe lacks them."""
     entry = recipe.label_space.classes[label]
     hypernyms = entry.hypernyms
     return {
@@ -96,7 +96,7 @@ def field_choices(recipe: Recipe, label: int) -> dict[str, Sequence[str]]:
 
 
 def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
-    """Return all that is known of a sample without its image, as JSON values."""
+    """Return a sample's metadata as JSON values."""
     entry = recipe.label_space.classes[plan.label]
     fields = _fields(recipe, plan.label, _prompt_words(recipe, plan.index))
     return {
@@ -116,10 +116,10 @@ def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, ...]) -> Sequence[int]:
-    """Return the labels of the aligned run of `num_classes` indices number `run`, shuffled.
+    """Return the shuffled labels of run number `run`, an aligned run of `num_classes` indices.
 
-    Each label once; with weights, each as often as its share of the run, rounded up or down at random so that the mean
-    is exact (systematic sampling).
+    Each label occurs once. With weights, it occurs as often as its share of the run, rounded up or down at random so
+    that the mean is exact (systematic sampling).
     """
     random = stream(Purpose.LABELS, seed, run)
     order = random.permutation(num_classes)
@@ -130,12 +130,12 @@ def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, 
 
 
 def _prompt_words(recipe: Recipe, index: int) -> Sequence[int]:
-    """Return 64 random bits for each choice."""
+    """Return a 64-bit random word for each choice."""
     return bits(Purpose.PROMPTS, recipe.seed, index).random_raw(5).tolist()
 
 
 def _fields(recipe: Recipe, label: int, words: Sequence[int]) -> dict[str, str]:
-    """Return what each field of a template becomes."""
+    """Return the text of each template field."""
     return {
         field: texts[_pick(words[FIELD_DRAWS.get(field, 0)], len(texts))] if texts else ""
         for field, texts in field_choices(recipe, label).items()
@@ -150,7 +150,7 @@ def _guidance_scale(recipe: Recipe, word: int) -> float:
 
 
 def _pick(word: int, num_choices: int, weights: tuple[float, ...] = ()) -> int:
-    """Return one of `0 .. num_choices - 1` for 64 random bits, each as likely as its weight."""
+    """Map 64 random bits to `0 .. num_choices - 1`, with probabilities proportional to the weights."""
     if not weights:
         return word * num_choices >> 64
     return min(bisect_right(_cumulative(weights), word / 2**64), num_choices - 1)

@@ -1,6 +1,6 @@
-"""Prompt templates: from a class to the sentence that asks for its picture.
+"""Prompt templates, from a class to its prompt.
 
-Pure text. Which class, template and background a sample has is the plan's business.
+Pure text. The plan chooses the class, template and background of a sample.
 """
 
 from string import Formatter
@@ -13,17 +13,17 @@ PAPER_TEMPLATES = {
     "background": "{lemmas} inside {background}",
     "hypernym_background": "{lemmas}, {hypernym} inside {background}",
 }
-"""The forms of arXiv 2212.08420, where c is all lemmas, h_c the hypernym, d_c the definition, b a background."""
+"""The prompt forms of arXiv 2212.08420: c is all lemmas, h_c the hypernym, d_c the definition, b a background."""
 
 CLASS_FIELDS = ("class_name", "lemmas", "definition", "caption")
-"""Fields that say which class is meant: a template needs one."""
+"""Fields that identify the class; a template needs at least one."""
 
 FIELDS = (*CLASS_FIELDS, "hypernym", "background")
-"""All that a template may ask for."""
+"""All fields of templates."""
 
 
 def template_text(template: str) -> str:
-    """Return a template's text: that of a named form, or a free one as it is; ValueError for what is neither."""
+    """Return the text of a named form or of a free template; raise ValueError if it is invalid."""
     if template in PAPER_TEMPLATES:
         return PAPER_TEMPLATES[template]
     if template == "caption":
@@ -32,28 +32,30 @@ def template_text(template: str) -> str:
     unknown = sorted(fields_of(template) - set(FIELDS))
     if unknown:
         raise ValueError(
-            f"recipe.templates has '{template}', whose field {{{unknown[0]}}} is not known. Fields are "
+            f"recipe.templates has '{template}', whose field {{{unknown[0]}}} is unknown. Use "
             f"{', '.join(f'{{{name}}}' for name in FIELDS)}."
         )
     if not fields_of(template) & set(CLASS_FIELDS):
         raise ValueError(
-            f"recipe.templates has '{template}', which names no class. Choose one of {', '.join(PAPER_TEMPLATES)}, "
-            f"caption, or write a text with {{{'} or {'.join(CLASS_FIELDS)}}}."
+            f"recipe.templates has '{template}', which does not name the class. Use {', '.join(PAPER_TEMPLATES)}, "
+            f"caption, or a text with {{{'} or {'.join(CLASS_FIELDS)}}}."
         )
     return template
 
 
 def check_plain(template: str) -> None:
-    """Raise ValueError for stray braces, and for what Python's formatting knows beside fields."""
+    """Raise ValueError for stray braces, format specs and conversions."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"recipe.templates has '{template}': {error}. Write {{{{ and }}}} for braces.") from error
+        raise ValueError(f"recipe.templates has '{template}': {error}. Write braces as {{{{ and }}}}.") from error
     for _, name, spec, conversion in parts:
         if spec or conversion:
-            raise ValueError(f"recipe.templates has '{template}'. Write the field {{{name}}} without ! and : in it.")
+            raise ValueError(
+                f"recipe.templates has '{template}', whose field {{{name}}} has a ! or :. Write the field name alone."
+            )
 
 
 def fields_of(*templates: str) -> set[str]:
-    """Return the fields that the templates' texts ask for."""
+    """Return the fields used in the templates' texts."""
     return {name for text in templates for _, name, _, _ in Formatter().parse(text) if name is not None}

@@ -1,7 +1,7 @@
-"""All that decides the images of a data set, in a few kilobytes, with a hash.
+"""Recipes: everything that determines the images of a data set, in a few kilobytes, with a hash.
 
-A recipe is complete: what came from a user's files stands in it. Only what ships with Figment, and a model's weights,
-are named by their hash.
+A recipe is complete: it contains the content of the user's files. Only built-in tables and model weights are referred
+to by hash.
 """
 
 import dataclasses
@@ -22,51 +22,51 @@ from generation.recipes.prompts import fields_of, template_text
 from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
 
 YOUNGER = {"leave_out_after": 0}
-"""Fields that older recipes lack, and what these mean by it: left out at this value, so that hashes stay."""
+"""Fields added later, with the value that older recipes imply; omitted at this value, so that old hashes stay valid."""
 
 SHORT_LIST = 8
-"""Lists up to this length are compared as a whole."""
+"""Lists up to this length are compared as one value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(SharedSettings):
-    """A data set before it exists: an image is a function of `(recipe, index)`. `RecipeConfig`, resolved.
+    """A resolved `RecipeConfig`: each image is a function of `(recipe, index)`.
 
-    Templates are texts with the prefix in them, backgrounds those of all labels that have none of their own.
+    Templates are texts that include the prefix. `backgrounds` are those of labels without `class_backgrounds`.
     """
 
     label_space: LabelSpace
     class_weights: tuple[float, ...]
-    """One a label; empty is exactly balanced."""
+    """One weight per label; empty means exactly balanced."""
 
     class_backgrounds: tuple[tuple[int, tuple[str, ...]], ...]
-    """Labels with backgrounds of their own, and these, in label order."""
+    """Labels that have their own backgrounds, with the texts, in label order."""
 
     captions: tuple[tuple[str, ...], ...]
-    """For each label; empty where no template asks for them."""
+    """Captions per label; empty if no template uses them."""
 
     revision: str
-    """Commit on the hub or hash of the folder's files; empty for a generator without a model."""
+    """The hub's commit or the hash of the folder's files; empty for a generator without a model."""
 
     vae: str
     vae_revision: str
     loras: tuple[tuple[str, str, float], ...]
-    """Name, revision and scale of each."""
+    """Name, revision and scale of each LoRA."""
 
     @cached_property
     def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
-        """What `{background}` may become for each label."""
+        """The possible texts of `{background}` per label."""
         own = dict(self.class_backgrounds)
         return tuple(own.get(label, self.backgrounds) for label in range(self.label_space.num_classes))
 
     @property
     def image_bytes(self) -> int:
-        """Size of a delivered image as pixels."""
+        """Size of a delivered image in bytes, uncompressed."""
         return self.image_size**2 * 3
 
     @property
     def parts(self) -> tuple[tuple[ModelSource, str, str], ...]:
-        """What is read from files that do not ship, by name and revision."""
+        """The external files that the recipe refers to: kind, name and revision."""
         chosen = ((MODEL, self.model, self.revision), (VAE, self.vae, self.vae_revision))
         return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
 
@@ -82,19 +82,19 @@ class Recipe(SharedSettings):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the canonical JSON: two recipes with one hash make the same images."""
+        """SHA-256 of the canonical JSON; recipes with equal hashes make the same images."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON with sorted keys, no spaces, ASCII: equal values give equal bytes."""
+    """Return JSON with sorted keys, no spaces, ASCII; equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def build_recipe(config: RecipeConfig) -> Recipe:
-    """Return the recipe that the settings mean, its files read and its model found and pinned.
+    """Resolve settings into a recipe: read its files, find and pin its model.
 
-    Raises ValueError with the remedy for a file or model that is not there, and for words that a class lacks.
+    Raises ValueError with the remedy for a missing file or model, and for words that a class lacks.
     """
     space = find_label_space(config.label_space)
     templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
@@ -117,12 +117,12 @@ def build_recipe(config: RecipeConfig) -> Recipe:
 
 
 def shared_settings(settings: SharedSettings) -> dict[str, Any]:
-    """Return what settings and a recipe have alike."""
+    """Return the fields that settings and recipes share."""
     return {field.name: getattr(settings, field.name) for field in dataclasses.fields(SharedSettings)}
 
 
 def pinned_model(config: RecipeConfig) -> dict[str, Any]:
-    """Return the recipe's fields that say which weights make its images."""
+    """Return the recipe fields that pin the weights."""
     if config.generator == "painted":
         return {"model": "", "revision": "", "variant": "", "pipeline": "", "vae": "", "vae_revision": "", "loras": ()}
     vae, _, vae_revision = config.vae.partition("@")
@@ -136,16 +136,16 @@ def pinned_model(config: RecipeConfig) -> dict[str, Any]:
 
 
 def find_label_space(name: str) -> LabelSpace:
-    """Return a label space that ships, or that of a user's class file."""
+    """Return a built-in label space, or read a user's class file."""
     if name not in SHIPPED and Path(name).suffix in (".yaml", ".yml", ".csv"):
-        from generation.recipes.class_files import read_class_file  # brings NLTK
+        from generation.recipes.class_files import read_class_file  # imports NLTK
 
         return read_class_file(local_path(name))
     return load_label_space(name)
 
 
 def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[float, ...]:
-    """Return one weight a label, 1 where none is given; empty if all are equal."""
+    """Return one weight per label, 1 by default; empty if all are equal."""
     given: dict[int, float] = {}
     for name, weight in weights.items():
         label = space.label_of(name)
@@ -154,58 +154,58 @@ def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[floa
         given[label] = float(weight)
     by_label = [given.get(label, 1.0) for label in range(space.num_classes)]
     if not 0 < sum(by_label) < math.inf:
-        raise ValueError(f"recipe.class_weights sum to {sum(by_label):g}. Give weights with a sum above 0, such as 1.")
+        raise ValueError(f"recipe.class_weights sum to {sum(by_label):g}; use a finite sum above 0, such as 1.")
     return () if len(set(by_label)) == 1 else tuple(by_label)
 
 
 def check_words(recipe: Recipe) -> None:
-    """Raise ValueError if a template asks for words that a class does not have."""
+    """Raise ValueError if a template uses words that a class lacks."""
     fields = fields_of(*recipe.templates)
     for entry in recipe.label_space.classes:
         for name, words in (("definition", entry.definition), ("hypernym", entry.hypernyms)):
             if name in fields and not words:
                 raise ValueError(
-                    f"recipe.templates ask for {{{name}}}, which class '{entry.class_name}' of "
-                    f"{recipe.label_space.name} does not have. Write it there, give a synset, or leave {{{name}}} out."
+                    f"recipe.templates use {{{name}}}, which class '{entry.class_name}' of "
+                    f"{recipe.label_space.name} lacks. Add it or a synset there, or remove {{{name}}}."
                 )
 
 
 def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return where two recipes, as JSON values, differ: `label_space.classes.3.definition`, say, with both values."""
+    """Return both values of each differing field of two recipes' JSON, such as `label_space.classes.3.definition`."""
     if isinstance(ours, dict) and isinstance(theirs, dict) and (ours.keys() == theirs.keys() or not name):
-        keys = ours | theirs  # of a recipe itself, what is at its default may be left out
+        keys = ours | theirs  # at the top level, fields may be omitted at their default
         parts = [(f"{name}.{key}" if name else key, ours.get(key, 0), theirs.get(key, 0)) for key in keys]
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHORT_LIST:
         parts = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
     else:
         return {} if ours == theirs else {name: (ours, theirs)}
-    return {place: values for part, a, b in parts for place, values in differences(a, b, part).items()}
+    return {path: values for part, a, b in parts for path, values in differences(a, b, part).items()}
 
 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
-    """Return the recipe that `to_value` described; ValueError if it is another version's, or cannot be."""
+    """Return the recipe of a `to_value` result; raise ValueError if it is invalid or from another version."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     needed = names - YOUNGER.keys()
     if not isinstance(value, dict):
-        raise ValueError(f"The recipe is {str(value)[:100]}, which has no fields. Plan again.")
+        raise ValueError(f"The recipe is {str(value)[:100]}, which is not a mapping. Plan again.")
     if not needed <= value.keys() <= names:
         wrong = sorted((set(value) - names) | (needed - set(value)))
         raise ValueError(
-            f"The recipe lacks or has too many fields ({', '.join(wrong)}): another version of Figment wrote it. Use "
+            f"The recipe has missing or unknown fields ({', '.join(wrong)}): another version of Figment wrote it. Use "
             "that version, or plan again."
         )
     frozen = {name: _frozen(item) for name, item in value.items() if name != "label_space"}
     kinds = get_type_hints(Recipe)
     for name, item in frozen.items():
         if not is_of_type(item, kinds[name]):
-            raise ValueError(f"recipe.{name} is {str(value[name])[:100]}, which no recipe has. Plan again.")
+            raise ValueError(f"recipe.{name} is {str(value[name])[:100]}, which is not valid in a recipe. Plan again.")
     recipe = Recipe(label_space=label_space_from_value(value["label_space"]), **frozen)
     check_values(recipe)
     return recipe
 
 
 def check_values(recipe: Recipe) -> None:
-    """Raise ValueError for values that no settings lead to."""
+    """Raise ValueError for values that no settings produce."""
     RecipeConfig(
         **shared_settings(recipe),
         loras={name: scale for name, _, scale in recipe.loras},
@@ -214,7 +214,7 @@ def check_values(recipe: Recipe) -> None:
     )
     num_classes, fields = recipe.label_space.num_classes, fields_of(*recipe.templates)
     weights = recipe.class_weights
-    faults = {
+    problems = {
         "model": bool(recipe.model) != (recipe.generator == "diffusers"),
         "generated_size": recipe.generated_size < recipe.image_size,
         "class_weights": bool(weights)
@@ -224,9 +224,9 @@ def check_values(recipe: Recipe) -> None:
         "captions": bool("caption" in fields or recipe.captions)
         and not (len(recipe.captions) == num_classes and all(recipe.captions)),
     }
-    if wrong := [name for name, is_wrong in faults.items() if is_wrong]:
+    if wrong := [name for name, is_wrong in problems.items() if is_wrong]:
         shown = str(getattr(recipe, wrong[0]))[:100]
-        raise ValueError(f"recipe.{wrong[0]} is {shown}, which does not fit the rest of the recipe. Plan again.")
+        raise ValueError(f"recipe.{wrong[0]} is {shown}, which contradicts the rest of the recipe. Plan again.")
     check_words(recipe)
 
 
@@ -235,12 +235,12 @@ def _frozen(value: Any) -> Any:
 
 
 def recipe_file_text(recipe: Recipe) -> str:
-    """Return what a recipe file holds: the recipe and its hash."""
+    """Return the content of a recipe file: the recipe and its hash."""
     return canonical_json({"recipe": recipe.to_value(), "sha256": recipe.sha256}) + "\n"
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Return the recipe of a file; ValueError if it was edited, or its model is not what it was."""
+    """Read a recipe file; raise ValueError if it was edited or its model has changed."""
     try:
         recipe = recipe_from_value(read_recipe_value(path))
     except ValueError as error:
@@ -251,16 +251,16 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_recipe_value(path: Path) -> dict[str, Any]:
-    """Return what a recipe file says, as JSON values, whatever became of its model; ValueError if it was edited."""
+    """Read a recipe file's JSON values without checking its model; raise ValueError if it was edited."""
     try:
         content = json.loads(read_text(path))
         value, sha256 = content["recipe"], content["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"'{path}' is no recipe file: {error}. Write one with python -m ray_jobs.plan.") from error
+        raise ValueError(f"'{path}' is not a recipe file: {error}. Write one with python -m ray_jobs.plan.") from error
     found = hashlib.sha256(canonical_json(value).encode()).hexdigest()
     if found != sha256:
         raise ValueError(
-            f"The recipe in '{path}' has hash {found[:12]}, but says {str(sha256)[:12]}: it was edited by hand. Change "
-            "settings in a config and plan again."
+            f"The recipe in '{path}' has hash {found[:12]}, but states {str(sha256)[:12]}: it was edited by hand. "
+            "Change the settings in a config and plan again."
         )
     return value

@@ -1,4 +1,4 @@
-"""How many tokens a prompt takes, counted by the pipeline's own tokenizers: text encoders cut off what is too long."""
+"""Count a prompt's tokens with the pipeline's own tokenizers; text encoders truncate longer prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from generation.recipes.pipeline_traits import traits_of
 from generation.recipes.recipe import Recipe
 
 SUBFOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-"""Where diffusers' pipelines keep them."""
+"""Subfolders of tokenizers in diffusers' layout."""
 
 
 @dataclass(frozen=True)
 class TokenCounter:
-    """Counts with each of a model's tokenizers, by their subfolders."""
+    """A model's tokenizers by subfolder, with their limits."""
 
     tokenizers: dict[str, PreTrainedTokenizerBase]
     limits: dict[str, int]
-    """Tokens that each text encoder reads, begin and end included: 77 for CLIP."""
+    """Maximum number of tokens per text encoder, start and end tokens included: 77 for CLIP."""
 
     def count(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return for each tokenizer int [N], begin and end included."""
+        """Return token counts int [N] per tokenizer, start and end tokens included."""
         ids = {name: each(list(prompts), verbose=False)["input_ids"] for name, each in self.tokenizers.items()}
         return {name: np.array([len(row) for row in rows]) for name, rows in ids.items()}
 
 
 def open_token_counter(recipe: Recipe) -> TokenCounter | None:
-    """Return the counter of the recipe's model, None where its tokenizers are not on this machine."""
+    """Return the token counter of the recipe's model; None if its tokenizers are not on this machine."""
     tokenizers = {name: _load(recipe, name) for name in SUBFOLDERS} if recipe.model else {}
     present = {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer is not None}
     if not present:

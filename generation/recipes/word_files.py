@@ -1,4 +1,4 @@
-"""Words for prompts from files: the scenes of Places365, a user's backgrounds, captions that a language model wrote."""
+"""Read prompt texts from files: Places365 scenes, a user's backgrounds, captions."""
 
 import json
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import yaml
 from generation.recipes.labels import TABLES, LabelSpace
 
 PLACES365 = "places365"
-"""As a background it stands for the scenes of Places365."""
+"""Background that stands for all scenes of Places365."""
 
 
 def with_places365(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts, `places365` replaced by its 365 scenes in words: `/c/church/indoor` is `indoor church`."""
+    """Return the texts with `places365` replaced by its 365 scenes; `/c/church/indoor` becomes `indoor church`."""
     return tuple(word for text in texts for word in (_scenes() if text == PLACES365 else [text]))
 
 
@@ -26,16 +26,16 @@ def _scenes() -> tuple[str, ...]:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text without the mark that spreadsheets begin it with; OSError if it is no regular file."""
+    """Return a file's text without a byte-order mark; raise OSError if it is not a regular file."""
     if path.exists() and not path.is_file():
-        raise OSError("it is no regular file")  # reading a pipe might never end
+        raise OSError("not a regular file")  # reading a pipe could block forever
     return path.read_text(encoding="utf-8-sig")
 
 
 def read_backgrounds(path: Path, space: LabelSpace, have_common: bool) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """Return labels and their own backgrounds from a YAML mapping of classes to lists, in label order.
+    """Return labels with their backgrounds, in label order, from a YAML mapping of classes to lists.
 
-    Raises ValueError for an unknown class, and for a class left without backgrounds where there are no common ones.
+    Raises ValueError for an unknown class, and for a class without backgrounds if `have_common` is false.
     """
     try:
         content = yaml.safe_load(read_text(path))
@@ -57,7 +57,7 @@ def read_backgrounds(path: Path, space: LabelSpace, have_common: bool) -> tuple[
 
 
 def read_captions(path: Path, space: LabelSpace) -> tuple[tuple[str, ...], ...]:
-    """Return each label's captions from lines of {"class": ..., "caption": ...}; ValueError for a class without one."""
+    """Return captions per label from lines of {"class": ..., "caption": ...}; raise ValueError if a class has none."""
     by_label: list[list[str]] = [[] for _ in space.classes]
     try:
         lines = read_text(path).split("\n")
@@ -82,7 +82,7 @@ def _caption(line: str, where: str) -> tuple[str, str]:
 
 def _words(words: Any, where: str) -> tuple[str, ...]:
     if not isinstance(words, list) or not words or not all(isinstance(text, str) and text.strip() for text in words):
-        raise ValueError(f"{where} has {words!r}; give texts that are not empty.")
+        raise ValueError(f"{where} has {words!r}; use a list of non-empty texts.")
     return tuple(text.strip() for text in words)
 
 
@@ -97,7 +97,7 @@ def _check_each_has_some(by_label: Sequence[Sequence[str]], space: LabelSpace, p
     without = [entry.class_name for entry, words in zip(space.classes, by_label, strict=True) if not words]
     if without:
         raise ValueError(
-            f"{path.name} has no {what} for {len(without)} classes of {space.name}, '{without[0]}' the first. Add them."
+            f"{path.name} has no {what} for {len(without)} classes of {space.name}, such as '{without[0]}'. Add them."
         )
 
 

@@ -1,8 +1,8 @@
-"""WordNet 3.0's nouns: from a wnid, a synset's name or a bare word to the words of a class.
+"""WordNet 3.0's nouns: look up a class by wnid, synset or word.
 
-Needed to read a user's own classes and to build the tables in generation/data; the label spaces that ship do without.
-WordNet itself is not shipped: NLTK's download is used where there is one, else Debian's package `wordnet-base`. Their
-files are as wndb(5WN) says. (NLTK's own reader wants two more files than Debian has, and all parts of speech.)
+Needed to read a user's classes and to build the tables in generation/data; built-in label spaces do not need it.
+WordNet is not included: NLTK's download is used if present, else Debian's package `wordnet-base`. The file format is
+wndb(5WN). (NLTK's own reader needs two files that Debian lacks, and all parts of speech.)
 """
 
 import re
@@ -15,20 +15,20 @@ import nltk
 from generation.recipes.labels import ClassEntry
 
 WNID = re.compile(r"n\d{8}")
-"""ImageNet's name of a synset: the part of speech and WordNet 3.0's offset."""
+"""A synset as ImageNet names it: part of speech and WordNet 3.0 offset."""
 
 SYNSET = re.compile(r"\S+\.n\.0*[1-9]\d*")
-"""NLTK's name of a noun's synset: a lemma, n, and the number of its sense from 1 on."""
+"""A noun synset as NLTK names it: lemma, n, and the sense's number from 1."""
 
 DEBIAN_WORDNET = Path("/usr/share/wordnet")
 
 REMEDY = (
-    "Install it (python -m nltk.downloader wordnet, or apt-get install wordnet-base), or give each class a definition "
-    "of its own"
+    "Install it (python -m nltk.downloader wordnet, or apt-get install wordnet-base), or write a definition for each "
+    "class"
 )
 
 NUM_LINES = {"data.noun": 82_115, "index.noun": 117_798}
-"""Synsets and words among WordNet 3.0's nouns, as wnstats(7WN) counts them; their files have a line for each."""
+"""Number of noun synsets and words in WordNet 3.0 by wnstats(7WN), one per line of the files."""
 
 VERSION = re.compile(rb"WordNet (\d[\d.]*) Copyright")
 
@@ -36,15 +36,15 @@ EXAMPLE = re.compile(r'".*?"')
 
 
 class WordNet:
-    """All nouns, taken apart when it is opened."""
+    """All nouns of WordNet 3.0, parsed when opened."""
 
     def __init__(self, data: Sequence[str], index: Sequence[str]) -> None:
-        """Take the lines of both files."""
+        """Parse the lines of data.noun and index.noun."""
         self.senses = dict(map(_senses_of_line, index))
-        """Offsets of a word's synsets, in the order of its senses."""
+        """Synset offsets by word, in the order of its senses."""
 
         self.synsets = {int(line[:8]): _fields(line) for line in data}
-        """Words, offsets of hypernyms and definition of each, by its offset."""
+        """Words, hypernym offsets and definition of each synset, by offset."""
 
         self.entries = {offset: self._entry(offset) for offset in self.synsets}
 
@@ -62,30 +62,30 @@ class WordNet:
         )
 
     def by_wnid(self, wnid: str) -> ClassEntry:
-        """Return the synset of a wnid such as n02084071; ValueError if there is none."""
+        """Return the synset of a wnid such as n02084071; raise ValueError if there is none."""
         entry = self.entries.get(int(wnid[1:])) if WNID.fullmatch(wnid) else None
         if entry is None:
-            raise ValueError(f"'{wnid}' is no wnid of a noun in WordNet 3.0. Is it from another version, or mistyped?")
+            raise ValueError(f"'{wnid}' is not the wnid of a noun in WordNet 3.0. Check the spelling and version.")
         return entry
 
     def by_synset(self, name: str) -> ClassEntry:
-        """Return the synset of a name such as dog.n.01; ValueError if there is none, with what there is."""
+        """Return the synset of a name such as dog.n.01; raise ValueError with the word's synsets if there is none."""
         word, _, number = name.rsplit(".", 2) if SYNSET.fullmatch(name) else (name.partition(".")[0], "", "0")
         senses = self._nouns(word)
         if not 1 <= int(number) <= len(senses):
             raise ValueError(
-                f"'{name}' is no synset of a noun in WordNet 3.0. {_choice_of(senses) or 'Write word.n.01, say.'}"
+                f"'{name}' is not a noun synset in WordNet 3.0. {_list_senses(senses) or 'Use the form dog.n.01.'}"
             )
         return senses[int(number) - 1]
 
     def by_word(self, word: str) -> ClassEntry | None:
-        """Return the only noun of this name, None if WordNet has none; ValueError with all senses if it has several.
+        """Return the only noun of this name, or None; raise ValueError with all senses if there are several.
 
-        Never the first sense of several: "crane" is a bird and a machine (the polysemy of arXiv 2212.08420).
+        Never guesses the first sense: "crane" is a bird and a machine (the polysemy of arXiv 2212.08420).
         """
         senses = self._nouns(word)
         if len(senses) > 1:
-            raise ValueError(f"'{word}' is ambiguous. {_choice_of(senses)}")
+            raise ValueError(f"'{word}' is ambiguous. {_list_senses(senses)}")
         return senses[0] if senses else None
 
     def _nouns(self, word: str) -> list[ClassEntry]:
@@ -93,13 +93,13 @@ class WordNet:
 
 
 def _senses_of_line(line: str) -> tuple[str, list[int]]:
-    """Return the word of a line of index.noun, and its offsets, which come last."""
+    """Return the word of an index.noun line and its synset offsets, which come last."""
     word, _, num_senses, *others = line.split()
     return word, [int(offset) for offset in others[-int(num_senses) :]]
 
 
 def _fields(line: str) -> tuple[list[str], list[int], str]:
-    """Return words, offsets of hypernyms in WordNet's own order, and definition of a line of data.noun."""
+    """Return words, hypernym offsets (in WordNet's order) and definition of a data.noun line."""
     columns, _, gloss = line.partition("|")
     fields = columns.split()
     after_words = 4 + 2 * int(fields[3], 16)
@@ -109,13 +109,13 @@ def _fields(line: str) -> tuple[list[str], list[int], str]:
     return fields[4:after_words:2], hypernyms, EXAMPLE.sub("", gloss).strip().strip("; ")
 
 
-def _choice_of(senses: Sequence[ClassEntry]) -> str:
+def _list_senses(senses: Sequence[ClassEntry]) -> str:
     named = "; ".join(f"{entry.synset} ({entry.definition})" for entry in senses)
-    return f"Give one of these as its synset: {named}." if named else ""
+    return f"Use one of these synsets: {named}." if named else ""
 
 
 def open_wordnet() -> WordNet:
-    """Open WordNet 3.0 wherever this machine has it; ValueError with the remedy if it has not, or not all of it."""
+    """Open this machine's WordNet 3.0; raise ValueError with the remedy if it is missing or damaged."""
     place = "WordNet"
     try:
         root = _find()
@@ -124,16 +124,16 @@ def open_wordnet() -> WordNet:
         return WordNet(data, index)
     except _UnusableError as error:
         raise ValueError(f"{place} {error}. {REMEDY}.") from error
-    except Exception as error:  # of any kind where files are damaged
+    except Exception as error:  # damaged files raise any kind
         raise ValueError(f"{place} cannot be read ({type(error).__name__}: {error}). {REMEDY}.") from error
 
 
 class _UnusableError(Exception):
-    """What is wrong with WordNet, after the place where it is."""
+    """A problem with WordNet; its message follows the location."""
 
 
 def _find() -> Any:
-    """Return where WordNet is, NLTK's own or Debian's: a path, or NLTK's pointer, which has its methods."""
+    """Return the location of NLTK's or Debian's WordNet: a path, or an NLTK path pointer."""
     for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
         try:
             return nltk.data.find(name)
@@ -145,18 +145,18 @@ def _find() -> Any:
 
 
 def _read_lines(root: Any, name: str) -> list[str]:
-    """Return the lines of a file but for its licence, if they are those of 3.0, and each is where it says itself."""
+    """Return a file's lines without its licence, after checking version, line count and offsets."""
     with (root / name).open("rb") if isinstance(root, Path) else root.join(name).open() as file:
         content = file.read()
     version = VERSION.search(content)
     if version and version[1] != b"3.0":
-        raise _UnusableError(f"is version {version[1].decode()}, whose numbers mean other synsets than 3.0's")
+        raise _UnusableError(f"is version {version[1].decode()}, whose offsets differ from 3.0's")
     lines = [line for line in content.splitlines(keepends=True) if not line.startswith(b"  ")]
     if len(lines) != NUM_LINES[name]:
         raise _UnusableError(f"is damaged: {name} has {len(lines):,} lines, not {NUM_LINES[name]:,}")
     offset = content.find(lines[0])
     for line in lines if name == "data.noun" else ():
         if line[:8] != b"%08d" % offset:
-            raise _UnusableError(f"is damaged: what is at {offset:08} of {name} begins {line[:8]!r}")
+            raise _UnusableError(f"is damaged: the line at offset {offset:08} of {name} begins with {line[:8]!r}")
         offset += len(line)
     return [line.decode() for line in lines]

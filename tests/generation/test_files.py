@@ -87,8 +87,8 @@ def test_without_exclusive_creation_either_it_is_told_that_two_jobs_are_not_kept
     assert contents(tmp_path) == {"a": b"first", "b": b"other"}
     (told,) = caplog.messages  # once for a folder
     assert told == (
-        f"'{tmp_path}' is on a file system without exclusive creation (Invalid argument): two jobs may write the same "
-        "file."
+        f"The file system of '{tmp_path}' does not support exclusive creation (Invalid argument): two jobs may write "
+        "the same file."
     )
 
 
@@ -101,8 +101,8 @@ def test_without_renaming_over_a_file_it_is_written_in_place_and_that_is_told(
         write_whole(tmp_path / "a", lambda file, content=content: file.write(content))
     assert contents(tmp_path) == {"a": b"second"}
     assert caplog.messages == [
-        f"'{tmp_path}' is on a file system without renaming over a file ({os.strerror(number)}): a job killed while it "
-        "writes leaves half a file."
+        f"The file system of '{tmp_path}' does not support atomic rename ({os.strerror(number)}): a job killed during "
+        "a write leaves a truncated file."
     ]
 
 

@@ -41,29 +41,29 @@ def test_settings_within_their_ranges_pass():
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ({"workers": 0}, "training.workers is 0; give 1 or more."),
-        ({"sizes": {"L4": 8, "A100": 0}}, "training.sizes.A100 is 0; give 1 or more."),
-        ({"multiples": (1, 0)}, "training.multiples.1 is 0; give 1 or more."),
-        ({"restarts": -1}, "training.restarts is -1; give 0 or more."),
-        ({"seconds": float("inf")}, "training.seconds is inf; give a finite number."),
-        ({"seconds": float("nan")}, "training.seconds is nan; give a finite number."),
-        ({"rate": 0.0}, "training.rate is 0.0; give more than 0."),
-        ({"fraction": 1.0}, "training.fraction is 1.0; give 0 to below 1."),
-        ({"fraction": float("nan")}, "training.fraction is nan; give 0 to below 1."),
-        ({"attempts": 128}, "training.attempts is 128; give 0 to 127."),
-        ({"seed": 2**64}, f"training.seed is {2**64}; give 0 to 2**64 - 1."),
-        ({"gpus": 1.5}, "training.gpus is 1.5; give a whole number, or a share below 1."),
-        ({"gpus": -0.5}, "training.gpus is -0.5; give 0 or more."),
+        ({"workers": 0}, "training.workers is 0; use 1 or more."),
+        ({"sizes": {"L4": 8, "A100": 0}}, "training.sizes.A100 is 0; use 1 or more."),
+        ({"multiples": (1, 0)}, "training.multiples.1 is 0; use 1 or more."),
+        ({"restarts": -1}, "training.restarts is -1; use 0 or more."),
+        ({"seconds": float("inf")}, "training.seconds is inf; use a finite number."),
+        ({"seconds": float("nan")}, "training.seconds is nan; use a finite number."),
+        ({"rate": 0.0}, "training.rate is 0.0; use more than 0."),
+        ({"fraction": 1.0}, "training.fraction is 1.0; use 0 to below 1."),
+        ({"fraction": float("nan")}, "training.fraction is nan; use 0 to below 1."),
+        ({"attempts": 128}, "training.attempts is 128; use 0 to 127."),
+        ({"seed": 2**64}, f"training.seed is {2**64}; use 0 to 2**64 - 1."),
+        ({"gpus": 1.5}, "training.gpus is 1.5; use a whole number, or a fraction below 1."),
+        ({"gpus": -0.5}, "training.gpus is -0.5; use 0 or more."),
     ],
 )
 def test_a_setting_out_of_its_range_is_named_with_its_value_and_the_range(setting: dict[str, Any], line: str):
-    with pytest.raises(ValueError, match="; give ") as caught:
+    with pytest.raises(ValueError, match="; use ") as caught:
         check_ranges(Settings(**setting), "training")
     assert str(caught.value) == line
 
 
 def test_a_setting_of_no_section_is_named_alone():
-    with pytest.raises(ValueError, match=r"^workers is 0; give 1 or more\.$"):
+    with pytest.raises(ValueError, match=r"^workers is 0; use 1 or more\.$"):
         check_ranges(Settings(workers=0))
 
 

@@ -59,7 +59,7 @@ def test_classes_are_named_or_evenly_spread(mixed: Recipe):
     ("options", "message"),
     [
         ({"columns": "seeds"}, "--columns is 'seeds'. Choose templates or guidance_scale"),
-        ({"classes": "seven,letter"}, "'letter' is no class of digits"),
+        ({"classes": "seven,letter"}, "'letter' is not a class of digits"),
         ({"images": "0"}, "--images is '0'. Give a whole number"),
         ({"classes": "0"}, "--classes is '0'"),
     ],

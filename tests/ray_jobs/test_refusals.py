@@ -45,7 +45,7 @@ REFUSED = [
     (scale, ["training.num_workers=2"], "training.num_workers is 2: the painted trainer has one"),
     (scale, ["generation.painted_batch_seconds=0"], "painted_batch_seconds and batch_size above 0"),
     (scale, ["generation.batch_sizes={{L4: 8}}"], "batch_sizes gives actors several rates"),
-    (scale, ["num_local_nodes=-1"], "num_local_nodes is -1; give 0 or more"),
+    (scale, ["num_local_nodes=-1"], "num_local_nodes is -1; use 0 or more"),
     (scale, ["fault.seconds=1"], "no setting 'fault'. Did you mean faults"),
     (evaluate, [], "checkpoint"),
     (evaluate, ["checkpoint=nowhere.ckpt"], "checkpoint is"),

@@ -81,13 +81,13 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"reuse": "auto", "deterministic": True}, "reuse is auto, which goes by the clock"),
         ({"loggers": ("wandb", "comet")}, "training.loggers has comet. Choose among wandb and mlflow"),
-        ({"allow_unreadable": -1}, "training.allow_unreadable is -1; give 0 or more"),
+        ({"allow_unreadable": -1}, "training.allow_unreadable is -1; use 0 or more"),
         ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0: give both, or neither"),
         (
             {"real_image_size": 512, "augmentation": "affine"},
             "real_image_size is 512, but with training.augmentation=affine real images are cut .* Leave it out",
         ),
-        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; give 0 to below 1"),
+        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; use 0 to below 1"),
         ({"real_images": "digits", "real_fraction": 0.3}, "0.3 of the 256 images .* are 76.8. Try 0.300781"),
         ({"real_images": "digits", "real_fraction": 1e-9}, "leaves less than 1 real or generated ones"),
         (

@@ -45,5 +45,5 @@ def test_outside_its_interval_guidance_costs_nothing_and_does_nothing(digits: Re
 
 
 def test_an_interval_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"guidance_interval is 0\.7, 0\.1\. Give two shares"):
+    with pytest.raises(ValueError, match=r"guidance_interval is 0\.7, 0\.1; use two"):
         RecipeConfig(guidance_interval=(0.7, 0.1))

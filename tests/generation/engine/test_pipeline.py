@@ -123,7 +123,7 @@ def test_a_flux_without_guidance_takes_neither_scale_nor_negative_prompt_and_rea
 
 def test_a_flow_matching_model_takes_no_other_scheduler(tmp_path: Path):
     save_tiny_flux(tmp_path)
-    with pytest.raises(ValueError, match=r"recipe\.scheduler is euler, but the model is of flow matching.*Take model"):
+    with pytest.raises(ValueError, match=r"recipe\.scheduler is euler, but the model uses flow matching.*Use model"):
         DiffusersGenerator(recipe_of(model=str(tmp_path), scheduler="euler"), ON_CPU)
 
 
@@ -164,7 +164,7 @@ def test_a_lora_whose_weights_find_no_place_when_loaded_is_refused_and_another_t
         return DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
 
     np.testing.assert_array_equal(images_with(kohya=len(weights)), images_with(kohya=0))
-    told = r"has 16 of 32 weights that fit nowhere in 'generation/digits/model', such as lora_unet_.*; 16 fit, .* unet"
+    told = r"has 16 of 32 weights that do not fit 'generation/digits/model', such as lora_unet_.*; 16 fit, .* unet"
     with pytest.raises(ValueError, match=told):
         images_with(kohya=16)
 
@@ -245,7 +245,7 @@ def test_xformers_is_refused_where_it_would_replace_attention_of_another_kind():
 
 
 def test_xformers_without_a_gpu_is_refused():
-    with pytest.raises(ValueError, match=r"attention is xformers, which needs gpus_per_actor.*Take sdpa"):
+    with pytest.raises(ValueError, match=r"attention is xformers, which needs gpus_per_actor.*Use sdpa"):
         GenerationConfig(attention="xformers", gpus_per_actor=0)
 
 

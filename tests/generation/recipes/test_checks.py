@@ -45,7 +45,7 @@ def test_labels_whose_prompts_are_all_the_same_are_named(template: str):
 
 def test_the_embedded_model_is_refused_for_classes_that_it_does_not_know(tmp_path: Path):
     settings = digits_of(tmp_path, "zero", "cat") | {"image_size": 32}
-    with pytest.raises(ValueError, match=r"knows zero, one, .* and not 'cat'\. Give a model of your classes"):
+    with pytest.raises(ValueError, match=r"knows zero, one, .* and not 'cat'\. Set recipe\.model to a model"):
         told_of(**settings)
     assert told_of(**digits_of(tmp_path, "zero", "nine") | {"image_size": 32}) == []
 
@@ -56,10 +56,10 @@ LONG = "digit " * 100
 @pytest.mark.parametrize("template", [f"{LONG}{{class_name}}", f"{LONG}{{definition}}"])
 def test_class_names_behind_what_the_text_encoder_reads_are_told_or_refused(template: str):
     settings = {"generator": "diffusers", "model": "generation/digits/model", "image_size": 32}
-    with pytest.raises(ValueError, match=r"All prompts name their class behind the \d+ tokens"):
+    with pytest.raises(ValueError, match=r"All prompts are truncated before the class name: .* reads \d+ tokens"):
         told_of(**settings, templates=(template,))
     (told,) = told_of(**settings, templates=(template, f"{{class_name}} {LONG}"))
-    assert told.endswith("of the prompts name their class behind the 64 tokens that the text encoder reads")
+    assert told.endswith("of the prompts are truncated before the class name: the text encoder reads 64 tokens")
     assert 45 < float(told.partition("%")[0]) < 55
 
 
@@ -96,7 +96,7 @@ def test_what_a_pipeline_does_not_take_is_told(save: Callable[[Path], None], tol
 
 def test_a_scheduler_that_a_flow_matching_model_does_not_take_is_refused_when_planned(tmp_path: Path):
     save_tiny_flux(tmp_path)
-    with pytest.raises(ValueError, match=r"recipe\.scheduler is ddim, but the model is of flow matching"):
+    with pytest.raises(ValueError, match=r"recipe\.scheduler is ddim, but the model uses flow matching"):
         told_of(**DIGITS_MODEL, model=str(tmp_path), scheduler="ddim")
 
 
@@ -107,7 +107,7 @@ def test_a_scheduler_that_a_flow_matching_model_does_not_take_is_refused_when_pl
 def test_words_that_no_template_asks_for_are_told(settings: dict, field: str):
     (setting,) = settings
     assert told_of(templates=("{definition}",), **settings) == [
-        f"recipe.{setting} has no effect: no template asks for {{{field}}}"
+        f"recipe.{setting} has no effect: no template uses {{{field}}}"
     ]
     assert told_of(templates=(f"{{definition}} {{{field}}}",), **settings) == []
 
@@ -121,5 +121,5 @@ def test_a_lora_of_scale_zero_is_told(tmp_path: Path):
 def test_a_damaged_small_file_of_a_model_is_named(tmp_path: Path):
     save_tiny_lcm(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"its model_index\.json is damaged: .*Put a whole model there"):
+    with pytest.raises(ValueError, match=r"its model_index\.json is damaged: .*Download the model again"):
         told_of(**DIGITS_MODEL, model=str(tmp_path))

@@ -59,9 +59,9 @@ def test_a_class_is_found_by_wnid_and_by_name_and_never_guessed():
     assert space.label_of("n01440764") == space.label_of("tench") == 0
     with pytest.raises(ValueError, match=r"'crane' is the name of several .*n02012849 \(large long-necked.*n03126707"):
         space.label_of("crane")
-    with pytest.raises(ValueError, match=r"'goldfsh' is no class of imagenet1k\. Did you mean goldfish"):
+    with pytest.raises(ValueError, match=r"'goldfsh' is not a class of imagenet1k\. Did you mean goldfish"):
         space.label_of("goldfsh")
-    with pytest.raises(ValueError, match=r"'n99999999' is no class"):
+    with pytest.raises(ValueError, match=r"'n99999999' is not a class"):
         space.label_of("n99999999")
 
 
@@ -100,8 +100,8 @@ def test_a_class_is_found_however_its_letters_are_encoded():
 
 
 def test_names_that_differ_in_underscores_alone_are_one_class():
-    with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl', which differ in case, spaces"):
+    with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl', which differ only in case"):
         check_no_class_twice(LabelSpace("mine", (ClassEntry("snowy owl"), ClassEntry("snowy_owl"))))
     for owl in ("\ufeffowl", "o\u200bwl"):  # the mark of a file's beginning, a space without width
-        with pytest.raises(ValueError, match="letters are encoded alone"):
+        with pytest.raises(ValueError, match="Unicode encoding"):
             check_no_class_twice(LabelSpace("mine", (ClassEntry(owl), ClassEntry("owl"))))

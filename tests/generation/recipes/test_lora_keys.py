@@ -28,8 +28,8 @@ def pair_of(module: str) -> tuple[str, str]:
 def test_weights_that_fit_nowhere_are_told_from_headers_with_examples(tmp_path: Path):
     recipe = recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"), *pair_of("unet.middle.to_q"))
     told = (
-        r"lora\.safetensors' has 2 of 4 weights that fit nowhere in 'generation/digits/model', such as "
-        rf"unet\.middle\.to_q\.lora_A\.weight; 2 fit, such as unet\.{ATTENTION}\.to_q\.lora_A\.weight\. Give a LoRA"
+        r"lora\.safetensors' has 2 of 4 weights that do not fit 'generation/digits/model', such as "
+        rf"unet\.middle\.to_q\.lora_A\.weight; 2 fit, such as unet\.{ATTENTION}\.to_q\.lora_A\.weight\. Use a LoRA"
     )
     with pytest.raises(ValueError, match=told):
         check_headers(recipe)
@@ -37,7 +37,7 @@ def test_weights_that_fit_nowhere_are_told_from_headers_with_examples(tmp_path: 
 
 @pytest.mark.parametrize("name", [lambda module: f"transformer.{module}", lambda module: f"unet.other.{module}"])
 def test_a_lora_of_another_architecture_is_refused(name: Callable[[str], str], tmp_path: Path):
-    with pytest.raises(ValueError, match=r"has 2 of 2 weights that fit nowhere .*; 0 fit\. Give a LoRA"):
+    with pytest.raises(ValueError, match=r"has 2 of 2 weights that do not fit .*; 0 fit\. Use a LoRA"):
         check_headers(recipe_of(tmp_path, *pair_of(name(f"{ATTENTION}.to_q"))))
 
 
@@ -56,5 +56,5 @@ def test_a_cut_file_is_named(tmp_path: Path):
     recipe = recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"))
     file = tmp_path / "lora.safetensors"
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"lora\.safetensors' cannot be read: .*\. Put a whole file there"):
+    with pytest.raises(ValueError, match=r"lora\.safetensors' cannot be read: .*\. Replace it with a complete file"):
         check_headers(recipe)

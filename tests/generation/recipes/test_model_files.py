@@ -55,7 +55,7 @@ def test_a_folders_revision_follows_what_its_tokenizer_reads(tmp_path: Path, fil
 
 
 def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no/such/model.*no such file or folder.*Check"):
+    with pytest.raises(ValueError, match=r"no/such/model.*no existing file or folder.*Check"):
         resolve_revision(MODEL, "no/such/model", "")
 
 
@@ -74,7 +74,7 @@ def test_a_node_with_other_files_than_the_recipes_is_refused(tmp_path: Path, mon
     for _ in range(2):  # a refusal leaves no stamp
         with pytest.raises(ValueError, match=r"recipe\.model '.*' has changed since the recipe was written"):
             check_on_this_node(MODEL, str(model), revision)
-    with pytest.raises(ValueError, match=r"recipe\.model 'no/such/model' is not on node .*\. Put it there"):
+    with pytest.raises(ValueError, match=r"recipe\.model 'no/such/model' is not on node .*\. Copy it there"):
         check_on_this_node(MODEL, "no/such/model", revision)
 
 
@@ -109,13 +109,13 @@ def test_a_relative_path_is_seen_from_the_drivers_folder(tmp_path: Path, monkeyp
 
 
 def test_a_folder_without_model_index_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"without model_index\.json"):
+    with pytest.raises(ValueError, match=r"which has no model_index\.json"):
         resolve_revision(MODEL, str(tmp_path), "")
 
 
 def test_a_file_of_a_folder_is_not_the_folder():
     index = PROJECT_ROOT / "generation" / "digits" / "model" / "model_index.json"
-    with pytest.raises(ValueError, match=r"model_index\.json', without model_index\.json\. Give a folder"):
+    with pytest.raises(ValueError, match=r"model_index\.json', which has no model_index\.json\. Use a folder"):
         resolve_revision(MODEL, str(index), "")
 
 
@@ -130,7 +130,7 @@ def test_weights_that_are_there_as_pickles_alone_are_refused_before_anything_sta
     (tmp_path / "unet").mkdir()
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").touch()
-    with pytest.raises(ValueError, match=r"pickled weights \(unet/diffusion_pytorch_model\.bin\).*Give safetensors"):
+    with pytest.raises(ValueError, match=r"pickled weights \(unet/diffusion_pytorch_model\.bin\).*Use safetensors"):
         resolve_revision(MODEL, str(tmp_path), "")
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").touch()
     assert len(resolve_revision(MODEL, str(tmp_path), "")) == 64
@@ -152,14 +152,14 @@ def test_pickles_beside_the_folders_that_are_loaded_do_not_matter():
 def test_of_two_lora_files_one_must_be_named(tmp_path: Path):
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"with 2 files \*\.safetensors\. Name one"):
+    with pytest.raises(ValueError, match=r"which has 2 files \*\.safetensors\. Name one"):
         resolve_revision(LORA, str(tmp_path), "")
     assert len(resolve_revision(LORA, str(tmp_path / "a.safetensors"), "")) == 64
 
 
 def test_a_local_part_takes_no_revision(tmp_path: Path):
     (tmp_path / "config.json").touch()
-    with pytest.raises(ValueError, match=r"is on this machine, but revision 'main' is asked for"):
+    with pytest.raises(ValueError, match=r"is a local path, which has no revision 'main'"):
         resolve_revision(VAE, str(tmp_path), "main")
 
 
@@ -194,8 +194,8 @@ def test_a_mirror_pins_a_model_and_without_a_network_a_job_ends_in_one_line(tmp_
     refused = plan_with("http://127.0.0.1:9", tmp_path / "home", model, "--out", str(tmp_path / "other.json"))
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
-    assert "recipe.model is 'figment/digits': there is no such folder, and the Hugging Face hub" in refused.stderr
-    assert "HF_ENDPOINT may name a mirror" in refused.stderr
+    assert "recipe.model is 'figment/digits', which is no existing folder, and the Hugging Face hub" in refused.stderr
+    assert "set HF_ENDPOINT to use a mirror" in refused.stderr
     pinned = plan_with("http://127.0.0.1:9", tmp_path / "home", model, f"recipe.revision={COMMIT}", "--index", "7")
     assert pinned.returncode == 0, pinned.stderr
 
@@ -211,7 +211,7 @@ def test_an_unknown_scheduler_is_refused_with_those_that_there_are():
 def test_a_model_file_that_is_a_link_to_nothing_is_named(tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "config.json").symlink_to(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"config\.json' is a link that leads nowhere\. Put the file there"):
+    with pytest.raises(ValueError, match=r"config\.json' is a broken link\. Restore its target"):
         resolve_revision(MODEL, str(tmp_path), "")
 
 

@@ -65,14 +65,14 @@ def test_a_random_hypernym_follows_the_index_and_both_come(sevens: Recipe):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("poem", r"'poem', which names no class\. Choose one of class_name, hypernym, definition"),
-        ("a photo of {class}", r"field \{class\} is not known\. Fields are \{class_name\}, \{lemmas\}"),
-        ("{class_name.__class__}", r"field \{class_name\.__class__\} is not known"),
-        ("{} {class_name}", r"field \{\} is not known"),
-        ("inside {background}", "names no class"),
-        ("a {class_name", "Write {{ and }} for braces"),
-        ("{class_name:{caption}}", r"Write the field \{class_name\} without ! and :"),
-        ("{class_name!r}", r"Write the field \{class_name\} without ! and :"),
+        ("poem", r"'poem', which does not name the class\. Use class_name, hypernym, definition"),
+        ("a photo of {class}", r"field \{class\} is unknown\. Use \{class_name\}, \{lemmas\}"),
+        ("{class_name.__class__}", r"field \{class_name\.__class__\} is unknown"),
+        ("{} {class_name}", r"field \{\} is unknown"),
+        ("inside {background}", "does not name the class"),
+        ("a {class_name", "Write braces as {{ and }}"),
+        ("{class_name:{caption}}", r"whose field \{class_name\} has a ! or :"),
+        ("{class_name!r}", r"whose field \{class_name\} has a ! or :"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_refused(template: str, message: str):

@@ -121,20 +121,20 @@ def test_equal_class_weights_are_exactly_balanced():
 def test_a_recipe_edited_by_hand_is_refused(painted: Recipe, tmp_path: Path):
     path = tmp_path / "recipe.json"
     path.write_text(recipe_file_text(painted).replace('"seed":0', '"seed":1'))
-    with pytest.raises(ValueError, match=rf"says {painted.sha256[:12]}: it was edited by hand\. Change settings"):
+    with pytest.raises(ValueError, match=rf"states {painted.sha256[:12]}: it was edited by hand\. Change the settings"):
         read_recipe(path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "recipe: {}", "[" * 100_000])
 def test_a_file_that_is_no_recipe_is_named(text: str, tmp_path: Path):
     (tmp_path / "recipe.json").write_text(text)
-    with pytest.raises(ValueError, match=r"recipe\.json' is no recipe file"):
+    with pytest.raises(ValueError, match=r"recipe\.json' is not a recipe file"):
         read_recipe(tmp_path / "recipe.json")
 
 
 @pytest.mark.parametrize("value", [[1, "seed"], "seed", None])
 def test_a_recipe_that_is_no_mapping_is_refused(value: Any):
-    with pytest.raises(ValueError, match=r"The recipe is .*, which has no fields"):
+    with pytest.raises(ValueError, match=r"The recipe is .*, which is not a mapping"):
         recipe_from_value(value)
 
 
@@ -149,26 +149,26 @@ def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
     ("field", "value", "message"),
     [
         ("image_size", 17, "recipe.image_size is 17; latent diffusion needs a multiple of 8"),
-        ("image_size", "16", "recipe.image_size is 16, which no recipe has"),
-        ("safety_checker", 1, "recipe.safety_checker is 1, which no recipe has"),
-        ("seed", -1, "recipe.seed is -1; give 0 to 2"),
-        ("precision", "float64", "recipe.precision is float64, which no recipe has"),
-        ("guidance_scale", [0.5], "recipe.guidance_scale is 0.5; give 1"),
-        ("guidance_scale", 2.0, "recipe.guidance_scale is 2.0, which no recipe has"),
-        ("guidance_interval", [0.0, 1.0, 1.0], "which no recipe has"),
+        ("image_size", "16", "recipe.image_size is 16, which is not valid in a recipe"),
+        ("safety_checker", 1, "recipe.safety_checker is 1, which is not valid in a recipe"),
+        ("seed", -1, "recipe.seed is -1; use 0 to 2"),
+        ("precision", "float64", "recipe.precision is float64, which is not valid in a recipe"),
+        ("guidance_scale", [0.5], "recipe.guidance_scale is 0.5; use 1"),
+        ("guidance_scale", 2.0, "recipe.guidance_scale is 2.0, which is not valid in a recipe"),
+        ("guidance_interval", [0.0, 1.0, 1.0], "which is not valid in a recipe"),
         ("num_inference_steps", 0, "recipe.num_inference_steps is 0"),
-        ("generated_size", 0, "recipe.generated_size is 0, which does not fit the rest"),
-        ("templates", ["{name}"], "whose field {name} is not known"),
-        ("templates", ["{class_name} {caption}"], "which does not fit the rest"),
-        ("templates", ["{class_name} {background}"], "name some in recipe.backgrounds"),
-        ("captions", [["x"]], "recipe.captions is (('x',),), which does not fit the rest"),
-        ("class_weights", [1.0], "recipe.class_weights is (1.0,), which does not fit the rest"),
-        ("class_weights", [0.0] * 10, "which does not fit the rest"),
-        ("loras", [["x", "y"]], "recipe.loras is [['x', 'y']], which no recipe has"),
-        ("model", "x/y", "recipe.model is x/y, which does not fit the rest"),
-        ("label_space", {"name": "mine", "classes": [{"class_name": "a"}]}, "recipe.label_space is no list of classes"),
-        ("label_space", {"name": 3, "classes": []}, "recipe.label_space has the name 3"),
-        ("label_space", ["digits"], "recipe.label_space is no list of classes"),
+        ("generated_size", 0, "recipe.generated_size is 0, which contradicts the rest"),
+        ("templates", ["{name}"], "whose field {name} is unknown"),
+        ("templates", ["{class_name} {caption}"], "which contradicts the rest"),
+        ("templates", ["{class_name} {background}"], "but recipe.backgrounds is empty"),
+        ("captions", [["x"]], "recipe.captions is (('x',),), which contradicts the rest"),
+        ("class_weights", [1.0], "recipe.class_weights is (1.0,), which contradicts the rest"),
+        ("class_weights", [0.0] * 10, "which contradicts the rest"),
+        ("loras", [["x", "y"]], "recipe.loras is [['x', 'y']], which is not valid in a recipe"),
+        ("model", "x/y", "recipe.model is x/y, which contradicts the rest"),
+        ("label_space", {"name": "mine", "classes": [{"class_name": "a"}]}, "recipe.label_space is not a list"),
+        ("label_space", {"name": 3, "classes": []}, "recipe.label_space has the name 3, which is not text"),
+        ("label_space", ["digits"], "recipe.label_space is not a list of classes"),
     ],
 )
 def test_a_recipe_file_with_values_that_cannot_be_is_one_line_with_its_name(
@@ -192,7 +192,7 @@ def test_an_older_recipe_whose_classes_differ_in_case_alone_is_still_read(painte
     recipe = read_recipe(path)
     assert recipe.label_space.class_names == ("Crane", "crane")
     (note, *_) = check_recipe(recipe, RecipeConfig())
-    assert note.startswith("mine.csv has the classes 'Crane' and 'crane', which differ in case")
+    assert note.startswith("mine.csv has the classes 'Crane' and 'crane', which differ only in case")
 
 
 def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
@@ -210,14 +210,14 @@ def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
 def test_words_that_a_class_lacks_are_named_with_the_class(tmp_path: Path):
     (tmp_path / "mine.csv").write_text("class_name,definition\ncrane,a machine\nheron,a bird\n")
     settings = RecipeConfig(label_space=str(tmp_path / "mine.csv"), templates=("hypernym",), generator="painted")
-    with pytest.raises(ValueError, match=r"ask for \{hypernym\}, which class 'crane' of mine\.csv does not have"):
+    with pytest.raises(ValueError, match=r"use \{hypernym\}, which class 'crane' of mine\.csv lacks"):
         build_recipe(settings)
     recipe = build_recipe(dataclasses.replace(settings, templates=("definition",)))
     assert {plan_sample(recipe, index).prompt for index in range(2)} == {"crane, a machine", "heron, a bird"}
 
 
 def test_a_weight_for_no_class_and_no_class_left_are_refused():
-    with pytest.raises(ValueError, match=r"'zeero' is no class of digits\. Did you mean zero"):
+    with pytest.raises(ValueError, match=r"'zeero' is not a class of digits\. Did you mean zero"):
         build_recipe(RecipeConfig(generator="painted", class_weights={"zeero": 2.0}))
     nothing = dict.fromkeys(load_label_space("digits").class_names, 0.0)
     with pytest.raises(ValueError, match="class_weights sum to 0"):
@@ -235,5 +235,5 @@ def test_samples_are_left_out_by_the_recipe_and_recipes_without_keep_their_hash(
     assert recipe_from_value(painted.to_value()) == painted
     assert recipe_from_value(leaving.to_value()) == leaving
     assert differences(painted.to_value(), leaving.to_value()) == {"leave_out_after": (0, 3)}
-    with pytest.raises(ValueError, match=r"recipe\.leave_out_after is 128; give 0"):
+    with pytest.raises(ValueError, match=r"recipe\.leave_out_after is 128; use 0"):
         RecipeConfig(leave_out_after=128)

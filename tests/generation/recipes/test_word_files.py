@@ -36,9 +36,9 @@ def test_captions_are_gathered_by_class_in_the_files_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zero: [snow]", r"has no backgrounds for 9 classes of digits, 'one' the first"),
-        ("zeero: [snow]", r"b\.yaml: 'zeero' is no class of digits"),
-        ("zero: snow", r"class 'zero' has 'snow'; give texts"),
+        ("zero: [snow]", r"has no backgrounds for 9 classes of digits, such as 'one'"),
+        ("zeero: [snow]", r"b\.yaml: 'zeero' is not a class of digits"),
+        ("zero: snow", r"class 'zero' has 'snow'; use a list"),
         ("zero: []", r"class 'zero' has \[\]"),
         ("- snow", "must map classes"),
         ("zero: [", "cannot be read"),
@@ -58,7 +58,7 @@ def test_backgrounds_that_are_not_clear_are_refused(text: str, message: str, tmp
         ('\n{"class": "zero"}', r"line 2 is not .*'caption'"),
         ("a zero", "line 1 is not"),
         ('{"class": "zero", "caption": ""}', "line 1 has"),
-        ('{"class": "letter", "caption": "a"}', "'letter' is no class of digits"),
+        ('{"class": "letter", "caption": "a"}', "'letter' is not a class of digits"),
     ],
 )
 def test_captions_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path):
@@ -70,5 +70,5 @@ def test_captions_that_are_not_clear_are_refused(text: str, message: str, tmp_pa
 @pytest.mark.parametrize("read", [read_captions, lambda path, space: read_backgrounds(path, space, have_common=True)])
 def test_a_pipe_is_not_waited_for(read, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"pipe' cannot be read: it is no regular file"):
+    with pytest.raises(ValueError, match=r"pipe' cannot be read: not a regular file"):
         read(tmp_path / "pipe", DIGITS)

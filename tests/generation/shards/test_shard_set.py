@@ -260,7 +260,7 @@ def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serial
     [
         ({"image_format": "png", "quality": 90}, r"quality is 90; for png give 0 to 0"),
         ({"image_format": "jpg"}, r"quality is 0; for jpg give 1 to 100"),
-        ({"shard_size": 0}, r"data\.shard_size is 0; give 1 or more"),
+        ({"shard_size": 0}, r"data\.shard_size is 0; use 1 or more"),
         ({"source": "shards"}, r"data\.shards names none"),
         (
             {"source": "shards", "shards": "a", "tee": "b"},
