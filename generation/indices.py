@@ -22,7 +22,7 @@ class IndexSet:
     @staticmethod
     def of_ranges(ranges: Iterable[range]) -> "IndexSet":
         """Return the union of the ranges."""
-        bounds = np.array([(part.start, part.stop) for part in ranges if part], dtype=np.int64).reshape(-1, 2)
+        bounds = np.array([(each.start, each.stop) for each in ranges if each], dtype=np.int64).reshape(-1, 2)
         return _union(bounds[:, 0], bounds[:, 1])
 
     @staticmethod
@@ -82,15 +82,15 @@ class IndexSet:
         shift = self.starts[row] - begins[row]
         return _union(pieces.starts + shift, pieces.stops + shift)
 
-    def part(self, start: int, stop: int) -> "IndexSet":
+    def slice(self, start: int, stop: int) -> "IndexSet":
         """Return the numbers at positions `start` to `stop - 1`."""
         return self.select(IndexSet.of_ranges([range(start, stop)]))
 
-    def moved(self, by: int) -> "IndexSet":
+    def shifted(self, by: int) -> "IndexSet":
         """Return the set with `by` added to each number."""
         return IndexSet(self.starts + by, self.stops + by)
 
-    def every(self, run: int, offset: int, stride: int) -> "IndexSet":
+    def strided(self, run: int, offset: int, stride: int) -> "IndexSet":
         """Split the integers into runs of `run` numbers; keep run `offset` of every `stride` runs."""
         runs = self.blocks(run * stride)
         first = (runs.at(np.arange(len(runs))) * stride + offset) * run
@@ -111,13 +111,13 @@ class IndexSet:
         """Yield each intersecting block of `size` numbers: its index, and the numbers relative to its start."""
         runs = self.blocks(size)
         for run in runs.at(np.arange(len(runs))).tolist():
-            yield run, (self & IndexSet.of_ranges([range(run * size, (run + 1) * size)])).moved(-run * size)
+            yield run, (self & IndexSet.of_ranges([range(run * size, (run + 1) * size)])).shifted(-run * size)
 
 
 def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
     """Return the union of ranges that may overlap, in any order."""
     if not len(starts):
-        return NOTHING
+        return EMPTY_INDICES
     order = np.argsort(starts, kind="stable")
     starts, reach = starts[order], np.maximum.accumulate(stops[order])
     is_new = np.concatenate([[True], starts[1:] > reach[:-1]])
@@ -126,7 +126,7 @@ def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleRequest:
     """The samples that one consumer requests from a set that is read in passes."""
 
     serials: IndexSet
@@ -139,9 +139,9 @@ class Wanted:
     """Deliver samples in ascending order of serial, even if that is slower."""
 
     @staticmethod
-    def all_of(*indices: range) -> "Wanted":
+    def all_of(*indices: range) -> "SampleRequest":
         """Return the request of a single consumer that takes each sample once."""
-        return Wanted(IndexSet.of_ranges(indices))
+        return SampleRequest(IndexSet.of_ranges(indices))
 
 
-NOTHING = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))
+EMPTY_INDICES = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))

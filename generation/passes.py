@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.random_streams import Purpose, stream
 
 
@@ -20,7 +20,7 @@ class Passes:
     num_images: int
     """Size of the set; a sample's serial is `pass * num_images + position`."""
 
-    wanted: Wanted
+    request: SampleRequest
     purpose: Purpose
     """The random stream that the order is drawn from."""
 
@@ -28,19 +28,19 @@ class Passes:
 
     def sections(self) -> Iterator[tuple[int, IndexSet]]:
         """Yield each requested pass with the requested positions in the set."""
-        return self.wanted.serials.sections(self.num_images)
+        return self.request.serials.sections(self.num_images)
 
     def order(self, num_items: int, *place: int) -> np.ndarray:
         """Return a permutation of a pass's items, int64 [num_items]; the identity if the request is in order.
 
         `place` is the pass, followed by numbers that separate several orders within it.
         """
-        if self.wanted.in_order:
+        if self.request.in_order:
             return np.arange(num_items)
         return stream(self.purpose, self.seed, *place).permutation(num_items)
 
     def choose(self, pass_number: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the requested ones of these positions, in the given order, and their serials; both int64."""
         serials = pass_number * self.num_images + positions
-        is_wanted = self.wanted.serials.contains(serials)
-        return positions[is_wanted], serials[is_wanted]
+        is_requested = self.request.serials.contains(serials)
+        return positions[is_requested], serials[is_requested]

@@ -17,7 +17,7 @@ from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
 from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.passes import Passes
 from generation.random_streams import Purpose, stream
 from generation.recipes.labels import LabelSpace, load_label_space
@@ -192,11 +192,11 @@ class RealTrainingImages:
         """The size of a row's image."""
         return self.image_size**2 * 3
 
-    def passes(self, wanted: Wanted) -> Passes:
+    def passes(self, wanted: SampleRequest) -> Passes:
         """Return the passes over the images."""
         return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
 
-    def open(self, wanted: Wanted) -> ray.data.Dataset:
+    def open(self, wanted: SampleRequest) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
         `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
@@ -216,7 +216,7 @@ class RealTrainingImages:
 class RealReader:
     """Reads units of `reading_units`."""
 
-    def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
+    def __init__(self, source: RealTrainingImages, wanted: SampleRequest) -> None:
         self.source = source
         order = positions_by_index(source.num_images)
         self.positions, self.labels = source.positions[order], source.labels[order]

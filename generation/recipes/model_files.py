@@ -243,13 +243,15 @@ def _hub_commit(part: ModelSource, name: str, revision: str) -> str:
     try:
         info = HfApi().model_info(name, revision=revision or None, timeout=HUB_TIMEOUT_SECONDS)
     except HFValidationError as error:
-        raise ValueError(f"{part.setting} is '{name}', which is no existing file or folder. Check the path.") from error
+        raise ValueError(
+            f"{part.setting} is '{name}', which is not an existing file or folder. Check the path."
+        ) from error
     except Exception as hub_error:  # the class depends on huggingface_hub's HTTP client
         try:
             return Path(snapshot_download(name, revision=revision or None, local_files_only=True)).name
         except OSError:
             raise ValueError(
-                f"{part.setting} is '{name}', which is no existing folder, and the Hugging Face hub did not return "
+                f"{part.setting} is '{name}', which is not an existing folder, and the Hugging Face hub did not return "
                 f"it ({type(hub_error).__name__}: {str(hub_error).splitlines()[0]}). Check the path, the id and the "
                 "network; set HF_ENDPOINT to use a mirror."
             ) from hub_error

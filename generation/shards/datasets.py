@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray.data
 
 from generation.config import GenerationConfig
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import EMPTY_INDICES, IndexSet, SampleRequest
 from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
@@ -68,7 +68,9 @@ def write_shards(
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
     stage = encoding(partial(write_shard, shards), is_spread=True)
-    return ask_units(service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, Wanted(NOTHING))
+    return ask_units(
+        service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, SampleRequest(EMPTY_INDICES)
+    )
 
 
 def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:
@@ -102,7 +104,7 @@ def tee_samples(
     config: GenerationConfig,
     shards: ShardSet,
     num_images: int,
-    wanted: Wanted,
+    wanted: SampleRequest,
     seed: int = 0,
 ) -> ray.data.Dataset:
     """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
@@ -125,7 +127,7 @@ def tee_samples(
     return dataset
 
 
-def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -> ray.data.Dataset:
+def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: SampleRequest) -> ray.data.Dataset:
     """Return a lazy dataset of what is wanted of a set, rows as in the stream, always in the same order.
 
     Serials count positions in the set. In each pass the order is shuffled anew by `seed`: parts of shards, and the
@@ -177,7 +179,7 @@ class Tee:
         held, first = self.shards.ranges[number], self.shards.first_index
         num_images, serials = self.reader.shards.num_images, self.reader.wanted.serials
         this_pass = IndexSet.of_ranges([range(held.start, min(held.stop, first + num_images))])
-        return this_pass & serials.moved(first)
+        return this_pass & serials.shifted(first)
 
 
 def images_per_part(recipe: Recipe) -> int:
@@ -185,12 +187,12 @@ def images_per_part(recipe: Recipe) -> int:
     return max(1, PART_BYTES // recipe.image_bytes)
 
 
-def passes_of(shards: ShardSet, seed: int, wanted: Wanted) -> Passes:
+def passes_of(shards: ShardSet, seed: int, wanted: SampleRequest) -> Passes:
     """Return the passes over a set of shards."""
     return Passes(shards.num_images, wanted, Purpose.SHARD_ORDER, seed)
 
 
-def reading_units(shards: ShardSet, seed: int, wanted: Wanted) -> list[dict[str, int]]:
+def reading_units(shards: ShardSet, seed: int, wanted: SampleRequest) -> list[dict[str, int]]:
     """Return the parts of which something is wanted, in the order in which they are read, pass by pass."""
     size, parts, position = images_per_part(shards.recipe), [], 0
     for number, held in enumerate(shards.ranges):
@@ -213,7 +215,7 @@ class ShardReader:
 
     shards: ShardSet
     seed: int
-    wanted: Wanted
+    wanted: SampleRequest
 
     @cached_property
     def passes(self) -> Passes:

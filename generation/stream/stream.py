@@ -30,7 +30,7 @@ from ray.serve.handle import DeploymentResponse
 
 from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError, GenerationFailedError
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
@@ -98,7 +98,7 @@ class Stage:
 
 
 def stream_samples(
-    service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: Wanted
+    service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: SampleRequest
 ) -> ray.data.Dataset:
     """Return a lazy dataset with one row (see `SampleBatch`) for each wanted serial, which is its index.
 
@@ -125,7 +125,7 @@ def ask_units(
     batch_size: int,
     blocks: Sequence[dict[str, list[int]]],
     stage: Stage,
-    wanted: Wanted,
+    wanted: SampleRequest,
 ) -> ray.data.Dataset:
     """Return what a stage makes of units of work.
 
@@ -146,7 +146,7 @@ def ask_units(
     )
 
 
-def num_askers_of(config: GenerationConfig, wanted: Wanted, stage: Stage) -> int:
+def num_askers_of(config: GenerationConfig, wanted: SampleRequest, stage: Stage) -> int:
     """Return how many askers each consumer's execution has."""
     if wanted.in_order:
         return 1
@@ -154,7 +154,7 @@ def num_askers_of(config: GenerationConfig, wanted: Wanted, stage: Stage) -> int
     return max(MIN_ASKERS, math.ceil(num_askers / wanted.num_consumers))
 
 
-def _window(config: GenerationConfig, wanted: Wanted, num_askers: int) -> int:
+def _window(config: GenerationConfig, wanted: SampleRequest, num_askers: int) -> int:
     """Return how many batches each of so many askers has under way: together as many as all actors take on."""
     return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_askers * wanted.num_consumers))
 

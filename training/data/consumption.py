@@ -1,7 +1,7 @@
 """What a run has used of its samples, what is left, and which worker takes what: part of every checkpoint.
 
-A sample in a pass has a serial number (see `generation.indices.Wanted`). It is used `reuse` times, and no image is
-kept to remember that: whoever goes on asks for the same serials again. Knows numbers, and neither images nor files.
+A sample in a pass has a serial number (see `generation.indices.SampleRequest`). It is used `reuse` times, and no image
+is kept to remember that: whoever goes on asks for the same serials again. Knows numbers, and neither images nor files.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from generation.indices import NOTHING, IndexSet
+from generation.indices import EMPTY_INDICES, IndexSet
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Consumption:
         return Consumption(IndexSet(ranges[:, 0], ranges[:, 1]), saved["begun"].numpy(), saved["uses_left"].numpy())
 
 
-NOT_BEGUN = Consumption(NOTHING, np.zeros(0, np.int64), np.zeros(0, np.int32))
+NOT_BEGUN = Consumption(EMPTY_INDICES, np.zeros(0, np.int64), np.zeros(0, np.int32))
 """The state of a run before its first step."""
 
 
@@ -107,7 +107,7 @@ def exact_share(done: Consumption, serials: RunSerials, reuse: int, worker: Work
     num_given = min(int(ends[-1]) if len(ends) else 0, num_uses)
     mine = _within(ends - done.uses_left, ends, *worker.part(0, num_given))
     begun, uses_left = [done.begun[mine > 0]], [mine[mine > 0]]
-    whole = [NOTHING]
+    whole = [EMPTY_INDICES]
     for number, fresh in serials.fresh(done).sections(serials.num_samples):
         until = min(num_given + len(fresh) * reuse, num_uses)
         start, stop = worker.part(num_given, until)
@@ -116,11 +116,11 @@ def exact_share(done: Consumption, serials: RunSerials, reuse: int, worker: Work
         is_shared = (mine > 0) & (mine < reuse)
         begun.append(fresh.at(borders[is_shared]) + number * serials.num_samples)
         uses_left.append(mine[is_shared])
-        whole.append(fresh.part(-(-start // reuse), stop // reuse).moved(number * serials.num_samples))
+        whole.append(fresh.slice(-(-start // reuse), stop // reuse).shifted(number * serials.num_samples))
         num_given = until
     starts, stops = (np.concatenate([getattr(part, name) for part in whole]) for name in ("starts", "stops"))
     return Share(
-        fresh=IndexSet(starts, stops) | NOTHING,
+        fresh=IndexSet(starts, stops) | EMPTY_INDICES,
         begun=np.concatenate(begun).astype(np.int64),
         uses_left=np.concatenate(uses_left).astype(np.int32),
     )
@@ -145,7 +145,7 @@ def step_share(done: Consumption, serials: RunSerials, batch_size: int, worker: 
     Then a step is of the same samples, whatever the number of workers, if each is used once.
     """
     mine = done.begun // batch_size % worker.count == worker.rank
-    fresh = serials.fresh(done).every(batch_size, worker.rank, worker.count)
+    fresh = serials.fresh(done).strided(batch_size, worker.rank, worker.count)
     return Share(fresh, done.begun[mine], done.uses_left[mine])
 
 

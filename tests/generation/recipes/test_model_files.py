@@ -55,7 +55,7 @@ def test_a_folders_revision_follows_what_its_tokenizer_reads(tmp_path: Path, fil
 
 
 def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no/such/model.*no existing file or folder.*Check"):
+    with pytest.raises(ValueError, match=r"no/such/model.*not an existing file or folder.*Check"):
         resolve_revision(MODEL, "no/such/model", "")
 
 
@@ -194,7 +194,9 @@ def test_a_mirror_pins_a_model_and_without_a_network_a_job_ends_in_one_line(tmp_
     refused = plan_with("http://127.0.0.1:9", tmp_path / "home", model, "--out", str(tmp_path / "other.json"))
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
-    assert "recipe.model is 'figment/digits', which is no existing folder, and the Hugging Face hub" in refused.stderr
+    assert (
+        "recipe.model is 'figment/digits', which is not an existing folder, and the Hugging Face hub" in refused.stderr
+    )
     assert "set HF_ENDPOINT to use a mirror" in refused.stderr
     pinned = plan_with("http://127.0.0.1:9", tmp_path / "home", model, f"recipe.revision={COMMIT}", "--index", "7")
     assert pinned.returncode == 0, pinned.stderr

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 
 from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import EMPTY_INDICES, IndexSet, SampleRequest
 from generation.pool.service import GenerationFailedError
 from generation.shards.datasets import encoding
 from generation.stream.stream import MAX_DEATHS, Asker, Requester, Stage, num_askers_of, wanted_of_unit
@@ -28,7 +28,7 @@ def test_units_are_of_whole_batches_and_leave_out_where_nothing_is_wanted():
     units = work_units(set_of(range(300), range(1000, 1010)), batch_size=8, num_askers=1, window=4)
     assert ranges_of(units) == [range(256), range(256, 1016)]
     assert ranges_of(work_units(set_of(range(250, 257)), batch_size=8, num_askers=1, window=4)) == [range(248, 264)]
-    assert work_units(NOTHING, batch_size=8, num_askers=1, window=4) == []
+    assert work_units(EMPTY_INDICES, batch_size=8, num_askers=1, window=4) == []
 
 
 def test_units_become_shorter_towards_the_end_of_a_stream():
@@ -57,16 +57,16 @@ def test_units_hold_every_index_of_a_scattered_set_once_and_none_is_idle(seed: i
 
 
 def test_a_set_that_is_scattered_over_billions_makes_no_more_units_either():
-    every_other_run = set_of(range(64 * 10**7)).every(32, 0, 64)
+    every_other_run = set_of(range(64 * 10**7)).strided(32, 0, 64)
     units = work_units(every_other_run, batch_size=32, num_askers=8, window=4)
     assert len(units) <= MAX_UNITS
-    assert every_other_run - set_of(*ranges_of(units)) == NOTHING
+    assert every_other_run - set_of(*ranges_of(units)) == EMPTY_INDICES
 
 
 def test_a_billion_images_make_no_more_units_than_ray_data_can_take():
     units = ranges_of(work_units(set_of(range(10**9)), batch_size=32, num_askers=8, window=4))
     assert len(units) <= MAX_UNITS
-    assert set_of(range(10**9)) - set_of(*units) == NOTHING
+    assert set_of(range(10**9)) - set_of(*units) == EMPTY_INDICES
 
 
 class LosingService:
@@ -109,7 +109,7 @@ def test_batches_of_which_nothing_is_wanted_are_not_asked_for():
     batches = list(asker.ask_set(set_of(range(6, 7), range(17, 19), range(30, 33))))
     assert [batch["index"].tolist() for batch in batches] == [[6], [17, 18], [30, 31], [32]]
     assert service.asked == [range(4, 8), range(16, 20), range(28, 32), range(32, 36)]
-    assert list(asker.ask_set(NOTHING)) == []
+    assert list(asker.ask_set(EMPTY_INDICES)) == []
 
 
 def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
@@ -125,7 +125,7 @@ def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
 @pytest.mark.parametrize(("num_actors", "in_a_stream", "encoding_as_well"), [(1, 2, 2), (8, 2, 8), (32, 8, 16)])
 def test_askers_that_encode_are_more_than_a_streams(num_actors: int, in_a_stream: int, encoding_as_well: int):
     config = GenerationConfig(max_actors=num_actors)
-    everything = Wanted.all_of(range(8))
+    everything = SampleRequest.all_of(range(8))
     stages = Stage(lambda _, unit: iter([unit])), encoding(lambda _, unit: iter([unit]))
     assert [num_askers_of(config, everything, stage) for stage in stages] == [in_a_stream, encoding_as_well]
 
