@@ -106,6 +106,6 @@ class GenerationConfig:
         return self.initial_actors or self.max_actors
 
     @property
-    def longest_start_seconds(self) -> float:
+    def start_limit_seconds(self) -> float:
         """Timeout for the first running actor, including the wait for new nodes."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds

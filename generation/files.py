@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 TEMPORARY = ".writing-"
 """Prefix of a file's name while it is being written."""
 
-LACKING = (errno.EPERM, errno.EACCES, errno.EEXIST, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+UNSUPPORTED = (errno.EPERM, errno.EACCES, errno.EEXIST, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of operations that a file system does not support, such as exFAT, SMB or a mounted bucket."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -28,7 +28,7 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically, replacing an existing one."""
-    with naming(path), _written_beside(path, write) as unfinished:
+    with name_in_errors(path), _written_beside(path, write) as unfinished:
         move(unfinished, path)
 
 
@@ -37,7 +37,7 @@ def move(source: Path, path: Path) -> None:
     try:
         os.replace(source, path)
     except OSError as error:
-        if error.errno not in LACKING:
+        if error.errno not in UNSUPPORTED:
             raise
         with path.open("wb") as file:
             _fill(file, path, source)
@@ -47,11 +47,11 @@ def move(source: Path, path: Path) -> None:
 
 def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a new file atomically; raise FileExistsError if it exists."""
-    with naming(path), _written_beside(path, write) as unfinished:
+    with name_in_errors(path), _written_beside(path, write) as unfinished:
         try:
             os.link(unfinished, path)
         except OSError as error:
-            if isinstance(error, FileExistsError) or error.errno not in LACKING:
+            if isinstance(error, FileExistsError) or error.errno not in UNSUPPORTED:
                 raise
             with _created(path) as file:
                 _fill(file, path, unfinished)
@@ -59,12 +59,12 @@ def write_new(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise OSError if an existing folder is not writable; leave nothing behind."""
-    with naming(folder), _written_beside(folder / "check", lambda file: file.write(bytes(4096))):
+    with name_in_errors(folder), _written_beside(folder / "check", lambda file: file.write(bytes(4096))):
         pass
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Add the file's name to file-system errors that lack it, also to those that torch wraps in a RuntimeError."""
     try:
         yield
@@ -95,7 +95,7 @@ def _created(path: Path) -> BinaryIO:
     try:
         return path.open("xb")
     except OSError as error:
-        if isinstance(error, FileExistsError) or error.errno not in LACKING:
+        if isinstance(error, FileExistsError) or error.errno not in UNSUPPORTED:
             raise
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
@@ -119,7 +119,7 @@ def _sync(file: BinaryIO) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in LACKING:
+        if error.errno not in UNSUPPORTED:
             raise
 
 

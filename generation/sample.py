@@ -37,13 +37,13 @@ class PassBatch(SampleBatch):
     """int64 [N, 2]: height and width of the image in the corner of its padded array; absent if nothing is padded."""
 
 
-def selected(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
+def select_samples(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
     """Return the samples selected by a bool [N] mask or int64 positions; no copy if the mask selects all."""
     if which.dtype == np.bool_ and which.all():
         return batch
     return cast(SampleBatch, {name: batch[name][which] for name in SampleBatch.__annotations__})
 
 
-def without_left_out(batch: SampleBatch) -> SampleBatch:
+def drop_left_out(batch: SampleBatch) -> SampleBatch:
     """Return the batch without samples that were left out."""
-    return selected(batch, batch["label"] != NO_LABEL)
+    return select_samples(batch, batch["label"] != NO_LABEL)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from generation.recipes.checks import check_recipe
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe, recipe_file_text
-from generation.sample import without_left_out
+from generation.sample import drop_left_out
 from generation.stream.stream import fetch_samples
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
@@ -53,7 +53,7 @@ def main() -> None:
     with errors_at_work():
         with service:
             indices = [plan.index for plans in cells.values() for plan in plans]
-            made = without_left_out(fetch_samples(service, config.generation, indices))
+            made = drop_left_out(fetch_samples(service, config.generation, indices))
         pictures = {
             index: Picture(plan_sample(recipe, index, attempt), image)
             for index, attempt, image in zip(

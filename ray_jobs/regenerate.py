@@ -14,7 +14,7 @@ from PIL import Image
 from generation.files import write_whole
 from generation.recipes.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe
-from generation.sample import NO_LABEL, SampleBatch, without_left_out
+from generation.sample import NO_LABEL, SampleBatch, drop_left_out
 from generation.stream.stream import ask_samples
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
@@ -68,7 +68,7 @@ def write_samples(folder: Path, recipe: Recipe, samples: SampleBatch) -> None:
     """Write `INDEX.png` and `INDEX.json` for each sample that was not left out."""
     for index in samples["index"][samples["label"] == NO_LABEL]:
         print(f"Sample {index} is left out: its first {recipe.leave_out_after} images were refused.")
-    kept = without_left_out(samples)
+    kept = drop_left_out(samples)
     for index, attempt, image in zip(kept["index"], kept["attempt"], kept["image"], strict=True):
         plan = plan_sample(recipe, int(index), int(attempt))
         write_whole(folder / f"{index}.png", partial(Image.fromarray(image).save, format="png"))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed
 
-from generation.files import naming
+from generation.files import name_in_errors
 from training.data.consumption import NOT_BEGUN, Consumption, merged
 from training.data.loader import StreamLoader
 from training.data.reservoir import Batch
@@ -143,6 +143,6 @@ class Journal:
     def write(self, step: int, domain: str, serials: np.ndarray, uses: np.ndarray) -> None:
         """Write a row for each sample, for good."""
         rows = zip(serials.tolist(), uses.tolist(), strict=True)
-        with naming(Path(self.file.name)):
+        with name_in_errors(Path(self.file.name)):
             self.writer.writerows((self.started_at, step, domain, serial, use) for serial, use in rows)
             self.file.flush()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from generation.recipes.labels import ClassEntry, LabelSpace, folded
+from generation.recipes.labels import ClassEntry, LabelSpace, normalized_name
 
 NOT_SHARED = -1
 """In place of the label of a class that the classifier does not know."""
@@ -18,8 +18,8 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
         return _labels_of_numbers([int(name) for name in names], place, space)
-    alike = _labels_by_name(space, folded)
-    found = [exact.get(name) or alike.get(folded(name), []) for name in names]
+    alike = _labels_by_name(space, normalized_name)
+    found = [exact.get(name) or alike.get(normalized_name(name), []) for name in names]
     if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
         raise ValueError(
             f"{len(unknown)} of {len(names)} classes in '{place}' are called like no class of {space.name}: "
@@ -62,12 +62,14 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
     if theirs == ours:
         return np.arange(ours.num_classes)
     by_wnid = {entry.wnid: label for label, entry in enumerate(ours.classes) if entry.wnid}
-    by_name, their_names = (_labels_by(space, lambda entry: {folded(entry.class_name)}) for space in (ours, theirs))
+    by_name, their_names = (
+        _labels_by(space, lambda entry: {normalized_name(entry.class_name)}) for space in (ours, theirs)
+    )
 
     def label_of(entry: ClassEntry) -> int:
         if entry.wnid in by_wnid:
             return by_wnid[entry.wnid]
-        name = folded(entry.class_name)
+        name = normalized_name(entry.class_name)
         found = by_name.get(name, [])
         if len(found) != 1 or len(their_names[name]) != 1 or (entry.wnid and ours.classes[found[0]].wnid):
             return NOT_SHARED

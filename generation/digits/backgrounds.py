@@ -1,6 +1,6 @@
-"""What a digit is drawn on: procedural backgrounds by name.
+"""Procedural backgrounds for digits, by name.
 
-Pure numpy on one image at a time. Prompts, classes and models are not known here.
+Pure numpy on one image at a time; knows no prompts, classes or models.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ import numpy as np
 from scipy import ndimage
 
 BACKGROUNDS = ("plain", "gradient", "noise", "stripes", "checkerboard", "inverted")
-"""The names that `c inside b` understands: plain is white ink on black, inverted black ink on white."""
+"""Names of backgrounds in prompts `c inside b`: plain is white ink on black, inverted is black ink on white."""
 
 DARKEST = 0.05
 BRIGHTEST = 0.5
-"""Range of a background's colour channels, where white ink is 1: the digit stays the lightest thing."""
+"""Range of a background's color channels; white ink is 1, so the digit stays brightest."""
 
-SMALLEST_PERIOD = 8.0
-LARGEST_PERIOD = 14.0
-"""Of stripes and of two checkerboard cells, in pixels."""
+MIN_PERIOD = 8.0
+MAX_PERIOD = 14.0
+"""Range of the period of stripes, and of two checkerboard cells, in pixels."""
 
 NOISE_CELLS = 9
-"""Noise is bilinear between this many random colours a side."""
+"""Noise interpolates bilinearly between this many random colors per side."""
 
 
 def composite(ink: np.ndarray, background: str, rng: np.random.Generator) -> np.ndarray:
-    """Return uint8 [H, W, 3]: `ink` [H, W] in 0..1 on a freshly drawn background."""
+    """Return uint8 [H, W, 3]: `ink` [H, W] in 0..1 on a randomly drawn background."""
     if background == "plain":
         canvas = np.repeat(ink[..., None], 3, axis=-1)
     elif background == "inverted":
@@ -64,13 +64,13 @@ def _slanted(size: int, angle: float) -> np.ndarray:
 
 def _wave(distances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return soft square waves in 0..1 with a random period and phase."""
-    period = rng.uniform(SMALLEST_PERIOD, LARGEST_PERIOD)
+    period = rng.uniform(MIN_PERIOD, MAX_PERIOD)
     phase = rng.uniform(0, 2 * np.pi)
     return (np.tanh(3 * np.sin(2 * np.pi * distances / period + phase)) + 1) / 2
 
 
 def _blend(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return [H, W, 3] between a dark and a brighter gently coloured tone, by weights [H, W] in 0..1."""
+    """Return [H, W, 3]: a blend of a dark and a brighter muted color, by weights [H, W] in 0..1."""
     middle = (DARKEST + BRIGHTEST) / 2
     dark = rng.uniform(DARKEST, middle - 0.1, 3)
     bright = rng.uniform(middle + 0.05, BRIGHTEST, 3)

@@ -1,7 +1,7 @@
-"""How good the embedded model is: `python -m generation.digits.measure` prints the table of its model card.
+"""Measure the embedded model: `python -m generation.digits.measure` prints the table of its model card.
 
-The judge is a support-vector classifier fitted on real training digits. The student is one fitted on generated images
-alone; the evaluation digits serve to test it and for nothing else.
+The reference is a support-vector classifier fitted on real training digits. The student is one fitted on generated
+images alone. The evaluation digits are used only to test it.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 def generate(pipeline: StableDiffusionPipeline, prompts: list[str], guidance: float, num_steps: int) -> np.ndarray:
-    """Return uint8 [N, 32, 32, 3]; image `i` is drawn from seed `i`."""
+    """Return uint8 [N, 32, 32, 3]; image `i` uses seed `i`."""
     chunks = []
     for start in range(0, len(prompts), BATCH_SIZE):
         chunk = prompts[start : start + BATCH_SIZE]
@@ -56,35 +56,35 @@ def generate(pipeline: StableDiffusionPipeline, prompts: list[str], guidance: fl
 
 
 def prompts_of(form: str, labels: np.ndarray, background: str = "plain") -> list[str]:
-    """Return one prompt a label."""
+    """Return one prompt per label."""
     entries = load_label_space("digits").classes
     return [paper_prompt(form, entries[label], background) for label in labels]
 
 
 def features(images: np.ndarray) -> np.ndarray:
-    """Return the grey images at 8x8, in 0..1, as rows."""
+    """Return rows of grayscale 8x8 images in 0..1."""
     return images.mean(-1).reshape(-1, 8, 4, 8, 4).mean((2, 4)).reshape(len(images), -1) / 255
 
 
 def fit(images: np.ndarray, labels: np.ndarray) -> SVC:
-    """Return a classifier of digits, with scikit-learn's RBF kernel."""
+    """Return a fitted digit classifier with scikit-learn's RBF kernel."""
     return SVC(C=PENALTY).fit(features(images), labels)
 
 
 def print_table(pipeline: StableDiffusionPipeline, num_images: int, guidances: list[float], steps: list[int]) -> None:
-    """Print, for each setting, how often the judge agrees and how well the student does on real digits."""
-    judge = fit(*training_digits())
+    """Print the reference's agreement and the student's accuracy on real digits, for each setting."""
+    reference = fit(*training_digits())
     real_images, real_labels = evaluation_digits()
-    real_top1 = judge.score(features(real_images), real_labels)
+    real_top1 = reference.score(features(real_images), real_labels)
     print(f"A classifier fitted on the {len(training_digits()[1])} real training digits: top1 {real_top1:.4f}")
-    print(f"| guidance | steps | judge agreement | student top1 of {len(real_labels)} | on training digits |")
+    print(f"| guidance | steps | reference agreement | student top1 of {len(real_labels)} | on training digits |")
     print("|---|---|---|---|---|")
     labels = np.arange(num_images) % NUM_CLASSES
     prompts = prompts_of("definition", labels)
     for guidance in guidances:
         for num_steps in steps:
             images = generate(pipeline, prompts, guidance, num_steps)
-            agreement = judge.score(features(images), labels)
+            agreement = reference.score(features(images), labels)
             student = fit(images, labels)
             top1 = student.score(features(real_images), real_labels)
             train_top1 = student.score(features(training_digits()[0]), training_digits()[1])
@@ -92,16 +92,16 @@ def print_table(pipeline: StableDiffusionPipeline, num_images: int, guidances: l
 
 
 def print_forms(pipeline: StableDiffusionPipeline, num_images: int) -> None:
-    """Print the judge's agreement for the forms whose pictures look like the real digits."""
-    judge = fit(*training_digits())
+    """Print the reference's agreement for each prompt form on plain backgrounds."""
+    reference = fit(*training_digits())
     labels = np.arange(num_images) % NUM_CLASSES
     for form in FORMS:
-        agreement = judge.score(features(generate(pipeline, prompts_of(form, labels), 2.0, 10)), labels)
-        print(f"{form} on plain, guidance 2.0, 10 steps: judge agreement {agreement:.4f}")
+        agreement = reference.score(features(generate(pipeline, prompts_of(form, labels), 2.0, 10)), labels)
+        print(f"{form} on plain, guidance 2.0, 10 steps: reference agreement {agreement:.4f}")
 
 
 def median_ms(call: Callable[[], object], num_calls: int = 15) -> float:
-    """Return the median milliseconds of a call, after one that is not counted."""
+    """Return the median duration of a call in milliseconds, after one warm-up call."""
     call()
     durations = []
     for _ in range(num_calls):
@@ -113,7 +113,7 @@ def median_ms(call: Callable[[], object], num_calls: int = 15) -> float:
 
 @torch.inference_mode()
 def print_speed(pipeline: StableDiffusionPipeline) -> None:
-    """Print what a batch of 128 costs."""
+    """Print the time of a batch of 128."""
     latents = torch.randn(BATCH_SIZE, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps = torch.full((BATCH_SIZE,), 500)
     hidden = torch.zeros(BATCH_SIZE, pipeline.tokenizer.model_max_length, 64)
@@ -123,7 +123,7 @@ def print_speed(pipeline: StableDiffusionPipeline) -> None:
 
 
 def write_contact_sheet(pipeline: StableDiffusionPipeline, path: Path, guidance: float = 2.0) -> None:
-    """Write a PNG of every form and background, two images a class."""
+    """Write a PNG of all forms and backgrounds, two images per class."""
     labels = np.arange(2 * NUM_CLASSES) % NUM_CLASSES
     rows = []
     for form in FORMS:
@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the embedded model of handwritten digits.")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU cores to use")
-    parser.add_argument("--num-images", type=int, default=2000, help="for each row of the table")
+    parser.add_argument("--num-images", type=int, default=2000, help="number of images per row of the table")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
     parser.add_argument("--steps", type=int, nargs="+", default=[6, 8, 10])
     parser.add_argument("--sheet", type=Path, help="write a contact sheet PNG of all forms here")

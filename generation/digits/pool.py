@@ -1,6 +1,6 @@
-"""The images that the embedded model learns from, each with the prompt that asks for it.
+"""The training images of the embedded model, with their prompts.
 
-Made from `training_digits` alone. Which network learns from them, and how, is not known here.
+Made from `training_digits` alone. Knows nothing of the model or its training.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ FORM_WEIGHTS = {
     "background": 0.14,
     "hypernym_background": 0.14,
 }
-"""How often each prompt form is drawn; the plain forms teach what real digits look like."""
+"""Frequency of each prompt form; the forms without background show what real digits look like."""
 
-LARGEST_SHIFT = 1.0
-"""Of an augmented digit, in pixels of 32, each way."""
+MAX_SHIFT_PIXELS = 1.0
+"""Largest shift of an augmented digit, in pixels of 32, in each direction."""
 
-LARGEST_TURN = 5.0
-"""In degrees, each way."""
+MAX_ROTATION_DEGREES = 5.0
+"""Largest rotation of an augmented digit, in each direction."""
 
-LARGEST_ZOOM = 0.05
-"""As a fraction of the size, each way."""
+MAX_ZOOM_FRACTION = 0.05
+"""Largest zoom of an augmented digit, in each direction."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images with their prompts; image `i` was asked for by `prompts[prompt_ids[i]]`."""
+    """Images with their prompts; the prompt of image `i` is `prompts[prompt_ids[i]]`."""
 
     images: np.ndarray
     """uint8 [N, 32, 32, 3]."""
@@ -47,14 +47,14 @@ class Pool:
 
 
 def training_digest() -> str:
-    """Return the SHA-256 of the training images' bytes and of their sorted data-set positions, in this order."""
+    """Return the SHA-256 of the training images' bytes, followed by their sorted data-set positions."""
     digest = hashlib.sha256(training_digits()[0].tobytes())
     digest.update(np.sort(training_positions()).astype("<i8").tobytes())
     return digest.hexdigest()
 
 
 def all_prompts() -> tuple[str, ...]:
-    """Return every prompt that the model is taught: each form, class and background once."""
+    """Return all prompts of the training images: each form, class and background once."""
     return tuple(
         paper_prompt(form, entry, background)
         for form in FORM_WEIGHTS
@@ -64,7 +64,7 @@ def all_prompts() -> tuple[str, ...]:
 
 
 def paper_prompt(form: str, entry: ClassEntry, background: str) -> str:
-    """Return a form of the paper with all lemmas and the first hypernym; `background` goes unused where it has none."""
+    """Return a prompt form of the paper with all lemmas and the first hypernym; `background` is ignored if unused."""
     return PAPER_TEMPLATES[form].format(
         lemmas=", ".join(entry.lemmas),
         hypernym=entry.hypernyms[0],
@@ -74,7 +74,7 @@ def paper_prompt(form: str, entry: ClassEntry, background: str) -> str:
 
 
 def needs_background(form: str) -> bool:
-    """Return whether the form asks for a background."""
+    """Return whether the form has a background."""
     return "{background}" in PAPER_TEMPLATES[form]
 
 
@@ -83,7 +83,7 @@ def build_pool(num_images: int, seed: int) -> Pool:
     rng = np.random.default_rng(seed)
     digits, labels = training_digits()
     prompts = all_prompts()
-    places = {prompt: place for place, prompt in enumerate(prompts)}
+    ids = {prompt: i for i, prompt in enumerate(prompts)}
     entries = load_label_space("digits").classes
     images = np.empty((num_images, *digits.shape[1:]), np.uint8)
     prompt_ids = np.empty(num_images, np.int64)
@@ -92,15 +92,15 @@ def build_pool(num_images: int, seed: int) -> Pool:
         form = rng.choice(list(FORM_WEIGHTS), p=list(FORM_WEIGHTS.values()))
         background = rng.choice(BACKGROUNDS) if needs_background(form) else "plain"
         images[i] = composite(augment(digits[row, ..., 0] / 255, rng), background, rng)
-        prompt_ids[i] = places[paper_prompt(form, entries[labels[row]], background)]
+        prompt_ids[i] = ids[paper_prompt(form, entries[labels[row]], background)]
     return Pool(images, prompt_ids, prompts)
 
 
 def augment(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return `ink` [H, W] in 0..1, slightly moved, turned and zoomed."""
-    turn = np.deg2rad(rng.uniform(-LARGEST_TURN, LARGEST_TURN))
-    zoom = 1 + rng.uniform(-LARGEST_ZOOM, LARGEST_ZOOM)
-    shift = rng.uniform(-LARGEST_SHIFT, LARGEST_SHIFT, 2)
+    """Return `ink` [H, W] in 0..1, slightly shifted, rotated and zoomed."""
+    turn = np.deg2rad(rng.uniform(-MAX_ROTATION_DEGREES, MAX_ROTATION_DEGREES))
+    zoom = 1 + rng.uniform(-MAX_ZOOM_FRACTION, MAX_ZOOM_FRACTION)
+    shift = rng.uniform(-MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS, 2)
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / zoom
     centre = (np.array(ink.shape) - 1) / 2
     offset = centre - matrix @ (centre + shift)

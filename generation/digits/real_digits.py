@@ -1,6 +1,6 @@
-"""The real handwritten digits (scikit-learn's `load_digits`), split once and for all.
+"""The real handwritten digits (scikit-learn's `load_digits`), with a fixed split.
 
-The embedded generator learns from `training_digits` alone; `evaluation_digits` are never trained on.
+The embedded generator is trained on `training_digits` alone; nothing is trained on `evaluation_digits`.
 """
 
 from functools import cache
@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 IMAGE_SIZE = 32
-"""Height and width in pixels, bicubic from the data set's 8."""
+"""Height and width in pixels, enlarged from the data set's 8 by bicubic interpolation."""
 
 NUM_TEST = 540
 

@@ -1,6 +1,6 @@
-"""A CLIP tokenizer whose vocabulary is learnt from a few prompts.
+"""A CLIP tokenizer with a vocabulary learned from a few prompts.
 
-It knows text alone: no classes, images or networks.
+Knows text only: no classes, images or networks.
 """
 
 import json
@@ -10,17 +10,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 MAX_TOKENS = 64
-"""Longest prompt with its start and end; longer text is cut off."""
+"""Maximum prompt length with start and end tokens; longer text is truncated."""
 
 WORD_END = "</w>"
-"""CLIP's mark on a word's last token."""
+"""CLIP's suffix of a word's last token."""
 
-LARGEST_VOCABULARY = 4000
-"""More than the prompts can fill, so that every word of theirs becomes one token."""
+MAX_VOCABULARY = 4000
+"""More than the prompts need, so that each of their words becomes one token."""
 
 
 def train_tokenizer(prompts: Sequence[str]) -> CLIPTokenizer:
-    """Return a lower-casing byte-level tokenizer that has each word of `prompts` as one token."""
+    """Return a lowercasing byte-level tokenizer in which each word of `prompts` is one token."""
     merges = _learn_merges(prompts)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + WORD_END for letter in letters), *dict.fromkeys(a + b for a, b in merges)]
@@ -34,12 +34,12 @@ def train_tokenizer(prompts: Sequence[str]) -> CLIPTokenizer:
 
 
 def _learn_merges(prompts: Sequence[str]) -> list[tuple[str, str]]:
-    """Return byte-pair merges in the order learnt, split into words as CLIP does."""
+    """Return byte-pair merges in the order learned, with CLIP's word splitting."""
     clip = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learner.normalizer, learner.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=LARGEST_VOCABULARY, min_frequency=1, end_of_word_suffix=WORD_END, show_progress=False
+        vocab_size=MAX_VOCABULARY, min_frequency=1, end_of_word_suffix=WORD_END, show_progress=False
     )
     learner.train_from_iterator(prompts, trainer)
     return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]

@@ -1,7 +1,7 @@
-"""Make the embedded text-to-image model of ten handwritten digits: `python -m generation.digits.train OUT`.
+"""Train the embedded text-to-image model of ten handwritten digits: `python -m generation.digits.train OUT`.
 
-Starts from nothing and writes a Stable Diffusion folder as diffusers lays it out. Its only teacher is
-`real_digits.training_digits`; the evaluation digits are not known here. How good the model is, `measure` says.
+Starts from random weights and writes a Stable Diffusion folder in diffusers' layout. Trains on
+`real_digits.training_digits` alone and never sees the evaluation digits. `measure` measures the result.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from generation.digits.tokenizer import MAX_TOKENS, train_tokenizer
 
 SEED = 0
 POOL_SIZE = 24_000
-"""Composited images, made once; the denoiser learns from their latents."""
+"""Number of composited images, made once; the denoiser trains on their latents."""
 
 BATCH_SIZE = 128
 
@@ -42,7 +42,7 @@ AUTOENCODER_STEPS = 1000
 AUTOENCODER_BATCH_SIZE = 64
 AUTOENCODER_LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-4
-"""Of the mean divergence of a latent from a standard normal, against the mean squared error of a pixel in -1..1."""
+"""Weight of a latent's mean KL divergence from a standard normal; a pixel's squared error in -1..1 has weight 1."""
 
 DENOISER_STEPS = 4500
 DENOISER_LEARNING_RATE = 2e-3
@@ -53,7 +53,7 @@ EMA_DECAY = 0.999
 WARM_UP_STEPS = 100
 LOG_EVERY_STEPS = 50
 SAVE_EVERY_STEPS = 500
-"""The folder holds a usable model long before the last step."""
+"""Saving early leaves a usable model in the folder long before the last step."""
 
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 4
@@ -69,7 +69,7 @@ AUTOENCODER: dict[str, Any] = {
     "norm_num_groups": 8,
     "mid_block_add_attention": False,
 }
-"""AutoencoderKL from 32x32 images to 8x8x4 latents; few channels at full size, where decoding costs most."""
+"""AutoencoderKL from 32x32 images to 8x8x4 latents; few channels at full resolution, where decoding costs most."""
 
 UNET: dict[str, Any] = {
     "sample_size": LATENT_SIZE,
@@ -83,7 +83,7 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-"""UNet2DConditionModel with about a million parameters, which reads the prompt at 4x4 alone."""
+"""UNet2DConditionModel with about a million parameters; attends to the prompt at 4x4 only."""
 
 TEXT_ENCODER: dict[str, Any] = {
     "hidden_size": TEXT_WIDTH,
@@ -103,25 +103,25 @@ NOISE_SCHEDULE: dict[str, Any] = {
     "beta_start": 1e-4,
     "beta_end": 0.02,
 }
-"""Shared by training and sampling; with it the last step holds no trace of the image."""
+"""Shared by training and sampling; at its last timestep no trace of the image remains."""
 
 
 class Log:
-    """`training_log.jsonl`: one record a line, each with the seconds since the start."""
+    """Writer of `training_log.jsonl`: one record per line, with the seconds since the start."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started_at = time.monotonic()
 
     def write(self, record: str, **values: float | str | dict[str, str]) -> None:
-        """Append one record; the values must fit JSON."""
+        """Append one record; values must be JSON-serializable."""
         seconds = round(time.monotonic() - self.started_at, 1)
         with self.path.open("a") as file:
             file.write(json.dumps({"record": record, "wall_seconds": seconds, **values}) + "\n")
 
 
 class Denoiser(torch.nn.Module):
-    """The text encoder and the UNet, which learn together."""
+    """The text encoder and the UNet, trained together."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -133,8 +133,8 @@ class Denoiser(torch.nn.Module):
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
         """Return the predicted velocity [N, 4, 8, 8] for token ids [N, 64]; equal prompts are encoded once."""
-        distinct, places = torch.unique(token_ids, dim=0, return_inverse=True)
-        hidden = self.text_encoder(distinct)[0][places]
+        distinct, rows = torch.unique(token_ids, dim=0, return_inverse=True)
+        hidden = self.text_encoder(distinct)[0][rows]
         return self.unet(noisy, timesteps, hidden, return_dict=False)[0]
 
 
@@ -165,19 +165,19 @@ def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class DenoiserData:
-    """What the denoiser learns from, made once."""
+    """Training data of the denoiser, computed once."""
 
     latents: torch.Tensor
     """Float [N, 4, 8, 8], scaled to a standard deviation of 1."""
 
     prompt_ids: torch.Tensor
-    """Int64 [N], rows of `token_ids`."""
+    """Int64 [N]: row of each sample's prompt in `token_ids`."""
 
     token_ids: torch.Tensor
     """Int64 [P + 1, 64]; the last row is the empty prompt."""
 
     def draw(self, num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random latents and their token ids, some of them of the empty prompt."""
+        """Return random latents and their token ids, some replaced by the empty prompt."""
         rows = torch.randint(len(self.latents), (num_samples,))
         is_empty = torch.rand(num_samples) < EMPTY_PROMPT_FRACTION
         prompt_ids = torch.where(is_empty, len(self.token_ids) - 1, self.prompt_ids[rows])
@@ -219,7 +219,7 @@ def train_denoiser(
 def update_average(
     averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], num_averaged: torch.Tensor | int
 ) -> None:
-    """Move an exponential moving average, which forgets its first weights faster than its later ones."""
+    """Update an exponential moving average with a smaller decay in the first steps."""
     decay = min(EMA_DECAY, (1 + int(num_averaged)) / (10 + int(num_averaged)))
     for average, value in zip(averaged, current, strict=True):
         average.lerp_(value, 1 - decay)
@@ -230,8 +230,8 @@ def velocity_loss(
 ) -> torch.Tensor:
     """Return the mean squared error of the velocity, at times spread evenly over the batch."""
     noise = torch.randn_like(latents)
-    moments = (torch.arange(len(latents)) + torch.rand(len(latents))) / len(latents)
-    timesteps = (moments * noise_schedule.config["num_train_timesteps"]).long()
+    fractions = (torch.arange(len(latents)) + torch.rand(len(latents))) / len(latents)
+    timesteps = (fractions * noise_schedule.config["num_train_timesteps"]).long()
     velocity = noise_schedule.get_velocity(latents, noise, timesteps)
     noisy = noise_schedule.add_noise(latents, noise, timesteps)
     return functional.mse_loss(denoiser(noisy, timesteps, token_ids), velocity)
@@ -255,7 +255,7 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """Move the network one step down the loss; a loss that is not finite ends the run."""
+    """Take one optimizer step; raise FloatingPointError if the loss is not finite."""
     if not torch.isfinite(loss):
         raise FloatingPointError(f"The loss is {loss.item()}: training diverged. Lower the learning rate.")
     optimizer.zero_grad()
@@ -266,12 +266,12 @@ def take_step(
 
 
 def is_logged(step: int, num_steps: int) -> bool:
-    """Return whether a step's losses go into the log."""
+    """Return whether to log a step's losses."""
     return step % LOG_EVERY_STEPS == 0 or step == num_steps - 1
 
 
 def new_sampler() -> DPMSolverMultistepScheduler:
-    """Return the scheduler that the saved pipeline samples with, for 6 to 12 steps."""
+    """Return the saved pipeline's scheduler, for 6 to 12 steps."""
     return DPMSolverMultistepScheduler(
         **NOISE_SCHEDULE,
         prediction_type="v_prediction",
@@ -284,7 +284,7 @@ def new_sampler() -> DPMSolverMultistepScheduler:
 
 
 def save_pipeline(folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, denoiser: Denoiser) -> None:
-    """Write the model in diffusers' layout, its weights in half precision."""
+    """Write the model in diffusers' layout with half-precision weights."""
     StableDiffusionPipeline(
         vae=deepcopy(vae).half(),
         text_encoder=deepcopy(denoiser.text_encoder).half(),
@@ -306,18 +306,18 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train the embedded text-to-image model of handwritten digits.")
-    parser.add_argument("out", type=Path, help="a folder that holds no model yet")
+    parser.add_argument("out", type=Path, help="output folder; must not contain a model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU cores to use")
     parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
     parser.add_argument("--denoiser-steps", type=int, default=DENOISER_STEPS)
     arguments = parser.parse_args()
     if (arguments.out / "model_index.json").exists():
-        parser.error(f"{arguments.out} holds a model already. Choose another folder.")
+        parser.error(f"{arguments.out} already contains a model. Choose another folder.")
     return arguments
 
 
 def main() -> None:
-    """Compose the job: images, autoencoder, denoiser, folder."""
+    """Build the images, train autoencoder and denoiser, write the model folder."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -239,7 +239,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         undo.callback(handle.shutdown)
         service = GenerationService(app_name, handle, keeper)
-        service.wait_until_running(max(1, config.min_actors), config.longest_start_seconds)
+        service.wait_until_running(max(1, config.min_actors), config.start_limit_seconds)
         undo.pop_all()
     return service
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from string import Formatter
 
 from generation.recipes.config import RecipeConfig
-from generation.recipes.labels import check_no_class_twice, load_label_space
+from generation.recipes.labels import check_no_duplicate_class, load_label_space
 from generation.recipes.lora_keys import check_headers
 from generation.recipes.model_files import PROJECT_ROOT, find_local
 from generation.recipes.pipeline_traits import check_scheduler, traits_of, without_effect
@@ -16,13 +16,13 @@ from generation.recipes.recipe import Recipe
 
 EMBEDDED_MODEL = PROJECT_ROOT / "generation" / "digits" / "model"
 
-NUM_PROMPTS = 1_000
+NUM_CHECKED_PROMPTS = 1_000
 """Number of prompts checked: those of the first samples."""
 
-SHORT = 60
+SHORT_TEXT_LENGTH = 60
 """A text of up to this many characters fits every text encoder; the embedded model's is the shortest, at 64 tokens."""
 
-MOST_EXAMPLES = 3
+MAX_EXAMPLES = 3
 
 FIELD_OF_SETTING = {
     "backgrounds": "background",
@@ -44,11 +44,11 @@ def check_recipe(recipe: Recipe, settings: RecipeConfig) -> list[str]:
     traits = traits_of(recipe)
     check_scheduler(recipe, traits.scheduler)
     return [
-        *_classes_alike(recipe),
+        *_duplicate_classes(recipe),
         *_same_prompts(recipe),
         *_cut_prompts(recipe),
         *without_effect(recipe, traits),
-        *_unasked(recipe, settings),
+        *_unused_words(recipe, settings),
     ]
 
 
@@ -76,28 +76,28 @@ def labels_with_same_prompts(recipe: Recipe) -> list[list[int]]:
     return [labels for labels in groups.values() if len(labels) > 1]
 
 
-def _classes_alike(recipe: Recipe) -> Iterator[str]:
+def _duplicate_classes(recipe: Recipe) -> Iterator[str]:
     """Yield duplicate classes, which older recipes may contain and class files must not."""
     try:
-        check_no_class_twice(recipe.label_space)
+        check_no_duplicate_class(recipe.label_space)
     except ValueError as error:
         yield str(error)
 
 
 def _same_prompts(recipe: Recipe) -> Iterator[str]:
     groups = labels_with_same_prompts(recipe)
-    for labels in groups[:MOST_EXAMPLES]:
+    for labels in groups[:MAX_EXAMPLES]:
         names = ", ".join(str(label) for label in labels)
         class_name = recipe.label_space.classes[labels[0]].class_name
         yield (
             f"labels {names} ('{class_name}') have the same prompts, so no classifier can tell them apart; add "
             "{definition} or {hypernym} to recipe.templates"
         )
-    if len(groups) > MOST_EXAMPLES:
-        yield f"{len(groups) - MOST_EXAMPLES} more groups of labels have the same prompts"
+    if len(groups) > MAX_EXAMPLES:
+        yield f"{len(groups) - MAX_EXAMPLES} more groups of labels have the same prompts"
 
 
-def _unasked(recipe: Recipe, settings: RecipeConfig) -> Iterator[str]:
+def _unused_words(recipe: Recipe, settings: RecipeConfig) -> Iterator[str]:
     """Yield settings of prompt fields that no template uses."""
     default = RecipeConfig()
     for setting, field in FIELD_OF_SETTING.items():
@@ -107,8 +107,8 @@ def _unasked(recipe: Recipe, settings: RecipeConfig) -> Iterator[str]:
 
 def _cut_prompts(recipe: Recipe) -> Iterator[str]:
     """Yield the share of prompts truncated before the class name; raise ValueError if all are."""
-    starts = [_up_to_class(recipe, plan_sample(recipe, index)) for index in range(NUM_PROMPTS)]
-    long = [start for start in starts if len(start) > SHORT]
+    starts = [_up_to_class(recipe, plan_sample(recipe, index)) for index in range(NUM_CHECKED_PROMPTS)]
+    long = [start for start in starts if len(start) > SHORT_TEXT_LENGTH]
     num_cut, limits = _num_cut(recipe, long) if long else (0, "")
     if num_cut == len(starts):
         raise ValueError(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from generation.recipes.labels import ClassEntry, LabelSpace, check_no_class_twice
+from generation.recipes.labels import ClassEntry, LabelSpace, check_no_duplicate_class
 from generation.recipes.word_files import read_text
 from generation.recipes.wordnet import SYNSET, WNID, WordNet, open_wordnet
 
@@ -30,10 +30,10 @@ def read_class_file(path: Path) -> LabelSpace:
     rows = _rows(path)
     if len(rows) < 2:
         raise ValueError(f"{path.name} has {len(rows)} classes; a classifier needs 2 or more.")
-    wordnet = None if all(_speaks_for_itself(row) for row in rows) else open_wordnet()
+    wordnet = None if all(_has_own_definition(row) for row in rows) else open_wordnet()
     classes = tuple(_resolve(row, wordnet, f"{path.name}, class {i + 1}") for i, row in enumerate(rows))
     space = LabelSpace(path.name, classes)
-    check_no_class_twice(space)
+    check_no_duplicate_class(space)
     return space
 
 
@@ -80,7 +80,7 @@ def _checked(item: object, path: Path, position: int) -> Row:
     return row
 
 
-def _speaks_for_itself(row: Row) -> bool:
+def _has_own_definition(row: Row) -> bool:
     return "definition" in row and not ("wnid" in row or "synset" in row)
 
 
@@ -113,5 +113,5 @@ def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
         raise ValueError(
             f"'{name}' looks like a wnid or synset but is neither. Use a form such as n02084071 or dog.n.01."
         )
-    known = None if wordnet is None or _speaks_for_itself(row) else wordnet.by_word(name)
+    known = None if wordnet is None or _has_own_definition(row) else wordnet.by_word(name)
     return known or ClassEntry(name, lemmas=(name,))

@@ -139,8 +139,8 @@ def load_label_space(name: str) -> LabelSpace:
     return LabelSpace(name, tuple(_entry(row) for row in json.loads((TABLES / f"{name}.json").read_text())))
 
 
-def folded(name: str) -> str:
-    """Return a name normalized for comparison: Unicode NFKC, case-folded, spaces for `_`.
+def normalized_name(name: str) -> str:
+    """Return a name normalized for comparison: Unicode NFKC, case-normalized_name, spaces for `_`.
 
     macOS stores `ö` in folder names as two characters. Zero-width characters, such as the byte-order mark of a CSV
     file, are removed.
@@ -149,15 +149,15 @@ def folded(name: str) -> str:
     return " ".join(seen.replace("_", " ").casefold().split())
 
 
-def check_no_class_twice(space: LabelSpace) -> None:
+def check_no_duplicate_class(space: LabelSpace) -> None:
     """Raise ValueError if two labels have the same wnid, or the same name without wnids.
 
-    Names are equal if they are after `folded`.
+    Names are equal if they are after `normalized_name`.
     """
     alike: dict[str, list[str]] = {}
     for entry in space.classes:
         name = entry.wnid or entry.class_name
-        alike.setdefault(folded(name), []).append(name)
+        alike.setdefault(normalized_name(name), []).append(name)
     for names in alike.values():
         if len(set(names)) > 1:
             raise ValueError(

@@ -21,7 +21,7 @@ from generation.recipes.model_files import LORA, MODEL, VAE, ModelSource, check_
 from generation.recipes.prompts import fields_of, template_text
 from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
 
-YOUNGER = {"leave_out_after": 0}
+LATER_FIELDS = {"leave_out_after": 0}
 """Fields added later, with the value that older recipes imply; omitted at this value, so that old hashes stay valid."""
 
 SHORT_LIST = 8
@@ -73,7 +73,7 @@ class Recipe(SharedSettings):
     def to_value(self) -> dict[str, Any]:
         """Return plain JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        shallow = {name: value for name, value in fields.items() if YOUNGER.get(name) != value}
+        shallow = {name: value for name, value in fields.items() if LATER_FIELDS.get(name) != value}
         return json.loads(json.dumps(shallow | {"label_space": self.label_space.to_value()}))
 
     def to_json(self) -> str:
@@ -112,7 +112,7 @@ def build_recipe(config: RecipeConfig) -> Recipe:
         "generated_size": config.generated_size or config.image_size,
     }
     recipe = Recipe(**values)
-    check_words(recipe)
+    check_class_words(recipe)
     return recipe
 
 
@@ -158,7 +158,7 @@ def class_weights(weights: Mapping[str, float], space: LabelSpace) -> tuple[floa
     return () if len(set(by_label)) == 1 else tuple(by_label)
 
 
-def check_words(recipe: Recipe) -> None:
+def check_class_words(recipe: Recipe) -> None:
     """Raise ValueError if a template uses words that a class lacks."""
     fields = fields_of(*recipe.templates)
     for entry in recipe.label_space.classes:
@@ -185,7 +185,7 @@ def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, 
 def recipe_from_value(value: dict[str, Any]) -> Recipe:
     """Return the recipe of a `to_value` result; raise ValueError if it is invalid or from another version."""
     names = {field.name for field in dataclasses.fields(Recipe)}
-    needed = names - YOUNGER.keys()
+    needed = names - LATER_FIELDS.keys()
     if not isinstance(value, dict):
         raise ValueError(f"The recipe is {str(value)[:100]}, which is not a mapping. Plan again.")
     if not needed <= value.keys() <= names:
@@ -227,7 +227,7 @@ def check_values(recipe: Recipe) -> None:
     if wrong := [name for name, is_wrong in problems.items() if is_wrong]:
         shown = str(getattr(recipe, wrong[0]))[:100]
         raise ValueError(f"recipe.{wrong[0]} is {shown}, which contradicts the rest of the recipe. Plan again.")
-    check_words(recipe)
+    check_class_words(recipe)
 
 
 def _frozen(value: Any) -> Any:

@@ -21,7 +21,7 @@ from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
 from generation.recipes.recipe import Recipe
-from generation.sample import PassBatch, SampleBatch, selected
+from generation.sample import PassBatch, SampleBatch, select_samples
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError
@@ -172,7 +172,10 @@ class Tee:
         for batch in make_shard(self.shards, asker, number) if is_kept else asker.ask_set(wanted_first):
             is_wanted = wanted_first.contains(batch["index"])
             if is_wanted.any():
-                yield {"serial": batch["index"][is_wanted] - self.shards.first_index, **selected(batch, is_wanted)}
+                yield {
+                    "serial": batch["index"][is_wanted] - self.shards.first_index,
+                    **select_samples(batch, is_wanted),
+                }
 
     def _wanted_first(self, number: int) -> IndexSet:
         """Return the indices that are wanted of a shard in its first pass."""

@@ -23,7 +23,7 @@ from PIL import Image
 
 from generation.recipes.plan import describe_sample, plan_sample
 from generation.recipes.recipe import Recipe, canonical_json
-from generation.sample import NO_LABEL, SampleBatch, selected
+from generation.sample import NO_LABEL, SampleBatch, select_samples
 
 THREADS = 4
 """Images that a process encodes or decodes at once: Pillow lets other threads work meanwhile."""
@@ -96,9 +96,9 @@ class ShardWriter:
         for future in self.members[-len(batch["index"]) :]:
             future.result()
         is_left_out = batch["label"] == NO_LABEL
-        lost = selected(batch, is_left_out)
+        lost = select_samples(batch, is_left_out)
         self.left_out += zip(lost["index"].tolist(), lost["attempt"].tolist(), strict=True)
-        kept = selected(batch, ~is_left_out)
+        kept = select_samples(batch, ~is_left_out)
         for index, attempt, image in zip(kept["index"], kept["attempt"], kept["image"], strict=True):
             self.members.append(self.threads.submit(self._members_of, int(index), int(attempt), image))
 

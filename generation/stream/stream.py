@@ -34,7 +34,7 @@ from generation.indices import IndexSet, SampleRequest
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
-from generation.sample import PassBatch, SampleBatch, selected
+from generation.sample import PassBatch, SampleBatch, select_samples
 from generation.stream.ordered import in_order
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 
@@ -244,7 +244,7 @@ class Asker:
         keep_serve_quiet()
         self.service = service
         self.batch_size = batch_size
-        self.longest_wait_seconds = config.longest_start_seconds
+        self.longest_wait_seconds = config.start_limit_seconds
         self.window = window
         self._looking = threading.Lock()
         self._looked_at = self._any_actor_seen_at = time.monotonic()
@@ -260,7 +260,7 @@ class Asker:
         numbers = indices.blocks(size)
         starts = (numbers.at(np.arange(len(numbers))) * size).tolist()
         for batch in self._in_order([range(start, start + size) for start in starts]):
-            yield selected(batch, indices.contains(batch["index"]))
+            yield select_samples(batch, indices.contains(batch["index"]))
 
     def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
         """Yield the samples of these indices in their order, a batch at a time."""

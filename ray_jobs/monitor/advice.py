@@ -56,7 +56,7 @@ class MissingActors:
     """Says it, once, of actors that have not come in the time that they may take: the run goes on without them."""
 
     def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
-        self.seconds = config.generation.longest_start_seconds
+        self.seconds = config.generation.start_limit_seconds
         self.say = say
         self._awaited_since = 0.0
         self._num_loads = -1

@@ -12,7 +12,7 @@ from generation.engine.generator import GeneratedImages
 from generation.engine.painted_generator import PaintedGenerator
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe
-from generation.sample import NO_LABEL, without_left_out
+from generation.sample import NO_LABEL, drop_left_out
 from generation.work_clock import WorkClock
 from tests.support.settings import ON_CPU
 
@@ -116,7 +116,7 @@ def test_a_sample_that_is_left_out_keeps_its_row_without_a_label_and_moves_no_ot
     taken = actor.take_counts()
     name = painted.label_space.classes[plans[1].label].class_name
     assert (taken.num_images_made, taken.num_refused, taken.num_left_out) == (6, {"black": 3}, {name: 1})
-    assert without_left_out(batch)["index"].tolist() == [4, 6, 7]
+    assert drop_left_out(batch)["index"].tolist() == [4, 6, 7]
 
 
 def test_a_class_of_which_nothing_can_be_made_ends_the_run_all_the_same(painted: Recipe):

@@ -103,7 +103,7 @@ def test_classes_with_words_of_their_own_need_no_wordnet(tmp_path: Path, monkeyp
     ("name", "text", "message"),
     [
         ("mine.yaml", "crane: 1", "must be a list of classes"),
-        ("mine.yaml", "- 7\n- eight", r"class 1 is 7; write a name, quoted"),
+        ("mine.yaml", "- 7\n- eight", r"class 1 is 7; write a name, in quotes"),
         ("mine.yaml", "- {name: crane}\n- heron", r"class 1 has the unknown field 'name'\. Use class_name, wnid"),
         ("mine.yaml", "- {class_name: 7}\n- heron", r"class 1 has class_name 7, which is not text\. Write it in"),
         ("mine.yaml", "- {definition: a bird}\n- heron", "class 1 has no class_name, wnid or synset"),

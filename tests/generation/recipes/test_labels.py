@@ -8,7 +8,7 @@ from generation.recipes.labels import (
     TABLES,
     ClassEntry,
     LabelSpace,
-    check_no_class_twice,
+    check_no_duplicate_class,
     label_space_from_value,
     load_label_space,
 )
@@ -81,9 +81,9 @@ def test_a_table_of_another_version_is_refused():
 def test_a_class_that_comes_twice_is_refused_but_two_meanings_of_one_name_are_not():
     bird, machine = (load_label_space("imagenet1k").classes[label] for label in (134, 517))
     assert bird.class_name == machine.class_name == "crane"
-    check_no_class_twice(LabelSpace("cranes", (bird, machine)))
+    check_no_duplicate_class(LabelSpace("cranes", (bird, machine)))
     with pytest.raises(ValueError, match=r"cranes has the class 'n02012849' 2 times"):
-        check_no_class_twice(LabelSpace("cranes", (bird, machine, dataclasses.replace(bird, class_name="heron"))))
+        check_no_duplicate_class(LabelSpace("cranes", (bird, machine, dataclasses.replace(bird, class_name="heron"))))
 
 
 @pytest.mark.skipif(not DEBIAN_WORDNET.is_dir(), reason="WordNet 3.0 is not installed (Debian: wordnet-base)")
@@ -101,7 +101,7 @@ def test_a_class_is_found_however_its_letters_are_encoded():
 
 def test_names_that_differ_in_underscores_alone_are_one_class():
     with pytest.raises(ValueError, match=r"has the classes 'snowy owl' and 'snowy_owl', which differ only in case"):
-        check_no_class_twice(LabelSpace("mine", (ClassEntry("snowy owl"), ClassEntry("snowy_owl"))))
+        check_no_duplicate_class(LabelSpace("mine", (ClassEntry("snowy owl"), ClassEntry("snowy_owl"))))
     for owl in ("\ufeffowl", "o\u200bwl"):  # the mark of a file's beginning, a space without width
         with pytest.raises(ValueError, match="Unicode encoding"):
-            check_no_class_twice(LabelSpace("mine", (ClassEntry(owl), ClassEntry("owl"))))
+            check_no_duplicate_class(LabelSpace("mine", (ClassEntry(owl), ClassEntry("owl"))))
