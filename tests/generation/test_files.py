@@ -1,4 +1,4 @@
-"""Files on file systems that lack something, or are full."""
+"""Atomic writes on file systems that are full or lack an operation."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def lack(monkeypatch: pytest.MonkeyPatch, number: int, *names: str) -> None:
-    """Have the file system answer so to these calls."""
+    """Make these calls fail with this errno."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -31,7 +31,7 @@ def lack(monkeypatch: pytest.MonkeyPatch, number: int, *names: str) -> None:
 
 
 @pytest.fixture
-def a_file_system_without_exclusive_creation(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_exclusive_creation(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
     def without(path: Path, mode: str = "r", *others: Any, **named: Any) -> Any:
@@ -44,14 +44,14 @@ def a_file_system_without_exclusive_creation(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def at_most_100_kb_a_file() -> Iterator[None]:
-    """Have the kernel refuse to write more, as a full disk does."""
+    """Limit the file size in the kernel, which fails like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_file_is_written_over_and_a_new_one_is_not(tmp_path: Path):
+def test_write_whole_overwrites_and_write_new_does_not(tmp_path: Path):
     write_whole(tmp_path / "a" / "b", lambda file: file.write(b"first"))
     write_whole(tmp_path / "a" / "b", lambda file: file.write(b"second"))
     with pytest.raises(FileExistsError):
@@ -59,7 +59,7 @@ def test_a_file_is_written_over_and_a_new_one_is_not(tmp_path: Path):
     assert contents(tmp_path / "a") == {"b": b"second"}
 
 
-def test_no_rights_are_set_that_the_umask_does_not_give(tmp_path: Path, monkeypatch):
+def test_new_files_follow_the_umask(tmp_path: Path, monkeypatch):
     lack(monkeypatch, errno.EPERM, "chmod", "fchmod")
     write_whole(tmp_path / "a", lambda file: file.write(b"1"))
     (tmp_path / "plain").touch()
@@ -67,7 +67,7 @@ def test_no_rights_are_set_that_the_umask_does_not_give(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_without_hard_links_a_new_file_is_still_written_once(number: int, tmp_path: Path, monkeypatch):
+def test_write_new_is_exclusive_without_hard_links(number: int, tmp_path: Path, monkeypatch):
     lack(monkeypatch, number, "link")
     write_new(tmp_path / "a", lambda file: file.write(b"first"))
     with pytest.raises(FileExistsError):
@@ -75,27 +75,23 @@ def test_without_hard_links_a_new_file_is_still_written_once(number: int, tmp_pa
     assert contents(tmp_path) == {"a": b"first"}
 
 
-@pytest.mark.usefixtures("a_file_system_without_exclusive_creation")
-def test_without_exclusive_creation_either_it_is_told_that_two_jobs_are_not_kept_apart(
-    tmp_path: Path, monkeypatch, caplog
-):
+@pytest.mark.usefixtures("no_exclusive_creation")
+def test_missing_exclusive_creation_is_warned_about(tmp_path: Path, monkeypatch, caplog):
     lack(monkeypatch, errno.EPERM, "link")
     write_new(tmp_path / "a", lambda file: file.write(b"first"))
     with pytest.raises(FileExistsError):
         write_new(tmp_path / "a", lambda file: file.write(b"second"))
     write_new(tmp_path / "b", lambda file: file.write(b"other"))
     assert contents(tmp_path) == {"a": b"first", "b": b"other"}
-    (told,) = caplog.messages  # once for a folder
-    assert told == (
+    (message,) = caplog.messages  # once per folder
+    assert message == (
         f"The file system of '{tmp_path}' does not support exclusive creation (Invalid argument): two jobs may write "
         "the same file."
     )
 
 
 @pytest.mark.parametrize("number", [errno.EEXIST, errno.EPERM, errno.ENOSYS])
-def test_without_renaming_over_a_file_it_is_written_in_place_and_that_is_told(
-    number: int, tmp_path: Path, monkeypatch, caplog
-):
+def test_missing_atomic_rename_writes_in_place_with_a_warning(number: int, tmp_path: Path, monkeypatch, caplog):
     lack(monkeypatch, number, "replace")
     for content in (b"first", b"second"):
         write_whole(tmp_path / "a", lambda file, content=content: file.write(content))
@@ -106,7 +102,7 @@ def test_without_renaming_over_a_file_it_is_written_in_place_and_that_is_told(
     ]
 
 
-def test_an_error_that_says_nothing_of_the_file_system_is_not_worked_around(tmp_path: Path, monkeypatch):
+def test_other_errors_are_raised(tmp_path: Path, monkeypatch):
     (tmp_path / "a").write_bytes(b"first")
     lack(monkeypatch, errno.EIO, "replace")
     with pytest.raises(OSError, match="Input/output error"):
@@ -115,7 +111,7 @@ def test_an_error_that_says_nothing_of_the_file_system_is_not_worked_around(tmp_
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
-def test_a_file_system_that_cannot_sync_is_fine(number: int, tmp_path: Path, monkeypatch):
+def test_missing_fsync_is_ignored(number: int, tmp_path: Path, monkeypatch):
     lack(monkeypatch, number, "fsync")
     write_whole(tmp_path / "a", lambda file: file.write(b"1"))
     assert contents(tmp_path) == {"a": b"1"}
@@ -131,14 +127,14 @@ WRITERS = {
 @pytest.mark.parametrize("write", [write_whole, write_new])
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.usefixtures("at_most_100_kb_a_file")
-def test_a_file_for_which_there_is_no_room_leaves_nothing_and_is_named(kind: str, write: Any, tmp_path: Path):
-    with pytest.raises(OSError, match="File too large") as told:
+def test_failed_write_leaves_nothing_and_names_the_file(kind: str, write: Any, tmp_path: Path):
+    with pytest.raises(OSError, match="File too large") as caught:
         write(tmp_path / "a", WRITERS[kind])
-    assert (told.value.errno, told.value.filename) == (errno.EFBIG, str(tmp_path / "a"))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "a"))
     assert contents(tmp_path) == {}
 
 
-def test_half_of_what_is_written_in_place_is_not_left(tmp_path: Path, monkeypatch):
+def test_failed_write_in_place_leaves_no_truncated_file(tmp_path: Path, monkeypatch):
     (tmp_path / "a").write_bytes(b"first")
     lack(monkeypatch, errno.ENOSYS, "replace")
 
@@ -151,13 +147,13 @@ def test_half_of_what_is_written_in_place_is_not_left(tmp_path: Path, monkeypatc
     assert contents(tmp_path) == {}
 
 
-def test_another_files_error_keeps_its_name(tmp_path: Path):
+def test_error_of_another_file_keeps_its_name(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"font\.ttf"):
         write_whole(tmp_path / "a", lambda _: (tmp_path / "font.ttf").read_bytes())
 
 
 @needs_mounts
-def test_a_full_disk_is_seen_before_anything_is_made(tmp_path: Path):
+def test_check_writable_detects_a_full_disk(tmp_path: Path):
     with mounted(tmp_path / "small", "size=8k"):
         check_writable(tmp_path / "small")
         (tmp_path / "small" / "mine").write_bytes(bytes(8192))

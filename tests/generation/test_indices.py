@@ -12,14 +12,14 @@ def members(indices: IndexSet) -> list[int]:
     return indices.at(np.arange(len(indices))).tolist()
 
 
-def test_ranges_that_overlap_or_touch_are_one():
+def test_overlapping_and_touching_ranges_are_merged():
     found = set_of(range(7, 9), range(3), range(2, 4), range(4, 5), range(20, 20))
     assert (found.starts.tolist(), found.stops.tolist()) == ([0, 7], [5, 9])
     assert members(found) == [0, 1, 2, 3, 4, 7, 8]
     assert IndexSet.of(np.array([8, 2, 0, 7, 1, 3, 4, 4])) == found
 
 
-def test_unions_intersections_and_differences_are_those_of_sets():
+def test_set_operations():
     a, b = set_of(range(10), range(20, 30)), set_of(range(5, 8), range(25, 40))
     assert members(a | b) == [*range(10), *range(20, 40)]
     assert members(a & b) == [5, 6, 7, *range(25, 30)]
@@ -30,7 +30,7 @@ def test_unions_intersections_and_differences_are_those_of_sets():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_they_agree_with_pythons_sets(seed: int):
+def test_operations_agree_with_python_sets(seed: int):
     random = np.random.default_rng(seed)
     a, b = (set(random.integers(0, 60, size=random.integers(0, 50)).tolist()) for _ in range(2))
     ours_a, ours_b = (IndexSet.of(np.array(sorted(each), dtype=np.int64)) for each in (a, b))
@@ -50,14 +50,14 @@ def test_they_agree_with_pythons_sets(seed: int):
             assert members(ours_a.strided(run=size, offset=offset, stride=3)) == theirs
 
 
-def test_a_part_is_by_position():
+def test_slice_is_by_position():
     found = set_of(range(10, 13), range(100, 104))
     assert members(found.slice(1, 5)) == [11, 12, 100, 101]
     assert found.slice(5, 5) == found.slice(7, 9) == EMPTY_INDICES
     assert members(found.shifted(5)) == [15, 16, 17, 105, 106, 107, 108]
 
 
-def test_runs_are_shared_in_turns_by_number_and_nothing_is_left_out():
+def test_strided_runs_cover_the_set():
     found = set_of(range(5), range(10, 23))  # runs of 4: 0-3, 8-11 and 16-19 for one of 2 workers, else the other's
     assert members(found.strided(run=4, offset=0, stride=2)) == [0, 1, 2, 3, 10, 11, 16, 17, 18, 19]
     assert members(found.strided(run=4, offset=1, stride=2)) == [4, 12, 13, 14, 15, 20, 21, 22]
@@ -65,13 +65,13 @@ def test_runs_are_shared_in_turns_by_number_and_nothing_is_left_out():
     assert EMPTY_INDICES.strided(run=4, offset=1, stride=2) == EMPTY_INDICES
 
 
-def test_whose_number_one_is_does_not_depend_on_what_is_gone():
+def test_strided_assignment_is_independent_of_removed_numbers():
     first = set_of(range(100)).strided(run=4, offset=1, stride=3)
     assert members(first.slice(0, 6)) == [4, 5, 6, 7, 16, 17]
     assert set_of(range(17, 100)).strided(run=4, offset=1, stride=3) == first - set_of(range(17))
 
 
-def test_blocks_are_the_runs_that_have_some_of_it():
+def test_blocks_are_those_that_intersect_the_set():
     found = set_of(range(3, 5), range(10, 11), range(24, 33))
     assert members(found.blocks(4)) == [0, 1, 2, 6, 7, 8]
     assert members(found.blocks(100)) == [0]
@@ -79,13 +79,13 @@ def test_blocks_are_the_runs_that_have_some_of_it():
     assert EMPTY_INDICES.blocks(4) == EMPTY_INDICES
 
 
-def test_numbers_below_a_bound_are_counted_without_the_bound_itself():
+def test_num_below_excludes_the_bound():
     found = set_of(range(2, 5), range(8, 10))
     assert found.num_below(np.array([0, 2, 3, 5, 7, 8, 9, 10, 99])).tolist() == [0, 0, 1, 3, 3, 3, 4, 5, 5]
     assert EMPTY_INDICES.num_below(np.array([0, 7])).tolist() == [0, 0]
 
 
-def test_sections_are_numbered_and_count_from_their_own_start():
+def test_sections_are_relative_to_their_start():
     found = set_of(range(8, 12), range(25, 27), range(45, 46))
     assert [(run, members(within)) for run, within in found.sections(10)] == [
         (0, [8, 9]),
@@ -96,13 +96,13 @@ def test_sections_are_numbered_and_count_from_their_own_start():
     assert list(EMPTY_INDICES.sections(10)) == []
 
 
-def test_who_wants_samples_once_is_alone_and_takes_them_in_any_order():
+def test_request_defaults_to_one_consumer_in_any_order():
     request = SampleRequest.all_of(range(3), range(7, 9))
     assert members(request.serials) == [0, 1, 2, 7, 8]
     assert (request.num_consumers, request.in_order) == (1, False)
 
 
-def test_numbers_up_to_the_last_sample_have_room():
+def test_largest_serials_do_not_overflow():
     last = 2**63 - 2
     found = set_of(range(last, last + 1))
     assert members(found - set_of(range(5))) == [last]

@@ -1,22 +1,22 @@
-"""Streams of random numbers: functions of purpose, seed and place alone."""
+"""Random streams depend on purpose, seed and place alone."""
 
 import numpy as np
 
 from generation.random_streams import Purpose, bits, draws, stream
 
 
-def test_a_stream_is_numpys_philox_at_a_key_and_a_counter():
+def test_stream_is_numpys_philox_at_a_key_and_a_counter():
     expected = np.random.Philox(key=np.array([7, 3], np.uint64), counter=np.array([0, 5, 6, 0], np.uint64))
     assert bits(Purpose.SHARD_ORDER, 7, 5, 6).random_raw(8).tolist() == expected.random_raw(8).tolist()
 
 
-def test_purposes_seeds_and_places_share_nothing():
+def test_purposes_seeds_and_places_draw_different_numbers():
     places = [(0, 0), (0, 1), (1, 0), (0, 0, 1)]
     drawn = [stream(purpose, seed, *place).random() for purpose in Purpose for seed in (0, 1) for place in places]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_the_numbers_of_purposes_do_not_move():
+def test_purpose_values_never_change():
     assert [(each.name, each.value) for each in Purpose] == [
         ("LABELS", 0),
         ("NOISE_SEEDS", 1),
@@ -33,29 +33,29 @@ INDICES = np.array([3, 2**40, 3, 7])
 USES = np.array([0, 0, 1, 5])
 
 
-def test_a_row_is_numpys_philox_with_the_seed_as_key_and_sample_and_use_as_counter():
+def test_row_is_numpys_philox_keyed_by_seed_and_counted_by_sample_and_use():
     expected = np.random.Philox(key=np.array([11, 4], np.uint64), counter=np.array([0, 2**40, 0, 0], np.uint64))
     np.testing.assert_array_equal(draws(11, INDICES, USES, 9)[1], np.random.Generator(expected).random(9))
 
 
-def test_a_row_does_not_depend_on_the_others():
+def test_row_is_independent_of_other_rows():
     among_others = draws(11, INDICES, USES, 50)
     for row in range(4):
         np.testing.assert_array_equal(draws(11, INDICES[row : row + 1], USES[row : row + 1], 50)[0], among_others[row])
 
 
-def test_a_row_does_not_depend_on_numpys_global_random_state():
+def test_row_is_independent_of_numpys_global_state():
     np.random.seed(1)
     first = draws(11, INDICES, USES, 50)
     np.random.seed(2)
     np.testing.assert_array_equal(draws(11, INDICES, USES, 50), first)
 
 
-def test_asking_for_more_draws_keeps_the_first():
+def test_more_draws_keep_the_first_ones():
     np.testing.assert_array_equal(draws(11, INDICES, USES, 50)[:, :7], draws(11, INDICES, USES, 7))
 
 
-def test_another_seed_sample_use_or_domain_draws_other_numbers():
+def test_seed_sample_use_and_domain_change_the_numbers():
     base = draws(11, np.array([3]), np.array([1]), 8)
     for others in (
         draws(12, np.array([3]), np.array([1]), 8),

@@ -33,7 +33,7 @@ class Settings:
     unbounded: float = -1.0
 
 
-def test_settings_within_their_ranges_pass():
+def test_settings_within_range_pass():
     check_ranges(Settings())
     check_ranges(Settings(gpus=8.0, attempts=127, fraction=0.999, sizes={"L4": 1}, multiples=(1, 3)))
 
@@ -56,13 +56,13 @@ def test_settings_within_their_ranges_pass():
         ({"gpus": -0.5}, "training.gpus is -0.5; use 0 or more."),
     ],
 )
-def test_a_setting_out_of_its_range_is_named_with_its_value_and_the_range(setting: dict[str, Any], line: str):
+def test_error_names_setting_value_and_range(setting: dict[str, Any], line: str):
     with pytest.raises(ValueError, match="; use ") as caught:
         check_ranges(Settings(**setting), "training")
     assert str(caught.value) == line
 
 
-def test_a_setting_of_no_section_is_named_alone():
+def test_setting_without_section_is_named_alone():
     with pytest.raises(ValueError, match=r"^workers is 0; use 1 or more\.$"):
         check_ranges(Settings(workers=0))
 
@@ -82,5 +82,5 @@ def test_a_setting_of_no_section_is_named_alone():
         ("c", Literal["a", "b"], False),
     ],
 )
-def test_values_are_of_a_type_as_they_stand(value: Any, kind: Any, is_one: bool):
+def test_types_are_checked_without_conversion(value: Any, kind: Any, is_one: bool):
     assert is_of_type(value, kind) == is_one

@@ -28,20 +28,20 @@ def features(images: np.ndarray) -> np.ndarray:
     return images.mean(axis=3).reshape(len(images), -1) / 255
 
 
-def test_the_split_is_1257_to_540_stratified_and_disjoint():
+def test_split_is_1257_to_540_stratified_and_disjoint():
     train, test = split_positions()
     assert (len(train), len(test)) == (1257, 540)
     assert sorted([*train, *test]) == list(range(1797))
     assert np.bincount(evaluation_digits()[1]).tolist() == [54, 55, 53, 55, 54, 55, 54, 54, 52, 54]
 
 
-def test_the_committed_model_was_trained_on_the_training_split_and_nothing_else():
+def test_committed_model_was_trained_on_the_training_split_alone():
     start = json.loads((MODEL / "training_log.jsonl").read_text().splitlines()[0])
     assert start["training_digest"] == training_digest()
 
 
 @pytest.mark.parametrize("script", ["train.py", "pool.py", "tokenizer.py", "backgrounds.py"])
-def test_no_script_that_makes_the_model_can_reach_the_evaluation_digits(script: str):
+def test_training_scripts_do_not_import_the_evaluation_digits(script: str):
     tree = ast.parse((PROJECT_ROOT / "generation" / "digits" / script).read_text())
     imported = {
         f"{node.module if isinstance(node, ast.ImportFrom) else ''}.{alias.name}"
@@ -54,14 +54,14 @@ def test_no_script_that_makes_the_model_can_reach_the_evaluation_digits(script: 
 
 
 @pytest.mark.parametrize("form", ["class_name", "hypernym", "definition"])
-def test_it_draws_the_digit_that_the_prompt_asks_for(form: str):
+def test_model_draws_the_prompted_digit(form: str):
     real_images, real_labels = training_digits()
-    judge = SVC(C=10).fit(features(real_images), real_labels)
+    reference = SVC(C=10).fit(features(real_images), real_labels)
     images, labels = generate(100, templates=(form,))
-    assert (judge.predict(features(images)) == labels).mean() >= 0.97
+    assert (reference.predict(features(images)) == labels).mean() >= 0.97
 
 
-def test_backgrounds_do_something_visible():
+def test_backgrounds_are_visible():
     corner = {
         background: generate(20, templates=("background",), backgrounds=(background,))[0][:, :4, :4]
         for background in BACKGROUNDS

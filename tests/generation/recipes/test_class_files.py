@@ -21,7 +21,7 @@ def opened_wordnet():
 
 @pytest.fixture
 def wordnet_opened_once(opened_wordnet, monkeypatch):
-    """It takes two seconds each time."""
+    """Open WordNet once; it takes two seconds."""
     monkeypatch.setattr(class_files, "open_wordnet", lambda: opened_wordnet)
 
 
@@ -31,7 +31,7 @@ def written(path: Path, text: str) -> Path:
 
 
 @needs_wordnet
-def test_classes_come_in_the_files_order_by_wnid_synset_or_unambiguous_name(tmp_path: Path):
+def test_classes_follow_the_file_by_wnid_synset_or_unambiguous_name(tmp_path: Path):
     text = "- n02084071\n- goldfinch.n.02\n- aardvark\n- {class_name: hoist, synset: crane.n.04}\n"
     space = read_class_file(written(tmp_path / "mine.yaml", text))
     assert space.name == "mine.yaml"
@@ -47,7 +47,7 @@ def test_classes_come_in_the_files_order_by_wnid_synset_or_unambiguous_name(tmp_
 
 
 @needs_wordnet
-def test_an_ambiguous_name_lists_its_senses_and_takes_none(tmp_path: Path):
+def test_ambiguous_name_is_an_error_that_lists_its_senses(tmp_path: Path):
     path = written(tmp_path / "mine.yaml", "- aardvark\n- crane\n")
     with pytest.raises(ValueError, match=r"^mine\.yaml, class 2: 'crane' is ambiguous\.") as caught:
         read_class_file(path)
@@ -56,7 +56,7 @@ def test_an_ambiguous_name_lists_its_senses_and_takes_none(tmp_path: Path):
 
 
 @needs_wordnet
-def test_a_name_that_wordnet_does_not_know_is_a_class_of_that_name(tmp_path: Path):
+def test_unknown_name_is_a_class_of_that_name(tmp_path: Path):
     space = read_class_file(written(tmp_path / "mine.csv", "class_name,definition\nzorblax 3000,\naardvark,\n"))
     assert space.classes[0] == ClassEntry("zorblax 3000", lemmas=("zorblax 3000",))
     assert space.classes[1].wnid == "n02082791"
@@ -82,12 +82,12 @@ def test_a_name_that_wordnet_does_not_know_is_a_class_of_that_name(tmp_path: Pat
         ("- n02084071\n- {class_name: hound, synset: dog.n.01}", r"has the class 'n02084071' 2 times"),
     ],
 )
-def test_what_wordnet_does_not_have_and_what_comes_twice_is_refused(rows: str, message: str, tmp_path: Path):
+def test_unknown_and_duplicate_synsets_are_rejected(rows: str, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         read_class_file(written(tmp_path / "mine.yaml", rows))
 
 
-def test_classes_with_words_of_their_own_need_no_wordnet(tmp_path: Path, monkeypatch):
+def test_classes_with_definitions_need_no_wordnet(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(wordnet, "DEBIAN_WORDNET", tmp_path / "nowhere")
     monkeypatch.setattr("nltk.data.path", [])
     rows = "class_name,definition,hypernym\ncrane,a machine that lifts,machine\nheron,a bird that wades,bird\n"
@@ -115,13 +115,13 @@ def test_classes_with_words_of_their_own_need_no_wordnet(tmp_path: Path, monkeyp
         ("mine.csv", 'class_name\n"heron\ncrane\n', "cannot be read: unexpected end of data"),
     ],
 )
-def test_a_file_that_is_not_clear_is_refused_with_the_place(name: str, text: str, message: str, tmp_path: Path):
+def test_invalid_file_is_rejected_with_the_location(name: str, text: str, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         read_class_file(written(tmp_path / name, text))
 
 
 @needs_wordnet
-def test_a_spreadsheets_csv_is_read_with_its_mark_line_breaks_and_synsets(tmp_path: Path):
+def test_spreadsheet_csv_is_read_with_bom_line_breaks_and_synsets(tmp_path: Path):
     text = '\ufeffclass_name,definition\r\nn02084071,\r\nheron,"a bird\r\nthat wades"\r\ngoldfinch.n.02,\r\n'
     (tmp_path / "mine.csv").write_bytes(text.encode())
     space = read_class_file(tmp_path / "mine.csv")
@@ -139,12 +139,12 @@ def test_wordnet_is_read_from_nltks_zipped_download(tmp_path: Path, monkeypatch)
     assert open_wordnet().by_wnid("n02776631").hypernyms == ("workplace", "shop")
 
 
-def test_a_missing_file_is_named():
+def test_missing_file_is_named():
     with pytest.raises(ValueError, match=r"'nowhere\.yaml' cannot be read"):
         read_class_file(Path("nowhere.yaml"))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path):
+def test_pipe_is_not_read(tmp_path: Path):
     os.mkfifo(tmp_path / "mine.yaml")
     with pytest.raises(ValueError, match=r"mine\.yaml' cannot be read: not a regular file"):
         read_class_file(tmp_path / "mine.yaml")
@@ -155,7 +155,7 @@ LICENCE = "  14 WordNet %s Copyright 2006 by Princeton University.  \n"
 
 
 def nouns(folder: Path, monkeypatch, licence: str, *, data: str, num_lines: int) -> None:
-    """Have no WordNet on this machine but one of two small files."""
+    """Replace this machine's WordNet by two small files."""
     folder.mkdir()
     (folder / "data.noun").write_text(licence + data)
     (folder / "index.noun").write_text(licence + "entity n 1 0 1 0 00000059\n")
@@ -174,7 +174,7 @@ def nouns(folder: Path, monkeypatch, licence: str, *, data: str, num_lines: int)
         ("3.0", "00000059 03 n xx entity 0 000 | that\n", 1, r"cannot be read \(\w+: .*Install it"),
     ],
 )
-def test_a_damaged_wordnet_or_one_of_another_version_is_one_line(
+def test_damaged_or_other_wordnet_is_a_one_line_error(
     version: str, data: str, num_lines: int, message: str, tmp_path: Path, monkeypatch
 ):
     nouns(tmp_path / "wordnet", monkeypatch, LICENCE % version, data=data, num_lines=num_lines)
@@ -182,7 +182,7 @@ def test_a_damaged_wordnet_or_one_of_another_version_is_one_line(
         read_class_file(written(tmp_path / "mine.yaml", "- crane\n- heron\n"))
 
 
-def test_a_download_that_cannot_be_taken_apart_is_one_line_that_names_it(tmp_path: Path, monkeypatch):
+def test_unparsable_wordnet_is_a_one_line_error_with_its_path(tmp_path: Path, monkeypatch):
     folder = tmp_path / "corpora" / "wordnet"
     folder.parent.mkdir()
     nouns(folder, monkeypatch, LICENCE % "3.0", data=ENTITY % 59, num_lines=1)
@@ -193,7 +193,7 @@ def test_a_download_that_cannot_be_taken_apart_is_one_line_that_names_it(tmp_pat
         read_class_file(written(tmp_path / "mine.yaml", "- crane\n- heron\n"))
 
 
-def test_a_damaged_download_of_wordnet_is_one_line(tmp_path: Path, monkeypatch):
+def test_damaged_wordnet_download_is_a_one_line_error(tmp_path: Path, monkeypatch):
     (tmp_path / "corpora").mkdir()
     (tmp_path / "corpora" / "wordnet.zip").write_bytes(b"cut short")
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])

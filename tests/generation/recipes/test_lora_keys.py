@@ -1,4 +1,4 @@
-"""LoRA files of which some weights fit nowhere: diffusers passes over those."""
+"""LoRA files with weights that do not fit the model and that diffusers would ignore."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 
 
 def recipe_of(folder: Path, *keys: str) -> Recipe:
-    """Return a recipe of the digits model and a LoRA of these keys."""
+    """Return a recipe of the digits model and a LoRA with these keys."""
     file = folder / "lora.safetensors"
     save_file({key: np.zeros((2, 2), np.float32) for key in keys}, file)
     return build_recipe(RecipeConfig(image_size=32, loras={str(file): 1.0}))
@@ -25,34 +25,34 @@ def pair_of(module: str) -> tuple[str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
-def test_weights_that_fit_nowhere_are_told_from_headers_with_examples(tmp_path: Path):
+def test_unused_weights_are_named_from_file_headers(tmp_path: Path):
     recipe = recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"), *pair_of("unet.middle.to_q"))
-    told = (
+    message = (
         r"lora\.safetensors' has 2 of 4 weights that do not fit 'generation/digits/model', such as "
         rf"unet\.middle\.to_q\.lora_A\.weight; 2 fit, such as unet\.{ATTENTION}\.to_q\.lora_A\.weight\. Use a LoRA"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_headers(recipe)
 
 
 @pytest.mark.parametrize("name", [lambda module: f"transformer.{module}", lambda module: f"unet.other.{module}"])
-def test_a_lora_of_another_architecture_is_refused(name: Callable[[str], str], tmp_path: Path):
+def test_lora_for_another_architecture_is_rejected(name: Callable[[str], str], tmp_path: Path):
     with pytest.raises(ValueError, match=r"has 2 of 2 weights that do not fit .*; 0 fit\. Use a LoRA"):
         check_headers(recipe_of(tmp_path, *pair_of(name(f"{ATTENTION}.to_q"))))
 
 
-def test_dora_scales_are_refused_since_diffusers_leaves_them_out(tmp_path: Path):
+def test_dora_is_rejected(tmp_path: Path):
     module = f"unet.{ATTENTION}.to_q"
     with pytest.raises(ValueError, match=r"lora\.safetensors' is a DoRA"):
         check_headers(recipe_of(tmp_path, *pair_of(module), f"{module}.dora_scale"))
 
 
-def test_whole_ones_and_names_of_other_trainers_are_left_to_loading(tmp_path: Path):
+def test_complete_loras_and_other_naming_schemes_pass(tmp_path: Path):
     kohya = f"lora_unet_{ATTENTION.replace('.', '_')}_to_q.lora_down.weight"
     check_headers(recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"), kohya))
 
 
-def test_a_cut_file_is_named(tmp_path: Path):
+def test_truncated_file_is_named(tmp_path: Path):
     recipe = recipe_of(tmp_path, *pair_of(f"unet.{ATTENTION}.to_q"))
     file = tmp_path / "lora.safetensors"
     file.write_bytes(file.read_bytes()[:50])

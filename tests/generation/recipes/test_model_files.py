@@ -24,17 +24,17 @@ from generation.recipes.recipe import build_recipe
 from tests.support.hub import COMMIT, serve_hub
 
 
-def test_a_full_commit_pins_a_model_of_the_hub_without_asking_it():
+def test_full_commit_pins_a_model_without_the_hub():
     commit = "133a221b8aa7292a167afc5127cb63fb5005638b"
     assert resolve_revision(MODEL, "CompVis/stable-diffusion-v1-4", commit) == commit
 
 
-def test_the_embedded_model_is_pinned_by_its_files():
+def test_embedded_model_is_pinned_by_its_files():
     recipe = build_recipe(RecipeConfig(model="generation/digits/model", image_size=32))
     assert len(recipe.revision) == 64
 
 
-def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path):
+def test_folder_revision_depends_on_weights_but_not_on_the_card(tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "weights.safetensors").write_bytes(b"1")
     before = files_sha256(tmp_path)
@@ -45,7 +45,7 @@ def test_a_folders_revision_follows_its_weights_and_not_its_card(tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", ["tokenizer/spiece.model", "tokenizer/chat_template.jinja", "tokenizer/merges.txt"])
-def test_a_folders_revision_follows_what_its_tokenizer_reads(tmp_path: Path, file: str):
+def test_folder_revision_depends_on_tokenizer_files(tmp_path: Path, file: str):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / file).write_bytes(b"1")
@@ -54,7 +54,7 @@ def test_a_folders_revision_follows_what_its_tokenizer_reads(tmp_path: Path, fil
     assert files_sha256(tmp_path) != before
 
 
-def test_a_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
+def test_missing_model_folder_is_named_with_the_remedy(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no/such/model.*not an existing file or folder.*Check"):
         resolve_revision(MODEL, "no/such/model", "")
 
@@ -65,20 +65,20 @@ def folder_of_one_file(folder: Path) -> Path:
     return folder
 
 
-def test_a_node_with_other_files_than_the_recipes_is_refused(tmp_path: Path, monkeypatch):
+def test_node_with_other_files_is_rejected(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = folder_of_one_file(tmp_path / "model")
     revision = resolve_revision(MODEL, str(model), "")
     check_on_this_node(MODEL, str(model), revision)
     (model / "model_index.json").write_text("{ }")
-    for _ in range(2):  # a refusal leaves no stamp
+    for _ in range(2):  # an error leaves no stamp
         with pytest.raises(ValueError, match=r"recipe\.model '.*' has changed since the recipe was written"):
             check_on_this_node(MODEL, str(model), revision)
     with pytest.raises(ValueError, match=r"recipe\.model 'no/such/model' is not on node .*\. Copy it there"):
         check_on_this_node(MODEL, "no/such/model", revision)
 
 
-def test_files_are_hashed_once_a_node(tmp_path: Path, monkeypatch):
+def test_files_are_hashed_once_per_node(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model, hashed = folder_of_one_file(tmp_path / "model"), list[Path]()
     revision = resolve_revision(MODEL, str(model), "")
@@ -92,13 +92,13 @@ def test_files_are_hashed_once_a_node(tmp_path: Path, monkeypatch):
         check_on_this_node(MODEL, str(model), revision)
     assert len(hashed) == 1
     (tmp_path / f"figment-{os.getuid()}").rename(tmp_path / "elsewhere")
-    (tmp_path / f"figment-{os.getuid()}").touch()  # no place for stamps
+    (tmp_path / f"figment-{os.getuid()}").touch()  # no writable folder for stamps
     for _ in range(2):
         check_on_this_node(MODEL, str(model), revision)
     assert len(hashed) == 3
 
 
-def test_a_relative_path_is_seen_from_the_drivers_folder(tmp_path: Path, monkeypatch):
+def test_relative_path_resolves_in_the_drivers_folder(tmp_path: Path, monkeypatch):
     folder_of_one_file(tmp_path / "model")
     monkeypatch.chdir("/")
     assert find_local("model") is None
@@ -108,25 +108,25 @@ def test_a_relative_path_is_seen_from_the_drivers_folder(tmp_path: Path, monkeyp
     assert find_local("~/model") == tmp_path / "model"
 
 
-def test_a_folder_without_model_index_is_refused(tmp_path: Path):
+def test_folder_without_model_index_is_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match=r"which has no model_index\.json"):
         resolve_revision(MODEL, str(tmp_path), "")
 
 
-def test_a_file_of_a_folder_is_not_the_folder():
+def test_file_in_the_model_folder_is_rejected():
     index = PROJECT_ROOT / "generation" / "digits" / "model" / "model_index.json"
     with pytest.raises(ValueError, match=r"model_index\.json', which has no model_index\.json\. Use a folder"):
         resolve_revision(MODEL, str(index), "")
 
 
-def test_a_hub_id_that_holds_something_else_is_refused_when_planned(tmp_path: Path):
+def test_hub_id_without_a_pipeline_is_rejected(tmp_path: Path):
     with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model" / "unet") as hub:
         refused = plan_with(hub.url, tmp_path, "recipe.model=figment/digits", "--index", "7")
     assert refused.returncode == 2
     assert "has 0 files model_index.json on the hub" in refused.stderr
 
 
-def test_weights_that_are_there_as_pickles_alone_are_refused_before_anything_starts(tmp_path: Path):
+def test_pickled_weights_are_rejected(tmp_path: Path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").touch()
@@ -140,16 +140,16 @@ def test_weights_that_are_there_as_pickles_alone_are_refused_before_anything_sta
     ("part", "files"),
     [(VAE, ["config.json", "diffusion_pytorch_model.bin"]), (LORA, ["pytorch_lora_weights.bin"])],
 )
-def test_pickled_decoders_and_loras_are_refused(part: ModelSource, files: list[str]):
+def test_pickled_vaes_and_loras_are_rejected(part: ModelSource, files: list[str]):
     with pytest.raises(ValueError, match=rf"{part.setting} 'x' has pickled weights"):
         check_safetensors(part, "x", files)
 
 
-def test_pickles_beside_the_folders_that_are_loaded_do_not_matter():
+def test_pickles_that_are_not_loaded_are_ignored():
     check_safetensors(MODEL, "x", ["v1-4.ckpt", "safety_checker/pytorch_model.bin", "unet/a.safetensors", "unet/a.bin"])
 
 
-def test_of_two_lora_files_one_must_be_named(tmp_path: Path):
+def test_folder_with_two_loras_is_rejected(tmp_path: Path):
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"which has 2 files \*\.safetensors\. Name one"):
@@ -157,13 +157,13 @@ def test_of_two_lora_files_one_must_be_named(tmp_path: Path):
     assert len(resolve_revision(LORA, str(tmp_path / "a.safetensors"), "")) == 64
 
 
-def test_a_local_part_takes_no_revision(tmp_path: Path):
+def test_local_path_with_a_revision_is_rejected(tmp_path: Path):
     (tmp_path / "config.json").touch()
     with pytest.raises(ValueError, match=r"is a local path, which has no revision 'main'"):
         resolve_revision(VAE, str(tmp_path), "main")
 
 
-def test_a_decoder_that_changed_after_planning_is_named(tmp_path: Path):
+def test_vae_changed_after_planning_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     recipe = build_recipe(RecipeConfig(image_size=32, vae=str(tmp_path)))
     assert [part[1] for part in recipe.parts] == ["generation/digits/model", str(tmp_path)]
@@ -173,7 +173,7 @@ def test_a_decoder_that_changed_after_planning_is_named(tmp_path: Path):
 
 
 def plan_with(endpoint: str, home: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Plan the demo with a hub's model, in a process that knows this hub alone."""
+    """Plan the demo with a model of the hub at `endpoint`, in a new process."""
     return subprocess.run(
         [sys.executable, "-m", "ray_jobs.plan", "ray_jobs/configs/digits.yaml", *arguments],
         cwd=PROJECT_ROOT,
@@ -185,7 +185,7 @@ def plan_with(endpoint: str, home: Path, *arguments: str) -> subprocess.Complete
 
 
 @pytest.mark.nightly
-def test_a_mirror_pins_a_model_and_without_a_network_a_job_ends_in_one_line(tmp_path: Path):
+def test_mirror_pins_a_model_and_a_missing_network_is_a_one_line_error(tmp_path: Path):
     model, out = "recipe.model=figment/digits", tmp_path / "recipe.json"
     with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
         planned = plan_with(hub.url, tmp_path / "home", model, "--out", str(out))
@@ -202,7 +202,7 @@ def test_a_mirror_pins_a_model_and_without_a_network_a_job_ends_in_one_line(tmp_
     assert pinned.returncode == 0, pinned.stderr
 
 
-def test_an_unknown_scheduler_is_refused_with_those_that_there_are():
+def test_error_for_an_unknown_scheduler_lists_the_known_ones():
     refused = plan_with("http://127.0.0.1:9", Path("/nonexistent"), "recipe.scheduler=dpm", "--index", "7")
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
@@ -210,14 +210,14 @@ def test_an_unknown_scheduler_is_refused_with_those_that_there_are():
     assert "euler_ancestral" in refused.stderr
 
 
-def test_a_model_file_that_is_a_link_to_nothing_is_named(tmp_path: Path):
+def test_broken_link_is_named(tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "config.json").symlink_to(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"config\.json' is a broken link\. Restore its target"):
         resolve_revision(MODEL, str(tmp_path), "")
 
 
-def test_a_pipe_among_a_models_files_is_not_waited_for(tmp_path: Path):
+def test_pipe_among_model_files_is_ignored(tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
     without = resolve_revision(MODEL, str(tmp_path), "")
     os.mkfifo(tmp_path / "pipe.json")
@@ -225,7 +225,7 @@ def test_a_pipe_among_a_models_files_is_not_waited_for(tmp_path: Path):
     assert resolve_revision(MODEL, str(tmp_path), "") == without
 
 
-def test_a_setting_means_the_drivers_file_or_else_what_it_says(tmp_path: Path, monkeypatch):
+def test_local_path_prefers_the_drivers_folder(tmp_path: Path, monkeypatch):
     (tmp_path / "classes.yaml").touch()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -19,7 +19,7 @@ SEVEN = ClassEntry(
 
 @pytest.fixture
 def sevens(painted: Recipe) -> Recipe:
-    """One class, one background, one caption."""
+    """Recipe with one class, one background, one caption."""
     return dataclasses.replace(
         painted,
         label_space=LabelSpace("sevens", (SEVEN,)),
@@ -46,15 +46,15 @@ def prompt_of(recipe: Recipe, template: str, **settings) -> str:
         ("{{{class_name}}}", "{seven}"),
     ],
 )
-def test_each_form_of_the_paper_and_a_free_text_read_as_stated(form: str, prompt: str, sevens: Recipe):
+def test_paper_forms_and_free_templates(form: str, prompt: str, sevens: Recipe):
     assert prompt_of(sevens, form) == prompt
 
 
-def test_the_first_lemma_alone_and_all_hypernyms_on_request(sevens: Recipe):
+def test_first_lemma_and_all_hypernyms(sevens: Recipe):
     assert prompt_of(sevens, "hypernym", lemmas="first", hypernym="all") == "seven, digit, numeral"
 
 
-def test_a_random_hypernym_follows_the_index_and_both_come(sevens: Recipe):
+def test_random_hypernym_is_drawn_by_index(sevens: Recipe):
     recipe = dataclasses.replace(sevens, templates=("{lemmas}, {hypernym}",), hypernym="random")
     prompts = [plan_sample(recipe, index).prompt for index in range(40)]
     assert set(prompts) == {"seven, 7, digit", "seven, 7, numeral"}
@@ -75,6 +75,6 @@ def test_a_random_hypernym_follows_the_index_and_both_come(sevens: Recipe):
         ("{class_name!r}", r"whose field \{class_name\} has a ! or :"),
     ],
 )
-def test_a_template_that_cannot_be_filled_is_refused(template: str, message: str):
+def test_invalid_template_is_rejected(template: str, message: str):
     with pytest.raises(ValueError, match=message):
         template_text(template)

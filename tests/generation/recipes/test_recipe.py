@@ -31,7 +31,7 @@ def test_canonical_json_has_sorted_keys_and_no_spaces(painted: Recipe):
     assert len(text) < 1000
 
 
-def test_a_recipe_of_a_thousand_classes_and_365_backgrounds_is_a_few_kilobytes():
+def test_large_recipe_is_a_few_kilobytes():
     recipe = build_recipe(
         RecipeConfig(
             label_space="imagenet1k", templates=("background",), backgrounds=("places365",), generator="painted"
@@ -53,14 +53,14 @@ def test_a_recipe_of_a_thousand_classes_and_365_backgrounds_is_a_few_kilobytes()
         {"label_space": load_label_space("imagenet100")},
     ],
 )
-def test_whatever_changes_the_images_changes_the_hash_and_is_named(painted: Recipe, change: dict):
+def test_changes_to_images_change_the_hash_and_are_named(painted: Recipe, change: dict):
     other = dataclasses.replace(painted, **change)
     assert other.sha256 != painted.sha256
     found = differences(painted.to_value(), other.to_value())
     assert {name.split(".")[0] for name in found} == change.keys()
 
 
-def test_two_class_files_differ_in_a_word_that_is_named(painted: Recipe):
+def test_changed_word_of_a_class_file_is_named(painted: Recipe):
     classes = tuple(ClassEntry(f"class {i}", definition=f"{i}") for i in range(20))
     changed = (*classes[:19], dataclasses.replace(classes[19], definition="nineteen"))
     ours, theirs = (
@@ -69,7 +69,7 @@ def test_two_class_files_differ_in_a_word_that_is_named(painted: Recipe):
     assert differences(ours.to_value(), theirs.to_value()) == {"label_space.classes.19.definition": ("19", "nineteen")}
 
 
-def test_a_background_of_one_class_costs_no_copy_of_the_others(tmp_path: Path):
+def test_background_of_one_class_does_not_copy_the_common_ones(tmp_path: Path):
     (tmp_path / "b.yaml").write_text("n01440764: [river bank]")
     settings = RecipeConfig(
         label_space="imagenet1k",
@@ -84,7 +84,7 @@ def test_a_background_of_one_class_costs_no_copy_of_the_others(tmp_path: Path):
     assert len(recipe_file_text(recipe)) < 8_000
 
 
-def test_a_recipe_file_gives_the_same_recipe(tmp_path: Path):
+def test_recipe_file_round_trip(tmp_path: Path):
     captions = "\n".join(
         f'{{"class": "{name}", "caption": "a {name}"}}' for name in load_label_space("digits").class_names
     )
@@ -118,7 +118,7 @@ def test_equal_class_weights_are_exactly_balanced():
     assert recipe.class_weights == ()
 
 
-def test_a_recipe_edited_by_hand_is_refused(painted: Recipe, tmp_path: Path):
+def test_recipe_edited_by_hand_is_rejected(painted: Recipe, tmp_path: Path):
     path = tmp_path / "recipe.json"
     path.write_text(recipe_file_text(painted).replace('"seed":0', '"seed":1'))
     with pytest.raises(ValueError, match=rf"states {painted.sha256[:12]}: it was edited by hand\. Change the settings"):
@@ -126,19 +126,19 @@ def test_a_recipe_edited_by_hand_is_refused(painted: Recipe, tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "recipe: {}", "[" * 100_000])
-def test_a_file_that_is_no_recipe_is_named(text: str, tmp_path: Path):
+def test_other_file_is_named(text: str, tmp_path: Path):
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(ValueError, match=r"recipe\.json' is not a recipe file"):
         read_recipe(tmp_path / "recipe.json")
 
 
 @pytest.mark.parametrize("value", [[1, "seed"], "seed", None])
-def test_a_recipe_that_is_no_mapping_is_refused(value: Any):
+def test_recipe_that_is_not_a_mapping_is_rejected(value: Any):
     with pytest.raises(ValueError, match=r"The recipe is .*, which is not a mapping"):
         recipe_from_value(value)
 
 
-def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
+def test_recipe_of_another_version_is_rejected_with_the_field(painted: Recipe):
     value = painted.to_value()
     del value["lemmas"]
     with pytest.raises(ValueError, match=r"fields \(lemmas\): another version"):
@@ -171,7 +171,7 @@ def test_a_recipe_of_another_version_is_refused_with_the_field(painted: Recipe):
         ("label_space", ["digits"], "recipe.label_space is not a list of classes"),
     ],
 )
-def test_a_recipe_file_with_values_that_cannot_be_is_one_line_with_its_name(
+def test_invalid_value_is_a_one_line_error_with_the_file(
     field: str, value: object, message: str, painted: Recipe, tmp_path: Path
 ):
     content = painted.to_value() | {field: value}
@@ -185,7 +185,7 @@ def test_a_recipe_file_with_values_that_cannot_be_is_one_line_with_its_name(
         read_recipe(path)
 
 
-def test_an_older_recipe_whose_classes_differ_in_case_alone_is_still_read(painted: Recipe, tmp_path: Path):
+def test_older_recipe_with_near_duplicate_classes_is_read(painted: Recipe, tmp_path: Path):
     space = LabelSpace("mine.csv", (ClassEntry("Crane", definition="a bird"), ClassEntry("crane", definition="a bird")))
     path = tmp_path / "recipe.json"
     path.write_text(recipe_file_text(dataclasses.replace(painted, label_space=space)))
@@ -195,7 +195,7 @@ def test_an_older_recipe_whose_classes_differ_in_case_alone_is_still_read(painte
     assert note.startswith("mine.csv has the classes 'Crane' and 'crane', which differ only in case")
 
 
-def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
+def test_recipe_with_a_changed_model_is_rejected(tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "model_index.json").write_text("{}")
@@ -207,7 +207,7 @@ def test_a_recipe_whose_model_has_changed_is_refused(tmp_path: Path):
         read_recipe(tmp_path / "recipe.json")
 
 
-def test_words_that_a_class_lacks_are_named_with_the_class(tmp_path: Path):
+def test_missing_words_are_named_with_the_class(tmp_path: Path):
     (tmp_path / "mine.csv").write_text("class_name,definition\ncrane,a machine\nheron,a bird\n")
     settings = RecipeConfig(label_space=str(tmp_path / "mine.csv"), templates=("hypernym",), generator="painted")
     with pytest.raises(ValueError, match=r"use \{hypernym\}, which class 'crane' of mine\.csv lacks"):
@@ -216,7 +216,7 @@ def test_words_that_a_class_lacks_are_named_with_the_class(tmp_path: Path):
     assert {plan_sample(recipe, index).prompt for index in range(2)} == {"crane, a machine", "heron, a bird"}
 
 
-def test_a_weight_for_no_class_and_no_class_left_are_refused():
+def test_invalid_class_weights_are_rejected():
     with pytest.raises(ValueError, match=r"'zeero' is not a class of digits\. Did you mean zero"):
         build_recipe(RecipeConfig(generator="painted", class_weights={"zeero": 2.0}))
     nothing = dict.fromkeys(load_label_space("digits").class_names, 0.0)
@@ -228,7 +228,7 @@ def test_a_weight_for_no_class_and_no_class_left_are_refused():
         build_recipe(RecipeConfig(generator="painted", class_weights={"zero": 3.0, "n13742358": 1.0}))
 
 
-def test_samples_are_left_out_by_the_recipe_and_recipes_without_keep_their_hash(painted: Recipe, tmp_path: Path):
+def test_leave_out_after_keeps_old_hashes(painted: Recipe, tmp_path: Path):
     leaving = dataclasses.replace(painted, leave_out_after=3)
     assert leaving.sha256 != painted.sha256
     assert "leave_out_after" not in painted.to_value()

@@ -13,7 +13,7 @@ from generation.recipes.tokens import open_token_counter
 from tests.support.tiny_models import save_tiny_flux, save_tiny_pixart, save_tiny_sd3
 
 
-def test_tokens_are_counted_with_begin_and_end_by_the_models_own_tokenizer(digits: Recipe):
+def test_tokens_are_counted_with_start_and_end(digits: Recipe):
     counter = open_token_counter(digits)
     assert counter is not None
     assert counter.limits == {"tokenizer": 64}
@@ -21,13 +21,13 @@ def test_tokens_are_counted_with_begin_and_end_by_the_models_own_tokenizer(digit
     assert counts.tolist() == [2, 3, 5]
 
 
-def test_a_prompt_is_counted_to_its_end_though_the_model_would_cut_it_off(digits: Recipe):
+def test_tokens_beyond_the_limit_are_counted(digits: Recipe):
     counter = open_token_counter(digits)
     assert counter is not None
     assert counter.count(["seven " * 100])["tokenizer"].tolist() == [102]
 
 
-def test_nothing_is_counted_where_there_is_no_tokenizer(painted: Recipe):
+def test_no_counter_without_a_tokenizer(painted: Recipe):
     assert open_token_counter(painted) is None
     assert open_token_counter(dataclasses.replace(painted, model="no/such-model", revision="0" * 40)) is None
 
@@ -41,7 +41,7 @@ def test_nothing_is_counted_where_there_is_no_tokenizer(painted: Recipe):
         (lambda folder: save_tiny_flux(folder, takes_scale=False), {"tokenizer": 64, "tokenizer_2": 256}),
     ],
 )
-def test_limits_are_those_of_the_pipeline(save: Callable[[Path], None], limits: dict[str, int], tmp_path: Path):
+def test_limits_are_the_pipelines(save: Callable[[Path], None], limits: dict[str, int], tmp_path: Path):
     save(tmp_path)
     counter = open_token_counter(build_recipe(RecipeConfig(model=str(tmp_path), image_size=32)))
     assert counter is not None
@@ -49,7 +49,7 @@ def test_limits_are_those_of_the_pipeline(save: Callable[[Path], None], limits: 
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.tokens_read])
-def test_each_pipelines_limit_is_its_default_in_diffusers(name: str):
+def test_limits_are_diffusers_defaults(name: str):
     call = getattr(importlib.import_module("diffusers"), name).__call__
     default = inspect.signature(call).parameters["max_sequence_length"].default
     assert KINDS[name].tokens_read in (("tokenizer", default), ("tokenizer_2", default), ("tokenizer_3", default))

@@ -9,7 +9,7 @@ from generation.recipes.word_files import read_backgrounds, read_captions, with_
 DIGITS = load_label_space("digits")
 
 
-def test_the_scenes_of_places365_are_words():
+def test_places365_scenes_are_words():
     scenes = with_places365(["places365"])
     assert len(scenes) == len(set(scenes)) == 365
     assert scenes[:3] == ("airfield", "airplane cabin", "airport terminal")
@@ -18,13 +18,13 @@ def test_the_scenes_of_places365_are_words():
     assert with_places365(["my garage", "places365"]) == ("my garage", *scenes)
 
 
-def test_a_class_has_its_own_backgrounds_and_others_the_common_ones(tmp_path: Path):
+def test_backgrounds_per_class_are_read(tmp_path: Path):
     (tmp_path / "b.yaml").write_text("n13742573: [sand, grass]\nzero: [snow]\n")
     own = ((0, ("snow",)), (1, ("sand", "grass")))
     assert read_backgrounds(tmp_path / "b.yaml", DIGITS, have_common=True) == own
 
 
-def test_captions_are_gathered_by_class_in_the_files_order(tmp_path: Path):
+def test_captions_are_grouped_by_class_in_file_order(tmp_path: Path):
     names = [*DIGITS.class_names, "zero"]
     lines = [f'{{"class": "{name}", "caption": "{number}\u2028{name}"}}' for number, name in enumerate(names)]
     (tmp_path / "c.jsonl").write_text("\ufeff" + "\n".join(lines) + "\n\n", encoding="utf-8")
@@ -45,7 +45,7 @@ def test_captions_are_gathered_by_class_in_the_files_order(tmp_path: Path):
         ("zero: [snow]\nn13742358: [sand]", r"has the class 'n13742358' twice, by name and by wnid"),
     ],
 )
-def test_backgrounds_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path):
+def test_invalid_backgrounds_are_rejected(text: str, message: str, tmp_path: Path):
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_backgrounds(tmp_path / "b.yaml", DIGITS, have_common=False)
@@ -61,14 +61,14 @@ def test_backgrounds_that_are_not_clear_are_refused(text: str, message: str, tmp
         ('{"class": "letter", "caption": "a"}', "'letter' is not a class of digits"),
     ],
 )
-def test_captions_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path):
+def test_invalid_captions_are_rejected(text: str, message: str, tmp_path: Path):
     (tmp_path / "c.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_captions(tmp_path / "c.jsonl", DIGITS)
 
 
 @pytest.mark.parametrize("read", [read_captions, lambda path, space: read_backgrounds(path, space, have_common=True)])
-def test_a_pipe_is_not_waited_for(read, tmp_path: Path):
+def test_pipe_is_not_read(read, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match=r"pipe' cannot be read: not a regular file"):
         read(tmp_path / "pipe", DIGITS)
