@@ -55,8 +55,8 @@ class GenerationConfig:
     """Cache prompt embeddings of recipes with at most this many prompts; 0.2 MB each for SD in float16."""
 
     max_attempts: SomeAttempts = 10
-    """Attempts per image before the run fails, for images that the safety checker or the guard refuses.
-    `recipe.leave_out_after`, if set, replaces it: such samples are left out instead.
+    """Attempts per image before the run fails. Images that are black, flat, not finite or flagged by the safety checker
+    are refused. `recipe.leave_out_after`, if set, applies instead: such samples are left out.
 
     With 5% of attempts refused and the default, one run in eight million fails, at 1.3 million images each; with 30%
     refused in one class of 1,300 images, one in 130.
@@ -78,10 +78,10 @@ class GenerationConfig:
     """Seconds after which an unneeded actor above `min_actors` is stopped."""
 
     painted_batch_seconds: NotNegative = 0.0
-    """Minimum seconds per batch of a painted generator, which gives it a known rate; 0 does not slow it down."""
+    """Minimum seconds per batch if `recipe.generator` is painted, for a known rate; 0 means no minimum."""
 
     painted_start_seconds: NotNegative = 0.0
-    """Startup time of a painted generator in seconds, which imitates loading a model."""
+    """Startup time in seconds if `recipe.generator` is painted, as if it loaded a model."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "generation")

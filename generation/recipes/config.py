@@ -34,7 +34,7 @@ class SharedSettings:
     """Texts of {background}, drawn uniformly per sample; `places365` stands for its 365 scenes."""
 
     generator: Literal["diffusers", "painted"] = "diffusers"
-    """Image source: a diffusers model, or `painted`, which needs no model (for tests and load experiments)."""
+    """Image source: a diffusers model, or `painted`, test images computed from the plan without a model."""
 
     model: str = "generation/digits/model"
     """The model: a folder in diffusers' layout, or a hub id such as CompVis/stable-diffusion-v1-4."""
