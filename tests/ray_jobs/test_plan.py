@@ -79,7 +79,7 @@ def test_words_in_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
         (["recipe.templates='{name}'"], "field {name} is unknown"),
         (["recipe.label_space=letters"], "'letters', which is unknown"),
         (["recipe.class_weights.n00000000=2"], "'n00000000' is not a class of digits"),
-        (["recipe.templates='{class_name:{caption}}'"], "Write the field {class_name} without ! and :"),
+        (["recipe.templates='{class_name:{caption}}'"], "whose field {class_name} has a ! or :"),
         (["recipe.class_weights=[1]"], "recipe.class_weights is ['1']; give a mapping"),
         (["--out", "/proc/recipe.json"], "'/proc/recipe.json' cannot be written"),
     ],

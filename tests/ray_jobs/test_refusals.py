@@ -19,7 +19,7 @@ DIGITS = ["recipe.generator=diffusers", f"recipe.model={PROJECT_ROOT / 'generati
 REFUSED = [
     (train, ["recipe.sede=1"], "Did you mean recipe.seed"),
     (train, ["recipe.image_size=30"], "Try 24"),
-    (train, ["recipe.generator=diffusers", "recipe.model=no/such/model"], "no such file or folder"),
+    (train, ["recipe.generator=diffusers", "recipe.model=no/such/model"], "not an existing file or folder"),
     (train, ["training.architecture=resnet51"], "'resnet51'"),
     (train, ["training.deterministic=true", "generation.batch_sizes={{L4: 8}}"], "Give generation.batch_size alone"),
     (train, [*DIGITS, "training.deterministic=true", "generation.batch_size=0"], "Give generation.batch_size alone"),
