@@ -23,6 +23,7 @@ from ray_jobs.cli.config import (
     open_recipe,
     shipped_configs,
 )
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.reference import find_settings, print_settings
 from ray_jobs.cli.scale_config import ScaleConfig
@@ -83,6 +84,7 @@ class Job(click.Command):
         """Call the function with the settings in place of CONFIG and overrides; ValueError for those that cannot be."""
         ctx.obj = [ctx.params["config"], *ctx.params.pop("overrides")]
         ctx.params["config"] = load_config(self.schema, ctx.obj)
+        CONSOLE.shows_libraries = ctx.params["config"].log_level == "debug"
         if self.uses_recipe:
             open_recipe(ctx.params["config"])
         return super().invoke(ctx)
@@ -371,10 +373,12 @@ def run(arguments: list[str]) -> None:
 
 def run_and_exit(name: str) -> None:
     """Run a command as `python -m ray_jobs.NAME`, and end the process: what follows in its module is not executed."""
+    CONSOLE.keep()
     run([name, *sys.argv[1:]])
     sys.exit()
 
 
 def main() -> None:
     """Run the console command `figment`."""
+    CONSOLE.keep()
     run(sys.argv[1:])

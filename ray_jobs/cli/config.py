@@ -99,6 +99,9 @@ class JobConfig(Documented):
     also a URL.
     """
 
+    log_level: Literal["info", "debug"] = "info"
+    """`debug` also prints what Ray, its workers and other libraries log; with `info` only Ray's log files have it."""
+
     resume: bool = False
     """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
 
