@@ -61,4 +61,4 @@ lock: $(READY)  ## Write the versions that are installed to requirements.lock
 	$(PYTHON) -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > requirements.lock
 
 clean:  ## Remove the environment and caches; runs stay
-	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache figment.egg-info
+	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache figment_stream.egg-info

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Count, Gpus, check_ranges
+from generation.ranges import AtLeastOne, Count, Documented, Gpus, check_ranges
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Documented):
     """How a classifier is tested on real images."""
 
     sets: tuple[str, ...] = ()

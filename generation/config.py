@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Count, Gpus, NotNegative, SomeAttempts, check_ranges
+from generation.ranges import AtLeastOne, Count, Documented, Gpus, NotNegative, SomeAttempts, check_ranges
 
 
 @dataclass(frozen=True)
-class GenerationConfig:
+class GenerationConfig(Documented):
     """The pool of generator actors and its request stream. What images show is decided by the recipe alone."""
 
     min_actors: Count = 1

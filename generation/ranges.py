@@ -2,21 +2,36 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 
-def _only(words: str, is_allowed: Callable[[Any], bool]) -> AfterValidator:
-    """Return a validator that rejects other values; `words` name the allowed ones."""
+class Documented:
+    """A dataclass of settings: the text below each field is its description, which pydantic reads."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Only(AfterValidator):
+    """A range that pydantic has no type for."""
+
+    words: str = ""
+    """Which values are allowed."""
+
+
+def _only(words: str, is_allowed: Callable[[Any], bool]) -> Only:
+    """Return a validator that raises ValueError with the words for other values."""
 
     def checked(value: Any) -> Any:
         if not is_allowed(value):
             raise ValueError(words)
         return value
 
-    return AfterValidator(checked)
+    return Only(checked, words)
 
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -43,6 +58,20 @@ def check_ranges(settings: Any, section: str = "") -> None:
             found = error.errors()[0]
             path = ".".join([*([section] if section else []), name, *map(str, found["loc"])])
             raise ValueError(f"{path} is {found['input']}; use {_in_words(found)}.") from None
+
+
+def allowed_values(kind: Any) -> str:
+    """Return in words which values a type with a range allows; empty for a type without one."""
+    if get_origin(kind) is not Annotated:
+        return ""
+    limits = [each for limit in get_args(kind)[1:] for each in getattr(limit, "metadata", [limit])]
+    for limit in limits:
+        if isinstance(limit, Only):
+            return limit.words
+    bounds = {
+        name: getattr(each, name) for each in limits for name in ("ge", "gt") if getattr(each, name, None) is not None
+    }
+    return _bounds_in_words(bounds) if bounds else "a finite number"
 
 
 def is_of_type(value: Any, kind: Any) -> bool:
@@ -74,6 +103,10 @@ def _in_words(error: Any) -> str:
         return str(bounds["error"])
     if kind == "finite_number":
         return "a finite number"
+    return _bounds_in_words(bounds)
+
+
+def _bounds_in_words(bounds: dict[str, float]) -> str:
     if "ge" in bounds:
         return f"{bounds['ge']:g} or more"
     return f"more than {bounds['gt']:g}" if "gt" in bounds else "a value of its type"

@@ -8,8 +8,12 @@ Arms, each of the same recipe, classifier and number of optimisation steps, once
 Every epoch ends with the accuracy on real images. Writes `results.json` and `report.html`.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("compare")
+
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,10 +31,11 @@ from generation.shards.datasets import tee_samples, write_shards
 from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
-from ray_jobs.cli.config import CompareConfig, load_config, open_recipe, to_yaml
+from ray_jobs.cli.announce import announce
+from ray_jobs.cli.config import CompareConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.room import generation_demand, training_demand
-from ray_jobs.job.command import announce, begin
+from ray_jobs.job.command import begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.listeners import listeners_of
@@ -59,10 +64,10 @@ from training.model.network import check_architecture, check_sizes
 from training.progress import TrainingProgress
 
 
-def main() -> None:
+def main(config: CompareConfig) -> None:
     """Compose the job: each arm with each seed, a report."""
     with user_errors():
-        config, recipe, run_dir = prepare(sys.argv[1:])
+        recipe, run_dir = prepare(config)
         for note in check_recipe(recipe, config.recipe) if set(config.arms) != {"real"} else ():
             announce(note)
         wait_seconds = config.generation.wait_for_nodes_seconds
@@ -83,9 +88,8 @@ def main() -> None:
     print(f"Everything is in {run_dir}: report.html, results.json")
 
 
-def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
+def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
     """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
-    config = load_config(CompareConfig, arguments)
     if unknown := set(config.arms) - set(ARMS):
         raise ValueError(f"arms has {', '.join(sorted(unknown))}. Choose among {', '.join(ARMS)}.")
     if not (config.arms and config.seeds):
@@ -121,7 +125,7 @@ def prepare(arguments: list[str]) -> tuple[CompareConfig, Recipe, Path]:
     real_samples(config, recipe, seed=0, unreadable=unreadable)
     if "real" in config.arms:
         open_real(config.real_images, config, recipe, 0, unreadable, are_alone=True)
-    return config, recipe, run_dir
+    return recipe, run_dir
 
 
 def judges(config: CompareConfig, recipe: Recipe) -> RealSet:
@@ -302,7 +306,3 @@ ARMS: dict[str, Callable[[Comparison, Arm], ArmRun]] = {
     "tee_then_replay": run_tee_then_replay,
     "real": run_real,
 }
-
-
-if __name__ == "__main__":
-    main()

@@ -8,8 +8,12 @@ With the folder of a run, `checkpoint=DIR`, each checkpoint that `evaluation.eve
 time.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("evaluate")
+
 import dataclasses
-import sys
 from pathlib import Path
 
 from evaluation.evaluate import Planned, evaluate
@@ -17,11 +21,11 @@ from evaluation.inference.external_models import is_external, open_external
 from evaluation.inference.trained_model import Model, open_model
 from evaluation.result import SetResult
 from generation.recipes.recipe import find_label_space
-from ray_jobs.cli.config import JobConfig, load_config
+from ray_jobs.cli.announce import announce
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_room
-from ray_jobs.job.command import announce
 from ray_jobs.job.evaluation import (
     GOES_ON,
     check_evaluation,
@@ -34,10 +38,9 @@ from ray_jobs.job.run_folder import resolve
 from ray_jobs.reports.accuracy_curve import first_kept, follow
 
 
-def main() -> None:
+def main(config: JobConfig) -> None:
     """Compose the job: a checkpoint, real images, numbers."""
     with user_errors():
-        config = load_config(JobConfig, sys.argv[1:])
         if not (config.evaluation.sets or config.evaluation.transfer):
             raise ValueError(
                 "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
@@ -82,7 +85,3 @@ def open_classifier(config: JobConfig) -> Model:
     found = config.checkpoint if ":" in config.checkpoint else str(resolve(config.checkpoint))
     run_dir = resolve(config.output)
     return open_external(found, config.training, find_label_space(config.recipe.label_space), run_dir)
-
-
-if __name__ == "__main__":
-    main()

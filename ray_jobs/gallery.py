@@ -5,7 +5,11 @@ guidance_scale`). `--classes cat,dog` or `--classes 20` says which, `--images 3`
 sample of the recipe that is written beside the page, by its index.
 """
 
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("gallery")
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,18 +18,14 @@ from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe, recipe_file_text
 from generation.sample import drop_left_out
 from generation.stream.stream import fetch_samples
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
 """So many samples are looked through to fill the cells: about 20 s."""
-
-DEFAULT_CLASSES = "10"
-DEFAULT_IMAGES = "3"
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,13 @@ class Choice:
     num_images: int
 
 
-def main() -> None:
+def main(config: JobConfig, out: str, columns: str, classes: str, images: int) -> None:
     """Compose the job: which samples, a pool, a page and a picture."""
     with user_errors():
-        options, arguments = split_options(sys.argv[1:], ("out", "columns", "classes", "images"))
-        config = load_config(JobConfig, arguments)
-        folder = resolve(options.get("out", "runs/gallery"))
+        folder = resolve(out)
         check_output(folder)
         recipe = open_recipe(config)
-        choice = choose(recipe, options)
+        choice = choose(recipe, columns, classes, images)
         for note in check_recipe(recipe, config.recipe):
             print(f"note: {note}")
         cells = fill_cells(recipe, choice)
@@ -68,17 +66,14 @@ def main() -> None:
     print(f"{len(pictures)} images are in {folder}: gallery.html, gallery.png, recipe.json{left_out}")
 
 
-def choose(recipe: Recipe, options: dict[str, str]) -> Choice:
+def choose(recipe: Recipe, columns: str, classes: str, num_images: int) -> Choice:
     """Return what the options ask for; ValueError for what the recipe cannot show."""
-    columns = options.get("columns", "templates")
-    if columns not in ("templates", "guidance_scale"):
-        raise ValueError(f"--columns is '{columns}'. Choose templates or guidance_scale.")
     if columns == "guidance_scale" and recipe.guidance_draw == "between":
         raise ValueError("--columns guidance_scale needs a list: set recipe.guidance_draw=one_of and name the scales.")
     return Choice(
-        labels=choose_labels(recipe, options.get("classes", DEFAULT_CLASSES)),
+        labels=choose_labels(recipe, classes),
         by_guidance=columns == "guidance_scale",
-        num_images=positive("images", options.get("images", DEFAULT_IMAGES)),
+        num_images=num_images,
     )
 
 
@@ -87,15 +82,10 @@ def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
     space = recipe.label_space
     if not text.isdecimal():
         return tuple(space.label_of(name.strip()) for name in text.split(","))
-    number = min(positive("classes", text), space.num_classes)
+    if int(text) < 1:
+        raise ValueError(f"--classes is '{text}'; give class names, or a number of 1 or more.")
+    number = min(int(text), space.num_classes)
     return tuple(space.num_classes * i // number for i in range(number))
-
-
-def positive(name: str, text: str) -> int:
-    """Return an option's whole number; ValueError for less than 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--{name} is '{text}'. Give a whole number of 1 or more.")
-    return int(text)
 
 
 def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[SamplePlan]]:
@@ -153,7 +143,3 @@ def compose(
             cell: [pictures[plan.index] for plan in plans if plan.index in pictures] for cell, plans in cells.items()
         },
     )
-
-
-if __name__ == "__main__":
-    main()

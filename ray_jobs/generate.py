@@ -5,7 +5,11 @@ Run again, it makes what is missing: after a kill, or when `training.num_images`
 every sample that is there first, and makes damaged shards again.
 """
 
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("generate")
+
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,12 +19,11 @@ from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe
 from generation.shards.datasets import check_shards, write_shards
 from generation.shards.shard_set import ShardSet
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.announce import STARTED_AT, announce
+from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
-from ray_jobs.job.command import STARTED_AT, announce
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import DataSplit, open_parts
 from ray_jobs.job.run_folder import alone_at_work
@@ -28,17 +31,16 @@ from ray_jobs.job.run_folder import alone_at_work
 PROGRESS_SECONDS = 10.0
 
 
-def main() -> None:
+def main(config: JobConfig, verify: bool) -> None:
     """Compose the job: what is there, what is to be made, a pool that makes it, a card."""
     with ExitStack() as held:
         with user_errors():
-            options, arguments = split_options(sys.argv[1:], (), flags=("verify",))
-            config, recipe, parts = prepare(arguments)
+            config, recipe, parts = prepare(config)
             for note in check_recipe(recipe, config.recipe):
                 announce(note)
             held.enter_context(alone_at_work(parts[0].storage))
             connect()
-            if "verify" in options:
+            if verify:
                 find_damage(parts, config)
             if all(part.is_complete for part in parts):
                 finish([part.found for part in parts if part.found is not None])
@@ -55,9 +57,8 @@ def main() -> None:
     announce(f"all {sum(len(part.indices) for part in parts):,} images are in {parts[0].storage.url}")
 
 
-def prepare(arguments: Sequence[str]) -> tuple[JobConfig, Recipe, list[DataSplit]]:
+def prepare(config: JobConfig) -> tuple[JobConfig, Recipe, list[DataSplit]]:
     """Return settings, recipe and what is there already, all checked as far as that goes without a cluster."""
-    config = load_config(JobConfig, arguments)
     recipe = open_recipe(config)
     config, parts = open_parts(config.output, recipe, config)
     return config, recipe, parts
@@ -97,7 +98,3 @@ def make(service: GenerationService, config: JobConfig, shards: ShardSet, part: 
             said_at = time.monotonic()
             rate = num_images / (said_at - began_at)
             announce(f"{num_shards}/{len(numbers)} shards, {num_images:,} images, {rate:.1f}/s")
-
-
-if __name__ == "__main__":
-    main()

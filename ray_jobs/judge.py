@@ -4,8 +4,12 @@ The judge is a classifier that was trained on real images (`data.source=real`); 
 config's recipe, made for the purpose, or those kept in `data.shards`. Writes `judgement.json` and `report.html`.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("judge")
+
 import dataclasses
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +32,21 @@ from generation.shards.datasets import read_shards
 from generation.shards.shard_set import ShardSet
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
-from ray_jobs.cli.config import JudgeConfig, load_config, open_recipe, to_yaml
+from ray_jobs.cli.announce import announce
+from ray_jobs.cli.config import JudgeConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_room
-from ray_jobs.job.command import announce, begin
+from ray_jobs.job.command import begin
 from ray_jobs.job.data_set import open_complete
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.job.run_folder import check_output, release, resolve, resolve_place, write_anew, write_json
 
 
-def main() -> None:
+def main(config: JudgeConfig) -> None:
     """Compose the job: a judge, real images, generated ones."""
     with user_errors():
-        job = prepare(sys.argv[1:])
+        job = prepare(config)
         for note in job.notes:
             announce(note)
         demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
@@ -80,9 +85,8 @@ class Prepared:
     """What a user should know before images are made."""
 
 
-def prepare(arguments: list[str]) -> Prepared:
+def prepare(config: JudgeConfig) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
-    config = load_config(JudgeConfig, arguments)
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
@@ -150,7 +154,3 @@ def facts(job: Prepared) -> dict[str, str]:
         "real": job.real.name,
         "judge": f"{job.judge.facts['checkpoint']}, trained on real images",
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,12 @@ model's digits, and some on real digits; tested on real ones, clean and shifted.
 plots.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("miniature")
+
 import dataclasses
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -28,10 +32,11 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import ask_samples
-from ray_jobs.cli.config import MiniatureConfig, load_config, open_recipe, to_yaml
+from ray_jobs.cli.announce import STARTED_AT, announce
+from ray_jobs.cli.config import MiniatureConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.room import generation_demand
-from ray_jobs.job.command import STARTED_AT, announce, begin
+from ray_jobs.job.command import begin
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.run_folder import check_output, release, resolve, write_anew, write_json
@@ -73,10 +78,10 @@ class Images(NamedTuple):
     labels: np.ndarray
 
 
-def main() -> None:
+def main(config: MiniatureConfig) -> None:
     """Compose the job: images, experiments, findings."""
     with user_errors():
-        config, recipe, run_dir, sets = prepare(sys.argv[1:])
+        recipe, run_dir, sets = prepare(config)
         for note in check_recipe(recipe, config.recipe):
             announce(note)
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
@@ -93,9 +98,8 @@ def main() -> None:
     announce(f"everything is in {run_dir}: README.md, results.json")
 
 
-def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[RealSet]]:
-    """Return settings, recipe, output and real sets, all checked."""
-    config = load_config(MiniatureConfig, arguments)
+def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
+    """Return recipe, output and real sets, all checked."""
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     check_images(config)
@@ -104,7 +108,7 @@ def prepare(arguments: list[str]) -> tuple[MiniatureConfig, Recipe, Path, list[R
     check_effect("evaluation", config.evaluation, EVALUATION_WITHOUT_EFFECT)
     recipe = open_recipe(config)
     check_kinds(recipe)
-    return config, recipe, run_dir, plan(config.evaluation, recipe.label_space).sets
+    return recipe, run_dir, plan(config.evaluation, recipe.label_space).sets
 
 
 def check_images(config: MiniatureConfig) -> None:
@@ -314,7 +318,3 @@ def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell],
     write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
     plots = write_plots(run_dir, cells)
     write_anew(run_dir / "README.md", markdown(cells, told, plots))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,11 @@ predicts how long a run takes and what it costs, by rates of the settings, of an
 rehearsal.
 """
 
-import sys
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("plan")
+
 from collections.abc import Sequence
 from itertools import islice
 from textwrap import shorten
@@ -19,9 +23,8 @@ from generation.recipes.model_files import find_local, local_path
 from generation.recipes.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.recipes.tokens import TokenCounter, open_token_counter
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.cost.table import print_cost
 from ray_jobs.job.run_folder import resolve, write_once
 from ray_jobs.job.tables import print_facts, print_table
@@ -34,34 +37,26 @@ NUM_COUNTED = 20_000
 MAX_DIFFERENCES = 20
 
 
-def main() -> None:
+def main(  # noqa: PLR0913, PLR0917 - one for each option of the command
+    config: JobConfig, arguments: Sequence[str], index: int | None, compare: str, out: str, cost: bool, like: str
+) -> None:
     """Compose the job: print one sample, a comparison, a prediction, or the whole recipe and its file."""
     with user_errors():
-        options, arguments = split_options(sys.argv[1:], ("index", "compare", "out", "like"), flags=("cost",))
-        config = load_config(JobConfig, arguments)
         recipe = open_recipe(config)
-        if "index" in options:
-            print_sample(recipe, parse_index(options["index"]))
-        elif "compare" in options:
-            print_differences(recipe, read_recipe_value(local_path(options["compare"])))
-        elif "cost" in options or "like" in options:
-            print_cost(config, recipe, arguments, options.get("like", ""))
+        if index is not None:
+            print_sample(recipe, index)
+        elif compare:
+            print_differences(recipe, read_recipe_value(local_path(compare)))
+        elif cost or like:
+            print_cost(config, recipe, arguments, like)
         else:
             notes = check_recipe(recipe, config.recipe)
-            path = resolve(options.get("out", f"runs/recipe-{recipe.sha256[:12]}.json"))
+            path = resolve(out or f"runs/recipe-{recipe.sha256[:12]}.json")
             write_once(path, recipe_file_text(recipe))
             print_recipe(recipe, len(config.training.indices(config.data.replays)[0]))
             for note in notes:
                 print(f"note: {note}")
             print(f"The recipe is in {path}")
-
-
-def parse_index(text: str) -> int:
-    """Return a sample index; ValueError for what is none."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"--index is '{text}'. Give a sample's index, such as 1234567.") from error
 
 
 def print_sample(recipe: Recipe, index: int) -> None:
@@ -180,7 +175,3 @@ def _tokens_in_words(counts: np.ndarray, limit: int) -> str:
     if not len(counts):
         return "none drawn"
     return f"{counts.mean():.1f}, {counts.max()}, {(counts > limit).sum():,}"
-
-
-if __name__ == "__main__":
-    main()

@@ -3,8 +3,12 @@
 RECIPE is a recipe file or a config; settings may follow. Each sample becomes a PNG and a JSON with its plan.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("regenerate")
+
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +20,8 @@ from generation.recipes.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch, drop_left_out
 from generation.stream.stream import ask_samples
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
@@ -26,15 +29,11 @@ MAX_INDICES = 1_000_000
 """More are a data set, not a look at samples."""
 
 
-def main() -> None:
+def main(config: JobConfig, index: str, out: str) -> None:
     """Compose the job: indices, a pool, files."""
     with user_errors():
-        options, arguments = split_options(sys.argv[1:], ("index", "out"))
-        config = load_config(JobConfig, arguments)
-        indices = parse_indices(options.get("index", ""))
-        if "out" not in options:
-            raise ValueError("No folder given. Add --out DIR.")
-        folder = resolve(options["out"])
+        indices = parse_indices(index)
+        folder = resolve(out)
         check_output(folder)
         recipe = open_recipe(config)
         service = start_pool_alone(recipe, config.generation)
@@ -73,7 +72,3 @@ def write_samples(folder: Path, recipe: Recipe, samples: SampleBatch) -> None:
         plan = plan_sample(recipe, int(index), int(attempt))
         write_whole(folder / f"{index}.png", partial(Image.fromarray(image).save, format="png"))
         write_anew(folder / f"{index}.json", json.dumps(describe_sample(recipe, plan), indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

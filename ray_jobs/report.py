@@ -4,26 +4,27 @@ Each is a folder that `ray_jobs.evaluate` or `ray_jobs.train` wrote, or a run's 
 `report.html`, `evaluations.json` and `evaluations.csv`; needs no cluster.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("report")
+
 import json
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.pages.model_page import csv_text
 from evaluation.pages.side_by_side import side_by_side_page
 from evaluation.result import Evaluation, read_evaluation
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 
-def main() -> None:
+def main(places: Sequence[str], out: str) -> None:
     """Compose the job: evaluations, a page."""
     with user_errors():
-        options, places = split_options(sys.argv[1:], ("out",))
-        if not places or "out" not in options:
-            raise ValueError("Usage: python -m ray_jobs.report EVALUATION [EVALUATION ...] --out DIR")
-        folder = resolve(options["out"])
+        folder = resolve(out)
         check_output(folder)
         paths = [find_evaluation(resolve(place)) for place in places]
         evaluations = [read_file(path) for path in paths]
@@ -73,7 +74,3 @@ def side_by_side_files(evaluations: list[Evaluation]) -> dict[str, str]:
         "evaluations.json": json.dumps(evaluations, indent=2) + "\n",
         "evaluations.csv": csv_text(evaluations),
     }
-
-
-if __name__ == "__main__":
-    main()

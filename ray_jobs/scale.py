@@ -5,22 +5,27 @@ A sweep over pools of several sizes, a step of the trainer's appetite in mid-run
 else on the running cluster. Writes `scale.json` and `report.html`; exit status 1 where a target is missed.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("scale")
+
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import ray
 
 from generation.recipes.recipe import Recipe
-from ray_jobs.cli.config import load_config, open_recipe, to_yaml
+from ray_jobs.cli.announce import announce
+from ray_jobs.cli.config import open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.scale_config import ScaleConfig
 from ray_jobs.cluster.connect import connect, start_local
 from ray_jobs.cluster.local_nodes import local_nodes
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
-from ray_jobs.job.command import announce
 from ray_jobs.job.run_folder import check_output, claim, release, resolve
-from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Experiments, node_size
 from ray_jobs.scaling.faults import faults_load, faults_result
 from ray_jobs.scaling.loads import fixed_pool, rate_per_actor
@@ -29,11 +34,11 @@ from ray_jobs.scaling.step import step_load, step_result
 from ray_jobs.scaling.sweep import sweep_load, sweep_point
 
 
-def main() -> None:
+def main(config: ScaleConfig) -> None:
     """Compose the job: a cluster, the experiments, a report, and a status."""
     results = ScaleResults()
     with user_errors():
-        config, recipe, run_dir = prepare(sys.argv[1:])
+        recipe, run_dir = prepare(config)
         open_cluster(config)
         with (
             local_nodes(config.num_local_nodes, node_size(config)) as nodes,
@@ -51,16 +56,15 @@ def main() -> None:
     sys.exit("\n".join(results.missed) or None)
 
 
-def prepare(arguments: Sequence[str]) -> tuple[ScaleConfig, Recipe, Path]:
-    """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
-    config = load_config(ScaleConfig, arguments)
+def prepare(config: ScaleConfig) -> tuple[Recipe, Path]:
+    """Return recipe and run folder, all checked as far as that goes without a cluster."""
     if config.training.num_workers != 1:
         raise ValueError(f"training.num_workers is {config.training.num_workers}: the painted trainer has one. Give 1.")
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     rate_per_actor(config, recipe)
-    return config, recipe, run_dir
+    return recipe, run_dir
 
 
 def open_cluster(config: ScaleConfig) -> None:
@@ -93,7 +97,3 @@ def measure(experiments: Experiments) -> Iterator[ScaleResults]:
         announce(f"faults: {faults.line}")
         yield (results := replace(results, faults=faults))
     yield replace(results, is_complete=True)
-
-
-if __name__ == "__main__":
-    main()

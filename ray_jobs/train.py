@@ -1,7 +1,11 @@
 """Train a classifier on images generated on the fly: `python -m ray_jobs.train CONFIG [section.key=value ...]`."""
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from ray_jobs.cli.command_line import run_and_exit
+
+    run_and_exit("train")
+
 import dataclasses
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +18,13 @@ from generation.files import write_whole
 from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe, recipe_file_text
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe, to_yaml
+from ray_jobs.cli.announce import STARTED_AT, announce
+from ray_jobs.cli.config import JobConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
 from ray_jobs.cost.prediction import predict_if_given
-from ray_jobs.job.command import STARTED_AT, announce, begin
+from ray_jobs.job.command import begin
 from ray_jobs.job.contact_sheet import write_contact_sheet
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
@@ -62,11 +67,11 @@ from training.model.network import check_architecture, check_sizes
 NUM_SAMPLES_ON_SHEET = 20
 
 
-def main() -> None:
+def main(config: JobConfig) -> None:
     """Compose the job: settings, generation, training, evaluation, summary."""
     with user_errors():
-        job = prepare(sys.argv[1:])
-        config, recipe, run_dir, source = job.config, job.recipe, job.run_dir, job.source
+        job = prepare(config)
+        recipe, run_dir, source = job.recipe, job.run_dir, job.source
         announce(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
             announce(note)
@@ -125,9 +130,8 @@ class Prepared:
     """What to say before it starts."""
 
 
-def prepare(arguments: list[str]) -> Prepared:
+def prepare(config: JobConfig) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
-    config = load_config(JobConfig, arguments)
     if config.checkpoint:
         raise ValueError(
             f"checkpoint is '{config.checkpoint}', which training does not read. Go on with a run by output=FOLDER "
@@ -220,7 +224,3 @@ def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgr
         )
         checkpoint_file = fit(fit_job, job.source.held_out())
     return checkpoint_file, monitor.last(), adviser.of_whole_run()
-
-
-if __name__ == "__main__":
-    main()

@@ -29,4 +29,4 @@ def test_a_command_is_a_file_at_the_top_of_ray_jobs_and_little_else_is():
     entries = [path for path in (PROJECT_ROOT / "ray_jobs").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= 20
     others = {path.name for path in entries if path.is_file()} - {"__init__.py"}
-    assert [name for name in sorted(others) if "def main()" not in (PROJECT_ROOT / "ray_jobs" / name).read_text()] == []
+    assert [name for name in sorted(others) if "def main(" not in (PROJECT_ROOT / "ray_jobs" / name).read_text()] == []

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, BelowOne, Count, Gpus, NotNegative, Positive, check_ranges
+from generation.ranges import AtLeastOne, BelowOne, Count, Documented, Gpus, NotNegative, Positive, check_ranges
 from generation.recipes.plan import FIRST_HELD_OUT_INDEX
 
 MAY_CHANGE = (
@@ -37,7 +37,7 @@ SMALLEST_CROP = 7
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Documented):
     """How a classifier is trained on a stream of samples."""
 
     architecture: str = "resnet50"
@@ -127,6 +127,8 @@ class TrainingConfig:
     """Share of all images in which the learning rate rises linearly from 0 to its peak, 0..1."""
 
     momentum: NotNegative = 0.9
+    """Momentum of SGD."""
+
     weight_decay: NotNegative = 1e-4
     """On weights; biases and the parameters of normalisation have none."""
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from evaluation.images.decoding import Crop
 from evaluation.result import ModelFacts
+from generation.errors import FigmentError
 from generation.recipes.labels import LabelSpace
 from training.checkpoint import read_checkpoint, recipe_of
 from training.data.consumption import Consumption
 from training.job import CHECKPOINTS, KEPT, SET_SIZE
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(FigmentError):
     """A model cannot be evaluated; the message says why."""
 
 

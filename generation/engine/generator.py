@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
+from generation.errors import FigmentError
 from generation.recipes.plan import SamplePlan
 
 
-class GenerationFailedError(RuntimeError):
+class GenerationFailedError(FigmentError):
     """No generator can work: the message says why."""
 
 

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Attempts, Finite, NotNegative, Seed, check_ranges
+from generation.ranges import AtLeastOne, Attempts, Documented, Finite, NotNegative, Seed, check_ranges
 from generation.recipes.prompts import fields_of, template_text
 
 
 @dataclass(frozen=True)
-class SharedSettings:
+class SharedSettings(Documented):
     """Settings that a recipe stores unchanged."""
 
     seed: Seed = 0

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Count, check_ranges
+from generation.ranges import AtLeastOne, Count, Documented, check_ranges
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Documented):
     """Where samples come from, and whether and how they are kept: as shards of WebDataset's format."""
 
     source: Literal["stream", "shards", "real"] = "stream"

@@ -15,6 +15,7 @@ from uuid import uuid4
 import fsspec.config
 from fsspec.core import url_to_fs
 
+from generation.errors import FigmentError
 from generation.files import FULL, TEMPORARY, check_writable, write_new, write_whole
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries":
 """A bucket that cannot be reached is told within seconds; a request that fails is made again."""
 
 
-class StorageError(RuntimeError):
+class StorageError(FigmentError):
     """Something could not be read or written: the message says what, and what to do."""
 
 

@@ -6,7 +6,8 @@ After `load_config` there are no dicts; each setting has its home in the `config
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -17,7 +18,7 @@ from yaml import YAMLError
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
-from generation.ranges import AtLeastOne, NotNegative, check_ranges
+from generation.ranges import AtLeastOne, Documented, NotNegative, check_ranges
 from generation.recipes.config import RecipeConfig
 from generation.recipes.model_files import local_path
 from generation.recipes.recipe import Recipe, build_recipe, read_recipe
@@ -25,9 +26,12 @@ from generation.shards.config import DataConfig
 from ray_jobs.cli.overrides import checked_number, read_overrides, read_yaml
 from training.config import TrainingConfig
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""The configs that ship."""
+
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Documented):
     """How fast a run goes, by which `ray_jobs.plan --cost` predicts it; 0 is unknown.
 
     Every run's summary.json has its own.
@@ -39,7 +43,7 @@ class Rates:
     trained_per_second: NotNegative = 0.0
     """Images that a training worker learns from while it neither waits nor judges."""
 
-    judged_per_second: NotNegative = 0.0
+    validated_per_second: NotNegative = 0.0
     """Held-out images that a training worker judges; where it is unknown, judging is taken to need no time."""
 
     start_seconds: NotNegative = 0.0
@@ -53,10 +57,12 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Prices:
+class Prices(Documented):
     """What devices and storage cost, in any one currency; 0 leaves it out."""
 
     currency: str = "USD"
+    """Name of the currency, for printing."""
+
     generation_device_hour: NotNegative = 0.0
     """A device that holds a generator actor, for an hour."""
 
@@ -75,7 +81,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class JobConfig:
+class JobConfig(Documented):
     """A named run: what `ray_jobs/configs/*.yaml` hold, for every job alike."""
 
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
@@ -92,6 +98,9 @@ class JobConfig:
     """Folder for all that a run writes; it must not exist, or be empty, unless the run goes on. For `ray_jobs.generate`
     also a URL.
     """
+
+    log_level: Literal["info", "debug"] = "info"
+    """`debug` also prints what Ray, its workers and other libraries log; with `info` only Ray's log files have it."""
 
     resume: bool = False
     """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
@@ -158,6 +167,37 @@ class MiniatureConfig(JobConfig):
 
 Config = TypeVar("Config")
 
+RENAMED = {
+    "rates.judged_per_second": "validated_per_second",
+    "step.appetite_fraction": "trainer_fraction",
+}
+"""Settings that had another name before version 0.2.0, which is still read, and their names now."""
+
+
+def renamed(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section's settings under the names that they have now; print a line for each old one."""
+    found = {}
+    for key, value in settings.items():
+        old = f"{section}.{key}"
+        if old in RENAMED:
+            print(f"note: the setting {old} is now called {section}.{RENAMED[old]}", file=sys.stderr)
+        found[RENAMED.get(old, key)] = value
+    return found
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: renamed(name, value) if isinstance(value, dict) else value for name, value in content.items()}
+
+
+def _renamed_override(argument: str) -> str:
+    """Return an override under its setting's name of now."""
+    key, equals, value = argument.partition("=")
+    section, _, name = key.partition(".")
+    if not equals or key not in RENAMED:
+        return argument
+    (name,) = renamed(section, {name: value})
+    return f"{section}.{name}={value}"
+
 
 def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
     """Return the settings of `CONFIG section.key=value ...`; ValueError in one line for what cannot be.
@@ -168,8 +208,8 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
     _check_text(arguments)
     try:
-        overrides = read_overrides(arguments[1:], schema)
-        files = _read_files(local_path(arguments[0]))
+        overrides = read_overrides([_renamed_override(argument) for argument in arguments[1:]], schema)
+        files = _read_files(_find_config(arguments[0]))
         sources = [_fitted(source, schema, prefix="") for source in (*files, overrides)]
         _check_one_recipe(sources)
         _let_last_selector_count(sources)
@@ -180,6 +220,33 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
     return cast(Config, settings)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the names that a mistyped one is nearest to, or with all if none is near."""
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Choose among {', '.join(sorted(known))}."
+
+
+def shipped_configs() -> dict[str, str]:
+    """Return the configs that ship, by the name that commands take, each with the first line of its comment."""
+    return {
+        path.relative_to(CONFIGS).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+        .partition("\n")[0]
+        .lstrip("# ")
+        for path in sorted(CONFIGS.rglob("*.yaml"))
+    }
+
+
+def _find_config(name: str) -> Path:
+    """Return the file of a config: a path, or the name of one that ships; ValueError for neither."""
+    path, shipped = local_path(name), CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    if path.is_file():
+        return path
+    if shipped.is_file():
+        return shipped
+    near = nearest(path.stem, shipped_configs())
+    raise ValueError(f"There is no config '{name}'. {near} `figment configs` lists those that ship.")
 
 
 def _check_text(arguments: Sequence[str]) -> None:
@@ -215,7 +282,7 @@ def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         return [{"recipe_file": str(path)}]
     if path.resolve() in above:
         raise ValueError(f"'{path}' is its own base. Take its line 'base:' out.")
-    content = _read_yaml(path)
+    content = _renamed(_read_yaml(path))
     base = content.pop("base", None)
     return [
         *(_read_files(path.parent / os.path.expanduser(str(base)), (*above, path.resolve())) if base else []),
@@ -227,8 +294,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        known = Path(__file__).parents[1] / "configs"
-        raise ValueError(f"There is no config '{path}'. Those that ship are in {known}.") from error
+        raise ValueError(f"There is no config '{path}'. `figment configs` lists those that ship.") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
     if content is None:

@@ -10,15 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from evaluation.inference.trained_model import EvaluationError
-from generation.engine.generator import GenerationFailedError
+from generation.errors import FigmentError
 from generation.files import FORBIDDEN, FULL, new_path
-from generation.shards.storage import StorageError
 from ray_jobs.cli.termination import TERMINATION
 from ray_jobs.cli.uploads import not_uploaded
-
-KNOWN_AT_WORK = (GenerationFailedError, StorageError, EvaluationError)
-"""What tells a user what to do, wherever it happens."""
 
 USER_ERROR_STATUS = 2
 
@@ -93,7 +88,7 @@ def first_line(error: Exception) -> str:
 
 def _known(error: BaseException) -> BaseException | None:
     """Return what tells a user what to do, among what led to an error."""
-    return next((each for each in _chain(error, with_context=True) if isinstance(each, KNOWN_AT_WORK)), None)
+    return next((each for each in _chain(error, with_context=True) if isinstance(each, FigmentError)), None)
 
 
 def _of_a_disk(error: BaseException) -> BaseException | None:

@@ -95,8 +95,8 @@ class Termination:
             if self.has_begun:
                 return
             self.has_begun, self.status = True, 128 + number  # as shells have it
-        with suppress(OSError):  # not by print: the signal may have come amid one
-            os.write(2, f"{f'{WORDS[number]}. {self.kept}'.rstrip()}\n".encode())
+        with suppress(OSError, ValueError):  # not by print: the signal may have come amid one
+            os.write(sys.stderr.fileno(), f"{f'{WORDS[number]}. {self.kept}'.rstrip()}\n".encode())
         threading.Thread(target=_exit_late, args=(self._head, self.status), daemon=True).start()
 
 

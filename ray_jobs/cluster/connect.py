@@ -4,12 +4,14 @@ import logging
 import os
 import secrets
 import signal
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import auto_init_hook, ray_constants, worker
 from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import first_line, keep_trace
 from ray_jobs.cli.termination import TERMINATION
 from ray_jobs.cluster.joining import answers, bind_to_loopback, head_address, running_address
@@ -31,14 +33,16 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    for name in TELL_TRACES:
-        logging.getLogger(name).addFilter(hide_error)
+    if not CONSOLE.shows_libraries:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for name in TELL_TRACES:
+            logging.getLogger(name).addFilter(hide_error)
     address = running_address()
     if address and answers(address):
         join(head_address(address))
     else:
         start_local()
+    CONSOLE.send_native_messages_to(Path(session_logs(), f"figment-driver-{os.getpid()}.err"))
 
 
 def hide_error(record: logging.LogRecord) -> bool:
@@ -81,8 +85,10 @@ def _init(address: str, include_dashboard: bool | None = None) -> None:
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False  # else `uv run` starts each worker by uv again, and hangs
     auto_init_hook.enable_auto_connect = False  # a call after the end would start another Ray, on the same GPUs
     drop_messages_of_the_end()
+    shows_all = CONSOLE.shows_libraries
+    level = logging.DEBUG if shows_all else logging.WARNING
     try:
-        ray.init(address, include_dashboard=include_dashboard, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address, include_dashboard=include_dashboard, log_to_driver=shows_all, logging_level=level)
     except SystemExit as ended:
         if ended.code == signal.SIGTERM:  # by the handler that Ray sets in place of ours
             TERMINATION.begin(signal.SIGTERM)

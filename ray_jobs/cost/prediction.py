@@ -63,9 +63,9 @@ def predict(config: JobConfig, recipe: Recipe) -> Prediction:
     first_batch_seconds = num_before_first_batch(config, recipe) / made_per_second if num_actors else 0.0
     generation_seconds = max(0.0, fewest / made_per_second - first_batch_seconds) if num_actors else 0.0
     training_seconds = training.num_trained / (training.num_workers * rates.trained_per_second)
-    if rates.judged_per_second:
+    if rates.validated_per_second:
         num_judged = training.num_epochs * training.num_held_out
-        training_seconds += num_judged / (training.num_workers * rates.judged_per_second)
+        training_seconds += num_judged / (training.num_workers * rates.validated_per_second)
     first_pass_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config, recipe))
     run_seconds = max(generation_seconds, first_pass_seconds) + training_seconds - first_pass_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
@@ -176,7 +176,7 @@ def measured_rates(
     return Rates(
         generated_per_second=generated_per_second,
         trained_per_second=per_second(num_learnt, learning_seconds) / training.num_workers,
-        judged_per_second=per_second(num_epochs * training.num_held_out, progress.judging_seconds)
+        validated_per_second=per_second(num_epochs * training.num_held_out, progress.judging_seconds)
         / training.num_workers,
         start_seconds=0.0 if lost_worker else max(0.0, progress.first_batch_at - started_at - first_batch_seconds),
         end_seconds=max(0.0, ended_at - progress.first_batch_at - progress.training_seconds),

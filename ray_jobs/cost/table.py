@@ -13,7 +13,7 @@ from pathlib import Path
 
 from generation.files import new_path
 from generation.recipes.recipe import Recipe
-from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config
+from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config, renamed
 from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
 from ray_jobs.job.run_folder import resolve
 from ray_jobs.job.tables import print_facts
@@ -48,7 +48,7 @@ def read_rates(run_dir: Path) -> Rates:
     """Return the rates of a run that is through; ValueError if there are none."""
     path = run_dir / "summary.json"
     try:
-        return Rates(**json.loads(path.read_text())["rates"])
+        return Rates(**renamed("rates", json.loads(path.read_text())["rates"]))
     except OSError as error:
         raise ValueError(
             f"'{path}' cannot be read: {error.strerror}. Give the folder of a run that is through."
@@ -105,7 +105,7 @@ def rows(config: JobConfig, prediction: Prediction, origin: str) -> dict[str, st
     """Return numbers by their names; what is unknown says so."""
     rates, training, generation = config.rates, config.training, config.generation
     unknown = [
-        f"rates.{name}" for name in ("judged_per_second", "start_seconds", "end_seconds") if not getattr(rates, name)
+        f"rates.{name}" for name in ("validated_per_second", "start_seconds", "end_seconds") if not getattr(rates, name)
     ]
     first_batch = duration(prediction.time_to_first_batch_seconds)
     found = {

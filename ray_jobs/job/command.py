@@ -1,26 +1,16 @@
 """What every command does around its own work: says how it goes, and begins once folder and cluster are its own."""
 
-import time
 from collections.abc import Sequence
-
-import psutil
 
 from generation.config import GenerationConfig
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
+from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig, to_yaml
 from ray_jobs.cluster.connect import connect, session_logs
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.run_folder import Claim, claim, resolve, withdrawn_at_errors
-
-STARTED_AT = psutil.Process().create_time()
-"""When this process started, in seconds of `time.time()`."""
-
-
-def announce(text: str) -> None:
-    """Print a stage of the job, with the seconds since its process started."""
-    print(f"{time.time() - STARTED_AT:6.1f} s  {text}", flush=True)
 
 
 def begin(config: JobConfig, *stages: Sequence[Demand], goes_on: bool = False) -> Claim:

@@ -14,9 +14,9 @@ from evaluation.pages.model_page import csv_text, model_page
 from evaluation.result import Circumstances, Evaluation
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
+from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig, to_yaml
 from ray_jobs.cluster.room import evaluation_demand, wait_for_room
-from ray_jobs.job.command import announce
 from ray_jobs.job.environment import circumstances
 from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
 from ray_jobs.job.tables import print_table

@@ -17,10 +17,10 @@ from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
+from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
 from ray_jobs.job.source import start_pool
 from ray_jobs.scaling.background import readings, resident_bytes
-from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
 from ray_jobs.scaling.fault_injector import FaultInjector, Struck
 from ray_jobs.scaling.loads import Load, rate_per_actor
 from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted

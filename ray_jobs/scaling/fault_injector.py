@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from ray_jobs.cli.scale_config import FaultKind, FaultsConfig
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
 from ray_jobs.cluster.processes import is_there, kill, pid_of
 from ray_jobs.scaling.background import Background
-from ray_jobs.scaling.config import FaultKind, FaultsConfig
 
 LOOK_SECONDS = 0.05
 """How often it is looked whether the trainer has its first batch."""

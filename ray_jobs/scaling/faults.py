@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.pages.html import percent
-from ray_jobs.scaling.config import LOSING_ACTORS, OF_NODES, ScaleConfig
+from ray_jobs.cli.scale_config import LOSING_ACTORS, OF_NODES, ScaleConfig
 from ray_jobs.scaling.experiments import Outcome, PoolMoment, Series
 from ray_jobs.scaling.fault_injector import Struck, schedule
 from ray_jobs.scaling.loads import Load, fixed_pool, whole_batches

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from generation.config import GenerationConfig
 from generation.recipes.recipe import Recipe
-from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
+from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig
 
 
 @dataclass(frozen=True)

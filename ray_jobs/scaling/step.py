@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.pages.html import percent
-from ray_jobs.scaling.config import RATE_WINDOW_SECONDS, ScaleConfig
+from ray_jobs.cli.scale_config import RATE_WINDOW_SECONDS, ScaleConfig
 from ray_jobs.scaling.experiments import Outcome, PoolMoment, Series
 from ray_jobs.scaling.loads import Load, Phase, whole_batches
 from ray_jobs.scaling.throughput import Exactness, held_seconds, reaction_seconds
@@ -21,7 +21,7 @@ REACHED_FRACTION = 0.95
 def step_load(config: ScaleConfig, rate: float) -> Load:
     """Return what a pool is asked for that follows its trainer, slow, fast and slow again."""
     step = config.step
-    few, many = (step.appetite_fraction * num * rate for num in (step.few_actors, step.many_actors))
+    few, many = (step.trainer_fraction * num * rate for num in (step.few_actors, step.many_actors))
     phases = (Phase(step.few_seconds, few), Phase(step.many_seconds, many), Phase(step.last_seconds, few))
     sizes = {"min_actors": step.few_actors, "initial_actors": step.few_actors, "max_actors": step.many_actors}
     pool = dataclasses.replace(config.generation, **sizes)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from evaluation.pages.html import number, percent
 from ray_jobs.cli.config import Prices
+from ray_jobs.cli.scale_config import ScaleConfig
 from ray_jobs.scaling.background import growth_bytes
-from ray_jobs.scaling.config import ScaleConfig
 from ray_jobs.scaling.experiments import Outcome
 from ray_jobs.scaling.loads import Load, Phase, fixed_pool, whole_batches
 from ray_jobs.scaling.throughput import Exactness

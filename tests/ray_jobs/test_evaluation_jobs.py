@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,11 +16,11 @@ from generation.recipes.config import RecipeConfig
 from generation.recipes.labels import load_label_space
 from generation.recipes.model_files import PROJECT_ROOT
 from generation.recipes.plan import plan_sample
-from generation.recipes.recipe import build_recipe
+from generation.recipes.recipe import build_recipe, recipe_file_text
 from ray_jobs import evaluate, judge, miniature, report, train
 from ray_jobs.cli.config import MiniatureConfig
-from ray_jobs.miniature import check_training, choose_indices, places_by_class, prepare
-from tests.support.commands import call, forbid_cluster
+from ray_jobs.miniature import check_training, choose_indices, places_by_class
+from tests.support.commands import call, forbid_cluster, prepared, settings
 from training.config import TrainingConfig
 from training.data.consumption import NOT_BEGUN
 from training.job import SET_SIZE
@@ -65,8 +64,7 @@ def test_a_classifier_of_five_digits_is_evaluated_in_every_way_and_compared(tmp_
 
     call(evaluate, PAINTED, f"checkpoint={tmp_path / 'real' / 'checkpoint.ckpt'}", "evaluation.sets=[digits/noisy]")
     places = [str(tmp_path / "real" / "evaluation"), str(tmp_path / "real")]  # the latter's newest
-    monkeypatch.setattr(sys, "argv", ["report", *places, "--out", str(tmp_path / "both")])
-    report.main()
+    call(report, *places, "--out", str(tmp_path / "both"))
     with (tmp_path / "both" / "evaluations.csv").open() as file:
         rows = [(row["set"], row["num_images"]) for row in csv.DictReader(file)]
     assert rows == [("digits", "271"), ("digits/rotated", "271"), ("digits/noisy", "271")]
@@ -115,7 +113,8 @@ def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tm
 
 
 def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
-    config, recipe, run_dir, sets = prepare([MINIATURE, f"output={tmp_path / 'out'}"])
+    config = settings(miniature, MINIATURE, f"output={tmp_path / 'out'}")
+    recipe, run_dir, sets = miniature.prepare(config)
     assert (config.multiples, len(recipe.templates), len(sets)) == ((1, 3, 10), 3, 7)
     assert not run_dir.exists()
 
@@ -160,7 +159,7 @@ def test_a_miniature_that_cannot_end_or_compare_is_refused_in_one_line(
     overrides: list[str], message: str, tmp_path: Path
 ):
     with pytest.raises(ValueError, match=message) as caught:
-        prepare([MINIATURE, *overrides, f"output={tmp_path / 'out'}"])
+        prepared(miniature, MINIATURE, *overrides, f"output={tmp_path / 'out'}")
     assert "\n" not in str(caught.value)
 
 
@@ -178,9 +177,11 @@ def test_whatever_can_fail_without_a_cluster_fails_before_one_is_asked(step: str
     assert not (tmp_path / "out").exists()
 
 
-def test_a_miniature_of_a_recipe_file_is_refused():
-    with pytest.raises(ValueError, match=r"'some/recipe\.json' is a recipe file, .* Give a config"):
-        prepare(["some/recipe.json"])
+def test_a_miniature_of_a_recipe_file_is_refused(tmp_path: Path):
+    recipe_file = str(tmp_path / "recipe.json")
+    Path(recipe_file).write_text(recipe_file_text(build_recipe(RecipeConfig(generator="painted"))))
+    with pytest.raises(ValueError, match=r"/recipe\.json' is a recipe file, .* Give a config"):
+        prepared(miniature, recipe_file)
 
 
 @pytest.mark.parametrize(
@@ -278,15 +279,14 @@ def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, judg
         (tmp_path / entry.wnid).mkdir()
         for number in range(6):
             Image.new("RGB", (48, 40), (i * 20, number, 0)).save(tmp_path / entry.wnid / f"{number}.png")
-    job = judge.prepare(
-        [
-            PAINTED,
-            f"checkpoint={judge_checkpoint}",
-            "num_generated=60",
-            "evaluation.sets=[mine]",
-            f"evaluation.paths.mine={tmp_path}",
-            f"output={tmp_path / 'judged'}",
-        ]
+    job = prepared(
+        judge,
+        PAINTED,
+        f"checkpoint={judge_checkpoint}",
+        "num_generated=60",
+        "evaluation.sets=[mine]",
+        f"evaluation.paths.mine={tmp_path}",
+        f"output={tmp_path / 'judged'}",
     )
     assert crop_for(job.judge.crop, job.config.evaluation, job.real.has_border) == Crop(32, 32, "bicubic")
 

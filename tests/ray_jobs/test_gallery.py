@@ -50,28 +50,23 @@ def test_columns_may_be_guidance_scales(mixed: Recipe):
 
 
 def test_classes_are_named_or_evenly_spread(mixed: Recipe):
-    assert choose(mixed, {"classes": "seven, n13742358"}).labels == (7, 0)
-    assert choose(mixed, {"classes": "5"}).labels == (0, 2, 4, 6, 8)
-    assert choose(mixed, {"classes": "99"}).labels == tuple(range(10))
+    assert choose(mixed, "templates", "seven, n13742358", 1).labels == (7, 0)
+    assert choose(mixed, "templates", "5", 1).labels == (0, 2, 4, 6, 8)
+    assert choose(mixed, "templates", "99", 1).labels == tuple(range(10))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"columns": "seeds"}, "--columns is 'seeds'. Choose templates or guidance_scale"),
-        ({"classes": "seven,letter"}, "'letter' is not a class of digits"),
-        ({"images": "0"}, "--images is '0'. Give a whole number"),
-        ({"classes": "0"}, "--classes is '0'"),
-    ],
+    ("classes", "message"),
+    [("seven,letter", "'letter' is not a class of digits"), ("0", "--classes is '0'; give class names, or a number of 1")],
 )
-def test_what_the_recipe_cannot_show_is_refused(options: dict[str, str], message: str, mixed: Recipe):
+def test_what_the_recipe_cannot_show_is_refused(classes: str, message: str, mixed: Recipe):
     with pytest.raises(ValueError, match=message):
-        choose(mixed, options)
+        choose(mixed, "templates", classes, 1)
 
 
 def test_a_range_of_guidance_scales_has_no_columns(mixed: Recipe):
     with pytest.raises(ValueError, match=r"needs a list: set recipe\.guidance_draw=one_of"):
-        choose(dataclasses.replace(mixed, guidance_draw="between"), {"columns": "guidance_scale"})
+        choose(dataclasses.replace(mixed, guidance_draw="between"), "guidance_scale", "10", 1)
 
 
 def test_what_never_comes_or_not_often_enough_is_named(mixed: Recipe, monkeypatch):

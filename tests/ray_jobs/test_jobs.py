@@ -31,7 +31,7 @@ from ray_jobs import evaluate, gallery, plan, regenerate, train
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.monitor.progress import Stretch
 from ray_jobs.monitor.prometheus import METRICS, Exporter, values_of
-from tests.support.commands import call, error_line
+from tests.support.commands import call, error_line, prepared
 from tests.support.looks import looked, prometheus_name, worked
 from tests.support.processes import in_own_group
 from tests.support.tiny_models import save_with_safety_checker
@@ -150,7 +150,7 @@ def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
 @pytest.mark.nightly
 def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp_path: Path, capsys):
     run_dir = tmp_path / "predicted"
-    rates = ["generated_per_second=37", "trained_per_second=64", "judged_per_second=40", "start_seconds=7"]
+    rates = ["generated_per_second=37", "trained_per_second=64", "validated_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
     with scraped_metrics("predicted") as scraped:
         call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
@@ -167,7 +167,7 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
     assert summary["binding_side"] in ("generation", "training")
     assert all(rate > 0 for rate in summary["rates"].values())
     learning_seconds = summary["training_seconds"] * (1 - summary["waiting_fraction"])
-    learning_seconds -= 40 / summary["rates"]["judged_per_second"]
+    learning_seconds -= 40 / summary["rates"]["validated_per_second"]
     assert summary["rates"]["trained_per_second"] == pytest.approx(128 / learning_seconds)
 
     told = {name: scraped[f"ray_figment_{name}"] for name in TOLD_LIKE_SUMMARY}
@@ -317,4 +317,4 @@ def test_sigterm_to_all_of_a_job_and_its_ray_ends_it_at_once(at: str, kept: str,
         f"terminated.{kept.format(run=run_dir)}"
     ]
     assert "Traceback" not in errors
-    train.prepare(settings if not kept else [*settings, "resume=true"])
+    prepared(train, *settings, *(["resume=true"] if kept else []))

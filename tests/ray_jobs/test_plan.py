@@ -5,7 +5,7 @@ import pytest
 
 from generation.recipes.recipe import read_recipe
 from ray_jobs import plan
-from tests.support.commands import error_line, printed
+from tests.support.commands import error_line, printed, settings
 from tests.support.settings import CONFIGS
 
 OF_OTHER_COMMANDS = {CONFIGS / f"{name}.yaml" for name in ("compare", "miniature", "scale")}
@@ -39,7 +39,7 @@ def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(capsys, tmp_p
 @pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.yaml")) - OF_OTHER_COMMANDS), ids=lambda path: path.stem)
 def test_every_committed_config_plans_a_sample_of_one_of_its_classes(path: Path, capsys):
     plans = printed(plan, capsys, str(path), "--index", "7")
-    recipe = plan.open_recipe(plan.load_config(plan.JobConfig, [str(path)]))
+    recipe = plan.open_recipe(settings(plan, str(path)))
     planned = plan.plan_sample(recipe, 7)
     assert recipe.label_space.classes[planned.label].wnid in plans
     assert str(planned.noise_seed) in plans
@@ -48,7 +48,7 @@ def test_every_committed_config_plans_a_sample_of_one_of_its_classes(path: Path,
 def test_one_sample_is_explained_fully(capsys):
     config = str(CONFIGS / "paper" / "imagenet1k_definition_guidance2.0.yaml")
     out = printed(plan, capsys, config, "--index", "1234567")
-    recipe = plan.open_recipe(plan.load_config(plan.JobConfig, [config]))
+    recipe = plan.open_recipe(settings(plan, config))
     planned = plan.plan_sample(recipe, 1234567)
     entry = recipe.label_space.classes[planned.label]
     for text in (entry.wnid, entry.synset, str(planned.noise_seed), "{lemmas}, {definition}", "CompVis/stable-diff"):
@@ -74,7 +74,7 @@ def test_words_in_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
     [
         (["--index", "-1"], "Sample index -1 is out of range"),
         (["--index", "9223372036854775808"], "is out of range"),
-        (["--index", "seven"], "--index is 'seven'"),
+        (["--index", "seven"], "Invalid value for '--index': 'seven' is not a valid integer"),
         (["--compare", "nowhere.json"], "'nowhere.json' is not a recipe file"),
         (["recipe.templates='{name}'"], "field {name} is unknown"),
         (["recipe.label_space=letters"], "'letters', which is unknown"),

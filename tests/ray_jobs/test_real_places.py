@@ -17,6 +17,7 @@ from ray_jobs import compare, train
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.source import KeptSource, real_place
 from tests.support.birds import BIRDS, write
+from tests.support.commands import prepared, settings
 from tests.support.settings import CONFIGS, PAINTED
 from training.job import TrainingSamples
 
@@ -44,7 +45,7 @@ def test_sets_and_training_images_are_found_where_the_driver_is_and_at_home(tmp_
 
 
 def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
-    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, "training.allow_unreadable=3"])
+    job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, "training.allow_unreadable=3")
     expected = Unreadable(3, tmp_path / "run" / "unreadable.txt")
     assert [images.unreadable for images in trained_on_and_held_out(job)] == [expected, expected]
     assert job.unreadable == expected
@@ -52,7 +53,7 @@ def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
 
 def test_random_crops_are_of_whole_photographs_and_held_out_images_are_squares(tmp_path: Path):
     sizes = ["training.augmentation=crop_flip", "training.real_image_size=48"]
-    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, *sizes])
+    job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, *sizes)
     assert [(images.is_whole, images.image_size) for images in trained_on_and_held_out(job)] == [
         (True, 48),
         (False, 32),
@@ -65,18 +66,18 @@ def test_the_papers_training_can_be_of_imagenets_own_photographs(tmp_path: Path)
     names = [f"train/{wnid}/{i}.JPEG" for wnid in wnids for i in range(12)]
     write(tmp_path / "imagenet", *names, "train/n01440764/1001.JPEG")  # tench, which is none of the hundred
     real = ["data.tee=", "data.replays=0", "data.source=real", f"data.real={tmp_path / 'imagenet'}"]
-    job = train.prepare([str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real])
+    job = prepared(train, str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real)
     images, _ = trained_on_and_held_out(job)
     assert (images.num_images, images.is_whole, images.image_size) == (200, True, 512)
     assert job.config.training.num_steps == 50_700
     shutil.rmtree(tmp_path / "imagenet" / "train" / wnids[3])
     with pytest.raises(ValueError, match=f"has no images of 1 of the 100 classes of imagenet100: {wnids[3]}. Add them"):
-        train.prepare([str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real])
+        prepared(train, str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real)
 
 
 @pytest.mark.parametrize("is_upright", [False, True])
 def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_path: Path):
-    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, f"training.upright={is_upright}"])
+    job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, f"training.upright={is_upright}")
     assert [images.is_upright for images in trained_on_and_held_out(job)] == [is_upright] * 2
     config = EvaluationConfig(upright=is_upright)
     assert [crop_for(Crop(8, 8, "bilinear"), config, has_border).is_upright for has_border in (False, True)] == [
@@ -85,13 +86,13 @@ def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_
 
 
 def test_what_is_not_cropped_at_random_is_trained_on_as_squares(tmp_path: Path):
-    job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, "training.augmentation=affine"])
+    job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, "training.augmentation=affine")
     images, _ = trained_on_and_held_out(job)
     assert (images.is_whole, job.source.samples().image_size) == (False, 32)
 
 
 def test_real_images_that_are_mixed_in_are_left_out_alike(tmp_path: Path):
-    job = train.prepare([PAINTED, f"output={tmp_path}/run", *MIXED, "training.allow_unreadable=3"])
+    job = prepared(train, PAINTED, f"output={tmp_path}/run", *MIXED, "training.allow_unreadable=3")
     assert job.real is not None
     assert behind(job.real).unreadable == job.unreadable == Unreadable(3, tmp_path / "run" / "unreadable.txt")
 
@@ -103,8 +104,8 @@ def test_a_run_that_goes_on_names_them_in_a_new_file(tmp_path: Path):
 
 @pytest.mark.parametrize("arm", ["stream", "real"])
 def test_each_arm_of_a_comparison_has_its_own(arm: str, tmp_path: Path):
-    config, recipe, run_dir = compare.prepare(
-        [str(CONFIGS / "compare.yaml"), f"output={tmp_path}/run", "training.allow_unreadable=3"]
-    )
+    arguments = [str(CONFIGS / "compare.yaml"), f"output={tmp_path}/run", "training.allow_unreadable=3"]
+    config = settings(compare, *arguments)
+    recipe, run_dir = compare.prepare(config)
     found = compare.Comparison(config, recipe, run_dir).unreadable(compare.Arm(arm, 7))
     assert found == Unreadable(3, tmp_path / "run" / f"{arm}-7" / "unreadable.txt")

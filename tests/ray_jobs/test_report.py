@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from ray_jobs import report
 from ray_jobs.report import find_evaluation, read_file, side_by_side_files
+from tests.support.commands import call
 
 ZERO: dict[str, Any] = {
     **{"label": 0, "class_name": "zero", "num_images": 0, "num_top1": 0, "num_top5": 0},
@@ -69,9 +69,8 @@ def but(*place: str | int, value: object) -> dict[str, Any]:
     return changed
 
 
-def lay(monkeypatch: pytest.MonkeyPatch, out: Path, *places: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["report", *map(str, places), "--out", str(out)])
-    report.main()
+def lay(out: Path, *places: Path) -> None:
+    call(report, *map(str, places), "--out", str(out))
 
 
 def test_a_run_stands_for_its_newest_evaluation(tmp_path: Path):
@@ -87,9 +86,9 @@ def test_an_evaluations_folder_and_its_file_stand_for_themselves(tmp_path: Path)
     assert find_evaluation(path.parent) == find_evaluation(path) == path
 
 
-def test_the_job_says_which_file_each_model_was_read_from(tmp_path: Path, monkeypatch, capsys):
+def test_the_job_says_which_file_each_model_was_read_from(tmp_path: Path, capsys):
     first, second = written(tmp_path / "a" / "evaluation"), written(tmp_path / "b", but("model", "name", value="b"))
-    lay(monkeypatch, tmp_path / "out", tmp_path / "a", second)
+    lay(tmp_path / "out", tmp_path / "a", second)
     assert f"mine: {first}\nb: {second}\n" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "report.html",
@@ -149,12 +148,10 @@ def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_of_another_shape_is_one_line_and_leaves_no_folder(
-    tmp_path: Path, monkeypatch, capsys, content: object, named: str
-):
+def test_a_file_of_another_shape_is_one_line_and_leaves_no_folder(tmp_path: Path, capsys, content: object, named: str):
     path = written(tmp_path / "other", content)
     with pytest.raises(SystemExit) as ended:
-        lay(monkeypatch, tmp_path / "out", path)
+        lay(tmp_path / "out", path)
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: '{path}' was not written by this version's ray_jobs.evaluate: {named} is missing")
@@ -162,10 +159,10 @@ def test_a_file_of_another_shape_is_one_line_and_leaves_no_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, monkeypatch, capsys):
+def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, capsys):
     path = written(tmp_path / "cut")
     path.write_text('{"model": ')
     with pytest.raises(SystemExit):
-        lay(monkeypatch, tmp_path / "out", path)
+        lay(tmp_path / "out", path)
     assert "was not written by this version's ray_jobs.evaluate: Invalid JSON" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

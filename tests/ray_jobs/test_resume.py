@@ -15,7 +15,7 @@ from PIL import Image
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import train
 from ray_jobs.cli.config import JobConfig, load_config
-from tests.support.commands import error_line
+from tests.support.commands import error_line, prepared
 from tests.support.journals import expected_uses, steps_in, uses_of
 from tests.support.settings import EIGHTY_STEPS, PAINTED
 from tests.support.trained_run import DEMO, SHORTENED, TrainedRun, interrupted_copy
@@ -99,12 +99,12 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_truncated_one(trained_run: T
     run_dir = interrupted_copy(trained_run, tmp_path / "run")
     newest, before = checkpoint_files(run_dir / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:100_000])
-    notes = train.prepare([DEMO, *SHORTENED, f"output={run_dir}", "resume=true"]).notes
+    notes = prepared(train, DEMO, *SHORTENED, f"output={run_dir}", "resume=true").notes
     assert f"'{newest}' cannot be read" in notes[0]
     assert notes[1] == f"going on from {before.name}"
     before.write_bytes(b"")
     with pytest.raises(ValueError, match=r"No checkpoint in .* is whole"):
-        train.prepare([DEMO, *SHORTENED, f"output={run_dir}", "resume=true"])
+        prepared(train, DEMO, *SHORTENED, f"output={run_dir}", "resume=true")
 
 
 def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, capsys):

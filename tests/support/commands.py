@@ -2,18 +2,34 @@
 
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import ray
 
+from ray_jobs.cli import command_line
 from ray_jobs.cluster.connect import connect
 
 
 def call(command: ModuleType, *arguments: str) -> None:
-    """Run a command's `main` with these arguments."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [command.__name__, *arguments])
-        command.main()
+    """Run a command with these arguments."""
+    command_line.run([_name(command), *arguments])
+
+
+def settings(command: ModuleType, *arguments: str) -> Any:
+    """Return the settings that a command's arguments mean."""
+    work = command_line.read([_name(command), *arguments])
+    assert work is not None
+    return work.parameters["config"]
+
+
+def prepared(command: ModuleType, *arguments: str) -> Any:
+    """Return what a command's `prepare` makes of its arguments."""
+    return command.prepare(settings(command, *arguments))
+
+
+def _name(command: ModuleType) -> str:
+    return command.__name__.rpartition(".")[2]
 
 
 def printed(command: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

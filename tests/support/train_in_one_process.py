@@ -1,8 +1,10 @@
 """`ray_jobs.train` by Ray Train's local mode: `python -m tests.support.train_in_one_process CONFIG ...`."""
 
-from ray_jobs import train
+import sys
+
+from ray_jobs.cli.command_line import run
 from tests.support.fits import in_this_process
 
 if __name__ == "__main__":
     with in_this_process():
-        train.main()
+        run(["train", *sys.argv[1:]])

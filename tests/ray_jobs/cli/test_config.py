@@ -7,7 +7,8 @@ from generation.recipes.prompts import PAPER_TEMPLATES
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs import train
 from ray_jobs.cli.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
-from ray_jobs.scaling.config import ScaleConfig
+from ray_jobs.cli.scale_config import ScaleConfig
+from tests.support.commands import prepared
 
 FOLDER = Path(__file__).parents[3] / "ray_jobs" / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
@@ -205,7 +206,7 @@ def test_each_run_of_the_paper_has_a_config_that_plans(space: str, guidance: str
 def test_the_papers_commands_get_as_far_as_a_cluster(
     name: str, num_images: int, num_replays: int, num_steps: int, tmp_path: Path
 ):
-    job = train.prepare([str(FOLDER / name), f"output={tmp_path / 'run'}"])
+    job = prepared(train, str(FOLDER / name), f"output={tmp_path / 'run'}")
     assert (job.source.num_images, job.config.data.replays) == (num_images, num_replays)
     assert job.config.training.num_steps == num_steps
 
@@ -219,6 +220,22 @@ def test_a_missing_a_broken_and_an_odd_config_file_are_named(tmp_path: Path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ValueError, match="must hold sections"):
         load_config(JobConfig, [str(tmp_path / "list.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("schema", "old", "new"),
+    [
+        (JobConfig, "rates.judged_per_second", "rates.validated_per_second"),
+        (ScaleConfig, "step.appetite_fraction", "step.trainer_fraction"),
+    ],
+)
+def test_renamed_setting_is_still_read(schema: type[JobConfig], old: str, new: str, tmp_path: Path, capsys):
+    section, _, name = old.partition(".")
+    path = tmp_path / "old.yaml"
+    path.write_text(f"base: {PAINTED}\n{section}: {{{name}: 0.5}}\n")
+    for arguments in ([str(path)], [PAINTED, f"{old}=0.5"]):
+        assert load_config(schema, arguments) == load_config(schema, [PAINTED, f"{new}=0.5"])
+        assert capsys.readouterr().err == f"note: the setting {old} is now called {new}\n"
 
 
 def test_no_config_at_all_says_how_to_call():

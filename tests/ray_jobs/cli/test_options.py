@@ -1,7 +1,6 @@
 import pytest
 
 from ray_jobs.cli.options import split_options
-from ray_jobs.regenerate import parse_indices
 
 
 def test_options_are_taken_out_wherever_they_stand():
@@ -23,26 +22,3 @@ def test_options_are_taken_out_wherever_they_stand():
 def test_an_unknown_option_and_one_without_a_value_are_named(arguments: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         split_options(arguments, ("index", "out"))
-
-
-def test_indices_and_ranges_come_in_order_and_once():
-    assert parse_indices("8,7,1000:1004,1002,7") == [8, 7, 1000, 1001, 1002, 1003]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "--index is ''. Give indices and ranges such as 7,8,1000:1016"),
-        ("seven", "--index is 'seven'"),
-        ("5:5", "--index has '5:5'"),
-        ("9:5", "--index has '9:5'"),
-        ("-1", "--index has '-1'; indices are 0 to"),
-        ("9223372036854775808", "indices are 0 to 9223372036854775807"),
-        ("0:9223372036854775808", "has more"),
-        ("0:9223372036854775809", "indices are 0 to"),
-        ("0:2000000", "has more than 1,000,000 samples"),
-    ],
-)
-def test_indices_that_are_none_are_named(text: str, message: str):
-    with pytest.raises(ValueError, match=message):
-        parse_indices(text)

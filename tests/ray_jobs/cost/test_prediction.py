@@ -19,7 +19,7 @@ from training.progress import TrainingProgress
 
 TRAINING = TrainingConfig(num_images=1024, num_epochs=4, num_held_out=64, global_batch_size=64)
 RATES = Rates(
-    generated_per_second=8.0, trained_per_second=128.0, judged_per_second=256.0, start_seconds=20.0, end_seconds=5.0
+    generated_per_second=8.0, trained_per_second=128.0, validated_per_second=256.0, start_seconds=20.0, end_seconds=5.0
 )
 CONFIG = JobConfig(
     training=TRAINING,
@@ -221,7 +221,7 @@ def test_the_rates_of_a_run_count_since_it_was_taken_up_again():
     assert found == Rates(
         generated_per_second=0.0,
         trained_per_second=512 / (76 - 71 - 1) / 2,
-        judged_per_second=2 * 64 / 1 / 2,
+        validated_per_second=2 * 64 / 1 / 2,
         start_seconds=24.0,
         end_seconds=5.0,
     )

@@ -35,7 +35,7 @@ def test_given_rates_lead_to_hours_and_what_is_unknown_says_so(capsys):
         "unknown: give rates.start_seconds",
         "training alone needs 128.0 s, generation 127.5 s",
         "not counted in it",
-        "rates.judged_per_second, rates.start_seconds, rates.end_seconds",
+        "rates.validated_per_second, rates.start_seconds, rates.end_seconds",
         "unknown: give prices.generation_device_hour, prices.training_device_hour",
     ):
         assert text in out

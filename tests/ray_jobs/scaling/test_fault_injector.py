@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig
 from ray_jobs.cluster.local_nodes import NodeSize
 from ray_jobs.cluster.processes import is_there, kill, this_process
-from ray_jobs.scaling.config import FaultsConfig, ScaleConfig
 from ray_jobs.scaling.fault_injector import Fault, FaultInjector, Struck, chosen, schedule
 from tests.support.waits import wait_until
 

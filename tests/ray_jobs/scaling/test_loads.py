@@ -8,7 +8,7 @@ import pytest
 from generation.config import GenerationConfig
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import Rates
-from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig, SweepConfig
+from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig, StepConfig, SweepConfig
 from ray_jobs.scaling.faults import faults_load
 from ray_jobs.scaling.loads import Phase, appetite_at, rate_per_actor
 from ray_jobs.scaling.step import step_load
@@ -88,7 +88,7 @@ def test_the_largest_pool_is_that_of_the_experiments_that_are_made():
         (lambda: SweepConfig(seconds=0), r"sweep\.seconds is 0; use more than 0"),
         (lambda: StepConfig(few_actors=3, many_actors=2), r"few_actors is 3, more than many_actors 2"),
         (lambda: StepConfig(many_seconds=9), r"step\.many_seconds is 9; give 10 or more"),
-        (lambda: StepConfig(appetite_fraction=1.1), r"appetite_fraction is 1\.1"),
+        (lambda: StepConfig(trainer_fraction=1.1), r"trainer_fraction is 1\.1"),
         (lambda: FaultsConfig(num_actors=0), r"faults\.num_actors is 0"),
         (lambda: FaultsConfig(actor_kills_per_minute=-1), r"faults\.actor_kills_per_minute is -1; use 0 or more"),
         (lambda: ScaleConfig(sweep=SweepConfig(actors=()), step=StepConfig(1, 1)), r"nothing would be measured"),

@@ -7,7 +7,7 @@ import pytest
 
 from generation.config import GenerationConfig
 from ray_jobs.cli.config import Prices
-from ray_jobs.scaling.config import FaultsConfig, ScaleConfig, StepConfig
+from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig, StepConfig
 from ray_jobs.scaling.experiments import Outcome, PoolMoment
 from ray_jobs.scaling.fault_injector import Struck
 from ray_jobs.scaling.faults import faults_result
@@ -19,7 +19,7 @@ from ray_jobs.scaling.throughput import Deliveries, Exactness
 
 CONFIG = ScaleConfig(
     generation=GenerationConfig(gpus_per_actor=0.5, batch_size=8, painted_batch_seconds=2.0),
-    step=StepConfig(2, 16, few_seconds=20, many_seconds=60, last_seconds=40, appetite_fraction=0.9),
+    step=StepConfig(2, 16, few_seconds=20, many_seconds=60, last_seconds=40, trainer_fraction=0.9),
     faults=FaultsConfig(num_actors=4, seconds=100, actor_kills_per_minute=0.15, trainer_kills_per_minute=0.6),
 )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Count, NotNegative, Positive, check_ranges
+from generation.ranges import AtLeastOne, Count, Documented, NotNegative, Positive, check_ranges
 from ray_jobs.cli.config import JobConfig
 
 RATE_WINDOW_SECONDS = 10.0
@@ -17,7 +17,7 @@ LOSING_ACTORS: tuple[FaultKind, ...] = ("actor_kill", "node_drop")
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class SweepConfig(Documented):
     """Pools of several sizes, one after the other."""
 
     actors: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -38,7 +38,7 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
-class StepConfig:
+class StepConfig(Documented):
     """A trainer that becomes faster in mid-run, and slower again; the pool follows it by itself."""
 
     few_actors: AtLeastOne = 2
@@ -56,7 +56,7 @@ class StepConfig:
     last_seconds: Positive = 60.0
     """How long it is slow at the end."""
 
-    appetite_fraction: float = 0.85
+    trainer_fraction: float = 0.85
     """Share of what those actors make that it has an appetite for.
 
     A pool keeps a twentieth to spare and handing batches on takes some time too: for much more it would have one more.
@@ -74,8 +74,8 @@ class StepConfig:
                 f"step.many_seconds is {self.many_seconds:g}; give {RATE_WINDOW_SECONDS:g} or more, over which a rate "
                 "is measured."
             )
-        if not 0 < self.appetite_fraction <= 1:
-            raise ValueError(f"step.appetite_fraction is {self.appetite_fraction}; give a share above 0, up to 1.")
+        if not 0 < self.trainer_fraction <= 1:
+            raise ValueError(f"step.trainer_fraction is {self.trainer_fraction}; give a share above 0, up to 1.")
 
     @property
     def is_on(self) -> bool:
@@ -84,7 +84,7 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
-class FaultsConfig:
+class FaultsConfig(Documented):
     """What goes wrong on a schedule while a pool of fixed size is at work; without any of it there is no such run."""
 
     num_actors: AtLeastOne = 8
@@ -106,6 +106,8 @@ class FaultsConfig:
     """How often a local node stands still, with all that it holds, for `delay_seconds`."""
 
     node_return_seconds: NotNegative = 5.0
+    """Seconds until another node replaces a dropped one."""
+
     delay_seconds: Positive = 3.0
     """Beyond about 10 s Ray takes a node for lost."""
 

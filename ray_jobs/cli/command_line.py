@@ -1,0 +1,384 @@
+"""The command line: `figment COMMAND ...`, the same as `python -m ray_jobs.COMMAND ...`.
+
+A command's arguments and settings are read and checked here, without torch and Ray, whose imports take seconds; then
+the module of its name in `ray_jobs` does the work.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ray_jobs.cli.announce import announce
+from ray_jobs.cli.config import (
+    CompareConfig,
+    JobConfig,
+    JudgeConfig,
+    MiniatureConfig,
+    load_config,
+    nearest,
+    open_recipe,
+    shipped_configs,
+)
+from ray_jobs.cli.console import CONSOLE
+from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.reference import find_settings, print_settings
+from ray_jobs.cli.scale_config import ScaleConfig
+
+POOL = ("generation.max_actors", "generation.gpus_per_actor", "generation.batch_size")
+IMAGES = (
+    "recipe.label_space",
+    "recipe.model",
+    "recipe.templates",
+    "recipe.guidance_scale",
+    "recipe.num_inference_steps",
+)
+TRAINING = ("training.architecture", "training.num_images", "training.reuse", "training.num_workers")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command whose arguments and settings are checked: calling it does the work."""
+
+    name: str
+    parameters: dict[str, Any]
+    needs_ray: bool
+
+    def __call__(self) -> None:
+        """Import the command's module and run its `main`."""
+        if self.needs_ray:
+            announce(f"{self.name}: settings read; importing torch and Ray")
+        import_module(f"ray_jobs.{self.name}").main(**self.parameters)
+
+
+class Commands(click.Group):
+    """A group that answers a mistyped command with the nearest one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Return the command that the first argument names; UsageError for none."""
+        if not args[0].startswith("-") and args[0] not in self.commands:
+            raise click.UsageError(f"There is no command '{args[0]}'. {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+class Job(click.Command):
+    """A command that takes `CONFIG [section.key=value ...]`: its function gets the settings as `config`.
+
+    `ctx.obj` has these arguments as they were given.
+    """
+
+    def __init__(
+        self, *args: Any, schema: type[JobConfig], often_changed: tuple[str, ...], uses_recipe: bool, **kwargs: Any
+    ) -> None:
+        """`often_changed` are the settings that `--help` lists; one that `uses_recipe` checks the recipe's settings."""
+        super().__init__(*args, **kwargs)
+        self.schema, self.often_changed, self.uses_recipe = schema, often_changed, uses_recipe
+        config = click.Argument(["config"], metavar="CONFIG")
+        overrides = click.Argument(["overrides"], nargs=-1, metavar="[section.key=value ...]")
+        self.params = [config, overrides, *self.params]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the function with the settings in place of CONFIG and overrides; ValueError for those that cannot be."""
+        ctx.obj = [ctx.params["config"], *ctx.params.pop("overrides")]
+        ctx.params["config"] = load_config(self.schema, ctx.obj)
+        CONSOLE.shows_libraries = ctx.params["config"].log_level == "debug"
+        if self.uses_recipe:
+            open_recipe(ctx.params["config"])
+        return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the settings that people change most, and where all others are."""
+        with formatter.section("CONFIG"):
+            formatter.write_text(
+                "A YAML file, a recipe file that `figment plan` wrote, or the name of a config that ships, such as "
+                "digits; `figment configs` lists those."
+            )
+        with formatter.section("Settings that people change most"):
+            formatter.write_dl(
+                [(each.name_and_default, each.summary) for each in find_settings(self.schema, self.often_changed)]
+            )
+        with formatter.section("All settings"):
+            formatter.write_text(
+                "`figment settings` lists them, `figment settings training` those of a section; docs/settings.md "
+                "has the same list."
+            )
+
+
+@click.group(
+    "figment",
+    cls=Commands,
+    no_args_is_help=False,
+    invoke_without_command=True,
+    context_settings={"max_content_width": 120},
+)
+@click.version_option(package_name="figment-stream")
+@click.pass_context
+def figment(ctx: click.Context) -> None:
+    """Train image classifiers on generated images that never touch a disk."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def job(
+    often_changed: tuple[str, ...], schema: type[JobConfig] = JobConfig, uses_recipe: bool = True
+) -> Callable[[Callable[..., Work]], click.Command]:
+    """Make a function a command that takes a config."""
+    return figment.command(cls=Job, schema=schema, often_changed=often_changed, uses_recipe=uses_recipe)
+
+
+def work(name: str, needs_ray: bool = True, **parameters: Any) -> Work:
+    """Return a command's work, which is still to be done."""
+    return Work(name, parameters, needs_ray)
+
+
+@job((*IMAGES[:3], *TRAINING, *POOL[:2], "output"))
+def train(config: JobConfig) -> Work:
+    """Train a classifier on images that are generated while it trains, and evaluate it on real ones.
+
+    Writes the folder `output`: checkpoint, metrics, report.html, summary.json. With resume=true an interrupted run in
+    that folder is continued.
+    """
+    return work("train", config=config)
+
+
+@job((*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output"))
+@click.option("--verify", is_flag=True, help="Check every stored sample first, and generate damaged shards again.")
+def generate(config: JobConfig, verify: bool) -> Work:
+    """Generate a data set as WebDataset shards in `output`, a folder or a URL.
+
+    It holds the samples that training with the same config would stream, and its held-out samples. Run again, the
+    command generates what is missing: after a kill, or when training.num_images has grown.
+    """
+    return work("generate", config=config, verify=verify)
+
+
+@job(
+    (
+        "checkpoint",
+        "evaluation.sets",
+        "evaluation.paths",
+        "evaluation.transfer",
+        "evaluation.representation",
+        "evaluation.batch_size",
+        "evaluation.num_actors",
+        "evaluation.gpus_per_actor",
+        "evaluation.outputs",
+        "recipe.label_space",
+    ),
+    uses_recipe=False,
+)
+def evaluate(config: JobConfig) -> Work:
+    """Evaluate a classifier, named by checkpoint=FILE, on real images.
+
+    Writes a new folder beside the checkpoint: evaluation.json, evaluation.csv, report.html. Predictions of images are
+    stored, so that an interrupted evaluation continues where it stopped. With the folder of a run as checkpoint, each
+    checkpoint that evaluation.every_images kept is evaluated, while the run is still training too.
+    """
+    return work("evaluate", config=config)
+
+
+@job(
+    (
+        "checkpoint",
+        "num_generated",
+        "num_neighbours",
+        "data.shards",
+        "evaluation.sets",
+        "evaluation.batch_size",
+        *IMAGES[:2],
+        *POOL[:2],
+    ),
+    JudgeConfig,
+)
+def judge(config: JudgeConfig) -> Work:
+    """Compare generated images with real ones by a classifier trained on real images.
+
+    The classifier is checkpoint=FILE; the images are the first of the recipe, or those in data.shards. Writes
+    judgement.json and report.html.
+    """
+    return work("judge", config=config)
+
+
+@job(("arms", "seeds", "real_images", *TRAINING[:3], *IMAGES[:2], *POOL[:1], "output"), CompareConfig)
+def compare(config: CompareConfig) -> Work:
+    """Compare ways to train on the same images: streamed, generated first, stored and replayed, and real images.
+
+    Each arm is trained once with each seed. Writes results.json and report.html.
+    """
+    return work("compare", config=config)
+
+
+@job(
+    (
+        "images_per_class",
+        "multiples",
+        "strong_augmentation",
+        "recipe.templates",
+        "recipe.guidance_scale",
+        "training.architecture",
+        *POOL,
+        "output",
+    ),
+    MiniatureConfig,
+)
+def miniature(config: MiniatureConfig) -> Work:
+    """Repeat the paper's experiments on a small scale, with classifiers that train within seconds.
+
+    A classifier for each prompt form, guidance scale, number of images and augmentation, and some on real images.
+    Writes README.md, results.json and plots.
+    """
+    return work("miniature", config=config)
+
+
+@job(
+    (
+        "num_local_nodes",
+        "sweep.actors",
+        "sweep.seconds",
+        "step.few_actors",
+        "step.many_actors",
+        "faults.actor_kills_per_minute",
+        "faults.node_drops_per_minute",
+        "generation.painted_batch_seconds",
+        "generation.batch_size",
+        "output",
+    ),
+    ScaleConfig,
+)
+def scale(config: ScaleConfig) -> Work:
+    """Measure how delivery scales with the number of generators, follows the trainer, and survives faults.
+
+    Runs on nodes that it starts on this machine (num_local_nodes), or on the running cluster. Writes scale.json and
+    report.html. Exit status 1 if a target is missed.
+    """
+    return work("scale", config=config)
+
+
+@job((*IMAGES, "recipe.seed", "recipe.image_size", *POOL))
+@click.option("--out", default="runs/gallery", show_default=True, help="New folder for the page.")
+@click.option(
+    "--columns",
+    type=click.Choice(["templates", "guidance_scale"]),
+    default="templates",
+    show_default=True,
+    help="What the columns of the page compare.",
+)
+@click.option(
+    "--classes", default="10", show_default=True, help="Classes by name (cat,dog), or how many, evenly spread."
+)
+@click.option("--images", type=click.IntRange(min=1), default=3, show_default=True, help="Images per cell.")
+def gallery(config: JobConfig, **options: Any) -> Work:
+    """Generate a few images of each class, side by side by prompt template or guidance scale.
+
+    Writes gallery.html, gallery.png and recipe.json; each image is a sample of that recipe, shown with its index.
+    """
+    return work("gallery", config=config, **options)
+
+
+@job(
+    (
+        *POOL,
+        "generation.min_actors",
+        "generation.cpus_per_actor",
+        "generation.channels_last",
+        "generation.compile",
+        "generation.attention",
+        "generation.label_selector",
+        "generation.start_timeout_seconds",
+    )
+)
+@click.option("--index", required=True, help="Indices and ranges, such as 7,8,1000:1016.")
+@click.option("--out", required=True, help="New folder for the images.")
+def regenerate(config: JobConfig, index: str, out: str) -> Work:
+    """Generate chosen samples of a recipe again: a PNG, and a JSON file with the plan, of each.
+
+    CONFIG is usually the recipe.json of a run or a data set.
+    """
+    return work("regenerate", config=config, index=index, out=out)
+
+
+@job(
+    (
+        *IMAGES,
+        "recipe.seed",
+        "recipe.image_size",
+        "training.num_images",
+        "rates.generated_per_second",
+        "prices.generation_device_hour",
+    )
+)
+@click.option("--index", type=int, help="Explain the sample of this index, and stop.")
+@click.option("--compare", metavar="RECIPE", help="List the fields in which another recipe file differs, and stop.")
+@click.option("--out", metavar="FILE", help="Where to write the recipe.  [default: runs/recipe-HASH.json]")
+@click.option("--cost", is_flag=True, help="Predict the run's time and cost; without known rates, rehearse it first.")
+@click.option("--like", metavar="RUN", help="Predict by the rates of this finished run.")
+@click.pass_obj
+def plan(arguments: list[str], config: JobConfig, **options: Any) -> Work:
+    """Show a data set before it is generated: classes, prompts, token counts, size; write its recipe.
+
+    Needs no cluster, but for a rehearsal with --cost.
+    """
+    return work("plan", needs_ray=False, config=config, arguments=arguments, **options)
+
+
+@figment.command()
+@click.argument("places", metavar="EVALUATION ...", nargs=-1, required=True)
+@click.option("--out", required=True, help="New folder for the page.")
+def report(places: tuple[str, ...], out: str) -> Work:
+    """Lay evaluations side by side on one page.
+
+    EVALUATION is a folder that evaluate or train wrote, or a run's folder for its newest evaluation. Writes
+    report.html, evaluations.json and evaluations.csv; needs no cluster.
+    """
+    return work("report", needs_ray=False, places=places, out=out)
+
+
+@figment.command()
+def configs() -> None:
+    """List the configs that ship, which every command takes by name."""
+    found = shipped_configs()
+    width = max(map(len, found))
+    for name, text in found.items():
+        click.echo(f"{name:{width}}  {text}")
+
+
+@figment.command()
+@click.argument("word", metavar="[SECTION|WORD]", default="")
+def settings(word: str) -> None:
+    """List all settings, those of a section, or those in whose name or meaning a word occurs."""
+    print_settings(word)
+
+
+def read(arguments: list[str], program: str = "figment") -> Work | None:
+    """Return the work that arguments name, or None where all is printed; ValueError or exit status 2 for bad ones."""
+    try:
+        found = figment.main(arguments, prog_name=program, standalone_mode=False)
+    except click.UsageError as error:
+        program = error.ctx.command_path if error.ctx else program
+        message = error.format_message()
+        raise ValueError(f"{message}{'' if message.endswith(('.', '?')) else '.'} See {program} --help.") from error
+    return found if isinstance(found, Work) else None
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command that the arguments name, until its end."""
+    with user_errors():
+        found = read(arguments)
+    if found:
+        found()
+
+
+def run_and_exit(name: str) -> None:
+    """Run a command as `python -m ray_jobs.NAME`, and end the process: what follows in its module is not executed."""
+    CONSOLE.keep()
+    run([name, *sys.argv[1:]])
+    sys.exit()
+
+
+def main() -> None:
+    """Run the console command `figment`."""
+    CONSOLE.keep()
+    run(sys.argv[1:])
