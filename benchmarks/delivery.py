@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from benchmarks.floors import below_floor, floors_of
 from generation.config import GenerationConfig
 from generation.engine.actor import GeneratorActor
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
@@ -127,7 +127,7 @@ def nominal_rate(config: GenerationConfig) -> float:
 
 def deliver_stream(service: GenerationService, recipe: Recipe, config: JobConfig) -> Delivery:
     """Deliver each sample of the run once, from the stream that keeps nothing."""
-    wanted = Wanted.all_of(range(config.training.num_trained))
+    wanted = SampleRequest.all_of(range(config.training.num_trained))
     return deliver(stream_samples(service, recipe, config.generation, wanted), config.training)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.delivery import deliver, deliver_stream, nominal_rate, start_painters
 from benchmarks.floors import below_floor, floors_of
 from generation.config import GenerationConfig
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import GenerationService
 from generation.recipes.recipe import Recipe
 from generation.shards.datasets import read_shards, tee_samples, write_shards
@@ -103,7 +103,9 @@ def delivered_rates(service: GenerationService, config: JobConfig, recipe: Recip
     indices = range(config.training.num_trained)
     streamed = deliver_stream(service, recipe, config)
     teed = new_set(folder / "teed", config, recipe)
-    kept = deliver(tee_samples(service, config.generation, teed, len(indices), Wanted.all_of(indices)), config.training)
+    kept = deliver(
+        tee_samples(service, config.generation, teed, len(indices), SampleRequest.all_of(indices)), config.training
+    )
     if kept.num_distinct != len(indices) or teed.missing():
         sys.exit("Samples or shards were lost.")
     return streamed.steady_rate, kept.steady_rate
@@ -131,7 +133,7 @@ def rate_of(read: Callable[[], Iterator[Any]]) -> float:
 
 def by_figment(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
     """Yield the labels of each batch that training would get."""
-    images = read_shards(shards, 0, config.data.num_readers, Wanted.all_of(range(shards.num_images)))
+    images = read_shards(shards, 0, config.data.num_readers, SampleRequest.all_of(range(shards.num_images)))
     for batch in images.iter_batches(batch_size=READING_BATCH_SIZE):
         yield cast(np.ndarray, batch["label"])
 

@@ -16,7 +16,7 @@ from typing import Any
 from ray.util.queue import Queue
 
 from generation.config import GenerationConfig
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import start_generation
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
@@ -106,7 +106,7 @@ def check(config: JobConfig, recipe: Recipe) -> None:
 def measure(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> Measured:
     """Return how a run goes with painted generators."""
     answer = Queue(actor_options={"num_cpus": 0})
-    held_out = Wanted.all_of(training.indices()[1])
+    held_out = SampleRequest.all_of(training.indices()[1])
     with start_generation(recipe, generation) as service, tempfile.TemporaryDirectory() as scratch:
         samples = TrainingSamples(training.num_samples, partial(stream_samples, service, recipe, generation))
         judges = stream_samples(service, recipe, generation, held_out)

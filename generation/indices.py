@@ -82,15 +82,15 @@ class IndexSet:
         shift = self.starts[place] - begins[place]
         return _union(pieces.starts + shift, pieces.stops + shift)
 
-    def part(self, start: int, stop: int) -> "IndexSet":
+    def slice(self, start: int, stop: int) -> "IndexSet":
         """Return those at positions `start` to `stop - 1`."""
         return self.select(IndexSet.of_ranges([range(start, stop)]))
 
-    def moved(self, by: int) -> "IndexSet":
+    def shifted(self, by: int) -> "IndexSet":
         """Return the set with each number greater by so much."""
         return IndexSet(self.starts + by, self.stops + by)
 
-    def every(self, run: int, offset: int, stride: int) -> "IndexSet":
+    def strided(self, run: int, offset: int, stride: int) -> "IndexSet":
         """Return of every `stride` runs of `run` numbers, counted from 0, those in the one at `offset`."""
         runs = self.blocks(run * stride)
         first = (runs.at(np.arange(len(runs))) * stride + offset) * run
@@ -111,7 +111,7 @@ class IndexSet:
         """Yield, for each run of `size` numbers that has some of it, which run and the numbers within, from 0."""
         runs = self.blocks(size)
         for run in runs.at(np.arange(len(runs))).tolist():
-            yield run, (self & IndexSet.of_ranges([range(run * size, (run + 1) * size)])).moved(-run * size)
+            yield run, (self & IndexSet.of_ranges([range(run * size, (run + 1) * size)])).shifted(-run * size)
 
 
 def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
@@ -126,7 +126,7 @@ def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SampleRequest:
     """What one consumer takes of a set of samples that may come again and again."""
 
     serials: IndexSet
@@ -139,9 +139,9 @@ class Wanted:
     """Whether samples come in ascending order, whatever that costs."""
 
     @staticmethod
-    def all_of(*indices: range) -> "Wanted":
+    def all_of(*indices: range) -> "SampleRequest":
         """Return what a consumer alone wants that takes samples once."""
-        return Wanted(IndexSet.of_ranges(indices))
+        return SampleRequest(IndexSet.of_ranges(indices))
 
 
 NOTHING = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.random_streams import Purpose, stream
 
 
@@ -20,7 +20,7 @@ class Passes:
     num_images: int
     """Of the set: a sample's serial is `pass * num_images + position`."""
 
-    wanted: Wanted
+    wanted: SampleRequest
     purpose: Purpose
     """What random numbers the order is drawn from."""
 

@@ -18,7 +18,7 @@ from evaluation.inference.outputs import outputs_of, outputs_of_generated
 from evaluation.inference.trained_model import Model
 from evaluation.metrics.likeness import Judged, judgement, shared_classes
 from evaluation.pages.judgement_page import judgement_page
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import start_generation
 from generation.recipes.checks import check_recipe
 from generation.recipes.plan import plan_sample
@@ -129,11 +129,11 @@ def look_at_generated(job: Prepared) -> Judged:
     config = job.config
     with ExitStack() as pool_up:
         if job.shards:
-            wanted = Wanted.all_of(range(job.shards.num_images))
+            wanted = SampleRequest.all_of(range(job.shards.num_images))
             samples = read_shards(job.shards, 0, config.data.num_readers, wanted)
         else:
             service = pool_up.enter_context(start_generation(job.recipe, config.generation))
-            wanted = Wanted.all_of(range(config.num_generated))
+            wanted = SampleRequest.all_of(range(config.num_generated))
             samples = stream_samples(service, job.recipe, config.generation, wanted)
         columns = outputs_of_generated(samples, job.judge, config.evaluation)
     seen = Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])

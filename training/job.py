@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.recipes.recipe import Recipe
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
@@ -21,7 +21,7 @@ class TrainingSamples:
     num_images: int
     """In a pass over the set; a run may take several."""
 
-    open: Callable[[Wanted], Any]
+    open: Callable[[SampleRequest], Any]
     """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.PassBatch`, but for `attempt`. Crosses
     processes.
     """

@@ -11,7 +11,7 @@ import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
 from generation.files import TEMPORARY, move
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from training.checkpoint import checkpoint_files, newest_whole, read_checkpoint
 from training.config import TrainingConfig
 from training.data.consumption import RunSerials, Share, Worker, exact_share, loose_share, step_share
@@ -89,7 +89,7 @@ def open_part(job: FitJob, start: Start, part: Part) -> StreamLoader:
     worker = Worker(context.get_world_rank(), context.get_world_size())
     share, shard = share_of(config, start, part, worker), None
     if len(share.serials):
-        dataset = samples.open(Wanted(share.serials, worker.count, config.deterministic))
+        dataset = samples.open(SampleRequest(share.serials, worker.count, config.deterministic))
         shard = dataset.streaming_split(1, locality_hints=[ray.get_runtime_context().get_node_id()])[0]
     num_drawn_before = start.step * config.accumulate_batches
     pace = Pace(part.batch_size, config.max_waiting_fraction, config.deterministic, num_drawn_before)

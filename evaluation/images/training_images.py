@@ -17,13 +17,13 @@ from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
 from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.passes import Passes
 from generation.random_streams import Purpose, stream
 from generation.recipes.labels import LabelSpace, load_label_space
 from generation.shards.datasets import PART_BYTES
 from generation.shards.storage import StorageError
-from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, each_by
+from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, map_units
 
 NUM_BLOCKS = 8
 """Parts that a small set travels in."""
@@ -192,11 +192,11 @@ class RealTrainingImages:
         """The size of a row's image."""
         return self.image_size**2 * 3
 
-    def passes(self, wanted: Wanted) -> Passes:
+    def passes(self, wanted: SampleRequest) -> Passes:
         """Return the passes over the images."""
         return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
 
-    def open(self, wanted: Wanted) -> ray.data.Dataset:
+    def open(self, wanted: SampleRequest) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
         `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
@@ -206,7 +206,7 @@ class RealTrainingImages:
         """
         units = reading_units(self.passes(wanted), self.images_per_unit)
         num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
-        dataset = each_by((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
+        dataset = map_units((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
         dataset.context.execution_options.preserve_order = wanted.in_order
         unit_bytes = self.images_per_unit * self.image_bytes
         bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)
@@ -216,7 +216,7 @@ class RealTrainingImages:
 class RealReader:
     """Reads units of `reading_units`."""
 
-    def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
+    def __init__(self, source: RealTrainingImages, wanted: SampleRequest) -> None:
         self.source = source
         order = positions_by_index(source.num_images)
         self.positions, self.labels = source.positions[order], source.labels[order]

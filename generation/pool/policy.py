@@ -24,7 +24,7 @@ LOOKS_WHILE_ENDING = 10
 """Looks for actors of a pool that is being ended: Serve may replace those killed before it acts on the deletion."""
 
 
-class AskKeeper:
+class KeeperPolicy:
     """An autoscaling policy of Serve: the keeper's last answer, which is never waited for."""
 
     def __init__(self, name: str, namespace: str) -> None:

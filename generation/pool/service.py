@@ -25,7 +25,7 @@ from generation.config import GenerationConfig
 from generation.engine.generator import GenerationFailedError
 from generation.pool import own_code, serve_controller
 from generation.pool.keeper import GenerationCounts, PoolKeeper
-from generation.pool.policy import AskKeeper, kill_actors
+from generation.pool.policy import KeeperPolicy, kill_actors
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.model_files import DRIVERS_FOLDER, HUB_SETTINGS
@@ -52,7 +52,7 @@ has all: it got three tenths of four actors, as with room for 8.
 MAX_LOAD_ERRORS = 3
 """A pool of which no actor is up is given up when so many could not load their model; a smaller one for each's."""
 
-SAY_AFTER_SECONDS = 15.0
+WARN_AFTER_SECONDS = 15.0
 """A wait for actors or for nodes that is longer is told."""
 
 LONGEST_STOP_SECONDS = 60.0
@@ -75,7 +75,7 @@ class GenerationService:
     handle: DeploymentHandle
     keeper: ActorHandle
 
-    def ask(self, indices: Sequence[int]) -> DeploymentResponse:
+    def request(self, indices: Sequence[int]) -> DeploymentResponse:
         """Ask for the samples of these indices; whichever actor is free answers."""
         return cast(DeploymentResponse, self.handle.generate.remote(indices))
 
@@ -153,7 +153,7 @@ class GenerationService:
             seconds = time.monotonic() - began_at
             if seconds > timeout_seconds:
                 break
-            if seconds > SAY_AFTER_SECONDS and not is_said:
+            if seconds > WARN_AFTER_SECONDS and not is_said:
                 is_said = True
                 logger.warning("Waiting up to %g s for %d generator actors.", timeout_seconds, num_actors)
             time.sleep(STATUS_POLL_SECONDS)
@@ -273,7 +273,7 @@ def _autoscaling(config: GenerationConfig, keeper: dict[str, str]) -> dict[str, 
         "min_replicas": config.min_actors,
         "initial_replicas": config.num_initial_actors,
         "max_replicas": config.max_actors,
-        "policy": {"policy_function": AskKeeper, "policy_kwargs": keeper},
+        "policy": {"policy_function": KeeperPolicy, "policy_kwargs": keeper},
         "metrics_interval_s": 1,
         "look_back_period_s": 2,
         "upscale_delay_s": 0,  # the keeper knows when

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray.data
 
 from generation.config import GenerationConfig
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import NOTHING, IndexSet, SampleRequest
 from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
@@ -25,14 +25,14 @@ from generation.sample import PassBatch, SampleBatch, selected
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError
-from generation.stream.stream import Asker, Stage, Unit, ask_units
+from generation.stream.stream import BatchRequester, StageSpec, Unit, request_units
 from generation.stream.units import (
     MAX_READING_BLOCKS,
     MAX_SOURCE_BLOCKS,
     PARTS_PER_READER,
     bound_memory,
-    each_by,
     in_blocks,
+    map_units,
 )
 
 PART_BYTES = 16_000_000
@@ -50,9 +50,9 @@ its number alone matters, and its pass is 0.
 """
 
 
-def encoding(work: Callable[[Asker, Unit], Iterator[Any]], is_spread: bool = False) -> Stage:
+def encoding(work: Callable[[BatchRequester, Unit], Iterator[Any]], is_spread: bool = False) -> StageSpec:
     """Return a stage of more askers than a stream has: they encode images as well."""
-    return Stage(work, askers_per_generator=1.0, most_askers=16, is_spread=is_spread)
+    return StageSpec(work, requesters_per_generator=1.0, max_requesters=16, is_spread=is_spread)
 
 
 def write_shards(
@@ -68,12 +68,14 @@ def write_shards(
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
     stage = encoding(partial(write_shard, shards), is_spread=True)
-    return ask_units(service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, Wanted(NOTHING))
+    return request_units(
+        service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, SampleRequest(NOTHING)
+    )
 
 
-def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:
+def write_shard(shards: ShardSet, requester: BatchRequester, unit: Unit) -> Iterator[Unit]:
     """Make a shard, and yield one row with its number and counts."""
-    batches = make_shard(shards, asker, int(unit["number"][0]), is_damaged=bool(unit["is_damaged"][0]))
+    batches = make_shard(shards, requester, int(unit["number"][0]), is_damaged=bool(unit["is_damaged"][0]))
     attempts = np.concatenate([batch["attempt"] for batch in batches])
     yield {
         "number": unit["number"],
@@ -82,16 +84,18 @@ def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:
     }
 
 
-def make_shard(shards: ShardSet, asker: Asker, number: int, is_damaged: bool = False) -> Iterator[SampleBatch]:
+def make_shard(
+    shards: ShardSet, requester: BatchRequester, number: int, is_damaged: bool = False
+) -> Iterator[SampleBatch]:
     """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
     writer = ShardWriter(shards.recipe, shard_name(number), shards.encoding)
     last: list[SampleBatch] = []
-    for batch in asker.ask_set(IndexSet.of_ranges([shards.ranges[number]])):
+    for batch in requester.request_set(IndexSet.of_ranges([shards.ranges[number]])):
         yield from last
         writer.add(batch)
         last = [batch]
     shard = writer.finish()
-    asker.service.check_batch_size(asker.batch_size)
+    requester.service.check_batch_size(requester.batch_size)
     keep = shards.replace if is_damaged else shards.keep
     keep(number, shard)
     yield from last
@@ -102,7 +106,7 @@ def tee_samples(
     config: GenerationConfig,
     shards: ShardSet,
     num_images: int,
-    wanted: Wanted,
+    wanted: SampleRequest,
     seed: int = 0,
 ) -> ray.data.Dataset:
     """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
@@ -119,13 +123,13 @@ def tee_samples(
     making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
     blocks = in_blocks(making, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
     stage = encoding(Tee(shards, missing, ShardReader(first, seed, wanted)))
-    dataset = ask_units(service, config, shards.batch_size, blocks, stage, wanted)
+    dataset = request_units(service, config, shards.batch_size, blocks, stage, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
 
 
-def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -> ray.data.Dataset:
+def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: SampleRequest) -> ray.data.Dataset:
     """Return a lazy dataset of what is wanted of a set, rows as in the stream, always in the same order.
 
     Serials count positions in the set. In each pass the order is shuffled anew by `seed`: parts of shards, and the
@@ -133,7 +137,7 @@ def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -
     """
     units = reading_units(shards, seed, wanted)
     num_readers = max(1, num_readers // wanted.num_consumers)
-    dataset = each_by((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
+    dataset = map_units((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
     part_bytes = images_per_part(shards.recipe) * shards.recipe.image_bytes
     bound_memory(dataset, part_bytes, num_readers * PARTS_PER_READER * part_bytes)
@@ -143,7 +147,7 @@ def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: Wanted) -
 def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
     units = [{"number": number} for number in numbers]
-    return each_by((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
+    return map_units((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,11 @@ class Tee:
     reader: "ShardReader"
     """Of the samples that a pass has of the set."""
 
-    def __call__(self, asker: Asker, unit: Unit) -> Iterator[PassBatch]:
+    def __call__(self, requester: BatchRequester, unit: Unit) -> Iterator[PassBatch]:
         """Yield what is wanted of a unit: of a shard in the first pass, a batch at a time; of a part in a later one."""
         number = int(unit["number"][0])
         if unit["pass"][0]:
-            while not self.shards.storage.exists(index_name(number)):  # another asker is at it: units come in order
+            while not self.shards.storage.exists(index_name(number)):  # another requester is at it: units come in order
                 time.sleep(WAIT_SECONDS)
             yield from self.reader(unit)
             return
@@ -167,7 +171,7 @@ class Tee:
         if not len(wanted_first) and self.shards.storage.exists(index_name(number)):
             return  # another consumer has made it meanwhile
         is_kept = number in self.missing
-        for batch in make_shard(self.shards, asker, number) if is_kept else asker.ask_set(wanted_first):
+        for batch in make_shard(self.shards, requester, number) if is_kept else requester.request_set(wanted_first):
             is_wanted = wanted_first.contains(batch["index"])
             if is_wanted.any():
                 yield {"serial": batch["index"][is_wanted] - self.shards.first_index, **selected(batch, is_wanted)}
@@ -177,7 +181,7 @@ class Tee:
         held, first = self.shards.ranges[number], self.shards.first_index
         num_images, serials = self.reader.shards.num_images, self.reader.wanted.serials
         this_pass = IndexSet.of_ranges([range(held.start, min(held.stop, first + num_images))])
-        return this_pass & serials.moved(first)
+        return this_pass & serials.shifted(first)
 
 
 def images_per_part(recipe: Recipe) -> int:
@@ -185,12 +189,12 @@ def images_per_part(recipe: Recipe) -> int:
     return max(1, PART_BYTES // recipe.image_bytes)
 
 
-def passes_of(shards: ShardSet, seed: int, wanted: Wanted) -> Passes:
+def passes_of(shards: ShardSet, seed: int, wanted: SampleRequest) -> Passes:
     """Return the passes over a set of shards."""
     return Passes(shards.num_images, wanted, Purpose.SHARD_ORDER, seed)
 
 
-def reading_units(shards: ShardSet, seed: int, wanted: Wanted) -> list[dict[str, int]]:
+def reading_units(shards: ShardSet, seed: int, wanted: SampleRequest) -> list[dict[str, int]]:
     """Return the parts of which something is wanted, in the order in which they are read, pass by pass."""
     size, parts, position = images_per_part(shards.recipe), [], 0
     for number, held in enumerate(shards.ranges):
@@ -213,7 +217,7 @@ class ShardReader:
 
     shards: ShardSet
     seed: int
-    wanted: Wanted
+    wanted: SampleRequest
 
     @cached_property
     def passes(self) -> Passes:

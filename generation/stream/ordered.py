@@ -18,7 +18,7 @@ does not keep them from work.
 """
 
 
-def in_order(
+def map_ordered(
     ask: Callable[[Question], Request],
     answer: Callable[[Request], Answer],
     questions: Iterable[Question],

@@ -30,17 +30,17 @@ from ray.serve.handle import DeploymentResponse
 
 from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError, GenerationFailedError
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
 from generation.sample import PassBatch, SampleBatch, selected
-from generation.stream.ordered import in_order
+from generation.stream.ordered import map_ordered
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 
 logger = logging.getLogger(__name__)
 
-MIN_ASKERS = 2
+MIN_REQUESTERS = 2
 """The least number of actors of the asking stage, for each consumer.
 
 One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy;
@@ -52,11 +52,11 @@ it takes a second or two of a core to start. With 4 generators of 4 batches a se
 ANSWER_POLL_SECONDS = 10.0
 RETRY_SECONDS = 0.5
 
-DIED = (ActorDiedError, OutOfMemoryError, WorkerCrashedError)
+DEATH_ERRORS = (ActorDiedError, OutOfMemoryError, WorkerCrashedError)
 """What a request ends with when its actor's process has ended; the second when Ray's memory monitor has ended it."""
 
-LOST_ANSWER = (
-    *DIED,
+LOST_RESULT_ERRORS = (
+    *DEATH_ERRORS,
     ActorFailedError,
     ActorUnavailableError,
     ReplicaUnavailableError,
@@ -83,14 +83,14 @@ Unit = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageSpec:
     """What askers, actors of Ray Data's, do with their units of work, and how many there are."""
 
-    work: "Callable[[Asker, Unit], Iterator[Any]]"
+    work: "Callable[[BatchRequester, Unit], Iterator[Any]]"
     """Yields what becomes of a unit."""
 
-    askers_per_generator: float = 0.25
-    most_askers: int = 8
+    requesters_per_generator: float = 0.25
+    max_requesters: int = 8
     is_spread: bool = False
     """Whether they are spread over nodes; else they are beside who opens the stream, since on a generator's node they
     would keep it from being given back.
@@ -98,80 +98,86 @@ class Stage:
 
 
 def stream_samples(
-    service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: Wanted
+    service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: SampleRequest
 ) -> ray.data.Dataset:
     """Return a lazy dataset with one row (see `SampleBatch`) for each wanted serial, which is its index.
 
     Rows come in no certain order unless one is wanted.
     """
-    batch_size, stage = service.batch_size(), Stage(partial(wanted_of_unit, wanted.serials))
-    num_askers = num_askers_of(config, wanted, stage)
-    units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
-    dataset = ask_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, wanted)
+    batch_size, stage = service.batch_size(), StageSpec(partial(samples_of_unit, wanted.serials))
+    num_requesters = num_requesters_of(config, wanted, stage)
+    units = work_units(wanted.serials, batch_size, num_requesters, _window(config, wanted, num_requesters))
+    dataset = request_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, wanted)
     bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
 
 
-def wanted_of_unit(wanted: IndexSet, asker: "Asker", unit: Unit) -> Iterator[PassBatch]:
+def samples_of_unit(wanted: IndexSet, requester: "BatchRequester", unit: Unit) -> Iterator[PassBatch]:
     """Yield what is wanted of one unit of `work_units`, a batch at a time."""
     part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
-    for batch in asker.ask_set(wanted & part):
+    for batch in requester.request_set(wanted & part):
         yield {"serial": batch["index"], **batch}
 
 
-def ask_units(
+def request_units(
     service: GenerationService,
     config: GenerationConfig,
     batch_size: int,
     blocks: Sequence[dict[str, list[int]]],
-    stage: Stage,
-    wanted: Wanted,
+    stage: StageSpec,
+    wanted: SampleRequest,
 ) -> ray.data.Dataset:
     """Return what a stage makes of units of work.
 
-    One asker has all units of a block of `in_blocks`, and blocks are begun in their order.
+    One requester has all units of a block of `in_blocks`, and blocks are begun in their order.
     """
-    num_askers = min(num_askers_of(config, wanted, stage), len(blocks))
-    window = _window(config, wanted, num_askers)
+    num_requesters = min(num_requesters_of(config, wanted, stage), len(blocks))
+    window = _window(config, wanted, num_requesters)
     source = ray.data.from_items(list(blocks), override_num_blocks=len(blocks))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
     source.context.execution_options.preserve_order = wanted.in_order
     return source.map_batches(
-        cast(Any, Requester),
+        cast(Any, StreamStage),
         fn_constructor_args=[stage.work, service, config, batch_size, window],
         batch_size=1,
-        compute=ActorPoolStrategy(size=num_askers, max_tasks_in_flight_per_actor=1),  # else some have two, others none
+        compute=ActorPoolStrategy(
+            size=num_requesters, max_tasks_in_flight_per_actor=1
+        ),  # else some have two, others none
         num_cpus=0,
         scheduling_strategy=source.context.scheduling_strategy if stage.is_spread else beside_driver(),
     )
 
 
-def num_askers_of(config: GenerationConfig, wanted: Wanted, stage: Stage) -> int:
+def num_requesters_of(config: GenerationConfig, wanted: SampleRequest, stage: StageSpec) -> int:
     """Return how many askers each consumer's execution has."""
     if wanted.in_order:
         return 1
-    num_askers = min(config.max_actors * stage.askers_per_generator, stage.most_askers)
-    return max(MIN_ASKERS, math.ceil(num_askers / wanted.num_consumers))
+    num_requesters = min(config.max_actors * stage.requesters_per_generator, stage.max_requesters)
+    return max(MIN_REQUESTERS, math.ceil(num_requesters / wanted.num_consumers))
 
 
-def _window(config: GenerationConfig, wanted: Wanted, num_askers: int) -> int:
+def _window(config: GenerationConfig, wanted: SampleRequest, num_requesters: int) -> int:
     """Return how many batches each of so many askers has under way: together as many as all actors take on."""
-    return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_askers * wanted.num_consumers))
+    return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_requesters * wanted.num_consumers))
 
 
-def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
+def request_samples(
+    service: GenerationService, config: GenerationConfig, indices: Sequence[int]
+) -> Iterator[SampleBatch]:
     """Yield a few samples in their order, asked for as the stream asks, without a dataset."""
-    return Asker(service, config, service.batch_size(), window=REQUESTS_PER_ACTOR * config.max_actors).ask(indices)
+    return BatchRequester(service, config, service.batch_size(), window=REQUESTS_PER_ACTOR * config.max_actors).request(
+        indices
+    )
 
 
 def fetch_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> SampleBatch:
     """Return a few samples at once, in their order."""
-    batches = list(ask_samples(service, config, indices))
+    batches = list(request_samples(service, config, indices))
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return cast(SampleBatch, columns)
 
 
-class Setbacks:
+class BatchFailures:
     """What one batch has met with: actors that died while they had it, or failed at it."""
 
     def __init__(self, indices: Sequence[int]) -> None:
@@ -190,7 +196,7 @@ class Setbacks:
             self._failures[failed.process] = failed.description
             if failed.description in others or len(self._failures) >= MAX_FAILED_ACTORS:
                 raise error
-        elif isinstance(error, DIED):
+        elif isinstance(error, DEATH_ERRORS):
             self._deaths[str(error) if isinstance(error, OutOfMemoryError) else f"{len(self._deaths)}"] = error
             if len(self._deaths) >= MAX_DEATHS:
                 raise GenerationFailedError(self._of_deaths()) from error
@@ -221,22 +227,22 @@ def is_not_of_serve(record: logging.LogRecord) -> bool:
     return "/ray/serve/" not in record.getMessage()
 
 
-class Requester:
-    """An asker with its work, as Ray Data makes it."""
+class StreamStage:
+    """An requester with its work, as Ray Data makes it."""
 
-    def __init__(self, work: "Callable[[Asker, Unit], Iterator[Any]]", *asking: Any) -> None:
-        """Take a stage's work, and an asker's arguments."""
+    def __init__(self, work: "Callable[[BatchRequester, Unit], Iterator[Any]]", *asking: Any) -> None:
+        """Take a stage's work, and an requester's arguments."""
         self.work = work
-        self.asker = Asker(*asking)
+        self.requester = BatchRequester(*asking)
 
     def __call__(self, block: dict[str, np.ndarray]) -> Iterator[Any]:
         """Do the units of a block of `in_blocks`, one after the other."""
         columns = {name: np.asarray(values[0]) for name, values in block.items()}
         for i in range(len(next(iter(columns.values())))):
-            yield from self.work(self.asker, {name: column[i : i + 1] for name, column in columns.items()})
+            yield from self.work(self.requester, {name: column[i : i + 1] for name, column in columns.items()})
 
 
-class Asker:
+class BatchRequester:
     """Keeps requests under way and yields each batch in its order."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
@@ -250,7 +256,7 @@ class Asker:
         self._looked_at = self._any_actor_seen_at = time.monotonic()
         self._failure: GenerationFailedError | None = None
 
-    def ask_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
+    def request_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
         """Yield the samples of a set in ascending order, a batch at a time.
 
         Batches begin at multiples of their size, so that an image comes among the same others whoever asks for it, and
@@ -259,35 +265,35 @@ class Asker:
         size = self.batch_size
         numbers = indices.blocks(size)
         starts = (numbers.at(np.arange(len(numbers))) * size).tolist()
-        for batch in self._in_order([range(start, start + size) for start in starts]):
+        for batch in self._map([range(start, start + size) for start in starts]):
             yield selected(batch, indices.contains(batch["index"]))
 
-    def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
+    def request(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
         """Yield the samples of these indices in their order, a batch at a time."""
         starts = range(0, len(indices), self.batch_size)
-        return self._in_order([indices[start : start + self.batch_size] for start in starts])
+        return self._map([indices[start : start + self.batch_size] for start in starts])
 
-    def _in_order(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
-        return in_order(self._request, self._answer, batches, self.window)
+    def _map(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
+        return map_ordered(self._send, self._receive, batches, self.window)
 
-    def _request(self, indices: Sequence[int]) -> tuple[Sequence[int], DeploymentResponse]:
-        return indices, self.service.ask(indices)
+    def _send(self, indices: Sequence[int]) -> tuple[Sequence[int], DeploymentResponse]:
+        return indices, self.service.request(indices)
 
-    def _answer(self, request: tuple[Sequence[int], DeploymentResponse]) -> SampleBatch:
+    def _receive(self, request: tuple[Sequence[int], DeploymentResponse]) -> SampleBatch:
         """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
         indices, response = request
-        setbacks, asked_at = Setbacks(indices), time.monotonic()
+        setbacks, asked_at = BatchFailures(indices), time.monotonic()
         while True:
             try:
                 return response.result(timeout_s=ANSWER_POLL_SECONDS)
             except TimeoutError:
                 self._look(asked_at)
-            except LOST_ANSWER as error:
+            except LOST_RESULT_ERRORS as error:
                 self._look(asked_at)
                 setbacks.add(error)
                 if not isinstance(error, ActorDiedError):  # else Serve does not ask it again, and waits for another
                     time.sleep(RETRY_SECONDS)
-                response = self.service.ask(indices)
+                response = self.service.request(indices)
 
     def _look(self, asked_at: float) -> None:
         """Raise GenerationFailedError if the last look at the pool found that no answer is to be expected.

@@ -16,7 +16,7 @@ MAX_UNITS = 10_000
 
 
 WINDOWS_PER_UNIT = 8
-"""A unit of work has at most so many times the batches that an asker has under way, while that makes no more than
+"""A unit of work has at most so many times the batches that an requester has under way, while that makes no more than
 `MAX_UNITS`: at the end of each its requests run out.
 """
 
@@ -49,16 +49,16 @@ def bound_memory(dataset: ray.data.Dataset, batch_bytes: int, max_buffered_bytes
     dataset.context.execution_no_progress_timeout_s = -1  # a trainer may pause for as long as it likes
 
 
-def work_units(indices: IndexSet, batch_size: int, num_askers: int, window: int) -> list[dict[str, int]]:
+def work_units(indices: IndexSet, batch_size: int, num_requesters: int, window: int) -> list[dict[str, int]]:
     """Return ranges of whole batches that hold all these indices, in ascending order; none without any."""
     numbers = indices.blocks(batch_size)
-    ends = np.cumsum(unit_sizes(len(numbers), num_askers, window), dtype=np.int64)
+    ends = np.cumsum(unit_sizes(len(numbers), num_requesters, window), dtype=np.int64)
     begins = np.concatenate([[0], ends])[:-1]
     bounds = zip(numbers.at(begins).tolist(), numbers.at(ends - 1).tolist(), strict=True)
     return [{"start": first * batch_size, "stop": (last + 1) * batch_size} for first, last in bounds]
 
 
-def unit_sizes(num_batches: int, num_askers: int, window: int) -> list[int]:
+def unit_sizes(num_batches: int, num_requesters: int, window: int) -> list[int]:
     """Return how many batches each unit has: long ones first, for what else they cost, then ever shorter ones.
 
     So askers run out of work at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987), but for
@@ -67,7 +67,7 @@ def unit_sizes(num_batches: int, num_askers: int, window: int) -> list[int]:
     longest = max(WINDOWS_PER_UNIT * window, math.ceil(2 * num_batches / MAX_UNITS))
     sizes, left = [], num_batches
     while left:
-        sizes.append(min(left, longest, max(window, math.ceil(left / num_askers))))
+        sizes.append(min(left, longest, max(window, math.ceil(left / num_requesters))))
         left -= sizes[-1]
     return sizes
 
@@ -83,7 +83,7 @@ A reader has a whole block at a time, and where the order is kept what others re
 """
 
 
-def each_by(
+def map_units(
     reader: tuple[type, Sequence[Any]],
     units: Sequence[dict[str, int]],
     num_readers: int,

@@ -13,7 +13,7 @@ from evaluation.images.training_images import RealTrainingImages, real_training_
 from evaluation.images.unreadable import Unreadable
 from generation.config import GenerationConfig
 from generation.files import new_path
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import GenerationService, start_generation
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
@@ -175,9 +175,9 @@ class StreamSource:
         """Return the samples that are never trained on."""
         generation, (_, held_out) = self.config.generation, self.config.training.indices()
         if self.sets:
-            wanted = Wanted.all_of(range(len(held_out)))
+            wanted = SampleRequest.all_of(range(len(held_out)))
             return tee_samples(self.service, generation, self.sets[1], len(held_out), wanted)
-        return stream_samples(self.service, self.recipe, generation, Wanted.all_of(held_out))
+        return stream_samples(self.service, self.recipe, generation, SampleRequest.all_of(held_out))
 
     def first_samples(self, number: int) -> SampleBatch:
         """Return samples of the lowest indices."""
@@ -225,7 +225,7 @@ class KeptSource:
 
     def held_out(self) -> Dataset:
         """Return the images that are never trained on."""
-        return self.held_out_images.open(Wanted.all_of(range(self.held_out_images.num_images)))
+        return self.held_out_images.open(SampleRequest.all_of(range(self.held_out_images.num_images)))
 
     def first_samples(self, number: int) -> SampleBatch | None:
         """Return samples of the first shard; None of real images, which have no prompts to show."""

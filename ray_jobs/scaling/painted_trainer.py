@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.data import Dataset
 
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import beside_driver
 from generation.pool.sizing import TrainerTimes
 from generation.work_clock import WorkClock
@@ -92,7 +92,7 @@ def close_ledger(ledger: ActorHandle) -> DeliveryLedger:
 class PaintedJob:
     """What the trainer is told."""
 
-    open: Callable[[Wanted], Dataset]
+    open: Callable[[SampleRequest], Dataset]
     num_images: int
     """It takes the samples 0 to `num_images - 1`, each once."""
 
@@ -123,7 +123,7 @@ def take_all(settings: dict[str, PaintedJob]) -> None:
 def batches_of(job: PaintedJob, left: IndexSet) -> Iterator[dict[str, np.ndarray]]:
     """Return the batches of what is left; the stream is executed in a process of its own, as in training."""
     here = [ray.get_runtime_context().get_node_id()]
-    (iterator,) = job.open(Wanted(left)).streaming_split(1, locality_hints=here)
+    (iterator,) = job.open(SampleRequest(left)).streaming_split(1, locality_hints=here)
     batches = iterator.iter_batches(batch_size=job.batch_size, batch_format="numpy", prefetch_batches=1)
     return cast(Iterator[dict[str, np.ndarray]], iter(batches))
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import NOTHING, IndexSet, SampleRequest
 
 
 def set_of(*ranges: range) -> IndexSet:
@@ -38,7 +38,7 @@ def test_they_agree_with_pythons_sets(seed: int):
     assert members(ours_a & ours_b) == sorted(a & b)
     assert members(ours_a - ours_b) == sorted(a - b)
     assert [int(i) for i in np.flatnonzero(ours_a.contains(np.arange(60)))] == sorted(a)
-    assert members(ours_a.part(3, 17)) == sorted(a)[3:17]
+    assert members(ours_a.slice(3, 17)) == sorted(a)[3:17]
     assert members(ours_a.select(ours_b)) == [n for i, n in enumerate(sorted(a)) if i in b]
     assert ours_a.num_below(np.arange(62)).tolist() == [sum(n < bound for n in a) for bound in range(62)]
     for size in (1, 3, 7, 64):
@@ -47,28 +47,28 @@ def test_they_agree_with_pythons_sets(seed: int):
         assert {run: members(found) for run, found in ours_a.sections(size)} == within
         for offset in range(3):
             theirs = [n for n in sorted(a) if n // size % 3 == offset]
-            assert members(ours_a.every(run=size, offset=offset, stride=3)) == theirs
+            assert members(ours_a.strided(run=size, offset=offset, stride=3)) == theirs
 
 
 def test_a_part_is_by_position():
     found = set_of(range(10, 13), range(100, 104))
-    assert members(found.part(1, 5)) == [11, 12, 100, 101]
-    assert found.part(5, 5) == found.part(7, 9) == NOTHING
-    assert members(found.moved(5)) == [15, 16, 17, 105, 106, 107, 108]
+    assert members(found.slice(1, 5)) == [11, 12, 100, 101]
+    assert found.slice(5, 5) == found.slice(7, 9) == NOTHING
+    assert members(found.shifted(5)) == [15, 16, 17, 105, 106, 107, 108]
 
 
 def test_runs_are_shared_in_turns_by_number_and_nothing_is_left_out():
     found = set_of(range(5), range(10, 23))  # runs of 4: 0-3, 8-11 and 16-19 for one of 2 workers, else the other's
-    assert members(found.every(run=4, offset=0, stride=2)) == [0, 1, 2, 3, 10, 11, 16, 17, 18, 19]
-    assert members(found.every(run=4, offset=1, stride=2)) == [4, 12, 13, 14, 15, 20, 21, 22]
-    assert found.every(run=20, offset=0, stride=1) == found
-    assert NOTHING.every(run=4, offset=1, stride=2) == NOTHING
+    assert members(found.strided(run=4, offset=0, stride=2)) == [0, 1, 2, 3, 10, 11, 16, 17, 18, 19]
+    assert members(found.strided(run=4, offset=1, stride=2)) == [4, 12, 13, 14, 15, 20, 21, 22]
+    assert found.strided(run=20, offset=0, stride=1) == found
+    assert NOTHING.strided(run=4, offset=1, stride=2) == NOTHING
 
 
 def test_whose_number_one_is_does_not_depend_on_what_is_gone():
-    first = set_of(range(100)).every(run=4, offset=1, stride=3)
-    assert members(first.part(0, 6)) == [4, 5, 6, 7, 16, 17]
-    assert set_of(range(17, 100)).every(run=4, offset=1, stride=3) == first - set_of(range(17))
+    first = set_of(range(100)).strided(run=4, offset=1, stride=3)
+    assert members(first.slice(0, 6)) == [4, 5, 6, 7, 16, 17]
+    assert set_of(range(17, 100)).strided(run=4, offset=1, stride=3) == first - set_of(range(17))
 
 
 def test_blocks_are_the_runs_that_have_some_of_it():
@@ -97,7 +97,7 @@ def test_sections_are_numbered_and_count_from_their_own_start():
 
 
 def test_who_wants_samples_once_is_alone_and_takes_them_in_any_order():
-    wanted = Wanted.all_of(range(3), range(7, 9))
+    wanted = SampleRequest.all_of(range(3), range(7, 9))
     assert members(wanted.serials) == [0, 1, 2, 7, 8]
     assert (wanted.num_consumers, wanted.in_order) == (1, False)
 

@@ -12,7 +12,7 @@ import torch.distributed
 from ray.data import Dataset
 
 from generation.config import GenerationConfig
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import GenerationService
 from generation.recipes.plan import FIRST_HELD_OUT_INDEX
 from generation.recipes.recipe import Recipe
@@ -41,9 +41,9 @@ FORTY_STEPS = TrainingConfig(
 )
 
 
-def held_out_of(config: TrainingConfig) -> Wanted:
+def held_out_of(config: TrainingConfig) -> SampleRequest:
     """Return the indices that a run is validated on."""
-    return Wanted.all_of(range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out))
+    return SampleRequest.all_of(range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out))
 
 
 def streamed(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from generation.config import GenerationConfig
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import GenerationService
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
@@ -34,7 +34,7 @@ class Trainer:
         """Tell the pool that a trainer is to come."""
         service.report_trainer(TrainerTimes(0.0, 0.0))
         self.service = service
-        self.images = stream_samples(service, recipe, config, Wanted.all_of(range(1_000_000)))
+        self.images = stream_samples(service, recipe, config, SampleRequest.all_of(range(1_000_000)))
         self.images_per_second = 0.0
         self.num_taken = 0
         self._is_over = False

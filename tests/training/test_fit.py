@@ -14,7 +14,7 @@ import torch
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.config import RecipeConfig
 from generation.recipes.recipe import Recipe, build_recipe
@@ -171,7 +171,7 @@ def test_auto_reuse_trains_to_the_end_on_fewer_images_than_uses(painted: Recipe,
         samples = streamed(service, slowly, config, slow)
         fit(
             FitJob(config, slowly, tmp_path, samples, None, (reports.put,)),
-            held_out=stream_samples(fast, others, TWO_ACTORS, Wanted.all_of(range(40))),
+            held_out=stream_samples(fast, others, TWO_ACTORS, SampleRequest.all_of(range(40))),
         )
         num_made = service.counts().num_images_made
     progress = taken_from(reports)[-1]

@@ -14,7 +14,7 @@ import torch
 from ray.data import Dataset
 
 from evaluation.images.training_images import real_training_images
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import GenerationService
 from generation.recipes.recipe import Recipe
 from generation.shards.config import DataConfig
@@ -120,7 +120,7 @@ def test_several_workers_learn_as_one_does_at_the_same_global_batch(
     np.testing.assert_allclose(losses(tmp_path), losses(alone.folder), rtol=1e-3)
 
 
-def open_late(open_all: Callable[[Wanted], Dataset], first_late: int, wanted: Wanted) -> Dataset:
+def open_late(open_all: Callable[[SampleRequest], Dataset], first_late: int, wanted: SampleRequest) -> Dataset:
     """Return what is wanted, late for who has none of the first serials."""
     dataset = open_all(wanted)
     if wanted.serials.starts[0] < first_late:

@@ -1,6 +1,6 @@
 """What a run has used of its samples, what is left, and which worker takes what: part of every checkpoint.
 
-A sample in a pass has a serial number (see `generation.indices.Wanted`). It is used `reuse` times, and no image is
+A sample in a pass has a serial (see `generation.indices.SampleRequest`). It is used `reuse` times, and no image is
 kept to remember that: whoever goes on asks for the same serials again. Knows numbers, and neither images nor files.
 """
 
@@ -116,7 +116,7 @@ def exact_share(done: Consumption, serials: RunSerials, reuse: int, worker: Work
         is_shared = (mine > 0) & (mine < reuse)
         begun.append(fresh.at(borders[is_shared]) + number * serials.num_samples)
         uses_left.append(mine[is_shared])
-        whole.append(fresh.part(-(-start // reuse), stop // reuse).moved(number * serials.num_samples))
+        whole.append(fresh.slice(-(-start // reuse), stop // reuse).shifted(number * serials.num_samples))
         num_given = until
     starts, stops = (np.concatenate([getattr(part, name) for part in whole]) for name in ("starts", "stops"))
     return Share(
@@ -145,7 +145,7 @@ def step_share(done: Consumption, serials: RunSerials, batch_size: int, worker: 
     Then a step is of the same samples, whatever the number of workers, if each is used once.
     """
     mine = done.begun // batch_size % worker.count == worker.rank
-    fresh = serials.fresh(done).every(batch_size, worker.rank, worker.count)
+    fresh = serials.fresh(done).strided(batch_size, worker.rank, worker.count)
     return Share(fresh, done.begun[mine], done.uses_left[mine])
 
 

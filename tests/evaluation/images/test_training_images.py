@@ -29,7 +29,7 @@ from evaluation.images.training_images import (
 )
 from evaluation.images.unreadable import Unreadable
 from generation.digits.real_digits import training_digits
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.passes import Passes
 from generation.random_streams import Purpose
 from generation.recipes.labels import ClassEntry, LabelSpace, load_label_space
@@ -44,13 +44,13 @@ def owls_and_puffins(tmp_path_factory) -> RealTrainingImages:
     return real_training_images(str(write(tmp_path_factory.mktemp("birds"), *names)), BIRDS, image_size=8, seed=5)
 
 
-def rows_of(source: RealTrainingImages, wanted: Wanted) -> dict[str, np.ndarray]:
+def rows_of(source: RealTrainingImages, wanted: SampleRequest) -> dict[str, np.ndarray]:
     """Return what a dataset gives, in the order in which it comes."""
     batches = list(source.open(wanted).iter_batches(batch_size=16, prefetch_batches=0))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def read_without_ray(source: RealTrainingImages, wanted: Wanted) -> dict[str, np.ndarray]:
+def read_without_ray(source: RealTrainingImages, wanted: SampleRequest) -> dict[str, np.ndarray]:
     """Return the same as one reader gives it."""
     reader = RealReader(source, wanted)
     units = reading_units(source.passes(wanted), source.images_per_unit)
@@ -98,7 +98,7 @@ def test_every_range_of_indices_has_all_classes():
 
 
 def passes_over_100(wanted: IndexSet, seed: int = 5, in_order: bool = False) -> Passes:
-    return Passes(100, Wanted(wanted, in_order=in_order), Purpose.REAL_IMAGE_ORDER, seed)
+    return Passes(100, SampleRequest(wanted, in_order=in_order), Purpose.REAL_IMAGE_ORDER, seed)
 
 
 def test_each_pass_has_an_order_of_its_own_that_the_seed_decides():
@@ -139,7 +139,7 @@ def test_a_unit_has_64_images_or_16_megabytes(owls_and_puffins: RealTrainingImag
 
 
 def test_a_share_over_two_laps_gives_each_serial_once_with_its_image_and_label(owls_and_puffins: RealTrainingImages):
-    shares = [Wanted(IndexSet.of_ranges([range(20, 280)]).every(10, offset, 2), 2) for offset in (0, 1)]
+    shares = [SampleRequest(IndexSet.of_ranges([range(20, 280)]).strided(10, offset, 2), 2) for offset in (0, 1)]
     rows = [read_without_ray(owls_and_puffins, share) for share in shares]
     for share, its_rows in zip(shares, rows, strict=True):
         check_rows(its_rows)
@@ -151,7 +151,7 @@ def test_a_share_over_two_laps_gives_each_serial_once_with_its_image_and_label(o
 def test_the_digits_are_those_that_no_evaluation_uses():
     source = real_training_images("digits", load_label_space("digits"), image_size=32, seed=0)
     assert source.num_images == 1257
-    rows = read_without_ray(source, Wanted.all_of(range(1250, 1260)))
+    rows = read_without_ray(source, SampleRequest.all_of(range(1250, 1260)))
     assert sorted(rows["serial"]) == list(range(1250, 1260))
     images, labels = training_digits()
     places = positions_by_index(1257)[rows["index"]]
@@ -164,7 +164,7 @@ def test_whole_photographs_come_with_their_extents(tmp_path: Path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", size, 200).save(tmp_path / name)
     squares = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=5)
-    rows = read_without_ray(dataclasses.replace(squares, is_whole=True), Wanted.all_of(range(3)))
+    rows = read_without_ray(dataclasses.replace(squares, is_whole=True), SampleRequest.all_of(range(3)))
     assert rows["image"].shape == (3, 8, 8, 3)
     by_place = dict(zip(positions_by_index(3)[rows["index"]].tolist(), rows["extent"].tolist(), strict=True))
     assert by_place == {0: [5, 3], 1: [3, 8], 2: [4, 2]}
@@ -189,7 +189,7 @@ def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
     folder = copy_without(owls_and_puffins, tmp_path / "birds", damaged)
     source = real_training_images(str(folder), BIRDS, image_size=8, seed=5)
     source = dataclasses.replace(source, unreadable=Unreadable(2, tmp_path / "unreadable.txt"))
-    rows = read_without_ray(source, Wanted.all_of(range(300)))
+    rows = read_without_ray(source, SampleRequest.all_of(range(300)))
     assert sorted(rows["serial"]) == list(range(300))
     shown = dict(zip(rows["serial"].tolist(), rows["image"][:, 0, 0, 0].tolist(), strict=True))
     for serial, grey in shown.items():
@@ -218,7 +218,7 @@ def test_one_damaged_image_more_than_allowed_ends_the_reading(tmp_path: Path):
     for limit in (0, 1):
         limited = dataclasses.replace(source, unreadable=Unreadable(limit, tmp_path / "unreadable.txt"))
         with pytest.raises(StorageError, match=rf"cannot be decoded.* training\.allow_unreadable={limit + 1} or"):
-            read_without_ray(limited, Wanted.all_of(range(4)))
+            read_without_ray(limited, SampleRequest.all_of(range(4)))
 
 
 def test_a_class_without_a_whole_image_ends_the_reading(tmp_path: Path):
@@ -230,7 +230,7 @@ def test_a_class_without_a_whole_image_ends_the_reading(tmp_path: Path):
     with pytest.raises(
         StorageError, match=r"^None of the 2 images of a class can be decoded\. They are named in '.*txt'"
     ):
-        read_without_ray(source, Wanted.all_of(range(2)))
+        read_without_ray(source, SampleRequest.all_of(range(2)))
 
 
 def test_images_that_training_is_judged_by_may_be_left_out_as_in_evaluation(tmp_path: Path):
@@ -247,7 +247,7 @@ def test_images_that_training_is_judged_by_may_be_left_out_as_in_evaluation(tmp_
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImages):
-    wanted = Wanted(IndexSet.of_ranges([range(20, 280)]).every(10, 1, 2), num_consumers=2)
+    wanted = SampleRequest(IndexSet.of_ranges([range(20, 280)]).strided(10, 1, 2), num_consumers=2)
     rows = rows_of(owls_and_puffins, wanted)
     check_rows(rows)
     assert sorted(rows["serial"]) == [serial for serial in range(20, 280) if serial // 10 % 2]
@@ -258,7 +258,7 @@ def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImag
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
 def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: RealTrainingImages):
-    rows = rows_of(owls_and_puffins, Wanted(IndexSet.of_ranges([range(20, 280)]), in_order=True))
+    rows = rows_of(owls_and_puffins, SampleRequest(IndexSet.of_ranges([range(20, 280)]), in_order=True))
     check_rows(rows)
     assert rows["serial"].tolist() == list(range(20, 280))
 
@@ -267,7 +267,7 @@ def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: Real
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
 def test_nothing_wanted_is_a_dataset_without_rows(owls_and_puffins: RealTrainingImages):
-    assert owls_and_puffins.open(Wanted.all_of()).count() == 0
+    assert owls_and_puffins.open(SampleRequest.all_of()).count() == 0
 
 
 @pytest.mark.ray
@@ -277,7 +277,7 @@ def test_a_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
     source = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
     (tmp_path / "puffin" / "b.png").write_text("no image")
     with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be decoded: .* Put a whole one in its place"):
-        rows_of(source, Wanted.all_of(range(3)))
+        rows_of(source, SampleRequest.all_of(range(3)))
 
 
 @pytest.mark.ray
@@ -288,7 +288,7 @@ def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
     source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
     (tmp_path / "birds" / "puffin" / "b.png").write_text("no image")
     source = dataclasses.replace(source, unreadable=Unreadable(1, tmp_path / "unreadable.txt"))
-    rows = rows_of(source, Wanted.all_of(range(6)))
+    rows = rows_of(source, SampleRequest.all_of(range(6)))
     assert sorted(rows["serial"]) == list(range(6))
     assert source.unreadable.names() == [f"{tmp_path}/birds/puffin/b.png"]
 

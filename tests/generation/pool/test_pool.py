@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray._private.state import actors
 
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.pool.replica import ACCELERATOR_TYPE
 from generation.pool.service import start_generation
 from generation.recipes.recipe import Recipe
@@ -73,7 +73,7 @@ def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
     with start_generation(own_recipe, too_many) as service:
         assert "2 of 3 generator actors are up after 15 s" in caplog.text
         assert (service.num_actors(), service.num_awaited()) == (2, 1)
-        images = stream_samples(service, own_recipe, too_many, Wanted.all_of(range(400)))
+        images = stream_samples(service, own_recipe, too_many, SampleRequest.all_of(range(400)))
         batches = iter(images.iter_batches(batch_size=8))
         came = []
         for num_loads in (2, 3):  # before all three were ever up: for Serve the deployment has failed by then
@@ -119,7 +119,7 @@ def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(own_reci
     )
     types = [joined_node(1, 1, {ACCELERATOR_TYPE: name}) for name in ("L4", "A100")]
     with types[0], types[1], start_generation(own_recipe, mixed) as service:
-        images = stream_samples(service, own_recipe, mixed, Wanted.all_of(range(325)))
+        images = stream_samples(service, own_recipe, mixed, SampleRequest.all_of(range(325)))
         batches = [batch["index"].tolist() for batch in images.iter_batches(batch_size=None)]
         assert sorted(service.counts().batch_sizes.values()) == [4, 16]
     assert sorted(batches, key=min) == [list(range(i, min(i + 16, 325))) for i in range(0, 325, 16)]
@@ -147,7 +147,7 @@ def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(own_recipe: R
         UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=there
     )
     with leaving_node(there) as node, start_generation(own_recipe, config) as service:
-        answer = service.ask(range(4))
+        answer = service.request(range(4))
         time.sleep(1)
         node.send_signal(signal.SIGTERM)
         assert answer.result(timeout_s=30)["index"].tolist() == [0, 1, 2, 3]

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from generation.pool.policy import AskKeeper
+from generation.pool.policy import KeeperPolicy
 from generation.pool.sizing import BATCHES_BEFORE_TRAINING, PoolSizer, PoolSnapshot, TrainerTimes, actors_needed
 from ray_jobs.train import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
@@ -257,7 +257,7 @@ def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch)
     monkeypatch.setattr(ray + "util.list_named_actors", list_named_actors)
     monkeypatch.setattr(ray + "kill", lambda actor: killed.append(actor.name))
     monkeypatch.setattr("generation.pool.policy.LOOK_SECONDS", 0.0)
-    policy = AskKeeper("keeper", "namespace")
+    policy = KeeperPolicy("keeper", "namespace")
     for _ in range(2):
         assert policy(cast(Any, Pool(num_running=0, target=4)))[0] == 4
     assert deleted == []  # Ray's head may be starting anew
@@ -273,8 +273,8 @@ def test_an_answer_about_an_empty_pool_does_not_stop_the_actor_that_serve_starts
         asked.append(Future())
         return asked[-1]
 
-    monkeypatch.setattr(AskKeeper, "_ask", ask)
-    policy = AskKeeper("keeper", "namespace")
+    monkeypatch.setattr(KeeperPolicy, "_ask", ask)
+    policy = KeeperPolicy("keeper", "namespace")
     assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0
     asked[0].set_result(0)
     assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0

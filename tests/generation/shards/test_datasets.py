@@ -11,7 +11,7 @@ import psutil
 import pytest
 import ray.data
 
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import GenerationService
 from generation.recipes.recipe import Recipe
 from generation.shards.config import DataConfig
@@ -45,7 +45,7 @@ def by_index(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def read(shards: ShardSet, *serials: range) -> dict[str, np.ndarray]:
     """Return these serials of a set, sorted by index."""
-    return by_index(rows_of(read_shards(shards, seed=0, num_readers=1, wanted=Wanted.all_of(*serials))))
+    return by_index(rows_of(read_shards(shards, seed=0, num_readers=1, wanted=SampleRequest.all_of(*serials))))
 
 
 def assert_rows_are_those_of_their_serials(rows: dict[str, np.ndarray], one_turn: dict[str, np.ndarray]) -> None:
@@ -90,8 +90,8 @@ def written(recipe: Recipe, service: GenerationService, tmp_path_factory) -> Sha
 
 
 def test_shards_hold_the_streams_rows_to_the_bit(recipe: Recipe, service: GenerationService, written: ShardSet):
-    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(ALL))))
-    kept = by_index(rows_of(read_shards(written, seed=0, num_readers=2, wanted=Wanted.all_of(ALL))))
+    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, SampleRequest.all_of(ALL))))
+    kept = by_index(rows_of(read_shards(written, seed=0, num_readers=2, wanted=SampleRequest.all_of(ALL))))
     assert streamed.keys() == kept.keys() == {"serial", "index", "label", "image", "attempt"}
     for name, column in streamed.items():
         assert column.dtype == kept[name].dtype
@@ -106,7 +106,7 @@ def test_what_was_kept_while_streaming_is_what_is_generated_for_the_same_indices
         for name in (shard_name(number), index_name(number)):
             teed.storage.write(name, written.storage.read(name))
     untouched = os.stat(tmp_path / shard_name(7)).st_mtime_ns
-    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS_OF_8, teed, NUM_IMAGES, Wanted.all_of(ALL))))
+    rows = by_index(rows_of(tee_samples(service, TWO_ACTORS_OF_8, teed, NUM_IMAGES, SampleRequest.all_of(ALL))))
     assert rows["index"].tolist() == rows["serial"].tolist() == list(ALL)
     assert files_of(teed) == files_of(written)
     assert os.stat(tmp_path / shard_name(7)).st_mtime_ns == untouched
@@ -117,7 +117,7 @@ def test_what_was_kept_is_read_back_at_each_later_turn(
     recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
     made_before = num_kept(service)
-    three_turns = Wanted.all_of(range(900))
+    three_turns = SampleRequest.all_of(range(900))
     rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, set_in(tmp_path, recipe), NUM_IMAGES, three_turns))
     assert sorted(rows["serial"].tolist()) == list(range(900))
     assert num_kept(service) - made_before == 304  # whole batches of 8
@@ -131,7 +131,7 @@ def test_of_shards_that_are_wanted_in_part_that_part_comes_and_they_are_kept_who
     made_before = num_kept(service)
     teed = set_in(tmp_path, recipe)
     serials = IndexSet.of_ranges([range(10, 20), range(250, 258), range(305, 308)])  # of shards 0, 7 and 8, and 0 again
-    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, teed, NUM_IMAGES, Wanted(serials, in_order=in_order)))
+    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, teed, NUM_IMAGES, SampleRequest(serials, in_order=in_order)))
     came = rows["serial"].tolist()
     assert (came if in_order else sorted(came)) == [*range(10, 20), *range(250, 258), 305, 306, 307]
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
@@ -146,7 +146,7 @@ def test_of_shards_that_are_there_only_the_batches_of_what_is_wanted_are_made_ag
     service: GenerationService, written: ShardSet
 ):
     made_before = num_kept(service)
-    wanted = Wanted.all_of(range(10, 12), range(95, 97), range(330, 340), range(890, 910))
+    wanted = SampleRequest.all_of(range(10, 12), range(95, 97), range(330, 340), range(890, 910))
     rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, written, NUM_IMAGES, wanted))
     expected = [10, 11, 95, 96, *range(330, 340), *range(890, 910)]
     assert sorted(rows["serial"].tolist()) == expected
@@ -158,12 +158,12 @@ def test_of_shards_that_are_there_only_the_batches_of_what_is_wanted_are_made_ag
 def test_serials_count_from_a_sets_first_index(recipe: Recipe, service: GenerationService, tmp_path: Path):
     indices = range(1003, 1043)
     shards = new_shard_set(Storage(str(tmp_path)), recipe, indices, batch_size=8, data=DataConfig(shard_size=32))
-    teed = rows_of(tee_samples(service, TWO_ACTORS_OF_8, shards, 40, Wanted.all_of(range(30, 45))))
+    teed = rows_of(tee_samples(service, TWO_ACTORS_OF_8, shards, 40, SampleRequest.all_of(range(30, 45))))
     assert sorted(zip(teed["serial"].tolist(), teed["index"].tolist(), strict=True)) == [
         *zip(range(30, 40), range(1033, 1043), strict=True),
         *zip(range(40, 45), range(1003, 1008), strict=True),
     ]
-    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(indices))))
+    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, SampleRequest.all_of(indices))))
     assert_rows_are_those_of_their_serials(teed, streamed)
     kept = read(shards, range(75, 90))
     assert kept["serial"].tolist() == [*range(80, 90), *range(75, 80)]
@@ -193,7 +193,7 @@ def test_a_set_that_was_extended_amid_a_batch_has_the_same_images_to_the_bit(
     make_all(service, whole)
     ours, at_once = read(whole, range(101)), read(written, ALL)
     np.testing.assert_array_equal(ours["image"], at_once["image"][:101])
-    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(range(43, 101)))))
+    streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, SampleRequest.all_of(range(43, 101)))))
     np.testing.assert_array_equal(streamed["image"], at_once["image"][43:101])
 
 
@@ -202,7 +202,9 @@ def test_fewer_samples_than_planned_are_kept_in_whole_shards_and_replayed(
     recipe: Recipe, service: GenerationService, written: ShardSet, tmp_path: Path
 ):
     planned = set_in(tmp_path, recipe)
-    rows = rows_of(tee_samples(service, TWO_ACTORS_OF_8, planned, num_images=40, wanted=Wanted.all_of(range(80))))
+    rows = rows_of(
+        tee_samples(service, TWO_ACTORS_OF_8, planned, num_images=40, wanted=SampleRequest.all_of(range(80)))
+    )
     assert sorted(rows["serial"].tolist()) == list(range(80))
     np.testing.assert_array_equal(rows["index"], rows["serial"] % 40)
     assert planned.missing() == list(range(2, 10))
@@ -231,8 +233,10 @@ def test_a_killed_asker_leaves_the_same_bytes(
     rows = iter(write_shards(service, TWO_ACTORS_OF_8, shards, shards.missing()).iter_rows())
     next(rows)
     processes = psutil.Process().children(recursive=True)
-    asker = next(process for process in processes if "MapWorker(MapBatches(Requester))" in " ".join(process.cmdline()))
-    asker.kill()
+    requester = next(
+        process for process in processes if "MapWorker(MapBatches(StreamStage))" in " ".join(process.cmdline())
+    )
+    requester.kill()
     assert len(list(rows)) == 9
     assert files_of(shards) == files_of(written)
 
@@ -250,7 +254,7 @@ def test_rays_own_reader_reads_them(written: ShardSet):
 
 
 def order_of(shards: ShardSet, serials: IndexSet, seed: int = 3) -> list[int]:
-    return rows_of(read_shards(shards, seed, num_readers=2, wanted=Wanted(serials)))["serial"].tolist()
+    return rows_of(read_shards(shards, seed, num_readers=2, wanted=SampleRequest(serials)))["serial"].tolist()
 
 
 TWO_TURNS = IndexSet.of_ranges([range(600)])
@@ -278,7 +282,7 @@ def test_what_is_left_of_the_order_comes_in_the_same_order(written: ShardSet, nu
 @pytest.mark.nightly
 def test_scattered_serials_over_several_passes_come_once_with_their_own_samples(written: ShardSet):
     wanted = IndexSet.of_ranges([range(5, 8), range(290, 310), range(655, 657), range(1499, 1500)])
-    rows = rows_of(read_shards(written, 3, num_readers=2, wanted=Wanted(wanted)))
+    rows = rows_of(read_shards(written, 3, num_readers=2, wanted=SampleRequest(wanted)))
     assert sorted(rows["serial"].tolist()) == [5, 6, 7, *range(290, 310), 655, 656, 1499]
     assert sorted(rows["index"].tolist()) == sorted([5, 6, 7, *range(290, 300), *range(10), 55, 56, 299])
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
@@ -288,7 +292,7 @@ def test_scattered_serials_over_several_passes_come_once_with_their_own_samples(
 
 @pytest.mark.nightly
 def test_where_an_order_is_wanted_serials_ascend(written: ShardSet):
-    wanted = Wanted(IndexSet.of_ranges([range(40), range(250, 340), range(655, 657)]), in_order=True)
+    wanted = SampleRequest(IndexSet.of_ranges([range(40), range(250, 340), range(655, 657)]), in_order=True)
     rows = rows_of(read_shards(written, 3, num_readers=2, wanted=wanted))
     assert rows["serial"].tolist() == [*range(40), *range(250, 340), 655, 656]
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
@@ -297,8 +301,8 @@ def test_where_an_order_is_wanted_serials_ascend(written: ShardSet):
 @pytest.mark.nightly
 def test_two_consumers_at_the_same_time_get_each_serial_once_and_alike_each_time(written: ShardSet):
     def part_of(rank: int) -> list[int]:
-        serials = TWO_TURNS.every(run=16, offset=rank, stride=2)
-        rows = rows_of(read_shards(written, 3, num_readers=2, wanted=Wanted(serials, num_consumers=2)))
+        serials = TWO_TURNS.strided(run=16, offset=rank, stride=2)
+        rows = rows_of(read_shards(written, 3, num_readers=2, wanted=SampleRequest(serials, num_consumers=2)))
         return rows["serial"].tolist()
 
     def parts() -> list[list[int]]:

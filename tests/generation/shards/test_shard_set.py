@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from generation.config import GenerationConfig
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
 from generation.shards import datasets
@@ -164,7 +164,7 @@ def test_a_damaged_shard_is_replaced(two_makers: tuple[Shard, Shard], painted: R
 
 def parts_in(shards: ShardSet, wanted: IndexSet) -> list[tuple[int, int]]:
     """Return (pass, first position) of each part, in the order in which they are read."""
-    return [(unit["pass"], unit["position"]) for unit in reading_units(shards, 5, Wanted(wanted))]
+    return [(unit["pass"], unit["position"]) for unit in reading_units(shards, 5, SampleRequest(wanted))]
 
 
 THREE_IMAGES = 3 * 16 * 16 * 3
@@ -175,7 +175,7 @@ def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shar
     painted: Recipe, tmp_path: Path, monkeypatch
 ):
     monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
-    wanted = Wanted(IndexSet.of(np.array([1, 9, 13, 17, 18])), in_order=True)
+    wanted = SampleRequest(IndexSet.of(np.array([1, 9, 13, 17, 18])), in_order=True)
     assert reading_units(set_of(painted, tmp_path, 10, first_index=100), 5, wanted) == [
         {"pass": 0, "number": 0, "row": 0, "num_rows": 3, "position": 0},
         {"pass": 0, "number": 2, "row": 0, "num_rows": 2, "position": 8},
@@ -205,10 +205,10 @@ def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
         assert parts_in(shards, IndexSet.of(wanted)) == [part for part in whole if part in held]
 
 
-def units_of_tee(shards: ShardSet, num_images: int, wanted: Wanted, monkeypatch) -> list[dict[str, int]]:
+def units_of_tee(shards: ShardSet, num_images: int, wanted: SampleRequest, monkeypatch) -> list[dict[str, int]]:
     """Return the units of work of a stream that is kept, in their order, with the pass of each."""
     blocks: list[dict[str, list[int]]] = []
-    monkeypatch.setattr(datasets, "ask_units", lambda *arguments: blocks.extend(arguments[3]))
+    monkeypatch.setattr(datasets, "request_units", lambda *arguments: blocks.extend(arguments[3]))
     monkeypatch.setattr(datasets, "bound_memory", lambda *arguments: None)
     datasets.tee_samples(cast(Any, None), GenerationConfig(), shards, num_images, wanted, seed=5)
     return [
@@ -221,7 +221,7 @@ def test_later_passes_over_what_is_kept_meanwhile_are_in_the_order_of_shards_tha
 ):
     monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
     shards, wanted = set_of(painted, tmp_path, 10), IndexSet.of_ranges([range(200)])
-    units = units_of_tee(shards, 10, Wanted(wanted), monkeypatch)
+    units = units_of_tee(shards, 10, SampleRequest(wanted), monkeypatch)
     assert [(unit["pass"], unit["number"]) for unit in units[:3]] == [(0, 0), (0, 1), (0, 2)]
     later = [(unit["pass"], unit["position"]) for unit in units[3:]]
     assert later == [(number, position) for number, position in parts_in(shards, wanted) if number]
@@ -230,7 +230,7 @@ def test_later_passes_over_what_is_kept_meanwhile_are_in_the_order_of_shards_tha
 
 def test_a_shard_that_a_later_pass_alone_takes_is_made_before_it(painted: Recipe, tmp_path: Path, monkeypatch):
     wanted = IndexSet.of(np.array([1, 15]))  # of shard 0 in the first pass, of shard 1 in the second
-    units = units_of_tee(set_of(painted, tmp_path, 10), 10, Wanted(wanted), monkeypatch)
+    units = units_of_tee(set_of(painted, tmp_path, 10), 10, SampleRequest(wanted), monkeypatch)
     assert [(unit["pass"], unit["number"]) for unit in units] == [(0, 0), (0, 1), (1, 1)]
 
 
@@ -242,7 +242,9 @@ def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serial
     shards, kept = set_of(painted, tmp_path, 4, first_index=100), painted_shard(painted, range(100, 104))
     shards.storage.write(shard_name(0), kept.tar)
     shards.storage.write(index_name(0), kept.index_file())
-    wanted = Wanted(IndexSet.of(np.array([1, 8, 10, 11])), in_order=in_order)  # of passes 0 and 2, in parts of 3 and 1
+    wanted = SampleRequest(
+        IndexSet.of(np.array([1, 8, 10, 11])), in_order=in_order
+    )  # of passes 0 and 2, in parts of 3 and 1
     reader = ShardReader(shards, 5, wanted)
     units = [{name: np.array([value]) for name, value in unit.items()} for unit in reading_units(shards, 5, wanted)]
     parts = [part for unit in units for part in reader(unit)]

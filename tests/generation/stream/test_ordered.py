@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from generation.stream.ordered import WINDOWS_AHEAD, in_order
+from generation.stream.ordered import WINDOWS_AHEAD, map_ordered
 from tests.support.waits import wait_until
 
 
@@ -51,7 +51,7 @@ def asked() -> Iterator[Asked]:
 
 
 def test_answers_come_in_the_order_of_their_questions_whichever_is_there_first(asked: Asked):
-    taken = asked.take(in_order(asked.ask, asked.answer, range(4), window=4))
+    taken = asked.take(map_ordered(asked.ask, asked.answer, range(4), window=4))
     wait_until(lambda: len(asked.questions) == 4)
     asked.let_answer(3, 1)
     assert taken == []
@@ -62,7 +62,7 @@ def test_answers_come_in_the_order_of_their_questions_whichever_is_there_first(a
 
 
 def test_one_late_answer_keeps_nobody_from_work_until_four_windows_are_asked_for(asked: Asked):
-    taken = asked.take(in_order(asked.ask, asked.answer, range(40), window=2))
+    taken = asked.take(map_ordered(asked.ask, asked.answer, range(40), window=2))
     wait_until(lambda: asked.questions == [0, 1])
     for question in range(1, 7):
         asked.let_answer(question)
@@ -77,7 +77,7 @@ def test_one_late_answer_keeps_nobody_from_work_until_four_windows_are_asked_for
 
 
 def test_who_takes_no_answer_is_not_asked_for_more_than_a_window(asked: Asked):
-    answers = in_order(asked.ask, asked.answer, range(40), window=1)
+    answers = map_ordered(asked.ask, asked.answer, range(40), window=1)
     for number in range(10):
         asked.may_answer[number].set()
         assert next(answers) == number
@@ -90,7 +90,7 @@ def test_an_error_comes_in_the_place_of_its_answer_and_ends_the_asking(asked: As
             raise ValueError("two")
         return question
 
-    answers = in_order(asked.ask, answer, range(40), window=3)  # which has all three begin at once
+    answers = map_ordered(asked.ask, answer, range(40), window=3)  # which has all three begin at once
     assert [next(answers), next(answers)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(answers)
@@ -100,7 +100,7 @@ def test_an_error_comes_in_the_place_of_its_answer_and_ends_the_asking(asked: As
 
 
 def test_who_takes_no_more_waits_for_nothing(asked: Asked):
-    answers = in_order(asked.ask, asked.answer, range(40), window=3)
+    answers = map_ordered(asked.ask, asked.answer, range(40), window=3)
     asked.may_answer[0].set()
     assert next(answers) == 0
     closing = threading.Thread(target=answers.close)  # type: ignore[attr-defined]

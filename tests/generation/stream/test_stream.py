@@ -16,7 +16,7 @@ import ray
 from ray import serve
 
 from generation.engine.painted_generator import PaintedGenerator
-from generation.indices import IndexSet, Wanted
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationFailedError, GenerationService, start_generation
 from generation.recipes.config import RecipeConfig
 from generation.recipes.model_files import PROJECT_ROOT, files_sha256
@@ -51,7 +51,7 @@ def processes(service: GenerationService) -> list[int]:
 
 
 def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, painted_pool: GenerationService):
-    wanted = Wanted.all_of(range(300), range(1000, 1010))
+    wanted = SampleRequest.all_of(range(300), range(1000, 1010))
     rows = rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))
     indices = [*range(300), *range(1000, 1010)]
     assert rows["index"].tolist() == rows["serial"].tolist() == indices
@@ -64,7 +64,9 @@ def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, paint
 def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(
     painted: Recipe, painted_pool: GenerationService
 ):
-    wanted = Wanted(IndexSet.of_ranges([range(3, 20), range(500, 640), range(1030, 1040), range(5000, 5001)]), 1, True)
+    wanted = SampleRequest(
+        IndexSet.of_ranges([range(3, 20), range(500, 640), range(1030, 1040), range(5000, 5001)]), 1, True
+    )
     made_before = painted_pool.counts().num_images_made
     dataset = stream_samples(painted_pool, painted, TWO_ACTORS, wanted)
     batches = list(dataset.iter_batches(batch_size=16, prefetch_batches=0))
@@ -79,7 +81,7 @@ def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe, pa
     everything = IndexSet.of_ranges([range(1010)])
 
     def part_of(rank: int) -> list[int]:
-        wanted = Wanted(everything.every(run=32, offset=rank, stride=2), num_consumers=2)
+        wanted = SampleRequest(everything.strided(run=32, offset=rank, stride=2), num_consumers=2)
         return rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))["index"].tolist()
 
     with ThreadPoolExecutor(2) as threads:
@@ -95,7 +97,7 @@ def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe)
     under_way: list[int] = []
 
     def consume(rank: int) -> None:
-        wanted = Wanted(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
+        wanted = SampleRequest(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
         for _ in stream_samples(service, recipe, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
             came.append(rank)
             if len(came) >= 24:  # of 80 batches
@@ -109,7 +111,7 @@ def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe)
 
 
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe, digits_pool: GenerationService):
-    stream = stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, Wanted.all_of(range(240)))
+    stream = stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, SampleRequest.all_of(range(240)))
     undisturbed, before = rows_of(stream), digits_pool.counts()
     made_when_killed = []
 
@@ -138,7 +140,7 @@ def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
     guarded_digits: Recipe, digits_pool: GenerationService
 ):
     refused_before = digits_pool.counts().num_refused["flagged"]
-    rows = rows_of(stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, Wanted.all_of(range(120))))
+    rows = rows_of(stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, SampleRequest.all_of(range(120))))
     assert rows["index"].tolist() == list(range(120))
     assert np.bincount(rows["label"]).tolist() == [12] * 10
     num_refused = int(rows["attempt"].sum())
@@ -154,7 +156,7 @@ def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
 def test_samples_that_are_left_out_keep_their_place_in_the_stream_and_are_counted(guarded_digits: Recipe):
     recipe = dataclasses.replace(guarded_digits, leave_out_after=1)
     with start_generation(recipe, TWO_ACTORS_OF_8) as service:
-        rows = rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, Wanted.all_of(range(120))))
+        rows = rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, SampleRequest.all_of(range(120))))
         num_left_out = int((rows["label"] == NO_LABEL).sum())
         wait_until(lambda: service.counts().num_left_out.total() == num_left_out)
     assert rows["index"].tolist() == list(range(120))
@@ -171,7 +173,7 @@ def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_samp
     large = dataclasses.replace(painted, image_size=96)  # batches of 442 kB travel through a node's object store
     indices = range(1600)
     with joined_node(num_cpus) as kill_node, start_generation(large, one_per_node) as service:
-        dataset = stream_samples(service, large, one_per_node, Wanted.all_of(indices))
+        dataset = stream_samples(service, large, one_per_node, SampleRequest.all_of(indices))
         rows = rows_of(dataset, meanwhile=kill_node)
         assert service.num_actors() == 1
     assert rows["index"].tolist() == list(indices)
@@ -205,7 +207,7 @@ def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
 def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
     black = dataclasses.replace(painted, image_size=0)
     with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
-        rows_of(stream_samples(service, black, TWO_ACTORS, Wanted.all_of(range(4))))
+        rows_of(stream_samples(service, black, TWO_ACTORS, SampleRequest.all_of(range(4))))
 
 
 @pytest.mark.nightly

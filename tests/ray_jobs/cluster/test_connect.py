@@ -25,7 +25,7 @@ from evaluation.inference.network import Network, infer
 from evaluation.inference.outputs import shown_samples
 from evaluation.inference.reading import Crop
 from generation.config import GenerationConfig
-from generation.indices import Wanted
+from generation.indices import SampleRequest
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.termination import TERMINATION
@@ -166,13 +166,13 @@ def groups_of(kind: str) -> dict[str, str | None]:
 def test_generators_run_only_on_their_group_and_the_request_stage_stays_off_it(own_recipe: Recipe):
     of_other_pools = groups_of("ServeReplica").keys()
     with start_pool(own_recipe, GENERATION, TRAINING) as service:
-        samples = stream_samples(service, own_recipe, GENERATION, Wanted.all_of(range(400)))
+        samples = stream_samples(service, own_recipe, GENERATION, SampleRequest.all_of(range(400)))
         batches = iter(samples.iter_batches(batch_size=4))
         next(batches)
         generators = groups_of("ServeReplica")
         assert [generators[each] for each in generators.keys() - of_other_pools] == ["generator"] * 3
-        assert set(groups_of("Requester").values()) == {None}  # those of the three that have started
-        samples = stream_samples(service, own_recipe, GENERATION, Wanted.all_of(range(16)))
+        assert set(groups_of("StreamStage").values()) == {None}  # those of the three that have started
+        samples = stream_samples(service, own_recipe, GENERATION, SampleRequest.all_of(range(16)))
         shown = samples.map_batches(cast(Any, partial(shown_samples, Crop(8, 8, "bilinear"))), batch_size=4, num_cpus=0)
         assert groups_that_answer(shown, EvaluationConfig(label_selector={GROUP: "trainer"})) == ["trainer"] * 16
 
