@@ -141,6 +141,6 @@ def test_a_variable_that_another_job_changed_is_again_what_the_node_has():
 @pytest.mark.usefixtures("restored_modules")
 def test_packages_of_another_jobs_environment_are_refused(monkeypatch: pytest.MonkeyPatch):
     in_environment(monkeypatch, pip={"packages": ["diffusers==0.30"]})
-    with pytest.raises(ValueError, match=r"^Generator actors would have 'pip' of .* Run serve shutdown"):
+    with pytest.raises(ValueError, match=r"^Generator actors would inherit 'pip' from .* Run serve shutdown"):
         use(code_of_driver({}))
     use(code_of_driver({"pip": ["diffusers==0.30"]}))

@@ -71,7 +71,7 @@ def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
         start_timeout_seconds=15,
     )
     with start_generation(own_recipe, too_many) as service:
-        assert "2 of 3 generator actors are up after 15 s" in caplog.text
+        assert "2 of 3 generator actors are running after 15 s" in caplog.text
         assert (service.num_actors(), service.num_awaited()) == (2, 1)
         images = stream_samples(service, own_recipe, too_many, SampleRequest.all_of(range(400)))
         batches = iter(images.iter_batches(batch_size=8))

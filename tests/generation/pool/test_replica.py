@@ -38,7 +38,7 @@ def test_an_actor_ends_its_process_after_an_error_of_its_device_alone(
 ):
     ended: list[int] = []
     monkeypatch.setattr(replica.os, "_exit", ended.append)
-    monkeypatch.setattr(replica, "ANSWER_BEFORE_END_SECONDS", 0.0)
+    monkeypatch.setattr(replica, "EXIT_DELAY_SECONDS", 0.0)
 
     async def ask() -> None:
         with pytest.raises(seen, match=str(error)) as raised:
@@ -52,7 +52,7 @@ def test_an_actor_ends_its_process_after_an_error_of_its_device_alone(
 
 def test_a_process_that_is_silent_while_it_loads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     pool_keeper: Any = PoolKeeper.__ray_metadata__.modified_class(GenerationConfig())  # pyright: ignore[reportAttributeAccessIssue]
-    pool_keeper.note_loading("node:7")
+    pool_keeper.report_loading("node:7")
     assert pool_keeper.snapshot().loading == {"node:7"}
-    monkeypatch.setattr(keeper, "LOADING_SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(keeper, "LOADING_TIMEOUT_SECONDS", -1.0)
     assert pool_keeper.snapshot().loading == set()

@@ -14,7 +14,7 @@ from tests.support.waits import wait_until
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve_controller, "LONGEST_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(serve_controller, "CALL_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -28,11 +28,11 @@ def test_a_question_without_an_answer_is_given_up_and_not_asked_again_meanwhile(
 
     monkeypatch.setattr(serve_controller.serve, "status", status)
     for _ in range(2):
-        with pytest.raises(ControllerSilentError, match=r"has not answered for 0\.05 s"):
+        with pytest.raises(ControllerSilentError, match=r"has not responded for 0\.05 s"):
             applications()
     assert asked == ["status"]
     goes_on.set()
-    wait_until(lambda: all(future.done() for future in serve_controller._asked.values()))
+    wait_until(lambda: all(future.done() for future in serve_controller._calls.values()))
     assert applications() == {"pool": "running"}
     assert asked == ["status", "status"]
 
@@ -57,6 +57,6 @@ def test_a_pool_ends_also_while_the_controller_stands_still(
     monkeypatch.setattr(service.ray, "kill", ended.append)
     stop_pool("pool", cast(Any, "keeper"))
     assert ended == ["pool", "keeper"]
-    assert "has not answered for 0.05 s. The pool's actors are ended without it." in caplog.text
+    assert "has not responded for 0.05 s. The pool's actors are killed without it." in caplog.text
     goes_on.set()
-    wait_until(lambda: all(future.done() for future in serve_controller._asked.values()))
+    wait_until(lambda: all(future.done() for future in serve_controller._calls.values()))

@@ -79,7 +79,7 @@ def test_a_pool_that_may_still_make_images_is_not_given_up(seen: SeenPool):
 
 
 def test_what_serve_says_of_a_pool_that_is_late_ends_its_sentence_once():
-    with pytest.raises(GenerationFailedError, match=r"was up after 0 s: it fell over\. Has the cluster"):
+    with pytest.raises(GenerationFailedError, match=r"was running after 0 s: it fell over\. Check that the cluster"):
         SeenPool(starting=1).wait_until_running(1, timeout_seconds=0)
 
 
@@ -97,10 +97,10 @@ def of_keeper(error: Exception, monkeypatch: pytest.MonkeyPatch) -> GenerationSe
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ActorDiedError(), "its process has ended"),
+        (ActorDiedError(), "its process ended"),
         (
             OutOfMemoryError("killed"),
-            r"Ray's memory monitor ended it\. The pool ends with it\. Give that node",
+            r"Ray's memory monitor killed it\. The pool ends with it\. Give that node",
         ),
     ],
 )

@@ -256,7 +256,7 @@ def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch)
     monkeypatch.setattr(ray + "get", lambda answer: answer)
     monkeypatch.setattr(ray + "util.list_named_actors", list_named_actors)
     monkeypatch.setattr(ray + "kill", lambda actor: killed.append(actor.name))
-    monkeypatch.setattr("generation.pool.policy.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("generation.pool.policy.POLL_SECONDS", 0.0)
     policy = KeeperPolicy("keeper", "namespace")
     for _ in range(2):
         assert policy(cast(Any, Pool(num_running=0, target=4)))[0] == 4
@@ -273,7 +273,7 @@ def test_an_answer_about_an_empty_pool_does_not_stop_the_actor_that_serve_starts
         asked.append(Future())
         return asked[-1]
 
-    monkeypatch.setattr(KeeperPolicy, "_ask", ask)
+    monkeypatch.setattr(KeeperPolicy, "_poll", ask)
     policy = KeeperPolicy("keeper", "namespace")
     assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0
     asked[0].set_result(0)

@@ -199,7 +199,9 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds
 def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
     too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
     started_at = time.monotonic()
-    with pytest.raises(GenerationFailedError, match=r"^No generator actor was up after 3 s: .*start_timeout_seconds"):
+    with pytest.raises(
+        GenerationFailedError, match=r"^No generator actor was running after 3 s: .*start_timeout_seconds"
+    ):
         start_generation(dataclasses.replace(painted, seed=1), too_large)
     assert time.monotonic() - started_at < 20  # and nobody waits for them to finish, which takes Serve 30 s
 

@@ -170,7 +170,9 @@ def test_a_batch_whose_answer_was_lost_is_asked_for_again():
 
 @pytest.mark.usefixtures("no_pause")
 def test_a_batch_that_kills_one_actor_after_another_ends_the_stream():
-    with pytest.raises(GenerationFailedError, match=r"^5 actors died that had .* 8 to 11: .*generation\.batch_size"):
+    with pytest.raises(
+        GenerationFailedError, match=r"^5 actors died while making .* 8 to 11\. .*generation\.batch_size"
+    ):
         request_four(LosingService(1000))
 
 
@@ -190,7 +192,7 @@ class KilledService(LosingService):
 @pytest.mark.usefixtures("no_pause")
 def test_actors_that_rays_memory_monitor_ends_are_counted_and_the_node_is_named():
     request_four(KilledService("pid 1", "pid 2", "pid 3", "pid 4"))
-    with pytest.raises(GenerationFailedError, match=r"ended 5 of them, as the memory of their node ran out"):
+    with pytest.raises(GenerationFailedError, match=r"killed 5 of them because their node ran out of memory"):
         request_four(KilledService("pid 1", "pid 2", "pid 3", "pid 4", "pid 5"))
 
 
