@@ -94,8 +94,8 @@ def test_after_the_last_attempt_the_prompt_is_in_the_message(painted: Recipe):
         actor.generate(range(4, 8))
     plan = plan_sample(painted, 5)
     class_name = painted.label_space.classes[plan.label].class_name
-    assert f"the last as black. Its prompt is '{plan.prompt}'. This actor made 3 images" in str(ended.value)
-    assert f"images of class '{class_name}' and refused 3 of them." in str(ended.value)
+    assert f"the last as black. The prompt is '{plan.prompt}'. This actor generated 3 images" in str(ended.value)
+    assert f"images of class '{class_name}'; 3 were refused." in str(ended.value)
     assert "safety_checker" not in str(ended.value)
 
 
@@ -123,7 +123,7 @@ def test_a_class_of_which_nothing_can_be_made_ends_the_run_all_the_same(painted:
     indices = [index for index in range(300) if plan_sample(painted, index).label == 3]
     actor = leaving_out(painted, dict.fromkeys(indices, 2))
     actor.generate(indices[:19])
-    with pytest.raises(ImagesRefusedError, match=r"made 40 images of class 'three' and refused 40 of them\. Change"):
+    with pytest.raises(ImagesRefusedError, match=r"generated 40 images of class 'three'; 40 were refused\. Change"):
         actor.generate(indices[19:20])
     one_good = leaving_out(painted, dict.fromkeys(indices[1:], 2))
     assert (one_good.generate(indices[:30])["label"] == NO_LABEL).sum() == 29
