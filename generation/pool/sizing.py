@@ -1,4 +1,4 @@
-"""The number of actors that a pool needs, from its trainer's waiting time. Pure functions: no Ray, no clock.
+"""The number of actors that a pool needs, from its trainer's waiting time. Uses neither Ray nor a clock.
 
 Training and generation run at the same time. A trainer that waits for a share w of its time is busy for the share 1 - w
 on the output of b busy actors. To be busy all the time, it needs b / (1 - w). If the trainer never waits, some actors

@@ -191,7 +191,7 @@ class BatchFailures:
     def add(self, error: Exception) -> None:
         """Record a lost result; raise if a retry is pointless."""
         if isinstance(error, ActorFailedError):
-            failed = getattr(error, "cause", error)  # Ray wraps the error in a subclass of the same class
+            failed = getattr(error, "cause", error)  # Ray raises its own subclass, which holds the original
             others = [text for process, text in self._failures.items() if process != failed.process]
             self._failures[failed.process] = failed.description
             if failed.description in others or len(self._failures) >= MAX_FAILED_ACTORS:
