@@ -31,7 +31,7 @@ from generation.recipes.checks import check_recipe
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
-from generation.stream.stream import ask_samples
+from generation.stream.stream import request_samples
 from ray_jobs.cli.announce import STARTED_AT, announce
 from ray_jobs.cli.config import MiniatureConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
@@ -214,7 +214,7 @@ def generate(recipe: Recipe, generation: GenerationConfig, indices: np.ndarray) 
     batches: list[SampleBatch] = []
     num_made, said_at = 0, time.monotonic()
     with start_generation(recipe, generation) as service:
-        for batch in ask_samples(service, generation, indices.tolist()):
+        for batch in request_samples(service, generation, indices.tolist()):
             batches.append(batch)
             num_made += len(batch["index"])
             if time.monotonic() - said_at > LINE_SECONDS:

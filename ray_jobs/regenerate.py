@@ -19,7 +19,7 @@ from generation.files import write_whole
 from generation.recipes.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch, drop_left_out
-from generation.stream.stream import ask_samples
+from generation.stream.stream import request_samples
 from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.job.command import start_pool_alone
@@ -39,7 +39,7 @@ def main(config: JobConfig, index: str, out: str) -> None:
         service = start_pool_alone(recipe, config.generation)
     with errors_at_work(), service:
         folder.mkdir(parents=True, exist_ok=True)
-        for samples in ask_samples(service, config.generation, indices):
+        for samples in request_samples(service, config.generation, indices):
             write_samples(folder, recipe, samples)
     print(f"{len(indices):,} samples are in {folder}")
 

@@ -23,7 +23,7 @@ from generation.random_streams import Purpose, stream
 from generation.recipes.labels import LabelSpace, load_label_space
 from generation.shards.datasets import PART_BYTES
 from generation.shards.storage import StorageError
-from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, each_by
+from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, map_units
 
 NUM_BLOCKS = 8
 """Parts that a small set travels in."""
@@ -206,7 +206,7 @@ class RealTrainingImages:
         """
         units = reading_units(self.passes(wanted), self.images_per_unit)
         num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
-        dataset = each_by((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
+        dataset = map_units((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
         dataset.context.execution_options.preserve_order = wanted.in_order
         unit_bytes = self.images_per_unit * self.image_bytes
         bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)

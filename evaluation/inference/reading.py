@@ -13,7 +13,7 @@ from evaluation.images.decoding import Crop, UnreadableImageError
 from evaluation.images.image_list import ImageList
 from evaluation.inference.output_cache import ROW, Columns
 from generation.shards.datasets import PART_BYTES
-from generation.stream.units import PARTS_PER_READER, bound_memory, each_by
+from generation.stream.units import PARTS_PER_READER, bound_memory, map_units
 
 MAX_IMAGES_PER_UNIT = 512
 """Images that are read at once and travel in one block."""
@@ -67,7 +67,7 @@ def read_images(sets: Sequence[ToRead], config: EvaluationConfig) -> ray.data.Da
         for number, (each, size) in enumerate(zip(sets, sizes, strict=True))
         for start in range(0, len(each.rows), size)
     ]
-    dataset = each_by(
+    dataset = map_units(
         (ImageReader, [[ray.put(list(sets))]]), units, config.num_readers, len(units), config.label_selector
     )
     unit_bytes = max(sizes) * image_bytes

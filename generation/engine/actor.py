@@ -1,6 +1,6 @@
 """One generator on one device, from indices to finished samples.
 
-An ordinary class that knows no Ray: generation/pool/replica.py makes it an actor.
+A plain class without Ray; generation/pool/replica.py makes it an actor.
 """
 
 import threading
@@ -24,8 +24,8 @@ MAX_BLACK_LEVEL = 2
 MIN_CONTRAST = 4
 """An image whose values (0..255) differ by less than this from darkest to brightest is flat."""
 
-MOST_LEFT_OUT = 20
-"""A class of which so many samples were left out, and not one was made, ends the run."""
+MAX_LEFT_OUT = 20
+"""End the run when an actor left out this many samples of a class and made no accepted image of it."""
 
 
 class ImagesRefusedError(GenerationFailedError):
@@ -34,20 +34,20 @@ class ImagesRefusedError(GenerationFailedError):
 
 @dataclass
 class WorkCounts:
-    """What has been done."""
+    """The work done by one actor, or by all."""
 
     num_images_made: int = 0
     num_refused: Counter[str] = field(default_factory=Counter)
     """Images refused by the guard, by reason."""
 
     working_seconds: float = 0.0
-    """How long actors had anything to do, each on its own clock."""
+    """Busy time, added up over actors."""
 
     num_left_out: Counter[str] = field(default_factory=Counter)
-    """Samples that are left out, by the name of their class."""
+    """Samples left out, by class name."""
 
     def add(self, other: "WorkCounts") -> None:
-        """Add another's counts to these."""
+        """Add the counts of `other`."""
         self.num_images_made += other.num_images_made
         self.num_refused.update(other.num_refused)
         self.num_left_out.update(other.num_left_out)
@@ -55,10 +55,10 @@ class WorkCounts:
 
 
 class GeneratorActor:
-    """Loads its model once, then plans, generates and guards; two threads may share it."""
+    """Loads its model once, then plans, generates and checks samples; two threads may share it."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
-        """Load the model; ValueError with the remedy if that cannot be done."""
+        """Load the model; ValueError with the remedy if that fails."""
         self.recipe = recipe
         self.max_attempts = recipe.leave_out_after or config.max_attempts
         self.generator = build_generator(recipe, config)
@@ -71,11 +71,11 @@ class GeneratorActor:
 
     @property
     def batch_size(self) -> int:
-        """How many samples to ask for at once."""
+        """Number of samples per request."""
         return self.generator.batch_size
 
     def take_counts(self) -> WorkCounts:
-        """Return what was done since this was last asked."""
+        """Return the work done since the last call, and reset the counts."""
         with self._counts_lock:
             taken, self._counts = self._counts, WorkCounts()
         taken.working_seconds = self._clock.take()
@@ -96,9 +96,9 @@ class GeneratorActor:
         }
 
     def _make_accepted(self, plans: Sequence[SamplePlan]) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and the attempt each comes from: those that the guard refuses are made by the next attempt.
+        """Return images and the attempt that made each; the next attempt replaces an image that the guard refuses.
 
-        Those that are left out are black, and of an attempt that was never made.
+        A sample that is left out has a black image and the attempt number `max_attempts`, which was never made.
         """
         generated = self.generator.generate(plans)
         reasons = refusals(generated)
@@ -118,14 +118,14 @@ class GeneratorActor:
         return images, attempts
 
     def _give_up(self, plans: Sequence[SamplePlan], reason: str) -> None:
-        """Count samples as left out; ImagesRefusedError where the recipe leaves none out, or a class would lack all."""
+        """Count samples as left out; ImagesRefusedError if the recipe allows none, or a class has no accepted image."""
         plan = plans[0]
         if self.recipe.leave_out_after:
             names = self.recipe.label_space.class_names
             with self._counts_lock:
                 self._counts.num_left_out.update(names[each.label] for each in plans)
                 self._num_left_out_of.update(each.label for each in plans)
-            many = [each for each in plans if self._num_left_out_of[each.label] >= MOST_LEFT_OUT]
+            many = [each for each in plans if self._num_left_out_of[each.label] >= MAX_LEFT_OUT]
             hopeless = [each for each in many if self._num_made_of[each.label] == self._num_refused_of[each.label]]
             if not hopeless:
                 return
@@ -135,17 +135,17 @@ class GeneratorActor:
         unchecked = ", set recipe.safety_checker=false" if reason == "flagged" else ""
         others = "" if self.recipe.leave_out_after else ", raise generation.max_attempts, or set recipe.leave_out_after"
         raise ImagesRefusedError(
-            f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}. Its prompt "
-            f"is {plan.prompt!r}. This actor made {num_made} images of class '{class_name}' and refused {num_refused} "
-            f"of them. Change recipe.templates or recipe.precision{unchecked}{others}."
+            f"All {self.max_attempts} attempts at sample {plan.index} were refused, the last as {reason}. The prompt "
+            f"is {plan.prompt!r}. This actor generated {num_made} images of class '{class_name}'; {num_refused} were "
+            f"refused. Change recipe.templates or recipe.precision{unchecked}{others}."
         )
 
 
 def refusals(generated: GeneratedImages) -> list[str]:
-    """Return for each image why it must not reach training, or an empty string.
+    """Return for each image why it must not reach training, or an empty string if it may.
 
-    diffusers replaces what its safety checker flags by a black image, and a model in half precision may overflow to
-    black or to NaN: either would teach a classifier nothing but the mistake.
+    diffusers replaces images that its safety checker flags by black ones, and a model in half precision may overflow to
+    black or NaN. A classifier would learn these errors.
     """
     is_flat = generated.brightest.astype(int) - generated.darkest < MIN_CONTRAST
     is_black = generated.brightest <= MAX_BLACK_LEVEL
@@ -154,7 +154,7 @@ def refusals(generated: GeneratedImages) -> list[str]:
 
 
 def build_generator(recipe: Recipe, config: GenerationConfig) -> ImageGenerator:
-    """Return the generator that the recipe names, its model loaded; the heavy imports happen here."""
+    """Return the recipe's generator with its model loaded; the heavy imports happen here."""
     if recipe.generator == "painted":
         from generation.engine.painted_generator import PaintedGenerator
 

@@ -1,4 +1,4 @@
-"""How many images to make at once: found by trial, within the memory there is."""
+"""The batch size of a generator: found by trial within the available memory."""
 
 import logging
 import math
@@ -12,38 +12,38 @@ import torch
 
 MAX_BATCH_SIZE = 256
 
-ENOUGH = 0.95
-"""The smallest batch with this share of the best rate is taken: a larger one holds memory and makes samples wait."""
+NEAR_BEST_FRACTION = 0.95
+"""The smallest batch with this share of the best rate is used; larger ones cost memory and latency."""
 
 MEMORY_FRACTION = 0.9
-"""Of the memory that is free: allocators lose some of it in pieces too small to use."""
+"""Usable share of the free memory; allocators lose the rest to fragmentation."""
 
 PROCESS = Path("/proc/self")
 CONTAINER = Path("/sys/fs/cgroup")
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What errors say of it that have no class of their own."""
+"""Texts of out-of-memory errors that have no class of their own."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a batch size came to."""
+    """The measured speed and memory of a batch size."""
 
     batch_size: int
     images_per_second: float
     peak_bytes: int
-    """Of device memory, or of the process on a CPU; the model included."""
+    """Peak device memory, or memory of the process on a CPU, including the model."""
 
     def __str__(self) -> str:
-        """Return the numbers in words."""
+        """Return one line for the log."""
         return f"{self.batch_size}: {self.images_per_second:.3g} images/s, {self.peak_bytes / 1e9:.2f} GB"
 
 
 def find_batch_size(try_batch: Callable[[int], Trial | None], usable_bytes: int) -> Trial:
-    """Return the best of batch sizes 1, 2, 4, ...; `try_batch` returns None where memory did not suffice.
+    """Return the best of batch sizes 1, 2, 4, ...; `try_batch` returns None if a batch does not fit into memory.
 
-    Sizes grow until one brings less than half of what doubling could, would need more than the usable memory as far as
-    the last two tell, or is `MAX_BATCH_SIZE`. Raises ValueError if not even one image fits.
+    Sizes grow until the last two doublings gained almost nothing, the next size is expected to exceed the usable
+    memory, or `MAX_BATCH_SIZE` is reached. Raises ValueError if not even one image fits.
     """
     trials: list[Trial] = []
     batch_size = 1
@@ -54,11 +54,11 @@ def find_batch_size(try_batch: Callable[[int], Trial | None], usable_bytes: int)
         trials.append(trial)
         batch_size *= 2
     if not trials:
-        raise ValueError(one_image_too_many(usable_bytes))
+        raise ValueError(no_image_fits(usable_bytes))
     best = max(trial.images_per_second for trial in trials)
-    chosen = next(trial for trial in trials if trial.images_per_second >= ENOUGH * best)
+    chosen = next(trial for trial in trials if trial.images_per_second >= NEAR_BEST_FRACTION * best)
     logging.getLogger(__name__).info(
-        "generation.batch_size found: %s of %.1f; tried %s",
+        "generation.batch_size: chose %s (%.1f GB usable); tried %s",
         chosen,
         usable_bytes / 1e9,
         "; ".join(str(trial) for trial in trials),
@@ -67,31 +67,32 @@ def find_batch_size(try_batch: Callable[[int], Trial | None], usable_bytes: int)
 
 
 def _saturated(trials: list[Trial]) -> bool:
-    """Return whether neither of the last two doublings brought much; one alone may be noise."""
+    """Return whether the last two doublings together gained almost nothing; a single one may be noise."""
     rates = [trial.images_per_second for trial in trials]
-    return len(rates) > 2 and rates[-1] < rates[-3] / ENOUGH
+    return len(rates) > 2 and rates[-1] < rates[-3] / NEAR_BEST_FRACTION
 
 
 def _expected_bytes(trials: list[Trial]) -> int:
-    """Return what the next doubling should need: each image takes as much as those of the last one did."""
+    """Return the expected memory of the next size, by the last doubling's memory per image; 0 while unknown."""
     if len(trials) < 2:
         return 0
     before, last = trials[-2].peak_bytes, trials[-1].peak_bytes
     return last + 2 * max(0, last - before)
 
 
-def one_image_too_many(usable_bytes: int) -> str:
-    """Return what to tell whose device cannot make a single image."""
+def no_image_fits(usable_bytes: int) -> str:
+    """Return the error message for a device that cannot make a single image."""
     return (
-        f"Not even one image fits into {usable_bytes / 1e9:.1f} GB of memory. Give a smaller recipe.generated_size, "
-        "recipe.precision=float16, a tiny recipe.vae such as madebyollin/taesd, or a larger device."
+        f"Not even one image fits into {usable_bytes / 1e9:.1f} GB of memory. Use a smaller recipe.generated_size, "
+        "recipe.precision=float16, a tiny recipe.vae such as madebyollin/taesd, or a device with more memory."
     )
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a device, or torch's allocator on the CPU, had no memory left.
+    """Return whether the error means that a GPU, or torch's CPU allocator, ran out of memory.
 
-    Sana's pipelines (diffusers 0.40) turn the error of their decoder into a warning, and end without an `image`.
+    Sana's pipelines (diffusers 0.40) turn their decoder's out-of-memory error into a warning and then fail because
+    `image` is not assigned.
     """
     if isinstance(error, UnboundLocalError) and "'image'" in str(error):
         return True
@@ -101,22 +102,22 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class MemoryMeter:
-    """The most memory in use since `reset`: of the device, or of this process on a CPU."""
+    """Measures memory in use and its peak since `reset`: of a GPU, or of this process on a CPU."""
 
     def __init__(self, device: torch.device, fraction: float = 1.0) -> None:
-        """Take the device that is measured, and the share of it that this process may use."""
+        """Take the device, and the share of its memory that this process may use."""
         self.device = device
         self.fraction = fraction
 
     def reset(self) -> None:
-        """Forget earlier peaks."""
+        """Reset the peak."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         elif os.access(PROCESS / "clear_refs", os.W_OK):
             (PROCESS / "clear_refs").write_text("5")  # proc(5): resets the peak of resident memory
 
     def peak_bytes(self) -> int:
-        """Return the most that was in use since."""
+        """Return the peak since `reset`, in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         if not (PROCESS / "status").is_file():
@@ -125,11 +126,11 @@ class MemoryMeter:
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def in_use_bytes(self) -> int:
-        """Return what is in use now."""
+        """Return the memory in use now, in bytes."""
         return torch.cuda.memory_allocated() if self.device.type == "cuda" else psutil.Process().memory_info().rss
 
     def usable_bytes(self) -> int:
-        """Return how much may be in use without running out."""
+        """Return the total that this process can use without running out, in bytes."""
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info()
             free = min(free, self.fraction * total - torch.cuda.memory_reserved())
@@ -140,7 +141,7 @@ class MemoryMeter:
 
 
 def _free_in_container() -> float:
-    """Return how much memory the process's control group still has, in bytes."""
+    """Return the memory left in the process's control group, in bytes; infinite without a limit."""
     limit, used = CONTAINER / "memory.max", CONTAINER / "memory.current"
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return math.inf

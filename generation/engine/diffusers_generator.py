@@ -1,8 +1,8 @@
 """Images from a diffusers text-to-image pipeline.
 
-Each image starts from noise of its own, drawn from the plan's noise seed by a counter-based generator on the CPU: it is
-the same alone, in a batch, and on any device. (`torch.Generator` on the CPU keeps only the low 32 bits of a seed: of
-100,000 samples two would likely share their noise.)
+Each image starts from its own noise, drawn from the plan's noise seed by a counter-based generator on the CPU. It is
+the same alone, in a batch, and on any device. (`torch.Generator` on the CPU uses only the low 32 bits of a seed: among
+100,000 samples, two would likely share their noise.)
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from generation.config import GenerationConfig
-from generation.engine.batch_size import MemoryMeter, Trial, find_batch_size, is_out_of_memory, one_image_too_many
+from generation.engine.batch_size import MemoryMeter, Trial, find_batch_size, is_out_of_memory, no_image_fits
 from generation.engine.generator import GeneratedImages, GenerationFailedError
 from generation.engine.guidance import GuidanceScales, IntervalGuidance, embed_own_scales
 from generation.engine.pipeline import denoiser_of, load_pipeline
@@ -29,13 +29,13 @@ from generation.recipes.plan import SamplePlan, num_prompts, plan_sample
 from generation.recipes.recipe import Recipe
 
 COMPILE_OPTIONS: dict[str, dict[str, Any] | None] = {"cpu": {"freezing": True}, "cuda": None}
-"""On a CPU the weights' layout is chosen once, when they are compiled: they do not change."""
+"""On a CPU, freezing chooses the layout of the constant weights once, at compile time."""
 
 TRIAL_STEPS = (4, 8)
-"""Numbers of denoising steps by which a batch size is tried: what more steps take follows from their difference."""
+"""Two numbers of denoising steps with which a batch size is timed; the time of more steps is extrapolated from them."""
 
 NUM_TRIALS = 2
-"""The faster counts, of each number of steps: a hiccup would be taken for so many steps more."""
+"""Runs of each number of steps; the fastest counts, since extrapolation would multiply a hiccup."""
 
 
 class DiffusersGenerator:
@@ -46,7 +46,7 @@ class DiffusersGenerator:
     ) -> None:
         """Load the recipe's model and apply the configured optimizations; ValueError with the remedy if one fails.
 
-        `compile_options` go to torch.compile in place of the device's `COMPILE_OPTIONS`.
+        `compile_options` replace the device's `COMPILE_OPTIONS` in torch.compile.
         """
         self.recipe = recipe
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")
@@ -61,12 +61,12 @@ class DiffusersGenerator:
         self.dtype = self.pipeline.dtype
         self.denoiser = denoiser_of(self.pipeline)
         self.embeds_scales = bool(self.denoiser.config.get("time_cond_proj_dim"))
-        """Latent consistency models take the guidance scale as an input, and no null prompt."""
+        """True for latent consistency models, which take the guidance scale as an input and no null prompt."""
 
         self.guided_in_pairs = not self.embeds_scales and kind_of(type(self.pipeline).__name__).is_guided_in_pairs
-        self.prompt_cache = PromptCache(self.pipeline, keeps=num_prompts(recipe) <= config.prompt_cache_size)
+        self.prompt_cache = PromptCache(self.pipeline, is_enabled=num_prompts(recipe) <= config.prompt_cache_size)
         self.call_settings: dict[str, Any] = {"height": recipe.generated_size, "width": recipe.generated_size}
-        # Images are made at the size that was asked for; captions are cleaned on machines that have two more packages.
+        # Neither resize to the model's size bins nor clean captions, which depends on two optional packages.
         known = set(inspect.signature(self.pipeline.__call__).parameters)
         self.call_settings |= dict.fromkeys(known & {"use_resolution_binning", "clean_caption"}, False)
         if type(self.pipeline).__name__ == "FluxPipeline" and not self.denoiser.config.guidance_embeds:
@@ -76,10 +76,10 @@ class DiffusersGenerator:
         self.to_pixels = to_pixels
         self.noise_shape: tuple[int, ...] = ()
         few_steps = min(recipe.num_inference_steps, TRIAL_STEPS[0])
-        self._make_one(dataclasses.replace(plan_sample(recipe, 0), num_inference_steps=few_steps))
+        self._check_first_image(dataclasses.replace(plan_sample(recipe, 0), num_inference_steps=few_steps))
 
         self.pads_batches = False
-        """Compiled code is for one shape."""
+        """True once compiled: compiled code is for a single batch size."""
 
         kept_bytes = self.prompt_cache.bytes_when_full(plan_sample(recipe, 0), num_prompts(recipe))
         usable_bytes = self.memory.usable_bytes() - kept_bytes
@@ -88,7 +88,7 @@ class DiffusersGenerator:
             self._compile()
 
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one image a plan, one pipeline call a batch of those that may share it."""
+        """Return one image per plan; plans that may share a pipeline call are batched."""
         groups: dict[tuple[float, int], list[int]] = {}
         for i, plan in enumerate(plans):
             groups.setdefault((self._guidance_of_call(plan), plan.num_inference_steps), []).append(i)
@@ -104,15 +104,15 @@ class DiffusersGenerator:
         return GeneratedImages(**arrays)
 
     def _guidance_of_call(self, plan: SamplePlan) -> float:
-        """Return what samples must have in common to share a call, as their guidance goes."""
+        """Return the guidance value that samples must share to be in the same pipeline call."""
         if self.embeds_scales:
             return 0.0
-        if self.guided_in_pairs:  # a padded batch costs the same with few samples in it: those without guidance join
+        if self.guided_in_pairs:  # in padded batches, samples without guidance share the guided call
             return float(plan.guidance_scale > 1 or (self.pads_batches and max(self.recipe.guidance_scale) > 1))
         return plan.guidance_scale
 
     def _make(self, samples: list[tuple[SamplePlan, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """Return the images of plans, with their noise, that may share a call, in batches that fit into memory."""
+        """Return the images of plans that may share a call, given with their noise, in batches that fit into memory."""
         made: list[dict[str, torch.Tensor]] = []
         num_made = 0
         while num_made < len(samples):
@@ -124,7 +124,7 @@ class DiffusersGenerator:
                 if not is_out_of_memory(error):
                     raise
                 images = None
-            if images is None:  # the error, and the tensors that its frames held, are gone by now
+            if images is None:  # outside the except block: the error and the tensors in its frames are freed
                 self._halve_batch_size()
                 continue
             made.append({name: tensor[: len(batch)] for name, tensor in images.items()})
@@ -132,17 +132,17 @@ class DiffusersGenerator:
         return made
 
     def _halve_batch_size(self) -> None:
-        """Go on with smaller batches from here on; GenerationFailedError if there are none."""
+        """Halve the batch size for good; GenerationFailedError if it is 1."""
         if self.batch_size == 1:
-            raise GenerationFailedError(one_image_too_many(self.memory.usable_bytes()))
+            raise GenerationFailedError(no_image_fits(self.memory.usable_bytes()))
         self.batch_size //= 2
-        logging.getLogger(__name__).warning("Out of memory: batches of %d from here on.", self.batch_size)
+        logging.getLogger(__name__).warning("Out of memory: the batch size is now %d.", self.batch_size)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _call_pipeline(self, samples: list[tuple[SamplePlan, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Return the fields of `GeneratedImages` of plans with their noise, images on the device."""
+        """Return the fields of `GeneratedImages` for plans with their noise, as tensors on the device."""
         plans, latents = [plan for plan, _ in samples], torch.stack([noise for _, noise in samples])
         scales = GuidanceScales([plan.guidance_scale for plan in plans])
         guided = scales > 1 and not self.embeds_scales
@@ -163,35 +163,35 @@ class DiffusersGenerator:
         return self.delivered(output.images, getattr(output, "nsfw_content_detected", None) or [False] * len(plans))
 
     def delivered(self, images_nchw: torch.Tensor, flagged: Sequence[bool]) -> dict[str, torch.Tensor]:
-        """Return the fields of `GeneratedImages` from images of 0..1; what the checker said is on the host already."""
+        """Return the fields of `GeneratedImages` from images in 0..1; the checker's flags are already on the host."""
         if images_nchw.shape[2] != self.recipe.generated_size:
-            raise ValueError(f"the model's images are of {images_nchw.shape[2]} pixels")
+            raise ValueError(f"the model's images are {images_nchw.shape[2]} pixels high")
         return self.to_pixels(images_nchw, self.recipe.image_size) | {
             "flagged": torch.tensor(flagged, dtype=torch.bool)
         }
 
     def initial_noise(self, plan: SamplePlan) -> torch.Tensor:
-        """Return standard normal latents, float32 [C, h, w]; the pipeline scales them to its scheduler."""
+        """Return standard normal latents, float32 [C, h, w]; the pipeline scales them for its scheduler."""
         random = np.random.Generator(np.random.Philox(key=plan.noise_seed))
         return torch.from_numpy(random.standard_normal(self.noise_shape, dtype=np.float32))
 
     def _guide_within_interval(self) -> IntervalGuidance | None:
-        """Put the recipe's guidance interval before the denoiser; None where guidance is for all steps."""
+        """Wrap the denoiser in the recipe's guidance interval; None if guidance applies to all steps."""
         if self.recipe.guidance_interval == (0.0, 1.0):
             return None
         if not self.guided_in_pairs:
             known = ", ".join(name for name, kind in KINDS.items() if kind.is_guided_in_pairs)
             raise ValueError(
-                f"recipe.guidance_interval is {list(self.recipe.guidance_interval)}, which is for {known}. "
-                f"'{self.recipe.model}' is guided in another way: give [0, 1]."
+                f"recipe.guidance_interval is {list(self.recipe.guidance_interval)}, but '{self.recipe.model}' does "
+                f"not support intervals; only {known} do. Use [0, 1]."
             )
         guidance = IntervalGuidance(self.denoiser.forward, self.recipe.guidance_interval, self.pipeline)
         self.denoiser.forward = guidance
         return guidance
 
     @torch.inference_mode()
-    def _ask_noise_shape(self, plan: SamplePlan) -> tuple[int, ...]:
-        """Return the shape of one sample's noise, as the pipeline itself draws it."""
+    def _find_noise_shape(self, plan: SamplePlan) -> tuple[int, ...]:
+        """Return the shape of one sample's noise, found by running the pipeline."""
         made = self.pipeline(
             prompt=plan.prompt,
             **self.call_settings,
@@ -201,34 +201,35 @@ class DiffusersGenerator:
         )
         return tuple(made.images.shape[1:])
 
-    def _make_one(self, plan: SamplePlan) -> None:
-        """Make an image, of which nothing is kept; ValueError with the remedy if that cannot be done."""
+    def _check_first_image(self, plan: SamplePlan) -> None:
+        """Generate and discard one image; ValueError with the remedy if that fails."""
         try:
-            self.noise_shape = self._ask_noise_shape(plan)
+            self.noise_shape = self._find_noise_shape(plan)
             self._call_pipeline([(plan, self.initial_noise(plan))])
-            if not self.pipeline.scheduler.config.get("use_dynamic_shifting"):  # which asks for more than the number
+            if not self.pipeline.scheduler.config.get("use_dynamic_shifting"):  # needs more arguments
                 self.pipeline.scheduler.set_timesteps(self.recipe.num_inference_steps)
-        except Exception as error:  # whatever a pipeline ends with that is told to do what it cannot
+        except Exception as error:  # pipelines raise errors of any kind for settings they do not support
             if is_out_of_memory(error):
-                raise ValueError(one_image_too_many(self.memory.usable_bytes())) from error
+                raise ValueError(no_image_fits(self.memory.usable_bytes())) from error
             raise ValueError(
-                f"'{self.recipe.model}' cannot make images of recipe.generated_size {self.recipe.generated_size} in "
-                f"{self.recipe.num_inference_steps} steps of recipe.scheduler {self.recipe.scheduler}: "
-                f"{' '.join(str(error).split())[:200]}. Try a multiple of 64 pixels, and the model's own scheduler."
+                f"'{self.recipe.model}' cannot make images with recipe.generated_size={self.recipe.generated_size}, "
+                f"recipe.num_inference_steps={self.recipe.num_inference_steps} and "
+                f"recipe.scheduler={self.recipe.scheduler}: {' '.join(str(error).split())[:200]}. Try a multiple of 64 "
+                "pixels and the model's own scheduler (recipe.scheduler=model)."
             ) from error
 
     def _try_batch(self, batch_size: int) -> Trial | None:
-        """Return how fast batches of this size are, and their memory; None if they do not fit."""
+        """Return the speed and memory of batches of this size; None if they do not fit."""
         self.batch_size = batch_size
         self.memory.reset()
         try:
-            self._seconds_of(TRIAL_STEPS[0])  # the first call of a shape does more than the later ones
+            self._seconds_of(TRIAL_STEPS[0])  # warm-up: the first call with a new shape is slower
         except GenerationFailedError:
             return None
         return self._trial() if self.batch_size == batch_size else None
 
     def _trial(self) -> Trial:
-        """Return how fast whole batches are, and the most memory since it was reset."""
+        """Return the speed of whole batches, and the peak memory since the last reset."""
         few, more = TRIAL_STEPS
         num_steps = self.recipe.num_inference_steps
         if num_steps <= more:
@@ -240,7 +241,7 @@ class DiffusersGenerator:
         return Trial(self.batch_size, self.batch_size / seconds, self.memory.peak_bytes())
 
     def _seconds_of(self, num_steps: int) -> float:
-        """Return how long a whole batch of so many steps takes, or of fewer where the recipe has fewer."""
+        """Return the time of a whole batch with `num_steps` steps, or with the recipe's if those are fewer."""
         num_steps = min(num_steps, self.recipe.num_inference_steps)
         plans = [plan_sample(self.recipe, index) for index in range(self.batch_size)]
         started_at = time.perf_counter()
@@ -248,7 +249,7 @@ class DiffusersGenerator:
         return time.perf_counter() - started_at
 
     def _compile(self) -> None:
-        """Compile, and make a batch with guidance and one without, as far as the recipe has them: all is ready then."""
+        """Compile, then run a batch at the recipe's lowest and highest guidance scale, to compile all code now."""
         self.pads_batches = True
         caller = self.guidance or self.denoiser
         caller.forward = torch.compile(caller.forward, options=self.compile_options)
@@ -258,21 +259,22 @@ class DiffusersGenerator:
         try:
             for scale in {min(self.recipe.guidance_scale), max(self.recipe.guidance_scale)}:
                 self.generate([dataclasses.replace(plan, guidance_scale=scale) for plan in plans])
-        except Exception as error:  # of the compilers below torch, which are many
+        except Exception as error:  # compilers below torch raise errors of many kinds
             raise ValueError(
-                f"generation.compile does not work here: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}. Install a C++ compiler (on GPUs, Triton's too), or give false."
+                f"generation.compile fails on this machine: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}. Install a C++ compiler (and Triton on GPUs), or set "
+                "generation.compile=false."
             ) from error
         self.memory.reset()
-        logging.getLogger(__name__).info("Compiled: batches of %s", self._trial())
+        logging.getLogger(__name__).info("After compiling, batches of %s", self._trial())
 
 
 def prepare_gpu(recipe: Recipe, config: GenerationConfig) -> None:
-    """Keep this process to its share of the GPU, and float32 to 32 bits; ValueError if there is no GPU."""
+    """Limit this process to its share of the GPU, and disable TF32 for float32; ValueError if there is no GPU."""
     if not torch.cuda.is_available():
         raise ValueError(
-            f"generation.gpus_per_actor is {config.gpus_per_actor:g}, but torch finds no GPU here. Give 0 to work on "
-            "the CPU, or check the driver and torch's build."
+            f"generation.gpus_per_actor is {config.gpus_per_actor:g}, but torch finds no GPU here. Set it to 0 to use "
+            "the CPU, or check the GPU driver and torch's build."
         )
     if config.gpus_per_actor < 1:
         torch.cuda.set_per_process_memory_fraction(config.gpus_per_actor)

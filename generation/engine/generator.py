@@ -1,4 +1,4 @@
-"""What a generator is, whichever model stands behind it."""
+"""The interface of a generator, its results and its errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from generation.recipes.plan import SamplePlan
 
 
 class GenerationFailedError(FigmentError):
-    """No generator can work: the message says why."""
+    """Generation cannot continue; the message gives the reason."""
 
 
 class ActorFailedError(RuntimeError):
-    """An actor failed at a batch that another one may make, and ends its process: its device may be broken."""
+    """An actor failed on a batch and exits, as its device may be broken; another actor may make the batch."""
 
     def __init__(self, process: str, description: str) -> None:
         """Take the actor's process, as `host:pid`, and the error's class and message."""
@@ -30,32 +30,32 @@ class ActorFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """What a generator made of `N` plans, in their order, and what the guard has to know of it."""
+    """Images for N plans, in order, with the statistics that the guard checks."""
 
     images_nhwc: np.ndarray
     """uint8 [N, H, W, 3]."""
 
     darkest: np.ndarray
-    """uint8 [N]: the least value of each image."""
+    """uint8 [N]: the lowest value of each image."""
 
     brightest: np.ndarray
-    """uint8 [N]: the greatest."""
+    """uint8 [N]: the highest value of each image."""
 
     finite: np.ndarray
     """bool [N]: False where the model's output had a NaN or an infinity."""
 
     flagged: np.ndarray
-    """bool [N]: True where the model's own safety checker took the image out."""
+    """bool [N]: True where the model's own safety checker removed the image."""
 
 
 class ImageGenerator(Protocol):
-    """Turns plans into images on one device. Knows nothing of Ray or files."""
+    """Turns plans into images on one device, without Ray or files."""
 
     batch_size: int
-    """How many images it makes at once."""
+    """Images per pipeline call."""
 
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one image a plan, of any number of plans; image `i` depends on `plans[i]` alone.
+        """Return one image per plan, for any number of plans; image `i` depends only on `plans[i]`.
 
         Two threads may call it: one's images are copied to the host while the device works for the other.
         """

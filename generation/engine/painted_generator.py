@@ -1,6 +1,6 @@
-"""Images without a model: a colour for the label, speckled by the plan's noise seed.
+"""A generator without a model: the label's color, speckled by the plan's noise seed.
 
-For tests and load experiments, at any known rate. A classifier can learn it, which says nothing about real images.
+For tests and load experiments, at a known rate. A classifier can learn these images, which has no bearing on real ones.
 """
 
 import colorsys
@@ -18,14 +18,14 @@ SPECKLE = 64
 """Speckles darken each value by less than this, of 255."""
 
 TILE_SIZE = 8
-"""Pixels after which the speckles repeat: drawing few of them leaves the processor to what is being measured."""
+"""Period of the speckles in pixels; drawing few of them saves CPU time for the code under measurement."""
 
 
 DEFAULT_BATCH_SIZE = 32
 
 
 class PaintedGenerator:
-    """Paints each plan; takes `start_seconds` to start, and at least `batch_seconds` for a batch."""
+    """Paints each plan; takes `start_seconds` to start, and at least `batch_seconds` per batch."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class PaintedGenerator:
         batch_seconds: float = 0.0,
         start_seconds: float = 0.0,
     ) -> None:
-        """Take the size of images in pixels, the number of colours, and the pace."""
+        """Take the image size in pixels, the number of colors, and the timing; batch size 0 is the default."""
         time.sleep(start_seconds)
         self.image_size = image_size
         self.num_classes = num_classes
@@ -44,7 +44,7 @@ class PaintedGenerator:
         self.device_lock = threading.Lock()
 
     def generate(self, plans: Sequence[SamplePlan]) -> GeneratedImages:
-        """Return one painting a plan; image `i` depends on `plans[i]` alone. Several batches take as long as each."""
+        """Return one painting per plan; image `i` depends only on `plans[i]`. Each batch takes `batch_seconds`."""
         with self.device_lock:
             started_at = time.monotonic()
             images = np.stack([self.paint(plan) for plan in plans])
@@ -59,7 +59,7 @@ class PaintedGenerator:
         )
 
     def paint(self, plan: SamplePlan) -> np.ndarray:
-        """Return uint8 [H, W, 3]."""
+        """Return the image of a plan, uint8 [H, W, 3]."""
         color = np.array(colorsys.hsv_to_rgb(plan.label / self.num_classes, 0.7, 1.0)) * 255
         random = np.random.Generator(np.random.Philox(key=plan.noise_seed))
         speckles = random.integers(0, SPECKLE, size=(TILE_SIZE, TILE_SIZE, 3), dtype=np.uint8)

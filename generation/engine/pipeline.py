@@ -1,6 +1,6 @@
-"""A recipe's diffusers pipeline: loaded, and made as fast as asked. Only this file and digits/ import diffusers.
+"""Load a recipe's diffusers pipeline and apply the configured optimizations.
 
-Safetensors alone are read and no code that comes with a model is run.
+Only this file and digits/ import diffusers. Only safetensors are read, and no code that comes with a model is run.
 """
 
 import importlib
@@ -38,53 +38,56 @@ SCHEDULERS = {
     "unipc": UniPCMultistepScheduler,
     "lcm": LCMScheduler,
 }
-"""By the names of `recipe.scheduler`."""
+"""Scheduler classes by the values of `recipe.scheduler`."""
 
-FOR_LATENTS = {"clip_sample": False, "skip_prk_steps": True}
-"""What a model whose config does not say it needs: diffusers' defaults clip to -1..1, and are for pixels."""
+LATENT_DEFAULTS = {"clip_sample": False, "skip_prk_steps": True}
+"""Scheduler settings for latents that a model's config leaves out; diffusers' own defaults are for pixels in -1..1."""
 
-XFORMERS_EQUALS = {"AttnProcessor", "AttnProcessor2_0"}
-"""Kinds of attention that diffusers replaces by xformers' with the same result; it replaces all, Sana's linear too."""
+XFORMERS_COMPATIBLE = {"AttnProcessor", "AttnProcessor2_0"}
+"""Attention processors that xformers replaces with the same result; diffusers replaces all, even Sana's linear one."""
 
 LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
-"""What diffusers, transformers, safetensors and torch end with where files are missing, damaged or of another kind."""
+"""Errors of diffusers, transformers, safetensors and torch for missing, damaged or incompatible files."""
 
 
 def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device) -> Any:
-    """Return the recipe's pipeline on `device`; ValueError in one line with the remedy if that cannot be had."""
+    """Return the recipe's pipeline on `device`; ValueError in one line with the remedy if it cannot be loaded."""
     diffusers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()  # it warns of a safety checker that is off, or not there to be off
-    with _told_of_model(recipe, device):
+    diffusers_logging.set_verbosity_error()  # diffusers warns of a safety checker that is off or absent
+    with _explain_load_errors(recipe, device):
         pipeline = _from_files(recipe)
     scales = {f"lora_{i}": scale for i, (_, _, scale) in enumerate(recipe.loras)}
     for adapter, (name, revision, _) in zip(scales, recipe.loras, strict=True):
         _add_lora(pipeline, recipe, adapter, name, revision)
-    with _told_of_model(recipe, device):
-        if scales:  # the adapters' weights become the model's own: they cost nothing when images are made
+    with _explain_load_errors(recipe, device):
+        if scales:  # fuse the adapters into the model's weights, so that they cost nothing at inference
             pipeline.set_adapters(list(scales), list(scales.values()))
             pipeline.fuse_lora(adapter_names=list(scales))
             pipeline.unload_lora_weights()
         pipeline.to(device)
     if recipe.safety_checker and getattr(pipeline, "safety_checker", None) is None:
-        raise ValueError(f"recipe.safety_checker is true, but '{recipe.model}' comes without one. Leave it out.")
+        raise ValueError(
+            f"recipe.safety_checker is true, but '{recipe.model}' has no safety checker. "
+            "Set recipe.safety_checker=false."
+        )
     check_scheduler(recipe, type(pipeline.scheduler).__name__)
     set_scheduler(pipeline, recipe.scheduler)
-    keep_out_of_range(pipeline)
+    disable_clamping(pipeline)
     speed_up(pipeline, config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 @contextmanager
-def _told_of_model(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Raise ValueError with the remedy in place of what loading the model ends with."""
+def _explain_load_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Replace errors of loading the model by a ValueError with the remedy."""
     try:
         yield
     except LOAD_ERRORS as error:
         remedy = (
-            "It does not fit: give recipe.precision=float16, or a larger device."
+            "It does not fit into memory: use recipe.precision=float16, or a device with more memory."
             if is_out_of_memory(error)
-            else "Check that its files are complete, hold safetensors, and are of one kind."
+            else "Check that its files are complete, in safetensors format, and from one model."
         )
         raise ValueError(
             f"recipe.model '{recipe.model}' cannot be loaded on {device.type}: {type(error).__name__}: "
@@ -93,16 +96,16 @@ def _told_of_model(recipe: Recipe, device: torch.device) -> Iterator[None]:
 
 
 def _from_files(recipe: Recipe) -> Any:
-    """Load the pipeline from a folder or the hub, with another decoder where the recipe names one."""
-    given: dict[str, Any] = {} if recipe.safety_checker else {"safety_checker": None}
+    """Load the pipeline from a folder or the hub, with the recipe's decoder if it names one."""
+    arguments: dict[str, Any] = {} if recipe.safety_checker else {"safety_checker": None}
     if recipe.vae:
-        given["vae"] = _load(AutoModel, recipe.vae, recipe.vae_revision, recipe)
+        arguments["vae"] = _load(AutoModel, recipe.vae, recipe.vae_revision, recipe)
     if recipe.variant:
-        given["variant"] = recipe.variant
-    return _load(pipeline_class(recipe.pipeline), recipe.model, recipe.revision, recipe, **given)
+        arguments["variant"] = recipe.variant
+    return _load(pipeline_class(recipe.pipeline), recipe.model, recipe.revision, recipe, **arguments)
 
 
-def _load(loader: Any, name: str, revision: str, recipe: Recipe, **given: Any) -> Any:
+def _load(loader: Any, name: str, revision: str, recipe: Recipe, **arguments: Any) -> Any:
     local = find_local(name)
     return loader.from_pretrained(
         str(local or name),
@@ -110,36 +113,38 @@ def _load(loader: Any, name: str, revision: str, recipe: Recipe, **given: Any) -
         local_files_only=local is not None,
         dtype=getattr(torch, recipe.precision),
         use_safetensors=True,
-        **given,
+        **arguments,
     )
 
 
 def pipeline_class(name: str) -> Any:
-    """Return diffusers' pipeline of that name, or the one that picks by the model; ValueError if there is none."""
+    """Return diffusers' pipeline of this name, or AutoPipelineForText2Image if empty; ValueError if there is none."""
     if not name:
         return AutoPipelineForText2Image
     found = getattr(importlib.import_module("diffusers"), name, None)
     if not (isinstance(found, type) and issubclass(found, DiffusionPipeline)):
-        raise ValueError(f"recipe.pipeline is '{name}', which diffusers does not have. Leave it empty to let it pick")
+        raise ValueError(
+            f"recipe.pipeline is '{name}', which diffusers does not have. Leave it empty to let diffusers choose."
+        )
     return found
 
 
 def _add_lora(pipeline: Any, recipe: Recipe, adapter: str, name: str, revision: str) -> None:
-    """Add one LoRA as an adapter; ValueError if it cannot be had, or not all of its weights found a place."""
+    """Add one LoRA as an adapter; ValueError if it cannot be loaded, or some of its weights match no module."""
     try:
         file = fetch(LORA, name, revision)
     except LOAD_ERRORS as error:
-        raise ValueError(f"recipe.loras '{name}' cannot be had: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"recipe.loras '{name}' cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     check_no_dora(name, keys_of(file, name))
-    place: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True}
+    source: dict[str, Any] = {"weight_name": file.name, "use_safetensors": True}
     unet = pipeline.components.get("unet")
     try:
-        found = pipeline.lora_state_dict(str(file.parent), unet_config=unet and unet.config, **place)
-        pipeline.load_lora_weights(str(file.parent), adapter_name=adapter, **place)
+        found = pipeline.lora_state_dict(str(file.parent), unet_config=unet and unet.config, **source)
+        pipeline.load_lora_weights(str(file.parent), adapter_name=adapter, **source)
     except LOAD_ERRORS as error:
         raise ValueError(
             f"recipe.loras '{name}' does not fit '{recipe.model}': {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300].rstrip('.')}. Give a LoRA that was trained for this model."
+            f"{' '.join(str(error).split())[:300].rstrip('.')}. Use a LoRA that was trained for this model."
         ) from error
     keys = [key for key in (found[0] if isinstance(found, tuple) else found) if "alpha" not in key]
     loaded = [
@@ -154,22 +159,22 @@ def _add_lora(pipeline: Any, recipe: Recipe, adapter: str, name: str, revision: 
 
 
 def _module_of(key: str) -> str:
-    """Return the module that a weight of a LoRA belongs to, whichever way it is named."""
+    """Return the module that a LoRA weight belongs to, in any naming scheme."""
     return re.sub(r"[._](lora|lokr).*", "", key).replace(".processor", "").replace(".text_model", "")
 
 
 def set_scheduler(pipeline: Any, name: str) -> None:
-    """Put the scheduler of that name in the place of the model's."""
+    """Replace the pipeline's scheduler by the one of this name; "model" leaves it."""
     if name == "model":
         return
     config = pipeline.scheduler.config
-    by_default = config.get("_use_default_values", ())  # of the model's own scheduler, which others do not take over
-    unsaid = {name: value for name, value in FOR_LATENTS.items() if name not in config or name in by_default}
-    pipeline.scheduler = SCHEDULERS[name].from_config(config, **unsaid)
+    by_default = config.get("_use_default_values", ())  # defaults of the model's own scheduler do not carry over
+    missing = {name: value for name, value in LATENT_DEFAULTS.items() if name not in config or name in by_default}
+    pipeline.scheduler = SCHEDULERS[name].from_config(config, **missing)
 
 
-def keep_out_of_range(pipeline: Any) -> None:
-    """Let images leave the pipeline as they were decoded: clamped to 0..1, an infinity would look like white."""
+def disable_clamping(pipeline: Any) -> None:
+    """Return decoded images without clamping to 0..1, which would turn an infinity into white."""
     processor = getattr(pipeline, "image_processor", None)
     if processor is None:
         return
@@ -183,21 +188,21 @@ def keep_out_of_range(pipeline: Any) -> None:
 
 
 def speed_up(pipeline: Any, config: GenerationConfig) -> None:
-    """Turn on what makes the same images faster; compiling comes later, when shapes are known."""
+    """Apply the configured optimizations, which do not change images; compilation follows once shapes are known."""
     denoiser = denoiser_of(pipeline)
     if config.attention == "xformers":
         kinds = {type(each).__name__ for each in getattr(denoiser, "attn_processors", {}).values()}
-        if others := sorted(kinds - XFORMERS_EQUALS):
+        if others := sorted(kinds - XFORMERS_COMPATIBLE):
             raise ValueError(
                 f"generation.attention is xformers, which would change the images of this model: its attention is "
-                f"{', '.join(others)}. Take sdpa."
+                f"{', '.join(others)}. Use sdpa."
             )
         try:
             pipeline.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError, NotImplementedError) as error:
             raise ValueError(
-                f"generation.attention is xformers, which does not work here: {' '.join(str(error).split())[:200]}. "
-                "Install the extra gpu with a build for this torch, or take sdpa."
+                "generation.attention is xformers, which fails on this machine: "
+                f"{' '.join(str(error).split())[:200]}. Install the extra gpu with a build for this torch, or use sdpa."
             ) from error
     if config.fuse_qkv:
         for module in (denoiser, pipeline.vae):
@@ -209,5 +214,5 @@ def speed_up(pipeline: Any, config: GenerationConfig) -> None:
 
 
 def denoiser_of(pipeline: Any) -> Any:
-    """Return the network that is called once a step."""
+    """Return the network that the pipeline calls in each denoising step."""
     return pipeline.unet if "unet" in pipeline.components else pipeline.transformer

@@ -1,4 +1,4 @@
-"""From a decoder's output to bytes on the host: shrunk and looked at on the device, copied beside its next work."""
+"""From decoder output to bytes on the host: resized and measured on the device, copied beside its next batch."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ import torch
 
 
 def to_pixels(images_nchw: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-    """Return images of 0..1 as values of 0 to 255 at the delivered size, and what the guard has to know of each.
+    """Return images in 0..1 as values in 0..255 at `size` pixels, with the statistics that the guard checks.
 
-    The model may leave 0..1; what it leaves it for, a NaN or an infinity, is told.
+    Values outside 0..1 are clamped; an image with a NaN or an infinity has `finite` False.
     """
-    low, high = torch.aminmax(images_nchw.flatten(start_dim=1).float(), dim=1)  # a NaN is both
+    low, high = torch.aminmax(images_nchw.flatten(start_dim=1).float(), dim=1)  # with a NaN both are NaN
     images_nchw = images_nchw.float().nan_to_num(0.0).clamp(0, 1)
     if images_nchw.shape[2] != size:
         images_nchw = torch.nn.functional.interpolate(images_nchw, (size, size), mode="bicubic", antialias=True)
-    pixels = (images_nchw.clamp(0, 1) * 255).round().to(torch.uint8)  # a bicubic curve may leave 0..1 a little
+    pixels = (images_nchw.clamp(0, 1) * 255).round().to(torch.uint8)  # bicubic interpolation overshoots a little
     darkest, brightest = torch.aminmax(pixels.flatten(start_dim=1), dim=1)
     return {
         "images_nhwc": pixels.permute(0, 2, 3, 1).contiguous(),
@@ -28,7 +28,7 @@ def to_pixels(images_nchw: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
 def start_copying(
     tensors: dict[str, torch.Tensor], stream: torch.cuda.Stream | None
 ) -> Callable[[], dict[str, np.ndarray]]:
-    """Copy tensors to the host beside what the device does next; return what waits for them."""
+    """Start copying tensors to the host on `stream`; return a function that waits for the copies and returns them."""
     if stream is None:
         return lambda: {name: tensor.numpy() for name, tensor in tensors.items()}
     stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""What adds up what generator actors report, and decides how many there are to be."""
+"""The actor that collects the reports of generator actors and decides the pool's size."""
 
 import time
 from collections import Counter
@@ -10,55 +10,56 @@ from generation.config import GenerationConfig
 from generation.engine.actor import WorkCounts
 from generation.pool.sizing import PoolSizer, PoolSnapshot, TrainerTimes
 
-LOADING_SILENT_SECONDS = 60.0
-"""A process that loads a model says so every `TELL_SECONDS`, as far as its imports let it; one that is silent for so
-long is taken to be gone.
+LOADING_TIMEOUT_SECONDS = 60.0
+"""A loading process is considered dead after this long without a report.
+
+It reports every `REPORT_SECONDS`, unless its imports block it.
 """
 
 
 @dataclass
 class GenerationCounts(WorkCounts):
-    """What the pool has done so far, counts that add up over actors, dead ones included."""
+    """Totals of the pool over all actors, dead ones included, and the state of its processes."""
 
     num_loads: Counter[str] = field(default_factory=Counter)
-    """Models loaded by each actor's process, as `host:pid`; an actor started anew is another process."""
+    """Model loads by process (`host:pid`); a restarted actor is a new process."""
 
     load_seconds: float = 0.0
-    """How long those loads took, added up."""
+    """Total time of those loads."""
 
     loading: set[str] = field(default_factory=set)
-    """Processes that are loading a model, and were heard of lately."""
+    """Processes that are loading a model and reported recently."""
 
     load_errors: list[str] = field(default_factory=list)
-    """One line for each actor whose model could not be loaded, since another one was loaded or at work."""
+    """One line per failed model load since the last successful load or finished work."""
 
     batch_sizes: dict[str, int] = field(default_factory=dict)
-    """How many images each process makes at once: what it was told, or found, or was left with as memory ran out."""
+    """Batch size of each process: configured, found by trial, or reduced after running out of memory."""
 
     num_requests: dict[str, int] = field(default_factory=dict)
-    """Requests that each process still had when it last answered one, since an actor last came up."""
+    """Pending requests of each process at its last report; cleared when an actor starts."""
 
 
 @ray.remote(num_cpus=0)
 class PoolKeeper:
-    """Adds up what generator actors report, so that a dead actor's counts stay; decides how many there are to be."""
+    """Collects the reports of generator actors, so that a dead actor's counts stay, and decides the pool's size."""
 
     def __init__(self, config: GenerationConfig) -> None:
         self.counts = GenerationCounts()
         self.num_batches = 0
         self.loading_at: dict[str, float] = {}
-        """When each process that loads a model was heard of last."""
+        """Time of the last report of each loading process."""
 
         self.initial_size = config.num_initial_actors
         self.trainer: TrainerTimes | None = None
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
-    def note_loading(self, process: str) -> None:
-        """Note that an actor's process is loading its model."""
+    def report_loading(self, process: str) -> None:
+        """Record that an actor's process is loading its model."""
         self.loading_at[process] = time.monotonic()
 
     def add_load(self, process: str, batch_size: int, load_seconds: float) -> None:
-        """Count one model load of an actor's process, perhaps in the place of one that is gone with its requests."""
+        """Record a model load; pending requests are cleared, as the actor may replace a dead one."""
         self.loading_at.pop(process, None)
         self.counts.num_loads[process] += 1
         self.counts.load_seconds += load_seconds
@@ -67,26 +68,26 @@ class PoolKeeper:
         self.counts.load_errors.clear()
 
     def add_load_error(self, process: str, message: str) -> None:
-        """Keep why a model could not be loaded."""
+        """Record why a model failed to load."""
         self.loading_at.pop(process, None)
         self.counts.load_errors.append(message)
 
     def add_work(self, process: str, batch_size: int, num_requests: int, done: WorkCounts) -> None:
-        """Count what a process has done since it last told, and the requests it still has."""
+        """Add a process's work since its last report; record its pending requests."""
         self.counts.batch_sizes[process] = batch_size
         self.counts.num_requests[process] = num_requests
         self.counts.add(done)
-        self.counts.load_errors.clear()  # they are no reason any more why none would be up
+        self.counts.load_errors.clear()  # an actor is working: earlier load errors no longer matter
         self.num_batches += done.num_images_made > 0
 
     def report_trainer(self, trainer: TrainerTimes) -> None:
-        """Note how the trainer's time goes by."""
+        """Record the trainer's busy and waiting time."""
         self.trainer = trainer
 
     def size(self, num_running: int, num_requests: float) -> int:
-        """Return how many actors there are to be, from how many are up and how many batches are asked for.
+        """Return the target number of actors, given the running actors and pending requests.
 
-        Until the first one is up, that is no question: nodes may take as long as they like.
+        Until the first actor has loaded its model, it is the initial size, however long nodes take.
         """
         if not self.counts.num_loads:
             return self.initial_size
@@ -102,7 +103,7 @@ class PoolKeeper:
         )
 
     def snapshot(self) -> GenerationCounts:
-        """Return the counts so far."""
-        heard_since = time.monotonic() - LOADING_SILENT_SECONDS
-        self.counts.loading = {process for process, at in self.loading_at.items() if at >= heard_since}
+        """Return the current counts."""
+        reported_since = time.monotonic() - LOADING_TIMEOUT_SECONDS
+        self.counts.loading = {process for process, at in self.loading_at.items() if at >= reported_since}
         return self.counts

@@ -1,8 +1,8 @@
-"""A generator actor runs its own job's code, and has nothing of another job's environment.
+"""Make a generator actor run its own job's code in its own job's environment.
 
-Ray Serve's controller outlives the job that started it. The actors that it starts import modules from where that job's
-driver did, and have that job's environment variables (Ray 2.60). So Serve gets `OwnCodeReplica`, pickled by value: it
-needs no module of ours before it has put its own job's first.
+Ray Serve's controller outlives the job that started it. Its actors inherit that job's import path and environment
+variables (Ray 2.60). Serve therefore gets `OwnCodeReplica`, pickled by value, which imports no Figment module until it
+has put its own job's code first on the path.
 """
 
 import hashlib
@@ -22,28 +22,28 @@ from ray.actor import ActorHandle
 PACKAGE = "generation"
 
 PACKAGES_OF_ENVIRONMENT = ("pip", "uv", "conda", "py_modules", "container", "image_uri")
-"""Parts of a runtime environment that decide which versions of packages a process imports."""
+"""Runtime environment keys that decide which package versions a process imports."""
 
 
 @dataclass(frozen=True)
 class JobCode:
-    """The code and the runtime environment of a job, as its driver has them."""
+    """A job's code and runtime environment, taken from its driver."""
 
     root: str
-    """The folder that holds the package."""
+    """The folder that contains the package `generation`."""
 
     sha256: str
     runtime_env: dict[str, Any]
 
 
 def code_of_driver(runtime_env: dict[str, Any]) -> JobCode:
-    """Return this process's code, with the runtime environment of its actors."""
+    """Return the code of this process, with the runtime environment for its actors."""
     root = Path(__file__).parents[2]
     return JobCode(str(root), package_sha256(root), runtime_env)
 
 
 def package_sha256(root: Path) -> str:
-    """Return a hash of the package's Python files, their names included."""
+    """Return a hash of the package's Python files, including their names."""
     digest = hashlib.sha256()
     for path in sorted((root / PACKAGE).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n{path.stat().st_size}\n".encode() + path.read_bytes())
@@ -51,24 +51,26 @@ def package_sha256(root: Path) -> str:
 
 
 def use(code: JobCode) -> None:
-    """Let this process import the job's own code; ValueError if it is not on this node, or has packages of another job.
+    """Make this process import the job's own code; ValueError if this node lacks it or packages come from another job.
 
-    Environment variables that runtime environments of other jobs have set are what they are on the node.
+    Environment variables set by another job's runtime environment are reset to the node's values.
     """
     runtime_env = ray.get_runtime_context().runtime_env
     for key in PACKAGES_OF_ENVIRONMENT:
         if runtime_env.get(key) and key not in code.runtime_env:
             raise ValueError(
-                f"Generator actors would have '{key}' of the runtime environment of the job that started Ray Serve on "
-                "this cluster. Run serve shutdown once no job uses it, or give this job the same runtime environment."
+                f"Generator actors would inherit '{key}' from the runtime environment of the job that started Ray "
+                "Serve on this cluster. Run serve shutdown when no job uses it, or give this job the same runtime "
+                "environment."
             )
     _restore({*(runtime_env.get("env_vars") or {})} - {*(code.runtime_env.get("env_vars") or {})})
     roots = [code.root, *([os.getcwd()] if runtime_env.get("working_dir") else [])]
     root = next((root for root in roots if package_sha256(Path(root)) == code.sha256), None)
     if root is None:
         raise ValueError(
-            f"Figment's code in '{roots[-1]}' on {socket.gethostname()} differs from the driver's in '{code.root}' "
-            "and might make other images. Install the same version on all nodes, or submit the job with --working-dir."
+            f"Figment's code in '{roots[-1]}' on {socket.gethostname()} differs from the driver's in '{code.root}' and "
+            "could produce different images. Install the same version on all nodes, or submit the job with "
+            "--working-dir."
         )
     sys.path.insert(0, root)
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
@@ -76,7 +78,7 @@ def use(code: JobCode) -> None:
 
 
 def _restore(names: Iterable[str]) -> None:
-    """Give environment variables the values that this worker's raylet has, Ray's own aside."""
+    """Reset environment variables to the values of this worker's raylet, except Ray's own."""
     try:
         entries = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -91,10 +93,10 @@ def _restore(names: Iterable[str]) -> None:
 
 
 class OwnCodeReplica:
-    """A `GeneratorReplica` of this job's own code."""
+    """A `GeneratorReplica` that runs this job's own code."""
 
     def __init__(self, code: JobCode, keeper: ActorHandle, pickled: bytes) -> None:
-        """Take the job's code, and recipe and settings as its driver has pickled them."""
+        """Take the job's code, the pool's keeper, and the recipe and settings pickled by the driver."""
         try:
             use(code)
         except Exception as error:

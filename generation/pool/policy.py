@@ -1,9 +1,9 @@
-"""What Ray Serve's controller asks how many actors a pool is to have: it hands the question to the pool's keeper.
+"""The autoscaling policy that Ray Serve's controller calls for a pool's size: it polls the pool's keeper.
 
 It also ends a pool whose keeper is gone.
 
-Serve pickles this module by value, since the controller may be older than the code of the job that starts a pool: it
-imports Ray alone.
+Serve pickles this module by value, since the controller may run older code than the job that starts a pool. It imports
+only Ray.
 """
 
 import contextlib
@@ -16,46 +16,46 @@ import ray
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import AutoscalingContext
 
-LOOK_SECONDS = 1.0
-LOOKS_BEFORE_END = 3
-"""A pool is ended when its keeper was not found so many times in a row."""
+POLL_SECONDS = 1.0
+MAX_FAILED_POLLS = 3
+"""A pool is ended once its keeper was not found this many times in a row."""
 
-LOOKS_WHILE_ENDING = 10
-"""Looks for actors of a pool that is being ended: Serve may replace those killed before it acts on the deletion."""
+NUM_KILL_ROUNDS = 10
+"""Rounds of killing an ended pool's actors: Serve may replace killed ones until it acts on the deletion."""
 
 
-class AskKeeper:
-    """An autoscaling policy of Serve: the keeper's last answer, which is never waited for."""
+class KeeperPolicy:
+    """A Serve autoscaling policy that returns the keeper's latest decision without waiting for it."""
 
     def __init__(self, name: str, namespace: str) -> None:
         self.name = name
         self.namespace = namespace
-        self.asked: Future | None = None
-        self.asked_at = 0.0
-        self.asked_of_none = False
+        self.pending: Future | None = None
+        self.polled_at = 0.0
+        self.polled_while_empty = False
         self.num_not_found = 0
         self.size: int | None = None
 
     def __call__(self, pool: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Return how many actors there are to be; as many as there were to be, until the keeper has answered."""
-        if self.asked_of_none and pool.current_num_replicas:
-            # Serve itself brings an empty pool's first actor: what was answered before that would take it back.
-            self.asked, self.asked_at, self.asked_of_none, self.size = None, 0.0, False, None
-        if self.asked is not None and self.asked.done():
-            if self.asked.exception() is None:  # else the keeper is gone, and the pool goes with it
-                self.size = self.asked.result()
-            self.asked = None
-        if self.asked is None and time.monotonic() - self.asked_at >= LOOK_SECONDS:
-            self.asked_at, self.asked_of_none = time.monotonic(), not pool.current_num_replicas
-            self.asked = self._ask(pool)
+        """Return the target number of actors; keep Serve's target until the keeper has answered."""
+        if self.polled_while_empty and pool.current_num_replicas:
+            # Serve itself starts an empty pool's first actor; a decision from before that would remove it again.
+            self.pending, self.polled_at, self.polled_while_empty, self.size = None, 0.0, False, None
+        if self.pending is not None and self.pending.done():
+            if self.pending.exception() is None:  # else the keeper is gone, and the pool will be ended
+                self.size = self.pending.result()
+            self.pending = None
+        if self.pending is None and time.monotonic() - self.polled_at >= POLL_SECONDS:
+            self.polled_at, self.polled_while_empty = time.monotonic(), not pool.current_num_replicas
+            self.pending = self._poll(pool)
         return pool.target_num_replicas if self.size is None else self.size, {}
 
-    def _ask(self, pool: AutoscalingContext) -> Future | None:
+    def _poll(self, pool: AutoscalingContext) -> Future | None:
         try:
             keeper = ray.get_actor(self.name, self.namespace)
-        except ValueError:  # Ray also says so of a look-up that failed, such as while its head starts anew
+        except ValueError:  # also raised when the look-up itself failed, for example while Ray's head restarts
             self.num_not_found += 1
-            if self.num_not_found >= LOOKS_BEFORE_END:
+            if self.num_not_found >= MAX_FAILED_POLLS:
                 end_pool(str(pool.app_name))
             return None
         self.num_not_found = 0
@@ -63,25 +63,25 @@ class AskKeeper:
 
 
 def end_pool(app_name: str) -> None:
-    """End a pool whose keeper is gone, as it is when the driver was killed; called in the controller's own process.
+    """End a pool whose keeper is gone, for example because the driver was killed. Runs in the controller's process.
 
-    Its actors do the same (`GeneratorReplica.check_health`), but none may be up yet, while nodes are awaited: Serve
-    would wait for those that have no place as it does for last batches.
+    Running actors end the pool too (`GeneratorReplica.check_health`), but while the pool waits for nodes there may be
+    none. Actors are killed because Serve would wait for unscheduled ones as long as for running batches.
     """
 
     def end() -> None:
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
         ray.get(controller.delete_apps.remote([app_name]))
-        for _ in range(LOOKS_WHILE_ENDING):
+        for _ in range(NUM_KILL_ROUNDS):
             kill_actors(app_name)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     threading.Thread(target=end, daemon=True).start()
 
 
 def kill_actors(app_name: str) -> None:
-    """End all actors of a pool, those included that wait for a place: Serve gives each a name."""
+    """Kill all actors of a pool, including unscheduled ones; they are found by the names that Serve gives them."""
     for actor in cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True)):
         if actor["name"].startswith(f"SERVE_REPLICA::{app_name}#"):
-            with contextlib.suppress(ValueError):  # gone meanwhile
+            with contextlib.suppress(ValueError):  # it has ended meanwhile
                 ray.kill(ray.get_actor(actor["name"], actor["namespace"]))

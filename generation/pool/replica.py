@@ -1,4 +1,4 @@
-"""A generator actor as Ray Serve runs it: requests in, samples out, and what it does told to the pool's keeper."""
+"""A generator actor as a Ray Serve replica: it serves requests for samples and reports to the pool's keeper."""
 
 import asyncio
 import dataclasses
@@ -25,23 +25,23 @@ from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 
 REQUESTS_AT_WORK = 2
-"""Requests of an actor on their way through its device: one there, the next one waiting beside it."""
+"""Requests that an actor processes at once: one on the device, and the next one ready in its thread."""
 
 ACCELERATOR_TYPE = "ray.io/accelerator-type"
-"""Ray's label for what a node has."""
+"""Ray's node label for the type of GPU."""
 
-TELL_SECONDS = 1.0
-"""An actor at work tells at least so often what it has done."""
+REPORT_SECONDS = 1.0
+"""Interval of an actor's reports to the keeper while it is loading or working."""
 
-ANSWER_BEFORE_END_SECONDS = 1.0
-"""An actor that ends after an error first has this time for its last answers."""
+EXIT_DELAY_SECONDS = 1.0
+"""Delay before an actor exits after an error, so that its last results are still sent."""
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}
-"""Addresses of a node that this machine alone can reach, as gRPC takes them."""
+"""A node's loopback addresses, in gRPC's notation."""
 
 
 class GeneratorReplica:
-    """Serve's end of a `GeneratorActor`: one request on the device, the others waiting beside it."""
+    """A `GeneratorActor` as a Serve replica: one request on the device, the others queued."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         listen_on_loopback()
@@ -51,17 +51,17 @@ class GeneratorReplica:
         loading_since = time.monotonic()
         self.actor = self._load(recipe, config)
         load_seconds = time.monotonic() - loading_since
-        # A request waits in its thread for the device: it starts there while the last one's images are copied and
-        # looked at, without a turn of the event loop.
+        # The next request waits in its own thread for the device. It starts while the previous one's images are
+        # copied and checked, without going through the event loop.
         self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
         self.num_requests = 0
         ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds))
-        Thread(target=self._tell_while_at_work, daemon=True).start()
+        Thread(target=self._report_while_working, daemon=True).start()
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
-        ray.get(self.keeper.note_loading.remote(self.process))
+        ray.get(self.keeper.report_loading.remote(self.process))
         is_over = Event()
-        Thread(target=self._tell_while_loading, args=(is_over,), daemon=True).start()
+        Thread(target=self._report_while_loading, args=(is_over,), daemon=True).start()
         try:
             labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
             batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
@@ -73,42 +73,42 @@ class GeneratorReplica:
         finally:
             is_over.set()
 
-    def _tell_while_loading(self, is_over: Event) -> None:
-        while not is_over.wait(TELL_SECONDS):
-            self.keeper.note_loading.remote(self.process)
+    def _report_while_loading(self, is_over: Event) -> None:
+        while not is_over.wait(REPORT_SECONDS):
+            self.keeper.report_loading.remote(self.process)
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
-        """Return the samples of these indices; health checks are answered meanwhile.
+        """Return the samples of these indices, without blocking health checks.
 
-        After an error this process ends, and Serve starts another actor: Serve takes an actor for healthy whose device
-        fails at each call.
+        After an unexpected error this process exits and Serve starts another actor: to Serve, an actor whose device
+        fails at each call looks healthy.
         """
         self.num_requests += 1
         try:
             batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
         except GenerationFailedError:
             raise
-        except Exception as error:  # torch raises it at each later call too if the device is broken
-            asyncio.get_running_loop().call_later(ANSWER_BEFORE_END_SECONDS, os._exit, 1)
+        except Exception as error:  # if the device is broken, every later call fails too
+            asyncio.get_running_loop().call_later(EXIT_DELAY_SECONDS, os._exit, 1)
             raise ActorFailedError(self.process, f"{type(error).__name__}: {error}") from error
         finally:
             self.num_requests -= 1
-        self._tell()
+        self._report()
         return batch
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         done = self.actor.take_counts()
         self.keeper.add_work.remote(self.process, self.actor.batch_size, self.num_requests, done)
 
-    def _tell_while_at_work(self) -> None:
-        """Tell of long batches while they are made: an actor that is at one is not idle."""
+    def _report_while_working(self) -> None:
+        """Report during long batches, so that a working actor is not taken for idle."""
         while True:
-            time.sleep(TELL_SECONDS)
+            time.sleep(REPORT_SECONDS)
             if self.num_requests:
-                self._tell()
+                self._report()
 
     async def check_health(self) -> None:
-        """Stop the pool if its driver is gone without a word: the keeper of counts ends with the driver's job."""
+        """Stop the pool if its driver died: the keeper ends with the driver's job."""
         try:
             await cast(Awaitable[GenerationCounts], self.keeper.snapshot.remote())
         except ActorDiedError:
@@ -116,9 +116,9 @@ class GeneratorReplica:
 
 
 def listen_on_loopback() -> None:
-    """Let Serve's gRPC server in this process listen on loopback where its node does.
+    """Bind Serve's gRPC server in this process to loopback if Ray's node address is loopback.
 
-    Serve 2.60 starts it in every replica, without a setting, on all interfaces, and it unpickles what it receives.
+    Serve 2.60 starts this server in every replica on all interfaces, without a setting, and it unpickles its input.
     """
     if (host := ray.util.get_node_ip_address()) not in LOOPBACK:
         return
@@ -128,7 +128,7 @@ def listen_on_loopback() -> None:
 
 
 def log_to_stderr() -> None:
-    """Let this process's log, which Ray keeps, have what the generator says of itself, such as its batch size."""
+    """Write the generator's log messages, such as its batch size, to this process's stderr, which Ray stores."""
     logger = logging.getLogger("generation")
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.StreamHandler())

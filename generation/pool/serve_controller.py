@@ -1,4 +1,4 @@
-"""Questions to Ray Serve's controller, each with a time limit: a silent one holds up neither stream nor job."""
+"""Calls to Ray Serve's controller, each with a timeout, so that a hung controller blocks neither stream nor job."""
 
 import threading
 from collections.abc import Callable
@@ -10,45 +10,45 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview
 
-LONGEST_ANSWER_SECONDS = 10.0
+CALL_TIMEOUT_SECONDS = 10.0
 
 
 class ControllerSilentError(RayServeException):
-    """Ray Serve's controller did not answer in time."""
+    """Ray Serve's controller did not respond in time."""
 
 
-_asking = threading.Lock()
-_asked: dict[str, Future] = {}
-"""The last answer to each question, or what will be: none is asked twice before it is answered."""
+_lock = threading.Lock()
+_calls: dict[str, Future] = {}
+"""The latest call of each kind; a pending call is shared and not repeated."""
 
 
 def applications() -> dict[str, ApplicationStatusOverview]:
-    """Return the state of all Serve applications by name; ControllerSilentError if the controller stands still."""
-    return _answer("status", serve.status).applications
+    """Return the state of all Serve applications by name; ControllerSilentError after a timeout."""
+    return _call("status", serve.status).applications
 
 
 def delete(app_name: str) -> None:
-    """Have an application ended, without waiting for its end; ControllerSilentError if the controller stands still."""
-    _answer(f"delete {app_name}", partial(serve.delete, app_name, _blocking=False))
+    """Start deleting an application, without waiting for its end; ControllerSilentError after a timeout."""
+    _call(f"delete {app_name}", partial(serve.delete, app_name, _blocking=False))
 
 
-def _answer(question: str, ask: Callable[[], Any]) -> Any:
-    with _asking:
-        if (future := _asked.get(question)) is None or future.done():
-            future = _asked[question] = Future()
-            threading.Thread(target=_ask, args=(ask, future), daemon=True).start()
+def _call(name: str, function: Callable[[], Any]) -> Any:
+    with _lock:
+        if (future := _calls.get(name)) is None or future.done():
+            future = _calls[name] = Future()
+            threading.Thread(target=_run, args=(function, future), daemon=True).start()
     try:
-        return future.result(LONGEST_ANSWER_SECONDS)
+        return future.result(CALL_TIMEOUT_SECONDS)
     except TimeoutError as error:
         if future.done():
             raise
         raise ControllerSilentError(
-            f"Ray Serve's controller has not answered for {LONGEST_ANSWER_SECONDS:g} s."
+            f"Ray Serve's controller has not responded for {CALL_TIMEOUT_SECONDS:g} s."
         ) from error
 
 
-def _ask(ask: Callable[[], Any], future: Future) -> None:
+def _run(function: Callable[[], Any], future: Future) -> None:
     try:
-        future.set_result(ask())
+        future.set_result(function())
     except BaseException as error:
         future.set_exception(error)

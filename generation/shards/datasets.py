@@ -25,14 +25,14 @@ from generation.sample import PassBatch, SampleBatch, select_samples
 from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError
-from generation.stream.stream import Asker, Stage, Unit, ask_units
+from generation.stream.stream import BatchRequester, StageSpec, Unit, request_units
 from generation.stream.units import (
     MAX_READING_BLOCKS,
     MAX_SOURCE_BLOCKS,
     PARTS_PER_READER,
     bound_memory,
-    each_by,
     in_blocks,
+    map_units,
 )
 
 PART_BYTES = 16_000_000
@@ -50,9 +50,9 @@ its number alone matters, and its pass is 0.
 """
 
 
-def encoding(work: Callable[[Asker, Unit], Iterator[Any]], is_spread: bool = False) -> Stage:
+def encoding(work: Callable[[BatchRequester, Unit], Iterator[Any]], is_spread: bool = False) -> StageSpec:
     """Return a stage of more askers than a stream has: they encode images as well."""
-    return Stage(work, askers_per_generator=1.0, most_askers=16, is_spread=is_spread)
+    return StageSpec(work, requesters_per_generator=1.0, max_requesters=16, is_spread=is_spread)
 
 
 def write_shards(
@@ -68,14 +68,14 @@ def write_shards(
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
     stage = encoding(partial(write_shard, shards), is_spread=True)
-    return ask_units(
+    return request_units(
         service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, SampleRequest(EMPTY_INDICES)
     )
 
 
-def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:
+def write_shard(shards: ShardSet, requester: BatchRequester, unit: Unit) -> Iterator[Unit]:
     """Make a shard, and yield one row with its number and counts."""
-    batches = make_shard(shards, asker, int(unit["number"][0]), is_damaged=bool(unit["is_damaged"][0]))
+    batches = make_shard(shards, requester, int(unit["number"][0]), is_damaged=bool(unit["is_damaged"][0]))
     attempts = np.concatenate([batch["attempt"] for batch in batches])
     yield {
         "number": unit["number"],
@@ -84,16 +84,18 @@ def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:
     }
 
 
-def make_shard(shards: ShardSet, asker: Asker, number: int, is_damaged: bool = False) -> Iterator[SampleBatch]:
+def make_shard(
+    shards: ShardSet, requester: BatchRequester, number: int, is_damaged: bool = False
+) -> Iterator[SampleBatch]:
     """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
     writer = ShardWriter(shards.recipe, shard_name(number), shards.encoding)
     last: list[SampleBatch] = []
-    for batch in asker.ask_set(IndexSet.of_ranges([shards.ranges[number]])):
+    for batch in requester.request_set(IndexSet.of_ranges([shards.ranges[number]])):
         yield from last
         writer.add(batch)
         last = [batch]
     shard = writer.finish()
-    asker.service.check_batch_size(asker.batch_size)
+    requester.service.check_batch_size(requester.batch_size)
     keep = shards.replace if is_damaged else shards.keep
     keep(number, shard)
     yield from last
@@ -121,7 +123,7 @@ def tee_samples(
     making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
     blocks = in_blocks(making, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
     stage = encoding(Tee(shards, missing, ShardReader(first, seed, wanted)))
-    dataset = ask_units(service, config, shards.batch_size, blocks, stage, wanted)
+    dataset = request_units(service, config, shards.batch_size, blocks, stage, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
     return dataset
@@ -135,7 +137,7 @@ def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: SampleReq
     """
     units = reading_units(shards, seed, wanted)
     num_readers = max(1, num_readers // wanted.num_consumers)
-    dataset = each_by((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
+    dataset = map_units((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
     part_bytes = images_per_part(shards.recipe) * shards.recipe.image_bytes
     bound_memory(dataset, part_bytes, num_readers * PARTS_PER_READER * part_bytes)
@@ -145,7 +147,7 @@ def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: SampleReq
 def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
     """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
     units = [{"number": number} for number in numbers]
-    return each_by((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
+    return map_units((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,11 @@ class Tee:
     reader: "ShardReader"
     """Of the samples that a pass has of the set."""
 
-    def __call__(self, asker: Asker, unit: Unit) -> Iterator[PassBatch]:
+    def __call__(self, requester: BatchRequester, unit: Unit) -> Iterator[PassBatch]:
         """Yield what is wanted of a unit: of a shard in the first pass, a batch at a time; of a part in a later one."""
         number = int(unit["number"][0])
         if unit["pass"][0]:
-            while not self.shards.storage.exists(index_name(number)):  # another asker is at it: units come in order
+            while not self.shards.storage.exists(index_name(number)):  # another requester is at it: units come in order
                 time.sleep(WAIT_SECONDS)
             yield from self.reader(unit)
             return
@@ -169,7 +171,7 @@ class Tee:
         if not len(wanted_first) and self.shards.storage.exists(index_name(number)):
             return  # another consumer has made it meanwhile
         is_kept = number in self.missing
-        for batch in make_shard(self.shards, asker, number) if is_kept else asker.ask_set(wanted_first):
+        for batch in make_shard(self.shards, requester, number) if is_kept else requester.request_set(wanted_first):
             is_wanted = wanted_first.contains(batch["index"])
             if is_wanted.any():
                 yield {

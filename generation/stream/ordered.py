@@ -1,6 +1,6 @@
-"""Requests under way at the same time, whose answers come in the order in which they were asked for.
+"""Concurrent requests whose results are yielded in the order of their items.
 
-Plain threads: knows neither who is asked nor for what.
+Uses plain threads; independent of what is requested and from whom.
 """
 
 from collections import deque
@@ -8,48 +8,46 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-Question = TypeVar("Question")
+Item = TypeVar("Item")
 Request = TypeVar("Request")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 WINDOWS_AHEAD = 4
-"""While an answer is awaited, later ones are kept, up to so many windows in all: who takes four times as long as others
-does not keep them from work.
-"""
+"""Maximum buffer behind a slow result, in windows: an actor at a quarter of the speed does not stall the others."""
 
 
-def in_order(
-    ask: Callable[[Question], Request],
-    answer: Callable[[Request], Answer],
-    questions: Iterable[Question],
+def map_ordered(
+    send: Callable[[Item], Request],
+    receive: Callable[[Request], Result],
+    items: Iterable[Item],
     window: int,
-) -> Iterator[Answer]:
-    """Yield the answers in the order of their questions, `window` requests under way.
+) -> Iterator[Result]:
+    """Yield the result of each item in order, with up to `window` requests pending.
 
-    `ask` is called at once, `answer` waits in a thread of its own; an error of one comes in its place. Answers that
-    nobody takes are no more than a window, or `WINDOWS_AHEAD` of them after a late one. Once no further one is taken,
-    no further request is waited for, until the process ends.
+    `send` returns at once; `receive` blocks in a thread of its own. An error is raised in the place of its result. At
+    most `window` untaken results are buffered, `WINDOWS_AHEAD` windows behind a slow one. When the consumer stops,
+    pending requests are dropped; their threads are joined at process exit.
     """
-    left, ahead = deque(questions), deque[Future[Answer]]()
+    left, ahead = deque(items), deque[Future[Result]]()
     threads = ThreadPoolExecutor(window)
     try:
         while left or ahead:
-            while left and _may_ask(ahead, window):
-                ahead.append(threads.submit(answer, ask(left.popleft())))
-            under_way = _under_way(ahead)
-            if under_way and under_way[0] is ahead[0]:
-                wait(under_way, return_when=FIRST_COMPLETED)
+            while left and _may_send(ahead, window):
+                ahead.append(threads.submit(receive, send(left.popleft())))
+            pending = _pending(ahead)
+            if pending and pending[0] is ahead[0]:
+                wait(pending, return_when=FIRST_COMPLETED)
             else:
                 yield ahead.popleft().result()
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _may_ask(ahead: deque[Future[Answer]], window: int) -> bool:
+def _may_send(ahead: deque[Future[Result]], window: int) -> bool:
     if len(ahead) < window:
         return True
-    return len(_under_way(ahead)) < window and not ahead[0].done() and len(ahead) < WINDOWS_AHEAD * window
+    return len(_pending(ahead)) < window and not ahead[0].done() and len(ahead) < WINDOWS_AHEAD * window
 
 
-def _under_way(ahead: deque[Future[Answer]]) -> list[Future[Answer]]:
+def _pending(ahead: deque[Future[Result]]) -> list[Future[Result]]:
     return [future for future in ahead if not future.done()]

@@ -1,7 +1,7 @@
-"""Labelled images as a Ray Dataset: Ray Data asks, the generation service answers.
+"""Labelled images as a Ray Dataset: Ray Data actors request batches from the generation service.
 
-Each row is a function of its index, so a unit of work that Ray runs again gives the same rows in the same blocks. The
-stream knows sets of indices and neither epochs nor training.
+Each row is a function of its index, so a unit of work that Ray reruns gives the same rows in the same blocks. The
+stream handles sets of indices; it is independent of epochs and training.
 """
 
 import logging
@@ -35,47 +35,49 @@ from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
 from generation.recipes.recipe import Recipe
 from generation.sample import PassBatch, SampleBatch, select_samples
-from generation.stream.ordered import in_order
+from generation.stream.ordered import map_ordered
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 
 logger = logging.getLogger(__name__)
 
-MIN_ASKERS = 2
-"""The least number of actors of the asking stage, for each consumer.
+MIN_REQUESTERS = 2
+"""The minimum number of request actors per consumer.
 
-One moves about 10 blocks a second, and while it waits for the last batches of a unit the others keep generators busy;
-it takes a second or two of a core to start. With 4 generators of 4 batches a second each, 2 askers and 4 delivered
-0.996 of the nominal rate (`make bench`).
+One moves about 10 blocks/s. While it waits for the last batches of a unit, the others keep generators busy. Starting
+one takes 1-2 s of a core. With 4 generators at 4 batches/s each, both 2 and 4 requesters delivered 0.996 of the nominal
+rate (`make bench`).
 """
 
 
-ANSWER_POLL_SECONDS = 10.0
+POOL_CHECK_SECONDS = 10.0
+"""While results are pending, the pool's state is checked this often."""
+
 RETRY_SECONDS = 0.5
 
-DIED = (ActorDiedError, OutOfMemoryError, WorkerCrashedError)
-"""What a request ends with when its actor's process has ended; the second when Ray's memory monitor has ended it."""
+DEATH_ERRORS = (ActorDiedError, OutOfMemoryError, WorkerCrashedError)
+"""Errors of a request whose actor's process ended; OutOfMemoryError if Ray's memory monitor killed it."""
 
-LOST_ANSWER = (
-    *DIED,
+LOST_RESULT_ERRORS = (
+    *DEATH_ERRORS,
     ActorFailedError,
     ActorUnavailableError,
     ReplicaUnavailableError,
     NodeDiedError,
     ObjectLostError,
 )
-"""What a request ends with when its actor, or the node that holds its answer, is gone.
+"""Errors that mean the actor, or the node with its result, was lost.
 
-Asked again, another actor gives the same samples.
+The request is retried; another actor makes the same samples.
 """
 
 MAX_DEATHS = 5
-"""A batch whose actor died this often is taken to kill its actors.
+"""After this many actor deaths on one batch, blame the batch.
 
-An actor that cannot be reached does not count: until a lost node is noticed, all that its actors are asked for is lost.
+An unreachable actor does not count: until Ray notices a lost node, every request to its actors fails.
 """
 
 MAX_FAILED_ACTORS = 3
-"""A batch at which so many actors failed is not asked for again, nor one at which two failed alike."""
+"""A batch is not retried once this many actors failed on it, or two failed with the same error."""
 
 
 Unit = dict[str, np.ndarray]
@@ -83,230 +85,238 @@ Unit = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What askers, actors of Ray Data's, do with their units of work, and how many there are."""
+class StageSpec:
+    """What the request actors (Ray Data actors) do with a unit of work, and how many actors there are."""
 
-    work: "Callable[[Asker, Unit], Iterator[Any]]"
-    """Yields what becomes of a unit."""
+    work: "Callable[[BatchRequester, Unit], Iterator[Any]]"
+    """Yields the output of one unit."""
 
-    askers_per_generator: float = 0.25
-    most_askers: int = 8
+    requesters_per_generator: float = 0.25
+    max_requesters: int = 8
     is_spread: bool = False
-    """Whether they are spread over nodes; else they are beside who opens the stream, since on a generator's node they
-    would keep it from being given back.
+    """Whether actors are spread over nodes. By default they run on the node that opens the stream; on a generator's
+    node they would block its scale-down.
     """
 
 
 def stream_samples(
-    service: GenerationService, recipe: Recipe, config: GenerationConfig, wanted: SampleRequest
+    service: GenerationService, recipe: Recipe, config: GenerationConfig, request: SampleRequest
 ) -> ray.data.Dataset:
-    """Return a lazy dataset with one row (see `SampleBatch`) for each wanted serial, which is its index.
+    """Return a lazy dataset with one row (see `SampleBatch`) per requested serial, which equals the index.
 
-    Rows come in no certain order unless one is wanted.
+    Rows are ordered only if `request.in_order` is set.
     """
-    batch_size, stage = service.batch_size(), Stage(partial(wanted_of_unit, wanted.serials))
-    num_askers = num_askers_of(config, wanted, stage)
-    units = work_units(wanted.serials, batch_size, num_askers, _window(config, wanted, num_askers))
-    dataset = ask_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, wanted)
-    bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, wanted.num_consumers)
+    batch_size, stage = service.batch_size(), StageSpec(partial(samples_of_unit, request.serials))
+    num_requesters = num_requesters_of(config, request, stage)
+    units = work_units(request.serials, batch_size, num_requesters, _window(config, request, num_requesters))
+    dataset = request_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, request)
+    bound_memory(dataset, batch_size * recipe.image_bytes, config.max_buffered_bytes, request.num_consumers)
     return dataset
 
 
-def wanted_of_unit(wanted: IndexSet, asker: "Asker", unit: Unit) -> Iterator[PassBatch]:
-    """Yield what is wanted of one unit of `work_units`, a batch at a time."""
-    part = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
-    for batch in asker.ask_set(wanted & part):
+def samples_of_unit(wanted: IndexSet, requester: "BatchRequester", unit: Unit) -> Iterator[PassBatch]:
+    """Yield the requested samples of one unit of `work_units`, batch by batch."""
+    in_unit = IndexSet.of_ranges([range(int(unit["start"][0]), int(unit["stop"][0]))])
+    for batch in requester.request_set(wanted & in_unit):
         yield {"serial": batch["index"], **batch}
 
 
-def ask_units(
+def request_units(
     service: GenerationService,
     config: GenerationConfig,
     batch_size: int,
     blocks: Sequence[dict[str, list[int]]],
-    stage: Stage,
-    wanted: SampleRequest,
+    stage: StageSpec,
+    request: SampleRequest,
 ) -> ray.data.Dataset:
-    """Return what a stage makes of units of work.
+    """Return the output of a stage for all units of work.
 
-    One asker has all units of a block of `in_blocks`, and blocks are begun in their order.
+    Each block of `in_blocks` goes to one actor; blocks start in order.
     """
-    num_askers = min(num_askers_of(config, wanted, stage), len(blocks))
-    window = _window(config, wanted, num_askers)
+    num_requesters = min(num_requesters_of(config, request, stage), len(blocks))
+    window = _window(config, request, num_requesters)
     source = ray.data.from_items(list(blocks), override_num_blocks=len(blocks))
     source.context.execution_no_progress_timeout_s = -1  # a shard of a large model's images may take an hour
-    source.context.execution_options.preserve_order = wanted.in_order
+    source.context.execution_options.preserve_order = request.in_order
     return source.map_batches(
-        cast(Any, Requester),
+        cast(Any, StreamStage),
         fn_constructor_args=[stage.work, service, config, batch_size, window],
         batch_size=1,
-        compute=ActorPoolStrategy(size=num_askers, max_tasks_in_flight_per_actor=1),  # else some have two, others none
+        # With more tasks in flight, some actors would hold two while others idle.
+        compute=ActorPoolStrategy(size=num_requesters, max_tasks_in_flight_per_actor=1),
         num_cpus=0,
         scheduling_strategy=source.context.scheduling_strategy if stage.is_spread else beside_driver(),
     )
 
 
-def num_askers_of(config: GenerationConfig, wanted: SampleRequest, stage: Stage) -> int:
-    """Return how many askers each consumer's execution has."""
-    if wanted.in_order:
+def num_requesters_of(config: GenerationConfig, request: SampleRequest, stage: StageSpec) -> int:
+    """Return the number of request actors per consumer."""
+    if request.in_order:
         return 1
-    num_askers = min(config.max_actors * stage.askers_per_generator, stage.most_askers)
-    return max(MIN_ASKERS, math.ceil(num_askers / wanted.num_consumers))
+    num_requesters = min(config.max_actors * stage.requesters_per_generator, stage.max_requesters)
+    return max(MIN_REQUESTERS, math.ceil(num_requesters / request.num_consumers))
 
 
-def _window(config: GenerationConfig, wanted: SampleRequest, num_askers: int) -> int:
-    """Return how many batches each of so many askers has under way: together as many as all actors take on."""
-    return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_askers * wanted.num_consumers))
+def _window(config: GenerationConfig, request: SampleRequest, num_requesters: int) -> int:
+    """Return the number of pending batches per request actor; in total as many as all generator actors accept."""
+    return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_requesters * request.num_consumers))
 
 
-def ask_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> Iterator[SampleBatch]:
-    """Yield a few samples in their order, asked for as the stream asks, without a dataset."""
-    return Asker(service, config, service.batch_size(), window=REQUESTS_PER_ACTOR * config.max_actors).ask(indices)
+def request_samples(
+    service: GenerationService, config: GenerationConfig, indices: Sequence[int]
+) -> Iterator[SampleBatch]:
+    """Yield a few samples in the order of `indices`, batch by batch, without a Ray dataset."""
+    requester = BatchRequester(service, config, service.batch_size(), window=REQUESTS_PER_ACTOR * config.max_actors)
+    return requester.request(indices)
 
 
 def fetch_samples(service: GenerationService, config: GenerationConfig, indices: Sequence[int]) -> SampleBatch:
-    """Return a few samples at once, in their order."""
-    batches = list(ask_samples(service, config, indices))
+    """Return a few samples as one batch, in the order of `indices`."""
+    batches = list(request_samples(service, config, indices))
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return cast(SampleBatch, columns)
 
 
-class Setbacks:
-    """What one batch has met with: actors that died while they had it, or failed at it."""
+class BatchFailures:
+    """The failures of one batch: actors that died while holding it, or failed on it."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self.indices = indices
         self._deaths: dict[str, Exception] = {}
-        """By actor where Ray names it: Serve may ask an actor again that the memory monitor has ended."""
+        """By actor where Ray names it: Serve may retry on an actor that the memory monitor killed."""
 
         self._failures: dict[str, str] = {}
-        """How each actor's process failed."""
+        """The error of each actor's process."""
 
     def add(self, error: Exception) -> None:
-        """Note a lost answer; raises if asking again would lead nowhere."""
+        """Record a lost result; raise if a retry is pointless."""
         if isinstance(error, ActorFailedError):
-            failed = getattr(error, "cause", error)  # Ray hands on its own error, of this class too
+            failed = getattr(error, "cause", error)  # Ray raises its own subclass, which holds the original
             others = [text for process, text in self._failures.items() if process != failed.process]
             self._failures[failed.process] = failed.description
             if failed.description in others or len(self._failures) >= MAX_FAILED_ACTORS:
                 raise error
-        elif isinstance(error, DIED):
+        elif isinstance(error, DEATH_ERRORS):
             self._deaths[str(error) if isinstance(error, OutOfMemoryError) else f"{len(self._deaths)}"] = error
             if len(self._deaths) >= MAX_DEATHS:
-                raise GenerationFailedError(self._of_deaths()) from error
+                raise GenerationFailedError(self._deaths_message()) from error
 
-    def _of_deaths(self) -> str:
+    def _deaths_message(self) -> str:
         num_by_monitor = sum(isinstance(each, OutOfMemoryError) for each in self._deaths.values())
         remedy = (
-            f"Ray's memory monitor ended {num_by_monitor} of them, as the memory of their node ran out. Use nodes with "
-            "more memory, or fewer actors a node (generation.cpus_per_actor, gpus_per_actor)."
+            f"Ray's memory monitor killed {num_by_monitor} of them because their node ran out of memory. Use nodes "
+            "with more memory, or fewer actors per node (raise generation.cpus_per_actor or gpus_per_actor)."
             if num_by_monitor
-            else "Is generation.batch_size too large for their memory?"
+            else "The batch may not fit into their memory: set a smaller generation.batch_size."
         )
         return (
-            f"{len(self._deaths)} actors died that had the batch of samples {self.indices[0]} to {self.indices[-1]}: "
-            f"it seems to kill them. {remedy}"
+            f"{len(self._deaths)} actors died while making the batch of samples {self.indices[0]} to "
+            f"{self.indices[-1]}. {remedy}"
         )
 
 
-def keep_serve_quiet() -> None:
-    """Log Serve's warnings and errors, in the driver errors alone: of a lost actor it warns for each request."""
+def quiet_serve_logs() -> None:
+    """Limit Serve's log to warnings (errors in the driver) and drop its asyncio traces.
+
+    Serve warns for each request to a lost actor.
+    """
     serve_log = logging.getLogger("ray.serve")
     serve_log.setLevel(max(serve_log.level, logging.WARNING))
-    logging.getLogger("asyncio").addFilter(is_not_of_serve)
+    logging.getLogger("asyncio").addFilter(is_not_from_serve)
 
 
-def is_not_of_serve(record: logging.LogRecord) -> bool:
-    """Leave out traces of questions of Serve's to a lost actor, for whose answers it does not wait."""
+def is_not_from_serve(record: logging.LogRecord) -> bool:
+    """Return False for asyncio's traces of Serve's own unawaited calls to a lost actor."""
     return "/ray/serve/" not in record.getMessage()
 
 
-class Requester:
-    """An asker with its work, as Ray Data makes it."""
+class StreamStage:
+    """A stage as a Ray Data actor: a `BatchRequester` and the work done with it."""
 
-    def __init__(self, work: "Callable[[Asker, Unit], Iterator[Any]]", *asking: Any) -> None:
-        """Take a stage's work, and an asker's arguments."""
+    def __init__(self, work: "Callable[[BatchRequester, Unit], Iterator[Any]]", *requester_arguments: Any) -> None:
+        """Take the stage's work and the arguments of `BatchRequester`."""
         self.work = work
-        self.asker = Asker(*asking)
+        self.requester = BatchRequester(*requester_arguments)
 
     def __call__(self, block: dict[str, np.ndarray]) -> Iterator[Any]:
-        """Do the units of a block of `in_blocks`, one after the other."""
+        """Process the units of a block of `in_blocks` one after another."""
         columns = {name: np.asarray(values[0]) for name, values in block.items()}
         for i in range(len(next(iter(columns.values())))):
-            yield from self.work(self.asker, {name: column[i : i + 1] for name, column in columns.items()})
+            yield from self.work(self.requester, {name: column[i : i + 1] for name, column in columns.items()})
 
 
-class Asker:
-    """Keeps requests under way and yields each batch in its order."""
+class BatchRequester:
+    """Requests batches from the pool, several at a time, and yields them in order; retries lost ones."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
-        """Ask in batches of this size, which must not change while a dataset runs, `window` of them at once."""
-        keep_serve_quiet()
+        """Request `window` batches at a time; `batch_size` must not change while a dataset runs."""
+        quiet_serve_logs()
         self.service = service
         self.batch_size = batch_size
         self.longest_wait_seconds = config.start_limit_seconds
         self.window = window
-        self._looking = threading.Lock()
-        self._looked_at = self._any_actor_seen_at = time.monotonic()
+        self._check_lock = threading.Lock()
+        self._checked_at = self._any_actor_seen_at = time.monotonic()
         self._failure: GenerationFailedError | None = None
 
-    def ask_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
-        """Yield the samples of a set in ascending order, a batch at a time.
+    def request_set(self, indices: IndexSet) -> Iterator[SampleBatch]:
+        """Yield the samples of a set in ascending order, batch by batch.
 
-        Batches begin at multiples of their size, so that an image comes among the same others whoever asks for it, and
-        is the same to the bit; samples of a batch that nobody asked for are made and left out.
+        Batches start at multiples of their size. An image is therefore always made in the same batch and identical to
+        the bit; samples of the batch that are not in the set are generated and dropped.
         """
         size = self.batch_size
         numbers = indices.blocks(size)
         starts = (numbers.at(np.arange(len(numbers))) * size).tolist()
-        for batch in self._in_order([range(start, start + size) for start in starts]):
+        for batch in self._map([range(start, start + size) for start in starts]):
             yield select_samples(batch, indices.contains(batch["index"]))
 
-    def ask(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
-        """Yield the samples of these indices in their order, a batch at a time."""
+    def request(self, indices: Sequence[int]) -> Iterator[SampleBatch]:
+        """Yield the samples of these indices in their order, batch by batch."""
         starts = range(0, len(indices), self.batch_size)
-        return self._in_order([indices[start : start + self.batch_size] for start in starts])
+        return self._map([indices[start : start + self.batch_size] for start in starts])
 
-    def _in_order(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
-        return in_order(self._request, self._answer, batches, self.window)
+    def _map(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
+        return map_ordered(self._send, self._receive, batches, self.window)
 
-    def _request(self, indices: Sequence[int]) -> tuple[Sequence[int], DeploymentResponse]:
-        return indices, self.service.ask(indices)
+    def _send(self, indices: Sequence[int]) -> tuple[Sequence[int], DeploymentResponse]:
+        return indices, self.service.request(indices)
 
-    def _answer(self, request: tuple[Sequence[int], DeploymentResponse]) -> SampleBatch:
-        """Wait for a batch; where its answer was lost, ask again. GenerationFailedError if that leads nowhere."""
+    def _receive(self, request: tuple[Sequence[int], DeploymentResponse]) -> SampleBatch:
+        """Wait for a batch; retry it if its result was lost. GenerationFailedError if a retry is pointless."""
         indices, response = request
-        setbacks, asked_at = Setbacks(indices), time.monotonic()
+        failures, requested_at = BatchFailures(indices), time.monotonic()
         while True:
             try:
-                return response.result(timeout_s=ANSWER_POLL_SECONDS)
+                return response.result(timeout_s=POOL_CHECK_SECONDS)
             except TimeoutError:
-                self._look(asked_at)
-            except LOST_ANSWER as error:
-                self._look(asked_at)
-                setbacks.add(error)
-                if not isinstance(error, ActorDiedError):  # else Serve does not ask it again, and waits for another
+                self._check_pool(requested_at)
+            except LOST_RESULT_ERRORS as error:
+                self._check_pool(requested_at)
+                failures.add(error)
+                if not isinstance(error, ActorDiedError):  # Serve itself avoids a dead actor and waits for another
                     time.sleep(RETRY_SECONDS)
-                response = self.service.ask(indices)
+                response = self.service.request(indices)
 
-    def _look(self, asked_at: float) -> None:
-        """Raise GenerationFailedError if the last look at the pool found that no answer is to be expected.
+    def _check_pool(self, requested_at: float) -> None:
+        """Raise GenerationFailedError if the last check found the pool failed; start the next check when due.
 
-        However many wait, one look begins every `ANSWER_POLL_SECONDS`; none waits for it, as an answer may come first.
+        All waiting threads share one check per `POOL_CHECK_SECONDS`. It runs in the background, since the result may
+        arrive first.
         """
         if self._failure is not None:
             raise self._failure
-        with self._looking:
-            is_due = time.monotonic() - self._looked_at >= ANSWER_POLL_SECONDS
+        with self._check_lock:
+            is_due = time.monotonic() - self._checked_at >= POOL_CHECK_SECONDS
             if is_due:
-                self._looked_at = time.monotonic()
+                self._checked_at = time.monotonic()
         if is_due:
-            threading.Thread(target=self._look_at_pool, args=(asked_at,), daemon=True).start()
+            threading.Thread(target=self._update_failure, args=(requested_at,), daemon=True).start()
 
-    def _look_at_pool(self, asked_at: float) -> None:
-        self._failure = self._failure_now(asked_at)
+    def _update_failure(self, requested_at: float) -> None:
+        self._failure = self._find_failure(requested_at)
 
-    def _failure_now(self, asked_at: float) -> GenerationFailedError | None:
+    def _find_failure(self, requested_at: float) -> GenerationFailedError | None:
         try:
             self.service.raise_if_failed()
             if self.service.num_actors():
@@ -314,11 +324,12 @@ class Asker:
         except GenerationFailedError as error:
             return error
         except ControllerSilentError as error:
-            logger.warning("%s The stream goes on.", error)
-        except (RayError, RayServeException) as error:  # Serve's controller is starting anew
-            logger.warning("The pool cannot be looked at, and the stream goes on: %s", type(error).__name__)
-        if time.monotonic() - max(asked_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
+            logger.warning("%s The stream continues.", error)
+        except (RayError, RayServeException) as error:  # Serve's controller is restarting
+            logger.warning("The pool's state cannot be read (%s). The stream continues.", type(error).__name__)
+        if time.monotonic() - max(requested_at, self._any_actor_seen_at) <= self.longest_wait_seconds:
             return None
         return GenerationFailedError(
-            f"No actor was up for {self.longest_wait_seconds:g} s. Did the cluster lose its nodes?"
+            f"No generator actor was running for {self.longest_wait_seconds:g} s. Check that the cluster still has "
+            "nodes for them."
         )

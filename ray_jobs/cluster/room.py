@@ -11,7 +11,7 @@ from ray.util import placement_group, remove_placement_group
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
-from generation.pool.service import SAY_AFTER_SECONDS
+from generation.pool.service import WARN_AFTER_SECONDS
 from ray_jobs.cluster.placement import Demand, Node, asked, check_awaited, no_room_yet, place
 from training.config import TrainingConfig
 from training.fit import worker_resources
@@ -40,7 +40,7 @@ def room_kept(demand: Demand) -> Iterator[Callable[[], None]]:
     that other jobs hold. The cluster's autoscaler brings nodes for it.
     """
     count, wait_seconds = demand.count, ROOM_GRACE_SECONDS + demand.wait_seconds
-    said_after = min(wait_seconds, SAY_AFTER_SECONDS)
+    said_after = min(wait_seconds, WARN_AFTER_SECONDS)
     room = placement_group([dict(demand.resources)] * count, bundle_label_selector=[demand.label_selector] * count)
 
     def wait() -> None:

@@ -18,7 +18,7 @@ from tests.support.settings import ON_CPU
 
 
 class BlackUntil:
-    """Paints, but black for chosen indices until their attempt reaches a number."""
+    """A painted generator whose chosen indices are black until their attempt reaches a number."""
 
     batch_size = 4
 
@@ -40,7 +40,7 @@ def actor_with(generator: BlackUntil, recipe: Recipe, max_attempts: int) -> Gene
     return actor
 
 
-def test_each_row_is_the_painting_of_its_own_plan(painted: Recipe):
+def test_each_row_matches_its_own_plan(painted: Recipe):
     batch = GeneratorActor(painted, ON_CPU).generate([12, 3, 40])
     painter = PaintedGenerator(16, 10)
     for row, index in enumerate([12, 3, 40]):
@@ -50,13 +50,13 @@ def test_each_row_is_the_painting_of_its_own_plan(painted: Recipe):
     assert [batch[name].dtype for name in ("index", "label", "image", "attempt")] == ["int64", "int64", "uint8", "int8"]
 
 
-def test_a_painted_generator_takes_as_long_to_start_as_it_is_told(painted: Recipe):
+def test_painted_generator_waits_at_start(painted: Recipe):
     began_at = time.monotonic()
     GeneratorActor(painted, dataclasses.replace(ON_CPU, painted_start_seconds=0.2))
     assert time.monotonic() - began_at >= 0.2
 
 
-def test_a_refused_image_is_made_again_by_the_next_attempt_and_its_neighbours_stay(painted: Recipe):
+def test_refused_image_is_replaced_by_next_attempt(painted: Recipe):
     actor = actor_with(BlackUntil({5: 2, 6: 1}), painted, max_attempts=3)
     batch = actor.generate(range(4, 8))
     painter = PaintedGenerator(16, 10)
@@ -69,7 +69,7 @@ def test_a_refused_image_is_made_again_by_the_next_attempt_and_its_neighbours_st
     assert actor.take_counts() == WorkCounts()
 
 
-def test_time_in_which_two_threads_are_at_work_counts_once_and_idle_time_does_not():
+def test_busy_time_of_two_threads_counts_once():
     times = iter([10.0, 12.0, 13.0, 15.0, 18.0, 20.0, 21.0, 30.0])
     clock = WorkClock(lambda: next(times))
     clock.__enter__()  # at 10
@@ -88,23 +88,23 @@ def test_counts_add_up():
     assert counts == WorkCounts(3, Counter(black=2, flat=1), 5.0, Counter(crane=2, heron=1))
 
 
-def test_after_the_last_attempt_the_prompt_is_in_the_message(painted: Recipe):
+def test_last_refusal_names_the_prompt(painted: Recipe):
     actor = actor_with(BlackUntil({5: 3}), painted, max_attempts=3)
     with pytest.raises(ImagesRefusedError, match="All 3 attempts at sample 5 were refused") as ended:
         actor.generate(range(4, 8))
     plan = plan_sample(painted, 5)
     class_name = painted.label_space.classes[plan.label].class_name
-    assert f"the last as black. Its prompt is '{plan.prompt}'. This actor made 3 images" in str(ended.value)
-    assert f"images of class '{class_name}' and refused 3 of them." in str(ended.value)
+    assert f"the last as black. The prompt is '{plan.prompt}'. This actor generated 3 images" in str(ended.value)
+    assert f"images of class '{class_name}'; 3 were refused." in str(ended.value)
     assert "safety_checker" not in str(ended.value)
 
 
 def leaving_out(painted: Recipe, first_good_attempt: dict[int, int]) -> GeneratorActor:
-    """Return an actor whose recipe leaves samples out after two refused images, whatever its pool's limit."""
+    """Return an actor whose recipe leaves samples out after two refused images; the pool's own limit is 1."""
     return actor_with(BlackUntil(first_good_attempt), dataclasses.replace(painted, leave_out_after=2), max_attempts=1)
 
 
-def test_a_sample_that_is_left_out_keeps_its_row_without_a_label_and_moves_no_other(painted: Recipe):
+def test_left_out_sample_keeps_its_row_without_a_label(painted: Recipe):
     actor = leaving_out(painted, {5: 2, 6: 1})
     batch = actor.generate(range(4, 8))
     plans = [plan_sample(painted, index) for index in range(4, 8)]
@@ -119,11 +119,11 @@ def test_a_sample_that_is_left_out_keeps_its_row_without_a_label_and_moves_no_ot
     assert drop_left_out(batch)["index"].tolist() == [4, 6, 7]
 
 
-def test_a_class_of_which_nothing_can_be_made_ends_the_run_all_the_same(painted: Recipe):
+def test_class_without_any_accepted_image_ends_the_run(painted: Recipe):
     indices = [index for index in range(300) if plan_sample(painted, index).label == 3]
     actor = leaving_out(painted, dict.fromkeys(indices, 2))
     actor.generate(indices[:19])
-    with pytest.raises(ImagesRefusedError, match=r"made 40 images of class 'three' and refused 40 of them\. Change"):
+    with pytest.raises(ImagesRefusedError, match=r"generated 40 images of class 'three'; 40 were refused\. Change"):
         actor.generate(indices[19:20])
     one_good = leaving_out(painted, dict.fromkeys(indices[1:], 2))
     assert (one_good.generate(indices[:30])["label"] == NO_LABEL).sum() == 29

@@ -43,13 +43,13 @@ def test_an_image_is_the_same_alone_in_a_batch_and_on_another_actor(digits: Reci
     assert min(apart(together[i], together[j]) for i in range(8) for j in range(i)) > 50
 
 
-def test_the_same_batch_is_the_same_to_the_bit(digits: Recipe, generator: DiffusersGenerator):
+def test_same_batch_is_identical_to_the_bit(digits: Recipe, generator: DiffusersGenerator):
     plans = [plan_sample(digits, index) for index in range(8)]
     first, second = generator.generate(plans).images_nhwc, generator.generate(plans).images_nhwc
     np.testing.assert_array_equal(first, second)
 
 
-def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: DiffusersGenerator):
+def test_guidance_scales_mix_in_a_batch(digits: Recipe, generator: DiffusersGenerator):
     plain = plan_sample(digits, 4)
     guided = dataclasses.replace(plain, guidance_scale=5.0)
     mixed = generator.generate([plain, guided, plain]).images_nhwc
@@ -59,7 +59,7 @@ def test_guidance_scales_may_mix_in_a_batch(digits: Recipe, generator: Diffusers
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_by_every_scheduler_an_image_is_the_same_alone_and_in_a_batch(digits: Recipe, scheduler: str):
+def test_image_is_the_same_alone_and_in_a_batch_with_every_scheduler(digits: Recipe, scheduler: str):
     recipe = dataclasses.replace(digits, scheduler=scheduler, num_inference_steps=6)
     generator = DiffusersGenerator(recipe, ON_CPU)
     assert isinstance(generator.pipeline.scheduler, SCHEDULERS[scheduler])
@@ -71,7 +71,7 @@ def test_by_every_scheduler_an_image_is_the_same_alone_and_in_a_batch(digits: Re
     assert apart(generator.generate(again).images_nhwc, together) > 50
 
 
-def test_an_image_is_shrunk_from_the_size_at_which_it_was_generated(digits: Recipe, generator: DiffusersGenerator):
+def test_image_is_resized_from_its_generated_size(digits: Recipe, generator: DiffusersGenerator):
     shrinking = DiffusersGenerator(dataclasses.replace(digits, image_size=16), ON_CPU)
     plans = [plan_sample(digits, index) for index in range(4)]
     large, small = generator.generate(plans).images_nhwc, shrinking.generate(plans).images_nhwc
@@ -81,9 +81,7 @@ def test_an_image_is_shrunk_from_the_size_at_which_it_was_generated(digits: Reci
         assert apart(by_pillow, shrunk) <= MAX_LEVELS_APART
 
 
-def test_a_range_of_guidance_scales_is_one_call_a_batch_and_each_image_has_its_own(
-    digits: Recipe, generator: DiffusersGenerator, monkeypatch
-):
+def test_range_of_guidance_scales_needs_one_call_per_batch(digits: Recipe, generator: DiffusersGenerator, monkeypatch):
     recipe = dataclasses.replace(digits, guidance_scale=(1.5, 6.0), guidance_draw="between")
     plans = [plan_sample(recipe, index) for index in range(6)]
     sizes = []
@@ -95,7 +93,7 @@ def test_a_range_of_guidance_scales_is_one_call_a_batch_and_each_image_has_its_o
         assert apart(generator.generate([plan]).images_nhwc[0], image) <= MAX_LEVELS_APART
 
 
-def test_a_negative_prompt_counts_where_there_is_guidance(digits: Recipe, generator: DiffusersGenerator):
+def test_negative_prompt_has_an_effect_only_with_guidance(digits: Recipe, generator: DiffusersGenerator):
     plain = plan_sample(dataclasses.replace(digits, guidance_scale=(5.0,)), 4)
     away_from_plain = dataclasses.replace(plain, negative_prompt=plain.prompt)
     images = [generator.generate([plan]).images_nhwc[0] for plan in (plain, away_from_plain)]
@@ -106,7 +104,7 @@ def test_a_negative_prompt_counts_where_there_is_guidance(digits: Recipe, genera
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_a_kept_prompt_gives_the_same_image_to_the_bit_and_is_encoded_once(digits: Recipe, scale: float):
+def test_cached_prompt_is_encoded_once_and_gives_the_same_image(digits: Recipe, scale: float):
     keeping = DiffusersGenerator(digits, ON_CPU)
     plans = [dataclasses.replace(plan_sample(digits, index), guidance_scale=scale) for index in (0, 1, 0, 1)]
     keeping.prompt_cache._encode.cache_clear()
@@ -128,7 +126,7 @@ def test_a_kept_prompt_gives_the_same_image_to_the_bit_and_is_encoded_once(digit
     assert apart(np.round(stock.images * 255).astype(np.uint8), first) <= MAX_LEVELS_APART
 
 
-def test_in_bfloat16_an_image_alone_and_in_a_batch_are_within_the_tolerance(digits: Recipe):
+def test_image_is_the_same_alone_and_in_a_batch_in_bfloat16(digits: Recipe):
     recipe = dataclasses.replace(digits, precision="bfloat16")
     generator = DiffusersGenerator(recipe, ON_CPU)
     plans = [plan_sample(recipe, index) for index in range(4)]
@@ -140,9 +138,7 @@ def test_in_bfloat16_an_image_alone_and_in_a_batch_are_within_the_tolerance(digi
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("precision", MAX_LEVELS_APART_ON_A_GPU)
-def test_on_a_gpu_images_are_those_of_the_cpu_alone_and_in_a_batch(
-    digits: Recipe, generator: DiffusersGenerator, precision: str
-):
+def test_gpu_images_match_the_cpu_alone_and_in_a_batch(digits: Recipe, generator: DiffusersGenerator, precision: str):
     plans = [plan_sample(digits, index) for index in range(4)]
     recipe, tolerance = dataclasses.replace(digits, precision=precision), MAX_LEVELS_APART_ON_A_GPU[precision]
     on_gpu = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, gpus_per_actor=1))
@@ -151,7 +147,7 @@ def test_on_a_gpu_images_are_those_of_the_cpu_alone_and_in_a_batch(
     assert apart(generator.generate(plans).images_nhwc, together) <= tolerance
 
 
-def test_channels_last_draws_the_same(digits: Recipe, generator: DiffusersGenerator):
+def test_channels_last_makes_the_same_images(digits: Recipe, generator: DiffusersGenerator):
     plans = [plan_sample(digits, index) for index in range(8)]
     turned = DiffusersGenerator(digits, dataclasses.replace(ON_CPU, channels_last=True))
     assert apart(turned.generate(plans).images_nhwc, generator.generate(plans).images_nhwc) <= MAX_LEVELS_APART
@@ -159,7 +155,7 @@ def test_channels_last_draws_the_same(digits: Recipe, generator: DiffusersGenera
 
 @pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
-def test_compiled_it_draws_the_same_whatever_the_size_of_a_batch_and_its_guidance(digits: Recipe):
+def test_compiled_generator_makes_the_same_images(digits: Recipe):
     recipe = dataclasses.replace(digits, guidance_scale=(1.0, 4.0), image_size=16)
     plain = DiffusersGenerator(recipe, ON_CPU)
     compiled = DiffusersGenerator(recipe, dataclasses.replace(ON_CPU, compile=True))
@@ -170,7 +166,7 @@ def test_compiled_it_draws_the_same_whatever_the_size_of_a_batch_and_its_guidanc
         assert apart(images, plain.generate(plans).images_nhwc) <= MAX_LEVELS_APART
 
 
-def test_two_threads_may_ask_at_once(digits: Recipe, generator: DiffusersGenerator):
+def test_two_threads_may_generate_at_once(digits: Recipe, generator: DiffusersGenerator):
     halves = [[plan_sample(digits, index) for index in part] for part in (range(8), range(8, 16))]
     alone = [generator.generate(plans).images_nhwc for plans in halves]
     with ThreadPoolExecutor(2) as threads:
@@ -180,7 +176,7 @@ def test_two_threads_may_ask_at_once(digits: Recipe, generator: DiffusersGenerat
 
 
 @pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_in_the_models_output_is_told_and_does_not_spread(
+def test_non_finite_model_output_is_flagged_and_does_not_spread(
     digits: Recipe, generator: DiffusersGenerator, monkeypatch, spoilt: float
 ):
     plans = [plan_sample(digits, index) for index in range(3)]
@@ -197,30 +193,32 @@ def test_what_is_not_finite_in_the_models_output_is_told_and_does_not_spread(
     np.testing.assert_array_equal(generated.images_nhwc[[0, 2]], whole[[0, 2]])
 
 
-def test_without_a_gpu_an_actor_that_wants_one_says_so(digits: Recipe):
+def test_missing_gpu_is_an_error(digits: Recipe):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ValueError, match=r"gpus_per_actor is 0\.5, but torch finds no GPU here\. Give 0"):
+    with pytest.raises(ValueError, match=r"gpus_per_actor is 0\.5, but torch finds no GPU here\. Set it to 0"):
         DiffusersGenerator(digits, dataclasses.replace(ON_CPU, gpus_per_actor=0.5))
 
 
-def test_more_steps_than_a_scheduler_has_are_told_when_the_model_is_loaded(digits: Recipe):
+def test_too_many_steps_for_the_scheduler_are_refused_on_loading(digits: Recipe):
     recipe = dataclasses.replace(digits, scheduler="lcm", num_inference_steps=60)
-    with pytest.raises(ValueError, match=r"cannot make images .* in 60 steps of recipe\.scheduler lcm"):
+    with pytest.raises(
+        ValueError, match=r"cannot make images .* recipe\.num_inference_steps=60 and recipe\.scheduler=lcm"
+    ):
         DiffusersGenerator(recipe, ON_CPU)
 
 
-def test_torchs_cpu_generator_forgets_the_high_bits_so_noise_is_not_drawn_from_it():
+def test_torch_cpu_generator_ignores_the_high_bits_of_a_seed():
     low, high = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1 + 2**32)
     assert torch.equal(torch.randn(4, generator=low), torch.randn(4, generator=high))
 
 
-def test_noise_of_seeds_that_differ_in_high_bits_alone_differs(digits: Recipe, generator: DiffusersGenerator):
+def test_noise_depends_on_the_high_bits_of_a_seed(digits: Recipe, generator: DiffusersGenerator):
     plan = plan_sample(digits, 0)
     other = dataclasses.replace(plan, noise_seed=plan.noise_seed ^ (1 << 40))
     assert not torch.equal(generator.initial_noise(plan), generator.initial_noise(other))
 
 
-def test_the_embedded_model_is_a_stable_diffusion_pipeline_of_at_most_4_mb():
+def test_embedded_model_is_stable_diffusion_of_at_most_4_mb():
     assert json.loads((MODEL / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
     assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) <= 4_000_000

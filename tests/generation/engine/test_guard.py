@@ -21,13 +21,13 @@ DOT_ON_BLACK = BLACK.copy()
 DOT_ON_BLACK[4, 4] = 255
 
 
-def test_black_and_flat_images_are_refused_and_a_dot_on_black_is_not():
+def test_black_and_flat_images_are_refused_but_not_a_dot_on_black():
     assert refusals(generated(BLACK, ALMOST_BLACK, GREY, DOT_ON_BLACK)) == ["black", "black", "flat", ""]
 
 
-def test_non_finite_comes_before_what_the_image_looks_like():
+def test_non_finite_is_the_first_reason():
     assert refusals(generated(DOT_ON_BLACK, finite=False)) == ["non_finite"]
 
 
-def test_what_the_safety_checker_flags_is_refused():
+def test_flagged_image_is_refused():
     assert refusals(generated(BLACK, flagged=True)) == ["flagged"]

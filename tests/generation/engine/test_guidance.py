@@ -20,7 +20,7 @@ def test_each_sample_has_its_own_scale():
 
 
 def images_and_rows(recipe: Recipe) -> tuple[np.ndarray, list[int]]:
-    """Return three images, and how many rows the denoiser computed at each of four steps."""
+    """Return three images, and the number of rows that the denoiser computed in each of four steps."""
     generator = DiffusersGenerator(recipe, ON_CPU)
     rows = []
     caller = generator.guidance or generator.denoiser
@@ -30,7 +30,7 @@ def images_and_rows(recipe: Recipe) -> tuple[np.ndarray, list[int]]:
     return generator.generate(plans).images_nhwc, rows
 
 
-def test_outside_its_interval_guidance_costs_nothing_and_does_nothing(digits: Recipe):
+def test_guidance_outside_its_interval_is_not_computed(digits: Recipe):
     everywhere = dataclasses.replace(digits, guidance_scale=(4.0,))
     all_images, all_rows = images_and_rows(everywhere)
     some_images, some_rows = images_and_rows(dataclasses.replace(everywhere, guidance_interval=(0.25, 0.75)))
@@ -44,6 +44,6 @@ def test_outside_its_interval_guidance_costs_nothing_and_does_nothing(digits: Re
     assert apart(none_images, unguided) <= MAX_LEVELS_APART
 
 
-def test_an_interval_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"guidance_interval is 0\.7, 0\.1; use two"):
+def test_reversed_interval_is_refused():
+    with pytest.raises(ValueError, match=r"guidance_interval is 0\.7, 0\.1\. Give two shares"):
         RecipeConfig(guidance_interval=(0.7, 0.1))

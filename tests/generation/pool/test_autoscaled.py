@@ -1,4 +1,4 @@
-"""A pool on a cluster whose nodes Ray's autoscaler brings and takes away, as local processes."""
+"""A pool on a cluster whose nodes, local processes, are started and stopped by Ray's autoscaler."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from tests.support.autoscaled import GENERATORS, IDLE_MINUTES, LOCAL, autoscaled
 
 @pytest.mark.ray
 @pytest.mark.nightly
-def test_nodes_come_for_a_starving_trainer_replace_a_lost_one_and_go_when_it_pauses(
+def test_nodes_follow_the_trainer(
     tmp_path: Path,
 ):
-    """Pools of Ray Data are known to stay at one actor where nodes have to come first (ray#59144), and to keep the
-    slots of actors that were preempted (ray#62746).
+    """Ray Data's actor pools stay at one actor while nodes have to start first (ray#59144), and keep the slots of
+    preempted actors (ray#62746).
     """
     with autoscaled_cluster({"generator": GENERATORS}, IDLE_MINUTES) as address:
         subprocess.run(

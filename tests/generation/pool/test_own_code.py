@@ -1,4 +1,4 @@
-"""Whose code and environment a generator actor has, on a cluster that another job used first."""
+"""The code and environment of generator actors, on a cluster that another job used first."""
 
 import importlib
 import os
@@ -45,7 +45,7 @@ with start_generation(recipe, config) as service:
 
 
 def copied_code(folder: Path) -> Path:
-    """Copy all packages to a folder, the images of the painted generator inverted."""
+    """Copy all packages to a folder, with a painted generator that inverts its images."""
     for package in PACKAGES:
         shutil.copytree(PROJECT_ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "generation" / "painted_generator.py").open("a") as file:
@@ -55,9 +55,7 @@ def copied_code(folder: Path) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.nightly
-def test_actors_run_their_own_jobs_code_and_not_that_of_the_clusters_first_job(
-    painted_pool: GenerationService, tmp_path: Path
-):
+def test_actors_run_their_own_jobs_code(painted_pool: GenerationService, tmp_path: Path):
     code, images = copied_code(tmp_path / "code"), tmp_path / "images.npy"
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": ""}
     driver = [sys.executable, "-c", DRIVER, str(images)]
@@ -78,14 +76,14 @@ def restored_modules():
 
 
 def in_environment(monkeypatch: pytest.MonkeyPatch, **runtime_env: object) -> None:
-    """Let this process have a runtime environment, as an actor of Ray has."""
+    """Give this process a runtime environment, as a Ray actor has."""
     context = SimpleNamespace(runtime_env=runtime_env)
     monkeypatch.setattr(own_code.ray, "get_runtime_context", lambda: context)
 
 
 @pytest.fixture
 def other_code(tmp_path: Path) -> Path:
-    """Return a folder with a package `generation` that has nothing in it."""
+    """Return a folder with an empty package `generation`."""
     (tmp_path / "generation").mkdir()
     (tmp_path / "generation" / "__init__.py").touch()
     return tmp_path
@@ -96,7 +94,7 @@ def imported_from() -> Path:
 
 
 @pytest.mark.usefixtures("restored_modules")
-def test_an_actor_imports_from_where_its_driver_does(monkeypatch: pytest.MonkeyPatch, other_code: Path):
+def test_actor_imports_the_drivers_code(monkeypatch: pytest.MonkeyPatch, other_code: Path):
     in_environment(monkeypatch)
     code = own_code.JobCode(str(other_code), package_sha256(other_code), {})
     use(code)
@@ -107,9 +105,7 @@ def test_an_actor_imports_from_where_its_driver_does(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("restored_modules")
-def test_a_working_directory_of_another_job_does_not_take_the_place_of_the_own_code(
-    monkeypatch: pytest.MonkeyPatch, other_code: Path
-):
+def test_working_directory_of_another_job_is_ignored(monkeypatch: pytest.MonkeyPatch, other_code: Path):
     in_environment(monkeypatch, working_dir="gcs://of_another_job.zip")
     monkeypatch.chdir(other_code)
     use(code_of_driver({}))
@@ -117,7 +113,7 @@ def test_a_working_directory_of_another_job_does_not_take_the_place_of_the_own_c
 
 
 @pytest.mark.usefixtures("restored_modules")
-def test_an_actor_has_no_environment_variables_of_another_job(monkeypatch: pytest.MonkeyPatch):
+def test_environment_variables_of_another_job_are_removed(monkeypatch: pytest.MonkeyPatch):
     in_environment(monkeypatch, env_vars={"OWN": "1", "ANOTHERS": "secret", "RAY_SERVE_X": "1"})
     for name in ("OWN", "ANOTHERS", "RAY_SERVE_X"):
         monkeypatch.setenv(name, "1")
@@ -125,7 +121,7 @@ def test_an_actor_has_no_environment_variables_of_another_job(monkeypatch: pytes
     assert [name in os.environ for name in ("OWN", "ANOTHERS", "RAY_SERVE_X")] == [True, False, True]
 
 
-def test_a_variable_that_another_job_changed_is_again_what_the_node_has():
+def test_variable_changed_by_another_job_is_reset_to_the_nodes_value():
     script = (
         "import os; from generation.pool.own_code import _restore; os.environ['HF_HOME'] = 'of another job';"
         "_restore(['HF_HOME']); print(os.environ['HF_HOME'])"
@@ -139,8 +135,8 @@ def test_a_variable_that_another_job_changed_is_again_what_the_node_has():
 
 
 @pytest.mark.usefixtures("restored_modules")
-def test_packages_of_another_jobs_environment_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_packages_of_another_job_are_refused(monkeypatch: pytest.MonkeyPatch):
     in_environment(monkeypatch, pip={"packages": ["diffusers==0.30"]})
-    with pytest.raises(ValueError, match=r"^Generator actors would have 'pip' of .* Run serve shutdown"):
+    with pytest.raises(ValueError, match=r"^Generator actors would inherit 'pip' from .* Run serve shutdown"):
         use(code_of_driver({}))
     use(code_of_driver({"pip": ["diffusers==0.30"]}))

@@ -1,4 +1,4 @@
-"""The pool's size on a real cluster, by what a trainer says."""
+"""The pool's size on a real cluster, by its trainer's reports."""
 
 import dataclasses
 import os
@@ -26,17 +26,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 @pytest.fixture(scope="session")
 def own_recipe(painted: Recipe) -> Recipe:
-    """A recipe of these tests' own: the session's pool keeps that of seed 0."""
+    """A recipe only for these tests; the session's pool uses seed 0."""
     return dataclasses.replace(painted, seed=1)
 
 
 def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not(own_recipe: Recipe):
-    """Pools of Ray Data are known to grow by their backlog though it is the trainer that binds (ray#45331)."""
+    """Ray Data's actor pools grow with their backlog even if the trainer is the bottleneck (ray#45331)."""
     with start_generation(own_recipe, UP_TO_SIX) as service:
         trainer = Trainer(service, own_recipe, UP_TO_SIX)
         with trainer.at_work(images_per_second=5):
             wait_until(lambda: trainer.num_taken >= 32)  # 6 s, two windows
-            assert service.num_actors() + service.num_awaited() == 1  # it is the trainer that binds
+            assert service.num_actors() + service.num_awaited() == 1  # the trainer is the bottleneck
             trainer.images_per_second = 37
             wait_until(lambda: service.num_actors() >= 3)
             trainer.images_per_second = 5
@@ -44,7 +44,7 @@ def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not
 
 
 @pytest.mark.nightly
-def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(own_recipe: Recipe):
+def test_pool_is_released_while_its_trainer_pauses(own_recipe: Recipe):
     with start_generation(own_recipe, UP_TO_SIX) as service:
         trainer = Trainer(service, own_recipe, UP_TO_SIX)
         with trainer.at_work(images_per_second=37):
@@ -58,9 +58,7 @@ def test_a_pool_is_given_back_while_its_trainer_pauses_and_comes_again(own_recip
 
 
 @pytest.mark.nightly
-def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
-    own_recipe: Recipe, caplog: pytest.LogCaptureFixture
-):
+def test_pool_warns_of_missing_nodes_and_works_with_the_others(own_recipe: Recipe, caplog: pytest.LogCaptureFixture):
     num_cpus = int(ray.cluster_resources()["CPU"])
     too_many = dataclasses.replace(
         UP_TO_SIX,
@@ -71,22 +69,22 @@ def test_a_pool_warns_of_nodes_that_never_come_and_works_with_those_that_did(
         start_timeout_seconds=15,
     )
     with start_generation(own_recipe, too_many) as service:
-        assert "2 of 3 generator actors are up after 15 s" in caplog.text
+        assert "2 of 3 generator actors are running after 15 s" in caplog.text
         assert (service.num_actors(), service.num_awaited()) == (2, 1)
         images = stream_samples(service, own_recipe, too_many, SampleRequest.all_of(range(400)))
         batches = iter(images.iter_batches(batch_size=8))
-        came = []
-        for num_loads in (2, 3):  # before all three were ever up: for Serve the deployment has failed by then
-            came.append(next(batches)["index"])
+        delivered = []
+        for num_loads in (2, 3):  # all three were never running, so Serve considers the deployment failed
+            delivered.append(next(batches)["index"])
             os.kill(pid_of(list(service.counts().num_loads)[-1]), signal.SIGKILL)
             wait_until(lambda num_loads=num_loads: service.counts().num_loads.total() > num_loads)
-        came += [batch["index"] for batch in batches]
+        delivered += [batch["index"] for batch in batches]
         assert service.num_actors() == 2
-    assert sorted(np.concatenate(came).tolist()) == list(range(400))
+    assert sorted(np.concatenate(delivered).tolist()) == list(range(400))
 
 
 @pytest.mark.nightly
-def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_start(own_recipe: Recipe):
+def test_node_lost_during_loading_does_not_fail_the_start(own_recipe: Recipe):
     there = {"ray.io/node-group": "pool"}
     config = dataclasses.replace(
         UP_TO_SIX,
@@ -106,7 +104,7 @@ def test_a_node_that_is_lost_while_its_actor_loads_its_model_does_not_end_the_st
 
 
 @pytest.mark.nightly
-def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(own_recipe: Recipe):
+def test_each_gpu_type_has_its_own_batch_size(own_recipe: Recipe):
     mixed = dataclasses.replace(
         UP_TO_SIX,
         min_actors=2,
@@ -125,7 +123,7 @@ def test_a_pool_on_two_types_of_gpu_makes_batches_of_each_ones_own_size(own_reci
     assert sorted(batches, key=min) == [list(range(i, min(i + 16, 325))) for i in range(0, 325, 16)]
 
 
-def test_nothing_of_a_pool_is_left_once_it_is_stopped(own_recipe: Recipe):
+def test_stopped_pool_leaves_no_actors(own_recipe: Recipe):
     def alive() -> set[str]:
         kinds = ("PoolKeeper", "ServeReplica")
         return {
@@ -141,13 +139,13 @@ def test_nothing_of_a_pool_is_left_once_it_is_stopped(own_recipe: Recipe):
 
 
 @pytest.mark.nightly
-def test_an_actor_on_a_node_that_gets_a_sigterm_finishes_its_batch(own_recipe: Recipe):
+def test_actor_finishes_its_batch_after_a_sigterm_of_its_node(own_recipe: Recipe):
     there = {"ray.io/node-group": "leaving"}
     config = dataclasses.replace(
         UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=there
     )
     with leaving_node(there) as node, start_generation(own_recipe, config) as service:
-        answer = service.ask(range(4))
+        response = service.request(range(4))
         time.sleep(1)
         node.send_signal(signal.SIGTERM)
-        assert answer.result(timeout_s=30)["index"].tolist() == [0, 1, 2, 3]
+        assert response.result(timeout_s=30)["index"].tolist() == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""What becomes of a generator actor whose batch fails, and of one that is silent while it loads."""
+"""A generator actor whose batch fails, and one that stops reporting while it loads."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from generation.pool.replica import GeneratorReplica
 
 
 def failing(error: Exception) -> GeneratorReplica:
-    """Return a replica, its model not loaded, whose device ends in this error."""
+    """Return a replica without a model whose device raises this error."""
 
     def generate(_: object) -> None:
         raise error
@@ -33,26 +33,26 @@ def failing(error: Exception) -> GeneratorReplica:
         (GenerationFailedError("All 10 attempts were refused"), GenerationFailedError, []),
     ],
 )
-def test_an_actor_ends_its_process_after_an_error_of_its_device_alone(
+def test_actor_exits_only_after_an_unexpected_error(
     error: Exception, seen: type[Exception], exits: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     ended: list[int] = []
     monkeypatch.setattr(replica.os, "_exit", ended.append)
-    monkeypatch.setattr(replica, "ANSWER_BEFORE_END_SECONDS", 0.0)
+    monkeypatch.setattr(replica, "EXIT_DELAY_SECONDS", 0.0)
 
     async def ask() -> None:
         with pytest.raises(seen, match=str(error)) as raised:
             await failing(error).generate([0])
         assert raised.type is seen
-        await asyncio.sleep(0.01)  # the end comes after the answer
+        await asyncio.sleep(0.01)  # it exits after the result
 
     asyncio.run(ask())
     assert ended == exits
 
 
-def test_a_process_that_is_silent_while_it_loads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+def test_process_that_stops_reporting_no_longer_counts_as_loading(monkeypatch: pytest.MonkeyPatch):
     pool_keeper: Any = PoolKeeper.__ray_metadata__.modified_class(GenerationConfig())  # pyright: ignore[reportAttributeAccessIssue]
-    pool_keeper.note_loading("node:7")
+    pool_keeper.report_loading("node:7")
     assert pool_keeper.snapshot().loading == {"node:7"}
-    monkeypatch.setattr(keeper, "LOADING_SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(keeper, "LOADING_TIMEOUT_SECONDS", -1.0)
     assert pool_keeper.snapshot().loading == set()

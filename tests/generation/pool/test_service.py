@@ -1,4 +1,4 @@
-"""When a pool is given up, by what Serve says of it and what its actors said. The pool itself: test_pool.py."""
+"""When a pool fails, by Serve's status and its actors' errors. The pool itself: test_pool.py."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from generation.pool.service import DEPLOYMENT, GenerationService
 
 
 @dataclass(frozen=True)
-class SeenPool(GenerationService):
-    """A pool of which so much is seen."""
+class FakePool(GenerationService):
+    """A pool with a fixed status and counts."""
 
-    app_name: str = "seen"
+    app_name: str = "pool"
     handle: Any = None
     keeper: Any = None
     running: int = 0
@@ -51,66 +51,64 @@ class SeenPool(GenerationService):
 
 
 @pytest.mark.parametrize(
-    ("seen", "message"),
+    ("pool", "message"),
     [
-        (SeenPool(starting=1, num_errors=1), "no memory on GPU 0"),
-        (SeenPool(starting=8, num_errors=3), "no memory on GPU 2"),
-        (SeenPool(starting=1, num_loads=8, num_errors=3), "no memory on GPU 2"),
-        (SeenPool(is_failed=True), "could start: it fell over"),
+        (FakePool(starting=1, num_errors=1), "no memory on GPU 0"),
+        (FakePool(starting=8, num_errors=3), "no memory on GPU 2"),
+        (FakePool(starting=1, num_loads=8, num_errors=3), "no memory on GPU 2"),
+        (FakePool(is_failed=True), "could start: it fell over"),
     ],
 )
-def test_a_pool_of_which_no_actor_is_up_nor_comes_to_be_is_given_up_with_the_reason(seen: SeenPool, message: str):
+def test_pool_without_any_working_actor_fails_with_the_reason(pool: FakePool, message: str):
     with pytest.raises(GenerationFailedError, match=message):
-        seen.raise_if_failed()
+        pool.raise_if_failed()
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "pool",
     [
-        SeenPool(running=1, starting=7, num_loads=2, num_errors=3, is_failed=True),  # one of two was preempted
-        SeenPool(starting=8, num_errors=2),
-        SeenPool(starting=8, num_loading=7, num_errors=30, is_failed=True),  # of one bad GPU, tried again and again
-        SeenPool(starting=1, num_loads=8, num_errors=2),  # in mid-run
-        SeenPool(num_loads=8, is_failed=True),
+        FakePool(running=1, starting=7, num_loads=2, num_errors=3, is_failed=True),  # one of two was preempted
+        FakePool(starting=8, num_errors=2),
+        FakePool(starting=8, num_loading=7, num_errors=30, is_failed=True),  # all from one bad GPU
+        FakePool(starting=1, num_loads=8, num_errors=2),  # in mid-run
+        FakePool(num_loads=8, is_failed=True),
     ],
 )
-def test_a_pool_that_may_still_make_images_is_not_given_up(seen: SeenPool):
-    seen.raise_if_failed()
+def test_pool_that_may_still_start_does_not_fail(pool: FakePool):
+    pool.raise_if_failed()
 
 
-def test_what_serve_says_of_a_pool_that_is_late_ends_its_sentence_once():
-    with pytest.raises(GenerationFailedError, match=r"was up after 0 s: it fell over\. Has the cluster"):
-        SeenPool(starting=1).wait_until_running(1, timeout_seconds=0)
+def test_serves_message_ends_with_a_single_period():
+    with pytest.raises(GenerationFailedError, match=r"was running after 0 s: it fell over\. Check that the cluster"):
+        FakePool(starting=1).wait_until_running(1, timeout_seconds=0)
 
 
 def of_keeper(error: Exception, monkeypatch: pytest.MonkeyPatch) -> GenerationService:
-    """Return a pool whose keeper answers with an error."""
+    """Return a pool whose keeper raises an error."""
 
     def fail(_: object) -> None:
         raise error
 
     monkeypatch.setattr("generation.pool.service.ray.get", fail)
     keeper: Any = SimpleNamespace(snapshot=SimpleNamespace(remote=lambda: None))
-    return GenerationService("seen", cast(Any, None), keeper)
+    return GenerationService("pool", cast(Any, None), keeper)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ActorDiedError(), "its process has ended"),
+        (ActorDiedError(), "its process ended"),
         (
             OutOfMemoryError("killed"),
-            r"Ray's memory monitor ended it\. The pool ends with it\. Give that node",
+            r"Ray's memory monitor killed it\. The pool ends with it\. Give that node",
         ),
     ],
 )
-def test_a_pool_whose_keeper_is_gone_has_failed_and_says_where(
-    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
-):
-    with pytest.raises(GenerationFailedError, match=f"^The keeper of the pool 'seen', .* is gone: {reason}"):
+def test_pool_without_its_keeper_fails(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(GenerationFailedError, match=f"^The keeper of the pool 'pool', .* is gone: {reason}"):
         of_keeper(error, monkeypatch).counts()
 
 
-def test_a_pool_whose_keeper_cannot_be_reached_for_a_while_has_not_failed(monkeypatch: pytest.MonkeyPatch):
+def test_pool_with_an_unreachable_keeper_does_not_fail(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ActorUnavailableError):
-        of_keeper(ActorUnavailableError("seen", None), monkeypatch).counts()
+        of_keeper(ActorUnavailableError("pool", None), monkeypatch).counts()

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from generation.pool.policy import AskKeeper
+from generation.pool.policy import KeeperPolicy
 from generation.pool.sizing import BATCHES_BEFORE_TRAINING, PoolSizer, PoolSnapshot, TrainerTimes, actors_needed
 from ray_jobs.train import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
@@ -15,60 +15,60 @@ from tests.support.waits import wait_until
 @pytest.mark.parametrize(
     ("working", "waiting", "needed"),
     [
-        (2.0, 0.875, 16.0),  # two actors let it work an eighth of its time
+        (2.0, 0.875, 16.0),  # two actors keep it busy for an eighth of its time
         (16.0, 0.0, 16.0),
-        (4.0, 0.0, 4.0),  # of sixteen: the others have nothing to do
+        (4.0, 0.0, 4.0),  # of sixteen; the others idle
         (3.0, 0.25, 4.0),
         (1.0, 1.0, math.inf),
     ],
 )
-def test_a_trainer_needs_its_work_over_the_share_of_time_it_did_not_wait(working: float, waiting: float, needed: float):
+def test_actors_needed_by_waiting_time(working: float, waiting: float, needed: float):
     assert actors_needed(working, waiting) == needed
 
 
 @dataclass
 class Simulation:
-    """A trainer that takes as much as so many actors make, and a pool whose actors take a while to start.
+    """A trainer that consumes the output of a given number of actors, and a pool whose actors take time to start.
 
-    A look a second; an actor's work of a second is a unit of images, and a few seconds' work may lie ready.
+    Takes a snapshot each second. An actor makes one unit of images per second; up to `max_ready` units are buffered.
     """
 
     sizer: PoolSizer
     start_seconds: float
     running: int
-    appetite: float = 0.0
-    ready_at_most: float = 4.0
-    is_heard: bool = True
+    demand: float = 0.0
+    max_ready: float = 4.0
+    reports: bool = True
     at: float = 0.0
     ready: float = 0.0
     waiting_seconds: float = 0.0
     working_seconds: float = 0.0
     sizes: list[int] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
-    """When actors that are on their way will be up."""
+    """When each starting actor will be running."""
 
-    def run(self, seconds: int, appetite: float) -> list[int]:
-        """Return the sizes that were decided in this time."""
+    def run(self, seconds: int, demand: float) -> list[int]:
+        """Return the sizes decided in this time."""
         for _ in range(seconds):
-            self._second(appetite)
+            self._second(demand)
         return self.sizes[-seconds:]
 
-    def _second(self, appetite: float) -> None:
+    def _second(self, demand: float) -> None:
         self.at += 1.0
         self.running += sum(start <= self.at for start in self.starts)
         self.starts = [start for start in self.starts if start > self.at]
-        made = min(float(self.running), appetite + self.ready_at_most - self.ready)
-        taken = min(appetite, self.ready + made)
+        made = min(float(self.running), demand + self.max_ready - self.ready)
+        taken = min(demand, self.ready + made)
         self.ready += made - taken
         self.working_seconds += made
-        self.waiting_seconds += 1 - taken / appetite if appetite else 0.0
-        has_room = self.ready < self.ready_at_most
-        trainer = TrainerTimes(self.at, self.waiting_seconds) if self.is_heard else None
-        num_requests = 4.0 * self.sizer.max_actors if has_room else appetite
-        look = PoolSnapshot(
+        self.waiting_seconds += 1 - taken / demand if demand else 0.0
+        has_room = self.ready < self.max_ready
+        trainer = TrainerTimes(self.at, self.waiting_seconds) if self.reports else None
+        num_requests = 4.0 * self.sizer.max_actors if has_room else demand
+        snapshot = PoolSnapshot(
             self.at, self.running, num_requests, round(self.working_seconds), self.working_seconds, trainer
         )
-        size = self.sizer.size(look)
+        size = self.sizer.size(snapshot)
         self.sizes.append(size)
         self.starts = self.starts[: max(0, size - self.running)]
         self.starts += [self.at + self.start_seconds] * (size - self.running - len(self.starts))
@@ -80,117 +80,117 @@ def pool(initial: int, lowest: int = 0, highest: int = 32, idle_seconds: float =
     return Simulation(PoolSizer(lowest, initial, highest, idle_seconds), 15.0, initial)
 
 
-def test_a_pool_grows_in_one_step_to_what_its_trainer_lacks():
+def test_pool_grows_in_one_step_to_the_trainers_need():
     two = pool(initial=2)
-    assert set(two.run(40, appetite=1.9)) == {2}
-    sizes = two.run(60, appetite=15.0)
+    assert set(two.run(40, demand=1.9)) == {2}
+    sizes = two.run(60, demand=15.0)
     assert sorted(set(sizes)) == [2, 16]
-    assert sizes.index(16) < 10  # a window to see that it waits, and one to see how much
+    assert sizes.index(16) < 10  # one window to notice that it waits, and one to measure
     assert two.running == 16
     before = two.waiting_seconds
-    two.run(20, appetite=15.0)
+    two.run(20, demand=15.0)
     assert two.waiting_seconds == before
 
 
-def test_a_pool_grows_to_its_bound_and_no_further():
-    assert max(pool(initial=1, highest=8).run(60, appetite=100.0)) == 8
+def test_pool_does_not_exceed_its_maximum():
+    assert max(pool(initial=1, highest=8).run(60, demand=100.0)) == 8
 
 
-def test_a_full_queue_does_not_grow_the_pool_of_a_trainer_that_is_the_bottleneck():
-    assert max(pool(initial=4).run(200, appetite=3.9)) == 4
+def test_full_queue_does_not_grow_the_pool():
+    assert max(pool(initial=4).run(200, demand=3.9)) == 4
 
 
-def test_a_pool_gives_back_idle_actors_and_its_slow_trainer_never_waits():
+def test_idle_actors_are_removed_without_making_the_trainer_wait():
     sixteen = pool(initial=16)
-    assert set(sixteen.run(20, appetite=4.5)) == {16}
-    assert sixteen.run(20, appetite=4.5)[-1] == 5
+    assert set(sixteen.run(20, demand=4.5)) == {16}
+    assert sixteen.run(20, demand=4.5)[-1] == 5
     waited = sixteen.waiting_seconds
-    assert set(sixteen.run(100, appetite=4.5)) == {5}
+    assert set(sixteen.run(100, demand=4.5)) == {5}
     assert sixteen.waiting_seconds == waited
 
 
-def test_a_pool_is_kept_through_a_short_lull_and_given_back_in_a_long_one():
+def test_pool_shrinks_only_in_a_long_pause():
     eight = pool(initial=8)
-    assert set(eight.run(30, appetite=7.5)) == {8}
-    assert set(eight.run(15, appetite=0.0)) == {8}
-    assert set(eight.run(30, appetite=7.5)) == {8}
-    assert eight.run(40, appetite=0.0)[-1] == 0
+    assert set(eight.run(30, demand=7.5)) == {8}
+    assert set(eight.run(15, demand=0.0)) == {8}
+    assert set(eight.run(30, demand=7.5)) == {8}
+    assert eight.run(40, demand=0.0)[-1] == 0
 
 
-def test_an_empty_pool_grows_to_its_earlier_size_at_the_next_request():
+def test_empty_pool_returns_to_its_earlier_size_at_the_next_request():
     eight = pool(initial=8)
-    eight.run(40, appetite=5.5)
-    assert eight.run(60, appetite=0.0)[-1] == 0
-    assert eight.run(1, appetite=5.5) == [6]
+    eight.run(40, demand=5.5)
+    assert eight.run(60, demand=0.0)[-1] == 0
+    assert eight.run(1, demand=5.5) == [6]
 
 
-def test_a_pool_never_falls_below_its_least_size():
-    assert pool(initial=8, lowest=3).run(100, appetite=0.0)[-1] == 3
+def test_pool_does_not_fall_below_its_minimum():
+    assert pool(initial=8, lowest=3).run(100, demand=0.0)[-1] == 3
 
 
 BEFORE_FIRST_BATCH = TrainerTimes(0.0, 0.0)
 
 
-def sizes_before_first_batch(sizer: PoolSizer, *looks: tuple[int, float, int, float]) -> list[int]:
-    """Return what is decided at looks a second apart: actors up, batches asked for, batches made, seconds at work."""
-    return [sizer.size(PoolSnapshot(float(at), *look, BEFORE_FIRST_BATCH)) for at, look in enumerate(looks)]
+def sizes_before_first_batch(sizer: PoolSizer, *snapshots: tuple[int, float, int, float]) -> list[int]:
+    """Return the sizes for snapshots one second apart: running actors, pending requests, batches made, busy seconds."""
+    return [sizer.size(PoolSnapshot(float(at), *snapshot, BEFORE_FIRST_BATCH)) for at, snapshot in enumerate(snapshots)]
 
 
 @pytest.mark.parametrize(
     ("num_running", "num_requests", "working"),
     [
-        (2, 0.0, 0.0),  # workers and networks are loaded
-        (2, 128.0, 1.7),  # its images are held up on their way
-        (1, 128.0, 1.0),  # the second actor is not up yet
+        (2, 0.0, 0.0),  # training is still starting
+        (2, 128.0, 1.7),  # images are delayed on their way
+        (1, 128.0, 1.0),  # the second actor is not running yet
         (0, 128.0, 0.0),
     ],
 )
-def test_before_the_first_batch_a_pool_stays_as_it_is_unless_all_of_it_works(
+def test_pool_keeps_its_size_before_the_first_batch_unless_fully_busy(
     num_running: int, num_requests: float, working: float
 ):
-    looks = [(num_running, num_requests, int(working * at), working * at) for at in range(60)]
-    assert set(sizes_before_first_batch(PoolSizer(0, 2, 32, idle_seconds=20.0), *looks)) == {2}
+    snapshots = [(num_running, num_requests, int(working * at), working * at) for at in range(60)]
+    assert set(sizes_before_first_batch(PoolSizer(0, 2, 32, idle_seconds=20.0), *snapshots)) == {2}
 
 
-def test_a_pool_that_training_has_asked_and_that_works_all_the_time_grows_before_the_first_batch():
+def test_fully_busy_pool_grows_before_the_first_batch():
     idle = [(2, 0.0, 0, 0.0)] * 10
-    asked = [(2, 128.0, at, 2.0 * at) for at in range(20)]  # a batch takes 2 s: a window is 8 s
-    sizes = sizes_before_first_batch(PoolSizer(0, 2, 32, idle_seconds=20.0), *idle, *asked)
+    requested = [(2, 128.0, at, 2.0 * at) for at in range(20)]  # a batch takes 2 s: a window is 8 s
+    sizes = sizes_before_first_batch(PoolSizer(0, 2, 32, idle_seconds=20.0), *idle, *requested)
     assert sizes == [2] * 18 + [32] * 12
 
 
-def test_a_pool_does_not_grow_for_the_sheet_of_samples_before_training():
+def test_pool_does_not_grow_for_the_sheet_of_samples():
     sheet = [(1, 20.0 - at, at, float(at)) for at in range(20)]
     assert NUM_SAMPLES_ON_SHEET <= BATCHES_BEFORE_TRAINING
     assert set(sizes_before_first_batch(PoolSizer(1, 1, 8, idle_seconds=60.0), *sheet)) == {1}
 
 
-def test_before_the_first_batch_a_pool_does_not_grow_until_four_of_its_own_have_been_made():
-    looks = [(1, 32.0, at // 90, float(at)) for at in range(400)]
-    sizes = sizes_before_first_batch(PoolSizer(1, 1, 8, idle_seconds=60.0), *looks)
+def test_pool_measures_four_batches_before_it_grows():
+    snapshots = [(1, 32.0, at // 90, float(at)) for at in range(400)]
+    sizes = sizes_before_first_batch(PoolSizer(1, 1, 8, idle_seconds=60.0), *snapshots)
     assert sizes == [1] * 360 + [8] * 40
 
 
-def test_a_pool_that_grew_before_the_first_batch_gives_back_what_training_does_not_need():
+def test_pool_shrinks_after_growing_before_the_first_batch():
     sizer = PoolSizer(1, 1, 8, idle_seconds=20.0)
     assert sizes_before_first_batch(sizer, *[(1, 32.0, at, float(at)) for at in range(10)])[-1] == 8
-    sizes = [  # two of eight at work are enough
+    sizes = [  # two busy actors of eight are enough
         sizer.size(PoolSnapshot(float(at), 8, 32.0, 2 * at - 10, 2.0 * at - 10, TrainerTimes(at - 9.0, 0.0)))
         for at in range(10, 60)
     ]
     assert sizes[-1] == 3
 
 
-def test_without_a_trainer_a_pool_has_its_maximum_while_there_are_requests():
+def test_pool_without_a_trainer_has_its_maximum_while_requests_are_pending():
     sizer = PoolSizer(0, 2, 32, idle_seconds=20.0)
     assert sizer.size(PoolSnapshot(0.0, 2, 1.0, 0, 0.0, None)) == 32
     assert sizer.size(PoolSnapshot(19.0, 32, 0.0, 0, 0.0, None)) == 32
     assert sizer.size(PoolSnapshot(21.0, 32, 0.0, 0, 0.0, None)) == 0
 
 
-def test_a_trainer_that_is_started_again_is_not_taken_for_one_that_does_not_wait():
+def test_restarted_trainer_does_not_shrink_the_pool():
     sizer = PoolSizer(0, 8, 32, idle_seconds=5.0)
-    for at in range(15):  # waits all the time, and its eight actors work
+    for at in range(15):  # the trainer waits all the time, with eight busy actors
         sizer.size(PoolSnapshot(float(at), 8, 99.0, 8 * at, 8.0 * at, TrainerTimes(at + 1.0, float(at))))
     size = sizer.size(PoolSnapshot(15.0, 8, 99.0, 15, 120.0, TrainerTimes(0.0, 0.0)))
     assert size == 32
@@ -199,24 +199,24 @@ def test_a_trainer_that_is_started_again_is_not_taken_for_one_that_does_not_wait
     assert size == 32
 
 
-def test_an_actor_at_a_long_batch_is_kept_though_the_trainer_never_waits():
+def test_actor_with_a_long_batch_is_not_removed():
     sizer = PoolSizer(0, 1, 4, idle_seconds=20.0)
-    sizes = {  # a batch is 90 s of work, told while it lasts
+    sizes = {  # a batch takes 90 s, reported while it is made
         sizer.size(PoolSnapshot(float(at), 1, 9.0, at // 90, float(at), TrainerTimes(float(at) + 1, 0.0)))
         for at in range(600)
     }
     assert sizes == {1}
 
 
-def test_while_what_was_asked_for_first_is_not_up_no_more_is_asked_for():
+def test_pool_does_not_grow_while_the_last_request_is_unmet():
     sizer = PoolSizer(0, 4, 32, idle_seconds=60.0)
-    looks = [PoolSnapshot(float(at), 1, 99.0, at, float(at), TrainerTimes(at + 1.0, float(at))) for at in range(60)]
-    assert {sizer.size(look) for look in looks} == {4}
+    snapshots = [PoolSnapshot(float(at), 1, 99.0, at, float(at), TrainerTimes(at + 1.0, float(at))) for at in range(60)]
+    assert {sizer.size(snapshot) for snapshot in snapshots} == {4}
 
 
-def test_actors_that_idle_though_the_trainer_waits_become_no_more():
+def test_pool_does_not_grow_while_actors_idle():
     sizer = PoolSizer(0, 5, 16, idle_seconds=60.0)
-    sizes = {  # 2 of 5 at work, and it waits 5% of its time: images are held up on their way
+    sizes = {  # 2 of 5 busy, and the trainer waits 5% of its time: images are delayed on their way
         sizer.size(PoolSnapshot(float(at), 5, 99.0, 2 * at, 2.0 * at, TrainerTimes(at + 1.0, 0.05 * at)))
         for at in range(300)
     }
@@ -224,7 +224,7 @@ def test_actors_that_idle_though_the_trainer_waits_become_no_more():
 
 
 class Pool:
-    """What Serve tells its policy."""
+    """Serve's argument of a policy."""
 
     app_name = "pool"
 
@@ -234,10 +234,10 @@ class Pool:
         self.total_num_requests = num_requests
 
 
-def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch):
+def test_pool_without_its_keeper_is_ended_even_if_empty(monkeypatch):
     deleted: list[list[str]] = []
     killed: list[str] = []
-    replaced = iter("aa")  # Serve starts c in its place, as it has not acted on the deletion yet
+    replaced = iter("aa")  # Serve starts c as a replacement, since it has not acted on the deletion yet
 
     def get_actor(name: str, namespace: str) -> SimpleNamespace:
         if name == "keeper":
@@ -247,7 +247,7 @@ def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch)
         return SimpleNamespace(delete_apps=SimpleNamespace(remote=deleted.append))
 
     def list_named_actors(all_namespaces: bool) -> list[dict[str, str]]:
-        assert deleted, "Serve would start others in their place"
+        assert deleted, "Serve would start replacements"
         names = (f"SERVE_REPLICA::pool#{next(replaced, 'c')}", "SERVE_REPLICA::pool2#b", "keeper2")
         return [{"name": name, "namespace": "serve"} for name in names if all_namespaces]
 
@@ -256,29 +256,29 @@ def test_a_pool_whose_keeper_is_gone_is_ended_though_no_actor_is_up(monkeypatch)
     monkeypatch.setattr(ray + "get", lambda answer: answer)
     monkeypatch.setattr(ray + "util.list_named_actors", list_named_actors)
     monkeypatch.setattr(ray + "kill", lambda actor: killed.append(actor.name))
-    monkeypatch.setattr("generation.pool.policy.LOOK_SECONDS", 0.0)
-    policy = AskKeeper("keeper", "namespace")
+    monkeypatch.setattr("generation.pool.policy.POLL_SECONDS", 0.0)
+    policy = KeeperPolicy("keeper", "namespace")
     for _ in range(2):
         assert policy(cast(Any, Pool(num_running=0, target=4)))[0] == 4
-    assert deleted == []  # Ray's head may be starting anew
+    assert deleted == []  # Ray's head may be restarting
     policy(cast(Any, Pool(num_running=0, target=4)))
     wait_until(lambda: set(killed) == {"SERVE_REPLICA::pool#a", "SERVE_REPLICA::pool#c"})
     assert deleted == [["pool"]]
 
 
-def test_an_answer_about_an_empty_pool_does_not_stop_the_actor_that_serve_starts(monkeypatch):
-    asked: list[Future[int]] = []
+def test_decision_for_an_empty_pool_does_not_stop_its_first_actor(monkeypatch):
+    polls: list[Future[int]] = []
 
-    def ask(_: object, pool: Any) -> Future[int]:
-        asked.append(Future())
-        return asked[-1]
+    def poll(_: object, pool: Any) -> Future[int]:
+        polls.append(Future())
+        return polls[-1]
 
-    monkeypatch.setattr(AskKeeper, "_ask", ask)
-    policy = AskKeeper("keeper", "namespace")
+    monkeypatch.setattr(KeeperPolicy, "_poll", poll)
+    policy = KeeperPolicy("keeper", "namespace")
     assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0
-    asked[0].set_result(0)
+    polls[0].set_result(0)
     assert policy(cast(Any, Pool(num_running=0, target=0)))[0] == 0
     assert policy(cast(Any, Pool(num_running=1, target=1)))[0] == 1
-    assert len(asked) == 2
-    asked[1].set_result(6)
+    assert len(polls) == 2
+    polls[1].set_result(6)
     assert policy(cast(Any, Pool(num_running=1, target=1)))[0] == 6

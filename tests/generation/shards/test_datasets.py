@@ -233,8 +233,10 @@ def test_a_killed_asker_leaves_the_same_bytes(
     rows = iter(write_shards(service, TWO_ACTORS_OF_8, shards, shards.missing()).iter_rows())
     next(rows)
     processes = psutil.Process().children(recursive=True)
-    asker = next(process for process in processes if "MapWorker(MapBatches(Requester))" in " ".join(process.cmdline()))
-    asker.kill()
+    requester = next(
+        process for process in processes if "MapWorker(MapBatches(StreamStage))" in " ".join(process.cmdline())
+    )
+    requester.kill()
     assert len(list(rows)) == 9
     assert files_of(shards) == files_of(written)
 

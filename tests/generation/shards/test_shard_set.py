@@ -208,7 +208,7 @@ def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
 def units_of_tee(shards: ShardSet, num_images: int, wanted: SampleRequest, monkeypatch) -> list[dict[str, int]]:
     """Return the units of work of a stream that is kept, in their order, with the pass of each."""
     blocks: list[dict[str, list[int]]] = []
-    monkeypatch.setattr(datasets, "ask_units", lambda *arguments: blocks.extend(arguments[3]))
+    monkeypatch.setattr(datasets, "request_units", lambda *arguments: blocks.extend(arguments[3]))
     monkeypatch.setattr(datasets, "bound_memory", lambda *arguments: None)
     datasets.tee_samples(cast(Any, None), GenerationConfig(), shards, num_images, wanted, seed=5)
     return [

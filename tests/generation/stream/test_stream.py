@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, np.ndarray]:
-    """Return all rows sorted by index; do something once after the first batch."""
+    """Return all rows sorted by index; call `meanwhile` once after the first batch."""
     batches = []
     for batch in dataset.iter_batches(batch_size=16, prefetch_batches=0):
         batches.append(batch)
@@ -45,12 +45,12 @@ def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, n
 
 
 def processes(service: GenerationService) -> list[int]:
-    """Return the process ids of actors that are up with their model; earlier tests may have killed others."""
+    """Return the process ids of running actors; earlier tests may have killed others."""
     loaded = [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
     return [process for process in loaded if psutil.pid_exists(process)]
 
 
-def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, painted_pool: GenerationService):
+def test_each_requested_index_is_delivered_once_with_its_own_image(painted: Recipe, painted_pool: GenerationService):
     wanted = SampleRequest.all_of(range(300), range(1000, 1010))
     rows = rows_of(stream_samples(painted_pool, painted, TWO_ACTORS, wanted))
     indices = [*range(300), *range(1000, 1010)]
@@ -61,9 +61,7 @@ def test_each_planned_index_comes_once_with_its_own_image(painted: Recipe, paint
         np.testing.assert_array_equal(rows["image"][row], painter.paint(plan_sample(painted, index)))
 
 
-def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(
-    painted: Recipe, painted_pool: GenerationService
-):
+def test_ordered_stream_delivers_scattered_indices_in_order(painted: Recipe, painted_pool: GenerationService):
     wanted = SampleRequest(
         IndexSet.of_ranges([range(3, 20), range(500, 640), range(1030, 1040), range(5000, 5001)]), 1, True
     )
@@ -77,7 +75,7 @@ def test_where_an_order_is_wanted_scattered_indices_ascend_and_no_other_comes(
 
 
 @pytest.mark.nightly
-def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe, painted_pool: GenerationService):
+def test_two_consumers_get_each_sample_once(painted: Recipe, painted_pool: GenerationService):
     everything = IndexSet.of_ranges([range(1010)])
 
     def part_of(rank: int) -> list[int]:
@@ -91,23 +89,23 @@ def test_two_consumers_at_the_same_time_get_each_sample_once(painted: Recipe, pa
 
 
 @pytest.mark.nightly
-def test_two_consumers_of_slow_actors_share_them_from_the_start(painted: Recipe):
+def test_two_consumers_share_slow_actors_from_the_start(painted: Recipe):
     slow, recipe = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0), dataclasses.replace(painted, seed=1)
-    came: list[int] = []
-    under_way: list[int] = []
+    delivered: list[int] = []
+    pending: list[int] = []
 
     def consume(rank: int) -> None:
         wanted = SampleRequest(IndexSet.of_ranges([range(rank * 10_000, rank * 10_000 + 640)]), num_consumers=2)
         for _ in stream_samples(service, recipe, slow, wanted).iter_batches(batch_size=16, prefetch_batches=0):
-            came.append(rank)
-            if len(came) >= 24:  # of 80 batches
-                under_way.append(sum(service.counts().num_requests.values()))
+            delivered.append(rank)
+            if len(delivered) >= 24:  # of 80 batches
+                pending.append(sum(service.counts().num_requests.values()))
                 return
 
     with start_generation(recipe, slow) as service, ThreadPoolExecutor(2) as threads:
         list(threads.map(consume, range(2)))
-    assert min(came[:24].count(rank) for rank in range(2)) >= 6
-    assert 0 < under_way[0] <= 2 * REQUESTS_PER_ACTOR
+    assert min(delivered[:24].count(rank) for rank in range(2)) >= 6
+    assert 0 < pending[0] <= 2 * REQUESTS_PER_ACTOR
 
 
 def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe, digits_pool: GenerationService):
@@ -129,14 +127,14 @@ def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe,
 
 
 @pytest.mark.nightly
-def test_a_killed_actor_is_replaced_by_one_that_loads_its_model_once(painted: Recipe):
+def test_killed_actor_is_replaced(painted: Recipe):
     with start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS) as service:
         os.kill(processes(service)[0], signal.SIGKILL)
-        wait_until(lambda: service.counts().num_loads.total() == 3)  # two, and one in the dead one's place
+        wait_until(lambda: service.counts().num_loads.total() == 3)  # two, and the replacement
         assert set(service.counts().num_loads.values()) == {1}
 
 
-def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
+def test_class_quotas_are_exact_when_a_fifth_of_images_is_refused(
     guarded_digits: Recipe, digits_pool: GenerationService
 ):
     refused_before = digits_pool.counts().num_refused["flagged"]
@@ -153,7 +151,7 @@ def test_class_quotas_are_exact_though_a_fifth_of_the_images_is_refused(
 
 
 @pytest.mark.nightly
-def test_samples_that_are_left_out_keep_their_place_in_the_stream_and_are_counted(guarded_digits: Recipe):
+def test_left_out_samples_keep_their_rows_and_are_counted(guarded_digits: Recipe):
     recipe = dataclasses.replace(guarded_digits, leave_out_after=1)
     with start_generation(recipe, TWO_ACTORS_OF_8) as service:
         rows = rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, SampleRequest.all_of(range(120))))
@@ -167,7 +165,7 @@ def test_samples_that_are_left_out_keep_their_place_in_the_stream_and_are_counte
 
 
 @pytest.mark.nightly
-def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_sample(painted: Recipe):
+def test_lost_node_with_results_in_memory_costs_a_retry_and_no_sample(painted: Recipe):
     num_cpus = int(ray.cluster_resources()["CPU"])
     one_per_node = dataclasses.replace(TWO_ACTORS, cpus_per_actor=0.75 * num_cpus, painted_batch_seconds=0.1)
     large = dataclasses.replace(painted, image_size=96)  # batches of 442 kB travel through a node's object store
@@ -183,7 +181,7 @@ def test_a_lost_node_and_the_answers_in_its_memory_cost_a_retry_and_never_a_samp
 
 
 @pytest.mark.nightly
-def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds(digits: Recipe, tmp_path: Path):
+def test_damaged_model_fails_the_start_within_seconds(digits: Recipe, tmp_path: Path):
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
     (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
     model = tmp_path / "model"
@@ -196,35 +194,37 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_in_one_line_within_seconds
 
 
 @pytest.mark.nightly
-def test_actors_that_never_come_up_end_the_wait(painted: Recipe):
+def test_start_times_out_if_no_actor_comes_up(painted: Recipe):
     too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
     started_at = time.monotonic()
-    with pytest.raises(GenerationFailedError, match=r"^No generator actor was up after 3 s: .*start_timeout_seconds"):
+    with pytest.raises(
+        GenerationFailedError, match=r"^No generator actor was running after 3 s: .*start_timeout_seconds"
+    ):
         start_generation(dataclasses.replace(painted, seed=1), too_large)
-    assert time.monotonic() - started_at < 20  # and nobody waits for them to finish, which takes Serve 30 s
+    assert time.monotonic() - started_at < 20  # does not wait for them to finish, which takes Serve 30 s
 
 
-def test_an_error_in_an_actor_ends_the_stream_with_its_message(painted: Recipe):
+def test_actor_error_ends_the_stream_with_its_message(painted: Recipe):
     black = dataclasses.replace(painted, image_size=0)
     with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
         rows_of(stream_samples(service, black, TWO_ACTORS, SampleRequest.all_of(range(4))))
 
 
 @pytest.mark.nightly
-def test_a_pool_whose_driver_is_gone_without_a_word_stops_itself(painted: Recipe):
+def test_pool_stops_itself_after_its_driver_died(painted: Recipe):
     service = start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS)
-    ray.kill(service.keeper)  # it belongs to the driver's job and ends with it
+    ray.kill(service.keeper)  # as if the driver's job, which owns it, had ended
     wait_until(lambda: service.app_name not in serve.status().applications)
 
 
-def test_a_few_samples_come_in_batches_no_larger_than_an_actor_can_take(painted_pool: GenerationService):
+def test_fetched_samples_exceed_a_batch(painted_pool: GenerationService):
     samples = fetch_samples(painted_pool, TWO_ACTORS, range(5, 45))
     assert samples["index"].tolist() == list(range(5, 45))
     assert samples["image"].shape == (40, 16, 16, 3)
 
 
 @pytest.mark.nightly
-def test_actors_fetch_a_model_once_a_node_from_the_drivers_mirror(tmp_path: Path, monkeypatch):
+def test_model_is_downloaded_once_per_node_from_the_drivers_mirror(tmp_path: Path, monkeypatch):
     with serve_hub(PROJECT_ROOT / "generation" / "digits" / "model") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path))

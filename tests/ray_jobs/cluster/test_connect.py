@@ -171,7 +171,7 @@ def test_generators_run_only_on_their_group_and_the_request_stage_stays_off_it(o
         next(batches)
         generators = groups_of("ServeReplica")
         assert [generators[each] for each in generators.keys() - of_other_pools] == ["generator"] * 3
-        assert set(groups_of("Requester").values()) == {None}  # those of the three that have started
+        assert set(groups_of("StreamStage").values()) == {None}  # those of the three that have started
         samples = stream_samples(service, own_recipe, GENERATION, SampleRequest.all_of(range(16)))
         shown = samples.map_batches(cast(Any, partial(shown_samples, Crop(8, 8, "bilinear"))), batch_size=4, num_cpus=0)
         assert groups_that_answer(shown, EvaluationConfig(label_selector={GROUP: "trainer"})) == ["trainer"] * 16
