@@ -23,7 +23,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_room
 from ray_jobs.job.command import announce
 from ray_jobs.job.evaluation import (
-    GOES_ON,
+    RESUME_HINT,
     check_evaluation,
     open_checkpoint,
     outputs_folder,
@@ -48,7 +48,7 @@ def main() -> None:
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop, model.facts["architecture"])
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
-    with user_errors(GOES_ON, model.run_dir):
+    with user_errors(RESUME_HINT, model.run_dir):
         if run_dir:
             folder = follow(run_dir, lambda kept: sets_of(kept, planned, config), announce)
             print(f"Everything is in {folder}")

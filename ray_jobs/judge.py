@@ -34,7 +34,7 @@ from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for
 from ray_jobs.job.command import announce, begin
 from ray_jobs.job.data_set import open_complete
 from ray_jobs.job.environment import circumstances
-from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
+from ray_jobs.job.evaluation import RESUME_HINT, check_evaluation, open_checkpoint, outputs_folder, plan
 from ray_jobs.job.run_folder import check_output, release, resolve, resolve_place, write_anew, write_json
 
 
@@ -46,7 +46,7 @@ def main() -> None:
             announce(note)
         demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
         claimed = begin(job.config, [demand] if job.shards else [demand, generation_demand(job.config.generation)])
-    with user_errors(GOES_ON):
+    with user_errors(RESUME_HINT):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
         said = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]

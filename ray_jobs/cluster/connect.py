@@ -54,8 +54,8 @@ def join(address: str) -> None:
         _init(address)
     except ConnectionError as error:
         raise ValueError(
-            f"The Ray cluster at {address} answers, and this process cannot join it ({error.__cause__ or error}). A "
-            "job runs on a machine that is a node of the cluster: submit it there by ray job submit."
+            f"The Ray cluster at {address} is running, but this process cannot join it ({error.__cause__ or error}). "
+            "A driver must run on a node of the cluster: use ray job submit."
         ) from error
 
 
@@ -72,8 +72,8 @@ def start_local() -> None:
         _init("local", include_dashboard=False)
     except Exception as error:  # Ray raises bare ones when its processes are late
         raise ValueError(
-            f"Ray did not start on this machine ({first_line(error)}). Try again when it is less busy and has memory "
-            f"left. {keep_trace(error)} Ray's logs are in {session_folder()}/session_latest/logs."
+            f"Ray did not start on this machine ({first_line(error)}). Try again when CPU and memory are free. "
+            f"{keep_trace(error)} Ray's logs are in {session_folder()}/session_latest/logs."
         ) from error
 
 

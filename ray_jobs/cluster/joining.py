@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS = 5.0
 """How long a cluster's head may take to take a connection."""
 
-OWN_RAY = "RAY_ADDRESS=local starts a Ray of this job's own"
+OWN_RAY = "RAY_ADDRESS=local starts a local Ray for this job"
 
 
 def running_address() -> str | None:
@@ -53,16 +53,16 @@ def answers(address: str) -> bool:
         )
     except AuthenticationError as error:
         raise ValueError(
-            f"The Ray cluster at {address} asks for a token, and this process has none or another. Set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head. If the cluster is "
-            f"another account's, {OWN_RAY}."
+            f"The Ray cluster at {address} requires a token; this process has none or a different one. Set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on the head. If the cluster "
+            f"belongs to another account, {OWN_RAY}."
         ) from error
     except (OSError, RpcError) as error:
         if named:
             raise ValueError(
-                f"RAY_ADDRESS is '{named}', where no Ray cluster answers. Start it, or unset it."
+                f"RAY_ADDRESS is '{named}', but no Ray cluster responds there. Start the cluster, or unset RAY_ADDRESS."
             ) from error
-        logger.warning("The Ray cluster at %s, started here last, does not answer: a local Ray is started.", address)
+        logger.warning("The Ray cluster at %s, last started here, does not respond; starting a local Ray.", address)
         return False
     if versions:  # which a head writes when it is up
         check_versions(address, json.loads(versions))
@@ -76,9 +76,9 @@ def check_versions(address: str, versions: dict[str, Any]) -> None:
     except RuntimeError as error:
         own_ray, own_python = compute_version_info()
         raise ValueError(
-            f"The cluster at {address} has Ray {versions['ray_version']} and Python {versions['python_version']}, this "
-            f"process has Ray {own_ray} and Python {own_python}. Install the same here, or let the job run with the "
-            f"cluster's by ray job submit. {OWN_RAY}."
+            f"The cluster at {address} has Ray {versions['ray_version']} and Python {versions['python_version']}; this "
+            f"process has Ray {own_ray} and Python {own_python}. Install the cluster's versions here, or use ray job "
+            f"submit to run with them. {OWN_RAY}."
         ) from error
 
 
@@ -94,8 +94,8 @@ def head_address(address: str) -> str:
         head = _as_ray_takes_it(host, int(port))
     except ValueError as error:
         raise ValueError(
-            f"RAY_ADDRESS is '{address}'; a job connects to HOST:PORT of a cluster's head. Give that, or leave it out "
-            "and submit the job: ray job submit --address http://HOST:8265 --working-dir . -- python -m ray_jobs...."
+            f"RAY_ADDRESS is '{address}'; use HOST:PORT of the cluster's head. Or unset it and submit the job: "
+            "ray job submit --address http://HOST:8265 --working-dir . -- python -m ray_jobs...."
         ) from error
     if is_localhost(host) and not _listens(head) and _listens(f"127.0.0.1:{port}"):
         bind_to_loopback()

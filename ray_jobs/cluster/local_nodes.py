@@ -52,16 +52,16 @@ class LocalNode:
         self.node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
         self._paused: list[psutil.Process] = []
         try:
-            self._wait_until(self.is_alive, "joined")
+            self._wait_until(self.is_alive, "join")
         except BaseException:
             self.leave()
             raise
 
-    def _wait_until(self, is_so: Callable[[], bool], done: str) -> None:
+    def _wait_until(self, is_done: Callable[[], bool], action: str) -> None:
         give_up_at = time.monotonic() + JOIN_SECONDS
-        while not is_so():
+        while not is_done():
             if time.monotonic() > give_up_at:
-                raise TimeoutError(f"A local node has not {done} the cluster within {JOIN_SECONDS:g} s.")
+                raise TimeoutError(f"A local node did not {action} the cluster within {JOIN_SECONDS:g} s.")
             time.sleep(0.2)
 
     @property
@@ -88,7 +88,7 @@ class LocalNode:
     def leave(self) -> None:
         """End it, if it has not ended, in order; return when the cluster knows, which places nothing on it any more."""
         self.node.kill_all_processes(check_alive=False, allow_graceful=True)
-        self._wait_until(lambda: not self.is_alive(), "left")
+        self._wait_until(lambda: not self.is_alive(), "leave")
 
     def pause(self) -> None:
         """Let all of it stand still."""

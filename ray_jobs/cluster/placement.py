@@ -10,7 +10,7 @@ from ray._raylet import node_labels_match_selector  # pyright: ignore[reportAttr
 ROUNDING = 1e-6
 """Sums of shares of a GPU or a core are no exacter."""
 
-WHERE_THEY_COME = "where the cluster adds nodes itself, set generation.wait_for_nodes_seconds"
+AUTOSCALING_HINT = "if the cluster autoscales, set generation.wait_for_nodes_seconds"
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def check_awaited(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
     except ValueError:
         late, other = met
         raise ValueError(
-            f"{asked(late).capitalize()} and {asked(other)} may be placed on the same nodes, where those that are "
-            "still awaited could take the others' room for good. Give each of them nodes of its own by label_selector, "
-            f"or have room for all. {late.remedy}, or give as many min_actors as max_actors."
+            f"{in_words(late)} and {in_words(other)} may be placed on the same nodes, where actors that start late "
+            "could hold the others' resources for good. Separate them with label_selector, or add nodes for all of "
+            f"them. {late.remedy}, or set min_actors to max_actors."
         ) from None
 
 
@@ -126,41 +126,42 @@ def _is_apart(key: str, one: Demand, other: Demand) -> bool:
 
 
 def _no_room(demand: Demand, placed: int, nodes: Sequence[Node]) -> str:
-    meant = [node for node in nodes if node.is_meant(demand)]
-    if not meant:
-        return f"The job asks for {asked(demand)}, and {_none_meant(demand, nodes)} {WHERE_THEY_COME}."
-    cpus, gpus = (math.fsum(node.resources.get(name, 0.0) for node in meant) for name in ("CPU", "GPU"))
-    these = f" with {_labels(demand)}" if demand.label_selector else ""
+    matching = [node for node in nodes if node.is_meant(demand)]
+    if not matching:
+        return f"The job needs {in_words(demand)}, but {_no_such_node(demand, nodes)}; {AUTOSCALING_HINT}."
+    cpus, gpus = (math.fsum(node.resources.get(name, 0.0) for node in matching) for name in ("CPU", "GPU"))
+    with_labels = f" with {_labels(demand)}" if demand.label_selector else ""
     return (
-        f"The job asks for {asked(demand)}, and only {placed} can ever be placed beside the rest: the cluster has "
-        f"{cpus:g} CPU and {gpus:g} GPU on {len(meant)} nodes{these}. {demand.remedy}, or add nodes; {WHERE_THEY_COME}."
+        f"The job needs {in_words(demand)}, but only {placed} fit beside its other processes: the cluster has "
+        f"{cpus:g} CPU and {gpus:g} GPU on {len(matching)} nodes{with_labels}. {demand.remedy}, or add nodes; "
+        f"{AUTOSCALING_HINT}."
     )
 
 
 def no_room_yet(demand: Demand, waited_seconds: float, nodes: Sequence[Node]) -> str:
     """Return what to say of processes that found no room in this time, on nodes that others may be using."""
-    found_none = f"{asked(demand)} found no room within {waited_seconds:g} s: "
+    not_placed = f"{in_words(demand)} could not be placed within {waited_seconds:g} s: "
     if not any(node.is_meant(demand) for node in nodes):
-        return found_none + _none_meant(demand, nodes).removesuffix(";") + "."
+        return f"{not_placed}{_no_such_node(demand, nodes)}."
     return (
-        f"{found_none}other jobs hold the cluster's resources, or too few nodes came. {demand.remedy}, or wait for the "
-        "other jobs."
+        f"{not_placed}other jobs hold the cluster's resources, or too few nodes joined. {demand.remedy}, or wait for "
+        "the other jobs to end."
     )
 
 
-def _none_meant(demand: Demand, nodes: Sequence[Node]) -> str:
+def _no_such_node(demand: Demand, nodes: Sequence[Node]) -> str:
     """Say that no node has the labels, and which it has instead."""
     found = {key: sorted({node.labels[key] for node in nodes if key in node.labels}) for key in demand.label_selector}
-    there = "; ".join(f"{key} is {', '.join(values)}" if values else f"none has {key}" for key, values in found.items())
+    labels = "; ".join(f"{key}: {', '.join(values) or 'none'}" for key, values in found.items())
     return (
-        f"the cluster has no node with {_labels(demand)} (of its {len(nodes)}, {there}). Add such nodes, or select "
-        "others by label_selector;"
+        f"the cluster has no node with {_labels(demand)} (its {len(nodes)} nodes have {labels}). Add such nodes, or "
+        "change label_selector"
     )
 
 
-def asked(demand: Demand) -> str:
+def in_words(demand: Demand) -> str:
     """Return in words how many processes of what are asked for."""
-    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount) or "nothing"
+    each = " and ".join(f"{amount:g} {name}" for name, amount in demand.resources.items() if amount) or "0 CPU"
     return f"{demand.count} {demand.what} of {each} each"
 
 

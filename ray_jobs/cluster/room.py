@@ -12,7 +12,7 @@ from ray.util import placement_group, remove_placement_group
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
 from generation.pool.service import SAY_AFTER_SECONDS
-from ray_jobs.cluster.placement import Demand, Node, asked, check_awaited, no_room_yet, place
+from ray_jobs.cluster.placement import Demand, Node, check_awaited, in_words, no_room_yet, place
 from training.config import TrainingConfig
 from training.fit import worker_resources
 
@@ -47,7 +47,7 @@ def room_kept(demand: Demand) -> Iterator[Callable[[], None]]:
         if room.wait(math.ceil(said_after)):
             return
         if said_after < wait_seconds:
-            logger.warning("Waiting up to %g s for nodes for %s.", wait_seconds, asked(demand))
+            logger.warning("Waiting up to %g s for nodes for %s.", wait_seconds, in_words(demand))
         if not room.wait(math.ceil(wait_seconds - said_after)):
             raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
 

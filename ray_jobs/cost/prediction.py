@@ -146,8 +146,8 @@ def check_known(rates: Rates, num_actors: int) -> None:
     for name, is_needed in (("generated_per_second", num_actors > 0), ("trained_per_second", True)):
         if is_needed and not getattr(rates, name):
             raise ValueError(
-                f"rates.{name} is unknown, and without it nothing can be predicted. Give it, or take the rates of a "
-                "run: python -m ray_jobs.plan CONFIG --like RUN."
+                f"rates.{name} is unknown, but the prediction needs it. Set it, or use the rates of a run: "
+                "python -m ray_jobs.plan CONFIG --like RUN."
             )
 
 

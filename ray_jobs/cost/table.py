@@ -32,16 +32,14 @@ def print_cost(config: JobConfig, recipe: Recipe, arguments: Sequence[str], like
     run_dir = resolve(like) if like else None
     if run_dir is None and config.rates == Rates():
         run_dir = rehearse(config, arguments)
-    origin = "given in the settings" if run_dir is None else f"those of {run_dir}"
+    origin = "from the settings" if run_dir is None else f"from {run_dir}"
     if run_dir is not None:
         config = dataclasses.replace(config, rates=read_rates(run_dir))
     print_facts("Prediction", rows(config, predict(config, recipe), origin))
     if run_dir is not None:
-        print(
-            f"Settings that are others than in {run_dir.name}: {', '.join(other_settings(config, run_dir)) or 'none'}"
-        )
+        print(f"Settings that differ from {run_dir.name}: {', '.join(changed_settings(config, run_dir)) or 'none'}")
     rates = [f"rates.{name}={value:.4g}" for name, value in dataclasses.asdict(config.rates).items() if value]
-    print(f"To have the run compared with this, add: {' '.join(rates)}")
+    print(f"To compare the run with this prediction, add: {' '.join(rates)}")
 
 
 def read_rates(run_dir: Path) -> Rates:
@@ -50,12 +48,10 @@ def read_rates(run_dir: Path) -> Rates:
     try:
         return Rates(**json.loads(path.read_text())["rates"])
     except OSError as error:
-        raise ValueError(
-            f"'{path}' cannot be read: {error.strerror}. Give the folder of a run that is through."
-        ) from error
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}. Choose the folder of a finished run.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"'{path}' has no rates that this version of Figment reads. Give the folder of a run of this version."
+            f"'{path}' has no rates that this version of Figment can read. Choose a run of this version."
         ) from error
 
 
@@ -75,8 +71,8 @@ def rehearse(config: JobConfig, arguments: Sequence[str]) -> Path:
         f"output={run_dir}",
     ]
     print(
-        f"No rates are known: a rehearsal measures them, with {num_steps:,} of {training.num_steps:,} steps of "
-        f"{training.global_batch_size:,} images, all held-out images and the whole evaluation",
+        f"No rates given: a rehearsal measures them, with {num_steps:,} of {training.num_steps:,} steps of "
+        f"{training.global_batch_size:,} images, all held-out images and the full evaluation",
         flush=True,
     )
     ended = subprocess.run([sys.executable, "-m", "ray_jobs.train", *arguments, *few], check=False)
@@ -90,7 +86,7 @@ def num_rehearsed_steps(training: TrainingConfig) -> int:
     return min(training.num_steps, max(NUM_REHEARSED_STEPS, training.least_uses))
 
 
-def other_settings(config: JobConfig, run_dir: Path) -> list[str]:
+def changed_settings(config: JobConfig, run_dir: Path) -> list[str]:
     """Return the names of settings that may change a rate, and are others than those of a run."""
     theirs = load_config(JobConfig, [str(run_dir / "config.yaml")])
     ours, others = (
@@ -112,12 +108,12 @@ def rows(config: JobConfig, prediction: Prediction, origin: str) -> dict[str, st
         "rates": origin,
         "images to generate": f"{prediction.num_generated:,}",
         "images to train on": f"{prediction.num_trained:,}",
-        "time to first batch": first_batch if rates.start_seconds else "unknown: give rates.start_seconds",
-        "binding side": binding(config, prediction),
+        "time to first batch": first_batch if rates.start_seconds else "unknown; set rates.start_seconds",
+        "bottleneck": bottleneck(config, prediction),
         "wall time": at_most(duration(prediction.wall_seconds), training.early_stop_epochs > 0),
     }
     if unknown:
-        found["not counted in it"] = f"what {', '.join(unknown)} would tell"
+        found["not included"] = f"unknown {', '.join(unknown)}"
     if num_actors := num_generators(config):
         hours = held(prediction.generation_device_hours, generation.gpus_per_actor)
         found[f"generation, {num_actors} actors"] = at_most(hours, generation.min_actors < generation.max_actors)
@@ -139,7 +135,7 @@ def at_most(text: str, is_bound: bool) -> str:
     return f"at most {text}" if is_bound else text
 
 
-def binding(config: JobConfig, prediction: Prediction) -> str:
+def bottleneck(config: JobConfig, prediction: Prediction) -> str:
     """Return which side is waited for, and what each would need alone."""
     sides = f"training alone needs {prediction.training_seconds:.1f} s"
     if num_actors := num_generators(config):
@@ -161,6 +157,6 @@ def cost(prediction: Prediction, prices: Prices) -> str:
     names = [f"{side}_device_hour" for side, held_hours in hours.items() if held_hours]
     missing = ", ".join(f"prices.{name}" for name in names if not getattr(prices, name))
     if all(not getattr(prices, name) for name in names):
-        return f"unknown: give {missing}"
+        return f"unknown; set {missing}"
     found = f"{prices.of_devices(*hours.values()):,.2f} {prices.currency}"
     return f"{found}, without {missing}" if missing else found

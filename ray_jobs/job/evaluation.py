@@ -97,4 +97,4 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print_table("Real images", columns, rows)
 
 
-GOES_ON = "The model's outputs so far are kept; the same command goes on."
+RESUME_HINT = "The model's outputs so far are saved; run the same command to continue."

@@ -24,7 +24,7 @@ from training.job import CHECKPOINTS, TRAIN_FOLDER
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "Give another folder: output=..., or --out where the job has it."
+REMEDY = "Choose another folder with output=... (or --out)."
 
 LOCK = "lock"
 """The file in a run's folder that its job has locked; without a job it means nothing."""
@@ -32,7 +32,7 @@ LOCK = "lock"
 LOOKS_SECONDS = 2.0
 """How long a lock is tried for that others only look at: each of them has it for a moment."""
 
-UNPROTECTED = "nothing keeps a second job out of this folder."
+UNPROTECTED = "a second job could write to this folder at the same time."
 """What it means for those who write there that files have no locks."""
 
 
@@ -42,15 +42,15 @@ def resolve(path: str, remedy: str = REMEDY) -> Path:
     A job submitted with `--working-dir` runs in a temporary copy that Ray deletes.
     """
     if not path:
-        raise ValueError(f"An empty text names no folder. {remedy}")
+        raise ValueError(f"The folder's path is empty. {remedy}")
     if "://" in path:
         raise ValueError(
-            f"'{path}' is no path: give a folder, on storage that all nodes share where there are several."
+            f"'{path}' is a URL; use a folder's path, on storage that all nodes share if there are several nodes."
         )
     try:
         return ((Path.home() if in_package() else Path.cwd()) / Path(path).expanduser()).resolve()
     except RuntimeError as error:
-        raise ValueError(f"'{path}' is no path: {error}. {remedy}") from error
+        raise ValueError(f"'{path}' is not a valid path: {error}. {remedy}") from error
 
 
 def resolve_input(path: str) -> Path:
@@ -59,7 +59,7 @@ def resolve_input(path: str) -> Path:
     What is nowhere is named as `resolve` would.
     """
     found = find_local(path)
-    return Path(os.path.abspath(found)) if found else resolve(path, "Give another one.")
+    return Path(os.path.abspath(found)) if found else resolve(path, "Choose another one.")
 
 
 def resolve_place(path: str) -> str:
@@ -76,10 +76,10 @@ def check_output(run_dir: Path, config_yaml: str | None = None) -> None:
     try:
         check_idle(run_dir)
         if run_dir.is_dir() and any(run_dir.iterdir()) and not _never_began(run_dir, config_yaml):
-            raise ValueError(f"output '{run_dir}' already holds {_what_is_in(run_dir)}")
+            raise ValueError(f"output '{run_dir}' already contains {_what_is_in(run_dir)}")
         existing = next(path for path in (run_dir, *run_dir.parents) if path.exists())
         if not existing.is_dir():
-            raise ValueError(f"output '{run_dir}' cannot be made: '{existing}' is a file. {REMEDY}")
+            raise ValueError(f"output '{run_dir}' cannot be created: '{existing}' is a file. {REMEDY}")
         check_writable(existing)
     except OSError as error:
         raise ValueError(f"output '{run_dir}' cannot be used: {error.strerror}. {REMEDY}") from error
@@ -98,7 +98,7 @@ def _what_is_in(run_dir: Path) -> str:
     """Return what keeps a new run out of a folder, and the remedy."""
     is_begun = (run_dir / "config.yaml").is_file() and (run_dir / "recipe.json").is_file()
     if is_begun and not (run_dir / "checkpoint.ckpt").exists():
-        return f"a run that is not finished. Go on with it by resume=true. {REMEDY.replace('Give', 'Or give')}"
+        return f"an unfinished run. Continue it with resume=true. {REMEDY.replace('Choose', 'Or choose')}"
     return f"files, which are not overwritten. {REMEDY}"
 
 
@@ -107,28 +107,29 @@ def check_writable(folder: Path) -> None:
     try:
         files.check_writable(folder)
     except OSError as error:
-        remedy = f"Make room, or give another folder. {REMEDY}" if error.errno in files.FULL else REMEDY
+        is_full = error.errno in files.FULL
+        remedy = f"Free disk space. {REMEDY.replace('Choose', 'Or choose')}" if is_full else REMEDY
         raise ValueError(f"'{folder}' cannot be written: {error.strerror}. {remedy}") from error
 
 
 def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
     """Raise ValueError if a folder holds no run that can go on, or one of another recipe."""
     if not (run_dir / "config.yaml").is_file():
-        raise ValueError(f"output '{run_dir}' holds no run to go on with. Leave resume out, or give a run's folder.")
+        raise ValueError(f"output '{run_dir}' contains no run to resume. Leave resume out, or choose a run's folder.")
     check_idle(run_dir)
     _check_not_finished(run_dir)
     check_writable(run_dir)
     began = run_dir / "recipe.json"
     if began.is_file() and (found := differences(read_recipe(began).to_value(), recipe.to_value())):
         name, (theirs, ours) = next(iter(found.items()))
-        raise ValueError(f"The run in '{run_dir}' is of another recipe: {name} was {theirs!r}, is {ours!r}. {REMEDY}")
+        raise ValueError(f"The run in '{run_dir}' has another recipe: {name} was {theirs!r}, is now {ours!r}. {REMEDY}")
 
 
 def _check_not_finished(run_dir: Path) -> None:
     if (run_dir / "checkpoint.ckpt").exists():
         raise ValueError(
-            f"The run in '{run_dir}' is finished: checkpoint.ckpt is there. Evaluate it with ray_jobs.evaluate, or "
-            "give another folder."
+            f"The run in '{run_dir}' is finished: it has a checkpoint.ckpt. Evaluate it with ray_jobs.evaluate, or "
+            "choose another folder."
         )
 
 
@@ -158,7 +159,7 @@ def claim(run_dir: Path, config_yaml: str, goes_on: bool = False) -> Claim:
             _write_new(path, config_yaml)
         except FileExistsError as error:
             if not (_protects(lock) and _never_began(run_dir, config_yaml)):
-                raise ValueError(f"output '{run_dir}' has been taken by another run meanwhile. {REMEDY}") from error
+                raise ValueError(f"output '{run_dir}' was just taken by another run. {REMEDY}") from error
         undo.callback(path.unlink)
         return Claim(lock, undo.pop_all())
 
@@ -236,7 +237,7 @@ def _is_locked(path: Path, unseen: str) -> bool:
 
 
 def _at_work(folder: Path) -> ValueError:
-    return ValueError(f"Another job is at work in '{folder}'. Stop it first, or give another folder.")
+    return ValueError(f"Another job is using '{folder}'. Stop it first, or choose another folder.")
 
 
 def _locked(path: Path) -> TextIO:
@@ -276,7 +277,7 @@ def _protects(lock: TextIO) -> bool:
 @cache
 def _warn_unlocked(folder: Path, reason: str, meaning: str) -> None:
     """Say once what that means."""
-    logger.warning("'%s' has no locks (%s): %s", folder, reason, meaning)
+    logger.warning("'%s' does not support file locks (%s): %s", folder, reason, meaning)
 
 
 def _is_open_file(path: Path, file: TextIO) -> bool:
@@ -309,9 +310,11 @@ def write_once(path: Path, text: str) -> None:
         _write_new(path, text)
     except FileExistsError as error:
         if not path.is_file() or path.read_bytes() != text.encode():
-            raise ValueError(f"'{path}' exists and is not overwritten. Give another file: --out FILE.") from error
+            raise ValueError(f"'{path}' exists and is not overwritten. Choose another file with --out FILE.") from error
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be written: {error.strerror}. Give another file: --out FILE.") from error
+        raise ValueError(
+            f"'{path}' cannot be written: {error.strerror}. Choose another file with --out FILE."
+        ) from error
 
 
 def write_anew(path: Path, text: str) -> None:

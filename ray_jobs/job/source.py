@@ -99,7 +99,7 @@ def open_real(
     images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
     if missing := without_images(images, place, recipe.label_space):
         if are_alone:
-            raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
+            raise ValueError(f"{missing} Add them, or choose a label space without these classes.")
         logger.warning("training.real_images: %s", missing)
     return dataclasses.replace(
         images, unreadable=unreadable, is_upright=training.upright, is_whole=training.crops_at_random
@@ -116,10 +116,10 @@ def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
     if not generation.batch_sizes and (generation.batch_size or recipe.generator == "painted"):
         return
     setting = "batch_sizes" if generation.batch_sizes else "batch_size=0"
-    decides = "the GPU that makes it" if generation.batch_sizes else "which batch size was the fastest when it began"
+    reason = "the GPU that generates it" if generation.batch_sizes else "which batch size measured fastest at startup"
     raise ValueError(
-        f"training.deterministic promises the same weights to the bit, and with generation.{setting} the last bits of "
-        f"an image depend on {decides}. Give generation.batch_size alone."
+        f"training.deterministic promises bit-identical weights, but with generation.{setting} the last bits of an "
+        f"image depend on {reason}. Set generation.batch_size and leave batch_sizes out."
     )
 
 
@@ -151,12 +151,12 @@ class StreamSource:
 
     def describe(self) -> str:
         """Return how many actors there are, and their batches."""
-        kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
+        stored = f", stored in {self.parts[0].storage.url}" if self.parts else ""
         training, batch_size = self.config.training, self.service.batch_size()
         share, note = training.num_generated_per_batch * training.accumulate_batches, ""
         if training.deterministic and training.num_workers > 1 and share % batch_size:
-            note = f"; some are made several times: a worker's share of a step, {share}, is no multiple of them"
-        return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{kept}{note}"
+            note = f"; some are generated more than once: a worker's share of a step, {share}, is not a multiple"
+        return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{stored}{note}"
 
     @property
     def num_images(self) -> int:
@@ -211,7 +211,7 @@ class KeptSource:
 
     def describe(self) -> str:
         """Return where they are."""
-        return f"{self.num_images:,} {'' if self.shards else 'real '}images of {self.place}"
+        return f"{self.num_images:,} {'' if self.shards else 'real '}images from {self.place}"
 
     def keep_passes(self, num_images: int) -> None:
         """Take passes of as many samples as when the run began, though a set of shards may have grown since."""
@@ -267,7 +267,7 @@ def open_shards(config: JobConfig, recipe: Recipe) -> KeptSource:
 def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> KeptSource:
     """Return real images, of which some are held out: what training on generated ones is measured against."""
     if config.training.real_images:
-        raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
+        raise ValueError("data.source is real and training.real_images is set; use only one of them.")
     images = open_real(config.data.real, config, recipe, config.training.seed, unreadable, are_alone=True)
     held_out, train = images.split(config.training.num_held_out)
     held_out = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)

@@ -20,7 +20,7 @@ MOST_WAITING_FRACTION = 0.99
 NOTABLE_REUSE = 1.05
 """Images that are used so many times as often as they have to be are used again for want of new ones."""
 
-NOTHING_TO_GO_BY = "nothing was seen to go by"
+NO_DATA = "not enough data for advice"
 
 
 class Adviser:
@@ -47,9 +47,9 @@ class Adviser:
     def of_whole_run(self) -> str:
         """Return what the run as a whole tells."""
         try:
-            return NOTHING_TO_GO_BY if self._run is None else advise(self._run, self.config)
+            return NO_DATA if self._run is None else advise(self._run, self.config)
         except Exception as error:  # what was trained is kept, with or without advice
-            return f"no advice. {keep_trace(error)}"
+            return f"no advice: an error. {keep_trace(error)}"
 
 
 class MissingActors:
@@ -72,15 +72,15 @@ class MissingActors:
         elif not self._is_said and progress.observed_at - self._awaited_since >= self.seconds:
             self._is_said = True
             self.say(
-                f"{counted(progress.num_awaited, 'generator')} more did not come within {self.seconds:g} s: has the "
-                f"cluster such nodes? The run goes on with {progress.num_actors}"
+                f"{counted(progress.num_awaited, 'more generator')} did not start within {self.seconds:g} s; check "
+                f"that the cluster has nodes for them. Continuing with {progress.num_actors}"
             )
 
 
 def advise(stretch: Stretch, config: JobConfig) -> str:
     """Return which side to grow, judging by a part of a run in which training was not taken up again."""
     if stretch.learning_seconds <= 0:
-        return NOTHING_TO_GO_BY
+        return NO_DATA
     waiting, for_pool = stretch.waiting_fraction, stretch.pool_waiting_fraction
     if config.data.source != "stream":
         return _of_readers(waiting, "shards" if config.data.source == "shards" else "real images")
@@ -112,16 +112,18 @@ def _of_too_few(stretch: Stretch, config: JobConfig) -> str:
     if _actors_needed(stretch) <= stretch.mean_actors:
         setting = "data.num_readers" if config.data.replays else "generation.max_buffered_bytes"
         return (
-            f"{waited}, but {actors_at_work(stretch):.1f} of {stretch.mean_actors:.1f} generators were at work in the "
-            f"mean: images were held up on their way, and more of them would not help; try a larger {setting}"
+            f"{waited}, but only {actors_at_work(stretch):.1f} of {stretch.mean_actors:.1f} generators were busy on "
+            f"average: images were delayed in transit, so more generators would not help; raise {setting}"
         )
     if enough <= num_actors:
-        return f"{waited}: about {counted(enough, 'generator')} would do, and {num_actors} are up by now"
+        return f"{waited}: about {counted(enough, 'generator')} would be enough, and {num_actors} are running now"
     if pool.min_actors == pool.max_actors:
         return f"{waited}: add about {counted(enough - num_actors, 'generator')}"
     if enough > pool.max_actors:
         return f"{waited}: raise generation.max_actors from {pool.max_actors} to about {enough}"
-    return f"{waited}: about {counted(enough, 'generator')} would do; the pool of {num_actors} grows by itself"
+    return (
+        f"{waited}: about {counted(enough, 'generator')} would be enough; the pool of {num_actors} grows automatically"
+    )
 
 
 def _of_enough(stretch: Stretch, config: JobConfig) -> str:
@@ -130,7 +132,7 @@ def _of_enough(stretch: Stretch, config: JobConfig) -> str:
     needed = _actors_needed(stretch)
     enough, fed = max(1, math.ceil(needed)), math.floor(num_workers * num_actors / needed) if needed else num_workers
     remedies = [
-        *([f"{enough} of {num_actors} would do"] if enough < num_actors else []),
+        *([f"{enough} of {num_actors} would be enough"] if enough < num_actors else []),
         *([f"add about {counted(fed - num_workers, 'training worker')}"] if fed > num_workers else []),
     ]
     busy = actors_at_work(stretch) / max(stretch.mean_actors, 1e-9)
@@ -146,8 +148,8 @@ def _balanced(stretch: Stretch, config: JobConfig) -> str:
     if training is None or config.training.reuse != "auto" or training.reuse < NOTABLE_REUSE * least:
         return "balanced"
     more = max(1, math.ceil(_actors_needed(stretch) * training.reuse / least) - stretch.now.num_actors)
-    used = f"balanced, by using images {training.reuse:.1f} times"
-    return f"{used}; {least} would take about {counted(more, 'generator')} more"
+    added = counted(more, "more generator")
+    return f"balanced, with images used {training.reuse:.1f} times; about {added} would lower that to {least}"
 
 
 def counted(number: int, noun: str) -> str:

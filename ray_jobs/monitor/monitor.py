@@ -86,7 +86,7 @@ class RunMonitor:
     def last(self) -> RunProgress:
         """Return the last look; RuntimeError if training reported nothing."""
         if self._training is None:
-            raise RuntimeError("Training ended without having reported how it went.")
+            raise RuntimeError("Training ended without reporting any progress.")
         return dataclasses.replace(self._latest, training=self._training)
 
     def _watch(self) -> None:
@@ -102,7 +102,7 @@ class RunMonitor:
 
     def _reports(self, wait_seconds: float) -> list[TrainingProgress]:
         """Return what training has reported since the last call; wait so long for it."""
-        with self._seen("Training's reports do not arrive"):
+        with self._seen("Training's progress reports do not arrive"):
             answer = self._inbox.read.remote(self._num_reports, wait_seconds)
             reports = cast(list[TrainingProgress], ray.get(answer, timeout=READ_SECONDS))
             self._num_reports += len(reports)
@@ -112,7 +112,7 @@ class RunMonitor:
 
     def _look(self) -> bool:
         """Look at the pool; return whether it is to be seen."""
-        with self._seen("The pool does not answer"):
+        with self._seen("The generator pool does not respond"):
             self._latest = self._observe()
             self.epochs += [dataclasses.replace(self._latest, training=ended) for ended in self._ended]
             self._ended.clear()
@@ -131,7 +131,7 @@ class RunMonitor:
             self._unseen.discard(complaint)
         except (GenerationFailedError, RayError, RayServeException) as error:
             if complaint not in self._unseen and not self._closing.is_set():
-                logger.warning("%s, and the run goes on: %s", complaint, error)
+                logger.warning("%s; the run continues: %s", complaint, error)
             self._unseen.add(complaint)
 
     def _note(self, report: TrainingProgress) -> None:

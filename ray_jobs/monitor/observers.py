@@ -52,7 +52,7 @@ class Observer:
         """Wait for its end; with a warning where it does not come in time."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            logger.warning("%s does not end, and the run goes on without it.", name_of(self.observe))
+            logger.warning("%s did not stop in time; the run continues without it.", name_of(self.observe))
 
     def _run(self) -> None:
         try:
@@ -60,7 +60,7 @@ class Observer:
                 self.observe(look)
         except (Exception, SystemExit) as error:  # rich exits where nobody reads what it prints
             name, trace = name_of(self.observe), keep_trace(error)
-            logger.warning("%s failed and is switched off; the run goes on. %s", name, trace)
+            logger.warning("%s failed and was disabled; the run continues. %s", name, trace)
         if self.end is not None:
             with suppress(Exception, SystemExit):
                 self.end()

@@ -95,7 +95,7 @@ def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(mo
     with room_kept(everything) as wait:
         wait()
         with room_kept(everything) as wait_for_more:
-            message = r"1 training workers of [\d.]+ CPU each found no room within 2 s.*Lower training"
+            message = r"1 training workers of [\d.]+ CPU each could not be placed within 2 s.*Lower training"
             with pytest.raises(ValueError, match=message):
                 wait_for_more()
     with room_kept(dataclasses.replace(everything, wait_seconds=8)) as wait:
@@ -105,9 +105,9 @@ def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(mo
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("127.0.0.1:1", r"RAY_ADDRESS is '127\.0\.0\.1:1', where no Ray cluster answers"),
-        ("http://127.0.0.1:8265", r"a job connects to HOST:PORT .* submit the job: ray job submit --address"),
-        ("nowhere", r"RAY_ADDRESS is 'nowhere'; a job connects to HOST:PORT"),
+        ("127.0.0.1:1", r"RAY_ADDRESS is '127\.0\.0\.1:1', but no Ray cluster responds there"),
+        ("http://127.0.0.1:8265", r"use HOST:PORT .* submit the job: ray job submit --address"),
+        ("nowhere", r"RAY_ADDRESS is 'nowhere'; use HOST:PORT"),
     ],
 )
 def test_an_address_where_no_cluster_answers_is_said_and_no_other_ray_is_started(
@@ -225,7 +225,9 @@ def test_evaluation_lands_on_its_group_alone():
 def test_room_for_a_group_that_never_comes_is_not_found_elsewhere(monkeypatch, own_recipe: Recipe):
     monkeypatch.setattr(room, "ROOM_GRACE_SECONDS", 1.0)
     elsewhere = dataclasses.replace(TRAINING, label_selector={GROUP: "trainers"})
-    message = r"2 training workers .* within 2 s: the cluster has no node with ray\.io/node-group=trainers \(of its 3"
+    message = (
+        r"2 training workers .* within 2 s: the cluster has no node with ray\.io/node-group=trainers \(its 3 nodes"
+    )
     with pytest.raises(ValueError, match=message):
         start_pool(own_recipe, dataclasses.replace(GENERATION, wait_for_nodes_seconds=1), elsewhere)
 
@@ -237,7 +239,7 @@ def test_a_pool_for_a_group_that_is_not_there_is_refused_before_it_starts():
     elsewhere = dataclasses.replace(GENERATION, label_selector={GROUP: "gpus"})
     stage = [generation_demand(elsewhere), training_demand(TRAINING, 0)]
     with pytest.raises(
-        ValueError, match=r"no node with ray\.io/node-group=gpus \(of its 3, .* is generator, trainer\)"
+        ValueError, match=r"no node with ray\.io/node-group=gpus \(its 3 nodes have .*: generator, trainer\)"
     ):
         check_placement(stage)
     check_placement([generation_demand(dataclasses.replace(elsewhere, wait_for_nodes_seconds=1)), stage[1]])

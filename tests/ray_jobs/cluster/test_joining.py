@@ -42,7 +42,7 @@ def test_a_head_that_was_started_last_and_is_gone_is_told(
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert not answers("127.0.0.2:1")
-    assert "The Ray cluster at 127.0.0.2:1, started here last, does not answer: a local Ray is started." in caplog.text
+    assert "The Ray cluster at 127.0.0.2:1, last started here, does not respond; starting a local Ray." in caplog.text
 
 
 def test_a_note_of_another_accounts_cluster_is_passed_over(monkeypatch: pytest.MonkeyPatch):
@@ -66,7 +66,7 @@ def test_a_cluster_of_the_same_versions_is_joined():
 def test_a_cluster_of_other_versions_is_one_line_with_both(other: dict[str, str]):
     theirs = OWN | other
     message = (
-        f"cluster at 10.0.0.1:6379 has Ray {theirs['ray_version']} and Python {theirs['python_version']}, this "
+        f"cluster at 10.0.0.1:6379 has Ray {theirs['ray_version']} and Python {theirs['python_version']}; this "
         f"process has Ray {OWN['ray_version']} and Python {OWN['python_version']}"
     )
     with pytest.raises(ValueError, match=message):
@@ -81,7 +81,7 @@ def test_a_cluster_that_has_no_node_here_is_one_line(monkeypatch: pytest.MonkeyP
             raise ConnectionError("Failed to connect") from error
 
     monkeypatch.setattr(ray, "init", refused)
-    with pytest.raises(ValueError, match=r"at 10\.0\.0\.1:6379 answers, and .* \(No node info found\)"):
+    with pytest.raises(ValueError, match=r"at 10\.0\.0\.1:6379 is running, but .* \(No node info found\)"):
         join("10.0.0.1:6379")
 
 

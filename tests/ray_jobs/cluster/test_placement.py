@@ -44,21 +44,21 @@ def test_a_process_goes_where_the_fewest_cores_are_left(cpus: tuple[float, float
 
 def test_half_gpus_share_a_device_and_a_whole_one_does_not_span_nodes():
     place([actors(4, GPU=0.5)], nodes(GPU_NODE))
-    with pytest.raises(ValueError, match="only 0 can ever be placed"):
+    with pytest.raises(ValueError, match="only 0 fit"):
         place([actors(1, GPU=3)], nodes(GPU_NODE, GPU_NODE))
 
 
 def test_a_share_of_a_gpu_comes_from_one_device():
-    with pytest.raises(ValueError, match=r"3 generator actors of 0\.6 GPU each, and only 2 can ever"):
+    with pytest.raises(ValueError, match=r"3 generator actors of 0\.6 GPU each, but only 2 fit"):
         place([actors(3, GPU=0.6)], nodes(GPU_NODE))  # 1.8 of 2 GPUs, but 0.4 and 0.4 are left after two
     place([actors(2, GPU=0.6), workers(2, GPU=0.4)], nodes(GPU_NODE))
-    with pytest.raises(ValueError, match="only 0 can ever be placed beside the rest"):
+    with pytest.raises(ValueError, match="only 0 fit beside its other processes"):
         place([actors(1, GPU=0.1), workers(1, GPU=2)], nodes({"GPU": 2.0}))
 
 
 def test_ten_tenths_of_a_gpu_are_a_gpu():
     place([actors(10, GPU=0.1)], nodes({"GPU": 1.0}))
-    with pytest.raises(ValueError, match="only 10 can ever be placed"):
+    with pytest.raises(ValueError, match="only 10 fit"):
         place([actors(11, GPU=0.1)], nodes({"GPU": 1.0}))
 
 
@@ -76,26 +76,26 @@ def test_work_without_gpus_leaves_the_gpu_node_to_those_who_need_it():
 
 
 def test_generation_and_training_are_placed_together():
-    with pytest.raises(ValueError, match="placed beside the rest"):
+    with pytest.raises(ValueError, match="fit beside its other processes"):
         place([actors(2, GPU=1, CPU=0.5), workers(1, CPU=1, GPU=1)], nodes(GPU_NODE))
     place([actors(2, GPU=0.25, CPU=0.5), workers(1, CPU=1, GPU=0.5)], nodes({"CPU": 2.0, "GPU": 1.0}))
 
 
 def test_a_group_that_the_cluster_lacks_is_said_with_those_that_it_has():
     message = (
-        r"2 generator actors of 1 GPU each, and the cluster has no node with ray\.io/node-group=gpus \(of its 3, "
-        r"ray\.io/node-group is generator, head, trainer\)\. Add such nodes, or select others .*"
+        r"2 generator actors of 1 GPU each, but the cluster has no node with ray\.io/node-group=gpus \(its 3 nodes "
+        r"have ray\.io/node-group: generator, head, trainer\)\. Add such nodes, or change label_selector; .*"
         r"set generation\.wait_for_nodes_seconds\.$"
     )
     with pytest.raises(ValueError, match=message):
         place([actors(2, {GROUP: "gpus"}, GPU=1)], two_groups())
-    with pytest.raises(ValueError, match=r"no node with zone=a \(of its 3, none has zone\)"):
+    with pytest.raises(ValueError, match=r"no node with zone=a \(its 3 nodes have zone: none\)"):
         place([actors(2, {"zone": "a"}, GPU=1)], two_groups())
 
 
 def test_only_nodes_of_the_group_count():
     place([actors(1, {GROUP: "generator"}, GPU=1)], two_groups())
-    with pytest.raises(ValueError, match=r"only 1 can .* has 8 CPU and 1 GPU on 1 nodes with ray\.io/node-group=gen"):
+    with pytest.raises(ValueError, match=r"only 1 fit .* has 8 CPU and 1 GPU on 1 nodes with ray\.io/node-group=gen"):
         place([actors(2, {GROUP: "generator"}, GPU=1)], two_groups())
 
 
@@ -149,15 +149,15 @@ def test_processes_whose_labels_keep_them_apart_may_await_their_nodes(
 )
 def test_accelerators_are_selected_as_ray_selects_them(value: str, num_placed: int):
     wanted = actors(6, {ACCELERATOR: value}, GPU=1)
-    with pytest.raises(ValueError, match=f"only {num_placed} can ever" if num_placed or value[0] == "!" else "no node"):
+    with pytest.raises(ValueError, match=f"only {num_placed} fit" if num_placed or value[0] == "!" else "no node"):
         place([wanted], two_groups())
 
 
 def test_what_found_no_room_is_told_by_whether_its_group_came():
     asked = actors(2, {GROUP: "gpus"}, GPU=1)
     assert no_room_yet(asked, 910, two_groups()).startswith(
-        "2 generator actors of 1 GPU each found no room within 910 s: the cluster has no node with "
-        "ray.io/node-group=gpus (of its 3"
+        "2 generator actors of 1 GPU each could not be placed within 910 s: the cluster has no node with "
+        "ray.io/node-group=gpus (its 3 nodes"
     )
     assert "other jobs hold" in no_room_yet(actors(9, {GROUP: "generator"}, GPU=1), 10, two_groups())
 

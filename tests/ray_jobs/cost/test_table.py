@@ -32,11 +32,11 @@ def test_given_rates_lead_to_hours_and_what_is_unknown_says_so(capsys):
     out = printed(plan, capsys, DIGITS, "--cost", *GIVEN)
     for text in (
         "16,640",  # 16,384 and 256 held out
-        "unknown: give rates.start_seconds",
+        "unknown; set rates.start_seconds",
         "training alone needs 128.0 s, generation 127.5 s",
-        "not counted in it",
+        "not included",
         "rates.judged_per_second, rates.start_seconds, rates.end_seconds",
-        "unknown: give prices.generation_device_hour, prices.training_device_hour",
+        "unknown; set prices.generation_device_hour, prices.training_device_hour",
     ):
         assert text in out
     assert "USD" not in out
@@ -63,8 +63,8 @@ def test_an_earlier_run_gives_its_rates_and_tells_what_was_otherwise_in_it(capsy
     out = printed(plan, capsys, DIGITS, f"--like={earlier}", *GIVEN)
     config = dataclasses.replace(load_config(JobConfig, [DIGITS]), rates=RATES)
     assert f"{predict(config, open_recipe(config)).wall_seconds:.1f} s (0:02:" in out
-    assert "others than in earlier: recipe.num_inference_steps, training.num_images" in out
-    (line,) = [line for line in out.splitlines() if line.startswith("To have the run compared with this, add: ")]
+    assert "differ from earlier: recipe.num_inference_steps, training.num_images" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("To compare the run with this prediction, add: ")]
     added = [word for word in line.split() if word.startswith("rates.")]
     assert load_config(JobConfig, [DIGITS, *added]).rates == RATES
 

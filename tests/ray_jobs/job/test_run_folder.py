@@ -30,7 +30,7 @@ from tests.support.mounts import enlarge, mounted, needs_mounts
 
 def test_a_folder_that_holds_anything_is_refused_and_left_as_it_is(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"already holds files.*output="):
+    with pytest.raises(ValueError, match=r"already contains files.*output="):
         check_output(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -104,7 +104,8 @@ def test_a_file_system_without_locks_serves_and_says_once_what_is_not_protected(
     release(claim(run_dir, "second", goes_on=True))
     assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
     assert caplog.messages == [
-        f"'{run_dir}' has no locks ({os.strerror(number)}): nothing keeps a second job out of this folder."
+        f"'{run_dir}' does not support file locks ({os.strerror(number)}): a second job could write to this folder at "
+        "the same time."
     ]
 
 
@@ -114,7 +115,7 @@ def test_two_jobs_of_one_config_are_kept_apart_also_where_there_are_no_locks(tmp
 
     monkeypatch.setattr(fcntl, "flock", lacking)
     claim(tmp_path, "same")
-    with pytest.raises(ValueError, match="has been taken by another run meanwhile"):
+    with pytest.raises(ValueError, match="was just taken by another run"):
         claim(tmp_path, "same")
     assert (tmp_path / "config.yaml").read_text() == "same"
 
@@ -129,7 +130,7 @@ def test_who_waits_for_a_lock_that_is_removed_meanwhile_locks_the_file_that_othe
 
     monkeypatch.setattr(fcntl, "flock", late)
     second = claim(tmp_path, "second", goes_on=True)
-    with pytest.raises(ValueError, match="Another job is at work"):
+    with pytest.raises(ValueError, match="Another job is using"):
         claim(tmp_path, "third", goes_on=True)
     release(second)
     assert not (tmp_path / LOCK).exists()
@@ -161,7 +162,7 @@ def test_a_lock_that_somebody_looks_at_for_long_is_taken_for_a_jobs(tmp_path: Pa
     monkeypatch.setattr(run_directory, "LOOKS_SECONDS", 0.01)
     with (tmp_path / LOCK).open("w") as look:
         fcntl.flock(look, fcntl.LOCK_SH)
-        with pytest.raises(ValueError, match="Another job is at work"):
+        with pytest.raises(ValueError, match="Another job is using"):
             claim(tmp_path, "first")
 
 
@@ -182,7 +183,7 @@ def test_a_run_on_a_full_disk_does_not_go_on_before_there_is_room(painted: Recip
     with mounted(tmp_path / "small", "size=64k"):
         release(claim(tmp_path / "small" / "run", "first"))
         (tmp_path / "small" / "others").write_bytes(bytes(60 * 1024))
-        with pytest.raises(ValueError, match=r"run' cannot be written: No space left on device\. Make room, or"):
+        with pytest.raises(ValueError, match=r"run' cannot be written: No space left on device\. Free disk space\. Or"):
             check_unfinished(tmp_path / "small" / "run", painted)
         enlarge(tmp_path / "small", "128k")
         check_unfinished(tmp_path / "small" / "run", painted)
@@ -191,13 +192,13 @@ def test_a_run_on_a_full_disk_does_not_go_on_before_there_is_room(painted: Recip
 def test_a_jobs_folder_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):
     run_dir = tmp_path / "run"
     claimed = claim(run_dir, "first")
-    at_work = re.escape(f"Another job is at work in '{run_dir}'. Stop it first")
+    at_work = re.escape(f"Another job is using '{run_dir}'. Stop it first")
     for asks in (lambda: check_output(run_dir), lambda: claim(run_dir, "second", goes_on=True)):
         with pytest.raises(ValueError, match=at_work):
             asks()
     claimed.lock.close()  # as the kernel does for a process that was killed
     assert (run_dir / "lock").exists()
-    with pytest.raises(ValueError, match="already holds files"):
+    with pytest.raises(ValueError, match="already contains files"):
         check_output(run_dir)
     release(claim(run_dir, "second", goes_on=True))
     assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
@@ -219,7 +220,7 @@ def test_another_config_or_anything_else_refuses_it(tmp_path: Path, file: str):
     (tmp_path / "config.yaml").write_text("mine")
     (tmp_path / file).write_text("another")
     for asks in (lambda: check_output(tmp_path, "mine"), lambda: claim(tmp_path, "mine")):
-        with pytest.raises(ValueError, match=r"already holds files|taken by another run"):
+        with pytest.raises(ValueError, match=r"already contains files|taken by another run"):
             asks()
     assert (tmp_path / file).read_text() == "another"
 
@@ -227,7 +228,7 @@ def test_another_config_or_anything_else_refuses_it(tmp_path: Path, file: str):
 def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path: Path):
     for name in ("config.yaml", "recipe.json"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"already holds a run that is not finished\. Go on with it by resume=true"):
+    with pytest.raises(ValueError, match=r"already contains an unfinished run\. Continue it with resume=true"):
         check_output(tmp_path, "mine")
 
 
@@ -273,7 +274,7 @@ def test_a_data_sets_folder_is_for_one_job_and_its_lock_leaves_it_empty(tmp_path
     with alone_at_work(place):
         assert read_shard_set(place) is None
         for _ in range(2):  # the first refusal does not take the lock away
-            with pytest.raises(ValueError, match=r"^Another job is at work in '.*set'\."), alone_at_work(place):
+            with pytest.raises(ValueError, match=r"^Another job is using '.*set'\."), alone_at_work(place):
                 raise AssertionError("two were alone")
     assert not (tmp_path / "set").exists()  # nothing was put in
     (tmp_path / "killed").mkdir()
@@ -291,8 +292,8 @@ def test_what_was_uploaded_with_a_job_is_read_there_and_all_else_under_home(tmp_
     assert resolve_input("photos") == package / "photos"
     assert resolve_input("other") == tmp_path / "home" / "other"
     assert resolve_input("~/other") == tmp_path / "home" / "other"
-    with pytest.raises(ValueError, match=r"'s3://b/photos' is no path"):
+    with pytest.raises(ValueError, match=r"'s3://b/photos' is a URL"):
         resolve_input("s3://b/photos")
     (package / "loop").symlink_to("loop")
-    with pytest.raises(ValueError, match=r"'.*loop' is no path: Symlink loop .*\. Give another one\.$"):
+    with pytest.raises(ValueError, match=r"'.*loop' is not a valid path: Symlink loop .*\. Choose another one\.$"):
         resolve_input(str(package / "loop"))

@@ -7,7 +7,7 @@ from generation.config import GenerationConfig
 from generation.pool.keeper import GenerationCounts
 from generation.shards.config import DataConfig
 from ray_jobs.cli.config import JobConfig
-from ray_jobs.monitor.advice import NOTHING_TO_GO_BY, Adviser, MissingActors, advise
+from ray_jobs.monitor.advice import NO_DATA, Adviser, MissingActors, advise
 from ray_jobs.monitor.progress import Stretch
 from tests.support.looks import looked, worked
 from training.config import TrainingConfig
@@ -38,25 +38,25 @@ def test_a_pool_that_has_grown_as_far_as_it_may_is_to_have_more_room():
     assert advise(stretch(41, 400), growing(4)) == "trainer waited 41%: raise generation.max_actors from 4 to about 7"
     assert advise(stretch(41, 400), growing(6)) == "trainer waited 41%: raise generation.max_actors from 6 to about 7"
     assert advise(stretch(41, 400), growing(7)) == (
-        "trainer waited 41%: about 7 generators would do; the pool of 4 grows by itself"
+        "trainer waited 41%: about 7 generators would be enough; the pool of 4 grows automatically"
     )
 
 
 def test_generators_that_idle_while_training_waits_are_not_to_become_more():
     said = advise(stretch(30, 200), FIXED)  # 2 / 0.7 = 2.9
     assert said == (
-        "trainer waited 30%, but 2.0 of 4.0 generators were at work in the mean: images were held up on their way, and "
-        "more of them would not help; try a larger generation.max_buffered_bytes"
+        "trainer waited 30%, but only 2.0 of 4.0 generators were busy on average: images were delayed in transit, so "
+        "more generators would not help; raise generation.max_buffered_bytes"
     )
     replays = dataclasses.replace(FIXED, data=DataConfig(tee="somewhere", replays=1))
-    assert advise(stretch(30, 200), replays).endswith("try a larger data.num_readers")
+    assert advise(stretch(30, 200), replays).endswith("raise data.num_readers")
 
 
 def test_a_pool_that_grew_meanwhile_is_judged_by_how_many_it_had_in_the_mean():
     before = dataclasses.replace(looked(100.0, 2, worked(0.0), epoch=0), actor_seconds=0.0)
     now = dataclasses.replace(looked(200.0, 16, worked(500.0), waiting_seconds=40.0), actor_seconds=500.0)
     assert advise(Stretch(before, now), growing(16)) == (  # 5 at work of 5 in the mean; 5 / 0.6 = 8.3
-        "trainer waited 40%: about 9 generators would do, and 16 are up by now"
+        "trainer waited 40%: about 9 generators would be enough, and 16 are running now"
     )
 
 
@@ -75,7 +75,7 @@ def test_waiting_for_real_images_that_are_mixed_in_is_no_lack_of_generators():
 def test_a_trainer_that_hardly_waits_leaves_generators_idle_or_wants_company():
     said = advise(stretch(1, 320, num_actors=8), FIXED)  # 3.2 / 0.99 = 3.2, half of 8: one worker more, not two
     assert said == (
-        "trainer waited 1%, generators were busy 40% of the time: 4 of 8 would do, or add about 1 training worker"
+        "trainer waited 1%, generators were busy 40% of the time: 4 of 8 would be enough, or add about 1 training worker"
     )
     alone = advise(stretch(0, 30, num_actors=1), FIXED)
     assert alone == "trainer waited 0%, generators were busy 30% of the time: add about 2 training workers"
@@ -86,7 +86,7 @@ def test_a_pool_that_keeps_up_with_little_to_spare_is_balanced():
     three = dataclasses.replace(FIXED, training=TrainingConfig(num_workers=3, global_batch_size=258))
     assert advise(stretch(2, 320), three) == "trainer waited 2%, generators were busy 80% of the time: balanced"
     assert advise(stretch(0, 280), three).endswith(
-        "busy 70% of the time: 3 of 4 would do, or add about 1 training worker"
+        "busy 70% of the time: 3 of 4 would be enough, or add about 1 training worker"
     )
 
 
@@ -94,14 +94,16 @@ def test_a_trainer_that_reuses_images_is_advised_how_many_actors_fresh_ones_take
     auto = dataclasses.replace(FIXED, training=TrainingConfig(reuse="auto"))
     now = looked(200.0, counts=worked(380.0), waiting_seconds=0.0, reuse=3.2)
     assert advise(Stretch(looked(100.0, epoch=0), now), auto) == (
-        "trainer waited 0%, generators were busy 95% of the time: balanced, by using images 3.2 times; 1 would take "
-        "about 9 generators more"  # 3.8 x 3.2 = 12.2
+        "trainer waited 0%, generators were busy 95% of the time: balanced, with images used 3.2 times; about 9 "
+        "more generators would lower that to 1"  # 3.8 x 3.2 = 12.2
     )
     assert advise(stretch(1, 396), auto).endswith(": balanced")  # each is used once
 
 
 def test_generators_that_had_nothing_to_make_are_too_many_but_for_one():
-    assert advise(stretch(0, 0), FIXED) == "trainer waited 0%, generators were busy 0% of the time: 1 of 4 would do"
+    assert (
+        advise(stretch(0, 0), FIXED) == "trainer waited 0%, generators were busy 0% of the time: 1 of 4 would be enough"
+    )
 
 
 def test_judging_is_neither_waiting_nor_time_in_which_generators_are_wanted():
@@ -128,7 +130,7 @@ def test_each_epoch_is_judged_by_itself_and_the_run_from_its_first_step():
     said: list[str] = []
     adviser = Adviser(FIXED, said.append)
     adviser.look(looked(90.0, counts=worked(30.0)))
-    assert adviser.of_whole_run() == NOTHING_TO_GO_BY
+    assert adviser.of_whole_run() == NO_DATA
     adviser.look(looked(100.0, counts=worked(40.0), epoch=0))
     adviser.look(looked(150.0, counts=worked(240.0), epoch=0, waiting_seconds=25.0))
     adviser.look(looked(200.0, counts=worked(440.0), epoch=1, waiting_seconds=50.0))
@@ -162,7 +164,7 @@ def test_generators_that_do_not_come_in_their_time_are_said_once_until_one_comes
         look = looked(float(at), num_loads, GenerationCounts(num_loads=Counter(a=num_loads)))
         missing.look(dataclasses.replace(look, num_awaited=num_awaited))
     assert said == [
-        "3 generators more did not come within 60 s: has the cluster such nodes? The run goes on with 2",
-        "1 generator more did not come within 60 s: has the cluster such nodes? The run goes on with 4",
-        "1 generator more did not come within 60 s: has the cluster such nodes? The run goes on with 5",
+        "3 more generators did not start within 60 s; check that the cluster has nodes for them. Continuing with 2",
+        "1 more generator did not start within 60 s; check that the cluster has nodes for them. Continuing with 4",
+        "1 more generator did not start within 60 s; check that the cluster has nodes for them. Continuing with 5",
     ]

@@ -116,7 +116,7 @@ def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptur
     line.console.file = HungUp()
     with RunMonitor(None, Observer(line.look, line.close)) as monitor:
         monitor.report(reported(num_trained=64))
-        wait_until(lambda: "ProgressLine failed and is switched off; the run goes on." in caplog.text)
+        wait_until(lambda: "ProgressLine failed and was disabled; the run continues." in caplog.text)
         monitor.report(reported(num_trained=128))
     assert cast(TrainingProgress, monitor.last().training).num_trained == 128
 
@@ -179,6 +179,6 @@ def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails
     assert pool.times[0] == TrainerTimes(0.0, 0.0)
     assert pool.times[-1].seconds > 0
     assert len(pool.times) >= 3  # each epoch's end, at the least
-    assert caplog.text.count("fail failed and is switched off") == 1
-    assert "ProgressLine does not end, and the run goes on without it." in caplog.text
+    assert caplog.text.count("fail failed and was disabled") == 1
+    assert "ProgressLine did not stop in time; the run continues without it." in caplog.text
     terminal.is_free.set()

@@ -75,7 +75,7 @@ def test_an_observer_that_blocks_holds_up_nobody_at_the_end(
         observer.show(LOOKS[0])
     close_all(observers, drops=False)
     assert seen == [LOOKS[0]]
-    assert "block does not end, and the run goes on without it." in caplog.text
+    assert "block did not stop in time; the run continues without it." in caplog.text
     is_free.set()
 
 
@@ -90,7 +90,7 @@ def test_an_observer_that_fails_is_left_out(error: BaseException, caplog: pytest
 
     observer = Observer(fail, end=lambda: ends.append("end"))
     observer.show(LOOKS[0])
-    wait_until(lambda: "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text)
+    wait_until(lambda: "fail failed and was disabled; the run continues. The whole trace is in" in caplog.text)
     observer.show(LOOKS[1])
     observer.close()
     observer.join()
