@@ -12,7 +12,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from evaluation.evaluate import Planned, evaluate
+from evaluation.evaluate import EvaluationPlan, evaluate
 from evaluation.inference.external_models import is_external, open_external
 from evaluation.inference.trained_model import Model, open_model
 from evaluation.result import SetResult
@@ -20,7 +20,7 @@ from generation.recipes.recipe import find_label_space
 from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_room
+from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_resources
 from ray_jobs.job.command import announce
 from ray_jobs.job.evaluation import (
     RESUME_HINT,
@@ -68,11 +68,13 @@ def folder_of_run(config: JobConfig) -> Path | None:
     return place
 
 
-def sets_of(model: Model, planned: Planned, config: JobConfig) -> dict[str, SetResult]:
+def sets_of(model: Model, planned: EvaluationPlan, config: JobConfig) -> dict[str, SetResult]:
     """Return how one of a run's checkpoints classifies the sets."""
-    wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
+    wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     alone = dataclasses.replace(config.evaluation, representation=False)
-    return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)["sets"]
+    return evaluate(model, EvaluationPlan(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)[
+        "sets"
+    ]
 
 
 def open_classifier(config: JobConfig) -> Model:

@@ -23,7 +23,7 @@ from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.command import STARTED_AT, announce
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import DataSplit, open_parts
-from ray_jobs.job.run_folder import alone_at_work
+from ray_jobs.job.run_folder import locked
 
 PROGRESS_SECONDS = 10.0
 
@@ -36,7 +36,7 @@ def main() -> None:
             config, recipe, parts = prepare(arguments)
             for note in check_recipe(recipe, config.recipe):
                 announce(note)
-            held.enter_context(alone_at_work(parts[0].storage))
+            held.enter_context(locked(parts[0].storage))
             connect()
             if "verify" in options:
                 find_damage(parts, config)

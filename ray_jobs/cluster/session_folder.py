@@ -1,4 +1,4 @@
-"""The folder where a local Ray keeps its session: sockets, logs, and objects that memory has no room for."""
+"""The folder of a local Ray's sessions: sockets, logs, and objects spilled from memory."""
 
 import os
 from datetime import datetime
@@ -16,7 +16,7 @@ def session_folder() -> Path:
 
 
 def check_session_folder() -> None:
-    """Raise ValueError if Ray's sockets find no place there."""
+    """Raise ValueError if Ray cannot create its sockets there."""
     folder = session_folder()
     setting = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
     given = f"{setting} is '{folder.parent}'" if setting else f"Ray's session folder is '{folder}'"
@@ -41,6 +41,6 @@ def check_session_folder() -> None:
 
 
 def longest_socket(folder: Path) -> str:
-    """Return the path of the socket with the longest name, as Ray makes it up for this process."""
+    """Return the longest socket path that Ray will use for this process."""
     session = f"session_{datetime(2026, 1, 1):%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
     return f"{folder}/{session}/sockets/plasma_store"

@@ -30,9 +30,9 @@ from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.termination import TERMINATION
 from ray_jobs.cluster import room
-from ray_jobs.cluster.connect import TELL_TRACES, connect, drop_messages_of_the_end, hide_error
+from ray_jobs.cluster.connect import TRACE_LOGGERS, connect, hide_error, silence_ray_at_shutdown
 from ray_jobs.cluster.placement import Demand
-from ray_jobs.cluster.room import check_placement, generation_demand, room_kept, training_demand
+from ray_jobs.cluster.room import check_placement, generation_demand, reserved_resources, training_demand
 from ray_jobs.job.source import start_pool
 from tests.support.nodes import joined_node
 from tests.support.processes import command_of
@@ -47,7 +47,7 @@ def test_what_ray_says_once_a_jobs_end_has_begun_is_not_shown(
     told = []
     monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: told.extend(data["lines"]))
     monkeypatch.setattr(TERMINATION, "has_begun", has_begun)
-    drop_messages_of_the_end()
+    silence_ray_at_shutdown()
     worker.print_to_stdstream({"lines": ["The autoscaler failed"]}, ignore_prefix=False)
     assert told == shown
 
@@ -59,7 +59,7 @@ def test_ray_data_prints_warnings_and_no_errors():
         for name in names
         for level in (logging.WARNING, logging.ERROR)
     ]
-    assert tuple(names) == TELL_TRACES
+    assert tuple(names) == TRACE_LOGGERS
     assert all(hide_error(record) for record in records)
     assert [HiddenRecordFilter().filter(record) for record in records] == [True, False, True, False]
 
@@ -89,16 +89,16 @@ def test_a_local_ray_and_its_generators_listen_on_loopback_alone():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_room_that_another_job_holds_ends_the_wait_and_is_free_again_after_it(monkeypatch):
-    monkeypatch.setattr(room, "ROOM_GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(room, "GRACE_SECONDS", 2.0)
     free = ray.cluster_resources()["CPU"] - 0.1  # the session's pools have less than the rest
     everything = Demand("training workers", 1, {"CPU": free}, "Lower training.num_workers")
-    with room_kept(everything) as wait:
+    with reserved_resources(everything) as wait:
         wait()
-        with room_kept(everything) as wait_for_more:
+        with reserved_resources(everything) as wait_for_more:
             message = r"1 training workers of [\d.]+ CPU each could not be placed within 2 s.*Lower training"
             with pytest.raises(ValueError, match=message):
                 wait_for_more()
-    with room_kept(dataclasses.replace(everything, wait_seconds=8)) as wait:
+    with reserved_resources(dataclasses.replace(everything, wait_seconds=8)) as wait:
         wait()
 
 
@@ -223,7 +223,7 @@ def test_evaluation_lands_on_its_group_alone():
 @pytest.mark.nightly
 @pytest.mark.usefixtures("two_groups")
 def test_room_for_a_group_that_never_comes_is_not_found_elsewhere(monkeypatch, own_recipe: Recipe):
-    monkeypatch.setattr(room, "ROOM_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(room, "GRACE_SECONDS", 1.0)
     elsewhere = dataclasses.replace(TRAINING, label_selector={GROUP: "trainers"})
     message = (
         r"2 training workers .* within 2 s: the cluster has no node with ray\.io/node-group=trainers \(its 3 nodes"

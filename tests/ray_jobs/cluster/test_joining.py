@@ -11,7 +11,7 @@ from ray._private import ray_constants, services
 
 from ray_jobs.cluster import connect as cluster
 from ray_jobs.cluster.connect import join, start_local
-from ray_jobs.cluster.joining import answers, check_versions, head_address, running_address
+from ray_jobs.cluster.joining import check_versions, head_address, is_reachable, running_address
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_head_that_was_started_last_and_is_gone_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert not answers("127.0.0.2:1")
+    assert not is_reachable("127.0.0.2:1")
     assert "The Ray cluster at 127.0.0.2:1, last started here, does not respond; starting a local Ray." in caplog.text
 
 

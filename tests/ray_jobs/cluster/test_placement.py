@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
-from ray_jobs.cluster.placement import Demand, Node, check_awaited, no_room_yet, place
+from ray_jobs.cluster.placement import Demand, Node, check_pending, no_room_yet, place
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
 from training.config import TrainingConfig
 
@@ -116,15 +116,15 @@ def test_those_for_the_fewest_nodes_come_first():
 def test_pending_actors_that_could_take_the_trainers_room_are_refused(
     of_generators: dict[str, str], of_workers: dict[str, str]
 ):
-    late = dataclasses.replace(actors(4, of_generators, CPU=0.5), is_late=True)
+    late = dataclasses.replace(actors(4, of_generators, CPU=0.5), may_start_late=True)
     training = dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers)
     message = (
         r"^4 generator actors of .* and 1 training workers of .* may be placed on the same nodes, .* label_selector"
     )
     with pytest.raises(ValueError, match=message):
-        check_awaited([training, late], nodes(CPU_NODE))
-    check_awaited([training, dataclasses.replace(late, is_late=False)], nodes(CPU_NODE))
-    check_awaited([training, late], [Node({"CPU": 2.5}, {GROUP: "generator", ACCELERATOR: "A100"})])
+        check_pending([training, late], nodes(CPU_NODE))
+    check_pending([training, dataclasses.replace(late, may_start_late=False)], nodes(CPU_NODE))
+    check_pending([training, late], [Node({"CPU": 2.5}, {GROUP: "generator", ACCELERATOR: "A100"})])
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,10 @@ def test_processes_whose_labels_keep_them_apart_may_await_their_nodes(
     of_generators: dict[str, str], of_workers: dict[str, str]
 ):
     training = dataclasses.replace(workers(1, CPU=0.5), label_selector=of_workers)
-    check_awaited([dataclasses.replace(actors(4, of_generators, CPU=0.5), is_late=True), training], nodes())
-    check_awaited([dataclasses.replace(actors(4, GPU=1), is_late=True), workers(1, CPU=4)], nodes())  # other things
+    check_pending([dataclasses.replace(actors(4, of_generators, CPU=0.5), may_start_late=True), training], nodes())
+    check_pending(
+        [dataclasses.replace(actors(4, GPU=1), may_start_late=True), workers(1, CPU=4)], nodes()
+    )  # other things
 
 
 @pytest.mark.parametrize(

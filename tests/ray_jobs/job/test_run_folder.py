@@ -13,16 +13,16 @@ from generation.shards.storage import Storage
 from ray_jobs.job import run_folder as run_directory
 from ray_jobs.job.run_folder import (
     LOCK,
-    alone_at_work,
     check_output,
     check_unfinished,
-    claim,
-    is_at_work,
+    is_in_use,
     keep_checkpoint,
-    release,
+    lock_run_folder,
+    locked,
     resolve,
     resolve_input,
-    withdrawn_at_errors,
+    undo_on_error,
+    unlock,
     write_json,
 )
 from tests.support.mounts import enlarge, mounted, needs_mounts
@@ -72,9 +72,9 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
 
 
 def test_of_two_runs_that_want_one_folder_the_second_is_refused(tmp_path: Path):
-    claim(tmp_path / "run", "first")
+    lock_run_folder(tmp_path / "run", "first")
     with pytest.raises(ValueError, match="taken by another run"):
-        claim(tmp_path / "run", "second")
+        lock_run_folder(tmp_path / "run", "second")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
     assert (tmp_path / "run" / "config.yaml").read_text() == "first"
 
@@ -85,7 +85,7 @@ def test_a_claim_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", is_full)
     with pytest.raises(OSError, match=r"No space left on device: '.*config\.yaml'"):
-        claim(tmp_path / "run", "first")
+        lock_run_folder(tmp_path / "run", "first")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,10 +98,10 @@ def test_a_file_system_without_locks_serves_and_says_once_what_is_not_protected(
 
     monkeypatch.setattr(fcntl, "flock", lacking)
     run_dir = tmp_path / "run"
-    claimed = claim(run_dir, "first")
-    with alone_at_work(Storage(str(run_dir))):
-        release(claimed)
-    release(claim(run_dir, "second", goes_on=True))
+    run_lock = lock_run_folder(run_dir, "first")
+    with locked(Storage(str(run_dir))):
+        unlock(run_lock)
+    unlock(lock_run_folder(run_dir, "second", resume=True))
     assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
     assert caplog.messages == [
         f"'{run_dir}' does not support file locks ({os.strerror(number)}): a second job could write to this folder at "
@@ -114,31 +114,31 @@ def test_two_jobs_of_one_config_are_kept_apart_also_where_there_are_no_locks(tmp
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", lacking)
-    claim(tmp_path, "same")
+    lock_run_folder(tmp_path, "same")
     with pytest.raises(ValueError, match="was just taken by another run"):
-        claim(tmp_path, "same")
+        lock_run_folder(tmp_path, "same")
     assert (tmp_path / "config.yaml").read_text() == "same"
 
 
 def test_who_waits_for_a_lock_that_is_removed_meanwhile_locks_the_file_that_others_find(tmp_path: Path, monkeypatch):
-    first, flock = claim(tmp_path, "first"), fcntl.flock
+    first, flock = lock_run_folder(tmp_path, "first"), fcntl.flock
 
     def late(*arguments: int) -> None:
         monkeypatch.setattr(fcntl, "flock", flock)
-        release(first)  # after the second job has opened the file
+        unlock(first)  # after the second job has opened the file
         flock(*arguments)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    second = claim(tmp_path, "second", goes_on=True)
+    second = lock_run_folder(tmp_path, "second", resume=True)
     with pytest.raises(ValueError, match="Another job is using"):
-        claim(tmp_path, "third", goes_on=True)
-    release(second)
+        lock_run_folder(tmp_path, "third", resume=True)
+    unlock(second)
     assert not (tmp_path / LOCK).exists()
 
 
 def test_a_look_at_a_folder_is_waited_for_by_who_claims_it_and_seen_by_nobody_else(tmp_path: Path, monkeypatch):
     run_dir = tmp_path / "run"
-    claim(run_dir, "first").lock.close()  # as the kernel does for a process that was killed
+    lock_run_folder(run_dir, "first").file.close()  # as the kernel does for a process that was killed
     look = (run_dir / LOCK).open()
     fcntl.flock(look, fcntl.LOCK_SH)
     naps: list[float] = []
@@ -149,21 +149,21 @@ def test_a_look_at_a_folder_is_waited_for_by_who_claims_it_and_seen_by_nobody_el
             look.close()
 
     monkeypatch.setattr(run_directory.time, "sleep", nap)
-    assert not is_at_work(run_dir, "")
-    claimed = claim(run_dir, "second", goes_on=True)
+    assert not is_in_use(run_dir, "")
+    run_lock = lock_run_folder(run_dir, "second", resume=True)
     assert len(naps) == 3
-    assert is_at_work(run_dir, "")
-    release(claimed)
-    assert not is_at_work(run_dir, "")
+    assert is_in_use(run_dir, "")
+    unlock(run_lock)
+    assert not is_in_use(run_dir, "")
     assert not (run_dir / LOCK).exists()  # a look leaves nothing
 
 
 def test_a_lock_that_somebody_looks_at_for_long_is_taken_for_a_jobs(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(run_directory, "LOOKS_SECONDS", 0.01)
+    monkeypatch.setattr(run_directory, "PROBE_SECONDS", 0.01)
     with (tmp_path / LOCK).open("w") as look:
         fcntl.flock(look, fcntl.LOCK_SH)
         with pytest.raises(ValueError, match="Another job is using"):
-            claim(tmp_path, "first")
+            lock_run_folder(tmp_path, "first")
 
 
 def test_a_finished_run_keeps_its_checkpoint_also_where_nothing_can_be_renamed(tmp_path: Path, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_finished_run_keeps_its_checkpoint_also_where_nothing_can_be_renamed(t
 @needs_mounts
 def test_a_run_on_a_full_disk_does_not_go_on_before_there_is_room(painted: Recipe, tmp_path: Path):
     with mounted(tmp_path / "small", "size=64k"):
-        release(claim(tmp_path / "small" / "run", "first"))
+        unlock(lock_run_folder(tmp_path / "small" / "run", "first"))
         (tmp_path / "small" / "others").write_bytes(bytes(60 * 1024))
         with pytest.raises(ValueError, match=r"run' cannot be written: No space left on device\. Free disk space\. Or"):
             check_unfinished(tmp_path / "small" / "run", painted)
@@ -191,16 +191,16 @@ def test_a_run_on_a_full_disk_does_not_go_on_before_there_is_room(painted: Recip
 
 def test_a_jobs_folder_is_refused_until_it_is_released_or_its_process_ends(tmp_path: Path):
     run_dir = tmp_path / "run"
-    claimed = claim(run_dir, "first")
+    run_lock = lock_run_folder(run_dir, "first")
     at_work = re.escape(f"Another job is using '{run_dir}'. Stop it first")
-    for asks in (lambda: check_output(run_dir), lambda: claim(run_dir, "second", goes_on=True)):
+    for asks in (lambda: check_output(run_dir), lambda: lock_run_folder(run_dir, "second", resume=True)):
         with pytest.raises(ValueError, match=at_work):
             asks()
-    claimed.lock.close()  # as the kernel does for a process that was killed
+    run_lock.file.close()  # as the kernel does for a process that was killed
     assert (run_dir / "lock").exists()
     with pytest.raises(ValueError, match="already contains files"):
         check_output(run_dir)
-    release(claim(run_dir, "second", goes_on=True))
+    unlock(lock_run_folder(run_dir, "second", resume=True))
     assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "config-2.yaml"}
 
 
@@ -209,7 +209,7 @@ def test_what_a_job_left_that_was_killed_before_it_began_does_not_refuse_the_sam
     for name in left:
         (tmp_path / name).write_text("mine" if name == "config.yaml" else "")
     check_output(tmp_path, "mine")
-    release(claim(tmp_path, "mine"))
+    unlock(lock_run_folder(tmp_path, "mine"))
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
     assert (tmp_path / "config.yaml").read_text() == "mine"
 
@@ -219,7 +219,7 @@ def test_another_config_or_anything_else_refuses_it(tmp_path: Path, file: str):
     (tmp_path / "lock").write_text("")
     (tmp_path / "config.yaml").write_text("mine")
     (tmp_path / file).write_text("another")
-    for asks in (lambda: check_output(tmp_path, "mine"), lambda: claim(tmp_path, "mine")):
+    for asks in (lambda: check_output(tmp_path, "mine"), lambda: lock_run_folder(tmp_path, "mine")):
         with pytest.raises(ValueError, match=r"already contains files|taken by another run"):
             asks()
     assert (tmp_path / file).read_text() == "another"
@@ -235,20 +235,20 @@ def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path: Path):
 def test_a_run_that_has_been_finished_meanwhile_does_not_go_on(tmp_path: Path):
     (tmp_path / "checkpoint.ckpt").write_text("")
     with pytest.raises(ValueError, match="is finished"):
-        claim(tmp_path, "config", goes_on=True)
+        lock_run_folder(tmp_path, "config", resume=True)
     assert (tmp_path / "checkpoint.ckpt").exists()
 
 
 def test_a_job_that_cannot_begin_leaves_its_folder_as_it_was(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("first")
-    for folder, goes_on in (("run", True), ("new", False)):
-        with pytest.raises(SystemExit), withdrawn_at_errors(claim(tmp_path / folder, "mine", goes_on)):
+    for folder, resume in (("run", True), ("new", False)):
+        with pytest.raises(SystemExit), undo_on_error(lock_run_folder(tmp_path / folder, "mine", resume)):
             raise SystemExit
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit), withdrawn_at_errors(claim(tmp_path / "empty", "mine")):
+    with pytest.raises(SystemExit), undo_on_error(lock_run_folder(tmp_path / "empty", "mine")):
         raise SystemExit
     assert list((tmp_path / "empty").iterdir()) == []
 
@@ -271,15 +271,15 @@ def test_a_second_report_gets_a_number_and_nothing_is_overwritten(tmp_path: Path
 
 def test_a_data_sets_folder_is_for_one_job_and_its_lock_leaves_it_empty(tmp_path: Path):
     place = Storage(str(tmp_path / "set"))
-    with alone_at_work(place):
+    with locked(place):
         assert read_shard_set(place) is None
         for _ in range(2):  # the first refusal does not take the lock away
-            with pytest.raises(ValueError, match=r"^Another job is using '.*set'\."), alone_at_work(place):
+            with pytest.raises(ValueError, match=r"^Another job is using '.*set'\."), locked(place):
                 raise AssertionError("two were alone")
     assert not (tmp_path / "set").exists()  # nothing was put in
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / ".writing-lock").touch()  # as a killed job leaves it
-    with alone_at_work(Storage(str(tmp_path / "killed"))):
+    with locked(Storage(str(tmp_path / "killed"))):
         assert read_shard_set(Storage(str(tmp_path / "killed"))) is None
     assert list((tmp_path / "killed").iterdir()) == []
 

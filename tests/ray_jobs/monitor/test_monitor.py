@@ -92,7 +92,7 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the
     observe: Callable[[RunProgress], None] = seen.append
     with RunMonitor(cast(GenerationService, pool), Observer(observe)) as monitor:
         monitor.report(reported(num_trained=64))
-        wait_until(lambda: any(look.training for look in seen))
+        wait_until(lambda: any(snapshot.training for snapshot in seen))
         pool.is_hidden = True
         monitor.report(reported(num_trained=128, epoch=1))
         monitor.report(reported(num_trained=256, epoch=2))
@@ -102,7 +102,7 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the
         wait_until(lambda: len(monitor.epochs) == 2)
         pool.is_hidden = True
         monitor.report(reported(num_trained=384, epoch=2))
-    ends = [look.training.num_trained for look in monitor.epochs if look.training]
+    ends = [snapshot.training.num_trained for snapshot in monitor.epochs if snapshot.training]
     assert ends == [128, 256]
     last = monitor.last().training
     assert last is not None
@@ -114,7 +114,7 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the
 def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptureFixture):
     line = ProgressLine(TrainingConfig())
     line.console.file = HungUp()
-    with RunMonitor(None, Observer(line.look, line.close)) as monitor:
+    with RunMonitor(None, Observer(line.observe, line.close)) as monitor:
         monitor.report(reported(num_trained=64))
         wait_until(lambda: "ProgressLine failed and was disabled; the run continues." in caplog.text)
         monitor.report(reported(num_trained=128))
@@ -128,7 +128,7 @@ def test_after_an_error_the_line_is_taken_off_the_terminal_for_good():
     line.console = line.live.console = Console(file=io.StringIO(), force_terminal=True)
 
     def fail_while_the_line_is_shown() -> NoReturn:
-        with RunMonitor(None, Observer(line.look, line.close)) as monitor:
+        with RunMonitor(None, Observer(line.observe, line.close)) as monitor:
             monitor.report(reported(num_trained=64))
             wait_until(lambda: line.live.is_started)
             raise ValueError("training failed")
@@ -136,7 +136,7 @@ def test_after_an_error_the_line_is_taken_off_the_terminal_for_good():
     with pytest.raises(ValueError, match="training failed"):
         fail_while_the_line_is_shown()
     assert not line.live.is_started
-    time.sleep(3 * POLL_SECONDS)  # another look would start it again
+    time.sleep(3 * POLL_SECONDS)  # another snapshot would start it again
     assert not line.live.is_started
 
 
@@ -160,7 +160,7 @@ def test_a_report_stays_in_the_inbox_until_its_reader_has_it():
 def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails(
     painted_pool: GenerationService, painted: Recipe, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_SNAPSHOT_SECONDS", 0.1)
     pool, seen, line, terminal = FlakyPool(), list[RunProgress](), ProgressLine(FORTY_STEPS), Blocked()
     line.console.file = terminal
 
@@ -168,7 +168,7 @@ def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails
         raise ValueError("no such metric")
 
     observe: Callable[[RunProgress], None] = seen.append
-    observers = Observer(line.look, line.close), Observer(fail), Observer(observe)
+    observers = Observer(line.observe, line.close), Observer(fail), Observer(observe)
     with RunMonitor(cast(GenerationService, pool), *observers) as monitor:
         listeners = (*listeners_of(cast(GenerationService, pool)), monitor.report)
         train_here(painted_pool, painted, FORTY_STEPS, tmp_path, listeners=listeners)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ray_jobs.monitor.observers import MOST_WAITING, Observer, close_all
+from ray_jobs.monitor.observers import MAX_QUEUED, Observer, close_all
 from ray_jobs.monitor.progress import RunProgress
 from tests.support.looks import looked
 from tests.support.waits import wait_until
@@ -15,8 +15,8 @@ LOOKS = [looked(100.0 + i) for i in range(5)]
 def test_an_observer_gets_each_look_and_ends_after_the_last():
     seen: list[RunProgress | str] = []
     observer = Observer(seen.append, end=lambda: seen.append("end"))
-    for look in LOOKS:
-        observer.show(look)
+    for snapshot in LOOKS:
+        observer.show(snapshot)
     observer.close()
     observer.join()
     observer.show(LOOKS[0])
@@ -27,8 +27,8 @@ def test_after_an_error_looks_that_wait_are_dropped():
     seen: list[RunProgress | str] = []
     is_free = threading.Event()
 
-    def look_long(look: RunProgress) -> None:
-        seen.append(look)
+    def look_long(snapshot: RunProgress) -> None:
+        seen.append(snapshot)
         is_free.wait()
 
     observer = Observer(look_long, end=lambda: seen.append("end"))
@@ -45,16 +45,16 @@ def test_a_slow_observer_misses_looks_and_sees_the_newest():
     seen: list[RunProgress] = []
     is_free = threading.Event()
 
-    def look_long(look: RunProgress) -> None:
-        seen.append(look)
+    def look_long(snapshot: RunProgress) -> None:
+        seen.append(snapshot)
         is_free.wait()
 
     observer = Observer(look_long)
     observer.show(LOOKS[0])
     wait_until(lambda: seen)
-    later = [looked(200.0 + i) for i in range(MOST_WAITING + 3)]
-    for look in later:
-        observer.show(look)
+    later = [looked(200.0 + i) for i in range(MAX_QUEUED + 3)]
+    for snapshot in later:
+        observer.show(snapshot)
     is_free.set()
     observer.close()
     observer.join()
@@ -64,7 +64,7 @@ def test_a_slow_observer_misses_looks_and_sees_the_newest():
 def test_an_observer_that_blocks_holds_up_nobody_at_the_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_SNAPSHOT_SECONDS", 0.1)
     is_free, seen = threading.Event(), list[RunProgress]()
 
     def block(_: RunProgress) -> None:

@@ -25,7 +25,7 @@ def run_at(seconds: float, num_trained: int) -> RunProgress:
 def test_a_row_has_the_time_of_all_devices(tmp_path: Path):
     file = SpentFile(tmp_path / "spent.csv", CONFIG)
     for seconds, num_trained in ((0.0, 0), (10.0, 256), (10.5, 300), (20.0, 512)):  # the third comes too soon
-        file.look(run_at(seconds, num_trained))
+        file.observe(run_at(seconds, num_trained))
     assert read_spent(tmp_path / "spent.csv") == [
         Spent(10.0, 256, 0, 10 * 4 * 0.5, 10 * 2),
         Spent(20.0, 512, 0, 20 * 4 * 0.5, 20 * 2),
@@ -35,19 +35,19 @@ def test_a_row_has_the_time_of_all_devices(tmp_path: Path):
 def test_the_end_of_a_run_is_written_whenever_it_comes_and_once(tmp_path: Path):
     file = SpentFile(tmp_path / "spent.csv", CONFIG)
     for seconds, num_trained in ((0.0, 0), (10.0, 800), (10.2, 1024), (12.0, 1024)):
-        file.look(run_at(seconds, num_trained))
+        file.observe(run_at(seconds, num_trained))
     assert [(row.seconds, row.num_trained) for row in read_spent(tmp_path / "spent.csv")] == [(10, 800), (10.2, 1024)]
 
 
 def test_a_run_that_goes_on_adds_to_what_was_spent_before(tmp_path: Path):
     first = SpentFile(tmp_path / "spent.csv", CONFIG)
     for seconds, num_trained in ((0.0, 0), (10.0, 512)):
-        first.look(run_at(seconds, num_trained))
+        first.observe(run_at(seconds, num_trained))
     with (tmp_path / "spent.csv").open("a") as file:
         file.write("11,5")  # cut by a full disk
     second = SpentFile(tmp_path / "spent.csv", CONFIG)
     for seconds, num_trained in ((0.0, 256), (6.0, 768)):
-        second.look(run_at(seconds, num_trained))
+        second.observe(run_at(seconds, num_trained))
     assert read_spent(tmp_path / "spent.csv")[-1] == Spent(16.0, 768, 0, 20 + 6 * 4 * 0.5, 20 + 6 * 2)
 
 
@@ -55,14 +55,14 @@ def test_a_row_that_was_cut_in_its_last_number_does_not_count_and_makes_room(tmp
     path = tmp_path / "spent.csv"
     file = SpentFile(path, CONFIG)
     for seconds, num_trained in ((0.0, 0), (10.0, 256), (20.0, 512)):
-        file.look(run_at(seconds, num_trained))
+        file.observe(run_at(seconds, num_trained))
     whole = path.read_text()
     path.write_text(whole.removesuffix("0\n"))  # 20,512,0,40,4
     first = Spent(10.0, 256, 0, 20, 20)
     assert read_spent(path) == [first]
     again = SpentFile(path, CONFIG)
     for seconds, num_trained in ((0.0, 256), (10.0, 512)):
-        again.look(run_at(seconds, num_trained))
+        again.observe(run_at(seconds, num_trained))
     assert path.read_text() == whole
     path.write_text("seconds,num_tr")
     assert read_spent(path) == [Spent(0, 0, 0, 0, 0)]
