@@ -84,7 +84,7 @@ METRICS = (
     ),
     gauge(
         "figment_generator_requests",
-        "Queue: batches pending at all actors when each last reported, up to 4 per actor; more may be waiting (batches)",
+        "Queue: batches pending at actors when each last reported, up to 4 per actor; more may be waiting (batches)",
         lambda run: sum(run.now.counts.num_requests.values()),
     ),
     gauge(

@@ -77,7 +77,8 @@ def test_waiting_for_real_images_that_are_mixed_in_is_no_lack_of_generators():
 def test_a_trainer_that_hardly_waits_leaves_generators_idle_or_wants_company():
     said = advise(interval(1, 320, num_actors=8), FIXED)  # 3.2 / 0.99 = 3.2, half of 8: one worker more, not two
     assert said == (
-        "trainer waited 1%, generators were busy 40% of the time: 4 of 8 would be enough, or add about 1 training worker"
+        "trainer waited 1%, generators were busy 40% of the time: 4 of 8 would be enough, or add about 1 training "
+        "worker"
     )
     alone = advise(interval(0, 30, num_actors=1), FIXED)
     assert alone == "trainer waited 0%, generators were busy 30% of the time: add about 2 training workers"

@@ -141,8 +141,8 @@ def test_a_run_where_files_have_no_locks_is_evaluated_as_far_as_it_is_and_that_i
     assert first_kept(run_dir).name == checkpoint_name(4)
     assert [row[0] for row in rows_in(follow(run_dir, sets_by_step, print))] == [256]
     assert caplog.messages == [
-        f"'{run_dir}' does not support file locks (Function not implemented): a job at work is not seen. Kept checkpoints are "
-        "evaluated now; the same command does it again for later ones."
+        f"'{run_dir}' does not support file locks (Function not implemented): a job at work is not seen. Kept "
+        "checkpoints are evaluated now; the same command does it again for later ones."
     ]
 
 
