@@ -78,7 +78,7 @@ def place(demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
             fitting = [node for node in nodes if node.fits(demand)]
             node = min(fitting, key=lambda node: (sum(node.gpus), node.cpus), default=None)
             if node is None:
-                raise ValueError(_no_room(demand, placed, nodes))
+                raise ValueError(_does_not_fit(demand, placed, nodes))
             node.take(demand)
 
 
@@ -127,7 +127,7 @@ def _is_apart(key: str, one: Demand, other: Demand) -> bool:
     return not any(node_labels_match_selector({key: value.strip()}, suits) for value in values)
 
 
-def _no_room(demand: Demand, placed: int, nodes: Sequence[Node]) -> str:
+def _does_not_fit(demand: Demand, placed: int, nodes: Sequence[Node]) -> str:
     matching = [node for node in nodes if node.matches(demand)]
     if not matching:
         return f"The job needs {in_words(demand)}, but {_no_such_node(demand, nodes)}; {AUTOSCALING_HINT}."
@@ -140,7 +140,7 @@ def _no_room(demand: Demand, placed: int, nodes: Sequence[Node]) -> str:
     )
 
 
-def no_room_yet(demand: Demand, waited_seconds: float, nodes: Sequence[Node]) -> str:
+def timeout_message(demand: Demand, waited_seconds: float, nodes: Sequence[Node]) -> str:
     """Return the error message for processes that were not placed in time."""
     not_placed = f"{in_words(demand)} could not be placed within {waited_seconds:g} s: "
     if not any(node.matches(demand) for node in nodes):

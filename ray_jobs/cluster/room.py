@@ -12,7 +12,7 @@ from ray.util import placement_group, remove_placement_group
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
 from generation.pool.service import SAY_AFTER_SECONDS
-from ray_jobs.cluster.placement import Demand, Node, check_pending, in_words, no_room_yet, place
+from ray_jobs.cluster.placement import Demand, Node, check_pending, in_words, place, timeout_message
 from training.config import TrainingConfig
 from training.fit import worker_resources
 
@@ -49,7 +49,7 @@ def reserved_resources(demand: Demand) -> Iterator[Callable[[], None]]:
         if warn_after < wait_seconds:
             logger.warning("Waiting up to %g s for nodes for %s.", wait_seconds, in_words(demand))
         if not group.wait(math.ceil(wait_seconds - warn_after)):
-            raise ValueError(no_room_yet(demand, wait_seconds, nodes_alive()))
+            raise ValueError(timeout_message(demand, wait_seconds, nodes_alive()))
 
     try:
         yield wait

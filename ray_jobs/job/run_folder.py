@@ -241,7 +241,7 @@ def _in_use_error(folder: Path) -> ValueError:
 
 
 def _lock_file(path: Path) -> TextIO:
-    """Return a file locked by this process; ValueError if another process has locked it, rather than checked it.
+    """Return a file locked by this process; ValueError if another process holds the lock for more than a check.
 
     The previous holder may remove the file while we wait with it open: then others cannot find our lock, so open the
     file again. A file system without locks, such as Lustre mounted without `flock`, protects nothing.

@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.config import EvaluationConfig
 from generation.config import GenerationConfig
-from ray_jobs.cluster.placement import Demand, Node, check_pending, no_room_yet, place
+from ray_jobs.cluster.placement import Demand, Node, check_pending, place, timeout_message
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
 from training.config import TrainingConfig
 
@@ -155,11 +155,11 @@ def test_accelerators_are_selected_as_ray_selects_them(value: str, num_placed: i
 
 def test_timeout_error_depends_on_whether_the_group_exists():
     demand = actors(2, {GROUP: "gpus"}, GPU=1)
-    assert no_room_yet(demand, 910, two_groups()).startswith(
+    assert timeout_message(demand, 910, two_groups()).startswith(
         "2 generator actors of 1 GPU each could not be placed within 910 s: the cluster has no node with "
         "ray.io/node-group=gpus (its 3 nodes"
     )
-    assert "other jobs hold" in no_room_yet(actors(9, {GROUP: "generator"}, GPU=1), 10, two_groups())
+    assert "other jobs hold" in timeout_message(actors(9, {GROUP: "generator"}, GPU=1), 10, two_groups())
 
 
 def test_invalid_label_error_names_the_setting():

@@ -57,7 +57,7 @@ def test_idle_generators_are_not_increased_while_training_waits():
 def test_growing_pool_is_judged_by_its_mean_size():
     before = dataclasses.replace(looked(100.0, 2, worked(0.0), epoch=0), actor_seconds=0.0)
     now = dataclasses.replace(looked(200.0, 16, worked(500.0), waiting_seconds=40.0), actor_seconds=500.0)
-    assert advise(Interval(before, now), growing(16)) == (  # 5 at work of 5 in the mean; 5 / 0.6 = 8.3
+    assert advise(Interval(before, now), growing(16)) == (  # 5 of 5 busy on average; 5 / 0.6 = 8.3
         "trainer waited 40%: about 9 generators would be enough, and 16 are running now"
     )
 
