@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from ray_jobs.job.environment import circumstances
+from ray_jobs.job.environment import environment
 
 PACKAGES = (
     "torch",
@@ -24,7 +24,7 @@ PACKAGES = (
 
 def facts(on_gpu: bool, commit: str) -> dict[str, str]:
     """Return commit, machine, day, device, driver and versions; an empty commit is looked up."""
-    found = circumstances()
+    found = environment()
     return (
         found
         | {"commit": commit or found["commit"]}

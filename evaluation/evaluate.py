@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Planned:
+class EvaluationPlan:
     """Images to evaluate on, all listed and none opened."""
 
     sets: list[RealSet]
@@ -58,7 +58,7 @@ def unknown_digits(label_space: LabelSpace) -> TransferSet:
     return TransferSet(DIGITS, trainval, test, "lbfgs", "published")
 
 
-def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
+def evaluate(model: Model, planned: EvaluationPlan, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
     """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
 
     Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those

@@ -39,12 +39,12 @@ from ray_jobs.job.command import begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.listeners import listeners_of
-from ray_jobs.job.run_folder import check_output, release, resolve, write_json
+from ray_jobs.job.run_folder import check_output, resolve, unlock, write_json
 from ray_jobs.job.source import (
     as_samples,
-    kept_samples,
     open_real,
     real_samples,
+    shard_samples,
     start_pool,
     unreadable_in,
     wait_for_trainers,
@@ -71,7 +71,7 @@ def main(config: CompareConfig) -> None:
         for note in check_recipe(recipe, config.recipe) if set(config.arms) != {"real"} else ():
             announce(note)
         wait_seconds = config.generation.wait_for_nodes_seconds
-        claimed = begin(config, [generation_demand(config.generation), training_demand(config.training, wait_seconds)])
+        run_lock = begin(config, [generation_demand(config.generation), training_demand(config.training, wait_seconds)])
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
     with errors_at_work(f"Finished runs are in {run_dir}; a comparison begins anew in another folder.", run_dir):
@@ -84,7 +84,7 @@ def main(config: CompareConfig) -> None:
                     announce(line)
         print_results(runs, config.prices)
         write_report(run_dir, config, recipe, runs)
-        release(claimed)
+        unlock(run_lock)
     print(f"Everything is in {run_dir}: report.html, results.json")
 
 
@@ -211,7 +211,7 @@ class Comparison:
         fitting_at = time.time()
         exporter = Exporter(run_dir.name, self.recipe.sha256[:12])
         line = ProgressLine(training)
-        with RunMonitor(pool, Observer(line.look, line.close), Observer(exporter.look)) as monitor:
+        with RunMonitor(pool, Observer(line.observe, line.close), Observer(exporter.observe)) as monitor:
             real = real_samples(self.config, self.recipe, arm.seed, self.unreadable(arm))
             listeners = (*listeners_of(pool), monitor.report)
             fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), judging)
@@ -255,7 +255,7 @@ def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate all, then train."""
     made = comparison.made
     arm.began_at = time.time() - made.seconds  # as if all had been made for this run
-    images = kept_samples(comparison.config, made.shards, arm.seed)
+    images = shard_samples(comparison.config, made.shards, arm.seed)
     wait_for_trainers(comparison.config)
     run = comparison.train(arm, images, None, before=made)
     return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))

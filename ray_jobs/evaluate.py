@@ -16,7 +16,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 import dataclasses
 from pathlib import Path
 
-from evaluation.evaluate import Planned, evaluate
+from evaluation.evaluate import EvaluationPlan, evaluate
 from evaluation.inference.external_models import is_external, open_external
 from evaluation.inference.trained_model import Model, open_model
 from evaluation.result import SetResult
@@ -25,9 +25,9 @@ from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
-from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_room
+from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_resources
 from ray_jobs.job.evaluation import (
-    GOES_ON,
+    RESUME_HINT,
     check_evaluation,
     open_checkpoint,
     outputs_folder,
@@ -51,7 +51,7 @@ def main(config: JobConfig) -> None:
         check_evaluation(planned, config.evaluation, model.run_dir, model.crop, model.facts["architecture"])
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
-    with user_errors(GOES_ON, model.run_dir):
+    with user_errors(RESUME_HINT, model.run_dir):
         if run_dir:
             folder = follow(run_dir, lambda kept: sets_of(kept, planned, config), announce)
             print(f"Everything is in {folder}")
@@ -71,11 +71,13 @@ def folder_of_run(config: JobConfig) -> Path | None:
     return place
 
 
-def sets_of(model: Model, planned: Planned, config: JobConfig) -> dict[str, SetResult]:
+def sets_of(model: Model, planned: EvaluationPlan, config: JobConfig) -> dict[str, SetResult]:
     """Return how one of a run's checkpoints classifies the sets."""
-    wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
+    wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     alone = dataclasses.replace(config.evaluation, representation=False)
-    return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)["sets"]
+    return evaluate(model, EvaluationPlan(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)[
+        "sets"
+    ]
 
 
 def open_classifier(config: JobConfig) -> Model:

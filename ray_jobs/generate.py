@@ -26,7 +26,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import DataSplit, open_parts
-from ray_jobs.job.run_folder import alone_at_work
+from ray_jobs.job.run_folder import locked
 
 PROGRESS_SECONDS = 10.0
 
@@ -38,7 +38,7 @@ def main(config: JobConfig, verify: bool) -> None:
             config, recipe, parts = prepare(config)
             for note in check_recipe(recipe, config.recipe):
                 announce(note)
-            held.enter_context(alone_at_work(parts[0].storage))
+            held.enter_context(locked(parts[0].storage))
             connect()
             if verify:
                 find_damage(parts, config)

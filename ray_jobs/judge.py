@@ -35,12 +35,12 @@ from generation.stream.stream import stream_samples
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JudgeConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_room
+from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_resources
 from ray_jobs.job.command import begin
 from ray_jobs.job.data_set import open_complete
-from ray_jobs.job.environment import circumstances
-from ray_jobs.job.evaluation import GOES_ON, check_evaluation, open_checkpoint, outputs_folder, plan
-from ray_jobs.job.run_folder import check_output, release, resolve, resolve_place, write_anew, write_json
+from ray_jobs.job.environment import environment
+from ray_jobs.job.evaluation import RESUME_HINT, check_evaluation, open_checkpoint, outputs_folder, plan
+from ray_jobs.job.run_folder import check_output, resolve, resolve_place, unlock, write_anew, write_json
 
 
 def main(config: JudgeConfig) -> None:
@@ -50,9 +50,9 @@ def main(config: JudgeConfig) -> None:
         for note in job.notes:
             announce(note)
         demand = evaluation_demand(job.config.evaluation, job.config.generation.wait_for_nodes_seconds)
-        claimed = begin(job.config, [demand] if job.shards else [demand, generation_demand(job.config.generation)])
-    with user_errors(GOES_ON):
-        wait_for_room(demand)
+        run_lock = begin(job.config, [demand] if job.shards else [demand, generation_demand(job.config.generation)])
+    with user_errors(RESUME_HINT):
+        wait_for_resources(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
         said = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
         real = Judged(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
@@ -61,13 +61,13 @@ def main(config: JudgeConfig) -> None:
         announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
         found = judgement(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
         settings = to_yaml(job.config)
-        told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
+        told = {"facts": facts(job), "circumstances": environment(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
         write_anew(job.run_dir / "report.html", judgement_page(told))
     overall = found["overall"]
     shares = f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}"
     announce(f"{shares}, density {overall['density']:.3f}")
-    release(claimed)
+    unlock(run_lock)
     print(f"Everything is in {job.run_dir}: report.html, judgement.json")
 
 

@@ -37,9 +37,9 @@ from ray_jobs.cli.config import MiniatureConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.room import generation_demand
 from ray_jobs.job.command import begin
-from ray_jobs.job.environment import circumstances
+from ray_jobs.job.environment import environment
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.run_folder import check_output, release, resolve, write_anew, write_json
+from ray_jobs.job.run_folder import check_output, resolve, unlock, write_anew, write_json
 from ray_jobs.reports.findings import FORMS, Cell
 from ray_jobs.reports.miniature import markdown, write_plots
 from training.config import TrainingConfig
@@ -86,7 +86,7 @@ def main(config: MiniatureConfig) -> None:
             announce(note)
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
         experiments, judges = plan_experiments(config, recipe, chosen), judging(sets)
-        claimed = begin(config, [generation_demand(config.generation)])
+        run_lock = begin(config, [generation_demand(config.generation)])
     with errors_at_work("Nothing is kept; the same command begins anew."):
         num_images = sum(map(len, chosen.values()))
         announce(f"{num_images:,} images of {len(chosen)} kinds are generated")
@@ -94,7 +94,7 @@ def main(config: MiniatureConfig) -> None:
         announce(f"{len(experiments)} classifiers are trained")
         cells = run_experiments(experiments, generated, judges)
         write_results(run_dir, config, cells, time.time() - STARTED_AT)
-        release(claimed)
+        unlock(run_lock)
     announce(f"everything is in {run_dir}: README.md, results.json")
 
 
@@ -314,7 +314,7 @@ def run_experiment(experiment: Experiment, taught: Images, judges: dict[str, Ima
 
 def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell], seconds: float) -> None:
     """Write the table, the findings and the plots."""
-    told = {**circumstances(), "seconds": f"{seconds:.0f}", "config": "config.yaml"}
+    told = {**environment(), "seconds": f"{seconds:.0f}", "config": "config.yaml"}
     write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
     plots = write_plots(run_dir, cells)
     write_anew(run_dir / "README.md", markdown(cells, told, plots))

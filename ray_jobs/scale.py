@@ -25,7 +25,7 @@ from ray_jobs.cli.scale_config import ScaleConfig
 from ray_jobs.cluster.connect import connect, start_local
 from ray_jobs.cluster.local_nodes import local_nodes
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
-from ray_jobs.job.run_folder import check_output, claim, release, resolve
+from ray_jobs.job.run_folder import check_output, lock_run_folder, resolve, unlock
 from ray_jobs.scaling.experiments import Experiments, node_size
 from ray_jobs.scaling.faults import faults_load, faults_result
 from ray_jobs.scaling.loads import fixed_pool, rate_per_actor
@@ -45,11 +45,11 @@ def main(config: ScaleConfig) -> None:
             user_errors(),
         ):  # at Ctrl-C nodes end whole
             check_pool(config)
-            claimed = claim(run_dir, to_yaml(config))
-            with claimed.undo as at_end:  # without any result no trace is left
+            run_lock = lock_run_folder(run_dir, to_yaml(config))
+            with run_lock.undo as at_end:  # without any result no trace is left
                 for results in measure(Experiments(config, recipe, nodes)):
                     at_end.pop_all()
-                    at_end.callback(release, claimed)
+                    at_end.callback(unlock, run_lock)
                     write_report(run_dir, config, recipe, results)
     print_results(results, config.prices.currency)
     print(f"Everything is in {run_dir}: report.html, scale.json")

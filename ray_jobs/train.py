@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.evaluate import Planned
+from evaluation.evaluate import EvaluationPlan
 from evaluation.images.unreadable import Unreadable
 from evaluation.inference.trained_model import crop_of, open_model
 from evaluation.result import Evaluation
@@ -33,22 +33,22 @@ from ray_jobs.job.run_folder import (
     check_output,
     check_unfinished,
     keep_checkpoint,
-    release,
     resolve,
-    withdrawn_at_errors,
+    undo_on_error,
+    unlock,
     write_anew,
     write_json,
 )
 from ray_jobs.job.source import (
-    KeptSource,
     Source,
+    StoredSource,
     StreamSource,
     array_size,
     open_source,
     real_samples,
     unreadable_in,
 )
-from ray_jobs.monitor.advice import Adviser, MissingActors
+from ray_jobs.monitor.advice import Adviser, OverdueActors
 from ray_jobs.monitor.display import ProgressLine
 from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.observers import Observer
@@ -75,8 +75,8 @@ def main(config: JobConfig) -> None:
         announce(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
             announce(note)
-        claimed = begin(config, *stages_of(config), goes_on=config.resume)
-        with withdrawn_at_errors(claimed):
+        run_lock = begin(config, *stages_of(config), resume=config.resume)
+        with undo_on_error(run_lock):
             pool = source.start()
     with ExitStack() as pool_up:
         if pool:
@@ -107,7 +107,7 @@ def main(config: JobConfig) -> None:
                 }
                 print_summary(summary)
                 write_json(run_dir / "summary.json", summary)
-                release(claimed)
+                unlock(run_lock)
     print(f"Everything is in {run_dir}")
 
 
@@ -123,7 +123,7 @@ class Prepared:
     unreadable: Unreadable
     """Real images that training did without."""
 
-    planned: Planned
+    planned: EvaluationPlan
     """What the classifier is evaluated on."""
 
     notes: list[str]
@@ -178,8 +178,8 @@ def check_resumed(job: Prepared) -> list[str]:
     path, checkpoint, faults = newest_whole(job.run_dir / CHECKPOINTS)
     if path is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
-    if isinstance(job.source, KeptSource):
-        job.source.keep_passes(checkpoint["run"]["sets"][SET_SIZE])
+    if isinstance(job.source, StoredSource):
+        job.source.limit_passes(checkpoint["run"]["sets"][SET_SIZE])
     sets = sets_of(job.source.num_images, job.source.names_hash, job.real)
     check_goes_on(checkpoint, job.recipe, job.config.training, sets)
     return [*faults, f"going on from {path.name}"]
@@ -207,12 +207,12 @@ def stages_of(config: JobConfig) -> list[list[Demand]]:
 
 def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgress, str]:
     """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
-    training, adviser, missing = job.config.training, Adviser(job.config, announce), MissingActors(job.config, announce)
+    training, adviser, missing = job.config.training, Adviser(job.config, announce), OverdueActors(job.config, announce)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
     line = ProgressLine(training)
-    others = (exporter.look, adviser.look, missing.look, spent.look)
-    with RunMonitor(pool, Observer(line.look, line.close), *map(Observer, others)) as monitor:
+    others = (exporter.observe, adviser.observe, missing.observe, spent.observe)
+    with RunMonitor(pool, Observer(line.observe, line.close), *map(Observer, others)) as monitor:
         fit_job = FitJob(
             training,
             job.recipe,
@@ -223,4 +223,4 @@ def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgr
             keep_every_images=job.config.evaluation.every_images,
         )
         checkpoint_file = fit(fit_job, job.source.held_out())
-    return checkpoint_file, monitor.last(), adviser.of_whole_run()
+    return checkpoint_file, monitor.last(), adviser.run_advice()

@@ -1,6 +1,6 @@
-"""Nodes of a cluster that are processes of this machine, and may be lost or stand still. Knows not what they hold.
+"""Ray nodes as local processes that can be killed, paused and resumed.
 
-As `ray.cluster_utils` does it, for a cluster that is there already.
+The equivalent of `ray.cluster_utils` for a running cluster.
 """
 
 import time
@@ -14,15 +14,15 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 
 JOIN_SECONDS = 60.0
-"""The longest that a node may take to join, or to be missed."""
+"""Timeout for a node to join the cluster, or for the cluster to notice that it left."""
 
 STORE_BYTES = 500_000_000
-"""A node's object store: by itself each would take a share of the machine's memory as if it had it alone."""
+"""Size of a node's object store; by default each node would take its share of the whole machine's memory."""
 
 
 @dataclass(frozen=True)
 class NodeSize:
-    """What a node offers; its GPUs are only counted."""
+    """A node's resources and labels; GPUs are logical."""
 
     num_cpus: int
     num_gpus: int
@@ -30,7 +30,7 @@ class NodeSize:
 
 
 def node_params(gcs_address: str, size: NodeSize) -> RayParams:
-    """Return what Ray starts such a node by."""
+    """Return Ray's start parameters for a node."""
     return RayParams(
         gcs_address=gcs_address,
         node_ip_address="127.0.0.1",
@@ -44,61 +44,61 @@ def node_params(gcs_address: str, size: NodeSize) -> RayParams:
 
 
 class LocalNode:
-    """One node, beside the one this process is on."""
+    """A local Ray node beside the one this process runs on."""
 
     def __init__(self, size: NodeSize) -> None:
-        """Start it, and return when the cluster has it."""
+        """Start the node, and return once it has joined the cluster."""
         params = node_params(ray.get_runtime_context().gcs_address, size)
         self.node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False)
         self._paused: list[psutil.Process] = []
         try:
-            self._wait_until(self.is_alive, "joined")
+            self._wait_until(self.is_alive, "join")
         except BaseException:
             self.leave()
             raise
 
-    def _wait_until(self, is_so: Callable[[], bool], done: str) -> None:
-        give_up_at = time.monotonic() + JOIN_SECONDS
-        while not is_so():
-            if time.monotonic() > give_up_at:
-                raise TimeoutError(f"A local node has not {done} the cluster within {JOIN_SECONDS:g} s.")
+    def _wait_until(self, is_done: Callable[[], bool], action: str) -> None:
+        deadline = time.monotonic() + JOIN_SECONDS
+        while not is_done():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"A local node did not {action} the cluster within {JOIN_SECONDS:g} s.")
             time.sleep(0.2)
 
     @property
     def name(self) -> str:
-        """What the cluster calls it."""
+        """The node's id in the cluster."""
         return str(self.node.node_id)
 
     def is_alive(self) -> bool:
-        """Return whether the cluster has it."""
+        """Return whether the cluster lists the node as alive."""
         return any(node["Alive"] and node["NodeID"] == self.name for node in ray.nodes())
 
     def processes(self) -> list[psutil.Process]:
-        """Return its own processes, and those of the actors and tasks on it."""
+        """Return the node's own processes and those of its actors and tasks."""
         own = [psutil.Process(info.process.pid) for infos in self.node.all_processes.values() for info in infos]
         return [each for process in own for each in (process, *process.children(recursive=True))]
 
     def kill(self) -> None:
-        """End all of it without a word."""
+        """Kill all of the node's processes."""
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.node.kill_all_processes(check_alive=False, allow_graceful=False)
 
     def leave(self) -> None:
-        """End it, if it has not ended, in order; return when the cluster knows, which places nothing on it any more."""
+        """Shut the node down gracefully, if it is still running; return once the cluster lists it as gone."""
         self.node.kill_all_processes(check_alive=False, allow_graceful=True)
-        self._wait_until(lambda: not self.is_alive(), "left")
+        self._wait_until(lambda: not self.is_alive(), "leave")
 
     def pause(self) -> None:
-        """Let all of it stand still."""
+        """Suspend all of the node's processes."""
         self._paused = self.processes()
         for process in self._paused:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the suspended processes."""
         for process in self._paused:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
@@ -106,13 +106,13 @@ class LocalNode:
 
 @contextmanager
 def local_nodes(number: int, size: NodeSize) -> Iterator[list[LocalNode]]:
-    """Have so many nodes in the cluster; whatever is in the list at the end is ended."""
+    """Add `number` nodes to the cluster; on exit, shut down every node in the list."""
     nodes: list[LocalNode] = []
     try:
         for _ in range(number):
             nodes.append(LocalNode(size))
         yield nodes
     finally:
-        with ExitStack() as leaving:  # all of them, though one should not be missed in time
+        with ExitStack() as leaving:  # shut down all, even if one times out
             for node in nodes:
                 leaving.callback(node.leave)

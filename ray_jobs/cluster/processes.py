@@ -1,4 +1,4 @@
-"""Processes of Ray's on any host of the cluster, by `host:pid`: whether they are there, and their end."""
+"""Ray worker processes on any host of the cluster, identified by `host:pid`: whether they run, and how to kill them."""
 
 import os
 import socket
@@ -8,43 +8,43 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-RAYS = "ray::"
-"""What the names of Ray's workers begin with: a number that was a worker's may be another process's by now."""
+WORKER_PREFIX = "ray::"
+"""Start of a Ray worker's command line; the pid of an ended worker may belong to another process by now."""
 
 
 def this_process() -> str:
-    """Return this process."""
+    """Return this process as `host:pid`."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def is_there(process: str) -> bool:
-    """Return whether a process has not ended."""
-    return _on_its_host(process, is_rays)
+def is_running(process: str) -> bool:
+    """Return whether a worker is still running."""
+    return _on_its_host(process, is_ray_worker)
 
 
 def kill(process: str) -> bool:
-    """End a process without a word; return whether it was there."""
-    return _on_its_host(process, kill_if_rays)
+    """Kill a worker with SIGKILL; return whether it was running."""
+    return _on_its_host(process, kill_if_ray_worker)
 
 
 def pid_of(process: str) -> int:
-    """Return its number on its host."""
+    """Return the pid of a `host:pid`."""
     return int(process.rsplit(":", 1)[1])
 
 
-def is_rays(pid: int) -> bool:
-    """Return whether a process of this host is a worker of Ray's."""
+def is_ray_worker(pid: int) -> bool:
+    """Return whether a process of this host is a Ray worker."""
     try:
-        return " ".join(psutil.Process(pid).cmdline()).startswith(RAYS)
+        return " ".join(psutil.Process(pid).cmdline()).startswith(WORKER_PREFIX)
     except psutil.NoSuchProcess:
         return False
 
 
-def kill_if_rays(pid: int) -> bool:
-    """End a process of this host if it is a worker of Ray's."""
+def kill_if_ray_worker(pid: int) -> bool:
+    """Kill a process of this host if it is a Ray worker; return whether it was."""
     try:
-        process = psutil.Process(pid)  # which psutil does not take for another one that has its number by now
-        if not is_rays(pid):
+        process = psutil.Process(pid)  # psutil checks that the pid was not reused
+        if not is_ray_worker(pid):
             return False
         process.kill()
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The folder where a local Ray keeps its session: sockets, logs, and objects that memory has no room for."""
+"""The folder of a local Ray's sessions: sockets, logs, and objects spilled from memory."""
 
 import os
 from datetime import datetime
@@ -16,31 +16,31 @@ def session_folder() -> Path:
 
 
 def check_session_folder() -> None:
-    """Raise ValueError if Ray's sockets find no place there."""
+    """Raise ValueError if Ray cannot create its sockets there."""
     folder = session_folder()
     setting = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
-    given = f"{setting} is '{folder.parent}'" if setting else f"'{folder}' is for Ray's sessions"
-    remedy = "Set RAY_TMPDIR to a folder of your own with a short absolute path, such as /tmp/NAME."
+    given = f"{setting} is '{folder.parent}'" if setting else f"Ray's session folder is '{folder}'"
+    remedy = "Set RAY_TMPDIR to a writable folder with a short absolute path, such as /tmp/NAME."
     if not folder.is_absolute():
-        raise ValueError(f"{given}, which is no absolute path. {remedy}")
+        raise ValueError(f"{given}, which is not an absolute path. {remedy}")
     num_bytes = len(os.fsencode(longest_socket(folder)))
     try:
         validate_socket_filepath(longest_socket(folder))
     except OSError as error:
         raise ValueError(
-            f"{given}, too long a path: Ray's sockets below it would have {num_bytes} bytes in their paths, and the "
-            f"system takes 107 (macOS: 103). {remedy}"
+            f"{given}, which is too long: the paths of Ray's sockets below it would have {num_bytes} bytes, and the "
+            f"system allows 107 (macOS: 103). {remedy}"
         ) from error
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     if not os.path.isdir(existing):
-        raise ValueError(f"{given}, and '{existing}' is no folder. {remedy}")
+        raise ValueError(f"{given}, but '{existing}' is not a folder. {remedy}")
     try:
         check_writable(Path(existing))
     except OSError as error:
-        raise ValueError(f"{given}, and '{existing}' cannot be written: {error.strerror}. {remedy}") from error
+        raise ValueError(f"{given}, but '{existing}' cannot be written: {error.strerror}. {remedy}") from error
 
 
 def longest_socket(folder: Path) -> str:
-    """Return the path of the socket with the longest name, as Ray makes it up for this process."""
+    """Return the longest socket path that Ray will use for this process."""
     session = f"session_{datetime(2026, 1, 1):%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
     return f"{folder}/{session}/sockets/plasma_store"

@@ -1,7 +1,7 @@
-"""How long a run will take and what it will cost, from rates; and the rates of a run that is through.
+"""Predicts a run's time and cost from rates, and measures the rates of a finished run.
 
-Numbers in, numbers out: knows no cluster, clock or file. Two sides work at once and the slower one binds, whose time is
-the run's; before it all has to start, and after it the classifier is evaluated.
+Numbers in, numbers out: independent of cluster, clock and files. Generation and training run at once and the slower
+side determines the run's time; startup comes before it and evaluation after it.
 """
 
 import math
@@ -17,21 +17,21 @@ from training.progress import TrainingProgress
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run will come to, unless it stops early or loses a part of itself."""
+    """Prediction for a run that neither stops early nor loses nodes."""
 
     num_generated: int
-    """Images that the pool makes, held-out ones included."""
+    """Images that the pool generates, including held-out ones."""
 
     num_trained: int
     generation_seconds: float
-    """What the pool needs from the first batch on for all that training cannot do without, if it is never held up."""
+    """Time from the first batch until the pool has generated the images that training needs, without delays."""
 
     training_seconds: float
-    """What training needs if it never waits, the held-out accuracy included."""
+    """Training time without waiting, including validation."""
 
     first_pass_seconds: float
-    """How much of that goes by while images are generated: not on what is kept and trained on again, nor on what
-    reservoirs have left when the last image comes.
+    """The part of it during generation: without replays of stored samples, and without the images left in reservoirs
+    when the last image arrives.
     """
 
     time_to_first_batch_seconds: float
@@ -42,30 +42,30 @@ class Prediction:
     """From the job's start to its end."""
 
     generation_device_hours: float
-    """What the pool's GPUs come to, held from the job's start to the last step; an actor without any counts as one."""
+    """GPU-hours of the pool, from the job's start to the last step; an actor without a GPU counts as one."""
 
     training_device_hours: float
-    """The same of training workers."""
+    """The same for training workers."""
 
     @property
     def binding_side(self) -> Literal["generation", "training"]:
-        """Which side the other one waits for."""
+        """The slower side, which the other one waits for."""
         return "generation" if self.generation_seconds > self.first_pass_seconds else "training"
 
 
 def predict(config: JobConfig, recipe: Recipe) -> Prediction:
-    """Return what the settings' rates lead to; ValueError if one that is needed is unknown."""
+    """Return the prediction from the settings' rates; ValueError if a required rate is unknown."""
     training, rates = config.training, config.rates
     num_actors = num_generators(config)
-    check_known(rates, num_actors)
+    check_rates(rates, num_actors)
     made_per_second = num_actors * rates.generated_per_second
     fewest, most = num_images_needed(config, recipe) if num_actors else (0, 0)
     first_batch_seconds = num_before_first_batch(config, recipe) / made_per_second if num_actors else 0.0
     generation_seconds = max(0.0, fewest / made_per_second - first_batch_seconds) if num_actors else 0.0
     training_seconds = training.num_trained / (training.num_workers * rates.trained_per_second)
     if rates.validated_per_second:
-        num_judged = training.num_epochs * training.num_held_out
-        training_seconds += num_judged / (training.num_workers * rates.validated_per_second)
+        num_validated = training.num_epochs * training.num_held_out
+        training_seconds += num_validated / (training.num_workers * rates.validated_per_second)
     first_pass_seconds = training_seconds * (1 / (1 + config.data.replays) - left_fraction(config, recipe))
     run_seconds = max(generation_seconds, first_pass_seconds) + training_seconds - first_pass_seconds
     before_seconds = rates.start_seconds + first_batch_seconds
@@ -85,20 +85,20 @@ def predict(config: JobConfig, recipe: Recipe) -> Prediction:
 
 
 def predict_if_given(config: JobConfig, recipe: Recipe) -> Prediction | None:
-    """Return the prediction of a run whose settings have rates; None without any, or for one that is taken up again."""
+    """Return the prediction if the settings have rates; None without any, or for a resumed run."""
     return None if config.resume or config.rates == Rates() else predict(config, recipe)
 
 
 def num_generators(config: JobConfig) -> int:
-    """Return how many actors generate, none where images are there already; a pool that may shrink counts in full."""
+    """Return the number of generator actors, 0 for existing images; the maximum for a pool that may shrink."""
     return config.generation.max_actors if config.data.source == "stream" else 0
 
 
 def num_images_needed(config: JobConfig, recipe: Recipe) -> tuple[int, int]:
-    """Return how many images a stream is asked for at the least and at the most, held-out ones included.
+    """Return the minimum and maximum number of images requested from a stream, including held-out ones.
 
-    They differ where `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waited for,
-    but for those that reservoirs have at the end.
+    They differ if `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waiting for
+    new ones, except for those in the reservoirs at the end.
     """
     training, (train, held_out) = config.training, config.training.indices(config.data.replays)
     fewest = len(train)
@@ -109,7 +109,7 @@ def num_images_needed(config: JobConfig, recipe: Recipe) -> tuple[int, int]:
 
 
 def num_before_first_batch(config: JobConfig, recipe: Recipe) -> int:
-    """Return how many images all workers together have before they take their first batches."""
+    """Return the number of images that all workers together need before their first batches."""
     training, uses = config.training, Uses(config.training.least_uses, config.training.most_uses)
     size = (training.global_batch_size - training.num_real_per_step) // training.accumulate_batches
     to_draw = max(size, -(-uses.needed(size) // uses.most))
@@ -117,22 +117,22 @@ def num_before_first_batch(config: JobConfig, recipe: Recipe) -> int:
 
 
 def num_filled(config: JobConfig, recipe: Recipe) -> int:
-    """Return how many images all reservoirs together have while more come; 0 where none is used again."""
+    """Return the number of images in all reservoirs together while the stream runs; 0 without reuse."""
     training, num_images = config.training, len(config.training.indices(config.data.replays)[0])
     num_of_worker = min_images(training, recipe.image_size, recipe.label_space.num_classes, num_images)
     return min(num_images, training.num_workers * num_of_worker)
 
 
 def num_left_uses(config: JobConfig, recipe: Recipe) -> float:
-    """Return how often the images of full reservoirs may still be used, in the mean.
+    """Return the expected number of remaining uses of the images in full reservoirs.
 
-    New ones take the places of those that are used up: 1 to `most_uses` are left of each, all as probable.
+    New images replace used-up ones, so each has 1 to `most_uses` uses left, all equally likely.
     """
     return num_filled(config, recipe) * (config.training.most_uses + 1) / 2
 
 
 def left_fraction(config: JobConfig, recipe: Recipe) -> float:
-    """Return the share of training that is left when a pool's last image comes; with `auto` that need never come."""
+    """Return the share of training left when the pool's last image arrives; 0 with `auto`, where it may not."""
     training = config.training
     if not num_generators(config) or training.least_uses != training.most_uses:
         return 0.0
@@ -141,13 +141,13 @@ def left_fraction(config: JobConfig, recipe: Recipe) -> float:
     )
 
 
-def check_known(rates: Rates, num_actors: int) -> None:
-    """Raise ValueError for an unknown rate without which nothing can be predicted."""
+def check_rates(rates: Rates, num_actors: int) -> None:
+    """Raise ValueError if a rate that the prediction needs is unknown."""
     for name, is_needed in (("generated_per_second", num_actors > 0), ("trained_per_second", True)):
         if is_needed and not getattr(rates, name):
             raise ValueError(
-                f"rates.{name} is unknown, and without it nothing can be predicted. Give it, or take the rates of a "
-                "run: python -m ray_jobs.plan CONFIG --like RUN."
+                f"rates.{name} is unknown, but the prediction needs it. Set it, or use the rates of a run: "
+                "python -m ray_jobs.plan CONFIG --like RUN."
             )
 
 
@@ -159,9 +159,9 @@ def measured_rates(
     started_at: float,
     ended_at: float,
 ) -> Rates:
-    """Return the rates at which a run went, since it was last taken up; moments are in seconds of `time.time()`.
+    """Return the rates of a run since it last resumed; times are in seconds of `time.time()`.
 
-    Of a run that lost a worker it is not known how long it took to start.
+    The startup time of a run that lost a worker is unknown.
     """
     training = config.training
     learning_seconds = progress.training_seconds - progress.waiting_seconds - progress.judging_seconds
@@ -184,5 +184,5 @@ def measured_rates(
 
 
 def per_second(number: int, seconds: float) -> float:
-    """Return a rate, 0 where there was no time to measure it in."""
+    """Return a rate, 0 if no time was measured."""
     return number / seconds if seconds > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What every command does around its own work: says how it goes, and begins once folder and cluster are its own."""
+"""What every command does around its own work: log its stages, lock its folder, connect to Ray."""
 
 from collections.abc import Sequence
 
@@ -10,20 +10,20 @@ from ray_jobs.cli.config import JobConfig, to_yaml
 from ray_jobs.cluster.connect import connect, session_logs
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand
-from ray_jobs.job.run_folder import Claim, claim, resolve, withdrawn_at_errors
+from ray_jobs.job.run_folder import RunLock, lock_run_folder, resolve, undo_on_error
 
 
-def begin(config: JobConfig, *stages: Sequence[Demand], goes_on: bool = False) -> Claim:
+def begin(config: JobConfig, *stages: Sequence[Demand], resume: bool = False) -> RunLock:
     """Lock the folder `output`, connect to Ray, and check that each stage of the job fits; ValueError if not.
 
-    What fails leaves the folder as it was. `goes_on` is for a run that is there already.
+    On failure the folder is left unchanged. `resume` continues an existing run.
     """
-    claimed = claim(resolve(config.output), to_yaml(config), goes_on)
-    with withdrawn_at_errors(claimed):
+    run_lock = lock_run_folder(resolve(config.output), to_yaml(config), resume)
+    with undo_on_error(run_lock):
         connect()
         announce(f"connected to Ray; its logs are in {session_logs()}")
         check_placement(*stages)
-    return claimed
+    return run_lock
 
 
 def start_pool_alone(recipe: Recipe, config: GenerationConfig) -> GenerationService:

@@ -1,4 +1,4 @@
-"""A picture of what the run teaches: generated samples with their prompts."""
+"""A contact sheet: generated samples with their prompts."""
 
 import textwrap
 from typing import BinaryIO
@@ -13,7 +13,7 @@ COLUMNS = 5
 
 
 def write_contact_sheet(file: BinaryIO, recipe: Recipe, samples: SampleBatch) -> None:
-    """Write a PNG with a sample a cell, its index and class above and its prompt below."""
+    """Write a PNG with one sample per cell, its index and class above and its prompt below."""
     rows = -(-len(samples["index"]) // COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 3.2 * rows))
     axes = figure.subplots(rows, COLUMNS, squeeze=False)

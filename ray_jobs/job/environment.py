@@ -1,4 +1,4 @@
-"""Where and when numbers were measured: what a report has to name."""
+"""Commit, machine and date of a measurement, for reports."""
 
 import os
 import platform
@@ -9,17 +9,17 @@ from generation.recipes.model_files import PROJECT_ROOT
 
 
 def commit() -> str:
-    """Return the commit of the code that runs, `unknown` outside a repository or where there is no git."""
+    """Return the commit of the running code; `unknown` outside a repository or without git."""
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
         )
     except OSError:
         return "unknown"
-    return said.stdout.strip() or "unknown"
+    return result.stdout.strip() or "unknown"
 
 
-def circumstances() -> dict[str, str]:
-    """Return commit, machine and day."""
+def environment() -> dict[str, str]:
+    """Return commit, machine and date."""
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     return {"commit": commit(), "machine": machine, "date": date.today().isoformat()}

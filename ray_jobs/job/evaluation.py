@@ -1,11 +1,11 @@
-"""An evaluation within a job: which one is asked for, its files and its table. `ray_jobs.evaluate` is the command."""
+"""Evaluation within a job: its plan, files and table. `ray_jobs.evaluate` is the command."""
 
 import dataclasses
 from pathlib import Path
 from typing import cast
 
 from evaluation.config import EvaluationConfig
-from evaluation.evaluate import Planned, evaluate, open_transfer
+from evaluation.evaluate import EvaluationPlan, evaluate, open_transfer
 from evaluation.images.decoding import Crop
 from evaluation.images.real_sets import open_set
 from evaluation.inference.reading import crop_for
@@ -16,35 +16,37 @@ from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig, to_yaml
-from ray_jobs.cluster.room import evaluation_demand, wait_for_room
-from ray_jobs.job.environment import circumstances
+from ray_jobs.cluster.room import evaluation_demand, wait_for_resources
+from ray_jobs.job.environment import environment
 from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
 from ray_jobs.job.tables import print_table
 from training.model.network import check_features
 
 
 def open_checkpoint(checkpoint: str) -> Model:
-    """Return the checkpoint that the settings name."""
+    """Return the model of the checkpoint in the settings."""
     if not checkpoint:
         raise ValueError("No checkpoint given. Add checkpoint=runs/NAME/checkpoint.ckpt.")
     return open_model(resolve(checkpoint))
 
 
-def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
-    """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be.
+def plan(config: EvaluationConfig, label_space: LabelSpace) -> EvaluationPlan:
+    """Return the real images in the settings, for a classifier of these classes; ValueError if they cannot be used.
 
-    Relative paths are those of `resolve_input`.
+    Relative paths are resolved by `resolve_input`.
     """
     paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
     config = dataclasses.replace(config, paths=paths)
-    return Planned(
+    return EvaluationPlan(
         [open_set(name, config, label_space) for name in config.sets],
         [open_transfer(name, config, label_space) for name in config.transfer],
     )
 
 
-def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
-    """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
+def check_evaluation(
+    planned: EvaluationPlan, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str
+) -> None:
+    """Raise ValueError if a network of this architecture cannot be evaluated so, or the results not be written."""
     for images in planned.sets:
         crop_for(own, config, images.has_border)
     if config.representation or planned.transfers:
@@ -55,16 +57,16 @@ def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, 
         check_writable(run_dir)
 
 
-def write_evaluation(model: Model, planned: Planned, config: JobConfig) -> Evaluation:
-    """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
+def write_evaluation(model: Model, planned: EvaluationPlan, config: JobConfig) -> Evaluation:
+    """Evaluate, print a table and write a new folder within the run's; return the content of evaluation.json.
 
-    ValueError if nodes for it do not come in the time that the settings give them.
+    ValueError if its nodes do not join within the time in the settings.
     """
     run_dir = model.run_dir
-    wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
+    wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation: Evaluation = {
         "model": model.facts,
-        "circumstances": cast(Circumstances, circumstances()),
+        "circumstances": cast(Circumstances, environment()),
         "settings": to_yaml(config),
         **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), announce),
     }
@@ -79,12 +81,12 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig) -> Evalu
 
 
 def outputs_folder(config: EvaluationConfig, run_dir: Path) -> Path:
-    """Return where what a run's model says of images is kept."""
+    """Return the folder for cached outputs of a run's model."""
     return resolve(config.outputs) if config.outputs else run_dir / "outputs"
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print a row a set."""
+    """Print a table with one row per set."""
     columns = ("set", "images", "classes", "top-1", "95%", "top-5", "mean per class", "ECE")
     rows = []
     for name, of_set in evaluation["sets"].items():
@@ -97,4 +99,4 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print_table("Real images", columns, rows)
 
 
-GOES_ON = "The model's outputs so far are kept; the same command goes on."
+RESUME_HINT = "The model's outputs so far are saved; run the same command to continue."

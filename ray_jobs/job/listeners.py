@@ -1,4 +1,4 @@
-"""How a pool learns of its trainer, which calls this in its worker. Light to import: it crosses processes."""
+"""Reports from training to the pool, called in the training worker. Light to import: it crosses processes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from training.progress import TrainingProgress
 
 
 def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProgress], None], ...]:
-    """Return what reports a trainer's time to its pool, for `FitJob`; from now on the pool's size follows that."""
+    """Return the progress listeners for `FitJob`; from now on the pool's size follows the trainer."""
     if pool is None:
         return ()
     pool.report_trainer(TrainerTimes(0.0, 0.0))
@@ -17,5 +17,5 @@ def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProg
 
 
 def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
-    """Report a trainer's time to its pool."""
+    """Report a trainer's busy and waiting time to its pool."""
     pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))

@@ -1,4 +1,4 @@
-"""Where a training run's samples come from: a pool that generates them meanwhile, or images that are there."""
+"""The source of a training run's samples: a pool that generates them during training, or existing images."""
 
 import dataclasses
 import logging
@@ -22,8 +22,14 @@ from generation.shards.datasets import first_samples, read_shards, tee_samples
 from generation.shards.shard_set import ShardSet
 from generation.stream.stream import fetch_samples, stream_samples
 from ray_jobs.cli.config import JobConfig
-from ray_jobs.cluster.placement import check_awaited
-from ray_jobs.cluster.room import generation_demand, nodes_alive, room_kept, training_demand, wait_for_room
+from ray_jobs.cluster.placement import check_pending
+from ray_jobs.cluster.room import (
+    generation_demand,
+    nodes_alive,
+    reserved_resources,
+    training_demand,
+    wait_for_resources,
+)
 from ray_jobs.job.data_set import (
     DataSplit,
     check_workers,
@@ -38,22 +44,23 @@ logger = logging.getLogger(__name__)
 
 
 def array_size(config: JobConfig, recipe: Recipe) -> int:
-    """Return height and width of the arrays that hold the images of `data.source`, in pixels."""
+    """Return height and width of the arrays of images from `data.source`, in pixels."""
     return (config.data.source == "real" and config.training.real_image_size) or recipe.image_size
 
 
 def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> GenerationService:
-    """Return a running pool that waits for what its trainer says, with room kept for training beside it."""
+    """Return a running pool sized by its trainer's reports, with resources for training reserved beside it."""
     trainers = training_demand(training, generation.wait_for_nodes_seconds)
     generators = generation_demand(generation)
-    with room_kept(trainers) as wait_for_training_room:
+    with reserved_resources(trainers) as wait_for_training:
         first_generators = dataclasses.replace(generators, count=max(1, generation.min_actors))
-        with room_kept(first_generators) if first_generators.wait_seconds else nullcontext():  # brings nodes meanwhile
-            wait_for_training_room()  # before generators take it
+        # Request nodes for both at once, but get the trainers' resources before generators can take them.
+        with reserved_resources(first_generators) if first_generators.wait_seconds else nullcontext():
+            wait_for_training()
         service = start_generation(recipe, generation)
         try:
             if service.num_awaited():
-                check_awaited([dataclasses.replace(generators, is_late=True), trainers], nodes_alive())
+                check_pending([dataclasses.replace(generators, may_start_late=True), trainers], nodes_alive())
         except BaseException:
             service.stop()
             raise
@@ -62,44 +69,44 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
 
 
 def wait_for_trainers(config: JobConfig) -> None:
-    """Wait for nodes to train on, where the cluster has to bring them."""
-    wait_for_room(training_demand(config.training, config.generation.wait_for_nodes_seconds))
+    """Wait for the training workers' nodes, if the cluster autoscales."""
+    wait_for_resources(training_demand(config.training, config.generation.wait_for_nodes_seconds))
 
 
-def kept_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:
+def shard_samples(config: JobConfig, shards: ShardSet, seed: int) -> TrainingSamples:
     """Return a set of shards to train on, in the order of a seed."""
     return TrainingSamples(shards.num_images, partial(read_shards, shards, seed, config.data.num_readers))
 
 
 def unreadable_in(run_dir: Path, training: TrainingConfig) -> Unreadable:
-    """Return how many real images a run may leave out, to be named in a new file of its folder."""
+    """Return the record of real images that a run may leave out, to be listed in a new file of its folder."""
     return Unreadable(training.allow_unreadable, new_path(run_dir, "unreadable", ".txt"))
 
 
 def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples | None:
-    """Return the real images that are mixed in, in an order of the seed; ValueError if they are not there."""
+    """Return the real images to mix in, in an order of the seed; ValueError if they are missing."""
     place = config.training.real_images
     return as_samples(open_real(place, config, recipe, seed, unreadable)) if place else None
 
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
-    """Return what training opens."""
+    """Return real images as training samples."""
     return TrainingSamples(images.num_images, images.open, "real", images.source.names_hash, images.image_size)
 
 
 def open_real(
     place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable, *, are_alone: bool = False
 ) -> RealTrainingImages:
-    """Return the real images of a place, whole where crops are random; ValueError if they are not there.
+    """Return the real images of a place, uncropped if crops are random; ValueError if they are missing.
 
-    A class without any is a warning, or ValueError where they are trained on alone.
+    A class without images is a warning, or ValueError if training uses real images only.
     """
     training = config.training
     size = training.real_image_size or recipe.image_size
     images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
     if missing := without_images(images, place, recipe.label_space):
         if are_alone:
-            raise ValueError(f"{missing} Add them, or choose a label space of the classes that are there.")
+            raise ValueError(f"{missing} Add them, or choose a label space without these classes.")
         logger.warning("training.real_images: %s", missing)
     return dataclasses.replace(
         images, unreadable=unreadable, is_upright=training.upright, is_whole=training.crops_at_random
@@ -107,39 +114,39 @@ def open_real(
 
 
 def real_place(place: str) -> str:
-    """Return `digits` as it is, and anything else as an absolute path."""
+    """Return `digits` unchanged, and anything else as an absolute path."""
     return place if place == "digits" else str(resolve_input(place))
 
 
 def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
-    """Raise ValueError if a clock or an actor's GPU decides how many images are made at once."""
+    """Raise ValueError if a clock or an actor's GPU determines the batch size of generation."""
     if not generation.batch_sizes and (generation.batch_size or recipe.generator == "painted"):
         return
     setting = "batch_sizes" if generation.batch_sizes else "batch_size=0"
-    decides = "the GPU that makes it" if generation.batch_sizes else "which batch size was the fastest when it began"
+    reason = "the GPU that generates it" if generation.batch_sizes else "which batch size measured fastest at startup"
     raise ValueError(
-        f"training.deterministic promises the same weights to the bit, and with generation.{setting} the last bits of "
-        f"an image depend on {decides}. Give generation.batch_size alone."
+        f"training.deterministic promises bit-identical weights, but with generation.{setting} the last bits of an "
+        f"image depend on {reason}. Set generation.batch_size and leave batch_sizes out."
     )
 
 
 @dataclass
 class StreamSource:
-    """A pool of generators; what it makes may be kept."""
+    """A pool of generators; its samples may also be stored."""
 
     config: JobConfig
     recipe: Recipe
     parts: list[DataSplit]
-    """Where samples are to be kept; none keeps nothing."""
+    """Training and held-out splits to store; empty stores nothing."""
 
     sets: list[ShardSet] = field(default_factory=list)
-    """What is kept, and held out, once the pool is up."""
+    """The stored training and held-out sets, once the pool is running."""
 
     names_hash = 0
     service: GenerationService = field(init=False, repr=False, compare=False)
 
     def start(self) -> GenerationService:
-        """Return the pool, with room kept for training, and write into the places what is kept there."""
+        """Return the running pool, with resources reserved for training, and create the sets to store."""
         self.service = start_pool(self.recipe, self.config.generation, self.config.training)
         try:
             batch_size = self.service.common_batch_size()
@@ -150,17 +157,17 @@ class StreamSource:
         return self.service
 
     def describe(self) -> str:
-        """Return how many actors there are, and their batches."""
-        kept = f", kept in {self.parts[0].storage.url}" if self.parts else ""
+        """Return the number of actors and their batch size."""
+        stored = f", stored in {self.parts[0].storage.url}" if self.parts else ""
         training, batch_size = self.config.training, self.service.batch_size()
         share, note = training.num_generated_per_batch * training.accumulate_batches, ""
         if training.deterministic and training.num_workers > 1 and share % batch_size:
-            note = f"; some are made several times: a worker's share of a step, {share}, is no multiple of them"
-        return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{kept}{note}"
+            note = f"; some are generated more than once: a worker's share of a step, {share}, is not a multiple"
+        return f"{self.service.num_loaded()} generator actors up, batches of {batch_size}{stored}{note}"
 
     @property
     def num_images(self) -> int:
-        """How many samples a pass over the set has, known before the pool starts."""
+        """Number of samples in a pass over the set, known before the pool starts."""
         return len(self.config.training.indices(self.config.data.replays)[0])
 
     def samples(self) -> TrainingSamples:
@@ -180,44 +187,44 @@ class StreamSource:
         return stream_samples(self.service, self.recipe, generation, SampleRequest.all_of(held_out))
 
     def first_samples(self, number: int) -> SampleBatch:
-        """Return samples of the lowest indices."""
+        """Return the samples of the lowest indices."""
         return fetch_samples(self.service, self.config.generation, range(number))
 
 
 @dataclass
-class KeptSource:
-    """Images that are there already, trained on over and over."""
+class StoredSource:
+    """Existing images, trained on repeatedly."""
 
     config: JobConfig
     images: TrainingSamples
     held_out_images: TrainingSamples
     place: str
     shards: ShardSet | None = None
-    """Which the images are those of, unless they are real ones."""
+    """The shards of `images`; None for real images."""
 
     @property
     def num_images(self) -> int:
-        """How many images a pass over the set has."""
+        """Number of images in a pass over the set."""
         return self.images.num_images
 
     @property
     def names_hash(self) -> int:
-        """Of files' names, where a run has to find the same files again; else 0."""
+        """Hash of the files' names if a resumed run must find the same files; else 0."""
         return self.images.names_hash
 
     def start(self) -> None:
-        """Wait for nodes to train on."""
+        """Wait for the training workers' nodes."""
         wait_for_trainers(self.config)
 
     def describe(self) -> str:
-        """Return where they are."""
-        return f"{self.num_images:,} {'' if self.shards else 'real '}images of {self.place}"
+        """Return the number of images and their place."""
+        return f"{self.num_images:,} {'' if self.shards else 'real '}images from {self.place}"
 
-    def keep_passes(self, num_images: int) -> None:
-        """Take passes of as many samples as when the run began, though a set of shards may have grown since."""
+    def limit_passes(self, num_images: int) -> None:
+        """Keep the number of samples per pass from the run's start, even if the shards have grown since."""
         if self.shards:
             self.shards = self.shards.first(min(num_images, self.shards.num_images))
-            self.images = kept_samples(self.config, self.shards, self.config.training.seed)
+            self.images = shard_samples(self.config, self.shards, self.config.training.seed)
 
     def samples(self) -> TrainingSamples:
         """Return the images to train on."""
@@ -228,17 +235,17 @@ class KeptSource:
         return self.held_out_images.open(SampleRequest.all_of(range(self.held_out_images.num_images)))
 
     def first_samples(self, number: int) -> SampleBatch | None:
-        """Return samples of the first shard; None of real images, which have no prompts to show."""
+        """Return samples of the first shard; None for real images, which have no prompts."""
         return first_samples(self.shards, number) if self.shards else None
 
 
-Source = StreamSource | KeptSource
+Source = StreamSource | StoredSource
 
 
 def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> Source:
-    """Return the configured source, checked as far as that goes without a cluster.
+    """Return the configured source, checked as far as possible without a cluster.
 
-    `unreadable` says how many real images may be left out.
+    `unreadable` sets how many real images may be left out.
     """
     if config.data.source == "shards":
         return open_shards(config, recipe)
@@ -253,22 +260,22 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> So
     return StreamSource(config, recipe, parts)
 
 
-def open_shards(config: JobConfig, recipe: Recipe) -> KeptSource:
-    """Return shards, as many as training has images to ask for."""
+def open_shards(config: JobConfig, recipe: Recipe) -> StoredSource:
+    """Return shards, limited to the number of samples that training uses."""
     train, held_out = open_to_read(config.data.shards, recipe, config.training)
     train = train.first(min(train.num_images, config.training.num_samples))
     images, held_out_images = (
-        kept_samples(config, shards, config.training.seed)
+        shard_samples(config, shards, config.training.seed)
         for shards in (train, held_out.first(config.training.num_held_out))
     )
-    return KeptSource(config, images, held_out_images, train.storage.url, train)
+    return StoredSource(config, images, held_out_images, train.storage.url, train)
 
 
-def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> KeptSource:
-    """Return real images, of which some are held out: what training on generated ones is measured against."""
+def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> StoredSource:
+    """Return real images with a held-out split: the reference for training on generated ones."""
     if config.training.real_images:
-        raise ValueError("data.source is real, and training.real_images mixes real ones in. Leave one out.")
+        raise ValueError("data.source is real and training.real_images is set; use only one of them.")
     images = open_real(config.data.real, config, recipe, config.training.seed, unreadable, are_alone=True)
     held_out, train = images.split(config.training.num_held_out)
     held_out = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
-    return KeptSource(config, as_samples(train), as_samples(held_out), real_place(config.data.real))
+    return StoredSource(config, as_samples(train), as_samples(held_out), real_place(config.data.real))

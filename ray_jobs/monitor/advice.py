@@ -1,4 +1,4 @@
-"""Which side of a run to grow, from how long training waited and how long generators worked.
+"""Scaling advice from how long training waited and how long generators worked.
 
 Numbers in, a sentence out.
 """
@@ -9,147 +9,149 @@ from collections.abc import Callable
 from generation.pool.sizing import actors_needed
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import keep_trace
-from ray_jobs.monitor.progress import RunProgress, Stretch
+from ray_jobs.monitor.progress import Interval, RunProgress
 
 LITTLE_WAITING_FRACTION = 0.05
-"""Training that waits less than this has images enough."""
+"""Below this waiting fraction training has enough images."""
 
 MOST_WAITING_FRACTION = 0.99
-"""Training that waited all the time would need generators without end: no more of it is believed than this."""
+"""Cap on the waiting fraction: at 1 training would need infinitely many generators."""
 
 NOTABLE_REUSE = 1.05
-"""Images that are used so many times as often as they have to be are used again for want of new ones."""
+"""Reuse above this multiple of the minimum means that images are reused because new ones are missing."""
 
-NOTHING_TO_GO_BY = "nothing was seen to go by"
+NO_DATA = "not enough data for advice"
 
 
 class Adviser:
-    """Says at each logical epoch's end which side to grow, and knows it of the whole run."""
+    """Logs scaling advice after each epoch and for the whole run."""
 
     _epoch_began: RunProgress
 
-    def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: JobConfig, log: Callable[[str], None]) -> None:
         self.config = config
-        self.say = say
-        self._run: Stretch | None = None
+        self.log = log
+        self._run: Interval | None = None
 
-    def look(self, progress: RunProgress) -> None:
-        """Take how the run goes; all counts from its first step, or from where it was last taken up."""
+    def observe(self, progress: RunProgress) -> None:
+        """Take the run's progress; all counts start at its first step, or where training last resumed."""
         if progress.training is None:
             return
-        if self._run is None or Stretch(self._run.before, progress).is_interrupted:
-            self._run, self._epoch_began = Stretch(progress, progress), progress
-        self._run, epoch = Stretch(self._run.before, progress), Stretch(self._epoch_began, progress)
+        if self._run is None or Interval(self._run.before, progress).is_interrupted:
+            self._run, self._epoch_began = Interval(progress, progress), progress
+        self._run, epoch = Interval(self._run.before, progress), Interval(self._epoch_began, progress)
         if epoch.num_epochs:
-            self.say(f"epoch {progress.training.epoch}: {advise(epoch, self.config)}")
+            self.log(f"epoch {progress.training.epoch}: {advise(epoch, self.config)}")
             self._epoch_began = progress
 
-    def of_whole_run(self) -> str:
-        """Return what the run as a whole tells."""
+    def run_advice(self) -> str:
+        """Return the advice for the whole run."""
         try:
-            return NOTHING_TO_GO_BY if self._run is None else advise(self._run, self.config)
-        except Exception as error:  # what was trained is kept, with or without advice
-            return f"no advice. {keep_trace(error)}"
+            return NO_DATA if self._run is None else advise(self._run, self.config)
+        except Exception as error:  # a failure here must not lose the trained model
+            return f"no advice: an error. {keep_trace(error)}"
 
 
-class MissingActors:
-    """Says it, once, of actors that have not come in the time that they may take: the run goes on without them."""
+class OverdueActors:
+    """Warns once when actors are overdue; the run continues without them."""
 
-    def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, config: JobConfig, log: Callable[[str], None]) -> None:
         self.seconds = config.generation.start_limit_seconds
-        self.say = say
+        self.log = log
         self._awaited_since = 0.0
         self._num_loads = -1
-        """How many models were loaded by then."""
+        """Number of model loads at that time."""
 
-        self._is_said = False
+        self._has_warned = False
 
-    def look(self, progress: RunProgress) -> None:
-        """Take how the run goes; one that came ends the time in which none did."""
+    def observe(self, progress: RunProgress) -> None:
+        """Take the run's progress; every newly loaded actor restarts the timeout."""
         num_loads = progress.counts.num_loads.total()
         if not progress.num_awaited or num_loads != self._num_loads:
-            self._awaited_since, self._num_loads, self._is_said = progress.observed_at, num_loads, False
-        elif not self._is_said and progress.observed_at - self._awaited_since >= self.seconds:
-            self._is_said = True
-            self.say(
-                f"{counted(progress.num_awaited, 'generator')} more did not come within {self.seconds:g} s: has the "
-                f"cluster such nodes? The run goes on with {progress.num_actors}"
+            self._awaited_since, self._num_loads, self._has_warned = progress.observed_at, num_loads, False
+        elif not self._has_warned and progress.observed_at - self._awaited_since >= self.seconds:
+            self._has_warned = True
+            self.log(
+                f"{counted(progress.num_awaited, 'more generator')} did not start within {self.seconds:g} s; check "
+                f"that the cluster has nodes for them. Continuing with {progress.num_actors}"
             )
 
 
-def advise(stretch: Stretch, config: JobConfig) -> str:
-    """Return which side to grow, judging by a part of a run in which training was not taken up again."""
-    if stretch.learning_seconds <= 0:
-        return NOTHING_TO_GO_BY
-    waiting, for_pool = stretch.waiting_fraction, stretch.pool_waiting_fraction
+def advise(interval: Interval, config: JobConfig) -> str:
+    """Return the advice for an interval in which training was not resumed."""
+    if interval.learning_seconds <= 0:
+        return NO_DATA
+    waiting, for_pool = interval.waiting_fraction, interval.pool_waiting_fraction
     if config.data.source != "stream":
         return _of_readers(waiting, "shards" if config.data.source == "shards" else "real images")
     if waiting - for_pool >= max(LITTLE_WAITING_FRACTION, for_pool):
         return _of_readers(waiting - for_pool, "real images")
-    return _of_enough(stretch, config) if for_pool < LITTLE_WAITING_FRACTION else _of_too_few(stretch, config)
+    return _of_enough(interval, config) if for_pool < LITTLE_WAITING_FRACTION else _of_too_few(interval, config)
 
 
-def actors_at_work(stretch: Stretch) -> float:
-    """Return how many actors were at work in the mean; while training judges nobody needs them."""
-    return min(stretch.working_seconds / stretch.learning_seconds, stretch.mean_actors)
+def actors_at_work(interval: Interval) -> float:
+    """Return the mean number of busy actors; validation time does not count, since it needs none."""
+    return min(interval.working_seconds / interval.learning_seconds, interval.mean_actors)
 
 
-def _actors_needed(stretch: Stretch) -> float:
-    """Return how many actors, always at work, make what training would use if it never waited for them."""
-    return actors_needed(actors_at_work(stretch), min(stretch.pool_waiting_fraction, MOST_WAITING_FRACTION))
+def _actors_needed(interval: Interval) -> float:
+    """Return the number of always busy actors that would feed training without waiting."""
+    return actors_needed(actors_at_work(interval), min(interval.pool_waiting_fraction, MOST_WAITING_FRACTION))
 
 
 def _of_readers(waiting_fraction: float, images: str) -> str:
-    """Return whether those who read images that are there already should be more."""
+    """Return whether to add readers of existing images."""
     remedy = "readers keep up" if waiting_fraction < LITTLE_WAITING_FRACTION else "raise data.num_readers"
     return f"trainer waited {waiting_fraction:.0%} for {images}: {remedy}"
 
 
-def _of_too_few(stretch: Stretch, config: JobConfig) -> str:
-    """Return what to grow where training waited."""
-    pool, num_actors = config.generation, stretch.now.num_actors
-    waited, enough = f"trainer waited {stretch.pool_waiting_fraction:.0%}", math.ceil(_actors_needed(stretch))
-    if _actors_needed(stretch) <= stretch.mean_actors:
+def _of_too_few(interval: Interval, config: JobConfig) -> str:
+    """Return what to add when training waited."""
+    pool, num_actors = config.generation, interval.now.num_actors
+    waited, enough = f"trainer waited {interval.pool_waiting_fraction:.0%}", math.ceil(_actors_needed(interval))
+    if _actors_needed(interval) <= interval.mean_actors:
         setting = "data.num_readers" if config.data.replays else "generation.max_buffered_bytes"
         return (
-            f"{waited}, but {actors_at_work(stretch):.1f} of {stretch.mean_actors:.1f} generators were at work in the "
-            f"mean: images were held up on their way, and more of them would not help; try a larger {setting}"
+            f"{waited}, but only {actors_at_work(interval):.1f} of {interval.mean_actors:.1f} generators were busy on "
+            f"average: images were delayed in transit, so more generators would not help; raise {setting}"
         )
     if enough <= num_actors:
-        return f"{waited}: about {counted(enough, 'generator')} would do, and {num_actors} are up by now"
+        return f"{waited}: about {counted(enough, 'generator')} would be enough, and {num_actors} are running now"
     if pool.min_actors == pool.max_actors:
         return f"{waited}: add about {counted(enough - num_actors, 'generator')}"
     if enough > pool.max_actors:
         return f"{waited}: raise generation.max_actors from {pool.max_actors} to about {enough}"
-    return f"{waited}: about {counted(enough, 'generator')} would do; the pool of {num_actors} grows by itself"
-
-
-def _of_enough(stretch: Stretch, config: JobConfig) -> str:
-    """Return what to grow or to do without where training hardly waited."""
-    num_actors, num_workers = stretch.now.num_actors, config.training.num_workers
-    needed = _actors_needed(stretch)
-    enough, fed = max(1, math.ceil(needed)), math.floor(num_workers * num_actors / needed) if needed else num_workers
-    remedies = [
-        *([f"{enough} of {num_actors} would do"] if enough < num_actors else []),
-        *([f"add about {counted(fed - num_workers, 'training worker')}"] if fed > num_workers else []),
-    ]
-    busy = actors_at_work(stretch) / max(stretch.mean_actors, 1e-9)
     return (
-        f"trainer waited {stretch.pool_waiting_fraction:.0%}, generators were busy {busy:.0%} of the time: "
-        f"{', or '.join(remedies) or _balanced(stretch, config)}"
+        f"{waited}: about {counted(enough, 'generator')} would be enough; the pool of {num_actors} grows automatically"
     )
 
 
-def _balanced(stretch: Stretch, config: JobConfig) -> str:
-    """Return that nothing need grow, and with `training.reuse` auto what it takes to use images less often."""
-    training, least = stretch.now.training, config.training.least_uses
+def _of_enough(interval: Interval, config: JobConfig) -> str:
+    """Return what to add or remove when training hardly waited."""
+    num_actors, num_workers = interval.now.num_actors, config.training.num_workers
+    needed = _actors_needed(interval)
+    enough, fed = max(1, math.ceil(needed)), math.floor(num_workers * num_actors / needed) if needed else num_workers
+    remedies = [
+        *([f"{enough} of {num_actors} would be enough"] if enough < num_actors else []),
+        *([f"add about {counted(fed - num_workers, 'training worker')}"] if fed > num_workers else []),
+    ]
+    busy = actors_at_work(interval) / max(interval.mean_actors, 1e-9)
+    return (
+        f"trainer waited {interval.pool_waiting_fraction:.0%}, generators were busy {busy:.0%} of the time: "
+        f"{', or '.join(remedies) or _balanced(interval, config)}"
+    )
+
+
+def _balanced(interval: Interval, config: JobConfig) -> str:
+    """Return that the run is balanced, and with `training.reuse` auto what would lower the reuse."""
+    training, least = interval.now.training, config.training.least_uses
     if training is None or config.training.reuse != "auto" or training.reuse < NOTABLE_REUSE * least:
         return "balanced"
-    more = max(1, math.ceil(_actors_needed(stretch) * training.reuse / least) - stretch.now.num_actors)
-    used = f"balanced, by using images {training.reuse:.1f} times"
-    return f"{used}; {least} would take about {counted(more, 'generator')} more"
+    more = max(1, math.ceil(_actors_needed(interval) * training.reuse / least) - interval.now.num_actors)
+    added = counted(more, "more generator")
+    return f"balanced, with images used {training.reuse:.1f} times; about {added} would lower that to {least}"
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things in words."""
+    """Return a number with its noun."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""One line about the run for the person watching: rewritten in place on a terminal, printed now and then elsewhere."""
+"""The progress line: rewritten in place on a terminal, otherwise printed at intervals."""
 
 import time
 
@@ -9,11 +9,11 @@ from ray_jobs.monitor.progress import RunProgress
 from training.config import TrainingConfig
 
 PLAIN_LINE_SECONDS = 10.0
-"""How often a line is printed where there is no terminal; an epoch's end always prints one."""
+"""Interval between lines without a terminal; the end of an epoch always prints one."""
 
 
 class ProgressLine:
-    """One line on a terminal, rewritten at each look; elsewhere printed now and then, and at each epoch's end."""
+    """A line rewritten in place on a terminal; otherwise printed at intervals and at each epoch's end."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.console = Console(markup=False, emoji=False)
@@ -22,8 +22,8 @@ class ProgressLine:
         self._printed_at = 0.0
         self._epoch = 0
 
-    def look(self, progress: RunProgress) -> None:
-        """Show how the run goes."""
+    def observe(self, progress: RunProgress) -> None:
+        """Show the run's progress."""
         line = progress_line(progress, self.config)
         self.live.start()
         self.live.update(line)
@@ -34,12 +34,12 @@ class ProgressLine:
             self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
-        """Take the line off the terminal."""
+        """Remove the line from the terminal."""
         self.live.stop()
 
 
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
-    """Return the run in one line."""
+    """Return the run's progress in one line."""
     training = progress.training
     awaited = f" of {progress.num_actors + progress.num_awaited}" if progress.num_awaited else ""
     generation = f"generated {progress.generated_per_second:.1f}/s  actors {progress.num_actors}{awaited}"

@@ -1,4 +1,4 @@
-"""What a training worker reports, on its way to the job's own process. Who reports hardly waits for who reads."""
+"""Progress reports from a training worker to the driver. A slow reader hardly delays the worker."""
 
 import asyncio
 from contextlib import suppress
@@ -14,12 +14,12 @@ ARRIVAL_SECONDS = 1.0
 """How long a worker waits for a report to arrive."""
 
 LAST_ARRIVAL_SECONDS = 10.0
-"""The same at the end of an epoch, of which the last report of a run is one: its process may end then."""
+"""The same at the end of an epoch, which includes a run's last report: its process may end right after."""
 
 
 @ray.remote(num_cpus=0)
 class Inbox:
-    """Keeps reports until their reader has them."""
+    """Buffers reports until their reader has them."""
 
     def __init__(self) -> None:
         self.reports: list[TrainingProgress] = []
@@ -27,13 +27,13 @@ class Inbox:
         self.has_some = asyncio.Event()
 
     async def put(self, progress: TrainingProgress) -> None:
-        """Keep a report."""
+        """Add a report."""
         self.reports.append(progress)
         self.has_some.set()
 
     async def read(self, num_read: int, wait_seconds: float) -> list[TrainingProgress]:
-        """Return the reports after so many that the reader has, oldest first; wait so long for one."""
-        if num_read > self.num_read:  # Ray may run a later call first
+        """Return the reports after the first `num_read`, oldest first; wait up to `wait_seconds` for one."""
+        if num_read > self.num_read:  # Ray may reorder calls
             del self.reports[: num_read - self.num_read]
             self.num_read = num_read
         if not self.reports:
@@ -51,8 +51,8 @@ def open_inbox() -> ActorHandle:
 class Sender:
     """Sends reports to an inbox from another process.
 
-    It waits for each to arrive, `ARRIVAL_SECONDS` at most, but for one after another that has not arrived; and at an
-    epoch's end `LAST_ARRIVAL_SECONDS` at most.
+    It waits up to `ARRIVAL_SECONDS` for a report to arrive, but not while an earlier one is still pending; at an
+    epoch's end it always waits, up to `LAST_ARRIVAL_SECONDS`.
     """
 
     def __init__(self, inbox: ActorHandle) -> None:

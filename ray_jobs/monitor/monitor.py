@@ -1,6 +1,6 @@
-"""Looks at a run once a second, at its training and its pool, and shows each look to its observers.
+"""Samples a run's training and pool once a second and passes each snapshot to observers.
 
-Training and pool need none of it: what a worker reports goes to the pool directly.
+Training and pool do not depend on it: a worker's reports go to the pool directly.
 """
 
 import dataclasses
@@ -27,41 +27,41 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 READ_SECONDS = 10.0
-"""How long an answer of the inbox is waited for at a time."""
+"""Timeout for a read of the inbox."""
 
-LONGEST_BLIND_SECONDS = 60.0
-"""How long a run that is through waits for a last look at a pool that does not answer."""
+LAST_SNAPSHOT_SECONDS = 60.0
+"""How long the end of a run waits for a last snapshot if the pool does not respond."""
 
 
 class RunMonitor:
-    """A context: while it is open, a thread of this process looks at the run."""
+    """A context manager: inside it, a thread of this process samples the run."""
 
     def __init__(self, pool: GenerationService | None, *observers: Observer) -> None:
-        """Watch a pool, None where nothing is generated, and a training run that reports to `self.report`.
+        """Watch a pool (None if nothing is generated) and a training run that reports to `self.report`.
 
-        An observer that fails is left out from then on, with a warning; one that takes long misses looks. Neither holds
-        up the run or another observer.
+        An observer that fails is disabled with a warning; a slow one misses snapshots. Neither delays the run or other
+        observers.
         """
         self.pool = pool
         self.observers = observers
         self._inbox = open_inbox()
         self._num_reports = 0
         self.report = Sender(self._inbox)
-        """What a training worker calls with its progress."""
+        """Listener for a training worker's progress."""
 
         counts = self._counts()
         self._latest = RunProgress(time.monotonic(), None, 0, 0.0, 0, counts, 0, 0.0)
         self._training: TrainingProgress | None = None
-        """What training reported last."""
+        """Training's last report."""
 
         self._ended: list[TrainingProgress] = []
-        """What it reported at ends of epochs at which the pool has not been looked at yet."""
+        """Reports at the ends of epochs for which the pool has not been sampled yet."""
 
-        self._unseen: set[str] = set()
-        """What could not be seen at the last look."""
+        self._unresponsive: set[str] = set()
+        """What did not respond in the last sample."""
 
         self.epochs: list[RunProgress] = []
-        """The run at the end of each epoch."""
+        """The run's progress at the end of each epoch."""
 
         self._num_made_before = counts.num_images_made
         self._generating_since: float | None = None
@@ -69,40 +69,40 @@ class RunMonitor:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "RunMonitor":
-        """Begin to look."""
+        """Start sampling."""
         self._thread.start()
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        """Look once more and stop; after an error, stop at once."""
+        """Take a last snapshot and stop; after an error, stop at once."""
         has_failed = error_type is not None
         self._closing.set()
         if not has_failed:
-            self._thread.join(LONGEST_BLIND_SECONDS)
+            self._thread.join(LAST_SNAPSHOT_SECONDS)
         close_all(self.observers, drops=has_failed)
         with suppress(RayError):
             ray.kill(self._inbox)
 
     def last(self) -> RunProgress:
-        """Return the last look; RuntimeError if training reported nothing."""
+        """Return the last snapshot; RuntimeError if training reported nothing."""
         if self._training is None:
-            raise RuntimeError("Training ended without having reported how it went.")
+            raise RuntimeError("Training ended without reporting any progress.")
         return dataclasses.replace(self._latest, training=self._training)
 
     def _watch(self) -> None:
         is_last = False
         while not is_last:
-            is_last = self._closing.is_set()  # reports that came before are read once more
+            is_last = self._closing.is_set()  # then read the remaining reports once more
             for report in self._reports(0.0 if is_last else POLL_SECONDS) or [None]:
                 if report is not None:
-                    self._note(report)
-                if self._look():
+                    self._add_report(report)
+                if self._sample():
                     for observer in self.observers:
                         observer.show(self._latest)
 
     def _reports(self, wait_seconds: float) -> list[TrainingProgress]:
-        """Return what training has reported since the last call; wait so long for it."""
-        with self._seen("Training's reports do not arrive"):
+        """Return training's new reports; wait up to `wait_seconds` for one."""
+        with self._warn_once("Training's progress reports do not arrive"):
             answer = self._inbox.read.remote(self._num_reports, wait_seconds)
             reports = cast(list[TrainingProgress], ray.get(answer, timeout=READ_SECONDS))
             self._num_reports += len(reports)
@@ -110,36 +110,36 @@ class RunMonitor:
         self._closing.wait(wait_seconds)
         return []
 
-    def _look(self) -> bool:
-        """Look at the pool; return whether it is to be seen."""
-        with self._seen("The pool does not answer"):
-            self._latest = self._observe()
+    def _sample(self) -> bool:
+        """Sample the pool; return whether it responded."""
+        with self._warn_once("The generator pool does not respond"):
+            self._latest = self._snapshot()
             self.epochs += [dataclasses.replace(self._latest, training=ended) for ended in self._ended]
             self._ended.clear()
             return True
         return False
 
     @contextmanager
-    def _seen(self, complaint: str) -> Iterator[None]:
-        """Warn, once, where something cannot be seen for a while.
+    def _warn_once(self, problem: str) -> Iterator[None]:
+        """Warn once while something does not respond.
 
-        Ray Serve's controller may be started anew, or have no time to answer: training does not end for that, and what
-        fails for good ends the stream.
+        Ray Serve's controller may restart or be too busy to respond: that does not end training, and a permanent
+        failure ends the stream.
         """
         try:
             yield
-            self._unseen.discard(complaint)
+            self._unresponsive.discard(problem)
         except (GenerationFailedError, RayError, RayServeException) as error:
-            if complaint not in self._unseen and not self._closing.is_set():
-                logger.warning("%s, and the run goes on: %s", complaint, error)
-            self._unseen.add(complaint)
+            if problem not in self._unresponsive and not self._closing.is_set():
+                logger.warning("%s; the run continues: %s", problem, error)
+            self._unresponsive.add(problem)
 
-    def _note(self, report: TrainingProgress) -> None:
+    def _add_report(self, report: TrainingProgress) -> None:
         if report.epoch != (self._training.epoch if self._training else 0):
             self._ended.append(report)
         self._training = report
 
-    def _observe(self) -> RunProgress:
+    def _snapshot(self) -> RunProgress:
         counts, observed_at = self._counts(), time.monotonic()
         num_made = counts.num_images_made - self._num_made_before
         num_actors, num_awaited = (self.pool.num_actors(), self.pool.num_awaited()) if self.pool else (0, 0)

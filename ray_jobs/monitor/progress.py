@@ -1,4 +1,4 @@
-"""A run at one moment, and what happened between two. Knows no clock, and nobody who watches."""
+"""A run's progress at one moment, and the change between two. Independent of clocks and observers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,41 +9,41 @@ from training.progress import TrainingProgress
 
 @dataclass(frozen=True)
 class RunProgress:
-    """Generation and training at one moment."""
+    """Progress of generation and training at one moment."""
 
     observed_at: float
     """In seconds of `time.monotonic()`."""
 
     training: TrainingProgress | None
-    """None until the first step."""
+    """None before the first step."""
 
     num_actors: int
     actor_seconds: float
-    """How long actors were up since the monitor was opened, added up over them."""
+    """Total running time of all actors since the monitor was opened."""
 
     num_awaited: int
-    """Actors that are to come: their nodes are not there yet, or their models not loaded."""
+    """Pending actors: waiting for a node, or loading their model."""
 
     counts: GenerationCounts
-    """What the pool has done since it started."""
+    """The pool's counts since it started."""
 
     num_generated: int
-    """Images the actors made since the monitor was opened."""
+    """Images generated since the monitor was opened."""
 
     generated_per_second: float
-    """The same a second, in the mean since the stream's first ones."""
+    """Mean rate since the stream's first images."""
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A part of a run, between two looks at it. Training that was taken up in between counts from there."""
+class Interval:
+    """The change between two snapshots of a run. If training resumed in between, counts start there."""
 
     before: RunProgress
     now: RunProgress
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether training began, or was taken up again, in between."""
+        """Whether training started or resumed within the interval."""
         now, before = self.now.training, self.before.training
         return now is not None and (before is None or now.first_batch_at != before.first_batch_at)
 
@@ -54,18 +54,18 @@ class Stretch:
 
     @property
     def generated_per_second(self) -> float:
-        """Images that the pool made a second, refused ones included."""
+        """Images generated per second, including refused ones."""
         made = self.now.counts.num_images_made - self.before.counts.num_images_made
         return made / max(self._seconds, 1e-9)
 
     @property
     def trained_per_second(self) -> float:
-        """Images trained on a second, waiting and judging included."""
+        """Images trained on per second, including time spent on waiting and validation."""
         return self._grown(lambda training: training.num_learnt) / max(self._seconds, 1e-9)
 
     @property
     def learning_seconds(self) -> float:
-        """How long training learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""
+        """Time spent on training and on waiting for training images; held-out images excluded."""
         return self._grown(lambda training: training.learning_seconds)
 
     @property
@@ -80,17 +80,17 @@ class Stretch:
 
     @property
     def working_seconds(self) -> float:
-        """How long actors had anything to do, added up over them; what an actor is at counts when it is done."""
+        """Total busy time of all actors; a batch counts when it is finished."""
         return self.now.counts.working_seconds - self.before.counts.working_seconds
 
     @property
     def mean_actors(self) -> float:
-        """How many actors were up, in the mean over the stretch."""
+        """Mean number of running actors."""
         return (self.now.actor_seconds - self.before.actor_seconds) / max(self._seconds, 1e-9)
 
     @property
     def working_fraction(self) -> float:
-        """The same as a share of the time of the actors that were up, 0..1."""
+        """Busy time as a share of the actors' running time, 0..1."""
         return min(1.0, self.working_seconds / max(self._seconds * self.mean_actors, 1e-9))
 
     @property
@@ -101,6 +101,6 @@ class Stretch:
         return self._grown(seconds) / max(self.learning_seconds, 1e-9)
 
     def _grown(self, number: Callable[[TrainingProgress], float]) -> float:
-        """Return by how much a number of training's has grown."""
+        """Return the increase of one of training's numbers."""
         now, before = self.now.training, None if self.is_interrupted else self.before.training
         return (number(now) if now else 0.0) - (number(before) if before else 0.0)

@@ -1,6 +1,6 @@
-"""What Prometheus is told of a run: one table of metrics, and what sets them all at each look.
+"""Prometheus metrics of a run: their table, and an exporter that sets them for each snapshot.
 
-Ray adds `ray_` to each name, `_total` to a counter's, and tags of its own; docs/watching.md has the same table.
+Ray adds `ray_` to each name, `_total` to a counter's, and its own tags; docs/watching.md has the same table.
 """
 
 from collections import deque
@@ -10,26 +10,26 @@ from functools import partial
 
 from ray.util.metrics import Counter, Gauge
 
-from ray_jobs.monitor.progress import RunProgress, Stretch
+from ray_jobs.monitor.progress import Interval, RunProgress
 
-STRETCH_SECONDS = 30.0
-"""Rates and shares are those of about so long: the looks are a second apart, and training speaks once a step."""
+RATE_WINDOW_SECONDS = 30.0
+"""Window of rates and fractions: snapshots are a second apart, and training reports once per step."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is watched."""
+    """An exported metric."""
 
     kind: type[Counter] | type[Gauge]
     name: str
     description: str
-    """With its unit at the end, in brackets."""
+    """Ends with the unit, in parentheses."""
 
-    value: Callable[[Stretch], float | Mapping[str, float] | None]
-    """A counter's is what it has come to so far, a gauge's None where it is not known; by tag, if it has one."""
+    value: Callable[[Interval], float | Mapping[str, float] | None]
+    """A counter's total so far, or a gauge's value, None if unknown; a mapping by tag value if the metric has a tag."""
 
     tag: str = ""
-    """What its values are told apart by, beside the run."""
+    """Name of a tag besides the run's; empty without one."""
 
 
 counter, gauge = partial(Metric, Counter), partial(Metric, Gauge)
@@ -37,75 +37,74 @@ counter, gauge = partial(Metric, Counter), partial(Metric, Gauge)
 METRICS = (
     counter(
         "figment_images_generated",
-        "Images that the pool has made since it started, refused ones included (images)",
+        "Images generated since the pool started, including refused ones (images)",
         lambda run: run.now.counts.num_images_made,
     ),
     counter(
         "figment_images_refused",
-        "Images that the guard refused, by reason (images)",
+        "Images refused by the guard, by reason (images)",
         lambda run: run.now.counts.num_refused,
         tag="reason",
     ),
     counter(
         "figment_samples_left_out",
-        "Samples that are left out, as all their images were refused, by class (samples)",
+        "Samples left out because all their images were refused, by class (samples)",
         lambda run: run.now.counts.num_left_out,
         tag="class",
     ),
     counter(
         "figment_images_delivered",
-        "Generated images that have reached training: those of the first worker, times the number of workers (images)",
+        "Generated images delivered to training: the first worker's, times the number of workers (images)",
         lambda run: run.now.training and run.now.training.num_delivered,
     ),
     counter(
         "figment_images_trained",
-        "Images trained on, each use of each; what is repeated after the loss of a worker counts again (images)",
+        "Images trained on, counting every use; steps repeated after a lost worker count again (images)",
         lambda run: run.now.training and run.now.training.num_learnt,
     ),
     gauge(
         "figment_images_generated_per_second",
-        "Images made, over the last 30 s (images a second)",
+        "Images generated, over the last 30 s (images per second)",
         lambda run: run.generated_per_second,
     ),
     gauge(
         "figment_images_trained_per_second",
-        "Images trained on, over the last 30 s (images a second)",
+        "Images trained on, over the last 30 s (images per second)",
         lambda run: run.trained_per_second,
     ),
     gauge(
         "figment_trainer_waiting_fraction",
-        "Share of the last 30 s, all about held-out images aside, in which the first worker waited for images (0..1)",
+        "Share of the last 30 s, without validation, in which the first worker waited for images (0..1)",
         lambda run: run.waiting_fraction if run.learning_seconds > 0 else None,
     ),
     gauge(
         "figment_generator_working_fraction",
-        "Share of the last 30 s in which the actors had anything to do; a batch counts when it is done (0..1)",
+        "Share of the last 30 s in which actors were busy; a batch counts when it is finished (0..1)",
         lambda run: run.working_fraction,
     ),
     gauge(
         "figment_generator_requests",
-        "The queue: batches that each actor was still asked for when it last answered, up to 4; others may wait "
-        "(batches)",
+        "Queue: batches pending at actors when each last reported, up to 4 per actor; more may be waiting (batches)",
         lambda run: sum(run.now.counts.num_requests.values()),
     ),
     gauge(
         "figment_generator_actors",
-        "Actors that are up, their models loaded (actors)",
+        "Running actors with a loaded model (actors)",
         lambda run: run.now.num_actors,
     ),
     gauge(
         "figment_generator_awaited_actors",
-        "Actors that are to come: their nodes are not there yet, or their models not loaded (actors)",
+        "Pending actors: waiting for a node or loading their model (actors)",
         lambda run: run.now.num_awaited,
     ),
     gauge(
         "figment_generator_batch_images",
-        "Images made at once by the actor with the largest batches (images)",
+        "Largest batch size among the actors (images)",
         lambda run: max(run.now.counts.batch_sizes.values(), default=None),
     ),
     gauge(
         "figment_image_uses",
-        "How often an image was trained on so far, in the mean: the reuse reached (uses an image)",
+        "Mean number of times an image was trained on so far (uses per image)",
         lambda run: run.now.training and run.now.training.reuse,
     ),
     gauge(
@@ -115,7 +114,7 @@ METRICS = (
     ),
     gauge(
         "figment_batch_overlap_fraction",
-        "Share of a batch whose images were in the batch before too: the mean of the first worker's last 8 (0..1)",
+        "Share of a batch's images that were also in the previous batch: mean of the first worker's last 8 (0..1)",
         lambda run: run.now.training and run.now.training.batch_overlap,
     ),
     gauge(
@@ -125,61 +124,61 @@ METRICS = (
     ),
     counter(
         "figment_model_loads",
-        "Models that actors have loaded (models)",
+        "Model loads of all actors (models)",
         lambda run: run.now.counts.num_loads.total(),
     ),
     counter(
         "figment_model_load_seconds",
-        "What those loads took, added up: imports, weights, compiling, the search for a batch size (seconds)",
+        "Total time of these loads: imports, weights, compilation, batch size search (seconds)",
         lambda run: run.now.counts.load_seconds,
     ),
 )
 
 
-def values_of(stretch: Stretch) -> Iterator[tuple[Metric, str, float]]:
-    """Yield metrics with their tags' values, if they have any, and what is known of them at the end of a stretch."""
+def values_of(interval: Interval) -> Iterator[tuple[Metric, str, float]]:
+    """Yield each metric with its tag value ("" without a tag) and its value at the end of an interval, if known."""
     for metric in METRICS:
-        value = metric.value(stretch)
+        value = metric.value(interval)
         for tag, number in (value if isinstance(value, Mapping) else {"": value}).items():
             if number is not None:
                 yield metric, tag, number
 
 
 def increase(before: float, now: float) -> float:
-    """Return how much to add to a counter; what has become less began anew."""
+    """Return the increment of a counter; a smaller value means that the count restarted."""
     return now - before if now >= before else now
 
 
 def as_tag(text: str) -> str:
-    """Return a text as a metric's tag: Ray 2.60 takes ASCII alone, and other letters become their escapes."""
+    """Return a text as a metric's tag: Ray 2.60 accepts ASCII only, so other characters are escaped."""
     return text.encode("ascii", "backslashreplace").decode()
 
 
-class LastStretch:
-    """Remembers looks for as long as rates are taken over."""
+class RateWindow:
+    """Stores snapshots for the window of the rates."""
 
     def __init__(self) -> None:
-        self._looks: deque[RunProgress] = deque()
+        self._snapshots: deque[RunProgress] = deque()
 
-    def until(self, progress: RunProgress) -> Stretch:
-        """Return the last `STRETCH_SECONDS`, or as much as there was."""
-        self._looks.append(progress)
-        while len(self._looks) > 2 and progress.observed_at - self._looks[1].observed_at >= STRETCH_SECONDS:
-            self._looks.popleft()
-        return Stretch(self._looks[0], progress)
+    def until(self, progress: RunProgress) -> Interval:
+        """Return the last `RATE_WINDOW_SECONDS`, or less if the run is younger."""
+        self._snapshots.append(progress)
+        while len(self._snapshots) > 2 and progress.observed_at - self._snapshots[1].observed_at >= RATE_WINDOW_SECONDS:
+            self._snapshots.popleft()
+        return Interval(self._snapshots[0], progress)
 
 
 class Exporter:
-    """Hands a run's metrics to Ray at each look; a gauge that is not set again is gone after some 25 s."""
+    """Exports a run's metrics through Ray; a gauge disappears about 25 s after it was last set."""
 
     def __init__(self, run: str, recipe_hash: str) -> None:
         self._tags = {"run": as_tag(run), "recipe": recipe_hash}
-        self._stretch = LastStretch()
+        self._stretch = RateWindow()
         self._metrics = {metric.name: self._registered(metric) for metric in METRICS}
         self._counted: dict[tuple[str, str], float] = {}
 
-    def look(self, progress: RunProgress) -> None:
-        """Set all that is known now."""
+    def observe(self, progress: RunProgress) -> None:
+        """Set all metrics that are known."""
         for metric, tag, number in values_of(self._stretch.until(progress)):
             exported, tags = self._metrics[metric.name], {metric.tag: as_tag(tag)} if metric.tag else {}
             if isinstance(exported, Gauge):

@@ -1,4 +1,4 @@
-"""What a run has spent at each moment, as a CSV in its folder: images generated and trained on, and device time."""
+"""What a run has spent over time, as a CSV in its folder: images generated and trained on, and device time."""
 
 import csv
 import dataclasses
@@ -12,49 +12,49 @@ from ray_jobs.job.run_folder import write_anew
 from ray_jobs.monitor.progress import RunProgress
 
 SPENT_FILE = "spent.csv"
-"""Its name in a run's folder."""
+"""The file's name in a run's folder."""
 
 ROW_SECONDS, ROWS_IN_A_RUN = 1.0, 1_000
-"""A row is written after so long, or after this part of the time so far: a month is some ten thousand rows."""
+"""Rows are 1 s apart, or a thousandth of the elapsed time if longer: a month has some ten thousand rows."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """A run at one moment, its earlier jobs included where it was taken up again."""
+    """Totals of a run at one moment, including the jobs before it was resumed."""
 
     seconds: float
-    """In which a job was at work, from when its generators were there."""
+    """Time in which a job was running, from when its generators were ready."""
 
     num_trained: float
-    """Images trained on; what an interruption undid is not in it."""
+    """Images trained on, without steps that an interruption undid."""
 
     num_generated: float
     generation_device_seconds: float
-    """Generator actors' devices, or parts of one, times the time that they were up; on CPUs an actor is one device."""
+    """Devices (or fractions) of generator actors times their running time; an actor on a CPU counts as one device."""
 
     training_device_seconds: float
-    """The same of training workers."""
+    """The same for training workers."""
 
 
-NOTHING = Spent(0, 0, 0, 0, 0)
+ZERO = Spent(0, 0, 0, 0, 0)
 
 
 class SpentFile:
-    """Adds a row now and then, as an observer of `ray_jobs.monitor.monitor`."""
+    """Adds rows to the file, as an observer of `ray_jobs.monitor.monitor`."""
 
     def __init__(self, path: Path, config: JobConfig) -> None:
-        """Go on after the last row of a run that is taken up again."""
+        """Continue after the last row if the run was resumed."""
         self.path = path
         self.num_in_all = config.training.num_trained
         self.rows = _rows_of(path)
-        self.before = self.rows[-1] if self.rows else NOTHING
+        self.before = self.rows[-1] if self.rows else ZERO
         self.devices_per_actor = config.generation.gpus_per_actor or 1.0
         self.num_training_devices = config.training.num_workers * (config.training.gpus_per_worker or 1.0)
         self.began_at: float | None = None
         self.written_at, self.is_through = 0.0, False
 
-    def look(self, run: RunProgress) -> None:
-        """Write a row if it is time to, and when the run is through."""
+    def observe(self, run: RunProgress) -> None:
+        """Write a row if one is due, and at the end of the run."""
         if self.began_at is None:
             self.began_at = run.observed_at
         seconds = run.observed_at - self.began_at
@@ -84,12 +84,12 @@ class SpentFile:
 
 
 def read_spent(path: Path) -> list[Spent]:
-    """Return a file's rows; a run that has just begun has a row of zeros."""
-    return _rows_of(path) or [NOTHING]
+    """Return a file's rows; a run that has just started has one row of zeros."""
+    return _rows_of(path) or [ZERO]
 
 
 def _rows_of(path: Path) -> list[Spent]:
-    """Return the whole rows: a full disk, or a kill, may have cut one."""
+    """Return the complete rows: a full disk or a kill may have truncated one."""
     text = path.read_text() if path.exists() else ""
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
     whole = [row for row in rows if None not in row and all(_is_number(value) for value in row.values())]
@@ -101,16 +101,16 @@ def _is_number(text: str | None) -> bool:
 
 
 def spent_at(rows: Sequence[Spent], num_trained: int) -> Spent:
-    """Return what had been spent when so many images were trained on, linear between rows; beyond the last, that.
+    """Return what had been spent after `num_trained` images, interpolated between rows; beyond the last row, that row.
 
-    Where a run lost some steps and did them again, these count, and what was spent before is in it.
+    Repeated steps of an interrupted run count: the result includes what was spent on them.
     """
     reached = [i for i, row in enumerate(rows) if row.num_trained >= num_trained]
     if not reached:
         return dataclasses.replace(rows[-1], num_trained=num_trained)
     behind = [i for i, row in enumerate(rows) if row.num_trained < num_trained]
     last_behind = max((i for i in behind if i < reached[-1]), default=-1)
-    before, after = rows[last_behind] if last_behind >= 0 else NOTHING, rows[last_behind + 1]
+    before, after = rows[last_behind] if last_behind >= 0 else ZERO, rows[last_behind + 1]
     share = (num_trained - before.num_trained) / max(after.num_trained - before.num_trained, 1e-9)
     return Spent(
         **{name: value + share * (getattr(after, name) - value) for name, value in dataclasses.asdict(before).items()}

@@ -13,7 +13,7 @@ from evaluation.pages.html import html_table, page
 from evaluation.pages.plots import along_figure, svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import CompareConfig, Prices, to_yaml
-from ray_jobs.job.environment import circumstances
+from ray_jobs.job.environment import environment
 from ray_jobs.job.run_folder import write_anew, write_json
 from ray_jobs.job.tables import print_table
 
@@ -115,7 +115,7 @@ def print_results(runs: Sequence[ArmRun], prices: Prices) -> None:
 def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Sequence[ArmRun]) -> None:
     """Write `results.json` and `report.html`."""
     facts = {
-        **circumstances(),
+        **environment(),
         "recipe_sha256": recipe.sha256,
         "model": recipe.model or recipe.generator,
     }

@@ -16,7 +16,7 @@ from evaluation.pages.plots import svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import to_yaml
 from ray_jobs.cli.scale_config import ScaleConfig
-from ray_jobs.job.environment import circumstances
+from ray_jobs.job.environment import environment
 from ray_jobs.job.run_folder import write_anew
 from ray_jobs.job.tables import print_facts, print_table
 from ray_jobs.scaling.experiments import Series
@@ -57,7 +57,7 @@ def print_results(results: ScaleResults, currency: str) -> None:
 
 def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: ScaleResults) -> None:
     """Write `scale.json` and `report.html`, once more where the job has already measured some."""
-    facts = {**circumstances(), "recipe_sha256": recipe.sha256, "generator": recipe.model or recipe.generator}
+    facts = {**environment(), "recipe_sha256": recipe.sha256, "generator": recipe.model or recipe.generator}
     content = facts | {**dataclasses.asdict(results), "missed": results.missed}
     write_anew(run_dir / "scale.json", json.dumps(content, indent=2) + "\n")
     write_anew(run_dir / "report.html", report(config, facts, results))

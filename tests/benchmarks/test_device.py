@@ -94,7 +94,7 @@ def test_without_a_gpu_it_ends_in_one_line_with_the_remedy(monkeypatch: pytest.M
 def test_a_folder_with_files_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     (tmp_path / "mine").touch()
     assert call_main(monkeypatch, "--tiny", "--out", str(tmp_path)) == 2
-    assert "already holds files" in capsys.readouterr().err
+    assert "already contains files" in capsys.readouterr().err
 
 
 def test_parts_are_chosen_by_name():

@@ -208,7 +208,7 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
             ["evaluation.resize_size=16", "evaluation.sets=[digits]", "evaluation.crop_size=32"],
             "less than crop_size 32",
         ),
-        (["evaluation.outputs=s3://bucket/a"], "is no path"),
+        (["evaluation.outputs=s3://bucket/a"], "is a URL"),
         (["evaluation.transfer=digits"], "digits has all of them"),
         (["evaluation.transfer=[dtd,dtd]"], "evaluation.transfer has dtd twice"),
         (["evaluation.paths.digits=/data"], "evaluation.paths.digits is given, but the digits come with Figment"),

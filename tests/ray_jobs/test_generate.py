@@ -127,7 +127,7 @@ def test_a_rerun_after_a_killed_driver_ends_with_the_bytes_of_an_undisturbed_run
     while len(list(folder.glob("index/*"))) < 3 and time.monotonic() < give_up_at:
         time.sleep(0.05)
     second = error_line(generate, capsys, PAINTED, *SLOWLY, f"output={folder}")
-    assert f"Another job is at work in '{folder}'" in second
+    assert f"Another job is using '{folder}'" in second
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(2)  # its actors end with it

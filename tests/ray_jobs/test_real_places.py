@@ -15,7 +15,7 @@ from evaluation.inference.reading import crop_for
 from generation.recipes.labels import load_label_space
 from ray_jobs import compare, train
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.source import KeptSource, real_place
+from ray_jobs.job.source import StoredSource, real_place
 from tests.support.birds import BIRDS, write
 from tests.support.commands import prepared, settings
 from tests.support.settings import CONFIGS, PAINTED
@@ -30,7 +30,7 @@ def behind(samples: TrainingSamples) -> RealTrainingImages:
 
 
 def trained_on_and_held_out(job: train.Prepared) -> tuple[RealTrainingImages, RealTrainingImages]:
-    source = cast(KeptSource, job.source)
+    source = cast(StoredSource, job.source)
     return behind(source.images), behind(source.held_out_images)
 
 

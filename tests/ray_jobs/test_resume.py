@@ -80,7 +80,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(see
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("recipe.seed=5", "is of another recipe: seed was 0, is 5"),
+        ("recipe.seed=5", "has another recipe: seed was 0, is now 5"),
         ("training.architecture=resnet34", "training.architecture was 'resnet18', is 'resnet34'"),
         ("training.reuse=2", "training.reuse was 1, is 2"),
     ],
@@ -108,7 +108,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_truncated_one(trained_run: T
 
 
 def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, capsys):
-    assert "holds no run to go on with" in error_line(
+    assert "contains no run to resume" in error_line(
         train, capsys, PAINTED, *EIGHTY_STEPS, f"output={tmp_path}", "resume=true"
     )
     (tmp_path / "config.yaml").write_text("")

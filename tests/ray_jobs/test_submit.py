@@ -131,7 +131,7 @@ def test_a_run_outlives_a_killed_driver_a_lost_worker_and_a_stop(head: Head, tmp
     wait_until(lambda: len(steps_by_start(journal)) == 2, 180)
     processes_of("RayTrainWorker")[0].kill()
     wait_until(lambda: len(steps_by_start(journal)) == 3, 120)
-    assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is at work in '{run_dir}'. Stop it")
+    assert error_line(train, capsys, PAINTED, *settings).startswith(f"Another job is using '{run_dir}'. Stop it")
     stop = ray_job(head, "stop", "stopped")
     assert (stop.returncode, state_of(head, "stopped")) == (0, "STOPPED")
     wait_until(lambda: left_over(head) == [], STOPPED_WITHIN_SECONDS)
@@ -159,7 +159,7 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     wait_until((run_dir / "config.yaml").exists, 120)
     again = submit(head, "ray_jobs.train", "again", *settings)
     (line,) = error_lines(log_of(head, "again"))
-    assert line.startswith(f"error: Another job is at work in '{run_dir}'. Stop it first, or give another folder.")
+    assert line.startswith(f"error: Another job is using '{run_dir}'. Stop it first, or choose another folder.")
     assert (again.returncode, state_of(head, "again")) == (1, "FAILED")
     wait_until(has_done(journal, 7), 180)
     stop = ray_job(head, "stop", "first")
@@ -265,7 +265,7 @@ def test_who_comes_with_another_token_or_none_is_told_in_one_line_what_to_set(he
         finally:
             driver.kill()
         (line,) = error_lines(log)
-        assert f"The Ray cluster at {head.address} asks for a token, and this process has none or another." in line
+        assert f"The Ray cluster at {head.address} requires a token; this process has none or a different one." in line
         assert "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN" in line
         assert "Traceback" not in log
         assert driver.returncode == 2

@@ -1,4 +1,4 @@
-"""Whether a running cluster can be joined, as far as that is known without one."""
+"""Joining a running cluster, without one."""
 
 import os
 import platform
@@ -11,12 +11,12 @@ from ray._private import ray_constants, services
 
 from ray_jobs.cluster import connect as cluster
 from ray_jobs.cluster.connect import join, start_local
-from ray_jobs.cluster.joining import answers, check_versions, head_address, running_address
+from ray_jobs.cluster.joining import check_versions, head_address, is_reachable, running_address
 
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of what listens on 127.0.0.1 alone, on a machine whose outer address is 127.0.0.2."""
+    """The port of a server on 127.0.0.1 only, on a machine whose outer address is 127.0.0.2."""
     monkeypatch.setattr(services, "node_ip_address_from_perspective", lambda address=None: "127.0.0.2")
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setattr("ray._private.worker._global_node", None)
@@ -26,26 +26,24 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_head_on_loopback_alone_is_joined_there(port: int, host: str):
+def test_head_on_loopback_only_is_joined_there(port: int, host: str):
     assert head_address(f"{host}:{port}") == f"127.0.0.1:{port}"
     assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"  # for the driver's own address
 
 
-def test_a_head_that_answers_at_the_outer_address_is_joined_there(port: int):
+def test_head_on_the_outer_address_is_joined_there(port: int):
     with socket.create_server(("127.0.0.2", port)):
         assert head_address(f"127.0.0.1:{port}") == f"127.0.0.2:{port}"
     assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
 
 
-def test_a_head_that_was_started_last_and_is_gone_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_dead_last_cluster_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert not answers("127.0.0.2:1")
-    assert "The Ray cluster at 127.0.0.2:1, started here last, does not answer: a local Ray is started." in caplog.text
+    assert not is_reachable("127.0.0.2:1")
+    assert "The Ray cluster at 127.0.0.2:1, last started here, does not respond; starting a local Ray." in caplog.text
 
 
-def test_a_note_of_another_accounts_cluster_is_passed_over(monkeypatch: pytest.MonkeyPatch):
+def test_unreadable_address_of_another_account_is_ignored(monkeypatch: pytest.MonkeyPatch):
     def unreadable(temp_dir: str | None) -> str:
         raise PermissionError
 
@@ -58,22 +56,22 @@ def test_a_note_of_another_accounts_cluster_is_passed_over(monkeypatch: pytest.M
 OWN = {"ray_version": ray.__version__, "python_version": platform.python_version()}
 
 
-def test_a_cluster_of_the_same_versions_is_joined():
+def test_cluster_with_the_same_versions_is_joined():
     check_versions("10.0.0.1:6379", OWN)
 
 
 @pytest.mark.parametrize("other", [{"ray_version": "2.1.0"}, {"python_version": "3.9.1"}])
-def test_a_cluster_of_other_versions_is_one_line_with_both(other: dict[str, str]):
+def test_version_mismatch_error_names_both_versions(other: dict[str, str]):
     theirs = OWN | other
     message = (
-        f"cluster at 10.0.0.1:6379 has Ray {theirs['ray_version']} and Python {theirs['python_version']}, this "
+        f"cluster at 10.0.0.1:6379 has Ray {theirs['ray_version']} and Python {theirs['python_version']}; this "
         f"process has Ray {OWN['ray_version']} and Python {OWN['python_version']}"
     )
     with pytest.raises(ValueError, match=message):
         check_versions("10.0.0.1:6379", theirs)
 
 
-def test_a_cluster_that_has_no_node_here_is_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_cluster_without_a_node_here_is_an_error(monkeypatch: pytest.MonkeyPatch):
     def refused(*_: object, **__: object) -> None:
         try:
             raise RuntimeError("No node info found")
@@ -81,11 +79,11 @@ def test_a_cluster_that_has_no_node_here_is_one_line(monkeypatch: pytest.MonkeyP
             raise ConnectionError("Failed to connect") from error
 
     monkeypatch.setattr(ray, "init", refused)
-    with pytest.raises(ValueError, match=r"at 10\.0\.0\.1:6379 answers, and .* \(No node info found\)"):
+    with pytest.raises(ValueError, match=r"at 10\.0\.0\.1:6379 is running, but .* \(No node info found\)"):
         join("10.0.0.1:6379")
 
 
-def test_a_local_ray_that_does_not_come_up_is_one_line_and_its_trace_is_kept(monkeypatch: pytest.MonkeyPatch):
+def test_failed_start_of_local_ray_is_an_error_and_saves_the_traceback(monkeypatch: pytest.MonkeyPatch):
     def late(*_: object, **__: object) -> None:
         raise Exception("The current node timed out during startup.\nDetails")
 

@@ -1,4 +1,4 @@
-"""Predictions worked out by hand: 16 steps of 64 images in four epochs, 64 held-out images, two actors."""
+"""Predictions computed by hand: 16 steps of 64 images in four epochs, 64 held-out images, two actors."""
 
 import dataclasses
 from collections import Counter
@@ -52,9 +52,9 @@ def with_rates(**changes: float) -> JobConfig:
     return dataclasses.replace(CONFIG, rates=dataclasses.replace(RATES, **changes))
 
 
-def test_a_run_takes_as_long_as_its_slower_side():
+def test_run_takes_as_long_as_its_slower_side():
     found = predict(CONFIG)
-    assert found.generation_seconds == (1024 + 64 - 64) / 16  # the first batch is there already
+    assert found.generation_seconds == (1024 + 64 - 64) / 16  # the first batch is already there
     assert found.training_seconds == 1024 / 128 + 4 * 64 / 256
     assert found.binding_side == "generation"
     assert found.time_to_first_batch_seconds == 20 + 64 / 16
@@ -65,14 +65,14 @@ def test_a_run_takes_as_long_as_its_slower_side():
     assert faster.wall_seconds == 20 + 64 / 1024 + 9 + 5
 
 
-def test_workers_share_images_and_what_is_judged():
+def test_workers_share_training_and_validation_images():
     assert predict(with_training(num_workers=2)).training_seconds == (1024 / 128 + 4 * 64 / 256) / 2
 
 
-def test_an_image_that_is_used_four_times_is_generated_once():
+def test_image_used_four_times_is_generated_once():
     found = predict(with_training(reuse=4))
     assert found.num_generated == 256 + 64
-    assert found.time_to_first_batch_seconds == 20 + 128 / 16  # a reservoir has half of its images first
+    assert found.time_to_first_batch_seconds == 20 + 128 / 16  # a reservoir first holds half of its images
     assert found.generation_seconds == (256 + 64 - 128) / 16
 
 
@@ -82,20 +82,20 @@ MANY_CLASSES = JobConfig(
     generation=GenerationConfig(max_actors=1),
     rates=Rates(generated_per_second=100.0, trained_per_second=800.0),
 )
-"""8,000 images, of which a reservoir has 4,000 before it draws."""
+"""8,000 images; a reservoir holds 4,000 before its first batch."""
 
 
-def test_the_first_batch_comes_when_reservoirs_are_filled_and_training_goes_on_from_there():
+def test_first_batch_waits_for_full_reservoirs():
     found = predict(MANY_CLASSES)
     assert found.time_to_first_batch_seconds == 40
     assert found.generation_seconds == pytest.approx(40.01)  # 4,000 more, and the held-out one
-    assert found.first_pass_seconds == 80 - 22.5  # 4,000 images are left, each to be used 4.5 times in the mean
+    assert found.first_pass_seconds == 80 - 22.5  # 4,000 images are left, with 4.5 uses each on average
     assert (found.binding_side, found.wall_seconds) == ("training", 40 + 80)
     longer = dataclasses.replace(MANY_CLASSES.training, num_images=1_280_000)
     assert predict(dataclasses.replace(MANY_CLASSES, training=longer)).time_to_first_batch_seconds == 160
 
 
-def test_what_reservoirs_have_when_the_last_image_comes_is_trained_on_afterwards():
+def test_full_reservoirs_are_trained_on_after_the_last_image():
     fast = dataclasses.replace(MANY_CLASSES, rates=dataclasses.replace(MANY_CLASSES.rates, trained_per_second=1600.0))
     found = predict(fast)
     assert (found.binding_side, found.first_pass_seconds) == ("generation", 40 - 11.25)
@@ -106,17 +106,17 @@ def test_what_reservoirs_have_when_the_last_image_comes_is_trained_on_afterwards
     ("changes", "expected"),
     [
         ({"num_workers": 2}, 128),  # 64 each
-        ({"reservoir_min_images": 1}, 80),  # 64 of them can be used 4 times more after a batch
+        ({"reservoir_min_images": 1}, 80),  # after a batch 64 of them have 4 uses left
         ({"reservoir_min_images": 100}, 100),
-        ({"reservoir_min_images": 1000}, 256),  # there are no more
+        ({"reservoir_min_images": 1000}, 256),  # all of them
         ({"real_images": "digits", "real_fraction": 0.25}, 96),  # half of 192
     ],
 )
-def test_so_many_images_come_before_the_first_batch_of_a_run_with_256_used_4_times(changes: dict, expected: int):
+def test_number_of_images_before_the_first_batch(changes: dict, expected: int):
     assert num_before_first_batch(with_training(reuse=4, **changes)) == expected
 
 
-def test_the_classes_of_the_recipe_count():
+def test_reservoir_size_depends_on_the_number_of_classes():
     longer = dataclasses.replace(MANY_CLASSES.training, num_images=1_280_000)
     config = dataclasses.replace(MANY_CLASSES, training=longer)
     assert num_before_first_batch(config) == 16 * 1000
@@ -124,32 +124,32 @@ def test_the_classes_of_the_recipe_count():
     assert num_before_first_batch(dataclasses.replace(config, recipe=ten_classes)) == 16 * 256
 
 
-def test_with_automatic_reuse_training_waits_for_nothing_until_the_most_uses():
+def test_auto_reuse_waits_only_at_max_reuse():
     slow = dataclasses.replace(
         with_training(reuse="auto", max_reuse=8), rates=with_rates(trained_per_second=32.0).rates
     )
     found = predict(slow)
     assert found.generation_seconds == (164 + 64 - 64) / 16  # (1024 + 64 * 4.5) / 8: at the end 64 are half used
     assert (found.binding_side, found.run_seconds) == ("training", 1024 / 32 + 1)
-    assert found.num_generated == 16 * (4 + 33)  # what the pool makes meanwhile: each image is used 1.9 times
+    assert found.num_generated == 16 * (4 + 33)  # the pool's output in that time: 1.9 uses per image
     fast = predict(with_training(reuse="auto", max_reuse=4))
     assert (fast.binding_side, fast.run_seconds) == ("generation", (336 + 64 - 128) / 16)  # (1024 + 128 * 2.5) / 4
     assert fast.num_generated == 336 + 64
     plenty = predict(dataclasses.replace(slow, rates=dataclasses.replace(slow.rates, generated_per_second=100.0)))
-    assert plenty.num_generated == 1024 + 64  # no more than a run that uses each once
+    assert plenty.num_generated == 1024 + 64  # no more than without reuse
 
 
-def test_with_automatic_reuse_reservoirs_are_filled_however_often_an_image_may_be_used():
+def test_auto_reuse_fills_reservoirs_at_any_max_reuse():
     often = predict(with_training(reuse="auto", max_reuse=1024, reservoir_min_images=100))
     assert (often.time_to_first_batch_seconds, often.generation_seconds) == (20 + 100 / 16, 64 / 16)
 
 
-def test_real_images_in_a_batch_need_not_be_generated():
+def test_real_images_in_a_batch_are_not_generated():
     found = predict(with_training(real_images="digits", real_fraction=0.25))
     assert (found.num_generated, found.time_to_first_batch_seconds) == (768 + 64, 20 + 48 / 16)
 
 
-def test_what_is_kept_is_generated_once_and_then_only_trained_on():
+def test_replayed_images_are_generated_once():
     found = predict(dataclasses.replace(CONFIG, data=DataConfig(tee="somewhere", replays=1)))
     assert found.generation_seconds == (512 + 64 - 64) / 16
     assert found.run_seconds == 32 + 9 / 2
@@ -160,13 +160,13 @@ def test_what_is_kept_is_generated_once_and_then_only_trained_on():
     assert (between.binding_side, between.run_seconds) == ("generation", 32 + 26.1)
 
 
-def test_images_that_are_there_need_no_pool():
+def test_existing_images_need_no_pool():
     found = predict(dataclasses.replace(with_rates(generated_per_second=0.0), data=DataConfig("shards", "somewhere")))
     assert (found.num_generated, found.generation_seconds, found.generation_device_hours) == (0, 0.0, 0.0)
     assert (found.binding_side, found.wall_seconds) == ("training", 20 + 9 + 5)
 
 
-def test_devices_are_held_until_the_last_step_and_cost_their_hours():
+def test_devices_are_paid_until_the_last_step():
     found = predict(with_rates(start_seconds=3600 - 4 - 64))
     assert found.generation_device_hours == 2 * 0.5
     assert found.training_device_hours == 1.0
@@ -178,12 +178,12 @@ def test_devices_are_held_until_the_last_step_and_cost_their_hours():
 
 
 @pytest.mark.parametrize("name", ["generated_per_second", "trained_per_second"])
-def test_a_rate_without_which_nothing_is_known_is_asked_for(name: str):
+def test_missing_required_rate_is_an_error(name: str):
     with pytest.raises(ValueError, match=rf"rates\.{name} is unknown.*--like RUN"):
         predict(with_rates(**{name: 0.0}))
 
 
-def test_a_run_without_rates_and_one_that_is_taken_up_again_are_not_predicted():
+def test_runs_without_rates_and_resumed_runs_are_not_predicted():
     assert predict_if_given(dataclasses.replace(CONFIG, rates=Rates())) is None
     assert predict_if_given(dataclasses.replace(CONFIG, resume=True)) is None
     assert predict_if_given(CONFIG) == predict(CONFIG)
@@ -207,13 +207,13 @@ PROGRESS = TrainingProgress(
 )
 
 
-def test_the_rates_of_a_run_leave_waiting_judging_and_refused_images_out():
+def test_measured_rates_exclude_waiting_validation_and_refused_images():
     counts = WorkCounts(num_images_made=1120, num_refused=Counter(black=20, flat=12), working_seconds=136.0)
     found = measured_rates(CONFIG, counts, PROGRESS, started_at=1000.0, ended_at=1109.0)
     assert found == RATES  # 1088 / 136, 1024 / (80 - 71 - 1), 4 * 64 / 1, 24 - 64 / 16, 109 - 24 - 80
 
 
-def test_the_rates_of_a_run_count_since_it_was_taken_up_again():
+def test_measured_rates_start_at_the_last_resume():
     again = dataclasses.replace(PROGRESS, num_trained_before=512, training_seconds=76.0)  # after the second of 4 epochs
     workers = with_training(num_workers=2)
     resumed = dataclasses.replace(workers, resume=True)
@@ -227,13 +227,13 @@ def test_the_rates_of_a_run_count_since_it_was_taken_up_again():
     )
 
 
-def test_how_long_a_run_took_to_start_is_not_known_after_a_loss():
+def test_startup_time_is_unknown_after_a_lost_worker():
     again = dataclasses.replace(PROGRESS, num_trained_before=512, first_batch_at=8000.0)
     found = measured_rates(CONFIG, WorkCounts(), again, started_at=1000.0, ended_at=8100.0)
     assert (found.start_seconds, found.end_seconds) == (0.0, 20.0)
 
 
-def test_what_filling_reservoirs_took_is_no_part_of_the_start():
+def test_startup_time_excludes_filling_reservoirs():
     counts = WorkCounts(num_images_made=320, working_seconds=40.0)
     config, went = with_training(reuse=4), dataclasses.replace(PROGRESS, asked_at=1015.0)
     rates = measured_rates(config, counts, went, started_at=1000.0, ended_at=1109.0)
@@ -241,12 +241,12 @@ def test_what_filling_reservoirs_took_is_no_part_of_the_start():
     four = dataclasses.replace(CONFIG.generation, max_actors=4)
     like = predict(dataclasses.replace(config, generation=four, rates=rates))
     assert like.time_to_first_batch_seconds == 16 + 128 / 32
-    near_its_end = dataclasses.replace(went, asked_at=1022.0)  # few images were still to come
+    near_its_end = dataclasses.replace(went, asked_at=1022.0)  # few images were missing
     rates = measured_rates(config, counts, near_its_end, started_at=1000.0, ended_at=1109.0)
     assert rates.start_seconds == 22
 
 
-def test_by_its_own_rates_a_run_is_predicted_as_it_went():
+def test_own_rates_predict_a_run_exactly():
     counts = WorkCounts(num_images_made=1088, working_seconds=136.0)
     went = dataclasses.replace(PROGRESS, training_seconds=64.0, waiting_seconds=55.0)  # it waited for the pool
     rates = measured_rates(CONFIG, counts, went, started_at=1000.0, ended_at=1093.0)

@@ -1,4 +1,4 @@
-"""The monitor of a run, while the pool cannot be seen, an observer fails and the terminal blocks."""
+"""The monitor of a run with an unresponsive pool, a failing observer and a blocked terminal."""
 
 import errno
 import io
@@ -31,7 +31,7 @@ from training.progress import TrainingProgress
 
 
 class FlakyPool:
-    """Cannot be seen now and then, and keeps what its trainer reports."""
+    """A pool that is unresponsive at times and records its trainer's reports."""
 
     def __init__(self) -> None:
         self.is_hidden = False
@@ -55,14 +55,14 @@ class FlakyPool:
 
 
 class HungUp(io.StringIO):
-    """A terminal whose other end is gone."""
+    """A terminal that was closed."""
 
     def write(self, _: str) -> NoReturn:
         raise OSError(errno.EIO, "Input/output error")
 
 
 class Blocked(io.StringIO):
-    """A terminal that takes nothing until it is let go."""
+    """A terminal that blocks until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,11 +75,11 @@ class Blocked(io.StringIO):
 
 
 def reported(**training: Any) -> Any:
-    """What training reports."""
+    """A report of training."""
     return looked(130.0, **training).training
 
 
-def test_the_line_shows_of_how_many_images_batches_are_drawn_where_images_are_used_again():
+def test_progress_line_shows_the_reservoir_when_images_are_reused():
     run = looked(130.0, num_trained=64, num_in_reservoir=4096, batch_overlap=0.0625)
     assert "drawn from 4,096  overlap 6%  " in progress_line(run, TrainingConfig(reuse=8))
     assert "drawn from" not in progress_line(run, TrainingConfig())
@@ -87,12 +87,12 @@ def test_the_line_shows_of_how_many_images_batches_are_drawn_where_images_are_us
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the_run():
+def test_unresponsive_pool_ends_neither_monitor_nor_run():
     pool, seen = FlakyPool(), list[RunProgress]()
     observe: Callable[[RunProgress], None] = seen.append
     with RunMonitor(cast(GenerationService, pool), Observer(observe)) as monitor:
         monitor.report(reported(num_trained=64))
-        wait_until(lambda: any(look.training for look in seen))
+        wait_until(lambda: any(snapshot.training for snapshot in seen))
         pool.is_hidden = True
         monitor.report(reported(num_trained=128, epoch=1))
         monitor.report(reported(num_trained=256, epoch=2))
@@ -102,33 +102,33 @@ def test_a_pool_that_cannot_be_seen_for_a_while_ends_neither_the_monitor_nor_the
         wait_until(lambda: len(monitor.epochs) == 2)
         pool.is_hidden = True
         monitor.report(reported(num_trained=384, epoch=2))
-    ends = [look.training.num_trained for look in monitor.epochs if look.training]
+    ends = [snapshot.training.num_trained for snapshot in monitor.epochs if snapshot.training]
     assert ends == [128, 256]
     last = monitor.last().training
     assert last is not None
-    assert last.num_trained == 384  # though the pool was hidden to the end
+    assert last.num_trained == 384  # although the pool was unresponsive at the end
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_screen_that_cannot_be_written_to_ends_no_run(caplog: pytest.LogCaptureFixture):
+def test_broken_terminal_does_not_end_the_run(caplog: pytest.LogCaptureFixture):
     line = ProgressLine(TrainingConfig())
     line.console.file = HungUp()
-    with RunMonitor(None, Observer(line.look, line.close)) as monitor:
+    with RunMonitor(None, Observer(line.observe, line.close)) as monitor:
         monitor.report(reported(num_trained=64))
-        wait_until(lambda: "ProgressLine failed and is switched off; the run goes on." in caplog.text)
+        wait_until(lambda: "ProgressLine failed and was disabled; the run continues." in caplog.text)
         monitor.report(reported(num_trained=128))
     assert cast(TrainingProgress, monitor.last().training).num_trained == 128
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_after_an_error_the_line_is_taken_off_the_terminal_for_good():
+def test_progress_line_is_removed_after_an_error():
     line = ProgressLine(TrainingConfig())
     line.console = line.live.console = Console(file=io.StringIO(), force_terminal=True)
 
     def fail_while_the_line_is_shown() -> NoReturn:
-        with RunMonitor(None, Observer(line.look, line.close)) as monitor:
+        with RunMonitor(None, Observer(line.observe, line.close)) as monitor:
             monitor.report(reported(num_trained=64))
             wait_until(lambda: line.live.is_started)
             raise ValueError("training failed")
@@ -136,19 +136,19 @@ def test_after_an_error_the_line_is_taken_off_the_terminal_for_good():
     with pytest.raises(ValueError, match="training failed"):
         fail_while_the_line_is_shown()
     assert not line.live.is_started
-    time.sleep(3 * POLL_SECONDS)  # another look would start it again
+    time.sleep(3 * POLL_SECONDS)  # another snapshot would restart it
     assert not line.live.is_started
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_report_stays_in_the_inbox_until_its_reader_has_it():
+def test_report_stays_in_the_inbox_until_it_is_read():
     inbox = open_inbox()
     send = Sender(inbox)
     assert ray.get(inbox.read.remote(0, 0.0)) == []
     late = inbox.read.remote(0, 60.0)
     send(reported(num_trained=64))
-    assert [report.num_trained for report in ray.get(late)] == [64]  # as if it had come too late
+    assert [report.num_trained for report in ray.get(late)] == [64]  # as if it had arrived too late
     send(reported(num_trained=128))
     assert [report.num_trained for report in ray.get(inbox.read.remote(0, 0.0))] == [64, 128]
     assert [report.num_trained for report in ray.get(inbox.read.remote(1, 0.0))] == [128]
@@ -157,10 +157,10 @@ def test_a_report_stays_in_the_inbox_until_its_reader_has_it():
 
 
 @pytest.mark.ray
-def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails(
+def test_training_continues_while_the_terminal_blocks_and_an_observer_fails(
     painted_pool: GenerationService, painted: Recipe, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_SNAPSHOT_SECONDS", 0.1)
     pool, seen, line, terminal = FlakyPool(), list[RunProgress](), ProgressLine(FORTY_STEPS), Blocked()
     line.console.file = terminal
 
@@ -168,7 +168,7 @@ def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails
         raise ValueError("no such metric")
 
     observe: Callable[[RunProgress], None] = seen.append
-    observers = Observer(line.look, line.close), Observer(fail), Observer(observe)
+    observers = Observer(line.observe, line.close), Observer(fail), Observer(observe)
     with RunMonitor(cast(GenerationService, pool), *observers) as monitor:
         listeners = (*listeners_of(cast(GenerationService, pool)), monitor.report)
         train_here(painted_pool, painted, FORTY_STEPS, tmp_path, listeners=listeners)
@@ -178,7 +178,7 @@ def test_training_and_pool_go_on_while_the_terminal_blocks_and_an_observer_fails
     assert cast(TrainingProgress, seen[-1].training).num_trained == FORTY_STEPS.num_trained
     assert pool.times[0] == TrainerTimes(0.0, 0.0)
     assert pool.times[-1].seconds > 0
-    assert len(pool.times) >= 3  # each epoch's end, at the least
-    assert caplog.text.count("fail failed and is switched off") == 1
-    assert "ProgressLine does not end, and the run goes on without it." in caplog.text
+    assert len(pool.times) >= 3  # at least at each epoch's end
+    assert caplog.text.count("fail failed and was disabled") == 1
+    assert "ProgressLine did not stop in time; the run continues without it." in caplog.text
     terminal.is_free.set()

@@ -1,70 +1,68 @@
-"""Observers of a run that fail, or take long."""
+"""Observers of a run that fail or are slow."""
 
 import threading
 
 import pytest
 
-from ray_jobs.monitor.observers import MOST_WAITING, Observer, close_all
+from ray_jobs.monitor.observers import MAX_QUEUED, Observer, close_all
 from ray_jobs.monitor.progress import RunProgress
 from tests.support.looks import looked
 from tests.support.waits import wait_until
 
-LOOKS = [looked(100.0 + i) for i in range(5)]
+SNAPSHOTS = [looked(100.0 + i) for i in range(5)]
 
 
-def test_an_observer_gets_each_look_and_ends_after_the_last():
+def test_observer_gets_each_snapshot_and_ends_after_the_last():
     seen: list[RunProgress | str] = []
     observer = Observer(seen.append, end=lambda: seen.append("end"))
-    for look in LOOKS:
-        observer.show(look)
+    for snapshot in SNAPSHOTS:
+        observer.show(snapshot)
     observer.close()
     observer.join()
-    observer.show(LOOKS[0])
-    assert seen == [*LOOKS, "end"]
+    observer.show(SNAPSHOTS[0])
+    assert seen == [*SNAPSHOTS, "end"]
 
 
-def test_after_an_error_looks_that_wait_are_dropped():
+def test_queued_snapshots_are_dropped_after_an_error():
     seen: list[RunProgress | str] = []
     is_free = threading.Event()
 
-    def look_long(look: RunProgress) -> None:
-        seen.append(look)
+    def observe_slowly(snapshot: RunProgress) -> None:
+        seen.append(snapshot)
         is_free.wait()
 
-    observer = Observer(look_long, end=lambda: seen.append("end"))
-    observer.show(LOOKS[0])
+    observer = Observer(observe_slowly, end=lambda: seen.append("end"))
+    observer.show(SNAPSHOTS[0])
     wait_until(lambda: seen)
-    observer.show(LOOKS[1])
+    observer.show(SNAPSHOTS[1])
     observer.close(drops=True)
     is_free.set()
     observer.join()
-    assert seen == [LOOKS[0], "end"]
+    assert seen == [SNAPSHOTS[0], "end"]
 
 
-def test_a_slow_observer_misses_looks_and_sees_the_newest():
+def test_slow_observer_misses_snapshots_and_gets_the_newest():
     seen: list[RunProgress] = []
     is_free = threading.Event()
 
-    def look_long(look: RunProgress) -> None:
-        seen.append(look)
+    def observe_slowly(snapshot: RunProgress) -> None:
+        seen.append(snapshot)
         is_free.wait()
 
-    observer = Observer(look_long)
-    observer.show(LOOKS[0])
+    observer = Observer(observe_slowly)
+    observer.show(SNAPSHOTS[0])
     wait_until(lambda: seen)
-    later = [looked(200.0 + i) for i in range(MOST_WAITING + 3)]
-    for look in later:
-        observer.show(look)
+    later = [looked(200.0 + i) for i in range(MAX_QUEUED + 3)]
+    for snapshot in later:
+        observer.show(snapshot)
     is_free.set()
     observer.close()
     observer.join()
-    assert seen == [LOOKS[0], *later[3:]]
+    assert seen == [SNAPSHOTS[0], *later[3:]]
 
 
-def test_an_observer_that_blocks_holds_up_nobody_at_the_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_LOOK_SECONDS", 0.1)
+def test_blocked_observer_does_not_delay_shutdown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr("ray_jobs.monitor.observers.LAST_SNAPSHOT_SECONDS", 0.1)
     is_free, seen = threading.Event(), list[RunProgress]()
 
     def block(_: RunProgress) -> None:
@@ -72,15 +70,15 @@ def test_an_observer_that_blocks_holds_up_nobody_at_the_end(
 
     observers = [Observer(block), Observer(seen.append)]
     for observer in observers:
-        observer.show(LOOKS[0])
+        observer.show(SNAPSHOTS[0])
     close_all(observers, drops=False)
-    assert seen == [LOOKS[0]]
-    assert "block does not end, and the run goes on without it." in caplog.text
+    assert seen == [SNAPSHOTS[0]]
+    assert "block did not stop in time; the run continues without it." in caplog.text
     is_free.set()
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), ValueError("no"), UnicodeEncodeError("ascii", "\u2588", 0, 1, "no")])
-def test_an_observer_that_fails_is_left_out(error: BaseException, caplog: pytest.LogCaptureFixture):
+def test_failed_observer_is_disabled(error: BaseException, caplog: pytest.LogCaptureFixture):
     num_looks, ends = 0, list[str]()
 
     def fail(_: RunProgress) -> None:
@@ -89,9 +87,9 @@ def test_an_observer_that_fails_is_left_out(error: BaseException, caplog: pytest
         raise error
 
     observer = Observer(fail, end=lambda: ends.append("end"))
-    observer.show(LOOKS[0])
-    wait_until(lambda: "fail failed and is switched off; the run goes on. The whole trace is in" in caplog.text)
-    observer.show(LOOKS[1])
+    observer.show(SNAPSHOTS[0])
+    wait_until(lambda: "fail failed and was disabled; the run continues. The whole trace is in" in caplog.text)
+    observer.show(SNAPSHOTS[1])
     observer.close()
     observer.join()
     assert (num_looks, ends) == (1, ["end"])

@@ -1,4 +1,4 @@
-"""What is exported of a run, worked out by hand, and what docs and dashboard say of it."""
+"""Exported metrics of a run, computed by hand, and their docs and dashboard."""
 
 import json
 import re
@@ -8,19 +8,19 @@ import pytest
 
 from generation.pool.keeper import GenerationCounts
 from generation.recipes.model_files import PROJECT_ROOT
-from ray_jobs.monitor.progress import RunProgress, Stretch
-from ray_jobs.monitor.prometheus import METRICS, LastStretch, increase, values_of
+from ray_jobs.monitor.progress import Interval, RunProgress
+from ray_jobs.monitor.prometheus import METRICS, RateWindow, increase, values_of
 from tests.support.looks import looked, prometheus_name, worked
 
 NAMES = {prometheus_name(metric) for metric in METRICS}
 
 
 def values(before: RunProgress, now: RunProgress) -> dict[str, Any]:
-    """Return what is told of a stretch by its name, and its tag if it has one."""
-    return {f"{metric.name} {tag}".strip(): value for metric, tag, value in values_of(Stretch(before, now))}
+    """Return the metrics of an interval by name, with the tag if there is one."""
+    return {f"{metric.name} {tag}".strip(): value for metric, tag, value in values_of(Interval(before, now))}
 
 
-def test_all_that_is_known_of_a_stretch_is_told():
+def test_known_metrics_are_exported():
     before = looked(100.0, counts=worked(10.0, num_made=100), epoch=0)
     pool = worked(70.0, num_made=400, black=5, flat=2)
     pool.num_loads.update({"a:1": 1, "b:2": 2})
@@ -55,38 +55,38 @@ def test_all_that_is_known_of_a_stretch_is_told():
     }
 
 
-def test_what_is_not_known_is_not_told():
-    told = values(looked(90.0, 0, GenerationCounts()), looked(91.0, 0, GenerationCounts()))
-    assert not {"figment_images_trained", "figment_image_uses", "figment_trainer_waiting_fraction"} & told.keys()
-    assert "figment_generator_batch_images" not in told
-    assert told["figment_generator_actors"] == 0
+def test_unknown_metrics_are_not_exported():
+    exported = values(looked(90.0, 0, GenerationCounts()), looked(91.0, 0, GenerationCounts()))
+    assert not {"figment_images_trained", "figment_image_uses", "figment_trainer_waiting_fraction"} & exported.keys()
+    assert "figment_generator_batch_images" not in exported
+    assert exported["figment_generator_actors"] == 0
 
 
-def test_rates_are_those_of_the_last_half_minute():
-    last = LastStretch()
-    stretches = [last.until(looked(float(at))) for at in range(0, 100, 10)]
-    assert [each.before.observed_at for each in stretches] == [0, 0, 0, 0, 10, 20, 30, 40, 50, 60]
+def test_rates_cover_the_last_30_seconds():
+    last = RateWindow()
+    intervals = [last.until(looked(float(at))) for at in range(0, 100, 10)]
+    assert [each.before.observed_at for each in intervals] == [0, 0, 0, 0, 10, 20, 30, 40, 50, 60]
 
 
-def test_a_counter_gets_what_has_come_and_all_of_what_began_anew():
+def test_counter_increases_by_the_difference_and_restarts_at_zero():
     assert increase(0, 40) == 40
     assert increase(40, 100) == 60
     assert increase(100, 100) == 0
     assert increase(100, 30) == 30
 
 
-def test_the_documentation_has_the_table_that_is_exported():
+def test_docs_table_matches_the_exported_metrics():
     text = (PROJECT_ROOT / "docs" / "watching.md").read_text()
     rows = re.findall(r"^\| `(ray_figment\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
-    told = [(prometheus_name(metric), metric.kind.__name__.lower(), metric.description) for metric in METRICS]
-    assert [(name, kind, f"{description} ({unit})") for name, kind, unit, description in rows] == told
+    exported = [(prometheus_name(metric), metric.kind.__name__.lower(), metric.description) for metric in METRICS]
+    assert [(name, kind, f"{description} ({unit})") for name, kind, unit, description in rows] == exported
 
 
 def dashboard() -> dict[str, Any]:
     return json.loads((PROJECT_ROOT / "docs" / "grafana.json").read_text())
 
 
-def test_each_panel_of_the_dashboard_shows_what_is_exported_and_each_metric_has_one():
+def test_dashboard_shows_exactly_the_exported_metrics():
     shown: set[str] = set()
     for panel in dashboard()["panels"]:
         for target in panel["targets"]:
@@ -98,24 +98,24 @@ def test_each_panel_of_the_dashboard_shows_what_is_exported_and_each_metric_has_
     assert shown == NAMES
 
 
-def test_no_panel_of_the_dashboard_has_the_description_of_another():
-    told = [panel["description"] for panel in dashboard()["panels"] if panel["description"]]
-    assert len(told) == len(set(told))
+def test_dashboard_panel_descriptions_are_unique():
+    descriptions = [panel["description"] for panel in dashboard()["panels"] if panel["description"]]
+    assert len(descriptions) == len(set(descriptions))
 
 
-def test_the_dashboard_asks_for_its_data_source_and_runs():
+def test_dashboard_selects_data_source_and_runs():
     datasource, run = dashboard()["templating"]["list"]
     assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")
-    asked = re.fullmatch(r"label_values\((\w+), run\)", run["query"]["query"])
-    assert asked
-    assert asked[1] in NAMES
+    query = re.fullmatch(r"label_values\((\w+), run\)", run["query"]["query"])
+    assert query
+    assert query[1] in NAMES
     uids = {target["datasource"]["uid"] for panel in dashboard()["panels"] for target in panel["targets"]}
     assert uids == {"${datasource}"}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_names_say_units_as_prometheus_wants_them(metric):
+def test_metric_names_have_prometheus_units(metric):
     assert re.fullmatch(r"figment_[a-z_]+", metric.name)
-    assert not metric.name.endswith("_total")  # which Ray adds
+    assert not metric.name.endswith("_total")  # Ray adds it
     assert ("_fraction" in metric.name) == metric.description.endswith("(0..1)")
-    assert metric.name.endswith("_per_second") == metric.description.endswith("(images a second)")
+    assert metric.name.endswith("_per_second") == metric.description.endswith("(images per second)")

@@ -15,7 +15,7 @@ import torch
 from evaluation.inference.trained_model import Model
 from generation.recipes.recipe import Recipe
 from ray_jobs import compare, train
-from ray_jobs.job.run_folder import claim
+from ray_jobs.job.run_folder import lock_run_folder
 from ray_jobs.reports import accuracy_curve
 from ray_jobs.reports.accuracy_curve import first_kept, follow
 from tests.support.commands import error_line
@@ -88,7 +88,7 @@ def test_a_run_at_work_is_followed_to_its_end(tmp_path: Path, painted: Recipe, m
             keep(tmp_path / "run" / "checkpoint.ckpt", painted, 10)
 
     monkeypatch.setattr(accuracy_curve.time, "sleep", nap)
-    monkeypatch.setattr(accuracy_curve, "is_at_work", lambda *_: not (tmp_path / "run" / "checkpoint.ckpt").exists())
+    monkeypatch.setattr(accuracy_curve, "is_in_use", lambda *_: not (tmp_path / "run" / "checkpoint.ckpt").exists())
     folder = follow(tmp_path / "run", sets_by_step, print)
     assert [row[0] for row in rows_in(folder)] == [256, 640]
     assert len(naps) == 2
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_a_resumed_run_wrote_again_is_evaluated_again(tmp_path
         return {"digits": {"top1": top1, "top1_interval": [0.0, 1.0], "num_images": 540}}
 
     at_work = iter([True, True, False, False])
-    monkeypatch.setattr(accuracy_curve, "is_at_work", lambda *_: next(at_work))
+    monkeypatch.setattr(accuracy_curve, "is_in_use", lambda *_: next(at_work))
     monkeypatch.setattr(accuracy_curve.time, "sleep", lambda _: keep(kept, painted, 4))
     folder = follow(tmp_path / "run", sets_of, print)
     assert [row[3] for row in rows_in(folder)] == [0.2]
@@ -124,7 +124,7 @@ def test_a_run_that_keeps_its_first_checkpoint_and_ends_during_the_look_is_evalu
         keep(last, painted, 10)
         return False
 
-    monkeypatch.setattr(accuracy_curve, "is_at_work", ends)
+    monkeypatch.setattr(accuracy_curve, "is_in_use", ends)
     assert first_kept(tmp_path / "run") == last
 
 
@@ -135,14 +135,14 @@ def test_a_run_where_files_have_no_locks_is_evaluated_as_far_as_it_is_and_that_i
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     run_dir = tmp_path / "run"
-    claim(run_dir, "config")
+    lock_run_folder(run_dir, "config")
     keep(run_dir / "kept" / checkpoint_name(4), painted, 4)
     monkeypatch.setattr(fcntl, "flock", lacking)
     assert first_kept(run_dir).name == checkpoint_name(4)
     assert [row[0] for row in rows_in(follow(run_dir, sets_by_step, print))] == [256]
     assert caplog.messages == [
-        f"'{run_dir}' has no locks (Function not implemented): a job at work is not seen. Kept checkpoints are "
-        "evaluated now; the same command does it again for later ones."
+        f"'{run_dir}' does not support file locks (Function not implemented): a job at work is not seen. Kept "
+        "checkpoints are evaluated now; the same command does it again for later ones."
     ]
 
 

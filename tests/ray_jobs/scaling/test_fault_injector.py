@@ -9,7 +9,7 @@ import pytest
 
 from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig
 from ray_jobs.cluster.local_nodes import NodeSize
-from ray_jobs.cluster.processes import is_there, kill, this_process
+from ray_jobs.cluster.processes import is_running, kill, this_process
 from ray_jobs.scaling.fault_injector import Fault, FaultInjector, Struck, chosen, schedule
 from tests.support.waits import wait_until
 
@@ -117,5 +117,5 @@ def test_nobody_there_is_not_hit_and_what_is_not_rays_is_never_killed():
     with injected(FaultsConfig(seconds=0.2, actor_kills_per_minute=60, num_actors=5), []) as all_struck:
         time.sleep(0.4)
     assert all_struck == []
-    assert not is_there(this_process())
+    assert not is_running(this_process())
     assert not kill(this_process())
