@@ -27,7 +27,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.job.tables import print_table
-from ray_jobs.scaling.background import growth_bytes, readings, resident_bytes
+from ray_jobs.scaling.background import growth_bytes, resident_bytes, sampling
 from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted
 from training.config import TrainingConfig
 
@@ -163,7 +163,7 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
     """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
     ledger = open_ledger()
     job = PaintedJob(lambda _: dataset, config.num_trained, config.global_batch_size, ledger)
-    with readings(resident_bytes, interval_seconds=1.0) as memory:
+    with sampling(resident_bytes, interval_seconds=1.0) as memory:
         train_painted(job, dataclasses.replace(config, num_workers=1))
     notes = close_ledger(ledger)
     deliveries, indices = notes.deliveries(), np.concatenate(notes.indices)

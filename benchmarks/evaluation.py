@@ -31,7 +31,7 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
-from ray_jobs.scaling.background import readings
+from ray_jobs.scaling.background import sampling
 from training.config import TrainingConfig
 from training.model.classifier import Classifier
 
@@ -165,7 +165,7 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
             if not columns["is_read"].all():
                 raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
             if not rows:
-                memory = watched.enter_context(readings(megabytes_held, WATCH_SECONDS))
+                memory = watched.enter_context(sampling(megabytes_held, WATCH_SECONDS))
             rows.append(columns[ROW])
             came_at.append(time.monotonic())
     if not np.array_equal(np.sort(np.concatenate(rows)), every):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from generation.pool.sizing import actors_needed
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import keep_trace
-from ray_jobs.monitor.progress import RunProgress, Stretch
+from ray_jobs.monitor.progress import Interval, RunProgress
 
 LITTLE_WAITING_FRACTION = 0.05
 """Training that waits less than this has images enough."""
@@ -31,15 +31,15 @@ class Adviser:
     def __init__(self, config: JobConfig, say: Callable[[str], None]) -> None:
         self.config = config
         self.say = say
-        self._run: Stretch | None = None
+        self._run: Interval | None = None
 
     def look(self, progress: RunProgress) -> None:
         """Take how the run goes; all counts from its first step, or from where it was last taken up."""
         if progress.training is None:
             return
-        if self._run is None or Stretch(self._run.before, progress).is_interrupted:
-            self._run, self._epoch_began = Stretch(progress, progress), progress
-        self._run, epoch = Stretch(self._run.before, progress), Stretch(self._epoch_began, progress)
+        if self._run is None or Interval(self._run.before, progress).is_interrupted:
+            self._run, self._epoch_began = Interval(progress, progress), progress
+        self._run, epoch = Interval(self._run.before, progress), Interval(self._epoch_began, progress)
         if epoch.num_epochs:
             self.say(f"epoch {progress.training.epoch}: {advise(epoch, self.config)}")
             self._epoch_began = progress
@@ -77,7 +77,7 @@ class MissingActors:
             )
 
 
-def advise(stretch: Stretch, config: JobConfig) -> str:
+def advise(stretch: Interval, config: JobConfig) -> str:
     """Return which side to grow, judging by a part of a run in which training was not taken up again."""
     if stretch.learning_seconds <= 0:
         return NOTHING_TO_GO_BY
@@ -89,12 +89,12 @@ def advise(stretch: Stretch, config: JobConfig) -> str:
     return _of_enough(stretch, config) if for_pool < LITTLE_WAITING_FRACTION else _of_too_few(stretch, config)
 
 
-def actors_at_work(stretch: Stretch) -> float:
+def actors_at_work(stretch: Interval) -> float:
     """Return how many actors were at work in the mean; while training judges nobody needs them."""
     return min(stretch.working_seconds / stretch.learning_seconds, stretch.mean_actors)
 
 
-def _actors_needed(stretch: Stretch) -> float:
+def _actors_needed(stretch: Interval) -> float:
     """Return how many actors, always at work, make what training would use if it never waited for them."""
     return actors_needed(actors_at_work(stretch), min(stretch.pool_waiting_fraction, MOST_WAITING_FRACTION))
 
@@ -105,7 +105,7 @@ def _of_readers(waiting_fraction: float, images: str) -> str:
     return f"trainer waited {waiting_fraction:.0%} for {images}: {remedy}"
 
 
-def _of_too_few(stretch: Stretch, config: JobConfig) -> str:
+def _of_too_few(stretch: Interval, config: JobConfig) -> str:
     """Return what to grow where training waited."""
     pool, num_actors = config.generation, stretch.now.num_actors
     waited, enough = f"trainer waited {stretch.pool_waiting_fraction:.0%}", math.ceil(_actors_needed(stretch))
@@ -124,7 +124,7 @@ def _of_too_few(stretch: Stretch, config: JobConfig) -> str:
     return f"{waited}: about {counted(enough, 'generator')} would do; the pool of {num_actors} grows by itself"
 
 
-def _of_enough(stretch: Stretch, config: JobConfig) -> str:
+def _of_enough(stretch: Interval, config: JobConfig) -> str:
     """Return what to grow or to do without where training hardly waited."""
     num_actors, num_workers = stretch.now.num_actors, config.training.num_workers
     needed = _actors_needed(stretch)
@@ -140,7 +140,7 @@ def _of_enough(stretch: Stretch, config: JobConfig) -> str:
     )
 
 
-def _balanced(stretch: Stretch, config: JobConfig) -> str:
+def _balanced(stretch: Interval, config: JobConfig) -> str:
     """Return that nothing need grow, and with `training.reuse` auto what it takes to use images less often."""
     training, least = stretch.now.training, config.training.least_uses
     if training is None or config.training.reuse != "auto" or training.reuse < NOTABLE_REUSE * least:

@@ -35,7 +35,7 @@ class RunProgress:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Interval:
     """A part of a run, between two looks at it. Training that was taken up in between counts from there."""
 
     before: RunProgress

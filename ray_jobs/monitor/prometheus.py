@@ -10,7 +10,7 @@ from functools import partial
 
 from ray.util.metrics import Counter, Gauge
 
-from ray_jobs.monitor.progress import RunProgress, Stretch
+from ray_jobs.monitor.progress import Interval, RunProgress
 
 STRETCH_SECONDS = 30.0
 """Rates and shares are those of about so long: the looks are a second apart, and training speaks once a step."""
@@ -25,7 +25,7 @@ class Metric:
     description: str
     """With its unit at the end, in brackets."""
 
-    value: Callable[[Stretch], float | Mapping[str, float] | None]
+    value: Callable[[Interval], float | Mapping[str, float] | None]
     """A counter's is what it has come to so far, a gauge's None where it is not known; by tag, if it has one."""
 
     tag: str = ""
@@ -136,7 +136,7 @@ METRICS = (
 )
 
 
-def values_of(stretch: Stretch) -> Iterator[tuple[Metric, str, float]]:
+def values_of(stretch: Interval) -> Iterator[tuple[Metric, str, float]]:
     """Yield metrics with their tags' values, if they have any, and what is known of them at the end of a stretch."""
     for metric in METRICS:
         value = metric.value(stretch)
@@ -155,18 +155,18 @@ def as_tag(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-class LastStretch:
+class LastInterval:
     """Remembers looks for as long as rates are taken over."""
 
     def __init__(self) -> None:
         self._looks: deque[RunProgress] = deque()
 
-    def until(self, progress: RunProgress) -> Stretch:
+    def until(self, progress: RunProgress) -> Interval:
         """Return the last `STRETCH_SECONDS`, or as much as there was."""
         self._looks.append(progress)
         while len(self._looks) > 2 and progress.observed_at - self._looks[1].observed_at >= STRETCH_SECONDS:
             self._looks.popleft()
-        return Stretch(self._looks[0], progress)
+        return Interval(self._looks[0], progress)
 
 
 class Exporter:
@@ -174,7 +174,7 @@ class Exporter:
 
     def __init__(self, run: str, recipe_hash: str) -> None:
         self._tags = {"run": as_tag(run), "recipe": recipe_hash}
-        self._stretch = LastStretch()
+        self._stretch = LastInterval()
         self._metrics = {metric.name: self._registered(metric) for metric in METRICS}
         self._counted: dict[tuple[str, str], float] = {}
 

@@ -29,7 +29,7 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import read_recipe, recipe_file_text
 from ray_jobs import evaluate, gallery, plan, regenerate, train
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
-from ray_jobs.monitor.progress import Stretch
+from ray_jobs.monitor.progress import Interval
 from ray_jobs.monitor.prometheus import METRICS, Exporter, values_of
 from tests.support.commands import call, error_line
 from tests.support.looks import looked, prometheus_name, worked
@@ -197,7 +197,7 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
         looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
     )
     exporter = Exporter("größe", "0123456789ab")
-    expected = {prometheus_name(metric): value for metric, _, value in values_of(Stretch(*looks))}
+    expected = {prometheus_name(metric): value for metric, _, value in values_of(Interval(*looks))}
     assert expected.keys() == {prometheus_name(metric) for metric in METRICS}
     with scraped_metrics(r"gr\\xf6\\xdfe") as scraped:
         for look in looks:

@@ -8,7 +8,7 @@ from generation.pool.keeper import GenerationCounts
 from generation.shards.config import DataConfig
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.monitor.advice import NOTHING_TO_GO_BY, Adviser, MissingActors, advise
-from ray_jobs.monitor.progress import Stretch
+from ray_jobs.monitor.progress import Interval
 from tests.support.looks import looked, worked
 from training.config import TrainingConfig
 
@@ -19,14 +19,16 @@ def growing(max_actors: int) -> JobConfig:
     return dataclasses.replace(FIXED, generation=GenerationConfig(min_actors=0, max_actors=max_actors))
 
 
-def stretch(waiting_seconds: float, working_seconds: float, num_actors: int = 4, judging_seconds: float = 0) -> Stretch:
+def stretch(
+    waiting_seconds: float, working_seconds: float, num_actors: int = 4, judging_seconds: float = 0
+) -> Interval:
     """100 s of learning and waiting, after which training has judged for some more."""
     before = looked(100.0, num_actors, worked(0.0), epoch=0)
     until = 200.0 + judging_seconds
     now = looked(
         until, num_actors, worked(working_seconds), waiting_seconds=waiting_seconds, judging_seconds=judging_seconds
     )
-    return Stretch(before, now)
+    return Interval(before, now)
 
 
 def test_a_trainer_that_waits_for_generators_that_are_always_at_work_wants_more():
@@ -55,7 +57,7 @@ def test_generators_that_idle_while_training_waits_are_not_to_become_more():
 def test_a_pool_that_grew_meanwhile_is_judged_by_how_many_it_had_in_the_mean():
     before = dataclasses.replace(looked(100.0, 2, worked(0.0), epoch=0), actor_seconds=0.0)
     now = dataclasses.replace(looked(200.0, 16, worked(500.0), waiting_seconds=40.0), actor_seconds=500.0)
-    assert advise(Stretch(before, now), growing(16)) == (  # 5 at work of 5 in the mean; 5 / 0.6 = 8.3
+    assert advise(Interval(before, now), growing(16)) == (  # 5 at work of 5 in the mean; 5 / 0.6 = 8.3
         "trainer waited 40%: about 9 generators would do, and 16 are up by now"
     )
 
@@ -67,9 +69,9 @@ def test_training_that_only_waits_wants_a_hundred_times_the_generators():
 def test_waiting_for_real_images_that_are_mixed_in_is_no_lack_of_generators():
     begun, learnt = looked(100.0, epoch=0), worked(200.0)
     waited = looked(200.0, counts=learnt, waiting_seconds=40.0, pool_waiting_seconds=10.0)
-    assert advise(Stretch(begun, waited), FIXED) == "trainer waited 30% for real images: raise data.num_readers"
+    assert advise(Interval(begun, waited), FIXED) == "trainer waited 30% for real images: raise data.num_readers"
     mostly_pool = looked(200.0, counts=worked(400.0), waiting_seconds=52.0, pool_waiting_seconds=41.0)
-    assert advise(Stretch(begun, mostly_pool), FIXED) == "trainer waited 41%: add about 3 generators"
+    assert advise(Interval(begun, mostly_pool), FIXED) == "trainer waited 41%: add about 3 generators"
 
 
 def test_a_trainer_that_hardly_waits_leaves_generators_idle_or_wants_company():
@@ -93,7 +95,7 @@ def test_a_pool_that_keeps_up_with_little_to_spare_is_balanced():
 def test_a_trainer_that_reuses_images_is_advised_how_many_actors_fresh_ones_take():
     auto = dataclasses.replace(FIXED, training=TrainingConfig(reuse="auto"))
     now = looked(200.0, counts=worked(380.0), waiting_seconds=0.0, reuse=3.2)
-    assert advise(Stretch(looked(100.0, epoch=0), now), auto) == (
+    assert advise(Interval(looked(100.0, epoch=0), now), auto) == (
         "trainer waited 0%, generators were busy 95% of the time: balanced, by using images 3.2 times; 1 would take "
         "about 9 generators more"  # 3.8 x 3.2 = 12.2
     )
@@ -113,7 +115,7 @@ def test_judging_is_neither_waiting_nor_time_in_which_generators_are_wanted():
 def test_waiting_for_held_out_images_does_not_count_as_waiting_to_train():
     begun = looked(100.0, epoch=0)
     waited = looked(300.0, counts=worked(400.0), waiting_seconds=141.0, held_out_waiting_seconds=100.0)
-    assert advise(Stretch(begun, waited), FIXED) == "trainer waited 41%: add about 3 generators"
+    assert advise(Interval(begun, waited), FIXED) == "trainer waited 41%: add about 3 generators"
 
 
 def test_a_run_without_generators_hears_of_readers_alone():

@@ -8,8 +8,8 @@ import pytest
 
 from generation.pool.keeper import GenerationCounts
 from generation.recipes.model_files import PROJECT_ROOT
-from ray_jobs.monitor.progress import RunProgress, Stretch
-from ray_jobs.monitor.prometheus import METRICS, LastStretch, increase, values_of
+from ray_jobs.monitor.progress import Interval, RunProgress
+from ray_jobs.monitor.prometheus import METRICS, LastInterval, increase, values_of
 from tests.support.looks import looked, prometheus_name, worked
 
 NAMES = {prometheus_name(metric) for metric in METRICS}
@@ -17,7 +17,7 @@ NAMES = {prometheus_name(metric) for metric in METRICS}
 
 def values(before: RunProgress, now: RunProgress) -> dict[str, Any]:
     """Return what is told of a stretch by its name, and its tag if it has one."""
-    return {f"{metric.name} {tag}".strip(): value for metric, tag, value in values_of(Stretch(before, now))}
+    return {f"{metric.name} {tag}".strip(): value for metric, tag, value in values_of(Interval(before, now))}
 
 
 def test_all_that_is_known_of_a_stretch_is_told():
@@ -63,7 +63,7 @@ def test_what_is_not_known_is_not_told():
 
 
 def test_rates_are_those_of_the_last_half_minute():
-    last = LastStretch()
+    last = LastInterval()
     stretches = [last.until(looked(float(at))) for at in range(0, 100, 10)]
     assert [each.before.observed_at for each in stretches] == [0, 0, 0, 0, 10, 20, 30, 40, 50, 60]
 
