@@ -219,8 +219,8 @@ def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
     return Finding(
         f"Backgrounds in prompts help {KINDS[kind]}.",
         verdict_by_augmentation([found]),
-        f"Background instead of name: {differences(found)}; by shift, in the mean of both augmentations: {each}. On clean "
-        f"digits: {differences(by_augmentation(cells, *choice, 'clean'))}.",
+        f"Background instead of name: {differences(found)}; by shift, in the mean of both augmentations: {each}. On "
+        f"clean digits: {differences(by_augmentation(cells, *choice, 'clean'))}.",
     )
 
 

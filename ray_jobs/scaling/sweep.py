@@ -76,8 +76,8 @@ class SweepPoint:
     def line(self) -> str:
         """A one-line summary for the log."""
         return (
-            f"{self.num_actors} actors running after {self.pool_start_seconds:.1f} s, {self.delivered_per_second:.1f} of "
-            f"{self.nominal_per_second:.1f} images/s delivered ({self.delivered_fraction:.3f})"
+            f"{self.num_actors} actors running after {self.pool_start_seconds:.1f} s, {self.delivered_per_second:.1f} "
+            f"of {self.nominal_per_second:.1f} images/s delivered ({self.delivered_fraction:.3f})"
         )
 
     @property

@@ -112,7 +112,10 @@ class Outage:
 
 
 def lost_fraction(outages: Sequence[Outage], num_actors: int, start: float, stop: float) -> float:
-    """Return the fraction of the pool's capacity lost to outages between two times, 0..1; at most all actors at a time."""
+    """Return the fraction of the pool's capacity lost to outages between two times, 0..1.
+
+    Overlapping outages add up to at most all actors.
+    """
     borders = {start, stop} | {at for outage in outages for at in (outage.began_at, outage.ended_at)}
     inside = sorted(at for at in borders if start <= at <= stop)
     lost = 0.0
