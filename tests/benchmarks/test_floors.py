@@ -40,7 +40,7 @@ def test_invalid_floor_is_refused(tmp_path: Path, text: str, message: str):
 
 def test_benchmark_without_floors_is_refused():
     with pytest.raises(
-        ValueError, match=r"has no section \[painting\]. Its sections are delivery, shards, engine, augment"
+        ValueError, match=r"no section \[painting\]. Its sections are delivery, shards, engine, augment"
     ):
         floors_of("painting")
 
