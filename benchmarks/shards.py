@@ -67,8 +67,8 @@ def measure(arguments: Sequence[str]) -> Rates:
         ours, theirs = reading_rates(written, config)
     return {
         "written": (writing, nominal),
-        "kept meanwhile, beside the stream": (keeping, streaming),
-        "read, beside webdataset": (ours, theirs),
+        "with the tee, over the stream": (keeping, streaming),
+        "read, over webdataset": (ours, theirs),
     }
 
 

@@ -71,8 +71,8 @@ def test_stream_ratio_uses_the_lower_rate():
 def test_shard_ratios_are_rates_over_their_references():
     rates = {
         "written": (96.0, 128.0),
-        "kept meanwhile, beside the stream": (60.0, 120.0),
-        "read, beside webdataset": (50.0, 40.0),
+        "with the tee, over the stream": (60.0, 120.0),
+        "read, over webdataset": (50.0, 40.0),
     }
     ratios = benchmark_shards.ratios_of(rates)
     assert list(ratios.values()) == [0.75, 0.5, 1.25]
