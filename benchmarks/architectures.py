@@ -1,7 +1,7 @@
-"""Known models from their configuration, with random weights: as fast as the real ones, without a network.
+"""Known model architectures with random weights: the speed of the real models without a download.
 
-Sizes are those of the model cards' config files. The tokenizer is the digits model's: what a prompt says is of no
-matter to random weights.
+Sizes are those of the model cards' config files. The tokenizer is the digits model's, since the prompt does not matter
+with random weights.
 """
 
 import gc
@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from generation.recipes.model_files import PROJECT_ROOT
 
-diffusers: Any = importlib.import_module("diffusers")  # its annotations are narrower than what it takes
+diffusers: Any = importlib.import_module("diffusers")  # its annotations are narrower than the accepted types
 
 TOKENIZER = PROJECT_ROOT / "generation" / "digits" / "model" / "tokenizer"
 MAX_TOKENS = 77
@@ -29,13 +29,13 @@ NOISE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedul
 PNDM = partial(diffusers.PNDMScheduler, **NOISE, skip_prk_steps=True, set_alpha_to_one=False)
 
 TINY = "tiny/stable-diffusion"
-"""The parts of Stable Diffusion, small enough to run on a CPU."""
+"""Stable Diffusion's components, small enough to run on a CPU."""
 
 
 def write_random_model(name: str, folder: Path, precision: str) -> None:
-    """Write the architecture of a hub id to a folder; ValueError for one that is not known."""
+    """Save a model with random weights and the architecture of a hub id; ValueError for an unknown id."""
     if name not in ARCHITECTURES:
-        raise ValueError(f"There is no architecture '{name}' for random weights. Known: {', '.join(ARCHITECTURES)}.")
+        raise ValueError(f"There is no architecture '{name}' for random weights. Use {', '.join(ARCHITECTURES)}.")
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, precision))
@@ -49,7 +49,7 @@ def write_random_model(name: str, folder: Path, precision: str) -> None:
 def _stable_diffusion(
     unet: Any, text: CLIPTextConfig, make_scheduler: Callable[[], Any], decoder: Mapping[str, Any] = DECODER
 ) -> Any:
-    with torch.device("cpu"):  # also where weights are not stored at all: schedulers compute with numpy
+    with torch.device("cpu"):  # also on the meta device: schedulers compute with numpy
         scheduler = make_scheduler()
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, model_max_length=MAX_TOKENS)
     return diffusers.StableDiffusionPipeline(
@@ -111,4 +111,4 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "madebyollin/taesd": diffusers.AutoencoderTiny,
     TINY: _tiny,
 }
-"""By hub id; `TINY` has none."""
+"""Constructors by hub id; `TINY` is not on the hub."""

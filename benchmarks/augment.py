@@ -1,9 +1,9 @@
-"""Multi-crop beside torchvision's transforms on a CPU: `python -m benchmarks.augment`.
+"""Compare multi-crop augmentation with torchvision's transforms on a CPU: `python -m benchmarks.augment`.
 
-The references are what a data loader's worker does, image by image and crop by crop, turning 8 bits into floats at
-the start, after the resized crop, or at the end. All take turns on the same images and threads and deliver float crops
-in 0..1, a tensor for each size. Prints medians; ends with status 1 where the ratio of ours to the fastest reference is
-below its floor in `benchmarks/floors.toml`.
+The references do what a data loader's worker does, image by image and crop by crop; they convert uint8 to float at
+the start, after the resized crop, or at the end. All alternate on the same images and threads and return float crops
+in 0..1, one tensor per size. Prints medians; exit status 1 if the ratio of ours to the fastest reference is below its
+floor in `benchmarks/floors.toml`.
 """
 
 import sys
@@ -29,7 +29,7 @@ from training.augmentation.operations import to_float
 from training.config import TrainingConfig
 
 Sizes = tuple[int, int, int]
-"""Pixels of an image, a global and a local crop."""
+"""Size in pixels of an image, a global crop and a local crop."""
 
 SIZES: tuple[Sizes, ...] = ((256, 224, 96), (64, 64, 32))
 
@@ -42,10 +42,10 @@ KERNEL = [2 * operations.BLUR_RADIUS + 1] * 2
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 Ways = Mapping[str, Callable[[], object]]
-"""Ours and references, by name: each makes crops of `NUM_IMAGES` images."""
+"""Our implementation (`ours`) and references by name; each makes the crops of `NUM_IMAGES` images."""
 
 Stage = Literal["first", "after the crop", "last"]
-"""When a reference turns 8 bits into floats."""
+"""When a reference converts uint8 to float."""
 
 STAGES: tuple[Stage, ...] = ("first", "after the crop", "last")
 
@@ -64,11 +64,11 @@ def main() -> None:
             measure(rows, f"{sizes[-1]} px, {name}", ways)
     print_table("", ("crops", "way", "images/s", "ratio"), rows, text=("crops", "way"))
     if missed := below_floor(measured, floors):
-        sys.exit(f"Less than the floor times as fast as torchvision, image by image: {', '.join(missed)}.")
+        sys.exit(f"The speed-up over torchvision is below its floor for {', '.join(missed)}.")
 
 
 def ratios() -> dict[str, float]:
-    """Measure whole augmentations alone; return how many times as fast as the fastest reference each is."""
+    """Measure whole augmentations; return the speed-up over the fastest reference for each size."""
     torch.set_num_threads(NUM_THREADS)
     return {
         title(sizes): measure([], title(sizes), all_crops(random_images(sizes), multi_crop(*sizes))) for sizes in SIZES
@@ -82,7 +82,7 @@ def title(sizes: Sizes) -> str:
 
 
 def random_images(sizes: Sizes) -> torch.Tensor:
-    """Return uint8 [N, H, W, 3]."""
+    """Return random images, uint8 [N, H, W, 3]."""
     return torch.randint(256, (NUM_IMAGES, sizes[0], sizes[0], 3), dtype=torch.uint8)
 
 
@@ -98,7 +98,7 @@ def multi_crop(image_size: int, crop_size: int, local_crop_size: int) -> RandomC
 
 
 def all_crops(images_nhwc: torch.Tensor, augmented: RandomCrops) -> Ways:
-    """Return ways to make all crops; ours draws anew in each call."""
+    """Return ways to make all crops; `ours` draws new parameters in each call."""
     indices, uses = np.arange(NUM_IMAGES), count()
 
     def ours() -> object:
@@ -111,7 +111,7 @@ def all_crops(images_nhwc: torch.Tensor, augmented: RandomCrops) -> Ways:
 
 
 def one_by_one(images_nhwc: torch.Tensor, kinds: Sequence[CropKind], stage: Stage) -> list[torch.Tensor]:
-    """Return the crops of torchvision's transforms, a tensor for each size."""
+    """Return the crops of torchvision's transforms, one tensor per size."""
     images = to_float(images_nhwc) if stage == "first" else images_nhwc.permute(0, 3, 1, 2).contiguous()
     by_size: dict[int, list[torch.Tensor]] = {}
     for kind in kinds:
@@ -121,7 +121,7 @@ def one_by_one(images_nhwc: torch.Tensor, kinds: Sequence[CropKind], stage: Stag
 
 
 def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a kind of crop made of torchvision's own parts."""
+    """Return a kind of crop built from torchvision's transforms."""
     to_floats = v2.ToDtype(torch.float32, scale=True)
     crop = [v2.RandomResizedCrop(kind.size, kind.areas, interpolation=BICUBIC), v2.RandomHorizontalFlip()]
     colours = [
@@ -134,7 +134,7 @@ def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tenso
 
 
 def each_operation(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]:
-    """Return ways to do each operation to a crop of each image, with the same parameters."""
+    """Return ways to apply each operation to one crop of each image, with the same parameters."""
     images, numbers = to_float(images_nhwc), np.arange(NUM_IMAGES)
     drawn = draw_crops(kind, draws(0, numbers, numbers, DRAWS_PER_CROP), np.tile(images.shape[2:], (NUM_IMAGES, 1)))
     return {
@@ -161,7 +161,7 @@ def operation(
     torchvisions: Callable[[torch.Tensor, float], torch.Tensor],
     parameter: float,
 ) -> Ways:
-    """Return ways to change float crops; ours changes a copy, for it may work in place."""
+    """Return ways to change float crops; `ours` changes a copy, since it may work in place."""
     crops, parameters = torch.rand(NUM_IMAGES, 3, size, size), torch.full((NUM_IMAGES, 1, 1, 1), parameter)
     return {
         "ours": lambda: ours(crops.clone(), parameters),
@@ -170,7 +170,7 @@ def operation(
 
 
 def measure(rows: list[list[str]], title: str, ways: Ways) -> float:
-    """Add the median rates of ways in turns to a table's rows; return ours over the fastest other."""
+    """Time all ways alternately and append their median rates to `rows`; return ours over the fastest reference."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + NUM_ROUNDS):
         for name, make in ways.items():

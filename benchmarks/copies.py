@@ -1,4 +1,4 @@
-"""Whether a GPU copies a batch's pixels to the host while it makes the next, as `generation.engine.pixels` promises."""
+"""Overlap of a batch's copy to the host with the computation of the next, as `generation.engine.pixels` intends."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,21 +11,21 @@ from generation.engine.pixels import start_copying
 from generation.recipes.plan import SamplePlan
 
 COMPUTE_OVER_COPY = 1.5
-"""How long a batch is computed, in copies: a copy that overlaps is hidden then."""
+"""Computing time of a batch over the time of its copy; above 1 an overlapping copy is hidden."""
 
 
 class MatrixBatches:
-    """Batches of random pixels, each made by matrix multiplications that take longer than its copy to the host."""
+    """Batches of random pixels; each waits for matrix products that take longer than its copy to the host."""
 
     def __init__(self, num_images: int, image_size: int, matrix_size: int, device: torch.device) -> None:
-        """Measure copy and multiplication, and choose the number of multiplications a batch."""
+        """Time a copy and a product, and choose the number of products per batch."""
         shape = (num_images, image_size, image_size, 3)
         self.num_images = num_images
         self.pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)
         self.matrix = torch.randn(matrix_size, matrix_size, device=device).half()
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
         self.num_products = 1
-        self.wait_for_each(2)  # host memory is pinned then, and kept for later copies
+        self.wait_for_each(2)  # pins host memory, which later copies reuse
         self.num_products = num_products(seconds_of(self.copy_and_wait), seconds_of(self.compute))
 
     def compute(self) -> torch.Tensor:
@@ -34,11 +34,11 @@ class MatrixBatches:
         return self.pixels + products[-1][0, 0].isnan()  # new memory, ready when the products are
 
     def copy_and_wait(self) -> None:
-        """Copy pixels to the host, and wait."""
+        """Copy pixels to the host and wait for the copy."""
         start_copying({"pixels": self.pixels}, self.stream)()
 
     def only_compute(self, num_batches: int) -> None:
-        """Make batches that nobody copies."""
+        """Compute batches without copying them."""
         for _ in range(num_batches):
             self.compute()
 
@@ -58,18 +58,18 @@ class MatrixBatches:
 
 
 def num_products(copy_seconds: float, product_seconds: float) -> int:
-    """Return how many multiplications a batch needs to take `COMPUTE_OVER_COPY` copies."""
+    """Return the number of products that take `COMPUTE_OVER_COPY` times as long as a copy."""
     return max(1, round(COMPUTE_OVER_COPY * copy_seconds / product_seconds))
 
 
 def hidden_fraction(only_compute: float, wait_for_each: float, beside_the_next: float) -> float:
-    """Return which share of the copies' time the device computed meanwhile, from the seconds of the three."""
+    """Return the fraction of copying time hidden behind computation, from the times of the three ways."""
     return (wait_for_each - beside_the_next) / (wait_for_each - only_compute)
 
 
 def generate_in_threads(
     generator: DiffusersGenerator, plans: Sequence[SamplePlan], num_batches: int, num_threads: int
 ) -> None:
-    """Make the plans' images several times over, by as many threads, as an actor's requests do."""
+    """Generate the plans' images `num_batches` times in several threads, as an actor's requests do."""
     with ThreadPoolExecutor(num_threads) as threads:
         list(threads.map(generator.generate, [plans] * num_batches))

@@ -1,4 +1,4 @@
-"""Time that parts of a run share: what one part leaves over, the next ones have."""
+"""Time budget shared by the parts of a run: time left over by one part goes to the next ones."""
 
 import time
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment by which work has to end."""
+    """The time by which work has to end."""
 
     at: float
     """In seconds of `time.monotonic()`."""
 
     def left_seconds(self) -> float:
-        """Return how long it is until then; negative once it is over."""
+        """Return the remaining time; negative after the deadline."""
         return self.at - time.monotonic()
 
     def allows(self, seconds: float) -> bool:
@@ -22,5 +22,5 @@ class Deadline:
 
 
 def deadlines(end_at: float, part_seconds: Sequence[float]) -> list[Deadline]:
-    """Return one deadline a part: the later parts keep the seconds that they were given."""
+    """Return one deadline per part; each leaves the later parts their own seconds."""
     return [Deadline(end_at - sum(part_seconds[place + 1 :])) for place in range(len(part_seconds))]

@@ -1,7 +1,7 @@
-"""How much of the generators' rate reaches training: `python -m benchmarks.delivery ray_jobs/configs/benchmark.yaml`.
+"""Fraction of the generators' rate that reaches training: `python -m benchmarks.delivery CONFIG`.
 
-Painted generators have a known rate. One Ray Train worker takes what comes and does nothing with it. The stream stands
-beside the plain alternative, generators inside a Ray Data actor pool.
+Painted generators have a known rate; one Ray Train worker consumes the images and discards them. The stream is compared
+with the plain alternative, generators in a Ray Data actor pool. CONFIG is usually ray_jobs/configs/benchmark.yaml.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
 from ray_jobs.job.tables import print_table
-from ray_jobs.scaling.background import growth_bytes, readings, resident_bytes
+from ray_jobs.scaling.background import growth_bytes, resident_bytes, sampling
 from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted
 from training.config import TrainingConfig
 
@@ -39,26 +39,26 @@ READER = Demand(
     resources={"CPU": 1.0},
     remedy="Lower generation.cpus_per_actor or training.cpus_per_worker",
 )
-"""What the actor pool reads its indices by: without room for one it waits for ever."""
+"""Task that reads the actor pool's indices; without a free CPU for it the pool waits forever."""
 
 WARM_UP_FRACTION = 0.1
-"""Share of the samples after which the steady rate is measured: what had piled up by the first batch is gone then."""
+"""Fraction of the samples before the steady rate is measured; by then the initial backlog is gone."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What reached the training worker."""
+    """The samples that reached the training worker, and how fast."""
 
     num_samples: int
     num_distinct: int
     rate_after_first_batch: float
-    """Images a second."""
+    """Images per second."""
 
     steady_rate: float
-    """Images a second after the warm-up."""
+    """Images per second after the warm-up."""
 
     driver_growth_bytes: int
-    """Most that the driver's resident memory rose above its size at the first tenth of the run."""
+    """Peak resident memory of the driver above its size after the first tenth of the run."""
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -67,7 +67,7 @@ class Delivery:
 
 
 def main() -> None:
-    """Compose the job: both ways to generate, one after the other, a table, and a status."""
+    """Compose the job: both ways to generate, one after the other, a table and an exit status."""
     with user_errors():
         floors = floors_of("delivery")
         config, recipe, service = start_painters(sys.argv[1:], READER)
@@ -78,11 +78,11 @@ def main() -> None:
     print_deliveries({STREAM: stream, "actor pool (Ray Data)": pool}, nominal)
     check_complete(stream, config.training)
     if below_floor(ratios_of(stream, nominal), floors):
-        sys.exit(f"The stream missed its target: {floors[STREAM]:g} of the nominal rate or more.")
+        sys.exit(f"The stream missed its target: at least {floors[STREAM]:g} of the nominal rate.")
 
 
 def ratios(arguments: Sequence[str]) -> dict[str, float]:
-    """Measure the stream alone; return its rate, a fraction of the nominal rate."""
+    """Measure the stream only; return its rate as a fraction of the nominal rate."""
     with user_errors():
         config, recipe, service = start_painters(arguments)
     with service:
@@ -97,7 +97,7 @@ def ratios_of(stream: Delivery, nominal: float) -> dict[str, float]:
 
 
 def check_complete(stream: Delivery, config: TrainingConfig) -> None:
-    """End the process with status 1 unless each sample was delivered."""
+    """Exit with status 1 unless every sample was delivered."""
     if stream.num_distinct != config.num_trained:
         sys.exit(f"The stream delivered {stream.num_distinct} of {config.num_trained} samples.")
 
@@ -105,14 +105,14 @@ def check_complete(stream: Delivery, config: TrainingConfig) -> None:
 def start_painters(arguments: Sequence[str], *beside: Demand) -> tuple[JobConfig, Recipe, GenerationService]:
     """Return settings, recipe and a running pool of painted generators.
 
-    ValueError if their rate is not known, or the cluster cannot hold them, the trainer and what else runs beside them.
+    ValueError if their rate is unknown, or the cluster cannot hold the pool, the trainer and the demands `beside`.
     """
     config = load_config(JobConfig, arguments)
     recipe = open_recipe(config)
     if recipe.generator != "painted" or not (config.generation.painted_batch_seconds and config.generation.batch_size):
         raise ValueError(
-            "A benchmark needs a known rate. Set recipe.generator=painted, and generation.painted_batch_seconds "
-            "and batch_size above 0."
+            "The benchmark needs generators of known rate. Set recipe.generator=painted, and "
+            "generation.painted_batch_seconds and generation.batch_size above 0."
         )
     connect()
     wait_seconds = config.generation.wait_for_nodes_seconds
@@ -121,12 +121,12 @@ def start_painters(arguments: Sequence[str], *beside: Demand) -> tuple[JobConfig
 
 
 def nominal_rate(config: GenerationConfig) -> float:
-    """Return what the painted generators can make, in images a second."""
+    """Return the rate of all painted generators, in images per second."""
     return config.max_actors * config.batch_size / config.painted_batch_seconds
 
 
 def deliver_stream(service: GenerationService, recipe: Recipe, config: JobConfig) -> Delivery:
-    """Deliver each sample of the run once, from the stream that keeps nothing."""
+    """Deliver each sample of the run once from the live stream, without writing shards."""
     wanted = SampleRequest.all_of(range(config.training.num_trained))
     return deliver(stream_samples(service, recipe, config.generation, wanted), config.training)
 
@@ -149,7 +149,7 @@ def actor_pool_samples(recipe: Recipe, config: GenerationConfig, num_samples: in
 
 
 class PooledGenerator:
-    """A `GeneratorActor` as Ray Data calls it."""
+    """A `GeneratorActor` with the interface of Ray Data."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig) -> None:
         self.actor = GeneratorActor(recipe, config)
@@ -160,13 +160,13 @@ class PooledGenerator:
 
 
 def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
-    """Let one training worker take all of a dataset, and watch this driver's memory meanwhile."""
+    """Consume a dataset in one training worker, and sample this driver's memory meanwhile."""
     ledger = open_ledger()
     job = PaintedJob(lambda _: dataset, config.num_trained, config.global_batch_size, ledger)
-    with readings(resident_bytes, interval_seconds=1.0) as memory:
+    with sampling(resident_bytes, interval_seconds=1.0) as memory:
         train_painted(job, dataclasses.replace(config, num_workers=1))
-    notes = close_ledger(ledger)
-    deliveries, indices = notes.deliveries(), np.concatenate(notes.indices)
+    delivered = close_ledger(ledger)
+    deliveries, indices = delivered.deliveries(), np.concatenate(delivered.indices)
     warm_at, last_at = deliveries.came_at[[int(len(deliveries.nums) * WARM_UP_FRACTION), -1]]
     return Delivery(
         num_samples=len(indices),
@@ -178,7 +178,7 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
 
 
 def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:
-    """Print both ways side by side, rates as shares of what the generators can make."""
+    """Print both ways, rates as fractions of the nominal rate."""
     columns = ("", "samples", "distinct", "since first batch", "steady", "steady/nominal", "driver memory growth")
     rows = [
         [

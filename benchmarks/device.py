@@ -1,12 +1,12 @@
-"""All that is measured on a first GPU, in 8 minutes: `python -m benchmarks.device [--tiny] [--out FOLDER]`.
+"""All measurements on one GPU in 8 minutes: `python -m benchmarks.device [--tiny] [--out FOLDER]`.
 
-Needs neither Ray nor a network. It runs the tests marked `gpu`; Stable Diffusion 1.4's architecture with random weights
-in the engine and in diffusers' own pipeline; the fast preset beside the paper's; training steps; copies beside the next
-batch; batch sizes; float32. `device.json` and `device.md` are written again after each step. A part that fails is
-written down with its error and the others go on; the exit status is then 1. What there was no time for is in the table.
+Needs neither Ray nor a network. Runs the tests marked `gpu`; Stable Diffusion 1.4's architecture with random weights
+in the engine and in diffusers' pipeline; the fast preset and the paper's; training steps; copies overlapping the next
+batch; batch sizes; float32. `device.json` and `device.md` are rewritten after each step. A failed part is recorded with
+its error, the others continue, and the exit status is 1. Lines without time left are marked in the table.
 
-`--tiny` runs the same parts on a CPU with tiny models. `--parts engine,training` runs some. `--commit ID` names the
-commit in a copy of the files without their repository.
+`--tiny` runs the same parts on a CPU with tiny models. `--parts engine,training` runs only those. `--commit ID` names
+the commit in a copy of the files without the repository.
 """
 
 import faulthandler
@@ -29,10 +29,10 @@ from ray_jobs.cli.options import split_options
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 TOTAL_SECONDS = 440.0
-"""Parts begin no line that would end later."""
+"""Time limit; no line starts that would end later."""
 
 HARD_SECONDS = 460.0
-"""A run that hangs ends here, with a trace; what has been measured is in the files. Imports come before."""
+"""A hanging run is ended after this time with a traceback; its results so far are in the files. Excludes imports."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     with user_errors():
         options, others = split_options(sys.argv[1:], ("out", "parts", "commit"), flags=("tiny",))
         if others:
-            raise ValueError(f"'{others[0]}' is no option. Options are --out, --parts, --commit, --tiny.")
+            raise ValueError(f"'{others[0]}' is not an option. Use --out, --parts, --commit or --tiny.")
         size, works = choose_size("tiny" in options), choose_works(options.get("parts", ""))
         out = resolve(options.get("out", "runs/device"))
         check_output(out)
@@ -55,27 +55,27 @@ def main() -> None:
 
 
 def choose_size(is_tiny: bool) -> Size:
-    """Return how much is done; ValueError with the remedy if that needs a GPU and there is none."""
+    """Return the size of the measurements; ValueError if they need a GPU and there is none."""
     if is_tiny:
         return TINY
     if not torch.cuda.is_available():
         raise ValueError(
-            "torch finds no GPU here. Check the driver and torch's build, or give --tiny to try the script on the CPU."
+            "torch finds no GPU. Check the driver and torch's build, or use --tiny to try the script on the CPU."
         )
     return Size()
 
 
 def choose_works(names: str) -> list[Work]:
-    """Return the parts of these names, between commas, or all of them; ValueError for an unknown one."""
+    """Return the parts with these comma-separated names, or all if empty; ValueError for an unknown name."""
     known = {work.name.replace(" ", "_"): work for work in WORKS}
     wanted = names.split(",") if names else list(known)
     if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"--parts has '{unknown[0]}'. Parts are {', '.join(known)}.")
+        raise ValueError(f"--parts has the unknown part '{unknown[0]}'. Use {', '.join(known)}.")
     return [known[name] for name in wanted]
 
 
 def run_works(works: Sequence[Work], run: Run, report: Report, end_at: float) -> None:
-    """Run one part after another and write the report after each step."""
+    """Run all parts in order and write the report after each step."""
     report.parts = [Part(work.name) for work in works]
     write(report, run.out)
     each_deadline = deadlines(end_at, [work.seconds for work in works])
@@ -85,7 +85,7 @@ def run_works(works: Sequence[Work], run: Run, report: Report, end_at: float) ->
             for lines in work.lines(run, deadline):
                 part.lines, part.seconds = list(lines), time.monotonic() - started_at
                 write(report, run.out)
-        except Exception as error:  # the other parts are measured all the same; the exit status has it
+        except Exception as error:  # the other parts still run; the exit status is 1
             logging.getLogger(__name__).exception("%s failed.", work.name)
             part.error = one_line(error)
         free_memory()
@@ -95,16 +95,16 @@ def run_works(works: Sequence[Work], run: Run, report: Report, end_at: float) ->
 
 
 def write(report: Report, out: Path) -> None:
-    """Write both files, each whole at any time."""
+    """Write both files atomically."""
     write_anew(out / "device.json", to_json(report))
     write_anew(out / "device.md", to_markdown(report))
 
 
 def free_memory() -> None:
-    """Leave the next part the whole device."""
+    """Free the device's memory for the next part."""
     gc.collect()
     if torch.cuda.is_available():
-        torch.compiler.reset()  # drops the memory of CUDA graphs too
+        torch.compiler.reset()  # also frees the memory of CUDA graphs
         gc.collect()
         torch.cuda.empty_cache()
 

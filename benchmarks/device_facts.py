@@ -1,4 +1,4 @@
-"""Which device, driver and versions a run has. Knows no measurement."""
+"""Device, driver and package versions of a run. Knows no measurement."""
 
 import platform
 import subprocess
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def facts(on_gpu: bool, commit: str) -> dict[str, str]:
-    """Return commit, machine, day, device, driver and versions; an empty commit is looked up."""
+    """Return commit, machine, date, device, driver and versions; an empty commit is read from the repository."""
     found = environment()
     return (
         found
@@ -46,7 +46,7 @@ def gpu_facts() -> dict[str, str]:
 
 
 def driver() -> str:
-    """Return the NVIDIA driver's version, `unknown` where nvidia-smi does not give it."""
+    """Return the NVIDIA driver's version; `unknown` if nvidia-smi fails."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -56,7 +56,7 @@ def driver() -> str:
 
 
 def installed(name: str) -> str:
-    """Return a package's version."""
+    """Return a package's version, or `not installed`."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.device`, and how much of each is done. Knows no files of results."""
+"""The parts of `benchmarks.device` and their sizes. Knows no result files."""
 
 import dataclasses
 import logging
@@ -42,19 +42,19 @@ from training.config import TrainingConfig
 LOG = logging.getLogger(__name__)
 
 PLAIN_SECONDS, COMPILED_SECONDS = 10.0, 60.0
-"""What must be left of a part's time for a line to begin, and for one that is compiled."""
+"""Time that must be left for a line to start: without compilation, and with it."""
 
 NUM_CALLS = 2
-"""Timed calls of lines that take no turns; the median counts."""
+"""Timed calls of lines that do not alternate with others; their median is reported."""
 
 NUM_COPIED = 30
-"""Batches that are copied to the host one after another."""
+"""Number of batches copied to the host in a measurement of copies."""
 
 COPIED = (256, 512)
-"""Images of such a batch, and their height and width in pixels: 201 MB."""
+"""Number of images in a copied batch, and their height and width in pixels: 201 MB."""
 
 MATRIX_SIZE = 4096
-"""Rows and columns of the matrices whose products such a batch waits for."""
+"""Rows and columns of the matrices whose products precede each copy."""
 
 NUM_THREADS = 2
 """Threads of a generator actor."""
@@ -62,33 +62,33 @@ NUM_THREADS = 2
 CONFIGS = PROJECT_ROOT / "ray_jobs" / "configs"
 PAPER, FAST = CONFIGS / "paper.yaml", CONFIGS / "fast.yaml"
 
-NEEDS_GPU = "it needs a GPU"
+NEEDS_GPU = "needs a GPU"
 
 TRAINING_WAYS = {
     "": {},
     ", channels first": {"channels_last": False},
     ", one crop an image": {"augmentation": "crop_flip"},
 }
-"""What is changed of the paper's training settings, by what is added to the line's name."""
+"""Changes to the paper's training settings, by the suffix of the line's name."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done, and on what."""
+    """The size of the measurements and the device."""
 
     on_gpu: bool = True
     settings: tuple[str, ...] = ()
-    """Overrides of both presets."""
+    """Overrides for both presets."""
 
     training_settings: tuple[str, ...] = ()
-    """Further ones of training."""
+    """Further overrides for the training part."""
 
     batch_size: int = 8
     num_steps: int = 20
-    """Denoising steps where neither a preset's own nor `float32_steps` count."""
+    """Denoising steps, except in the parts `presets` (the presets' own) and `float32` (`float32_steps`)."""
 
     preset_batch_sizes: tuple[int, int] = (8, 64)
-    """The paper's, whose compiled code is that of the lines above, and the fast preset's."""
+    """Batch sizes of the paper's preset (reuses the compiled code of `engine`) and of the fast preset."""
 
     float32_steps: int = 5
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -109,7 +109,7 @@ TINY = Size(
     training_settings=(
         "training.architecture=resnet18",
         "training.global_batch_size=4",
-        "training.crop_size=96",  # at 16 pixels, torch's gradients in bfloat16 on a CPU are now and then infinite
+        "training.crop_size=96",  # at 16 px, torch's bfloat16 gradients on a CPU are sometimes infinite
         "training.local_crop_size=64",
         "training.num_local_crops=2",
         "training.gpus_per_worker=0",
@@ -122,17 +122,17 @@ TINY = Size(
     num_rounds=1,
     training_steps=Steps(num_warm=1, num_timed=1, num_inspected=1),
 )
-"""On a CPU, in seconds: it shows that the parts work, and measures nothing."""
+"""Runs on a CPU in seconds; tests that the parts work, the numbers mean nothing."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all parts share."""
+    """The settings shared by all parts."""
 
     size: Size
     out: Path
     weights: Path
-    """Folder for random weights; a model's are written when a part first needs them."""
+    """Folder for random weights; a model is written when first needed."""
 
 
 Lines = Iterator[Sequence[Line]]
@@ -144,14 +144,14 @@ class Work:
 
     name: str
     seconds: float
-    """Its share of the time; later parts have what it leaves over."""
+    """Time budget; later parts get what is left over."""
 
     lines: Callable[[Run, Deadline], Lines]
-    """Does the work; yields all lines so far after each step."""
+    """Runs the part; yields all lines so far after each step."""
 
 
 def gpu_tests(run: Run, deadline: Deadline) -> Lines:
-    """Run the tests that are marked gpu."""
+    """Run the tests marked `gpu`."""
     if run.size.on_gpu:
         yield run_gpu_tests(run.out / "gpu_tests.xml", deadline.left_seconds())
     else:
@@ -159,7 +159,7 @@ def gpu_tests(run: Run, deadline: Deadline) -> Lines:
 
 
 def engine(run: Run, deadline: Deadline) -> Lines:
-    """Compare the engine with diffusers' pipeline; each line + has one setting more."""
+    """Compare the engine with diffusers' pipeline; each line starting with + adds one setting."""
     outcomes: list[Row | Line] = []
     case = open_paper(run)
     yield from compare(outcomes, plan_rows(case), run.size, deadline)
@@ -167,10 +167,10 @@ def engine(run: Run, deadline: Deadline) -> Lines:
 
 
 def arithmetic_line(name: str, outcomes: Sequence[Row | Line], case: Case, size: Size, deadline: Deadline) -> Line:
-    """Return the plain engine's operations a second beside a matrix multiplication's."""
+    """Return the plain engine's FLOP/s compared with a matrix multiplication's."""
     rows = [row for row in outcomes if isinstance(row, Row) and row.name == "engine"]
     if not size.on_gpu:
-        return not_measured(name, "--tiny leaves it out")
+        return not_measured(name, "skipped by --tiny")
     if not rows or rows[0].make.generator is None or not deadline.allows(0):
         return not_measured(name, OUT_OF_TIME)
     generator = rows[0].make.generator
@@ -181,7 +181,7 @@ def arithmetic_line(name: str, outcomes: Sequence[Row | Line], case: Case, size:
 
 
 def presets(run: Run, deadline: Deadline) -> Lines:
-    """Compare the fast preset with the paper's, each with the settings of its config."""
+    """Compare the fast preset with the paper's, each with its config's settings."""
     plans = []
     for config, batch_size in zip((PAPER, FAST), run.size.preset_batch_sizes, strict=True):
         case = open_case([str(config), *run.size.settings, f"generation.batch_size={batch_size}"], run.weights)
@@ -192,7 +192,7 @@ def presets(run: Run, deadline: Deadline) -> Lines:
 
 
 def training(run: Run, deadline: Deadline) -> Lines:
-    """Measure training steps by the paper's settings."""
+    """Measure training steps with the paper's settings and its variants."""
     config = load_config(JobConfig, [str(PAPER), *run.size.settings, *run.size.training_settings])
     recipe, lines = open_recipe(config), list[Line]()
     for change, settings in TRAINING_WAYS.items():
@@ -203,14 +203,14 @@ def training(run: Run, deadline: Deadline) -> Lines:
         else:
             try:
                 lines.append(training_line(name, changed, recipe.image_size, recipe.label_space.num_classes, run.size))
-            except Exception as error:  # the other lines are measured all the same
+            except Exception as error:  # the other lines are still measured
                 LOG.exception("'%s' failed.", name)
                 lines.append(failed(name, error))
         yield with_ratios(lines)
 
 
 def training_line(name: str, config: TrainingConfig, image_size: int, num_classes: int, size: Size) -> Line:
-    """Measure one way to train."""
+    """Measure training with one set of settings."""
     rate = measure_steps(config, image_size, num_classes, size.training_steps)
     values = {
         "augmentation_fraction": rate.augmentation_fraction,
@@ -221,38 +221,40 @@ def training_line(name: str, config: TrainingConfig, image_size: int, num_classe
 
 
 def copies(run: Run, deadline: Deadline) -> Lines:
-    """Compare copies beside the next batch with copies that are waited for."""
+    """Compare copies that overlap the next batch with blocking copies."""
     if not run.size.on_gpu:
-        yield [not_measured("copies beside the next batch", NEEDS_GPU)]
+        yield [not_measured("copies overlapping the next batch", NEEDS_GPU)]
         return
     lines = copy_lines()
     yield lines
     if deadline.allows(PLAIN_SECONDS):
         yield [*lines, *thread_lines(run)]
     else:
-        yield [*lines, not_measured(f"{FAST.name} by two threads", OUT_OF_TIME)]
+        yield [*lines, not_measured(f"{FAST.name}, two threads", OUT_OF_TIME)]
 
 
 def copy_lines() -> list[Line]:
-    """Measure batches of which nothing but matrix multiplications and the copy is computed."""
+    """Measure batches that consist of matrix products and a copy only."""
     batches = MatrixBatches(*COPIED, MATRIX_SIZE, torch.device("cuda"))
     ways = {
-        "each copy waited for": batches.wait_for_each,
-        "copies beside the next batch": batches.copy_beside_the_next,
-        "nothing copied": batches.only_compute,
+        "blocking copies": batches.wait_for_each,
+        "copies overlapping the next batch": batches.copy_beside_the_next,
+        "no copies": batches.only_compute,
     }
     seconds = {
         name: float(np.median([seconds_of(partial(way, NUM_COPIED)) for _ in range(1 + NUM_CALLS)][1:]))
         for name, way in ways.items()
     }
-    waited, beside, computed = seconds.values()
-    hidden = {"hidden_fraction": hidden_fraction(computed, waited, beside)}
+    blocking, overlapping, computed = seconds.values()
+    hidden = {"hidden_fraction": hidden_fraction(computed, blocking, overlapping)}
     rates = {name: NUM_COPIED * batches.num_images / taken for name, taken in seconds.items()}
-    return with_ratios([Line(name, rate, values=hidden if "beside" in name else {}) for name, rate in rates.items()])
+    return with_ratios(
+        [Line(name, rate, values=hidden if "overlapping" in name else {}) for name, rate in rates.items()]
+    )
 
 
 def thread_lines(run: Run) -> list[Line]:
-    """Measure the fast preset's engine, not compiled, by one thread and by two, as an actor has them."""
+    """Measure the fast preset's engine, not compiled, with one thread and with two, the number of an actor."""
     batch_size = run.size.preset_batch_sizes[1]
     settings = (*run.size.settings, f"generation.batch_size={batch_size}", "generation.compile=false")
     case = open_case([str(FAST), *settings], run.weights)
@@ -268,7 +270,7 @@ def thread_lines(run: Run) -> list[Line]:
 
 
 def batch_sizes(run: Run, deadline: Deadline) -> Lines:
-    """Measure the engine by batch size, with all settings but compile."""
+    """Measure the engine by batch size, with all settings except compile."""
     largest = max(run.size.batch_sizes)
     case = open_paper(run, f"generation.batch_size={largest}", "generation.compile=false")
     generator, lines = DiffusersGenerator(case.recipe, case.config), list[Line]()
@@ -294,9 +296,9 @@ def batch_size_line(generator: DiffusersGenerator, case: Case, batch_size: int) 
 
 
 def float32(run: Run, deadline: Deadline) -> Lines:
-    """Compare images and rates in float32 with TF32 off, then turn it on."""
+    """Compare images and rates in float32 with TF32 off, then measure with TF32 on."""
     case = open_paper(run, "recipe.precision=float32", f"recipe.num_inference_steps={run.size.float32_steps}")
-    as_generated = dataclasses.replace(case.recipe, image_size=case.recipe.generated_size)  # the two shrink differently
+    as_generated = dataclasses.replace(case.recipe, image_size=case.recipe.generated_size)  # the two resize differently
     outcomes: list[Row | Line] = []
     with tf32(allowed=False):
         plans = plan_rows(dataclasses.replace(case, recipe=as_generated))[:2]
@@ -305,7 +307,7 @@ def float32(run: Run, deadline: Deadline) -> Lines:
 
 
 def tf32_line(name: str, outcomes: Sequence[Row | Line], size: Size, deadline: Deadline) -> Line:
-    """Measure the engine that is loaded with TF32 on."""
+    """Measure the loaded engine with TF32 on."""
     rows = [row for row in outcomes if isinstance(row, Row)]
     if not size.on_gpu:
         return not_measured(name, NEEDS_GPU)
@@ -319,7 +321,7 @@ def tf32_line(name: str, outcomes: Sequence[Row | Line], size: Size, deadline: D
 
 
 def open_paper(run: Run, *settings: str) -> Case:
-    """Return the paper's preset with this run's batch size and number of steps; later settings count."""
+    """Return the paper's preset with this run's batch size and number of steps; later `settings` win."""
     own = (f"generation.batch_size={run.size.batch_size}", f"recipe.num_inference_steps={run.size.num_steps}")
     return open_case([str(PAPER), *run.size.settings, *own, *settings], run.weights)
 
@@ -327,9 +329,9 @@ def open_paper(run: Run, *settings: str) -> Case:
 def compare(
     outcomes: list[Row | Line], plans: Sequence[RowPlan], size: Size, deadline: Deadline, same_images: bool = True
 ) -> Lines:
-    """Load rows into `outcomes` and run them in turns, as far as the time goes.
+    """Load rows into `outcomes` and time them alternately until the deadline.
 
-    Rows that make the same images are looked into, and their images compared.
+    With `same_images`, the time of the parts and the difference of the images are measured too.
     """
     for plan in plans:
         outcomes.append(outcome(plan, deadline, size))
@@ -342,28 +344,28 @@ def compare(
 
 
 def outcome(plan: RowPlan, deadline: Deadline, size: Size) -> Row | Line:
-    """Load the row, or return a line with the reason why it cannot be measured."""
+    """Return the loaded row, or a line with the reason why it cannot be measured."""
     if plan.missing:
         return not_measured(plan.name, plan.missing)
     if plan.compiles and not size.on_gpu:
-        return not_measured(plan.name, "--tiny compiles nothing")
+        return not_measured(plan.name, "--tiny does not compile")
     if not deadline.allows(COMPILED_SECONDS if plan.compiles else PLAIN_SECONDS):
         return not_measured(plan.name, OUT_OF_TIME)
     try:
         return load_row(plan)
-    except Exception as error:  # the other rows are measured all the same
+    except Exception as error:  # the other rows are still measured
         LOG.exception("'%s' failed.", plan.name)
         return failed(plan.name, error)
 
 
 def lines_of(outcomes: Sequence[Row | Line], same_images: bool = True) -> list[Line]:
-    """Return lines for rows, beside the first of them, and other lines as they are."""
+    """Return a line for each row, with ratios to the first row; keep other lines as they are."""
     rows = [row for row in outcomes if isinstance(row, Row)]
     return [line_of(each, rows[0], same_images) if isinstance(each, Row) else each for each in outcomes]
 
 
 def line_of(row: Row, stock: Row, same_images: bool = True) -> Line:
-    """Return what has been measured of a row."""
+    """Return the measurements of a row as a line."""
     values = {f"{part}_ms": milliseconds for part, milliseconds in row.milliseconds_an_image.items()}
     if row.batch_bytes is not None:
         values["batch_gb"] = row.batch_bytes / 1e9
@@ -378,7 +380,7 @@ def line_of(row: Row, stock: Row, same_images: bool = True) -> Line:
 
 
 def with_ratios(lines: Sequence[Line]) -> list[Line]:
-    """Return lines with their ratios to the first that was measured."""
+    """Return the lines with ratios to the first measured one."""
     rates = [line.images_per_second for line in lines if line.images_per_second]
     return [
         dataclasses.replace(line, ratio=line.images_per_second / rates[0]) if line.images_per_second else line
@@ -395,4 +397,4 @@ WORKS = (
     Work("batch sizes", 25.0, batch_sizes),
     Work("float32", 20.0, float32),
 )
-"""The most important first: if time runs out, the last ones lack it."""
+"""Ordered by importance: if time runs out, the last parts are cut."""

@@ -1,4 +1,4 @@
-"""What was measured on one device, as JSON and as a Markdown table. Knows no torch and no measurement."""
+"""The measurements on one device as JSON and as a Markdown table. Knows no torch and no measurement."""
 
 import dataclasses
 import json
@@ -9,42 +9,42 @@ from typing import Any, Literal
 OUT_OF_TIME = "out of time"
 
 UNITS = {"ms": "ms", "gb": "GB", "seconds": "s", "levels": "of 255 levels", "tflops": "TFLOP/s"}
-"""What the last word of a value's name means; `_fraction` becomes a percentage, anything else is a plain number."""
+"""Units by the last word of a value's name; `_fraction` becomes a percentage, anything else is a plain number."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One way to do a part's work, and its result."""
+    """One measurement of a part."""
 
     name: str
     images_per_second: float | None = None
     ratio: float | None = None
-    """Images a second, over those of the line that the part compares with."""
+    """Images per second over those of the part's reference line."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     """Further numbers; the last word of a name is the unit."""
 
     outcome: Literal["measured", "passed", "not measured", "failed"] = "measured"
     reason: str = ""
-    """Why it failed or was not measured."""
+    """Reason for a failure, or for not measuring."""
 
 
 @dataclass
 class Part:
-    """The lines of one part, as far as it has come."""
+    """The lines of one part measured so far."""
 
     name: str
     lines: Sequence[Line] = ()
     seconds: float = 0.0
-    """How long it took, set-up included."""
+    """Duration, set-up included."""
 
     error: str = ""
-    """What ended it early."""
+    """Error that ended the part early; empty for none."""
 
 
 @dataclass
 class Report:
-    """All parts of a run, and where they were measured."""
+    """All parts of a run, and the environment in which they were measured."""
 
     circumstances: Mapping[str, str]
     """Commit, device, driver, versions: by name."""
@@ -58,12 +58,12 @@ class Report:
 
 
 def not_measured(name: str, reason: str) -> Line:
-    """Return the line of what could not be measured."""
+    """Return a line that was not measured."""
     return Line(name, outcome="not measured", reason=reason)
 
 
 def failed(name: str, error: Exception) -> Line:
-    """Return the line of what ended with an error."""
+    """Return a line that failed with an error."""
     return Line(name, outcome="failed", reason=one_line(error))
 
 
@@ -78,7 +78,7 @@ def to_json(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """Return where it was measured, and one table of all parts."""
+    """Return a list of the environment's facts and one table of all parts."""
     facts = "\n".join(f"- {name}: {value}" for name, value in report.circumstances.items())
     rows = [row for part in report.parts for row in _rows(part)]
     table = "\n".join(_row(*cells) for cells in (HEADER, RULE, *rows))
@@ -107,12 +107,12 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def shown(number: float) -> str:
-    """Return a number in four digits, or whole from 1,000 on."""
+    """Return a number with four digits; without decimals from 1,000 on."""
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def in_words(name: str, value: float) -> str:
-    """Return a value with its name and unit: `text_ms` of 0.5 is `text 0.5 ms`."""
+    """Return a value with its name and unit: `text 0.5 ms` for 0.5 of `text_ms`."""
     stem, _, unit = name.rpartition("_")
     if unit == "fraction":
         return f"{stem.replace('_', ' ')} {value:.1%}"

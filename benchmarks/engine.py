@@ -1,9 +1,9 @@
-"""The engine beside the stock pipeline: `python -m benchmarks.engine CONFIG [--weights random] [--beside CONFIG]`.
+"""Compare engine and stock pipeline: `python -m benchmarks.engine CONFIG [--weights random] [--beside CONFIG]`.
 
-Needs no Ray. Each row + is the recipe's model on one device with one setting more than the row above; all make the same
-images, in turns, and the table has medians. The stock pipeline is called as its documentation shows, with the same
-batch, noise and precision, and returns PIL images. `--weights random` builds the model from its configuration, without
-a network; `--beside CONFIG` adds a row for another recipe, as its own config has it. `section.key=value` changes the
+Needs no Ray. Each row starting with + is the recipe's model on one device with one setting more than the row above; all
+rows make the same images alternately, and the table has medians. The stock pipeline is called as its documentation
+shows, with the same batch, noise and precision, and returns PIL images. `--weights random` builds the model from its
+configuration without a download; `--beside CONFIG` adds a row for another config. `section.key=value` overrides the
 first config, `generation.key=value` both.
 """
 
@@ -42,17 +42,17 @@ from ray_jobs.job.tables import text_table
 NUM_ROUNDS = 7
 MIN_TURN_SECONDS = 1.0
 MATRIX_SIZE = 4096
-"""Of the multiplication that measures what the device can do."""
+"""Rows and columns of the matrix product that measures the device's peak FLOP/s."""
 
 NUM_PRODUCTS = 5
-"""Timed at once: on a GPU one alone takes hardly longer than being told to."""
+"""Number of products timed together; on a GPU a single one takes hardly longer than its launch."""
 
 PARTS = ("text", "denoise", "decode", "post")
 
 
 @dataclass
 class Case:
-    """A recipe's model on one device, and the plans that are made."""
+    """A recipe's model on one device, and the plans to generate."""
 
     recipe: Recipe
     config: GenerationConfig
@@ -67,51 +67,51 @@ class RowPlan:
     load: Callable[[], Maker]
     compiles: bool = False
     missing: str = ""
-    """Why it cannot be measured here; empty if it can."""
+    """Reason why it cannot be measured here; empty if it can."""
 
     @property
     def is_variant(self) -> bool:
-        """Whether the rows below do without it."""
+        """Whether the rows below do not include its setting."""
         return self.name.startswith("with ")
 
 
 @dataclass
 class Row:
-    """One way to make a case's images, and its result."""
+    """One way to make a case's images, and its measurements."""
 
     name: str
     make: Maker
     start_seconds: float
-    """Loading, and compiling where that is asked for."""
+    """Time to load, and to compile if requested."""
 
     seconds: list[float] = field(default_factory=list)
     images: np.ndarray | None = None
     part_seconds: dict[str, float] = field(default_factory=dict)
     batch_bytes: int | None = None
-    """The most that a batch takes beside the model; None where it was not measured."""
+    """Peak memory of a batch in addition to the model; None if not measured."""
 
     @property
     def median_seconds(self) -> float:
-        """How long a call takes."""
+        """Median time of a call."""
         return float(np.median(self.seconds))
 
     @property
     def images_per_second(self) -> float:
-        """Images of all processes."""
+        """Images per second of all processes together."""
         return self.make.num_images / self.median_seconds
 
     @property
     def milliseconds_an_image(self) -> dict[str, float]:
-        """How long each part takes; empty where parts were not measured."""
+        """Time of each part per image; empty if not measured."""
         return {part: 1000 * seconds / self.make.num_images for part, seconds in self.part_seconds.items()}
 
 
 def main() -> None:
-    """Load each row, run them in turns, print the table."""
+    """Load each row, time all rows alternately, print the table."""
     with user_errors(), tempfile.TemporaryDirectory() as folder:
         options, arguments = split_options(sys.argv[1:], ("weights", "beside"))
         if options.get("weights", "random") != "random":
-            raise ValueError(f"--weights is '{options['weights']}'. Give random, or leave it out for the model's own.")
+            raise ValueError(f"--weights is '{options['weights']}'; use random, or omit it for the model's weights.")
         logging.basicConfig(format="%(message)s")
         logging.getLogger("generation").setLevel(logging.INFO)
         random_weights_in = Path(folder) if "weights" in options else None
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def ratios(arguments: Sequence[str]) -> dict[str, float]:
-    """Measure the engine with one setting more in each row; return its rates as multiples of the stock pipeline's."""
+    """Measure the engine, adding one setting per row; return the rates as multiples of the stock pipeline's."""
     with user_errors():
         case = open_case(arguments, random_weights_in=None)
     rows = [load_row(plan) for plan in plan_rows(case) if not plan.is_variant]
@@ -143,16 +143,16 @@ def ratios(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
-    """Return images a second of each row after the first as multiples of the first's, the stock pipeline."""
+    """Return the rates of all further rows as multiples of the first row's, the stock pipeline."""
     return {row.name: row.images_per_second / rows[0].images_per_second for row in rows[1:]}
 
 
 def open_case(arguments: Sequence[str], random_weights_in: Path | None) -> Case:
-    """Return what a config says, its batch size found if it has none."""
+    """Return the case of a config; chooses the batch size if the config has none."""
     config = load_config(JobConfig, arguments)
     recipe = open_recipe(config)
     if recipe.generator != "diffusers":
-        raise ValueError(f"recipe.generator is {recipe.generator}; the engine needs diffusers.")
+        raise ValueError(f"recipe.generator is {recipe.generator}; the engine needs recipe.generator=diffusers.")
     if random_weights_in is not None:
         recipe = with_random_weights(recipe, random_weights_in)
     torch.set_num_threads(config.generation.threads_per_actor)
@@ -163,18 +163,18 @@ def open_case(arguments: Sequence[str], random_weights_in: Path | None) -> Case:
 
 
 def with_random_weights(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with models of the same architecture, which are written into the folder."""
+    """Return the recipe with random weights of the same architecture, written into the folder."""
     from benchmarks.architectures import write_random_model
 
-    places = {name: folder / name.replace("/", "--") for name in (recipe.model, recipe.vae) if name}
-    for name, place in places.items():
-        if not place.exists():
-            write_random_model(name, place, recipe.precision)
-    return dataclasses.replace(recipe, model=str(places[recipe.model]), vae=str(places.get(recipe.vae, "")))
+    paths = {name: folder / name.replace("/", "--") for name in (recipe.model, recipe.vae) if name}
+    for name, path in paths.items():
+        if not path.exists():
+            write_random_model(name, path, recipe.precision)
+    return dataclasses.replace(recipe, model=str(paths[recipe.model]), vae=str(paths.get(recipe.vae, "")))
 
 
 def plan_rows(case: Case) -> list[RowPlan]:
-    """Return the stock pipeline, the engine, and the engine with one setting more in each row +."""
+    """Return the stock pipeline, the engine, and rows starting with + that add one setting each."""
     plain, missing = dataclasses.replace(case.config, **PLAIN), missing_on(case.config)
     rows = [
         RowPlan("stock pipeline", partial(Stock, case.recipe, plain, case.plans)),
@@ -192,7 +192,7 @@ def plan_rows(case: Case) -> list[RowPlan]:
 
 
 def plan_processes(case: Case) -> list[RowPlan]:
-    """Return rows of one process a core; none on a GPU, or on a single core."""
+    """Return rows with one process per core; none on a GPU or a single core."""
     num_cores = os.cpu_count() or 1
     if case.config.gpus_per_actor or num_cores == 1:
         return []
@@ -208,13 +208,13 @@ def plan_processes(case: Case) -> list[RowPlan]:
 
 
 def load_engine(case: Case, settings: dict[str, Any], compile_options: Mapping[str, Any] | None = None) -> Maker:
-    """Return the engine with these settings and nothing else that makes it faster."""
+    """Return the engine with these settings and no other optimisation."""
     config = dataclasses.replace(case.config, **PLAIN | settings)
     return Engine(case.recipe, config, case.plans, compile_options)
 
 
 def settings_to_add(config: GenerationConfig) -> dict[str, dict[str, Any]]:
-    """Return what is turned on from row to row."""
+    """Return the setting that each row adds, by the row's name."""
     return {
         "prompt cache": {"prompt_cache_size": config.prompt_cache_size},
         "channels last": {"channels_last": True},
@@ -225,25 +225,25 @@ def settings_to_add(config: GenerationConfig) -> dict[str, dict[str, Any]]:
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "channels last": {"fused QKV": {"fuse_qkv": True}, "xformers": {"attention": "xformers"}}
 }
-"""Other ways to compute attention, by the row that they follow; rows below do without them."""
+"""Other ways to compute attention, by the row that they follow; rows below do not include them."""
 
 
 def missing_on(config: GenerationConfig) -> dict[str, str]:
-    """Return which rows cannot be measured here, and why."""
+    """Return the variants that cannot be measured here, with the reason."""
     if not config.gpus_per_actor:
         return {"xformers": "xformers needs a GPU", "CUDA graphs": "CUDA graphs need a GPU"}
     return {} if importlib.util.find_spec("xformers") else {"xformers": "xformers is not installed"}
 
 
 def load_row(plan: RowPlan) -> Row:
-    """Return a row that is ready, its first images, and how long loading took."""
+    """Return a loaded row with its first images and its loading time."""
     started_at = time.monotonic()
     make = plan.load()
     return Row(plan.name, make, time.monotonic() - started_at, images=make())
 
 
 def take_turns(rows: Sequence[Row], num_rounds: int, min_turn_seconds: float) -> Iterator[None]:
-    """Run all rows once after another, so often; yield after each round."""
+    """Time all rows alternately for `num_rounds` rounds; yield after each round."""
     for _ in range(num_rounds):
         for row in rows:
             row.seconds.append(seconds_of_turn(row.make, min_turn_seconds))
@@ -251,17 +251,20 @@ def take_turns(rows: Sequence[Row], num_rounds: int, min_turn_seconds: float) ->
 
 
 def look_inside_each(rows: Sequence[Row]) -> Iterator[None]:
-    """Measure each row's parts and memory; yield after each. ValueError if memory did not suffice for all rows."""
+    """Measure each row's parts and memory; yield after each. ValueError if the rows together ran out of memory."""
     for row in rows:
         if row.make.generator is not None:
             look_inside(row, row.make.generator)
             if row.make.generator.batch_size != row.make.num_images:
-                raise ValueError(f"'{row.name}' ran out of memory beside the other rows. Give generation.batch_size.")
+                raise ValueError(
+                    f"'{row.name}' ran out of memory while the other rows are loaded. Set a smaller "
+                    "generation.batch_size."
+                )
         yield
 
 
 def seconds_of_turn(make: Callable[[], Any], min_seconds: float) -> float:
-    """Return how long a call takes among others like it; a turn lasts at least `min_seconds`, or one call."""
+    """Return the mean time of a call, repeated for at least `min_seconds`."""
     started_at, num_calls = time.perf_counter(), 0
     while num_calls == 0 or time.perf_counter() - started_at < min_seconds:
         make()
@@ -270,9 +273,9 @@ def seconds_of_turn(make: Callable[[], Any], min_seconds: float) -> float:
 
 
 def look_inside(row: Row, generator: DiffusersGenerator) -> None:
-    """Measure memory, and the parts, with the device waited for before and after each: `else` is what is none of them.
+    """Measure peak memory and the time of each part, synchronising the device before and after; `else` is the rest.
 
-    Waiting keeps the host from working ahead of the device, so that `else` is an upper bound.
+    Synchronising keeps the host from running ahead of the device, so `else` is an upper bound.
     """
     meter = MemoryMeter(generator.device)
     before = meter.in_use_bytes()
@@ -293,7 +296,7 @@ def look_inside(row: Row, generator: DiffusersGenerator) -> None:
 
 
 def table_of(rows: Sequence[Row], case: Case) -> Table:
-    """Return medians, ratios to the stock pipeline, milliseconds an image by part, and how far images are apart."""
+    """Return a table of medians, ratios to the stock pipeline, milliseconds per image by part and image differences."""
     recipe, config = case.recipe, case.config
     device = torch.cuda.get_device_name() if config.gpus_per_actor else f"CPU, {config.threads_per_actor} threads"
     title = (
@@ -305,7 +308,7 @@ def table_of(rows: Sequence[Row], case: Case) -> Table:
 
 
 def cells(row: Row, stock: Row) -> list[str]:
-    """Return a row as text."""
+    """Return a row's table cells."""
     milliseconds, difference = row.milliseconds_an_image, apart(row, stock)
     return [
         row.name,
@@ -320,7 +323,7 @@ def cells(row: Row, stock: Row) -> list[str]:
 
 
 def apart(row: Row, stock: Row) -> tuple[float, int] | None:
-    """Return the mean and the largest difference of values, of 255; None for images of other plans."""
+    """Return the mean and the largest difference of pixel values, of 255; None for images of other plans."""
     if row.images is None or stock.images is None or row.images.shape != stock.images.shape:
         return None
     difference = np.abs(row.images.astype(int) - stock.images.astype(int))
@@ -328,20 +331,20 @@ def apart(row: Row, stock: Row) -> tuple[float, int] | None:
 
 
 def print_flops(console: Console, engine: Row, plans: Sequence[SamplePlan]) -> None:
-    """Print the plain engine's FLOP/s beside those of a large matrix multiplication."""
+    """Print the plain engine's FLOP/s compared with a large matrix multiplication's."""
     generator = engine.make.generator
     if generator is None:
         return
     flops_per_image, peak = flops_of_image(generator, plans[0]), matmul_flops(generator.device, generator.dtype)
     flops = flops_per_image * engine.images_per_second
     console.print(
-        f"engine: {flops_per_image / 1e9:,.3g} GFLOP an image, {flops / 1e9:,.0f} GFLOP/s, "
+        f"engine: {flops_per_image / 1e9:,.3g} GFLOP per image, {flops / 1e9:,.0f} GFLOP/s, "
         f"{flops / peak:.0%} of a matrix multiplication's {peak / 1e9:,.0f}"
     )
 
 
 def flops_of_image(generator: DiffusersGenerator, plan: SamplePlan) -> int:
-    """Return the floating-point operations of one image, by a generator that is not compiled."""
+    """Return the floating-point operations of one image; the generator must not be compiled."""
     generator.generate([plan])
     with FlopCounterMode(display=False) as counter:
         generator.generate([plan])
@@ -349,7 +352,7 @@ def flops_of_image(generator: DiffusersGenerator, plan: SamplePlan) -> int:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the floating-point operations a second of a large matrix multiplication."""
+    """Return the FLOP/s of a large matrix multiplication."""
     a = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(dtype)
 
     def multiply() -> None:

@@ -1,8 +1,8 @@
-"""How much of a network's own rate evaluation reaches: `python -m benchmarks.evaluation CONFIG [--images N]`.
+"""Fraction of a network's own rate that evaluation reaches: `python -m benchmarks.evaluation CONFIG [--images N]`.
 
-Photographs of ImageNet's size are made for the purpose, read, decoded, cropped and classified by a network with random
-weights, on the cluster; its rate from its first images to its last is compared with that of the same network, with
-as many threads, in a plain loop over decoded images. Memory is watched meanwhile.
+Synthetic photographs of ImageNet's size are read, decoded, cropped and classified by a network with random weights on
+the cluster. The rate is compared with that of the same network, with the same number of threads, in a plain loop over
+decoded images. Memory is sampled meanwhile.
 """
 
 import os
@@ -31,28 +31,29 @@ from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
-from ray_jobs.scaling.background import readings
+from ray_jobs.scaling.background import sampling
 from training.config import TrainingConfig
 from training.model.classifier import Classifier
 
 WIDTH, HEIGHT = 500, 375
-"""Of a photograph, in pixels, as most of ImageNet's are."""
+"""Size of a photograph in pixels, as of most in ImageNet."""
 
 NUM_DIFFERENT = 64
-"""Photographs that are made; files beyond are copies."""
+"""Number of distinct photographs; further files are copies."""
 
 NUM_CLASSES = 10
 BARE_SECONDS = 20.0
-"""How long the plain loop runs, before and after."""
+"""Duration of the plain loop, which runs before and after the evaluation."""
 
 MIN_FRACTION = 0.9
-"""Target."""
+"""Target for the evaluation's rate, as a fraction of the plain loop's."""
 
 WATCH_SECONDS = 2.0
+"""Sampling interval of the memory."""
 
 
 def main() -> None:
-    """Measure and print; exit status 1 where the target is missed."""
+    """Measure and print; exit status 1 if the target is missed."""
     with user_errors():
         options, arguments = split_options(sys.argv[1:], ("images",))
         config = load_config(JobConfig, arguments)
@@ -74,44 +75,44 @@ def main() -> None:
     fraction = found.images_per_second / bare
     print(f"{num_images:,} photographs of {WIDTH}x{HEIGHT}, crops of {crop_size}, {config.training.architecture}")
     print(f"plain loop on decoded images: {bare:.1f} images/s (before: {first_bare:.1f})")
-    print(f"evaluation, files read and decoded: {found.images_per_second:.1f} images/s, {fraction:.3f} of it")
-    print(f"memory of all processes, MB, by fifths of the time, highest: {found.memory()}")
+    print(f"evaluation with reading and decoding: {found.images_per_second:.1f} images/s, ratio {fraction:.3f}")
+    print(f"peak memory of all processes in each fifth of the pass, MB: {found.memory()}")
     sys.exit(fraction < MIN_FRACTION)
 
 
 def parse_images(text: str, config: JobConfig) -> int:
-    """Return how many photographs are made; ValueError unless they fill several units of reading."""
+    """Return the number of photographs; ValueError if it is too small for several units of reading."""
     least = 8 * config.evaluation.num_readers * config.evaluation.batch_size
     if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"--images is '{text}'. Give {least} or more, so that there is a first and a last batch.")
+        raise ValueError(f"--images is '{text}'; use {least} or more, so that the first and last batch differ.")
     return int(text)
 
 
 @dataclass
 class Pass:
-    """A pass over all photographs."""
+    """The measurements of a pass over all photographs."""
 
     num_images: int
-    """Those after the first block."""
+    """Number of images after the first block."""
 
     seconds: float
-    """From the first block to the last."""
+    """Time from the first block to the last."""
 
     megabytes: list[float]
     """Memory of all processes, every `WATCH_SECONDS`."""
 
     @property
     def images_per_second(self) -> float:
-        """Images between the first ones that came and the last."""
+        """Images per second from the first block to the last."""
         return self.num_images / self.seconds
 
     def memory(self) -> list[int]:
-        """Return the highest number of MB in each fifth of the pass."""
+        """Return the peak memory in each fifth of the pass, in MB."""
         return [round(max(part)) for part in np.array_split(self.megabytes, 5) if len(part)]
 
 
 def write_photographs(folder: Path, num_images: int) -> None:
-    """Write JPEGs of about 100 KB in folders of classes."""
+    """Write JPEGs of about 100 KB into one folder per class."""
     contents = [photograph(number) for number in range(min(NUM_DIFFERENT, num_images))]
     for number in range(NUM_CLASSES):
         (folder / str(number)).mkdir()
@@ -120,7 +121,7 @@ def write_photographs(folder: Path, num_images: int) -> None:
 
 
 def photograph(seed: int) -> bytes:
-    """Return a JPEG of coarse and fine structure."""
+    """Return a JPEG with coarse and fine structure."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((WIDTH, HEIGHT))
     fine = random.normal(scale=14.0, size=(HEIGHT, WIDTH, 3))
@@ -132,7 +133,7 @@ def photograph(seed: int) -> bytes:
 
 
 def random_checkpoint(config: TrainingConfig, crop_size: int) -> dict[str, Any]:
-    """Return what `load_classifier` reads, with weights that nobody trained."""
+    """Return a checkpoint with random weights in the format of `load_classifier`."""
     classifier = Classifier(config, NUM_CLASSES, crop_size)
     checkpoint: dict[str, Any] = {"state_dict": classifier.state_dict()}
     classifier.on_save_checkpoint(checkpoint)
@@ -140,7 +141,7 @@ def random_checkpoint(config: TrainingConfig, crop_size: int) -> dict[str, Any]:
 
 
 def rate_of_plain_loop(network: Network, folder: str, crop: Crop) -> float:
-    """Return images/s of the network, in a process like an evaluation actor's, on images that are decoded already."""
+    """Return images/s of the network on decoded images, in a process like an evaluation actor's."""
     source, batch_size = open_layout(folder), network.config.batch_size
     read = source.opener()
     images = np.stack([crop(read(position)) for position in range(min(batch_size, source.num_images))])
@@ -154,7 +155,7 @@ def rate_of_plain_loop(network: Network, folder: str, crop: Crop) -> float:
 
 
 def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pass:
-    """Return the rate of a whole pass, and memory meanwhile."""
+    """Return the rate and the memory of a whole pass."""
     images = whole_set("photographs", str(folder), open_layout(str(folder)))
     every = np.arange(images.num_images)
     to_read = ToRead(images.source, images.positions, every, crop)
@@ -163,23 +164,25 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
     with ExitStack() as watched:
         for columns in infer(read_images([to_read], config.evaluation), network):
             if not columns["is_read"].all():
-                raise RuntimeError("A photograph cannot be read: the benchmark needs one machine, or a shared folder.")
+                raise RuntimeError(
+                    "A photograph cannot be read. Run the benchmark on one machine or in a shared folder."
+                )
             if not rows:
-                memory = watched.enter_context(readings(megabytes_held, WATCH_SECONDS))
+                memory = watched.enter_context(sampling(megabytes_held, WATCH_SECONDS))
             rows.append(columns[ROW])
             came_at.append(time.monotonic())
     if not np.array_equal(np.sort(np.concatenate(rows)), every):
-        raise RuntimeError("Not every photograph came once.")
+        raise RuntimeError("Some photographs were evaluated twice or not at all.")
     return Pass(sum(map(len, rows[1:])), came_at[-1] - came_at[0], memory)
 
 
 def megabytes_held() -> float:
-    """Return the memory of this process and all that it started, and what is in shared memory."""
+    """Return the private memory of this process and its descendants plus all shared memory, in MB."""
     return (private_bytes() + psutil.disk_usage("/dev/shm").used) / 1e6
 
 
 def private_bytes() -> int:
-    """Return the memory that this process and those it started have to themselves."""
+    """Return the private memory of this process and its descendants."""
     total = 0
     process = psutil.Process(os.getpid())
     for each in [process, *process.children(recursive=True)]:

@@ -1,7 +1,4 @@
-"""Floors of the ratios that benchmarks measure, from the one file that holds them. Knows no benchmark.
-
-The file lies beside the nightly runner in `benchmarks`, which this package may not import.
-"""
+"""Floors of the benchmarks' ratios, read from `benchmarks/floors.toml`. Knows no benchmark."""
 
 import tomllib
 from collections.abc import Mapping
@@ -13,41 +10,41 @@ FLOORS_FILE = PROJECT_ROOT / "benchmarks" / "floors.toml"
 
 
 def read_floors(file: Path | None = None) -> dict[str, dict[str, float]]:
-    """Return the floor of each ratio by benchmark and name; ValueError for a floor that is no positive number."""
+    """Return the floor of each ratio by benchmark and name; ValueError for a floor that is not a positive number."""
     file = file or FLOORS_FILE
     try:
         sections = tomllib.loads(file.read_text())
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"'{file}' is no TOML: {error}.") from error
+        raise ValueError(f"'{file}' is not valid TOML: {error}.") from error
     return {benchmark: _checked(benchmark, floors) for benchmark, floors in sections.items()}
 
 
 def floors_of(benchmark: str) -> dict[str, float]:
-    """Return the floors of one benchmark; ValueError if the file has none."""
+    """Return the floors of one benchmark; ValueError if the file has none for it."""
     floors = read_floors()
     if benchmark not in floors:
-        raise ValueError(f"'{FLOORS_FILE}' has no section [{benchmark}]. It has {', '.join(floors)}.")
+        raise ValueError(f"'{FLOORS_FILE}' has no section [{benchmark}]. Its sections are {', '.join(floors)}.")
     return floors[benchmark]
 
 
 def below_floor(ratios: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
-    """Return the names of ratios below their floors, NaN included; ValueError unless each ratio has a floor."""
+    """Return the names of ratios below their floor, or NaN; ValueError unless ratios and floors match."""
     check_names("ratio", ratios, floors)
     return [name for name, floor in floors.items() if not ratios[name] >= floor]
 
 
 def check_names(kind: str, measured: Mapping[str, object], floors: Mapping[str, object]) -> None:
-    """Raise ValueError unless what was measured and what has floors are the same names."""
+    """Raise ValueError unless measurements and floors have the same names."""
     without = [f"the {kind} '{name}' has no floor" for name in measured if name not in floors]
     unknown = [f"there is no {kind} '{name}'" for name in floors if name not in measured]
     if without or unknown:
-        raise ValueError(f"Floors do not match: {'; '.join(without + unknown)}. Correct '{FLOORS_FILE}'.")
+        raise ValueError(f"Floors and benchmarks do not match: {'; '.join(without + unknown)}. Edit '{FLOORS_FILE}'.")
 
 
 def _checked(benchmark: str, floors: object) -> dict[str, float]:
     if not isinstance(floors, dict):
-        raise ValueError(f"The floor of '{benchmark}' is in no section. Put it below the [benchmark] that measures it.")
+        raise ValueError(f"The floor of '{benchmark}' is outside a section. Move it below its [benchmark] header.")
     for name, floor in floors.items():
         if isinstance(floor, bool) or not isinstance(floor, int | float) or not floor > 0:
-            raise ValueError(f"The floor of '{name}' in [{benchmark}] is {floor}; give a number above 0.")
+            raise ValueError(f"The floor of '{name}' in [{benchmark}] is {floor}; use a number above 0.")
     return {name: float(floor) for name, floor in floors.items()}

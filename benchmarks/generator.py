@@ -1,6 +1,6 @@
-"""Images a second of one generator on one device: `python -m benchmarks.generator CONFIG [section.key=value ...]`.
+"""Images per second of one generator on one device: `python -m benchmarks.generator CONFIG [section.key=value ...]`.
 
-Needs no Ray. Prints a row for each batch size, and what planning alone takes.
+Needs no Ray. Prints one row per batch size, and the rate of planning.
 """
 
 import sys
@@ -14,7 +14,7 @@ from ray_jobs.job.tables import print_table
 
 BATCH_SIZES = (1, 8, 32, 64, 128)
 MIN_SECONDS = 5.0
-"""Each row is measured for at least this long, after one batch that is not counted."""
+"""Minimum duration of each measurement, after one warm-up batch."""
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def images_per_second(actor: GeneratorActor, batch_size: int) -> float:
-    """Return the rate over `MIN_SECONDS` or more; every batch is of other samples."""
+    """Return the rate over at least `MIN_SECONDS`; each batch has new samples."""
     actor.generate(range(batch_size))
     start, started_at = batch_size, time.monotonic()
     while time.monotonic() - started_at < MIN_SECONDS:
@@ -39,7 +39,7 @@ def images_per_second(actor: GeneratorActor, batch_size: int) -> float:
 
 
 def plans_per_second(recipe: Recipe) -> float:
-    """Return how many samples a second can be planned."""
+    """Return the number of samples planned per second."""
     index, started_at = 0, time.monotonic()
     while time.monotonic() - started_at < 1.0:
         plan_sample(recipe, index)

@@ -1,4 +1,4 @@
-"""The tests marked `gpu`, in a process of their own. Their files alone are collected: others may need Ray."""
+"""Run the tests marked `gpu` in a separate process. Only their files are collected, since others may need Ray."""
 
 import subprocess
 import sys
@@ -9,16 +9,16 @@ from benchmarks.device_report import OUT_OF_TIME, Line, not_measured
 from generation.recipes.model_files import PROJECT_ROOT
 
 MARK = "@pytest.mark." + "gpu"
-"""What a file with such a test has in it."""
+"""Text that identifies a file with such tests."""
 
 ALL = "pytest -m gpu"
 
 RAN = (0, 1)
-"""pytest's exit statuses where tests ran: all passed, or some failed."""
+"""pytest's exit statuses if tests ran: all passed, or some failed."""
 
 
 def run_gpu_tests(results: Path, timeout_seconds: float) -> list[Line]:
-    """Return a line for each test; `results` becomes pytest's JUnit file. RuntimeError if pytest could not run."""
+    """Return a line for each test; pytest writes JUnit XML to `results`. RuntimeError if pytest could not run."""
     files = files_with_gpu_tests(PROJECT_ROOT / "tests")
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={results}", *map(str, files)]
     try:
@@ -28,17 +28,17 @@ def run_gpu_tests(results: Path, timeout_seconds: float) -> list[Line]:
     except subprocess.TimeoutExpired:
         return [not_measured(ALL, OUT_OF_TIME)]
     if ran.returncode not in RAN:
-        raise RuntimeError(f"pytest ended with status {ran.returncode}: {(ran.stdout + ran.stderr)[-300:]}")
+        raise RuntimeError(f"pytest failed with exit status {ran.returncode}: {(ran.stdout + ran.stderr)[-300:]}")
     return read_junit(results.read_text())
 
 
 def files_with_gpu_tests(folder: Path) -> list[Path]:
-    """Return the test files below a folder that have a test marked `gpu`."""
+    """Return the test files below a folder that contain tests marked `gpu`."""
     return sorted(path for path in folder.rglob("test_*.py") if MARK in path.read_text())
 
 
 def read_junit(text: str) -> list[Line]:
-    """Return what became of each test in a JUnit file."""
+    """Return a line for each test in a JUnit file."""
     return [_line(case) for case in ElementTree.fromstring(text).iter("testcase")]
 
 

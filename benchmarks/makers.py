@@ -1,4 +1,4 @@
-"""Ways to make the images of some plans, each ready to be called again and again."""
+"""Ways to make the images of given plans, loaded once and called repeatedly."""
 
 import dataclasses
 import multiprocessing
@@ -21,12 +21,12 @@ PLAIN: dict[str, Any] = {
     "compile": False,
     "attention": "sdpa",
 }
-"""Settings of an engine without any of what makes it faster."""
+"""Settings of an engine without optimisations."""
 
 CUDA_GRAPHS: dict[str, Any] = {"triton.cudagraphs": True}
-"""torch.compile's options that launch all kernels of a call at once.
+"""torch.compile options that launch all kernels of a call at once.
 
-Graphs belong to the thread that recorded them; an actor's two threads could not share them.
+A graph belongs to the thread that recorded it; an actor's two threads cannot share it.
 """
 
 
@@ -34,35 +34,35 @@ class Maker:
     """Makes the images of a batch of plans."""
 
     num_images: int
-    """What a call makes, in all processes."""
+    """Number of images per call, in all processes together."""
 
     generator: DiffusersGenerator | None = None
-    """The generator in this process, if it works here."""
+    """The generator, if it runs in this process."""
 
     def __call__(self) -> np.ndarray:
-        """Return uint8 [N, H, W, 3] of the plans; further processes make as many."""
+        """Return the plans' images, uint8 [N, H, W, 3]; further processes make as many."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop any processes."""
 
 
 class Stock(Maker):
-    """diffusers' pipeline as its documentation shows: prompts in, PIL images out; the noise is the plans'."""
+    """diffusers' pipeline, called as its documentation shows: prompts in, PIL images out; with the plans' noise."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, plans: Sequence[SamplePlan]) -> None:
         config = dataclasses.replace(config, **PLAIN)
         self.generator = generator = DiffusersGenerator(recipe, config)
         self.num_images = len(plans)
         self.recipe, self.plans = recipe, plans
-        self.pipeline = generator.pipeline  # as it was loaded: nothing about it is changed by these settings
+        self.pipeline = generator.pipeline  # unmodified with these settings
         noise = torch.stack([generator.initial_noise(plan) for plan in plans])
         self.noise = noise.to(generator.device, generator.dtype)
         negative = recipe.negative_prompt
         self.negative = {"negative_prompt": [negative] * len(plans)} if negative else {}
 
     def __call__(self) -> np.ndarray:
-        """Call it."""
+        """Return the pipeline's images."""
         images = self.pipeline(
             prompt=[plan.prompt for plan in self.plans],
             latents=self.noise,
@@ -86,39 +86,39 @@ class Engine(Maker):
         plans: Sequence[SamplePlan],
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Load it, with torch.compile's options where they are not to be the generator's own."""
+        """Load the generator; `compile_options` for torch.compile replace the generator's own."""
         self.generator = generator = DiffusersGenerator(recipe, config, compile_options)
         self.num_images = len(plans)
         self.generate = lambda: generator.generate(plans).images_nhwc
 
     def __call__(self) -> np.ndarray:
-        """Call it."""
+        """Return the generator's images."""
         return self.generate()
 
 
 class Processes(Maker):
-    """Several processes of one thread each, at work at the same time, as actors that share a machine's cores are."""
+    """Several processes with one thread each, working in parallel like actors that share a machine's cores."""
 
     def __init__(self, number: int, load: Callable[[], Maker]) -> None:
-        """Start them and wait until all have loaded; `load` is pickled."""
+        """Start the processes and wait until all have loaded; `load` is pickled."""
         context = multiprocessing.get_context("spawn")
         pipes = [context.Pipe() for _ in range(number)]
         self.ends = [here for here, _ in pipes]
         self.processes = [context.Process(target=_work, args=(there, load), daemon=True) for _, there in pipes]
         for process, (_, there) in zip(self.processes, pipes, strict=True):
             process.start()
-            there.close()  # so that a process that dies ends the wait for it
+            there.close()  # so that recv() fails if the process dies
         self.num_images = sum(end.recv() for end in self.ends)
 
     def __call__(self) -> np.ndarray:
-        """Let all make their images; return those of one."""
+        """Make images in all processes; return those of the first."""
         for end in self.ends:
             end.send(True)
         images = [end.recv() for end in self.ends]
         return images[0]
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         for end, process in zip(self.ends, self.processes, strict=True):
             end.send(False)
             process.join()

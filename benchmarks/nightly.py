@@ -1,7 +1,7 @@
-"""The benchmarks' ratios against their floors: `python -m benchmarks.nightly`.
+"""Check the benchmarks' ratios against their floors: `python -m benchmarks.nightly`.
 
-Each benchmark runs in a process of its own, and a second time only if a ratio is below its floor. The job ends with
-status 1 if a ratio is below its floor in both tries, or if a benchmark crashes. Needs an otherwise idle machine.
+Each benchmark runs in its own process, and a second time only if a ratio is below its floor. Exit status 1 if a ratio
+is below its floor in both tries, or if a benchmark crashes. Needs an otherwise idle machine.
 """
 
 import multiprocessing
@@ -24,10 +24,10 @@ Ratios = Mapping[str, float]
 Benchmark = Callable[[], Ratios]
 
 TIMEOUT_SECONDS = 900.0
-"""Limit for one try of one benchmark, about four times what the longest takes on two cores."""
+"""Timeout for one try of a benchmark, about four times the duration of the longest on two cores."""
 
 END_SECONDS = 30.0
-"""Time for a benchmark to end in order after its limit, before it is killed."""
+"""Time for a benchmark to terminate after its timeout, before it is killed."""
 
 PAINTED = ("ray_jobs/configs/benchmark.yaml", "training.num_images=6400")
 """50 s at the nominal rate of 128 images/s."""
@@ -36,12 +36,12 @@ DIGITS = ("ray_jobs/configs/digits.yaml", "generation.threads_per_actor=2")
 
 
 class CrashError(Exception):
-    """A benchmark that ended without ratios, and how."""
+    """A benchmark ended without ratios; the message has the reason."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The tries of one benchmark: two if the first missed a floor, fewer if it crashed."""
+class BenchmarkResult:
+    """The tries of one benchmark: a second one if the first missed a floor; none for a crash."""
 
     tries: tuple[Ratios, ...]
     crash: str = ""
@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Line:
-    """One ratio or one crash, as the table shows it."""
+    """One ratio or one crash: a row of the table."""
 
     name: str
     floor: float | None
@@ -66,7 +66,7 @@ def delivery() -> Ratios:
 
 
 def shards() -> Ratios:
-    """Return the rates of writing, keeping and reading shards as fractions of those beside them."""
+    """Return the rates of writing, teeing and reading shards as fractions of their references."""
     from benchmarks.shards import ratios
 
     return ratios(PAINTED)
@@ -87,17 +87,17 @@ def augment() -> Ratios:
 
 
 BENCHMARKS: dict[str, Benchmark] = {"delivery": delivery, "shards": shards, "engine": engine, "augment": augment}
-"""In the order in which they run, by their section of the floors file."""
+"""Benchmarks in the order in which they run, by their section in the floors file."""
 
 
 def main() -> None:
-    """Run all benchmarks, print the table, and end with status 1 if a ratio was missed twice or a benchmark crashed."""
+    """Run all benchmarks and print the table; exit status 1 if a ratio missed twice or a benchmark crashed."""
     with user_errors():
         floors = read_floors()
         check_names("benchmark", BENCHMARKS, floors)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="figment-") as folder:
-        os.environ["RAY_TMPDIR"] = folder  # Ray's sessions go with it
+        os.environ["RAY_TMPDIR"] = folder  # Ray's session folders are deleted with it
         for name, benchmark in BENCHMARKS.items():
             lines += lines_of(name, try_twice(name, benchmark, floors[name]), floors[name])
     Console(width=120).print(table_of(lines))
@@ -105,7 +105,7 @@ def main() -> None:
         sys.exit("\n".join(failures))
 
 
-def try_twice(name: str, benchmark: Benchmark, floors: Ratios) -> Outcome:
+def try_twice(name: str, benchmark: Benchmark, floors: Ratios) -> BenchmarkResult:
     """Run a benchmark, and again if a ratio is below its floor; a crash is final."""
     tries: list[Ratios] = []
     while len(tries) < 2 and (not tries or below_floor(tries[0], floors)):
@@ -113,13 +113,13 @@ def try_twice(name: str, benchmark: Benchmark, floors: Ratios) -> Outcome:
         try:
             tries.append(in_own_process(benchmark))
         except CrashError as crash:
-            return Outcome(tuple(tries), str(crash))
+            return BenchmarkResult(tuple(tries), str(crash))
         print(f"{name}, try {len(tries)}: {time.monotonic() - started_at:.0f} s", flush=True)
-    return Outcome(tuple(tries))
+    return BenchmarkResult(tuple(tries))
 
 
-def lines_of(benchmark: str, outcome: Outcome, floors: Ratios) -> Iterator[Line]:
-    """Yield a line for each ratio that was measured, and one for a crash."""
+def lines_of(benchmark: str, outcome: BenchmarkResult, floors: Ratios) -> Iterator[Line]:
+    """Yield a line for each measured ratio, and one for a crash."""
     misses = [below_floor(ratios, floors) for ratios in outcome.tries]
     for name, floor in floors.items() if outcome.tries else ():
         num_missed = sum(name in missed for missed in misses)
@@ -132,7 +132,7 @@ def lines_of(benchmark: str, outcome: Outcome, floors: Ratios) -> Iterator[Line]
 
 
 def table_of(lines: list[Line]) -> Table:
-    """Return ratio, floor, both tries and verdict of each line."""
+    """Return a table of ratio, floor, both tries and verdict."""
     columns, rows = ("ratio", "floor", "first try", "second try", "verdict"), []
     for line in lines:
         floor = "" if line.floor is None else f"{line.floor:.2f}"
@@ -142,12 +142,12 @@ def table_of(lines: list[Line]) -> Table:
 
 
 def in_own_process(benchmark: Benchmark, timeout_seconds: float = TIMEOUT_SECONDS) -> Ratios:
-    """Return what a benchmark returns in a new process; CrashError if it ends otherwise, or not in time."""
+    """Run a benchmark in a new process and return its ratios; CrashError if it crashes or times out."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(there, benchmark))
     process.start()
-    there.close()  # so that the end of the process ends the wait for it
+    there.close()  # so that poll() returns if the process dies
     try:
         if not here.poll(timeout_seconds):
             process.terminate()

@@ -1,9 +1,9 @@
-"""What it costs in accuracy to draw batches from a reservoir: `python -m benchmarks.reservoir [SEED ...]`.
+"""Accuracy cost of drawing batches from a reservoir: `python -m benchmarks.reservoir [SEED ...]`.
 
-Batches come from the loader of training itself, fed by a tenth of the images that its steps could use once, as slow
-generators do; a classifier then trains on them. Beside it the same images are used equally often in as many steps, in
-turns over all of them, each shuffled. Images are Fashion-MNIST's (Debian's dataset-fashion-mnist), in 40 classes: ten
-garments by four quarter turns. Others of its training images judge; its test images are not touched.
+Training's own loader draws the batches while new images arrive at a tenth of the rate at which steps would use each
+once, as with slow generators; a classifier trains on these batches. For comparison another one trains on the same
+images in as many steps, shuffled in each pass. Images are Fashion-MNIST's (Debian's dataset-fashion-mnist) in 40
+classes: ten garments in four rotations. Validation uses other training images; the test images are not used.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ NUM_IMAGES, REUSE, BATCH_SIZE = 1280, 8, 16
 NUM_STEPS = NUM_IMAGES * REUSE // BATCH_SIZE
 STEP_SECONDS = 0.01
 SUPPLY_FRACTION = 0.1
-"""New images a second, as a share of those that steps would use a second if each were used once."""
+"""Rate of new images over the rate at which steps would use each image once."""
 
 IMAGES_AT_ONCE = 8
-NUM_JUDGED_OF_CLASS = 50
+NUM_VALIDATION_PER_CLASS = 50
 SEEDS = (0, 1, 2, 3, 4)
 
 CONFIG = TrainingConfig(
@@ -63,12 +63,12 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 Steps = list[tuple[np.ndarray, np.ndarray]]
-"""The serials of each batch, int64 [B], and which use of its image each is, from 0, int64 [B]."""
+"""The images of each batch by serial, int64 [B], and the number of earlier uses of each, int64 [B]."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Batches that a loader gave."""
+    """The batches drawn by a loader."""
 
     steps: Steps
     waiting_fraction: float
@@ -76,18 +76,18 @@ class Drawn:
 
     @property
     def num_images(self) -> int:
-        """How many images they have."""
+        """Number of distinct images."""
         return len(np.unique(np.concatenate([serials for serials, _ in self.steps])))
 
 
 class SlowStream:
-    """Stands for the stream: hands out images at a steady rate."""
+    """A fake stream that yields images at a steady rate."""
 
     def __init__(self, labels: np.ndarray) -> None:
         self.labels = labels
 
     def iter_batches(self, **_: object) -> Iterator[PassBatch]:
-        """Yield a few images at a time."""
+        """Yield batches of `IMAGES_AT_ONCE` images."""
         seconds = IMAGES_AT_ONCE * STEP_SECONDS / (SUPPLY_FRACTION * BATCH_SIZE)
         due_at = time.monotonic()
         for start in range(0, len(self.labels), IMAGES_AT_ONCE):
@@ -99,36 +99,36 @@ class SlowStream:
 
 
 def main() -> None:
-    """Measure all arms for each seed, print a table, and end with a status."""
+    """Measure all arms for each seed and print a table."""
     with user_errors():
         seeds = [int(argument) for argument in sys.argv[1:]] or SEEDS
-        images, labels, judged = read_images()
+        images, labels, validation = read_images()
     torch.set_num_threads(1)
-    results = {name: [measure(seed, arm, images, labels, judged) for seed in seeds] for name, arm in ARMS.items()}
-    title = f"top-1 of {len(judged[1]):,} images, in percent, {len(seeds)} seeds; intervals of 95%"
+    results = {name: [measure(seed, arm, images, labels, validation) for seed in seeds] for name, arm in ARMS.items()}
+    title = f"top-1 of {len(validation[1]):,} images, in percent, {len(seeds)} seeds; intervals of 95%"
     columns = ("", "images", "waited", "overlap", "classes in 8", "drawn", "shuffled", "difference")
     print_table(title, columns, [[name, *cells(runs)] for name, runs in results.items()])
 
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier that trained on a loader's batches, beside one that trained on the same images shuffled."""
+    """Accuracies of a classifier trained on a loader's batches, and of one trained on the same images shuffled."""
 
     drawn: Drawn
     top1_drawn: float
     top1_shuffled: float
 
 
-def measure(seed: int, arm: dict[str, Any], images: np.ndarray, labels: np.ndarray, judged: Any) -> Run:
-    """Return both accuracies, 0..1."""
+def measure(seed: int, arm: dict[str, Any], images: np.ndarray, labels: np.ndarray, validation: Any) -> Run:
+    """Train both classifiers; return the batches and both accuracies, 0..1."""
     config = dataclasses.replace(CONFIG, seed=seed, **arm)
     drawn = draw(config, labels)
-    beside = shuffled(seed, np.unique(np.concatenate([serials for serials, _ in drawn.steps])))
-    return Run(drawn, *(accuracy(config, steps, images, labels, judged) for steps in (drawn.steps, beside)))
+    reference = shuffled(seed, np.unique(np.concatenate([serials for serials, _ in drawn.steps])))
+    return Run(drawn, *(accuracy(config, steps, images, labels, validation) for steps in (drawn.steps, reference)))
 
 
 def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
-    """Return the batches of a run whose images come slowly."""
+    """Return the batches of a run with a slow supply of images."""
     labels = labels[: config.num_samples]
     share = Share(IndexSet.of_ranges([range(len(labels))]), np.zeros(0, np.int64), np.zeros(0, np.int32))
     uses, fill = Uses(config.least_uses, config.most_uses), min_images(config, 1, NUM_CLASSES, len(labels))
@@ -147,7 +147,7 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
 
 
 def shuffled(seed: int, serials: np.ndarray) -> Steps:
-    """Return as many batches of the same images, in passes over all of them."""
+    """Return the same number of batches from shuffled passes over the same images."""
     random = np.random.default_rng(seed)
     num_passes = -(-NUM_STEPS * BATCH_SIZE // len(serials))
     order = np.concatenate([random.permutation(serials) for _ in range(num_passes)])
@@ -156,8 +156,8 @@ def shuffled(seed: int, serials: np.ndarray) -> Steps:
     return [(order[start : start + BATCH_SIZE], uses[start : start + BATCH_SIZE]) for start in starts]
 
 
-def accuracy(config: TrainingConfig, steps: Steps, images: np.ndarray, labels: np.ndarray, judged: Any) -> float:
-    """Return the top-1 accuracy, 0..1, of a classifier that trained on these batches."""
+def accuracy(config: TrainingConfig, steps: Steps, images: np.ndarray, labels: np.ndarray, validation: Any) -> float:
+    """Return the top-1 validation accuracy, 0..1, of a classifier trained on these batches."""
     torch.manual_seed(config.seed)
     classifier = Classifier(config, NUM_CLASSES, SIZE).train()
     optimisation = cast(Any, classifier.configure_optimizers())
@@ -172,14 +172,14 @@ def accuracy(config: TrainingConfig, steps: Steps, images: np.ndarray, labels: n
         schedule.step()
     classifier.eval()
     with torch.inference_mode():
-        chosen = [classifier(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(judged[0], 8)]
-    return float((np.concatenate(chosen) == judged[1]).mean())
+        predicted = [classifier(torch.from_numpy(part)).argmax(1).numpy() for part in np.array_split(validation[0], 8)]
+    return float((np.concatenate(predicted) == validation[1]).mean())
 
 
 def read_images() -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Return images to train on, uint8 [N, 32, 32, 3], their labels, int64 [N], and both of those that judge."""
+    """Return training images, uint8 [N, 32, 32, 3], their labels, int64 [N], and both for validation."""
     if not FASHION.is_dir():
-        raise ValueError(f"'{FASHION}' is not there. Install Debian's package dataset-fashion-mnist.")
+        raise ValueError(f"The folder '{FASHION}' does not exist. Install Debian's package dataset-fashion-mnist.")
     with (
         gzip.open(FASHION / "train-images-idx3-ubyte.gz") as images,
         gzip.open(FASHION / "train-labels-idx1-ubyte.gz") as labels,
@@ -189,14 +189,14 @@ def read_images() -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]
     random = np.random.default_rng(0)
     places = [random.permutation(np.flatnonzero(garments == garment)) for garment in range(NUM_GARMENTS)]
     num_of_class = NUM_IMAGES * REUSE // NUM_CLASSES
-    order = [random.permutation(NUM_CLASSES) for _ in range(num_of_class + NUM_JUDGED_OF_CLASS)]
+    order = [random.permutation(NUM_CLASSES) for _ in range(num_of_class + NUM_VALIDATION_PER_CLASS)]
     images, labels = turned(pixels.reshape(-1, 28, 28), places, order)
     num_trained = num_of_class * NUM_CLASSES
     return images[:num_trained], labels[:num_trained], (images[num_trained:], labels[num_trained:])
 
 
 def turned(pixels: np.ndarray, places: Sequence[np.ndarray], order: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
-    """Return an image of each class in each part of `order`, no photograph twice, and their labels."""
+    """Return images in the classes of `order`, rotated accordingly, and their labels; no photograph is used twice."""
     labels = np.concatenate(order).astype(np.int64)
     images = np.zeros((len(labels), SIZE, SIZE, 3), np.uint8)
     for i, label in enumerate(labels.tolist()):
@@ -207,9 +207,11 @@ def turned(pixels: np.ndarray, places: Sequence[np.ndarray], order: Sequence[np.
 
 
 def cells(runs: Sequence[Run]) -> list[str]:
-    """Return a row of the table."""
-    drawn, beside = (np.array([getattr(run, name) for run in runs]) * 100 for name in ("top1_drawn", "top1_shuffled"))
-    differences = drawn - beside
+    """Return an arm's table row."""
+    drawn, reference = (
+        np.array([getattr(run, name) for run in runs]) * 100 for name in ("top1_drawn", "top1_shuffled")
+    )
+    differences = drawn - reference
     half = scipy.stats.t.ppf(0.975, len(runs) - 1) * scipy.stats.sem(differences) if len(runs) > 1 else float("nan")
     return [
         f"{np.mean([run.drawn.num_images for run in runs]):,.0f}",
@@ -217,7 +219,7 @@ def cells(runs: Sequence[Run]) -> list[str]:
         f"{np.mean([run.drawn.variety.mean_overlap for run in runs]):.1%}",
         f"{np.mean([run.drawn.variety.num_classes for run in runs]):.0f}",
         f"{drawn.mean():.1f}",
-        f"{beside.mean():.1f}",
+        f"{reference.mean():.1f}",
         f"{differences.mean():+.2f} ± {half:.2f}",
     ]
 

@@ -1,7 +1,7 @@
-"""What keeping and reading shards costs: `python -m benchmarks.shards ray_jobs/configs/benchmark.yaml`.
+"""Cost of writing and reading shards: `python -m benchmarks.shards ray_jobs/configs/benchmark.yaml`.
 
-Painted generators have a known rate: how much of it is written as shards, and how much of it reaches training while the
-images are kept, beside the stream that keeps nothing. Then shards are read by Figment and by webdataset's own reader.
+Painted generators have a known rate. Measures the fraction of it written as shards, and the rate of training with the
+tee (images are also written to shards) against the plain stream. Then compares Figment's reader with webdataset's.
 """
 
 import sys
@@ -31,31 +31,31 @@ NUM_ROUNDS = 3
 READING_BATCH_SIZE = 64
 
 Rates = dict[str, tuple[float, float]]
-"""A rate and the one beside it, both in images a second, by name."""
+"""A rate and its reference, both in images per second, by name."""
 
 
 def main() -> None:
-    """Compose the job: write, stream with and without keeping, read in both ways; a table, and a status."""
+    """Compose the job: write, stream with and without the tee, read in both ways; a table and an exit status."""
     with user_errors():
         floors = floors_of("shards")
     rates = measure(sys.argv[1:])
     print_rates(rates, floors)
     if missed := below_floor(ratios_of(rates), floors):
-        sys.exit(f"Missed: {', '.join(missed)}.")
+        sys.exit(f"Ratios below their floors: {', '.join(missed)}.")
 
 
 def ratios(arguments: Sequence[str]) -> dict[str, float]:
-    """Measure all; return each rate as a fraction of the one beside it."""
+    """Measure all rates; return each as a fraction of its reference."""
     return ratios_of(measure(arguments))
 
 
 def ratios_of(rates: Rates) -> dict[str, float]:
-    """Return each rate as a fraction of the one beside it."""
+    """Return each rate as a fraction of its reference."""
     return {name: rate / other for name, (rate, other) in rates.items()}
 
 
 def measure(arguments: Sequence[str]) -> Rates:
-    """Write, stream with and without keeping, and read in both ways."""
+    """Write, stream with and without the tee, and read in both ways."""
     with user_errors():
         config, recipe, service = start_painters(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,19 +67,19 @@ def measure(arguments: Sequence[str]) -> Rates:
         ours, theirs = reading_rates(written, config)
     return {
         "written": (writing, nominal),
-        "kept meanwhile, beside the stream": (keeping, streaming),
-        "read, beside webdataset": (ours, theirs),
+        "with the tee, over the stream": (keeping, streaming),
+        "read, over webdataset": (ours, theirs),
     }
 
 
 def new_set(folder: Path, config: JobConfig, recipe: Recipe) -> ShardSet:
-    """Return an empty set of all images."""
+    """Return an empty shard set for all images."""
     indices = range(config.training.num_trained)
     return new_shard_set(Storage(str(folder)), recipe, indices, config.generation.batch_size, config.data)
 
 
 def writing_rate(service: GenerationService, generation: GenerationConfig, shards: ShardSet) -> float:
-    """Return images a second, from the first batch that a generator is at to the last shard in its place."""
+    """Return images per second, from the start of the first batch to the storage of the last shard."""
     made_before = service.counts().num_images_made
     began = threading.Event()
     began_at: list[float] = []
@@ -99,7 +99,7 @@ def writing_rate(service: GenerationService, generation: GenerationConfig, shard
 
 
 def delivered_rates(service: GenerationService, config: JobConfig, recipe: Recipe, folder: Path) -> tuple[float, float]:
-    """Return the steady rates at which samples reach a training worker: without keeping them, and with."""
+    """Return the steady rates at which samples reach a training worker, without and with the tee."""
     indices = range(config.training.num_trained)
     streamed = deliver_stream(service, recipe, config)
     teed = new_set(folder / "teed", config, recipe)
@@ -107,12 +107,12 @@ def delivered_rates(service: GenerationService, config: JobConfig, recipe: Recip
         tee_samples(service, config.generation, teed, len(indices), SampleRequest.all_of(indices)), config.training
     )
     if kept.num_distinct != len(indices) or teed.missing():
-        sys.exit("Samples or shards were lost.")
+        sys.exit("The tee lost samples or shards.")
     return streamed.steady_rate, kept.steady_rate
 
 
 def reading_rates(shards: ShardSet, config: JobConfig) -> tuple[float, float]:
-    """Return images a second by Figment's reader and by webdataset's, in turns, the medians."""
+    """Return the median images per second of Figment's reader and of webdataset's, measured alternately."""
     rates = [
         (rate_of(lambda: by_figment(shards, config)), rate_of(lambda: by_webdataset(shards, config)))
         for _ in range(NUM_ROUNDS)
@@ -122,7 +122,7 @@ def reading_rates(shards: ShardSet, config: JobConfig) -> tuple[float, float]:
 
 
 def rate_of(read: Callable[[], Iterator[Any]]) -> float:
-    """Return images a second after the first batch: processes are up then."""
+    """Return images per second after the first batch, when all processes are running."""
     batches = iter(read())
     next(batches)
     began_at, num_images = time.monotonic(), 0
@@ -132,14 +132,14 @@ def rate_of(read: Callable[[], Iterator[Any]]) -> float:
 
 
 def by_figment(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
-    """Yield the labels of each batch that training would get."""
+    """Yield the labels of each batch from Figment's reader, as training would."""
     images = read_shards(shards, 0, config.data.num_readers, SampleRequest.all_of(range(shards.num_images)))
     for batch in images.iter_batches(batch_size=READING_BATCH_SIZE):
         yield cast(np.ndarray, batch["label"])
 
 
 def by_webdataset(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
-    """Yield the labels of each batch from webdataset's pipeline in as many processes, as its documentation shows."""
+    """Yield the labels of each batch from webdataset, with as many processes, as its documentation shows."""
     import webdataset
     from torch.utils.data import DataLoader
 
@@ -152,7 +152,7 @@ def by_webdataset(shards: ShardSet, config: JobConfig) -> Iterator[Any]:
 
 
 def print_rates(rates: Rates, floors: Mapping[str, float]) -> None:
-    """Print each rate, what it is measured by, and their ratio."""
+    """Print each rate, its reference and their ratio."""
     rows = [
         [name, f"{rate:.1f}", f"{other:.1f}", f"{rate / other:.3f}", f"{floors[name]:.2f}"]
         for name, (rate, other) in rates.items()

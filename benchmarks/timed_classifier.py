@@ -1,4 +1,4 @@
-"""A classifier that measures its own computing time: the rest of a step is the loop's. For `benchmarks.training`."""
+"""A classifier that measures its own computing time, for `benchmarks.training`; the rest of a step is the loop's."""
 
 import time
 from typing import Any, cast
@@ -13,14 +13,14 @@ from training.model.classifier import Classifier
 
 
 class TimedClassifier(Classifier):
-    """Adds up the seconds of training steps and backward passes on a CPU, from some steps on."""
+    """Adds up the time of training steps and backward passes on a CPU, after `NUM_WARM_STEPS`."""
 
     def __init__(self, answer: Queue, config: TrainingConfig, num_classes: int, image_size: int) -> None:
         super().__init__(config, num_classes, image_size)
         self.answer = answer
         self.computing_seconds = 0.0
         self.began = (0.0, 0.0, 0.0)
-        """When the clock started, and the seconds of work and waiting before."""
+        """Clock, computing seconds and waiting seconds after the warm-up steps."""
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Return the loss."""
@@ -36,7 +36,7 @@ class TimedClassifier(Classifier):
         self.computing_seconds += time.perf_counter() - started_at
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Start the clock after some steps, and tell after the last."""
+        """Start the clock after the warm-up steps; send the measurements after the last step."""
         loader = cast(MixedLoader, self.trainer.train_dataloader)
         now = (time.perf_counter(), self.computing_seconds, loader.waiting_seconds)
         if self.trainer.global_step == NUM_WARM_STEPS and not self.began[0]:

@@ -1,4 +1,4 @@
-"""Seconds spent in one method, the device's work included."""
+"""Time spent in a method or function, including the GPU's work."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 class Timer:
-    """Adds up the time spent in one method of an object, the device's work included."""
+    """Adds up the time spent in one method of an object, including the GPU's work."""
 
     def __init__(self, owner: Any, method: str) -> None:
         self.seconds = 0.0
@@ -17,7 +17,7 @@ class Timer:
         setattr(owner, method, self)
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        """Call the method; what the device has left to do from before is not the method's."""
+        """Call the method and add its time; pending GPU work is finished first and not counted."""
         wait_for_device()
         started_at = time.perf_counter()
         result = self.call(*arguments, **settings)
@@ -26,12 +26,12 @@ class Timer:
         return result
 
     def remove(self) -> None:
-        """Put the method back."""
+        """Restore the original method."""
         setattr(self.owner, self.method, self.call)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Return how long work takes, the device's part included."""
+    """Return the duration of a call, including the GPU's work."""
     wait_for_device()
     started_at = time.perf_counter()
     work()
@@ -40,6 +40,6 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def wait_for_device() -> None:
-    """Return when the GPU, if there is one, has done all its work."""
+    """Wait until the GPU, if there is one, has finished all work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

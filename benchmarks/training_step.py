@@ -1,4 +1,4 @@
-"""Training steps on one device, without Ray: by Lightning's loop, on random images that are in memory already."""
+"""Training steps on one device without Ray: Lightning's loop on random images in memory."""
 
 import dataclasses
 import gc
@@ -17,43 +17,43 @@ from training.config import TrainingConfig
 from training.model.classifier import Classifier, prepare_network
 
 NUM_BATCHES = 4
-"""Different batches; each step has other crops of them."""
+"""Number of distinct batches; each step makes new crops of one."""
 
 SMALLEST_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How many steps there are of each kind."""
+    """Numbers of steps of each kind."""
 
     num_warm: int
-    """First ones, which are not measured."""
+    """Warm-up steps at the beginning, not measured."""
 
     num_timed: int
     num_inspected: int
-    """Last ones, in which the device is waited for around the augmentation, to see its share."""
+    """Steps at the end that synchronise the device around the augmentation, to measure its share."""
 
     @property
     def num_all(self) -> int:
-        """Steps of a run."""
+        """Total number of steps."""
         return self.num_warm + self.num_timed + self.num_inspected
 
 
 @dataclass(frozen=True)
 class StepRate:
-    """How fast training is."""
+    """The measured speed of training."""
 
     batch_size: int
     images_per_second: float
     augmentation_fraction: float
-    """Share of a step's time, 0..1, with the device waited for before and after."""
+    """Fraction of a step's time spent in augmentation, 0..1, with the device synchronised before and after."""
 
     peak_bytes: int
-    """Of device memory, or of the process on a CPU."""
+    """Peak device memory, or memory of the process on a CPU."""
 
 
 def measure_steps(config: TrainingConfig, image_size: int, num_classes: int, steps: Steps) -> StepRate:
-    """Return the rate with the config's batch size, or the first of its halves that fits into memory."""
+    """Return the rate with the config's batch size, halved until it fits into memory."""
     batch_size = config.global_batch_size
     while batch_size > SMALLEST_BATCH_SIZE:
         rate = _unless_out_of_memory(config, batch_size, image_size, num_classes, steps)
@@ -71,7 +71,7 @@ def _unless_out_of_memory(config: TrainingConfig, batch_size: int, *sizes: Any) 
         return _measure(config, batch_size, *sizes)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            return None  # the error, and the tensors that its frames hold, must be gone before the next try
+            return None  # frees the error, whose frames hold tensors, before the next try
         raise
 
 
@@ -102,7 +102,7 @@ def _measure(config: TrainingConfig, batch_size: int, image_size: int, num_class
 
 
 class StepClock(lightning.Callback):
-    """Times steps as they come, then looks into the last ones."""
+    """Times the steps, then the augmentation within the last ones."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -116,13 +116,13 @@ class StepClock(lightning.Callback):
         return self.steps.num_timed * batch_size / self.timed_seconds
 
     def augmentation_fraction(self) -> float:
-        """Return the share of the inspected steps that drawing numbers and making crops took."""
+        """Return the fraction of the inspected steps spent in drawing random numbers and making crops."""
         return sum(timer.seconds for timer in self.timers) / self.inspected_seconds
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Start and stop the clock between the kinds of steps."""
+        """Start and stop the clock between the phases."""
         num_done = trainer.global_step
         last_timed = self.steps.num_warm + self.steps.num_timed
         if num_done not in (self.steps.num_warm, last_timed, self.steps.num_all):
@@ -143,7 +143,7 @@ class StepClock(lightning.Callback):
 
 
 class RandomBatches:
-    """Batches in the columns that `Classifier` takes, in memory that a GPU copies from while it works."""
+    """Random batches with the columns of `Classifier`, in pinned memory if a GPU is used."""
 
     def __init__(self, config: TrainingConfig, image_size: int, num_classes: int) -> None:
         random = torch.Generator().manual_seed(0)
@@ -155,11 +155,11 @@ class RandomBatches:
         self.labels = torch.randint(num_classes, (size,), generator=random)
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of batches."""
         return self.num_steps
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield them; the same images come with another number of uses."""
+        """Yield the batches; repeated images have an increasing number of uses."""
         size = len(self.labels)
         for step in range(self.num_steps):
             yield {

@@ -54,7 +54,7 @@ from ray_jobs.monitor.monitor import RunMonitor
 from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
-from ray_jobs.reports.comparison import ArmRun, Moment, print_results, write_report
+from ray_jobs.reports.comparison import ArmRun, EpochPoint, print_results, write_report
 from training.augmentation.augmentation import crop_sizes
 from training.data.reservoir import check_reservoir
 from training.fit import fit
@@ -281,10 +281,10 @@ def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     return comparison.train(arm, as_samples(images), None)
 
 
-def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[Moment]:
+def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[EpochPoint]:
     """Return the ends of epochs, in seconds since `began_at`, with the images that were there before."""
     return [
-        Moment(
+        EpochPoint(
             seconds=training.first_batch_at + training.training_seconds - began_at,
             num_generated=num_before + epoch.num_generated,
             num_trained=training.num_trained,

@@ -1,4 +1,4 @@
-"""Recipes, one Ray cluster, pools and a trained run that all tests of a session share."""
+"""Session fixtures: recipes, one Ray cluster, pools and a trained run."""
 
 import os
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from tests.support import leftovers
 from tests.support.settings import TWO_ACTORS, TWO_ACTORS_OF_8
 
 IS_FIRST = leftovers.MARK not in os.environ
-"""Whether this process began the session: workers of pytest-xdist inherit the mark of the one that did."""
+"""Whether this process started the session; pytest-xdist workers inherit the mark from it."""
 
 TEMP_FOLDER = leftovers.own_temp_folder() if IS_FIRST else None
 leftovers.mark_processes()
-os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else threads of Ray Serve that outlive ray.shutdown() start another Ray
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # threads of Ray Serve outlive ray.shutdown() and would start Ray again
 
 HAS_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Keep the session's temporary folder, with Ray's logs, if a test failed."""
+    """Record whether a test failed; the temporary folder with Ray's logs is then kept."""
     session.config.stash[HAS_FAILED] = bool(session.testsfailed)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the session's temporary folder, Ray's sessions and pytest's folders included."""
+    """Remove the session's temporary folder, including Ray's sessions and pytest's folders."""
     if TEMP_FOLDER is None:
         return
     if config.stash.get(HAS_FAILED, False):
@@ -37,7 +37,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Fail at the session's end if a process or a shared-memory file of it is left."""
+    """Fail at the session's end if it left a process or a shared-memory file behind."""
     before = leftovers.shared_memory()
     yield
     assert leftovers.wait_for_marked_processes() == []
@@ -46,19 +46,19 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def painted() -> Recipe:
-    """Ten classes, 16 px, no model."""
+    """Recipe without a model: ten classes, 16 px."""
     return build_recipe(RecipeConfig(generator="painted", image_size=16, num_inference_steps=1))
 
 
 @pytest.fixture(scope="session")
 def digits() -> Recipe:
-    """The embedded model at a few steps."""
+    """Recipe of the embedded model with four steps."""
     return build_recipe(RecipeConfig(image_size=32, num_inference_steps=4, guidance_scale=(1.0,)))
 
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local cluster for the session, whichever others run on this machine."""
+    """One local cluster for the session, independent of others on this machine."""
     import ray
 
     from ray_jobs.cluster.connect import start_local
@@ -79,7 +79,7 @@ def painted_pool(painted: Recipe, ray_cluster):
 
 @pytest.fixture(scope="session")
 def guarded_digits(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """The embedded model at a few steps, with a safety checker that flags a fifth of its images."""
+    """Recipe of the embedded model with four steps and a safety checker that flags 20% of its images."""
     from tests.support.tiny_models import save_with_safety_checker
 
     folder = tmp_path_factory.mktemp("models") / "guarded"

@@ -1,4 +1,4 @@
-"""The clusters that ship, read by Ray's own code, and which nodes its autoscaler would bring for a run."""
+"""The shipped cluster configs, parsed by Ray's code, and the nodes its autoscaler would add for a run."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ from ray_jobs.cluster.placement import Demand, Node, place
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
 
 RAY_JOB = yaml.safe_load((PROJECT_ROOT / "docs" / "kuberay.yaml").read_text())
-"""A KubeRay RayJob; what follows reads the cluster in it."""
+"""The KubeRay RayJob, which contains the cluster."""
 
 
 def launched() -> dict[str, Any]:
@@ -31,7 +31,7 @@ def launched() -> dict[str, Any]:
 
 
 def kuberay() -> dict[str, Any]:
-    """Return what Ray's autoscaler makes of the cluster that KubeRay runs for the job."""
+    """Return the autoscaler config that Ray derives from the RayJob's cluster."""
     return _derive_autoscaling_config_from_ray_cr(
         {"metadata": {"name": "figment", "namespace": "default"}, "spec": RAY_JOB["spec"]["rayClusterSpec"]}
     )
@@ -41,7 +41,7 @@ CLUSTERS = pytest.mark.parametrize("cluster", [launched, kuberay], ids=["cluster
 
 
 def demands() -> list[Demand]:
-    """Return what the run for these clusters asks for."""
+    """Return the resource demands of the run for these clusters."""
     config = load_config(JobConfig, [str(PROJECT_ROOT / "ray_jobs" / "configs" / "cluster.yaml")])
     return [
         generation_demand(config.generation),
@@ -51,7 +51,7 @@ def demands() -> list[Demand]:
 
 
 def requests(demand: Demand) -> list[Any]:
-    """Return what Ray asks its autoscaler for."""
+    """Return a demand as the resource requests that Ray sends to its autoscaler."""
     is_in = common_pb2.LABEL_OPERATOR_IN  # pyright: ignore[reportAttributeAccessIssue]
     selector = [(key, is_in, [value]) for key, value in demand.label_selector.items()]
     resources = {name: amount for name, amount in demand.resources.items() if amount}
@@ -59,7 +59,7 @@ def requests(demand: Demand) -> list[Any]:
 
 
 @CLUSTERS
-def test_ray_accepts_the_cluster_and_its_head_takes_no_work(cluster):
+def test_ray_accepts_the_cluster_and_its_head_runs_no_tasks(cluster):
     config = AutoscalingConfig(cluster(), skip_content_hash=True)  # validated by Ray's schema
     types = config.get_node_type_configs()
     assert types[config.get_head_node_type()].resources["CPU"] == 0
@@ -69,7 +69,7 @@ def test_ray_accepts_the_cluster_and_its_head_takes_no_work(cluster):
 
 
 @CLUSTERS
-def test_the_autoscaler_brings_nodes_of_each_group_for_who_asks_for_it(cluster):
+def test_autoscaler_adds_nodes_of_the_requested_groups(cluster):
     config = AutoscalingConfig(cluster(), skip_content_hash=True)
     generation, training, _ = demands()
     gang: Any = autoscaler_pb2.GangResourceRequest  # pyright: ignore[reportAttributeAccessIssue]
@@ -89,7 +89,7 @@ def test_the_autoscaler_brings_nodes_of_each_group_for_who_asks_for_it(cluster):
 
 
 @CLUSTERS
-def test_the_largest_cluster_holds_the_run_and_then_its_evaluation(cluster):
+def test_largest_cluster_has_room_for_the_run_then_its_evaluation(cluster):
     types = AutoscalingConfig(cluster(), skip_content_hash=True).get_node_type_configs().values()
 
     def nodes() -> list[Node]:
@@ -100,14 +100,14 @@ def test_the_largest_cluster_holds_the_run_and_then_its_evaluation(cluster):
     place([evaluation], nodes())
 
 
-def test_the_cluster_asks_for_a_token_and_its_dashboard_is_reached_on_the_head_alone():
+def test_cluster_needs_a_token_and_its_dashboard_listens_on_loopback():
     config = launched()
     assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
     assert "~/.ray/auth_token" in config["file_mounts"]
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
 
 
-def test_the_ray_job_runs_a_config_that_is_there_behind_a_token():
+def test_ray_job_runs_an_existing_config_behind_a_token():
     assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
     *command, config = RAY_JOB["spec"]["entrypoint"].split()
     assert command == ["python", "-m", "ray_jobs.train"]
@@ -123,13 +123,13 @@ def test_the_ray_job_runs_a_config_that_is_there_behind_a_token():
 
 
 RAY_JOB_SCHEMA = json.loads((PROJECT_ROOT / "tests" / "support" / "kuberay_rayjob.json").read_text())
-"""What KubeRay 1.6.2 publishes of a RayJob (its custom resource definition, v1): names, types, enums, what is required.
+"""Schema of a RayJob from KubeRay 1.6.2 (custom resource definition, v1): names, types, enums, required fields.
 
-Kubernetes' own parts, such as templates of pods, are any object.
+Kubernetes' own parts, such as pod templates, accept any object.
 """
 
 
-def test_kuberays_schema_allows_the_ray_job():
+def test_kuberay_schema_accepts_the_ray_job():
     jsonschema.validate(RAY_JOB, RAY_JOB_SCHEMA)
 
 
@@ -141,7 +141,7 @@ def test_kuberays_schema_allows_the_ray_job():
         (["workerGroupSpecs", 0, "minReplica"], 0, "'minReplica' was unexpected"),
     ],
 )
-def test_kuberays_schema_refuses_what_kuberay_would(path: list[str | int], value: object, message: str):
+def test_kuberay_schema_refuses_wrong_fields(path: list[str | int], value: object, message: str):
     changed = copy.deepcopy(RAY_JOB)
     *parents, name = path
     functools.reduce(operator.getitem, parents, changed["spec"]["rayClusterSpec"])[name] = value
@@ -149,7 +149,7 @@ def test_kuberays_schema_refuses_what_kuberay_would(path: list[str | int], value
         jsonschema.validate(changed, RAY_JOB_SCHEMA)
 
 
-def test_models_are_kept_on_a_disk_of_their_own_size():
+def test_models_are_stored_on_a_large_disk():
     config = launched()
     assert "--env HF_HOME=/weights" in config["docker"]["run_options"]
     assert "--volume /home/ubuntu/weights:/weights" in config["docker"]["run_options"]
@@ -159,7 +159,7 @@ def test_models_are_kept_on_a_disk_of_their_own_size():
         assert disk["Ebs"]["VolumeSize"] >= 100, name  # GB
 
 
-def test_both_run_the_ray_that_is_locked_here():
+def test_both_clusters_use_the_locked_ray_version():
     locked = dict(line.split("==") for line in (PROJECT_ROOT / "requirements.lock").read_text().splitlines())["ray"]
     assert locked == version("ray") == RAY_JOB["spec"]["rayClusterSpec"]["rayVersion"]
     image = f"rayproject/ray:{locked}-py311-gpu"

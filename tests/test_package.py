@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` uploads, by Ray's own packaging code."""
+"""The package that `ray job submit --working-dir .` uploads, built with Ray's packaging code."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
 
 from generation.recipes.model_files import PROJECT_ROOT
 
-LEFT_AT_WORK = (
+WORK_FILES = (
     ".venv/lib/torch.so",
     "env/lib/torch.so",
     ".git/objects/pack",
@@ -22,15 +22,15 @@ LEFT_AT_WORK = (
     "wandb/run/log",
     "best.ckpt",
 )
-"""What lies in a working directory after a while, a megabyte each."""
+"""Files that accumulate in a working directory; each has 1 MB in the test."""
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of a working directory that was in use."""
+    """The package of a used working directory."""
     folder = tmp_path_factory.mktemp("work") / "figment"
     shutil.copytree(PROJECT_ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "runs"))
-    for name in LEFT_AT_WORK:
+    for name in WORK_FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(os.urandom(1_000_000))
     target = tmp_path_factory.mktemp("package") / "package.zip"
@@ -43,14 +43,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_a_submitted_job_uploads_less_than_6_mb_without_environment_and_runs(package: Path):
+def test_package_is_below_6_mb_without_environment_and_runs(package: Path):
     assert package.stat().st_size < 6_000_000
     names = set(ZipFile(package).namelist())
-    assert not names.intersection(LEFT_AT_WORK)
+    assert not names.intersection(WORK_FILES)
     assert not any(name.startswith(("docs/", "tests/")) for name in names)
 
 
-def test_the_package_has_what_jobs_read(package: Path):
+def test_package_has_the_files_that_jobs_read(package: Path):
     assert set(ZipFile(package).namelist()) >= {
         "ray_jobs/train.py",
         "ray_jobs/configs/digits.yaml",

@@ -1,4 +1,4 @@
-"""How a run's accuracy on real images grew: every checkpoint that it kept is evaluated, also while it goes on."""
+"""Accuracy on real images over a run: evaluate each kept checkpoint, also while the run is training."""
 
 import csv
 import io
@@ -12,71 +12,71 @@ from evaluation.pages.html import html_table, page, percent, section
 from evaluation.pages.plots import along_figure, svg
 from evaluation.result import SetResult
 from generation.files import new_path
-from ray_jobs.job.run_folder import is_in_use, write_anew
+from ray_jobs.job.run_folder import write_anew
 from ray_jobs.monitor.spent import SPENT_FILE, read_spent, spent_at
 from training.checkpoint import checkpoint_files
 from training.job import KEPT
 
-LOOK_SECONDS = 10.0
-"""How often a run that is at work is looked at for a new checkpoint."""
+POLL_SECONDS = 10.0
+"""Polling interval for new checkpoints of an active run."""
 
-UNSEEN = "a job at work is not seen. Kept checkpoints are evaluated now; the same command does it again for later ones."
-"""What it means for those who follow a run that files have no locks."""
+NO_LOCKS = "an active run cannot be detected. Kept checkpoints are evaluated now; repeat the command for later ones."
+"""Consequence, for a warning, of file locks that do not work: an active run cannot be detected."""
 
-ALONG = {
+X_AXES = {
     "num_trained": "images trained on",
     "num_generated": "images generated",
     "device_seconds": "device seconds, generation and training",
     "seconds": "seconds",
 }
-"""What accuracy is drawn over."""
+"""Labels of the x axes, by what accuracy is plotted over."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A run's accuracy at one moment."""
+    """The accuracy of one checkpoint."""
 
     spent: Mapping[str, float]
-    """By the names of `Spent` and `ALONG`."""
+    """Time and images spent, by the names of `Spent` and `X_AXES`."""
 
     sets: Mapping[str, SetResult]
-    """By set, as in evaluation.json: `top1`, `top1_interval`, `num_images`."""
+    """Results by real set, as in evaluation.json: `top1`, `top1_interval`, `num_images`."""
 
 
 def kept_checkpoints(run_dir: Path) -> Iterator[Path]:
-    """Yield the checkpoints that a run has kept, oldest first, and those that it keeps or writes again while at work.
+    """Yield a run's kept checkpoints, oldest first, then those written or rewritten while it is active.
 
-    The last one is among them once the run is finished.
+    Includes `checkpoint.ckpt` once the run has finished.
     """
     seen: dict[Path, int] = {}
     last = run_dir / "checkpoint.ckpt"
     while True:
-        was_at_work = is_in_use(run_dir, UNSEEN)  # asked first: a run may keep one, and end, in between
+        was_at_work = is_at_work(run_dir, NO_LOCKS)  # before listing: a run may write one and end in between
         kept = [*reversed(checkpoint_files(run_dir / KEPT)), *([last] if last.is_file() else [])]
         new = [path for path in kept if seen.get(path) != path.stat().st_mtime_ns]
         for path in new:
-            seen[path] = path.stat().st_mtime_ns  # a run that goes on from before it writes it again
+            seen[path] = path.stat().st_mtime_ns  # a run resumed from before it writes it again
             yield path
         if not (new or was_at_work):
             return
         if not new:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def first_kept(run_dir: Path) -> Path:
-    """Return the oldest checkpoint that a run has kept, waiting for it while the run is at work; ValueError if none."""
+    """Return a run's oldest kept checkpoint, waiting for it while the run is active; ValueError if there is none."""
     for path in kept_checkpoints(run_dir):
         return path
     raise ValueError(
-        f"'{run_dir}' has no checkpoints to evaluate. Train with evaluation.every_images=N, which keeps some."
+        f"'{run_dir}' has no checkpoints to evaluate. Train with evaluation.every_images=N to keep checkpoints."
     )
 
 
-def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], say: Callable[[str], None]) -> Path:
-    """Evaluate all that a run has kept, and what it keeps while it is at work; return the folder of curve and page.
+def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], log: Callable[[str], None]) -> Path:
+    """Evaluate all kept checkpoints, following an active run to its end; return the folder with the results.
 
-    `evaluate` returns an evaluation's `sets`. `accuracy.csv`, a line a checkpoint and set, and the page are whole after
-    each checkpoint.
+    `evaluate` returns an evaluation's `sets`. `accuracy.csv`, one line per checkpoint and set, and `report.html` are
+    rewritten after each checkpoint.
     """
     folder = new_path(run_dir, "curve", "")
     points: dict[int, Point] = {}
@@ -92,12 +92,12 @@ def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], 
         folder.mkdir(exist_ok=True)
         write_anew(folder / "accuracy.csv", curve_text(curve))
         write_anew(folder / "report.html", curve_page(run_dir.name, curve))
-        say(f"{num_trained:,} images trained on: {folder}/report.html, accuracy.csv")
+        log(f"{num_trained:,} images trained on: wrote {folder}/report.html, accuracy.csv")
     return folder
 
 
 def curve_text(points: Sequence[Point]) -> str:
-    """Return CSV of `Spent`, the set, its images, top-1 and its interval, fractions in 0..1."""
+    """Return CSV with the columns of `Spent`, then set, number of images, top-1 and its interval, 0..1."""
     file = io.StringIO()
     head = [*points[0].spent, "set", "num_images", "top1", "lo", "hi"]
     writer = csv.writer(file, lineterminator="\n")
@@ -110,10 +110,10 @@ def curve_text(points: Sequence[Point]) -> str:
 
 
 def curve_page(name: str, points: Sequence[Point]) -> str:
-    """Return a page with a table, and accuracy over all that was spent on it."""
+    """Return an HTML page with a table and plots of accuracy over images, device time and time."""
     sets = list(points[0].sets)
     rows = [
-        [f"{value:,.0f}" for value in (point.spent[key] for key in ALONG)]
+        [f"{value:,.0f}" for value in (point.spent[key] for key in X_AXES)]
         + [percent(point.sets[each]["top1"], point.sets[each]["top1_interval"]) for each in sets]
         for point in points
     ]
@@ -122,12 +122,12 @@ def curve_page(name: str, points: Sequence[Point]) -> str:
             [(each, [point.spent[key] for point in points], [point.sets[each] for point in points]) for each in sets],
             title,
         )
-        for key, title in ALONG.items()
+        for key, title in X_AXES.items()
         if points[-1].spent[key] > 0
     ]
     note = (
-        "<p>Top-1 with Wilson's interval of 95%. Devices count for as long as generator actors and training workers "
-        "were up, an actor on CPUs as one device.</p>"
+        "<p>Top-1 with 95% Wilson intervals. Device-seconds count the time that generator actors and training workers "
+        "were running; an actor on CPUs counts as one device.</p>"
     )
-    table = html_table([*ALONG.values(), *sets], rows)
-    return page(f"{name}: accuracy along the run", section("Top-1", table + note + "".join(map(svg, figures))))
+    table = html_table([*X_AXES.values(), *sets], rows)
+    return page(f"{name}: accuracy over the run", section("Top-1", table + note + "".join(map(svg, figures))))

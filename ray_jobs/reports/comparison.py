@@ -1,4 +1,4 @@
-"""What a comparison came to: a table, a JSON, and one self-contained HTML page with plots."""
+"""Results of a comparison: a table, a JSON file and one self-contained HTML page with plots."""
 
 import dataclasses
 import json
@@ -19,16 +19,16 @@ from ray_jobs.job.tables import print_table
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The end of an epoch."""
+class EpochPoint:
+    """Progress and accuracy at the end of an epoch."""
 
     seconds: float
-    """Since the arm began."""
+    """Time since the arm began."""
 
     num_generated: int
     num_trained: int
     top1: float
-    """On real images, 0..1."""
+    """Top-1 on real images, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -38,44 +38,44 @@ class ArmRun:
     arm: str
     seed: int
     top1: float
-    """On real images at the end, 0..1."""
+    """Final top-1 on real images, 0..1."""
 
-    moments: list[Moment]
+    moments: list[EpochPoint]
     waited_seconds: float
-    """For images before the first step: from the first that was asked for to the first batch, all starts aside."""
+    """Wait for images, from the first request to the first batch; start-up of pool and workers excluded."""
 
     first_step_seconds: float
-    """From the arm's beginning to the first batch in training: the starts of pool and workers included."""
+    """Time from the start of the arm to the first batch in training; start-up of pool and workers included."""
 
     total_seconds: float
-    """From nothing to the trained classifier, start of generators and workers included."""
+    """Time from the start of the arm to the trained classifier; start-up of pool and workers included."""
 
     generation_device_seconds: float
-    """Generator actors, times the time that they were held."""
+    """Number of generator actors times the time that they were held."""
 
     training_device_seconds: float
-    """Training workers, times the time that they were held."""
+    """Number of training workers times the time that they were held."""
 
     waiting_fraction: float
-    """Share of the time since the first batch that training waited for images, 0..1."""
+    """Fraction of the time since the first batch that training waited for images, 0..1."""
 
     num_generated: int
     num_trained: int
     stored_bytes: int
     num_unreadable: int = 0
-    """Real images that were left out since they cannot be decoded."""
+    """Number of real images skipped because they cannot be decoded."""
 
     def cost(self, prices: Prices) -> float:
-        """Return what the run costs by these prices."""
+        """Return the cost of the run at these prices, in their currency."""
         devices = prices.of_devices(self.generation_device_seconds / 3600, self.training_device_seconds / 3600)
         return devices + self.stored_bytes / 1e9 * prices.stored_gb
 
 
 def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:
-    """Return what is told of each arm, and how numbers are written."""
-    told: dict[str, tuple[Callable[[ArmRun], float], str]] = {
+    """Return the columns of the table: by name, a run's value and its number format."""
+    found: dict[str, tuple[Callable[[ArmRun], float], str]] = {
         "top-1 on real images": (lambda run: run.top1, ".4f"),
-        "waited for images, s": (lambda run: run.waited_seconds, ".1f"),
+        "wait for images, s": (lambda run: run.waited_seconds, ".1f"),
         "first step after, s": (lambda run: run.first_step_seconds, ".1f"),
         "total, s": (lambda run: run.total_seconds, ".0f"),
         "generation, device-s": (lambda run: run.generation_device_seconds, ".0f"),
@@ -86,29 +86,30 @@ def columns(prices: Prices) -> dict[str, tuple[Callable[[ArmRun], float], str]]:
         "stored, MB": (lambda run: run.stored_bytes / 1e6, ".1f"),
     }
     if prices != Prices(currency=prices.currency):
-        told[f"cost, {prices.currency}"] = (lambda run: run.cost(prices), ".4f")
-    return told
+        found[f"cost, {prices.currency}"] = (lambda run: run.cost(prices), ".4f")
+    return found
 
 
-def mean_and_spread(values: Sequence[float], how: str) -> str:
-    """Return the mean, and with several values their standard deviation."""
-    mean = format(fmean(values), how)
-    return f"{mean} ± {format(stdev(values), how)}" if len(values) > 1 else mean
+def mean_and_spread(values: Sequence[float], number_format: str) -> str:
+    """Return the mean as text, and with several values their standard deviation."""
+    mean = format(fmean(values), number_format)
+    return f"{mean} ± {format(stdev(values), number_format)}" if len(values) > 1 else mean
 
 
-def table_of(runs: Sequence[ArmRun], prices: Prices) -> list[list[str]]:
-    """Return a row of names, and one an arm."""
-    told = columns(prices)
-    rows = [["arm", *told]]
+def results_table(runs: Sequence[ArmRun], prices: Prices) -> list[list[str]]:
+    """Return a header row and one row per arm."""
+    shown = columns(prices)
+    rows = [["arm", *shown]]
     for name in dict.fromkeys(run.arm for run in runs):
         of_arm = [run for run in runs if run.arm == name]
-        rows.append([name, *(mean_and_spread([value(run) for run in of_arm], how) for value, how in told.values())])
+        cells = (mean_and_spread([value(run) for run in of_arm], how) for value, how in shown.values())
+        rows.append([name, *cells])
     return rows
 
 
 def print_results(runs: Sequence[ArmRun], prices: Prices) -> None:
-    """Print the table, a column an arm."""
-    columns, *rows = zip(*table_of(runs, prices), strict=True)
+    """Print the table, one column per arm."""
+    columns, *rows = zip(*results_table(runs, prices), strict=True)
     print_table(f"Mean and standard deviation over {len({run.seed for run in runs})} seeds", columns, rows)
 
 
@@ -125,17 +126,17 @@ def write_report(run_dir: Path, config: CompareConfig, recipe: Recipe, runs: Seq
 
 
 def report(config: CompareConfig, facts: dict[str, Any], runs: Sequence[ArmRun]) -> str:
-    """Return the page, which needs no other file."""
-    head, *rows = table_of(runs, config.prices)
-    told = "; ".join(f"{name} {value}" for name, value in facts.items())
-    body = f"""<p>{escape(told)}.</p>
+    """Return the self-contained HTML page."""
+    head, *rows = results_table(runs, config.prices)
+    origin = "; ".join(f"{name} {value}" for name, value in facts.items())
+    body = f"""<p>{escape(origin)}.</p>
 {html_table(head, rows)}
-<p>Mean and standard deviation over seeds {", ".join(map(str, config.seeds))}. Waited for images: from
-the first that was asked for to the first batch in training, the starts of pool and workers aside, which the first step
-includes. Images that were generated before training, once for all seeds, count in full for each. Devices are held from
-the start of a pool, or of training workers, to its end.</p>
-{plot(runs, lambda moment: moment.seconds, "seconds since the arm began")}
-{plot(runs, lambda moment: moment.num_generated, "images generated")}
+<p>Mean and standard deviation over seeds {", ".join(map(str, config.seeds))}. The wait for images runs from
+the first request to the first batch in training, without the start-up of pool and workers; the time to the first step
+includes both. Images generated before training, once for all seeds, count in full for each seed. Devices are held from
+the start to the end of a pool, or of training workers.</p>
+{plot(runs, lambda point: point.seconds, "seconds since the arm began")}
+{plot(runs, lambda point: point.num_generated, "images generated")}
 <h2>Settings</h2>
 <pre>{escape(to_yaml(config))}</pre>
 <h2>Numbers</h2>
@@ -143,10 +144,10 @@ the start of a pool, or of training workers, to its end.</p>
     return page("Ways to train on the same images", body)
 
 
-def plot(runs: Sequence[ArmRun], along: Callable[[Moment], float], label: str) -> str:
-    """Return accuracy on real images along something, as SVG; a line a run, a colour an arm."""
+def plot(runs: Sequence[ArmRun], along: Callable[[EpochPoint], float], label: str) -> str:
+    """Return accuracy on real images over `along` as SVG; one line per run, one colour per arm."""
     lines = [
-        (run.arm, [along(moment) for moment in run.moments], [{"top1": moment.top1} for moment in run.moments])
+        (run.arm, [along(point) for point in run.moments], [{"top1": point.top1} for point in run.moments])
         for run in runs
     ]
     return svg(along_figure(lines, label))

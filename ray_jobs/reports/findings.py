@@ -1,4 +1,4 @@
-"""What a grid of small experiments says about the findings of arXiv 2212.08420. Numbers in, sentences out."""
+"""Compare a grid of small experiments with the findings of arXiv 2212.08420. Numbers in, sentences out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 import numpy as np
 
 CLEAN = "digits"
-"""The set without a shift."""
+"""The real set without a shift."""
 
 FORMS = ("class_name", "definition", "background")
-"""Prompt forms that are compared."""
+"""Prompt forms in the grid."""
 
 TAUGHT = ("inverted", "backgrounds", "noisy")
-"""Shifts that prompts with a background name: the digits model was taught them (`generation.digits.backgrounds`)."""
+"""Shifts named by prompts with a background; the digits model was trained on them (`generation.digits.backgrounds`)."""
 
-WHERE = {
+KINDS = {
     "clean": "on clean digits",
     "untaught": "under shifts that no prompt was taught",
     "taught": "under shifts that prompts were taught",
 }
-"""Kinds of real sets, in words: each is judged by itself."""
+"""Kinds of real sets and their descriptions; each kind has its own findings."""
 
-WAYS = ("plain", "strong")
-"""Augmentations, each of which has pairs of its own."""
+AUGMENTATIONS = ("plain", "strong")
+"""Augmentations; pairs are formed within each."""
 
 UNTESTED = "one seed, not tested over seeds"
-"""Part of each verdict: pairs of one seed, which share images, do not stand for other seeds, however many they are."""
+"""Part of each verdict: pairs with the same seed share images, so their number says nothing about other seeds."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One classifier of the grid; all have the same seed."""
+    """One classifier of the grid; all are trained with the same seed."""
 
     data: str
     """`generated` or `real`."""
@@ -42,17 +42,17 @@ class Cell:
     """Guidance scale; 0 for real images."""
 
     size: str
-    """How many images it was taught, as a multiple: `1x`."""
+    """Number of training images as a multiple: `1x`."""
 
     augmentation: str
     """`plain` or `strong`."""
 
     num_images: int
     top1: Mapping[str, float]
-    """By real set, 0..1."""
+    """Top-1 by real set, 0..1."""
 
     def over(self, kind: str) -> float:
-        """Return mean top-1, 0..1, over the real sets of a kind of `WHERE`, of which there has to be one."""
+        """Return mean top-1, 0..1, over the real sets of a kind of `KINDS`; at least one is required."""
         return self.mean_top1(names_of(kind, self.top1))
 
     def mean_top1(self, sets: Iterable[str]) -> float:
@@ -62,36 +62,36 @@ class Cell:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the paper found, and what the grid has to say of it."""
+    """A claim of the paper and what the grid shows about it."""
 
     claim: str
     verdict: str
-    """In how many pairs it is seen, with `UNTESTED`; or `cannot be shown here`."""
+    """Number of pairs in which it is seen, with `UNTESTED`; or `cannot be shown here`."""
 
     evidence: str
 
 
 def kind_of(name: str) -> str:
-    """Return which kind of `WHERE` a real set is."""
+    """Return a real set's kind, a key of `KINDS`."""
     if name == CLEAN:
         return "clean"
     return "taught" if shift_of(name) in TAUGHT else "untaught"
 
 
 def names_of(kind: str, names: Iterable[str]) -> list[str]:
-    """Return the real sets of a kind, among these."""
+    """Return those of the real sets that are of a kind."""
     return [name for name in names if kind_of(name) == kind]
 
 
 def kinds_of(cells: Sequence[Cell]) -> list[str]:
-    """Return the kinds of real sets that a grid was tested on."""
-    return [kind for kind in WHERE if names_of(kind, cells[0].top1)]
+    """Return the kinds of real sets that a grid was evaluated on."""
+    return [kind for kind in KINDS if names_of(kind, cells[0].top1)]
 
 
 def difference(cells: Iterable[Cell], choice: str, better: object, worse: object, sets: Iterable[str]) -> np.ndarray:
-    """Return by how much one value of a field is better than another on real sets, of cells that differ in it alone.
+    """Return the gain of one value of the field `choice` over another, per pair of cells that differ only in it.
 
-    In shares, -1..1, float64 [number of pairs]; ValueError where there are none.
+    Gains are in mean top-1 over `sets`, -1..1, float64 [number of pairs]. ValueError if there is no pair.
     """
     others = [name for name in ("data", "form", "guidance", "size", "augmentation") if name != choice]
     found: dict[object, dict[object, float]] = {better: {}, worse: {}}
@@ -100,12 +100,14 @@ def difference(cells: Iterable[Cell], choice: str, better: object, worse: object
             found[value][tuple(getattr(cell, name) for name in others)] = cell.mean_top1(sets)
     gains = [top1 - found[worse][alike] for alike, top1 in found[better].items() if alike in found[worse]]
     if not gains:
-        raise ValueError("No two experiments differ in this alone. Run a grid that has both.")
+        raise ValueError(
+            f"The grid has no two cells that differ only in {choice} ({better} and {worse}). Run a grid with both."
+        )
     return np.array(gains)
 
 
 def in_points(gains: np.ndarray) -> str:
-    """Return the mean over pairs in points, with the least and the most."""
+    """Return the mean over pairs in percentage points as text, with minimum and maximum."""
     mean = f"{100 * gains.mean():+.1f} points"
     if len(gains) == 1:
         return f"{mean} (1 pair)"
@@ -113,7 +115,7 @@ def in_points(gains: np.ndarray) -> str:
 
 
 def verdict_of(*found: np.ndarray) -> str:
-    """Return in how many of all pairs a choice is better, or that it is worse in all, in words."""
+    """Return in how many of all pairs a choice is better as text, or that it is worse in all."""
     gains = np.concatenate(found)
     if (gains < 0).all():
         return f"the contrary in {len(gains)} of {len(gains)} pairs"
@@ -121,7 +123,7 @@ def verdict_of(*found: np.ndarray) -> str:
 
 
 def findings(cells: Sequence[Cell]) -> list[Finding]:
-    """Return what the grid says of each finding, whatever it is."""
+    """Return all findings, including those that the grid contradicts or cannot show."""
     generated = [cell for cell in cells if cell.data == "generated"]
     real = [cell for cell in cells if cell.data == "real"]
     kinds = kinds_of(cells)
@@ -135,56 +137,59 @@ def findings(cells: Sequence[Cell]) -> list[Finding]:
     ]
 
 
-def by_way(cells: Sequence[Cell], choice: str, better: object, worse: object, kind: str) -> dict[str, np.ndarray]:
-    """Return a difference over a kind of real sets for each augmentation."""
+def by_augmentation(
+    cells: Sequence[Cell], choice: str, better: object, worse: object, kind: str
+) -> dict[str, np.ndarray]:
+    """Return the gains on one kind of real sets for each augmentation."""
     sets = names_of(kind, cells[0].top1)
     return {
         way: difference([cell for cell in cells if cell.augmentation == way], choice, better, worse, sets)
-        for way in WAYS
+        for way in AUGMENTATIONS
     }
 
 
-def verdict_apart(found: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """Return the verdict of each augmentation."""
-    verdicts = (f"{verdict_of(*(each[way] for each in found))} with {way}" for way in WAYS)
+def verdict_by_augmentation(found: Sequence[Mapping[str, np.ndarray]]) -> str:
+    """Return the verdicts for all augmentations as text."""
+    verdicts = (f"{verdict_of(*(each[way] for each in found))} with {way}" for way in AUGMENTATIONS)
     return f"{', '.join(verdicts)} augmentation; {UNTESTED}"
 
 
-def told(found: Mapping[str, np.ndarray]) -> str:
-    """Return the differences of both augmentations as text."""
+def differences(found: Mapping[str, np.ndarray]) -> str:
+    """Return the gains for all augmentations as text."""
     return ", ".join(f"{way} augmentation {in_points(each)}" for way, each in found.items())
 
 
 def on_guidance(cells: Sequence[Cell]) -> Finding:
-    """Compare the lowest scale with each higher one.
+    """Compare the lowest guidance scale with each higher one.
 
-    A scale between that is better than the lowest and the highest in all pairs is named: lower is then not better
-    throughout.
+    The evidence names any scale in between that is better than both ends in all pairs: lower is then not always better.
     """
     scales = sorted({cell.guidance for cell in cells})
     lowest, *higher = scales
 
     def is_better(scale: float, other: float) -> bool:
-        found = by_way(cells, "guidance", scale, other, "clean")
+        found = by_augmentation(cells, "guidance", scale, other, "clean")
         return all((gains > 0).all() for gains in found.values())
 
-    found = {scale: by_way(cells, "guidance", lowest, scale, "clean") for scale in higher}
+    found = {scale: by_augmentation(cells, "guidance", lowest, scale, "clean") for scale in higher}
     between = [scale for scale in scales[1:-1] if is_better(scale, lowest) and is_better(scale, scales[-1])]
-    evidence = "; ".join(f"guidance {lowest:g} instead of {scale:g}: {told(each)}" for scale, each in found.items())
+    evidence = "; ".join(
+        f"guidance {lowest:g} instead of {scale:g}: {differences(each)}" for scale, each in found.items()
+    )
     optimum = f" Better than both ends in all pairs: {', '.join(f'{scale:g}' for scale in between)}." if between else ""
     return Finding(
         "Lower guidance teaches better on clean digits.",
-        verdict_apart(list(found.values())),
+        verdict_by_augmentation(list(found.values())),
         f"{evidence.capitalize()}.{optimum}",
     )
 
 
 def on_augmentation(generated: Sequence[Cell], real: Sequence[Cell], kind: str) -> Finding:
-    """Compare what strong augmentation adds on generated images with what it adds in the mean on real ones."""
+    """Compare the gain of strong augmentation on generated images with its mean gain on real ones."""
     sets = names_of(kind, real[0].top1)
     gains, of_real = (difference(cells, "augmentation", "strong", "plain", sets) for cells in (generated, real))
     return Finding(
-        f"Strong augmentation helps generated images more than real ones {WHERE[kind]}.",
+        f"Strong augmentation helps generated images more than real ones {KINDS[kind]}.",
         f"{verdict_of(gains - of_real.mean())}; {UNTESTED}",
         f"Strong instead of plain: {in_points(gains)} on generated, {in_points(of_real)} on real images.",
     )
@@ -194,44 +199,44 @@ def on_size(cells: Sequence[Cell], kind: str) -> Finding:
     """Compare the most images with the fewest."""
     by_number = sorted({(cell.num_images, cell.size) for cell in cells})
     (_, fewest), (_, most) = by_number[0], by_number[-1]
-    found = by_way(cells, "size", most, fewest, kind)
+    found = by_augmentation(cells, "size", most, fewest, kind)
     return Finding(
-        f"More images help {WHERE[kind]}.",
-        verdict_apart([found]),
-        f"{most} instead of {fewest}, for the same number of steps: {told(found)}.",
+        f"More images help {KINDS[kind]}.",
+        verdict_by_augmentation([found]),
+        f"{most} instead of {fewest}, for the same number of steps: {differences(found)}.",
     )
 
 
 def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
-    """Compare prompts with backgrounds with those that say the name alone, under shifts of one kind.
+    """Compare prompts with backgrounds and prompts with the name only, under shifts of one kind.
 
-    The paper's claim is about shifts that nobody drew for: those that the model was taught by such prompts say little.
+    The paper's claim is about shifts absent from the prompts; shifts the model learned from such prompts say little.
     """
     choice = "form", "background", "class_name"
-    found = by_way(cells, *choice, kind)
+    found = by_augmentation(cells, *choice, kind)
     gains = {name: difference(cells, *choice, [name]).mean() for name in names_of(kind, cells[0].top1)}
     each = ", ".join(f"{shift_of(name)} {100 * gain:+.1f}" for name, gain in gains.items())
     return Finding(
-        f"Backgrounds in prompts help {WHERE[kind]}.",
-        verdict_apart([found]),
-        f"Background instead of name: {told(found)}; by shift, in the mean of both augmentations: {each}. On clean "
-        f"digits: {told(by_way(cells, *choice, 'clean'))}.",
+        f"Backgrounds in prompts help {KINDS[kind]}.",
+        verdict_by_augmentation([found]),
+        f"Background instead of name: {differences(found)}; by shift, in the mean of both augmentations: {each}. On "
+        f"clean digits: {differences(by_augmentation(cells, *choice, 'clean'))}.",
     )
 
 
 def on_definitions(cells: Sequence[Cell]) -> Finding:
-    """Say what definitions do, where no name has two meanings for the model."""
-    found = by_way(cells, "form", "definition", "class_name", "clean")
+    """Report the effect of definitions without a verdict: to the model, each name has one meaning."""
+    found = by_augmentation(cells, "form", "definition", "class_name", "clean")
     return Finding(
         "Definitions help against names of several meanings.",
         "cannot be shown here",
         f"The digits model has learnt one meaning of each name. Clean digits, definition instead of name: "
-        f"{told(found)}.",
+        f"{differences(found)}.",
     )
 
 
 def on_real(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
-    """Tell both, without a verdict: the generator was taught by the very images of the real arm."""
+    """Report both accuracies without a verdict: the generator was trained on the images of the real arm."""
     lowest = min(cell.guidance for cell in generated)
     most = {kind: max(cell.num_images for cell in cells) for kind, cells in (("generated", generated), ("real", real))}
     shown = [cell for cell in generated if (cell.form, cell.guidance) == ("class_name", lowest)] + list(real)
@@ -250,5 +255,5 @@ def _named(cell: Cell) -> str:
 
 
 def shift_of(name: str) -> str:
-    """Return a set's shift, as `noisy` of `digits/noisy`."""
+    """Return the shift in a set's name: `noisy` for `digits/noisy`."""
     return name.rsplit("/", maxsplit=1)[-1]

@@ -1,4 +1,4 @@
-"""A grid of generated images as one self-contained HTML page and as a PNG. Knows plans and pixels, no generator."""
+"""Grid of generated images as one self-contained HTML page and as a PNG. Knows plans and pixels, no generator."""
 
 import base64
 import io
@@ -31,26 +31,26 @@ figure { display: inline-block; margin: 0 .5rem .5rem 0; }
 img { display: block; image-rendering: pixelated; height: auto; }
 figcaption { font-size: 11px; opacity: .7; }
 """
-NOTE = """<p>Hover over a picture for its prompt and seed. Below it stands its index: python -m ray_jobs.regenerate
-recipe.json --index makes it again.</p>"""
+NOTE = """<p>Hover over a picture for its prompt and seed. The number below is its index: python -m ray_jobs.regenerate
+recipe.json --index INDEX generates it again.</p>"""
 
 MIN_SHOWN_PX = 96
-"""Smaller images are shown this wide."""
+"""Minimum width of a displayed image; smaller images are enlarged."""
 
 LABEL_PX, MARGIN_PX, HEADER_PX = 130, 6, 48
-"""Of the PNG: width of class names, space between pictures, height of column names."""
+"""Width of class names, space between pictures and height of column names in the PNG."""
 
 TALLEST_PX = 256
-"""Larger images are shrunk to this in the PNG."""
+"""Maximum height of an image in the PNG; larger images are shrunk."""
 
 
 FONT = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size=10)
-"""Comes with matplotlib, and has more letters than Pillow's own."""
+"""Font shipped with matplotlib; covers more characters than Pillow's default."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample."""
+    """One sample: its plan and its image."""
 
     plan: SamplePlan
     image: np.ndarray
@@ -58,7 +58,7 @@ class Picture:
 
     @property
     def caption(self) -> str:
-        """All that tells this picture from its neighbours."""
+        """Index, noise seed, guidance scale, steps, attempt and prompt as text."""
         plan = self.plan
         return (
             f"index {plan.index}, noise seed {plan.noise_seed}, guidance {plan.guidance_scale:g}, "
@@ -68,21 +68,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of classes under columns of templates or guidance scales."""
+    """A table with one row per class and one column per template or guidance scale."""
 
     title: str
     columns: Mapping[str, str]
-    """Titles, by what the columns differ in."""
+    """Column titles by key."""
 
     classes: Mapping[int, ClassEntry]
-    """By label."""
+    """Classes by label."""
 
     cells: Mapping[tuple[int, str], Sequence[Picture]]
-    """By label and column."""
+    """Pictures by label and column key."""
 
 
 def write_page(path: Path, gallery: Gallery) -> None:
-    """Write one HTML file that needs no other: images inside it, no script, nothing from the network."""
+    """Write one self-contained HTML file: images are inlined, no scripts, no network."""
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in gallery.columns.values())
     body = "\n".join(_row_html(gallery, label) for label in gallery.classes)
     table = f"<table><thead><tr><th>class</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
@@ -108,7 +108,7 @@ def _figure_html(picture: Picture) -> str:
 
 
 def write_png(path: Path, gallery: Gallery) -> None:
-    """Write the same grid as a picture, class names on the left, column names on top, indices on the pictures."""
+    """Write the grid as a PNG: class names on the left, column names on top, indices on the pictures."""
     heights = [picture.image.shape[0] for cell in gallery.cells.values() for picture in cell]
     size = min(TALLEST_PX, max([MIN_SHOWN_PX, *heights]))
     step = size + MARGIN_PX
@@ -129,13 +129,13 @@ def write_png(path: Path, gallery: Gallery) -> None:
 
 
 def _paste(sheet: Image.Image, picture: Picture, corner: tuple[int, int], size: int) -> None:
-    way = Image.Resampling.NEAREST if size > picture.image.shape[0] else Image.Resampling.LANCZOS
-    sheet.paste(Image.fromarray(picture.image).resize((size, size), way), corner)
+    resampling = Image.Resampling.NEAREST if size > picture.image.shape[0] else Image.Resampling.LANCZOS
+    sheet.paste(Image.fromarray(picture.image).resize((size, size), resampling), corner)
     below = corner[0] + 2, corner[1] + size - 12
     ImageDraw.Draw(sheet).text(below, str(picture.plan.index), "white", stroke_width=1, stroke_fill="black")
 
 
 def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width_px: int) -> None:
-    """Write a few lines that fit the width."""
+    """Draw text wrapped to the width, at most three lines."""
     lines = textwrap.wrap(text, max(4, int(width_px / FONT.getlength("n"))))
     draw.text(corner, "\n".join(lines[:3]), "black", font=FONT)

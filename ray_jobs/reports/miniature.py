@@ -1,4 +1,4 @@
-"""A grid of small experiments as a page of Markdown with plots. Knows no images."""
+"""Markdown page with plots for a grid of small experiments. Knows no images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,29 +8,29 @@ from matplotlib.figure import Figure
 from evaluation.pages.html import markdown_text
 from evaluation.pages.plots import label, svg
 from generation.files import write_whole
-from ray_jobs.reports.findings import WHERE, Cell, findings, kinds_of, names_of, shift_of
+from ray_jobs.reports.findings import KINDS, Cell, findings, kinds_of, names_of, shift_of
 
 
 def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Sequence[str]) -> str:
-    """Return the page; `plots` are files beside it."""
+    """Return the page; `plots` are file names in the page's folder."""
     facts = "; ".join(f"{name} {markdown_text(value)}" for name, value in circumstances.items())
     sizes = ", ".join(dict.fromkeys(cell.size for cell in cells if cell.data == "generated"))
     parts = [
         "# The paper in miniature",
         f"Made by `make miniature`: {facts}.",
-        f"Top-1 in per cent on 540 real digits, {_order(cells)}. All classifiers take as many steps; {sizes} are "
-        "numbers of different images, and the larger sets contain the smaller. Strong is the paper's augmentation, of "
-        "as many local crops as the config says.",
+        f"Top-1 in percent on 540 real digits, {_order(cells)}. All classifiers train for the same number of steps; "
+        f"{sizes} are numbers of distinct images, and larger sets contain the smaller ones. Strong is the paper's "
+        "augmentation with the number of local crops in the config.",
         _table(cells),
         "\n\n".join(f"![{name}]({name})" for name in plots),
         "## What it shows of the paper's findings",
-        "A pair is two classifiers that differ in nothing else; differences are means over pairs, with the least and "
-        "the most. There is one seed for all, and pairs share test images and partly training images: they are no "
-        "independent repetitions, and how many agree says nothing of other seeds. Clean digits, shifts that no prompt "
-        "was taught and shifts that prompts were taught are judged apart (the digits model knows inverted digits, "
-        "backgrounds and noise by their prompts), and so are plain and strong augmentation where these are not what is "
-        "compared. Strong augmentation helps generated images more in a pair of them that gains more by it than real "
-        "images in the mean.",
+        "A pair is two classifiers that differ only in the compared setting; differences are means over pairs, with "
+        "minimum and maximum. All use one seed, and pairs share test images and some training images: they are not "
+        "independent repetitions, and the number of pairs that agree says nothing about other seeds. Clean digits, "
+        "shifts that no prompt was taught and shifts that prompts were taught have separate findings (the digits model "
+        "learned inverted digits, backgrounds and noise from prompts that name them), and separate verdicts for plain "
+        "and strong augmentation unless these are compared. Strong augmentation helps generated images more in a pair "
+        "of generated sets if their gain exceeds the mean gain on real images.",
         *(f"- **{each.claim}** {each.verdict.capitalize()}. {each.evidence}" for each in findings(cells)),
         "## Each shift",
         _shift_table(cells),
@@ -39,9 +39,9 @@ def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Seq
 
 
 def _order(cells: Sequence[Cell]) -> str:
-    """Return what the numbers of a cell of the table are, in their order."""
+    """Return the meaning of the numbers in a table cell, in order."""
     shifts = {kind: ", ".join(map(shift_of, names_of(kind, cells[0].top1))) for kind in kinds_of(cells)}
-    return " / ".join("clean" if kind == "clean" else f"mean {WHERE[kind]} ({names})" for kind, names in shifts.items())
+    return " / ".join("clean" if kind == "clean" else f"mean {KINDS[kind]} ({names})" for kind, names in shifts.items())
 
 
 def _table(cells: Sequence[Cell]) -> str:
@@ -80,7 +80,7 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_plots(folder: Path, cells: Sequence[Cell]) -> list[str]:
-    """Write accuracy over the number of images for each kind of real sets; return the files' names."""
+    """Write a plot of accuracy over the number of images for each kind of real sets; return the file names."""
     names = []
     for kind in kinds_of(cells):
         text = svg(size_figure(cells, kind))
@@ -90,7 +90,10 @@ def write_plots(folder: Path, cells: Sequence[Cell]) -> list[str]:
 
 
 def size_figure(cells: Sequence[Cell], kind: str) -> Figure:
-    """Return top-1 over the number of images: a panel a prompt form, a colour a guidance scale, dashes for strong."""
+    """Return a figure of top-1 over the number of images.
+
+    One panel per prompt form, one colour per guidance scale; dashed lines for strong augmentation.
+    """
     forms = list(dict.fromkeys(cell.form for cell in cells if cell.data == "generated"))
     figure = Figure(figsize=(4 * len(forms), 4), layout="constrained")
     panels = figure.subplots(1, len(forms), sharey=True, squeeze=False)[0]
@@ -109,6 +112,6 @@ def size_figure(cells: Sequence[Cell], kind: str) -> Figure:
                 axes.plot(*zip(*points, strict=True), style, marker=".", color=color, label=f"{title}, {way}")
         axes.set(xscale="log", title=label(form), xlabel="different images")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"top-1 {WHERE[kind]}, %")
+    panels[0].set_ylabel(f"top-1 {KINDS[kind]}, %")
     panels[-1].legend(fontsize=7)
     return figure

@@ -1,4 +1,4 @@
-"""What a finished run comes to, in one small JSON and on the screen."""
+"""The summary of a finished run: summary.json and a printed table."""
 
 import dataclasses
 import time
@@ -21,12 +21,12 @@ def summarize(
     evaluation: Evaluation | None,
     started_at: float,
 ) -> dict[str, Any]:
-    """Return the run's numbers, accuracies of the first real set; fractions are 0..1.
+    """Return the run's results, with accuracies on the first real set; fractions are 0..1.
 
-    `started_at` is in seconds of `time.time()`. What was predicted is there where the settings have rates.
+    `started_at` is in seconds of `time.time()`. Predictions are included if the settings have rates.
     """
     ended_at = time.time()
-    training, counts = cast(TrainingProgress, progress.training), progress.counts  # a run that is through has trained
+    training, counts = cast(TrainingProgress, progress.training), progress.counts  # a finished run has trained
     first_set = next(iter(evaluation["sets"].values()), None) if evaluation else None
     return {
         "top1": first_set and first_set["top1"],
@@ -46,16 +46,19 @@ def summarize(
         "time_to_first_batch_seconds": training.first_batch_at - started_at,
         "training_seconds": training.training_seconds,
         "wall_seconds": ended_at - started_at,
-        **beside_prediction(config, recipe, training, ended_at - started_at),
+        **compare_with_prediction(config, recipe, training, ended_at - started_at),
         "rates": dataclasses.asdict(measured_rates(config, recipe, counts, training, started_at, ended_at)),
         "recipe_hash": recipe.sha256,
     }
 
 
-def beside_prediction(
+def compare_with_prediction(
     config: JobConfig, recipe: Recipe, training: TrainingProgress, wall_seconds: float
 ) -> dict[str, Any]:
-    """Return what was predicted, and which side bound; GPU-hours and cost of a fixed pool err as the wall time does."""
+    """Return predictions, the error of the wall time, and the binding side; empty without a prediction.
+
+    For a pool of fixed size, GPU-hours and cost have the same relative error as the wall time.
+    """
     prediction = predict_if_given(config, recipe)
     if prediction is None:
         return {}
@@ -70,7 +73,7 @@ def beside_prediction(
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print a row a number, those that belong together under a common name."""
+    """Print one row per number; nested ones are named `group.part`."""
     facts: dict[str, str] = {}
     for name, value in summary.items():
         parts = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}

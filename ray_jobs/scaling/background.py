@@ -1,4 +1,4 @@
-"""What goes on in threads beside something else: work of any kind, and readings now and then."""
+"""Background threads for a block of code, and periodic sampling of a value."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,31 +10,31 @@ import psutil
 
 MOST_THREADS = 1_000
 
-Reading = TypeVar("Reading")
+Value = TypeVar("Value")
 
 
 class Background:
-    """A context: threads beside its body, which hear of its end and are waited for."""
+    """A context manager whose threads run beside its body; at the body's end it signals them to stop and joins them."""
 
     def __init__(self) -> None:
-        self.is_over = threading.Event()
-        """Is set at the body's end, for those at work to look at, or to wait for."""
+        self.stopped = threading.Event()
+        """Set when the body ends; threads poll it or wait for it."""
 
         self._threads = ThreadPoolExecutor(MOST_THREADS)
         self._works: list[Future[None]] = []
 
     def start(self, work: Callable[[], None]) -> None:
-        """Have a thread of its own do something."""
+        """Run a function in its own thread."""
         self._works.append(self._threads.submit(work))
 
     def __enter__(self) -> "Background":
-        """Begin."""
+        """Return self."""
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        """End all; raises what one of them ended with, unless another error is on its way."""
-        self.is_over.set()
-        errors = [work.exception() for work in self._works]  # and of those that they start meanwhile
+        """Stop and join all threads; raise the first thread's error unless the body raised one."""
+        self.stopped.set()
+        errors = [work.exception() for work in self._works]  # waits; includes threads started by threads meanwhile
         self._threads.shutdown()
         for error in errors:
             if error is not None and error_type is None:
@@ -42,17 +42,17 @@ class Background:
 
 
 @contextmanager
-def readings(read: Callable[[], Reading], interval_seconds: float) -> Iterator[list[Reading]]:
-    """Note now and then what a reading gives, beside the body."""
-    noted: list[Reading] = []
+def sampling(read: Callable[[], Value], interval_seconds: float) -> Iterator[list[Value]]:
+    """Call `read` at this interval while the body runs; yield the list that collects its results."""
+    values: list[Value] = []
 
-    def watch() -> None:
-        while not beside.is_over.wait(interval_seconds):
-            noted.append(read())
+    def collect() -> None:
+        while not background.stopped.wait(interval_seconds):
+            values.append(read())
 
-    with Background() as beside:
-        beside.start(watch)
-        yield noted
+    with Background() as background:
+        background.start(collect)
+        yield values
 
 
 def resident_bytes() -> int:
@@ -61,5 +61,5 @@ def resident_bytes() -> int:
 
 
 def growth_bytes(sizes_bytes: Sequence[int]) -> int:
-    """Return by how much the largest of sizes in time exceeds the one at a tenth of the time."""
+    """Return the largest size minus the size after the first tenth; sizes are in time order."""
     return max(sizes_bytes) - sizes_bytes[len(sizes_bytes) // 10]

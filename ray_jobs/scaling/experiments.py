@@ -1,6 +1,6 @@
-"""One pool and one painted trainer at work together, watched: what came when, and what the pool looked like meanwhile.
+"""Run one pool with one fake trainer; record each delivery and sample the pool's state.
 
-Knows no table, page or target. Moments are in seconds of `time.time()`.
+Knows no table, page or target. Times are in seconds of `time.time()`.
 """
 
 import math
@@ -20,108 +20,110 @@ from generation.stream.stream import stream_samples
 from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
 from ray_jobs.job.source import start_pool
-from ray_jobs.scaling.background import readings, resident_bytes
-from ray_jobs.scaling.fault_injector import FaultInjector, Struck
+from ray_jobs.scaling.background import resident_bytes, sampling
+from ray_jobs.scaling.fault_injector import FaultEvent, FaultInjector
 from ray_jobs.scaling.loads import Load, rate_per_actor
 from ray_jobs.scaling.painted_trainer import PaintedJob, close_ledger, open_ledger, train_painted
 from ray_jobs.scaling.throughput import Deliveries, Exactness
 
-LOOK_SECONDS = 0.5
-"""How often the pool is looked at: no shorter time is told from another."""
+SAMPLING_SECONDS = 0.5
+"""Sampling interval of the pool's state, and the resolution of all times measured from it."""
 
 WINDOW_SECONDS = 5.0
-"""Over which a rate is drawn."""
+"""Window of each plotted rate."""
 
 STORE = "object_store_memory"
 
 
 @dataclass(frozen=True)
-class PoolMoment:
-    """The pool at one moment."""
+class PoolState:
+    """A snapshot of the pool."""
 
     at: float
     num_actors: int
-    """Actors that are up."""
+    """Running actors."""
 
     num_awaited: int
     """Actors that are starting."""
 
     num_loads: int
-    """Models that were loaded so far."""
+    """Models loaded so far."""
 
     driver_bytes: int
     """Resident memory of the driver."""
 
     store_bytes: int
-    """What all nodes' object stores hold."""
+    """Memory used in the object stores of all nodes."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A run in time, in seconds since its first batch."""
+    """Rates and pool size over a run; times are in seconds since its first batch."""
 
     ends: list[float]
-    """Of adjacent windows."""
+    """Ends of adjacent windows."""
 
     delivered_per_second: list[float]
-    """In each of them."""
+    """Images per second delivered in each window."""
 
     looked_at: list[float]
+    """Times at which the pool's state was sampled."""
+
     num_actors: list[int]
-    """Actors that were up at each look."""
+    """Running actors at those times."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a load."""
+class LoadResult:
+    """The measurements of a run."""
 
     load: Load
     actor_rate: float
-    """Images a second that an actor makes while it is at work."""
+    """Images per second of a busy actor."""
 
     began_at: float
-    """With no pool yet."""
+    """Start of the run, before the pool is created."""
 
     up_at: float
-    """When all actors were up that the pool begins with."""
+    """Time at which all initial actors were running."""
 
     trainers_began_at: list[float]
-    """When the trainer asked for images, and each that took a lost one's place."""
+    """Times at which the trainer, and each replacement of it, requested images."""
 
     deliveries: Deliveries
     exactness: Exactness
-    moments: list[PoolMoment]
-    struck: list[Struck]
+    pool_states: list[PoolState]
+    events: list[FaultEvent]
 
     @property
     def first_batch_at(self) -> float:
-        """When the trainer had its first batch."""
+        """Time of the trainer's first batch."""
         return float(self.deliveries.came_at[0])
 
     def series(self) -> Series:
-        """Return it as it is drawn."""
+        """Return rates and pool size for the plots."""
         first, last = self.first_batch_at, float(self.deliveries.came_at[-1])
         ends, rates = self.deliveries.rates(first, last, WINDOW_SECONDS)
         return Series(
             (ends - first).round(3).tolist(),
             rates.round(3).tolist(),
-            [round(moment.at - first, 3) for moment in self.moments],
-            [moment.num_actors for moment in self.moments],
+            [round(state.at - first, 3) for state in self.pool_states],
+            [state.num_actors for state in self.pool_states],
         )
 
 
 class Experiments:
-    """What all runs share: settings, recipe, and the nodes that the job started."""
+    """Runs loads; holds what all runs share: settings, recipe, and the nodes started by the job."""
 
     def __init__(self, config: ScaleConfig, recipe: Recipe, nodes: list[LocalNode]) -> None:
         self.config = config
         self.recipe = recipe
         self.nodes = nodes
         self.rate = rate_per_actor(config, recipe)
-        """Images a second of an actor, by which runs are measured out."""
+        """Images per second of an actor, from which the number of images of each run is computed."""
 
-    def run(self, load: Load) -> Outcome:
-        """Start a pool, let a trainer take all images, and return what was seen."""
+    def run(self, load: Load) -> LoadResult:
+        """Start a pool, let a trainer consume all images, and return the measurements."""
         began_at = time.time()
         with start_pool(self.recipe, load.generation, self.config.training) as service:
             up_at, ledger = time.time(), open_ledger()
@@ -134,23 +136,23 @@ class Experiments:
                 service.report_trainer,
             )
             injector = self._injector(load.faults, service, ledger)
-            with readings(partial(look, service), LOOK_SECONDS) as moments, injector.at_work():
+            with sampling(partial(pool_state, service), SAMPLING_SECONDS) as pool_states, injector.running():
                 train_painted(job, self.config.training)
-            counts, notes = service.counts(), close_ledger(ledger)
-        return Outcome(
+            counts, delivered = service.counts(), close_ledger(ledger)
+        return LoadResult(
             load=load,
             actor_rate=self._rate_seen(counts),
             began_at=began_at,
             up_at=up_at,
-            trainers_began_at=[at for at, _ in notes.begun],
-            deliveries=notes.deliveries(),
-            exactness=Exactness.of(np.concatenate(notes.indices), load.num_images),
-            moments=moments,
-            struck=sorted(injector.struck, key=lambda fault: fault.began_at),
+            trainers_began_at=[at for at, _ in delivered.begun],
+            deliveries=delivered.deliveries(),
+            exactness=Exactness.of(np.concatenate(delivered.indices), load.num_images),
+            pool_states=pool_states,
+            events=sorted(injector.events, key=lambda event: event.began_at),
         )
 
     def _rate_seen(self, counts: GenerationCounts) -> float:
-        """Return what an actor makes while it is at work: known of a painted one, seen of another."""
+        """Return the images per second of a busy actor: nominal for painted generators, measured for others."""
         is_painted = self.recipe.generator == "painted"
         return self.rate if is_painted else counts.num_images_made / counts.working_seconds
 
@@ -166,7 +168,7 @@ class Experiments:
 
 
 def node_size(config: ScaleConfig) -> NodeSize:
-    """Return how large a local node is: all of them hold the largest pool, and nothing else that takes a core."""
+    """Return the size of a local node: all nodes together have room for the largest pool and no further cores."""
     num_actors = math.ceil(config.largest_pool / max(1, config.num_local_nodes))
     generation = config.generation
     gpus = generation.gpus_per_actor
@@ -174,14 +176,14 @@ def node_size(config: ScaleConfig) -> NodeSize:
     return NodeSize(math.ceil(num_actors * generation.cpus_per_actor), num_gpus)
 
 
-def look(service: GenerationService) -> PoolMoment:
-    """Return what the pool, this process and the object stores are like now."""
-    there, free = ray.cluster_resources(), ray.available_resources()
-    return PoolMoment(
+def pool_state(service: GenerationService) -> PoolState:
+    """Return the current state of the pool, this process's memory and the object stores."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return PoolState(
         at=time.time(),
         num_actors=service.num_actors(),
         num_awaited=service.num_awaited(),
         num_loads=service.counts().num_loads.total(),
         driver_bytes=resident_bytes(),
-        store_bytes=round(there.get(STORE, 0.0) - free.get(STORE, 0.0)),
+        store_bytes=round(total.get(STORE, 0.0) - free.get(STORE, 0.0)),
     )

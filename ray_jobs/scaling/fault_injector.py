@@ -1,6 +1,6 @@
-"""What goes wrong on a schedule while a pool is at work: processes that are killed, nodes that are lost or stand still.
+"""Inject faults on a schedule while a pool generates: kill processes, kill nodes, pause nodes.
 
-The schedule is a function of the settings; only whom it hits depends on who is there.
+The schedule is a function of the settings; the victims also depend on which processes and nodes exist at the time.
 """
 
 import dataclasses
@@ -14,27 +14,27 @@ from typing import TypeVar
 
 from ray_jobs.cli.scale_config import FaultKind, FaultsConfig
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
-from ray_jobs.cluster.processes import is_running, kill, pid_of
+from ray_jobs.cluster.processes import kill, pid_of
 from ray_jobs.scaling.background import Background
 
-LOOK_SECONDS = 0.05
-"""How often it is looked whether the trainer has its first batch."""
+POLL_SECONDS = 0.05
+"""Polling interval while waiting for the trainer's first batch."""
 
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """Something that is to go wrong."""
+    """A scheduled fault."""
 
     at_seconds: float
-    """Since the trainer's first batch."""
+    """Time since the trainer's first batch."""
 
     kind: FaultKind
-    place: float
-    """0..1: whom it hits, among those who are there in their order."""
+    position: float
+    """0..1: position of the victim in the list of possible ones."""
 
 
 def schedule(config: FaultsConfig) -> list[Fault]:
-    """Return what goes wrong, in the order of time: each kind at equal distances, its first after half of one."""
+    """Return all faults in time order; those of a kind are evenly spaced, the first after half an interval."""
     draw = random.Random(config.seed)
     faults = []
     for kind, rate in config.per_minute.items():
@@ -44,8 +44,8 @@ def schedule(config: FaultsConfig) -> list[Fault]:
 
 
 @dataclass(frozen=True)
-class Struck:
-    """Something that went wrong."""
+class FaultEvent:
+    """An injected fault."""
 
     kind: FaultKind
     began_at: float
@@ -53,13 +53,13 @@ class Struck:
 
     victim: str
     num_actors: int = 0
-    """Generator actors that were hit."""
+    """Number of generator actors affected."""
 
     ended_at: float | None = None
-    """When it was over, where that was up to who did it."""
+    """End of a pause, in seconds of `time.time()`; None for kills and lost nodes."""
 
-    def since(self, at: float) -> "Struck":
-        """Return it with its moments counted from another one."""
+    def since(self, at: float) -> "FaultEvent":
+        """Return the event with its times relative to `at`."""
         ended_at = None if self.ended_at is None else self.ended_at - at
         return dataclasses.replace(self, began_at=self.began_at - at, ended_at=ended_at)
 
@@ -67,95 +67,94 @@ class Struck:
 Victim = TypeVar("Victim")
 
 
-def chosen(victims: Sequence[Victim], place: float) -> Victim | None:
-    """Return the victim at a place, None if there is none."""
-    return victims[min(int(place * len(victims)), len(victims) - 1)] if victims else None
+def pick_victim(victims: Sequence[Victim], position: float) -> Victim | None:
+    """Return the victim at a relative position, 0..1; None if the list is empty."""
+    return victims[min(int(position * len(victims)), len(victims) - 1)] if victims else None
 
 
 @dataclass
 class FaultInjector:
-    """What is to go wrong, whom it may hit, and what went wrong so far."""
+    """Injects the scheduled faults and records them."""
 
     config: FaultsConfig
     generators: Callable[[], list[str]]
-    """Returns the processes of generators as `host:pid`, dead ones perhaps included."""
+    """Returns the generators' processes as `host:pid`; may include dead ones."""
 
     trainer: Callable[[], str]
-    """Returns the trainer's."""
+    """Returns the trainer's process as `host:pid`."""
 
     first_batch_at: Callable[[], float | None]
-    """Returns when the trainer had its first batch, in seconds of `time.time()`; None before."""
+    """Returns the time of the trainer's first batch in seconds of `time.time()`; None before it."""
 
     nodes: list[LocalNode]
-    """Those that the job started; one that comes in a lost one's place joins the list."""
+    """Nodes started by the job; the replacement of a lost node is appended."""
 
     node_size: NodeSize
-    struck: list[Struck] = field(default_factory=list)
+    events: list[FaultEvent] = field(default_factory=list)
     _paused: list[LocalNode] = field(default_factory=list)
-    """Nodes that stand still."""
 
-    _beside: Background = field(default_factory=Background)
+    _background: Background = field(default_factory=Background)
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Let go wrong meanwhile what is scheduled; at the body's end all that stood still is at work again."""
-        with self._beside:
-            self._beside.start(self._run)
+    def running(self) -> Iterator[None]:
+        """Inject the scheduled faults while the body runs; at its end paused nodes are resumed."""
+        with self._background:
+            self._background.start(self._run)
             yield
 
     def _run(self) -> None:
-        """Wait for the first batch, then for each fault's time."""
+        """Wait for the first batch, then inject each fault at its time."""
         if not (faults := schedule(self.config)):
             return
         while (began_at := self.first_batch_at()) is None:
-            if self._beside.is_over.wait(LOOK_SECONDS):
+            if self._background.stopped.wait(POLL_SECONDS):
                 return
         for fault in faults:
-            if self._beside.is_over.wait(max(0.0, began_at + fault.at_seconds - time.time())):
+            if self._background.stopped.wait(max(0.0, began_at + fault.at_seconds - time.time())):
                 return
-            self._strike(fault)
+            self._inject(fault)
 
-    def _strike(self, fault: Fault) -> None:
+    def _inject(self, fault: Fault) -> None:
         if fault.kind == "actor_kill":
-            self._kill(fault.kind, chosen(self._actors(), fault.place), num_actors=1)
+            self._kill(fault.kind, pick_victim(self._actors(), fault.position), num_actors=1)
         elif fault.kind == "trainer_kill":
             self._kill(fault.kind, self.trainer(), num_actors=0)
-        elif node := chosen([node for node in self.nodes if node not in self._paused], fault.place):
-            struck = Struck(fault.kind, time.time(), node.name, self._num_actors_on(node))
-            (self._drop if fault.kind == "node_drop" else self._delay)(node, struck)
+        elif node := pick_victim([node for node in self.nodes if node not in self._paused], fault.position):
+            event = FaultEvent(fault.kind, time.time(), node.name, self._num_actors_on(node))
+            (self._drop if fault.kind == "node_drop" else self._delay)(node, event)
 
     def _actors(self) -> list[str]:
-        """Return the processes of generators that are there."""
-        return sorted(process for process in self.generators() if is_running(process))
+        """Return the live processes of generators."""
+        return sorted(process for process in self.generators() if is_there(process))
 
     def _num_actors_on(self, node: LocalNode) -> int:
-        there = {process.pid for process in node.processes()}
-        return sum(pid_of(process) in there for process in self._actors())
+        pids = {process.pid for process in node.processes()}
+        return sum(pid_of(process) in pids for process in self._actors())
 
     def _kill(self, kind: FaultKind, process: str | None, num_actors: int) -> None:
         at = time.time()
         if process is not None and kill(process):
-            self.struck.append(Struck(kind, at, process, num_actors))
+            self.events.append(FaultEvent(kind, at, process, num_actors))
 
-    def _drop(self, node: LocalNode, struck: Struck) -> None:
-        self.struck.append(struck)
+    def _drop(self, node: LocalNode, event: FaultEvent) -> None:
+        self.events.append(event)
         self.nodes.remove(node)
         node.kill()
-        self._beside.start(self._bring)
+        self._background.start(self._add_node)
 
-    def _bring(self) -> None:
-        """Start a node after a while; others have their time meanwhile."""
-        if not self._beside.is_over.wait(self.config.node_return_seconds):
+    def _add_node(self) -> None:
+        """Start a replacement node after `node_return_seconds`; runs in a thread of its own so faults go on."""
+        if not self._background.stopped.wait(self.config.node_return_seconds):
             self.nodes.append(LocalNode(self.node_size))
 
-    def _delay(self, node: LocalNode, struck: Struck) -> None:
+    def _delay(self, node: LocalNode, event: FaultEvent) -> None:
         node.pause()
         self._paused.append(node)
-        self._beside.start(partial(self._resume, node, struck))
+        self._background.start(partial(self._resume, node, event))
 
-    def _resume(self, node: LocalNode, struck: Struck) -> None:
-        """Let a node go on after a while."""
-        self._beside.is_over.wait(self.config.delay_seconds)
+    def _resume(self, node: LocalNode, event: FaultEvent) -> None:
+        """Resume a node after `delay_seconds`, or at once when the run ends."""
+        self._background.stopped.wait(self.config.delay_seconds)
         node.resume()
         self._paused.remove(node)
-        self.struck.append(dataclasses.replace(struck, ended_at=time.time()))
+        self.events.append(dataclasses.replace(event, ended_at=time.time()))

@@ -1,4 +1,4 @@
-"""What the scale experiments came to: tables, a JSON, and one self-contained HTML page with plots."""
+"""Results of the scale experiments: tables, a JSON file and one self-contained HTML page with plots."""
 
 import dataclasses
 import json
@@ -24,28 +24,28 @@ from ray_jobs.scaling.faults import FaultsResult
 from ray_jobs.scaling.step import StepResult
 from ray_jobs.scaling.sweep import SweepPoint, sweep_table
 
-STEP, FAULTS = "A step in mid-run", "Faults"
+STEP, FAULTS = "Step of the trainer's speed", "Faults"
 
 
 @dataclass(frozen=True)
 class ScaleResults:
-    """What all experiments came to that were made."""
+    """The results of the experiments run so far."""
 
     sweep: tuple[SweepPoint, ...] = ()
     step: StepResult | None = None
     faults: FaultsResult | None = None
     is_complete: bool = False
-    """Whether all experiments were made; else the job is at the next one, or it has failed."""
+    """Whether all experiments have finished; False while the job runs and after it failed."""
 
     @property
     def missed(self) -> list[str]:
-        """The targets that were missed, a line each."""
+        """The missed targets, one line each."""
         alone = [result for result in (self.step, self.faults) if result is not None]
         return [line for result in (*self.sweep, *alone) for line in result.missed]
 
 
 def print_results(results: ScaleResults, currency: str) -> None:
-    """Print all tables; the sweep has a column a pool."""
+    """Print all tables; the sweep's has one column per pool."""
     if results.sweep:
         columns, *rows = zip(*sweep_table(results.sweep, currency), strict=True)
         print_table("Pools of several sizes", columns, rows)
@@ -56,7 +56,7 @@ def print_results(results: ScaleResults, currency: str) -> None:
 
 
 def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: ScaleResults) -> None:
-    """Write `scale.json` and `report.html`, once more where the job has already measured some."""
+    """Write `scale.json` and `report.html`, replacing those of earlier experiments of the same job."""
     facts = {**environment(), "recipe_sha256": recipe.sha256, "generator": recipe.model or recipe.generator}
     content = facts | {**dataclasses.asdict(results), "missed": results.missed}
     write_anew(run_dir / "scale.json", json.dumps(content, indent=2) + "\n")
@@ -64,10 +64,11 @@ def write_report(run_dir: Path, config: ScaleConfig, recipe: Recipe, results: Sc
 
 
 def report(config: ScaleConfig, facts: dict[str, Any], results: ScaleResults) -> str:
-    """Return the page, which needs no other file."""
-    told = "; ".join(f"{name} {value}" for name, value in facts.items())
+    """Return the self-contained HTML page."""
+    origin = "; ".join(f"{name} {value}" for name, value in facts.items())
     found = " ".join(results.missed) or "All targets were met."
-    parts = [f"<p>{escape(told)}.</p>", f"<p>{escape(found if results.is_complete else f'Not complete. {found}')}</p>"]
+    status = found if results.is_complete else f"Not complete. {found}"
+    parts = [f"<p>{escape(origin)}.</p>", f"<p>{escape(status)}</p>"]
     if results.sweep:
         head, *rows = sweep_table(results.sweep, config.prices.currency)
         parts.append(
@@ -83,17 +84,17 @@ def report(config: ScaleConfig, facts: dict[str, Any], results: ScaleResults) ->
 
 
 def facts_table(facts: dict[str, str]) -> str:
-    """Return names and values, a row each."""
+    """Return an HTML table with one row per name and value."""
     return html_table([], list(facts.items()))
 
 
-SWEEP_NOTE = """<p>Nominal: what the actors make while they are at work. Delivered: images a second that came to the
-trainer, the slope of the nearest straight line from a tenth of the images to nine tenths. Devices are counted while
-they deliver, not while they start; without GPUs an actor counts as a device.</p>"""
+SWEEP_NOTE = """<p>Nominal: the rate of all actors while busy. Delivered: images per second at the trainer, the slope of
+a straight line fitted to the middle 80% of the images. Device-seconds are counted at that rate, without start-up; an
+actor without a GPU counts as one device.</p>"""
 
 
 def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
-    """Return rates over actors, beside their share of what is nominal."""
+    """Return a figure of the rates, and of their fraction of the nominal rate, over the number of actors."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     rates, shares = figure.subplots(1, 2)
     nums = [point.num_actors for point in points]
@@ -113,32 +114,32 @@ def sweep_figure(points: Sequence[SweepPoint]) -> Figure:
 
 
 def step_figure(step: StepResult) -> Figure:
-    """Return what was wanted and delivered in time, with the actors below."""
+    """Return a figure of trainer speed and delivery rate over time, with the number of actors below."""
     figure, above = series_figure(step.series)
-    for appetite in sorted(set(step.appetite_per_second)):
-        above.axhline(appetite, color="gray", linestyle="--", linewidth=1)
+    for rate in sorted(set(step.appetite_per_second)):
+        above.axhline(rate, color="gray", linestyle="--", linewidth=1)
     return figure
 
 
 def faults_figure(faults: FaultsResult) -> Figure:
-    """Return what was delivered in time and when what went wrong, with the actors below."""
+    """Return a figure of the delivery rate and the faults over time, with the number of actors below."""
     figure, above = series_figure(faults.series)
     above.axhline(faults.nominal_per_second, color="gray", linestyle="--", linewidth=1, label="nominal")
     for i, kind in enumerate(faults.num_struck):
-        moments = [fault.began_at for fault in faults.struck if fault.kind == kind]
-        above.plot(moments, [0] * len(moments), "x", color=f"C{i + 1}", label=kind.replace("_", " "))
+        times = [fault.began_at for fault in faults.struck if fault.kind == kind]
+        above.plot(times, [0] * len(times), "x", color=f"C{i + 1}", label=kind.replace("_", " "))
     above.legend()
     return figure
 
 
 def series_figure(series: Series) -> tuple[Figure, Axes]:
-    """Return a run in time: images delivered a second, and actors; with the upper axes."""
+    """Return a figure of the delivery rate above and the number of actors below, and the upper axes."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(series.ends, series.delivered_per_second, marker=".")
     above.set(ylim=(0, None), ylabel="images/s delivered")
     below.step(series.looked_at, series.num_actors, where="post")
-    below.set(ylim=(0, None), ylabel="actors up", xlabel="seconds since the first batch")
+    below.set(ylim=(0, None), ylabel="running actors", xlabel="seconds since the first batch")
     for axes in (above, below):
         axes.grid(alpha=0.3)
     return figure, above

@@ -1,6 +1,6 @@
-"""How fast images came, from the moments at which they did: rates, reaction to a step, capacity that was lost.
+"""Throughput from the arrival times of batches: rates, reaction to a step, lost capacity.
 
-Plain numbers: knows no cluster and no clock. Moments are seconds since anything, ascending.
+Pure functions of numbers: knows no cluster and no clock. Times are in ascending seconds from any origin.
 """
 
 from collections.abc import Sequence
@@ -12,45 +12,45 @@ import numpy as np
 from generation.indices import IndexSet
 
 STEADY_FROM, STEADY_UNTIL = 0.1, 0.9
-"""Shares of the images between which the rate is steady: before, the stream fills up; after, actors run out of work."""
+"""Fractions of all images between which the rate is steady: before, buffers fill; after, actors run out of work."""
 
 
 @dataclass(frozen=True)
 class Deliveries:
-    """Images that came, batch by batch."""
+    """The batches delivered to the trainer."""
 
     came_at: np.ndarray
-    """float64 [N], ascending."""
+    """float64 [N]: arrival times, ascending."""
 
     nums: np.ndarray
-    """int64 [N]: how many images each batch has."""
+    """int64 [N]: number of images in each batch."""
 
     waiting_seconds: np.ndarray
-    """float64 [N]: how long the trainer waited for each batch."""
+    """float64 [N]: waiting time of the trainer for each batch."""
 
     def num_between(self, start: float, stop: float) -> int:
-        """Return how many images came after `start`, and until `stop`."""
+        """Return the number of images delivered after `start` and no later than `stop`."""
         first, last = np.searchsorted(self.came_at, [start, stop], side="right")
         return int(self.nums[first:last].sum())
 
     def rate_between(self, start: float, stop: float) -> float:
-        """Return images a second."""
+        """Return images per second between two times."""
         return self.num_between(start, stop) / (stop - start)
 
     def waiting_fraction(self, start: float, stop: float) -> float:
-        """Return the share of the time between two moments that the trainer waited for what came in it, up to 1."""
+        """Return the trainer's waiting time for the batches delivered between two times, as a fraction of it, 0..1."""
         waited = self.waiting_seconds[(self.came_at > start) & (self.came_at <= stop)].sum()
         return min(1.0, float(waited) / (stop - start))
 
     def mean_rate(self) -> float:
-        """Return images a second from the first batch on, which is not counted; 0 for one batch."""
+        """Return images per second since the first batch, which is not counted; 0 for a single batch."""
         return self.rate_between(self.came_at[0], self.came_at[-1]) if len(self.nums) > 1 else 0.0
 
     def steady_rate(self) -> float:
-        """Return images a second in the steady part: the slope of the straight line nearest to their number in time.
+        """Return images per second in the steady part: the slope of a straight line fitted to the count over time.
 
-        Generators that began together deliver together; a number between two moments depends on where in a
-        beat these are, the slope hardly does.
+        Generators that start together deliver in bursts; a count between two times would depend on where in a burst
+        they fall, the slope hardly does.
         """
         totals = np.cumsum(self.nums)
         is_steady = (totals >= STEADY_FROM * totals[-1]) & (totals <= STEADY_UNTIL * totals[-1])
@@ -60,14 +60,14 @@ class Deliveries:
         return float(np.polyfit(times - times.mean(), totals[is_steady], 1)[0])
 
     def rates(self, start: float, stop: float, window_seconds: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ends of adjacent windows, of which the last ends at `stop` or before, and the rate in each."""
+        """Return the ends of adjacent windows from `start` to `stop` at the latest, and images per second in each."""
         ends = np.arange(start + window_seconds, stop + 1e-9, window_seconds)
         return ends, np.array([self.rate_between(end - window_seconds, end) for end in ends])
 
 
 @dataclass(frozen=True)
 class Exactness:
-    """Whether each wanted sample came once."""
+    """Counts of requested samples, and of those lost and duplicated."""
 
     num_images: int
     num_lost: int
@@ -75,14 +75,14 @@ class Exactness:
 
     @staticmethod
     def of(indices: np.ndarray, num_images: int) -> "Exactness":
-        """Return that of samples that came, in any order, where those from 0 to `num_images - 1` were wanted."""
+        """Return the counts for delivered `indices`, in any order; 0 to `num_images - 1` were requested once each."""
         num_distinct = len(IndexSet.of(indices) & IndexSet.of_ranges([range(num_images)]))
         return Exactness(num_images, num_images - num_distinct, len(indices) - num_distinct)
 
     @property
-    def faults(self) -> list[str]:
-        """What is wrong, a line each."""
-        found = {"lost": self.num_lost, "doubled": self.num_doubled}
+    def problems(self) -> list[str]:
+        """The kinds of wrong delivery, one line each; empty if each sample was delivered once."""
+        found = {"lost": self.num_lost, "duplicated": self.num_doubled}
         return [f"{number:,} of {self.num_images:,} samples were {what}" for what, number in found.items() if number]
 
     def __str__(self) -> str:
@@ -90,9 +90,9 @@ class Exactness:
 
 
 def reaction_seconds(deliveries: Deliveries, start: float, stop: float, rate: float, window_seconds: float) -> float:
-    """Return how long after `start` images came at a rate, and went on to until `stop`; infinity for never.
+    """Return the time from `start` until images arrive at `rate` or faster and do so until `stop`; infinity for never.
 
-    The rate is that of a window that begins at a batch, or at `start`.
+    Rates are measured in windows that begin at each batch and at `start`.
     """
     begins = np.concatenate([[start], deliveries.came_at])
     begins = begins[(begins >= start) & (begins <= stop - window_seconds)]
@@ -103,16 +103,19 @@ def reaction_seconds(deliveries: Deliveries, start: float, stop: float, rate: fl
 
 @dataclass(frozen=True)
 class Outage:
-    """Something that did not work for a while."""
+    """A period in which actors produced nothing."""
 
     began_at: float
     ended_at: float
     num_actors: int
-    """Generator actors that were out of work; of a trainer's outage, all."""
+    """Number of idle generator actors; all of them in an outage of the trainer."""
 
 
 def lost_fraction(outages: Sequence[Outage], num_actors: int, start: float, stop: float) -> float:
-    """Return the share of a pool's capacity between two moments that outages took, 0..1; at most all at a time."""
+    """Return the fraction of the pool's capacity lost to outages between two times, 0..1.
+
+    Overlapping outages add up to at most all actors.
+    """
     borders = {start, stop} | {at for outage in outages for at in (outage.began_at, outage.ended_at)}
     inside = sorted(at for at in borders if start <= at <= stop)
     lost = 0.0
@@ -123,9 +126,10 @@ def lost_fraction(outages: Sequence[Outage], num_actors: int, start: float, stop
 
 
 def actor_outages(lost_at: Sequence[tuple[float, int]], loaded_at: Sequence[float], stop: float) -> list[Outage]:
-    """Return how long each lost actor was missed: the first to be lost is the first to be replaced.
+    """Return the outage of each lost actor; the actor lost first is replaced first.
 
-    Takes moments with how many were lost, and those at which another was up; one that never was is missed until `stop`.
+    `lost_at` has times and numbers of lost actors, `loaded_at` the times at which a replacement was running. Without a
+    replacement the outage ends at `stop`.
     """
     lost = [at for at, num in sorted(lost_at) for _ in range(num)]
     replaced, outages = sorted(loaded_at), []
@@ -138,6 +142,6 @@ def actor_outages(lost_at: Sequence[tuple[float, int]], loaded_at: Sequence[floa
 
 
 def held_seconds(moments: Sequence[tuple[float, int]], stop: float) -> float:
-    """Return for how long something was held in all: from each moment on so many of it, until the next, or `stop`."""
+    """Return the time integral of a number; each (time, number) holds until the next one, the last until `stop`."""
     ends = [*(at for at, _ in moments[1:]), stop]
     return sum(num * (end - at) for (at, num), end in zip(moments, ends, strict=True))

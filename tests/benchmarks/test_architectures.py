@@ -15,7 +15,7 @@ def num_parameters(module: torch.nn.Module) -> int:
         ("stabilityai/sd-turbo", 865_910_724, 340_387_840),
     ],
 )
-def test_random_weights_are_as_many_as_the_real_ones(name: str, unet: int, text_encoder: int):
+def test_random_models_have_the_real_numbers_of_weights(name: str, unet: int, text_encoder: int):
     with torch.device("meta"):
         pipeline = ARCHITECTURES[name]()
     assert num_parameters(pipeline.unet) == unet
@@ -24,17 +24,17 @@ def test_random_weights_are_as_many_as_the_real_ones(name: str, unet: int, text_
     assert pipeline.vae_scale_factor == 8
 
 
-def test_the_tiny_decoder_has_a_thirtieth_of_the_weights():
+def test_taesd_decoder_has_a_thirtieth_of_the_weights():
     with torch.device("meta"):
         assert num_parameters(ARCHITECTURES["madebyollin/taesd"]()) == 2_445_063
 
 
-def test_the_tiny_model_is_small_enough_for_a_cpu():
+def test_tiny_model_is_small():
     with torch.device("meta"):
         pipeline = ARCHITECTURES[TINY]()
     assert sum(num_parameters(pipeline.components[name]) for name in ("unet", "vae", "text_encoder")) < 3_000_000
 
 
-def test_an_unknown_architecture_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"no architecture 'x' .*Known: CompVis/stable-diffusion-v1-4"):
+def test_unknown_architecture_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"no architecture 'x' .*Use CompVis/stable-diffusion-v1-4"):
         write_random_model("x", tmp_path, "float16")

@@ -1,4 +1,4 @@
-"""The script for a first GPU, on a CPU; its arithmetic by hand."""
+"""The GPU benchmark, run on a CPU; its arithmetic worked out by hand."""
 
 import importlib.util
 import json
@@ -33,8 +33,8 @@ from training.config import TrainingConfig
 NEVER = Deadline(float("inf"))
 OVER = Deadline(0.0)
 
-NOT_THERE = ("ray", "nltk", "webdataset", "moto", "s3fs", "boto3", "alembic", "sqlalchemy", "xformers")
-"""Packages that the script and the tests marked gpu have to do without."""
+ABSENT = ("ray", "nltk", "webdataset", "moto", "s3fs", "boto3", "alembic", "sqlalchemy", "xformers")
+"""Packages that the script and the tests marked `gpu` must not import."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def run_in(folder: Path) -> Run:
 
 
 def call_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """Return the exit status."""
+    """Run the benchmark; return its exit status."""
     monkeypatch.setattr(sys, "argv", ["benchmarks.device", *arguments])
     with pytest.raises(SystemExit) as ended:
         device.main()
@@ -58,7 +58,7 @@ def call_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 
 @pytest.mark.nightly
 @pytest.mark.usefixtures("restored_threads")
-def test_the_tiny_run_has_every_part_and_says_what_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_tiny_run_has_every_part_and_reasons_for_those_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     out = tmp_path / "device"
     assert call_main(monkeypatch, "--tiny", "--out", str(out), "--commit", "abc1234") == 0
     report = json.loads((out / "device.json").read_text())
@@ -66,13 +66,13 @@ def test_the_tiny_run_has_every_part_and_says_what_a_cpu_lacks(monkeypatch: pyte
     assert report["circumstances"]["torch"] == version("torch")
     lines = {(part["name"], line["name"]): line for part in report["parts"] for line in part["lines"]}
     assert {name: line["reason"] for (_, name), line in lines.items() if line["outcome"] != "measured"} == {
-        "pytest -m gpu": "it needs a GPU",
+        "pytest -m gpu": "needs a GPU",
         "with xformers": "xformers needs a GPU",
-        "+ compile": "--tiny compiles nothing",
+        "+ compile": "--tiny does not compile",
         "with CUDA graphs": "CUDA graphs need a GPU",
-        "arithmetic of the engine": "--tiny leaves it out",
-        "copies beside the next batch": "it needs a GPU",
-        "engine, TF32 on": "it needs a GPU",
+        "arithmetic of the engine": "skipped by --tiny",
+        "copies overlapping the next batch": "needs a GPU",
+        "engine, TF32 on": "needs a GPU",
     }
     rates = {key: line["images_per_second"] for key, line in lines.items() if line["outcome"] == "measured"}
     assert {part for part, _ in rates} == {"engine", "presets", "training", "batch sizes", "float32"}
@@ -82,16 +82,16 @@ def test_the_tiny_run_has_every_part_and_says_what_a_cpu_lacks(monkeypatch: pyte
     assert all(name in table for _, name in lines)
 
 
-def test_without_a_gpu_it_ends_in_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+def test_missing_gpu_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert call_main(monkeypatch, "--out", str(tmp_path / "device")) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: torch finds no GPU here.")
+    assert line.startswith("error: torch finds no GPU.")
     assert "--tiny" in line
     assert not (tmp_path / "device").exists()
 
 
-def test_a_folder_with_files_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+def test_folder_with_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     (tmp_path / "mine").touch()
     assert call_main(monkeypatch, "--tiny", "--out", str(tmp_path)) == 2
     assert "already contains files" in capsys.readouterr().err
@@ -100,20 +100,20 @@ def test_a_folder_with_files_is_not_written_to(monkeypatch: pytest.MonkeyPatch, 
 def test_parts_are_chosen_by_name():
     assert [work.name for work in choose_works("batch_sizes,engine")] == ["batch sizes", "engine"]
     assert choose_works("") == list(WORKS)
-    with pytest.raises(ValueError, match=r"--parts has 'x'\. Parts are gpu_tests, engine, "):
+    with pytest.raises(ValueError, match=r"--parts has the unknown part 'x'\. Use gpu_tests, engine, "):
         choose_works("engine,x")
 
 
-def test_all_parts_together_have_the_time_of_a_run():
+def test_part_times_add_up_to_the_limit():
     assert sum(work.seconds for work in WORKS) == device.TOTAL_SECONDS < device.HARD_SECONDS < 480
 
 
 @pytest.mark.nightly
-def test_neither_the_script_nor_the_gpu_tests_import_what_a_machine_without_ray_lacks():
+def test_script_and_gpu_tests_need_no_absent_packages():
     files = [str(path) for path in files_with_gpu_tests(PROJECT_ROOT / "tests")]
     code = f"""
 import runpy, sys
-sys.modules.update(dict.fromkeys({NOT_THERE!r}))
+sys.modules.update(dict.fromkeys({ABSENT!r}))
 import benchmarks.device
 for file in {files!r}:
     runpy.run_path(file)
@@ -129,7 +129,7 @@ def test_files_with_gpu_tests_are_found_by_their_mark(tmp_path: Path):
     assert Path(__file__) not in files_with_gpu_tests(PROJECT_ROOT / "tests")
 
 
-def test_outcomes_of_tests_are_read_from_junit():
+def test_results_of_tests_are_read_from_junit():
     text = """<testsuites><testsuite>
       <testcase name="test_a[float16]" time="1.5"/>
       <testcase name="test_b" time="0.25"><failure message="assert 9 &lt;= 8">in line 3</failure></testcase>
@@ -142,17 +142,17 @@ def test_outcomes_of_tests_are_read_from_junit():
     ]
 
 
-def test_each_part_may_use_what_earlier_ones_left_and_no_later_ones_time():
+def test_part_may_use_time_left_by_earlier_parts_only():
     assert deadlines(100.0, [10.0, 20.0, 30.0]) == [Deadline(50.0), Deadline(70.0), Deadline(100.0)]
 
 
-def test_a_deadline_allows_what_ends_before_it():
+def test_deadline_allows_work_that_ends_before_it():
     deadline = Deadline(time.monotonic() + 1000)
     assert deadline.allows(900)
     assert not deadline.allows(1100)
 
 
-def test_a_part_that_fails_is_written_down_and_the_others_go_on(tmp_path: Path):
+def test_failed_part_is_recorded_and_the_others_run(tmp_path: Path):
     def breaks(run: Run, deadline: Deadline) -> Lines:
         yield [Line("first", 2.0)]
         raise RuntimeError("CUDA error:\n  unspecified")
@@ -171,7 +171,7 @@ def test_a_part_that_fails_is_written_down_and_the_others_go_on(tmp_path: Path):
     assert "failed: RuntimeError: CUDA error: unspecified" in (tmp_path / "device.md").read_text()
 
 
-def test_what_was_measured_is_on_disk_while_a_part_goes_on(tmp_path: Path):
+def test_results_are_on_disk_while_a_part_runs(tmp_path: Path):
     seen = []
 
     def part(run: Run, deadline: Deadline) -> Lines:
@@ -183,7 +183,7 @@ def test_what_was_measured_is_on_disk_while_a_part_goes_on(tmp_path: Path):
 
 
 class Painter(Maker):
-    """Makes two grey images of one level."""
+    """Makes two uniform grey images."""
 
     num_images = 2
 
@@ -202,18 +202,18 @@ def last(lines: Iterator[Sequence[Line]]) -> Sequence[Line]:
     return list(lines)[-1]
 
 
-def test_a_row_that_cannot_be_loaded_is_told_and_the_others_are_compared():
+def test_row_that_fails_to_load_is_reported_and_the_others_compared():
     plans = [
         RowPlan("stock", lambda: Painter(7)),
         RowPlan("broken", breaks),
         RowPlan("engine", lambda: Painter(9)),
-        RowPlan("elsewhere", breaks, missing="it needs wings"),
+        RowPlan("elsewhere", breaks, missing="needs wings"),
     ]
     stock, broken, engine, elsewhere = last(compare([], plans, TINY, NEVER))
     assert (stock.outcome, stock.ratio, engine.outcome) == ("measured", 1.0, "measured")
     assert (engine.values["mean_apart_levels"], engine.values["most_apart_levels"]) == (2.0, 2)
     assert broken == failed("broken", ValueError("no such kernel"))
-    assert elsewhere == not_measured("elsewhere", "it needs wings")
+    assert elsewhere == not_measured("elsewhere", "needs wings")
 
 
 def test_images_of_different_recipes_are_not_compared():
@@ -222,7 +222,7 @@ def test_images_of_different_recipes_are_not_compared():
 
 
 @pytest.mark.parametrize("found", [None, object()])
-def test_on_a_gpu_xformers_alone_may_be_missing(monkeypatch: pytest.MonkeyPatch, found: object):
+def test_only_xformers_may_be_missing_on_a_gpu(monkeypatch: pytest.MonkeyPatch, found: object):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     case = Case(build_recipe(RecipeConfig()), GenerationConfig(), [])
     rows = plan_rows(case)
@@ -241,25 +241,25 @@ def test_on_a_gpu_xformers_alone_may_be_missing(monkeypatch: pytest.MonkeyPatch,
     assert missing == ({} if found else {"with xformers": "xformers is not installed"})
 
 
-def test_where_the_time_is_over_nothing_is_loaded():
+def test_nothing_is_loaded_after_the_deadline():
     assert outcome(RowPlan("late", breaks), OVER, TINY) == not_measured("late", "out of time")
 
 
-def test_ratios_are_to_the_first_line_that_was_measured():
+def test_ratios_refer_to_the_first_measured_line():
     lines = [not_measured("a", "out of time"), Line("b", 4.0), Line("c", 6.0)]
     assert [line.ratio for line in with_ratios(lines)] == [None, 1.0, 1.5]
 
 
-def test_a_failed_line_fails_the_report_and_one_that_was_not_measured_does_not():
+def test_failed_line_fails_the_report_and_an_unmeasured_one_does_not():
     skipped = Part("a", [not_measured("x", "out of time")])
     assert not Report({}, [skipped]).failed
     assert Report({}, [skipped, Part("b", [failed("y", ValueError("no"))])]).failed
 
 
-def test_the_table_has_a_row_for_each_line():
+def test_table_has_one_row_per_line():
     parts = [
         Part("engine", [Line("stock pipeline", 2.5, 1.0), Line("engine", 1234.5, 493.8, {"text_ms": 0.5})]),
-        Part("copies", [not_measured("copies", "it needs a | GPU")], error="RuntimeError: lost"),
+        Part("copies", [not_measured("copies", "needs a | GPU")], error="RuntimeError: lost"),
         Part("float32"),
     ]
     assert to_markdown(Report({"driver": "580.1"}, parts)).splitlines() == [
@@ -271,7 +271,7 @@ def test_the_table_has_a_row_for_each_line():
         "| --- | --- | ---: | ---: | --- |",
         "| engine | stock pipeline | 2.5 | 1.00 |  |",
         "|  | engine | 1,234 | 493.80 | text 0.5 ms |",
-        "| copies | copies |  |  | not measured: it needs a \\| GPU |",
+        "| copies | copies |  |  | not measured: needs a \\| GPU |",
         "|  |  |  |  | failed: RuntimeError: lost |",
         "| float32 |  |  |  | not measured yet |",
     ]
@@ -291,16 +291,16 @@ def test_values_are_shown_with_their_unit(name: str, value: float, words: str):
     assert in_words(name, value) == words
 
 
-def test_the_share_of_copies_that_is_hidden():
+def test_hidden_fraction_of_copies():
     assert hidden_fraction(only_compute=10.0, wait_for_each=16.0, beside_the_next=11.0) == pytest.approx(5 / 6)
 
 
-def test_a_batch_is_computed_for_one_and_a_half_copies():
+def test_batch_takes_one_and_a_half_copies_to_compute():
     assert num_products(copy_seconds=0.006, product_seconds=0.001) == 9
     assert num_products(copy_seconds=0.001, product_seconds=1.0) == 1
 
 
-def test_the_next_batch_is_started_before_a_copy_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+def test_next_batch_starts_before_waiting_for_a_copy(monkeypatch: pytest.MonkeyPatch):
     batches, events = MatrixBatches(2, 4, 8, torch.device("cpu")), []
 
     def compute() -> int:
@@ -320,7 +320,7 @@ def test_the_next_batch_is_started_before_a_copy_is_waited_for(monkeypatch: pyte
     assert events == ["compute 0", "wait 0", "compute 1", "wait 1"]
 
 
-def test_a_step_that_does_not_fit_is_measured_with_half_the_batch(monkeypatch: pytest.MonkeyPatch):
+def test_batch_is_halved_until_the_step_fits(monkeypatch: pytest.MonkeyPatch):
     tried = []
 
     def measure(config: TrainingConfig, batch_size: int, *sizes: object) -> StepRate:
@@ -335,11 +335,11 @@ def test_a_step_that_does_not_fit_is_measured_with_half_the_batch(monkeypatch: p
     assert tried == [256, 128, 64]
 
 
-def test_relative_errors_are_over_the_largest_value():
+def test_relative_error_is_over_the_largest_value():
     assert relative_error(torch.tensor([1.0, -2.0]), torch.tensor([1.5, -2.0])) == 0.25
 
 
-def test_tf32_is_off_within_and_as_before_afterwards():
+def test_tf32_is_off_inside_and_restored_afterwards():
     torch.backends.cudnn.allow_tf32 = True
     with tf32(allowed=False):
         assert not torch.backends.cuda.matmul.allow_tf32
@@ -348,9 +348,9 @@ def test_tf32_is_off_within_and_as_before_afterwards():
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_products_of_ten_bits_are_noticed(monkeypatch: pytest.MonkeyPatch):
+def test_products_with_ten_bits_are_detected(monkeypatch: pytest.MonkeyPatch):
     def in_ten_bits(a: torch.Tensor) -> torch.Tensor:
-        return (a.view(torch.int32) & ~0x1FFF).view(torch.float32)  # float32 has 23 bits, of which 10 are left
+        return (a.view(torch.int32) & ~0x1FFF).view(torch.float32)  # keeps 10 of 23 mantissa bits
 
     exact = torch.Tensor.__matmul__
     monkeypatch.setattr(
@@ -358,11 +358,11 @@ def test_products_of_ten_bits_are_noticed(monkeypatch: pytest.MonkeyPatch):
         "__matmul__",
         lambda a, b: exact(in_ten_bits(a), in_ten_bits(b)) if a.dtype == torch.float32 else exact(a, b),
     )
-    with pytest.raises(RuntimeError, match=r"off by .* as with TF32"), tf32(allowed=False):
+    with pytest.raises(RuntimeError, match=r"relative error of .* as with TF32"), tf32(allowed=False):
         pass
 
 
-def test_a_row_has_no_rate_before_its_first_turn():
+def test_row_without_timings_has_no_rate():
     row = Row("engine", Painter(1), start_seconds=2.0)
     (line,) = lines_of([row])
     assert (line.images_per_second, line.outcome, line.reason) == (None, "not measured", "loaded, but not timed yet")

@@ -25,39 +25,41 @@ def test_floors_are_read_by_benchmark_and_ratio(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[painting]\nbrush = "0.5"', r"floor of 'brush' in \[painting\] is 0.5; give a number above 0"),
-        ("[painting]\nbrush = true", "is True; give a number"),
-        ("[painting]\nbrush = 0.0", "is 0.0; give a number"),
-        ("[painting]\nbrush = nan", "is nan; give a number"),
-        ("brush = 0.5", "floor of 'brush' is in no section"),
-        ("[painting]\nbrush = 0.5\nbrush = 0.6", "is no TOML"),
+        ('[painting]\nbrush = "0.5"', r"floor of 'brush' in \[painting\] is 0.5; use a number above 0"),
+        ("[painting]\nbrush = true", "is True; use a number"),
+        ("[painting]\nbrush = 0.0", "is 0.0; use a number"),
+        ("[painting]\nbrush = nan", "is nan; use a number"),
+        ("brush = 0.5", "floor of 'brush' is outside a section"),
+        ("[painting]\nbrush = 0.5\nbrush = 0.6", "is not valid TOML"),
     ],
 )
-def test_a_floor_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str):
+def test_invalid_floor_is_refused(tmp_path: Path, text: str, message: str):
     with pytest.raises(ValueError, match=message):
         read_floors(floors_file(tmp_path, text))
 
 
-def test_a_benchmark_without_floors_is_an_error():
-    with pytest.raises(ValueError, match=r"has no section \[painting\]. It has delivery, shards, engine, augment"):
+def test_benchmark_without_floors_is_refused():
+    with pytest.raises(
+        ValueError, match=r"no section \[painting\]. Its sections are delivery, shards, engine, augment"
+    ):
         floors_of("painting")
 
 
-def test_a_ratio_is_missed_below_its_floor_and_met_at_it():
+def test_ratio_at_its_floor_is_met_and_below_is_missed():
     floors = {"brush": 0.5, "roller": 0.5, "spray": 0.5}
     assert below_floor({"spray": float("nan"), "brush": 0.499, "roller": 0.5}, floors) == ["brush", "spray"]
 
 
-def test_a_ratio_without_a_floor_and_a_floor_without_a_ratio_are_errors():
+def test_ratios_and_floors_must_match():
     with pytest.raises(ValueError, match="the ratio 'brush' has no floor; there is no ratio 'brsh'"):
         below_floor({"brush": 0.5}, {"brsh": 0.5})
 
 
-def test_the_file_has_a_section_for_each_nightly_benchmark():
+def test_floors_file_has_a_section_for_each_nightly_benchmark():
     check_names("benchmark", nightly.BENCHMARKS, read_floors())
 
 
-def test_the_streams_ratio_is_that_of_its_lower_rate():
+def test_stream_ratio_uses_the_lower_rate():
     stream = benchmark.Delivery(
         num_samples=640, num_distinct=640, rate_after_first_batch=120.0, steady_rate=96.0, driver_growth_bytes=0
     )
@@ -66,18 +68,18 @@ def test_the_streams_ratio_is_that_of_its_lower_rate():
     check_names("ratio", ratios, floors_of("delivery"))
 
 
-def test_shards_ratios_are_each_rate_over_the_one_beside_it():
+def test_shard_ratios_are_rates_over_their_references():
     rates = {
         "written": (96.0, 128.0),
-        "kept meanwhile, beside the stream": (60.0, 120.0),
-        "read, beside webdataset": (50.0, 40.0),
+        "with the tee, over the stream": (60.0, 120.0),
+        "read, over webdataset": (50.0, 40.0),
     }
     ratios = benchmark_shards.ratios_of(rates)
     assert list(ratios.values()) == [0.75, 0.5, 1.25]
     check_names("ratio", ratios, floors_of("shards"))
 
 
-def test_the_engines_ratios_are_medians_over_the_stock_pipelines(digits: Recipe):
+def test_engine_ratios_are_medians_over_the_stock_pipeline(digits: Recipe):
     class FourImages(Maker):
         num_images = 4
 

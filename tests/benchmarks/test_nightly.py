@@ -8,42 +8,42 @@ from functools import partial
 import pytest
 
 from benchmarks import nightly
-from benchmarks.nightly import CrashError, Line, Outcome, Ratios, in_own_process, lines_of
+from benchmarks.nightly import BenchmarkResult, CrashError, Line, Ratios, in_own_process, lines_of
 
 FLOORS = {"brush": 0.5, "roller": 2.0}
 
 
 def lines(*tries: Ratios, crash: str = "") -> list[Line]:
-    return list(lines_of("painting", Outcome(tries, crash), FLOORS))
+    return list(lines_of("painting", BenchmarkResult(tries, crash), FLOORS))
 
 
-def test_ratios_at_their_floors_are_met_by_one_try():
+def test_ratios_at_their_floors_are_met_in_one_try():
     assert lines({"brush": 0.5, "roller": 2.1}) == [
         Line("painting: brush", 0.5, (0.5,), "met", is_failure=False),
         Line("painting: roller", 2.0, (2.1,), "met", is_failure=False),
     ]
 
 
-def test_a_ratio_fails_if_both_tries_are_below_its_floor():
+def test_ratio_fails_if_both_tries_are_below_its_floor():
     assert lines({"brush": 0.4, "roller": 2.0}, {"brush": 0.49, "roller": 2.0}) == [
         Line("painting: brush", 0.5, (0.4, 0.49), "missed twice", is_failure=True),
         Line("painting: roller", 2.0, (2.0, 2.0), "met", is_failure=False),
     ]
 
 
-def test_two_ratios_that_miss_once_each_do_not_fail():
+def test_two_ratios_that_miss_once_do_not_fail():
     both = lines({"brush": 0.4, "roller": 2.0}, {"brush": 0.5, "roller": 1.9})
     assert [line.verdict for line in both] == ["missed once", "missed once"]
     assert not any(line.is_failure for line in both)
 
 
-def test_a_crash_at_the_first_try_fails_without_ratios():
+def test_crash_in_the_first_try_fails_without_ratios():
     assert lines(crash="exit status 1") == [
         Line("painting", None, (), "crashed at try 1, exit status 1", is_failure=True)
     ]
 
 
-def test_a_crash_at_the_second_try_fails_beside_what_the_first_measured():
+def test_crash_in_the_second_try_fails_and_keeps_the_first_ratios():
     assert lines({"brush": 0.4, "roller": 2.0}, crash="exit status 1") == [
         Line("painting: brush", 0.5, (0.4,), "missed once", is_failure=False),
         Line("painting: roller", 2.0, (2.0,), "met", is_failure=False),
@@ -53,12 +53,12 @@ def test_a_crash_at_the_second_try_fails_beside_what_the_first_measured():
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Benchmarks run in this process."""
+    """Run benchmarks in this process."""
     monkeypatch.setattr(nightly, "in_own_process", lambda benchmark: benchmark())
 
 
 def one_by_one(*tries: Ratios | CrashError) -> partial[Ratios]:
-    """Return a benchmark that ends as given, each time it is run; it cannot be run more often."""
+    """Return a benchmark whose runs return or raise the given values in order."""
 
     def run(ends: Iterator[Ratios | CrashError]) -> Ratios:
         end = next(ends)
@@ -76,19 +76,19 @@ MET, MISSED, CRASH = {"brush": 0.5, "roller": 2.0}, {"brush": 0.4, "roller": 2.0
 @pytest.mark.parametrize(
     ("ends", "outcome"),
     [
-        ([MET], Outcome((MET,))),
-        ([MISSED, MET], Outcome((MISSED, MET))),
-        ([MISSED, MISSED], Outcome((MISSED, MISSED))),
-        ([CRASH], Outcome((), "exit status 1")),
-        ([MISSED, CRASH], Outcome((MISSED,), "exit status 1")),
+        ([MET], BenchmarkResult((MET,))),
+        ([MISSED, MET], BenchmarkResult((MISSED, MET))),
+        ([MISSED, MISSED], BenchmarkResult((MISSED, MISSED))),
+        ([CRASH], BenchmarkResult((), "exit status 1")),
+        ([MISSED, CRASH], BenchmarkResult((MISSED,), "exit status 1")),
     ],
 )
-def test_a_second_try_is_made_after_a_miss_and_never_after_a_crash(ends, outcome: Outcome):
+def test_second_try_follows_a_miss_and_never_a_crash(ends, outcome: BenchmarkResult):
     assert nightly.try_twice("painting", one_by_one(*ends), FLOORS) == outcome
 
 
 @pytest.mark.usefixtures("here")
-def test_the_exit_message_names_what_missed_twice_and_what_crashed(monkeypatch, capsys):
+def test_exit_message_names_ratios_missed_twice_and_crashes(monkeypatch, capsys):
     monkeypatch.setattr(nightly, "read_floors", lambda: {"painting": FLOORS, "sanding": {"belt": 1.0}})
     benchmarks = {"painting": one_by_one(MISSED, MISSED), "sanding": one_by_one(CRASH)}
     monkeypatch.setattr(nightly, "BENCHMARKS", benchmarks)
@@ -101,13 +101,13 @@ def test_the_exit_message_names_what_missed_twice_and_what_crashed(monkeypatch, 
 
 
 @pytest.mark.usefixtures("here")
-def test_a_miss_and_then_a_pass_end_with_status_0(monkeypatch):
+def test_miss_then_pass_exits_with_status_0(monkeypatch):
     monkeypatch.setattr(nightly, "read_floors", lambda: {"painting": FLOORS})
     monkeypatch.setattr(nightly, "BENCHMARKS", {"painting": one_by_one(MISSED, MET)})
     nightly.main()
 
 
-def test_floors_of_an_unknown_benchmark_are_refused_before_any_runs(monkeypatch, capsys):
+def test_floors_of_an_unknown_benchmark_are_refused_at_start(monkeypatch, capsys):
     monkeypatch.setattr(nightly, "read_floors", lambda: {"paintng": FLOORS})
     monkeypatch.setattr(nightly, "BENCHMARKS", {"painting": one_by_one()})
     with pytest.raises(SystemExit) as ended:
@@ -135,7 +135,7 @@ def hang() -> Ratios:
 
 
 @pytest.mark.nightly
-def test_a_benchmark_has_a_process_of_its_own_whose_end_without_ratios_is_a_crash():
+def test_benchmark_process_that_ends_without_ratios_is_a_crash():
     assert in_own_process(pid)["pid"] != os.getpid()
     with pytest.raises(CrashError, match="exit status 1"):
         in_own_process(lose_a_sample)

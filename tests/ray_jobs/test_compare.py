@@ -7,7 +7,7 @@ import pytest
 
 from ray_jobs import compare
 from ray_jobs.cli.config import Prices
-from ray_jobs.reports.comparison import ArmRun, Moment, mean_and_spread, table_of
+from ray_jobs.reports.comparison import ArmRun, EpochPoint, mean_and_spread, results_table
 from tests.support.commands import call
 from tests.support.settings import KEEPING, PAINTED
 
@@ -15,7 +15,7 @@ RUN = ArmRun(
     arm="stream",
     seed=0,
     top1=0.5,
-    moments=[Moment(10.0, 64, 64, 0.25), Moment(20.0, 128, 128, 0.5)],
+    moments=[EpochPoint(10.0, 64, 64, 0.25), EpochPoint(20.0, 128, 128, 0.5)],
     waited_seconds=2.0,
     first_step_seconds=9.0,
     total_seconds=30.0,
@@ -36,10 +36,10 @@ def test_a_run_costs_its_devices_and_its_bytes():
 def test_seeds_are_told_by_mean_and_standard_deviation():
     assert mean_and_spread([0.9, 1.0, 1.1], ".2f") == "1.00 ± 0.10"
     assert mean_and_spread([0.9], ".2f") == "0.90"
-    head, row = table_of([RUN], Prices())
+    head, row = results_table([RUN], Prices())
     assert head[:2] == ["arm", "top-1 on real images"]
     assert row[:2] == ["stream", "0.5000"]
-    assert len(head) == len(row) == len(table_of([RUN], Prices(stored_gb=1.0))[0]) - 1  # without prices no costs
+    assert len(head) == len(row) == len(results_table([RUN], Prices(stored_gb=1.0))[0]) - 1  # without prices no costs
 
 
 @pytest.mark.ray

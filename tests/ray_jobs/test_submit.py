@@ -80,17 +80,17 @@ def submit(
 
 
 def state_of(head: Head, name: str) -> str:
-    return head.ask(f"jobs/{name}")["status"]
+    return head.request(f"jobs/{name}")["status"]
 
 
 def log_of(head: Head, name: str) -> str:
-    return head.ask(f"jobs/{name}/logs")["logs"]
+    return head.request(f"jobs/{name}/logs")["logs"]
 
 
 def left_over(head: Head) -> list[str]:
     """Return what holds or does something on the cluster: placement groups, generators, workers."""
     groups, actors = (
-        head.ask(f"v0/{kind}?limit=1000")["data"]["result"]["result"] for kind in ("placement_groups", "actors")
+        head.request(f"v0/{kind}?limit=1000")["data"]["result"]["result"] for kind in ("placement_groups", "actors")
     )
     busy = ("ServeReplica", "RayTrainWorker", "TrainController", "MapWorker", "SplitCoordinator", "JobSupervisor")
     alive = [actor["class_name"] for actor in actors if actor["state"] != "DEAD"]
@@ -239,7 +239,7 @@ def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, 
     (line,) = error_lines(log)
     assert "Try 24" in line
     assert "Traceback" not in log
-    assert head.ask("jobs/wrong")["driver_exit_code"] == 2
+    assert head.request("jobs/wrong")["driver_exit_code"] == 2
     assert not (tmp_path / "wrong").exists()
     assert left_over(head) == []
 

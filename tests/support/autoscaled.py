@@ -1,7 +1,7 @@
-"""A Ray cluster on this machine whose autoscaler brings local processes as nodes, and takes them away.
+"""A Ray cluster on this machine whose autoscaler adds and removes local processes as nodes.
 
-Ray's own `AutoscalingCluster` lacks a file in the wheel, and ends every Ray on the machine when it stops. By hand:
-`python -m tests.support.autoscaled COMMAND ...` runs a command on one that brings up to four nodes of a GPU each.
+Ray's own `AutoscalingCluster` lacks a file in the wheel, and stops every Ray on the machine when it ends. From the
+shell, `python -m tests.support.autoscaled COMMAND ...` runs a command on a cluster of up to four nodes with a GPU each.
 """
 
 import os
@@ -21,7 +21,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from tests.support.s3 import free_port, wait_until_open
 
 LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback alone
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback only
     "RAY_AUTH_MODE": "disabled",
 }
 
@@ -30,10 +30,10 @@ GENERATORS = {
     "labels": {"ray.io/node-group": "generator"},
     "max_workers": 4,
 }
-"""Nodes for generators."""
+"""Node type for generators."""
 
 IDLE_MINUTES = 0.05
-"""A node that has been idle for so long is taken away."""
+"""Idle time after which a node is removed, in minutes."""
 
 COMMANDS = (
     "cluster_synced_files",
@@ -44,11 +44,11 @@ COMMANDS = (
     "head_start_ray_commands",
     "worker_start_ray_commands",
 )
-"""What Ray wants to find, though no node of this cluster is set up by it."""
+"""Keys that Ray requires in the config; unused by this cluster's nodes."""
 
 
 def cluster_config(gcs_address: str, node_types: dict[str, Any], idle_minutes: float) -> dict[str, Any]:
-    """Return the autoscaler's settings: a head without a part in the work, and types of nodes that may come."""
+    """Return the autoscaler's config: a head that runs no generators, and the node types it may add."""
     head = {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0}
     return {
         "cluster_name": "autoscaled",
@@ -73,8 +73,8 @@ def cluster_config(gcs_address: str, node_types: dict[str, Any], idle_minutes: f
 
 @contextmanager
 def autoscaled_cluster(node_types: dict[str, Any], idle_minutes: float) -> Iterator[str]:
-    """Start a head and yield its address; all processes have ended afterwards, those of nodes too."""
-    scratch = Path(tempfile.mkdtemp())  # not under pytest's folder: paths of sockets are short
+    """Start a head and yield its address; stop it and all nodes afterwards."""
+    scratch = Path(tempfile.mkdtemp())  # not in pytest's folder: socket paths must be short
     port = free_port()
     config_file = scratch / "cluster.yaml"
     config_file.write_text(yaml.safe_dump(cluster_config(f"127.0.0.1:{port}", node_types, idle_minutes)))
@@ -103,7 +103,7 @@ def autoscaled_cluster(node_types: dict[str, Any], idle_minutes: float) -> Itera
 
 
 def end(head: subprocess.Popen[bytes]) -> None:
-    """End a head, which ends its nodes."""
+    """Stop a head, which stops its nodes."""
     head.send_signal(signal.SIGTERM)
     try:
         head.wait(45)

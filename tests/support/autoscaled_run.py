@@ -1,7 +1,7 @@
 """A pool on an autoscaled cluster, for test_autoscaled.py: `python -m tests.support.autoscaled_run FILE`.
 
-In a process of its own, since a process knows one Ray cluster. Writes into FILE how many nodes and actors there were,
-phase by phase.
+Runs in its own process, since a process can connect to one Ray cluster only. Writes the number of nodes and actors in
+each phase into FILE.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ ON_GENERATORS = dataclasses.replace(
 
 
 def num_generator_nodes() -> int:
-    """Return how many nodes have a GPU."""
+    """Return the number of live nodes with a GPU."""
     return sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes())
 
 
@@ -44,7 +44,7 @@ def lose_a_node(service: GenerationService) -> None:
 
 
 def main() -> None:
-    """Start a pool where no node can hold it, have its trainer starve, lose a node, and then pause."""
+    """Start a pool without nodes for it, let its trainer starve, kill a node, then pause the trainer."""
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=16, num_inference_steps=1))
     phases: dict[str, tuple[int, int]] = {"before": (num_generator_nodes(), 0)}
@@ -55,7 +55,7 @@ def main() -> None:
     with start_generation(recipe, ON_GENERATORS) as service:
         note("one", service)
         trainer = Trainer(service, recipe, ON_GENERATORS)
-        with trainer.at_work(images_per_second=60):
+        with trainer.running(images_per_second=60):
             wait_until(lambda: service.num_actors() == 4)
             note("starving", service)
             lose_a_node(service)

@@ -1,4 +1,4 @@
-"""Classes and small image files that tests of real images share."""
+"""Classes and small image files for tests of real images."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ BIRDS = LabelSpace(
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Make small images of these names, each of one grey: that of its place among them."""
+    """Write small images with these names; image i has grey level i."""
     for i, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Commands of `ray_jobs`, run in this process as the command line runs them."""
+"""Run `ray_jobs` commands in this process."""
 
 import sys
 from types import ModuleType
@@ -33,16 +33,16 @@ def _name(command: ModuleType) -> str:
 
 
 def printed(command: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what a command prints."""
+    """Return the standard output of a command."""
     capsys.readouterr()
     call(command, *arguments)
     return capsys.readouterr().out
 
 
 def error_line(command: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return the one line in which a command refuses, without its `error: `; its exit status is 2.
+    """Return the error line of a command that exits with status 2, without `error: `.
 
-    It is all that the command writes to stderr, unless a cluster is up, whose log may be there too.
+    It must be the only line on stderr, unless a cluster is running, whose log may be there too.
     """
     with pytest.raises(SystemExit) as ended:
         call(command, *arguments)
@@ -55,13 +55,13 @@ def error_line(command: ModuleType, capsys: pytest.CaptureFixture[str], *argumen
 
 
 def error_lines(text: str) -> list[str]:
-    """Return the lines of a log that are a command's errors."""
+    """Return the lines of a log that start with `error: `."""
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
 def forbid_cluster(patch: pytest.MonkeyPatch) -> None:
-    """Fail a test in which a command connects to a cluster, by whichever module it does."""
+    """Fail the test if a command connects to a cluster, from any module of `ray_jobs`."""
     users = [module for name, module in sys.modules.items() if name.startswith("ray_jobs.")]
     for module in users:
         if getattr(module, "connect", None) is connect:
-            patch.setattr(module, "connect", lambda: pytest.fail("It connected to a cluster."))
+            patch.setattr(module, "connect", lambda: pytest.fail("The command connected to a cluster."))

@@ -1,4 +1,4 @@
-"""Training on a pool that is up, as `ray_jobs.train` does it but for its cluster, display and evaluation."""
+"""Training on a running pool, as in `ray_jobs.train` without its cluster, display and evaluation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,14 +42,14 @@ FORTY_STEPS = TrainingConfig(
 
 
 def held_out_of(config: TrainingConfig) -> SampleRequest:
-    """Return the indices that a run is validated on."""
+    """Return the held-out indices of a run."""
     return SampleRequest.all_of(range(FIRST_HELD_OUT_INDEX, FIRST_HELD_OUT_INDEX + config.num_held_out))
 
 
 def streamed(
     service: GenerationService, recipe: Recipe, config: TrainingConfig, pool: GenerationConfig = TWO_ACTORS
 ) -> TrainingSamples:
-    """Return a run's samples as a stream from a pool."""
+    """Return a run's samples, streamed from a pool."""
     return TrainingSamples(config.num_samples, partial(stream_samples, service, recipe, pool))
 
 
@@ -63,7 +63,7 @@ def train(  # noqa: PLR0913
     real: TrainingSamples | None = None,
     listeners: tuple[Callable[[TrainingProgress], Any], ...] = (),
 ) -> dict[str, Any]:
-    """Train, or go on, in a folder and return the last checkpoint; samples are streamed where none are given."""
+    """Train or resume in a folder and return the last checkpoint; samples are streamed unless given."""
     run_dir.mkdir(exist_ok=True)
     job = FitJob(config, recipe, run_dir, samples or streamed(service, recipe, config), real, listeners)
     held_out: Dataset = stream_samples(service, recipe, TWO_ACTORS, held_out_of(config))
@@ -73,32 +73,32 @@ def train(  # noqa: PLR0913
 def train_here(
     service: GenerationService, recipe: Recipe, config: TrainingConfig, run_dir: Path, **others: Any
 ) -> dict[str, Any]:
-    """Do the same by one worker in this process, with the further arguments of `train`."""
+    """Train with one worker in this process; takes the same arguments as `train`."""
     assert config.num_workers == 1
     with in_this_process():
         return train(service, recipe, config, run_dir, **others)
 
 
 def train_by(num_workers: int) -> Callable[..., dict[str, Any]]:
-    """Return `train_here` for one worker, and for several `train`, whose processes take half a minute to start."""
+    """Return `train_here` for one worker; for several `train`, whose processes take half a minute to start."""
     return train_here if num_workers == 1 else train
 
 
 @contextmanager
 def in_this_process() -> Iterator[None]:
-    """Let `fit` run the one worker's function here, by Ray Train's local mode: no processes start, none import torch.
+    """Make `fit` run the worker's function in this process with Ray Train's local mode, so that no process starts.
 
-    Data comes through Ray as ever; what is left out are Ray Train's controller, restarts and data coordinator.
+    Data still comes through Ray; Ray Train's controller, restarts and data coordinator are not used.
     """
     alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": free_port()}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in alone.items():
             patch.setenv(name, str(value))
         patch.setenv("MASTER_ADDR", "127.0.0.1")
-        patch.setenv("OMP_NUM_THREADS", "1")  # else Lightning takes all cores; Ray sets it for its workers
+        patch.setenv("OMP_NUM_THREADS", "1")  # as Ray sets it for its workers; without it Lightning uses all cores
         patch.setattr("training.fit.worker_group", lambda _: ray.train.ScalingConfig(num_workers=0))
         try:
             yield
         finally:
-            if torch.distributed.is_initialized():  # a run that failed leaves it
+            if torch.distributed.is_initialized():  # left by a failed run
                 torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""A hub of models on this machine that answers as a mirror of Hugging Face's does."""
+"""A model hub on this machine with the API of a Hugging Face mirror."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-SECONDS_A_FILE = 0.2
-"""Long enough for two that want the same file to meet."""
+SECONDS_PER_FILE = 0.2
+"""Delay per file, long enough for two requests of the same file to overlap."""
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Serves one folder as the model `figment/digits`, and counts how often each file is fetched."""
+    """Serves one folder as the model `figment/digits`, and counts the downloads of each file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,12 +30,12 @@ class Hub:
 def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            self.answer(with_body=False)
+            self.respond(with_body=False)
 
         def do_GET(self) -> None:
-            self.answer(with_body=True)
+            self.respond(with_body=True)
 
-        def answer(self, with_body: bool) -> None:
+        def respond(self, with_body: bool) -> None:
             path = self.path.partition("?")[0].strip("/")
             file = path.removeprefix(f"figment/digits/resolve/{COMMIT}/")
             if path.startswith(f"api/models/figment/digits/tree/{COMMIT}"):
@@ -51,7 +51,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 if with_body:
                     with hub.lock:
                         hub.num_fetched[file] += 1
-                    time.sleep(SECONDS_A_FILE)
+                    time.sleep(SECONDS_PER_FILE)
                 self.send(hub.files[file].read_bytes(), with_body)
             else:
                 self.send_error(404)
@@ -66,7 +66,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler
 

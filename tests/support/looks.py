@@ -1,4 +1,4 @@
-"""Looks at a run that tests make up."""
+"""Made-up progress snapshots of a run."""
 
 from collections import Counter
 from typing import Any
@@ -12,7 +12,7 @@ from training.progress import TrainingProgress
 
 
 def looked(at: float, num_actors: int = 4, counts: GenerationCounts | None = None, **training: Any) -> RunProgress:
-    """A look at a second of a run whose training has run since second 100; without any training, not yet."""
+    """Return a run's progress at a time; training began at second 100, or not yet without training values."""
     training = {"pool_waiting_seconds": training.get("waiting_seconds", 0.0), **training} if training else {}
     of_training = TrainingProgress(**{**BEGUN, "training_seconds": at - 100.0, **training}) if training else None
     return RunProgress(at, of_training, num_actors, at * num_actors, 0, counts or GenerationCounts(), 0, 0.0)
@@ -35,10 +35,10 @@ BEGUN: dict[str, Any] = {
 
 
 def worked(seconds: float, num_made: int = 0, **refused: int) -> GenerationCounts:
-    """What a pool has done."""
+    """Return the counts of a pool."""
     return GenerationCounts(num_images_made=num_made, num_refused=Counter(refused), working_seconds=seconds)
 
 
 def prometheus_name(metric: Metric) -> str:
-    """The name under which Prometheus finds a metric that Ray exports."""
+    """Return the name of a metric exported by Ray, as seen in Prometheus."""
     return f"ray_{metric.name}{'_total' if metric.kind is metrics.Counter else ''}"

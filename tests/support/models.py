@@ -1,4 +1,4 @@
-"""A classifier for tests of what is asked of one."""
+"""An untrained classifier for tests."""
 
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,13 @@ THREE = LabelSpace("three", (ClassEntry("one"), ClassEntry("two"), ClassEntry("t
 
 
 def untrained() -> Model:
-    """Return a classifier that nothing has trained, the same each time, and not of one opinion."""
+    """Return an untrained classifier, identical in each call, whose predictions vary between images."""
     build = partial(build_classifier, untrained_checkpoint())
     return Model(cast(ModelFacts, {}), "0" * 64, Path(), THREE, crop_of(32), build)
 
 
 def untrained_checkpoint() -> dict[str, Any]:
-    """Return what `load_classifier` reads."""
+    """Return a checkpoint in the format of `load_classifier`."""
     torch.manual_seed(0)
     config = TrainingConfig(architecture="resnet18", gpus_per_worker=0)
     classifier = Classifier(config, num_classes=3, image_size=32).eval()

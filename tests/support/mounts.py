@@ -1,4 +1,4 @@
-"""Small file systems in memory, which fill up or cannot be written."""
+"""Small in-memory file systems that can be full or read-only."""
 
 import subprocess
 import tempfile
@@ -10,7 +10,7 @@ import pytest
 
 
 def _may_mount() -> bool:
-    """Return whether this process may mount: root may not in most containers."""
+    """Return whether this process may mount file systems; in most containers even root may not."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False)
         return done.returncode == 0 and subprocess.run(["umount", folder], check=True).returncode == 0
@@ -21,7 +21,7 @@ needs_mounts = pytest.mark.skipif(not _may_mount(), reason="this account may not
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mount a tmpfs with these options on a new folder."""
+    """Mount a tmpfs with these options on a new folder while the body runs."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
     try:
@@ -31,5 +31,5 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def enlarge(folder: Path, size: str) -> None:
-    """Make room on a mounted folder."""
+    """Change the size of a mounted file system."""
     subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)

@@ -1,4 +1,4 @@
-"""Nodes that join the cluster of the session."""
+"""Nodes that join the session's cluster."""
 
 import json
 import os
@@ -18,21 +18,21 @@ from ray_jobs.cluster.local_nodes import NodeSize, local_nodes, node_params
 
 @contextmanager
 def joined_node(num_cpus: int, num_gpus: int = 0, labels: dict[str, str] | None = None) -> Iterator[Callable[[], None]]:
-    """Join a node to the cluster, and yield what kills all its processes."""
+    """Add a node to the cluster; yield a function that kills all its processes."""
     with local_nodes(1, NodeSize(num_cpus, num_gpus, labels or {})) as (node,):
         yield node.kill
 
 
 def num_alive() -> int:
-    """Return how many nodes the cluster has."""
+    """Return the number of live nodes in the cluster."""
     return sum(node["Alive"] for node in ray.nodes())
 
 
 @contextmanager
 def leaving_node(labels: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Join a node that a process of its own has started, and yield that process, which is to get signals.
+    """Add a node started by a separate process; yield that process, to which tests send signals.
 
-    It does what `ray start --block` does, which refuses a cluster that listens on loopback alone.
+    It works like `ray start --block`, which refuses clusters that listen on loopback only.
     """
     address = ray.get_runtime_context().gcs_address
     num_before, give_up_at = num_alive(), time.monotonic() + 60

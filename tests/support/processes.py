@@ -1,4 +1,4 @@
-"""Processes below this one: what they are, and how tests kill them."""
+"""Find and kill child processes."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.support.waits import repeated_meanwhile
 
 
 def command_of(process: psutil.Process) -> str:
-    """Return a process's command line, empty for one that has ended or is a zombie."""
+    """Return a process's command line; empty if it has ended or is a zombie."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
@@ -21,13 +21,13 @@ def command_of(process: psutil.Process) -> str:
 
 
 def processes_of(name: str) -> list[psutil.Process]:
-    """Return the processes below this one with a name in their command line."""
+    """Return the descendants of this process with `name` in their command line."""
     return [process for process in psutil.Process().children(recursive=True) if name in command_of(process)]
 
 
 @contextmanager
 def in_own_group(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command from the project's folder, its streams piped, in a process group that is killed at the end."""
+    """Run a command in the project folder with piped streams, in a process group that is killed at the end."""
     process = subprocess.Popen(
         command,
         cwd=PROJECT_ROOT,
@@ -48,7 +48,7 @@ def in_own_group(*command: str, **environment: str) -> Iterator[subprocess.Popen
 
 @contextmanager
 def killing(process_name: str, at: Callable[[], bool]) -> Iterator[list[int]]:
-    """Kill one process of that name as soon as a condition holds; yield the pids that were killed."""
+    """Kill one process with this name as soon as a condition holds; yield the list of killed pids."""
     killed: list[int] = []
 
     def kill_if_due() -> bool:

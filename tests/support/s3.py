@@ -1,4 +1,4 @@
-"""An S3 server of its own process on loopback."""
+"""A local S3 server in a separate process."""
 
 import socket
 import subprocess
@@ -18,7 +18,7 @@ def free_port() -> int:
 
 @contextmanager
 def serve_s3(bucket: str) -> Iterator[dict[str, str]]:
-    """Yield the environment by which clients reach a server that has this bucket."""
+    """Start a server with this bucket; yield the environment variables for clients."""
     port = free_port()
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -54,4 +54,4 @@ def wait_until_open(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise TimeoutError(f"Nobody listens on port {port}.")
+    raise TimeoutError(f"No server listens on port {port} after 60 s.")

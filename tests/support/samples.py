@@ -1,4 +1,4 @@
-"""Painted samples, as an actor would send them."""
+"""Painted samples, as an actor returns them."""
 
 from generation.engine.actor import GeneratorActor
 from generation.recipes.recipe import Recipe

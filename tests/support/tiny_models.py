@@ -1,4 +1,4 @@
-"""The architectures that people use, at a few thousand random weights."""
+"""Common architectures with a few thousand random weights."""
 
 import importlib
 from pathlib import Path
@@ -28,7 +28,7 @@ FLUX_LIKE: dict[str, Any] = {
     "joint_attention_dim": 32,
     "axes_dims_rope": (4, 4, 8),
 }
-"""What the transformers of Flux and Chroma have in common."""
+"""Settings shared by the transformers of Flux and Chroma."""
 
 
 def tiny_decoder(**settings: Any) -> Any:
@@ -43,12 +43,12 @@ def tiny_decoder(**settings: Any) -> Any:
 
 
 def tiny_tokenizer() -> Any:
-    """Return the digits model's."""
+    """Return the digits model's tokenizer."""
     return transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
 
 
 def tiny_clip(tokenizer: Any) -> Any:
-    """Return the configuration of a CLIP text encoder of 32 dimensions."""
+    """Return the configuration of a CLIP text encoder with 32 dimensions."""
     return transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -62,7 +62,7 @@ def tiny_clip(tokenizer: Any) -> Any:
 
 
 def tiny_t5(tokenizer: Any) -> Any:
-    """Return a T5 text encoder of 32 dimensions."""
+    """Return a T5 text encoder with 32 dimensions."""
     return transformers.T5EncoderModel(
         transformers.T5Config(
             vocab_size=len(tokenizer), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, is_encoder_decoder=False
@@ -71,7 +71,7 @@ def tiny_t5(tokenizer: Any) -> Any:
 
 
 def save_tiny_pixart(folder: Path) -> None:
-    """Write a PixArtAlphaPipeline: a transformer in place of a UNet, and T5 in place of CLIP."""
+    """Write a PixArtAlphaPipeline: a transformer instead of a UNet, T5 instead of CLIP."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     pipeline = diffusers.PixArtAlphaPipeline(
@@ -91,12 +91,14 @@ def save_tiny_pixart(folder: Path) -> None:
         ),
         scheduler=diffusers.DDIMScheduler(),
     )
-    torch.nn.init.normal_(pipeline.transformer.proj_out.weight, std=0.5)  # made as zeros, it would see no prompt
+    torch.nn.init.normal_(
+        pipeline.transformer.proj_out.weight, std=0.5
+    )  # zeros by default, which would ignore the prompt
     pipeline.save_pretrained(folder)
 
 
 def save_tiny_flux(folder: Path, takes_scale: bool = True) -> None:
-    """Write a FluxPipeline: flow matching, latents in patches of two by two, guidance as an input, or none at all."""
+    """Write a FluxPipeline: flow matching, latents in patches of two by two, guidance as an input, or none."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     pipeline = diffusers.FluxPipeline(
@@ -138,7 +140,7 @@ def save_random_lora(folder: Path, seed: int) -> None:
 
 
 def save_with_safety_checker(folder: Path, flagged_share: float) -> None:
-    """Write the digits model with a checker of Stable Diffusion's kind that flags that share of its images."""
+    """Write the digits model with Stable Diffusion's type of safety checker, which flags that share of its images."""
     torch.manual_seed(0)
     checkers: Any = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
     clip = transformers.CLIPConfig(
@@ -167,7 +169,7 @@ def save_with_safety_checker(folder: Path, flagged_share: float) -> None:
 
 
 def threshold_of(checker: Any, flagged_share: float) -> float:
-    """Return the cosine that a share of the model's images exceeds: those of a checker's concept are flagged."""
+    """Return the cosine similarity to the checker's concept that this share of the model's images exceeds."""
     if flagged_share in (0.0, 1.0):
         return 2.0 - 4.0 * flagged_share
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None, dtype=torch.float32)
@@ -182,12 +184,12 @@ def threshold_of(checker: Any, flagged_share: float) -> float:
 
 
 def preprocessor() -> Any:
-    """Return what makes a safety checker's input of images."""
+    """Return the image preprocessor of the safety checker."""
     return transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
 
 
 def save_tiny_sdxl(folder: Path) -> None:
-    """Write a StableDiffusionXLPipeline, its latents half the size of its images, with the digits model's tokenizer."""
+    """Write a StableDiffusionXLPipeline with latents half the size of its images and the digits model's tokenizer."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     text = tiny_clip(tokenizer)
@@ -207,7 +209,7 @@ def save_tiny_sdxl(folder: Path) -> None:
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             transformer_layers_per_block=(1, 2),
-            projection_class_embeddings_input_dim=80,  # six sizes of 8, and the pooled text
+            projection_class_embeddings_input_dim=80,  # six sizes with 8 dimensions, and the pooled text
             cross_attention_dim=64,
         ),
         scheduler=diffusers.EulerDiscreteScheduler(),
@@ -216,7 +218,7 @@ def save_tiny_sdxl(folder: Path) -> None:
 
 
 def save_tiny_sd3(folder: Path) -> None:
-    """Write a StableDiffusion3Pipeline: flow matching with guidance in pairs, and three text encoders."""
+    """Write a StableDiffusion3Pipeline: flow matching with batched guidance and three text encoders."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     pipeline = diffusers.StableDiffusion3Pipeline(
@@ -245,7 +247,7 @@ def save_tiny_sd3(folder: Path) -> None:
 
 
 def save_tiny_chroma(folder: Path) -> None:
-    """Write a ChromaPipeline: guidance by two calls of the denoiser a step."""
+    """Write a ChromaPipeline: guidance with two denoiser calls per step."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     pipeline = diffusers.ChromaPipeline(
@@ -264,7 +266,7 @@ def save_tiny_chroma(folder: Path) -> None:
 
 
 def save_tiny_lcm(folder: Path) -> None:
-    """Write the digits model as a LatentConsistencyModelPipeline, its UNet with a random embedding of the scale."""
+    """Write the digits model as a LatentConsistencyModelPipeline with a random embedding of the guidance scale."""
     torch.manual_seed(0)
     digits = diffusers.StableDiffusionPipeline.from_pretrained(DIGITS, safety_checker=None)
     unet = diffusers.UNet2DConditionModel.from_config(digits.unet.config, time_cond_proj_dim=16)

@@ -1,4 +1,4 @@
-"""`ray_jobs.train` by Ray Train's local mode: `python -m tests.support.train_in_one_process CONFIG ...`."""
+"""Run `ray_jobs.train` in Ray Train's local mode: `python -m tests.support.train_in_one_process CONFIG ...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The demo's run, shortened: what tests read of it, and a copy of it that seems interrupted."""
+"""A shortened run of the demo, and a copy of it that looks interrupted."""
 
 import contextlib
 import io
@@ -17,17 +17,17 @@ DEMO = str(CONFIGS / "digits.yaml")
 SHORTENED = [
     *("training.num_images=2048", "training.global_batch_size=32", "training.num_epochs=2", "training.num_held_out=64")
 ]
-"""An eighth of the images, in batches of half the size: 64 steps."""
+"""An eighth of the images in batches of half the size: 64 steps."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that is through, and what it printed."""
+    """A finished run and its output."""
 
     folder: Path
     log: str
     files: frozenset[str]
-    """Names in its folder when it was through."""
+    """File names in its folder at the end."""
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class TrainedRun:
 
 
 def train_demo(folder: Path) -> TrainedRun:
-    """Train by the demo's config, on an eighth of its images."""
+    """Train with the demo's config on an eighth of its images."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         call(train, DEMO, *SHORTENED, f"output={folder}")
@@ -44,7 +44,7 @@ def train_demo(folder: Path) -> TrainedRun:
 
 
 def interrupted_copy(run: TrainedRun, folder: Path) -> Path:
-    """Copy a run as if it had been killed after its last checkpoint, of which there are two."""
+    """Copy a run in the state after a kill that followed the second of two checkpoints."""
     shutil.copytree(run.folder, folder)
     (folder / "summary.json").unlink()
     (folder / "checkpoints").mkdir()

@@ -1,4 +1,4 @@
-"""A trainer without training: takes images at a rate, and says how long it waits for them."""
+"""A fake trainer: consumes images at a given rate and reports its waiting time."""
 
 import threading
 import time
@@ -21,37 +21,37 @@ UP_TO_SIX = GenerationConfig(
     cpus_per_actor=0.01,
     batch_size=8,
     painted_batch_seconds=0.8,
-    max_buffered_bytes=1,  # no more than MIN_BUFFERED_BATCHES
+    max_buffered_bytes=1,  # i.e. MIN_BUFFERED_BATCHES
     idle_seconds=4,
 )
-"""A pool for such a trainer: each actor makes ten images a second."""
+"""Settings of a pool for the fake trainer; each actor makes ten images per second."""
 
 
 class Trainer:
-    """Takes images at a rate that may change, eight at once, and reports its progress, from threads of its own."""
+    """Consumes batches of eight images at an adjustable rate and reports its times, in its own threads."""
 
     def __init__(self, service: GenerationService, recipe: Recipe, config: GenerationConfig) -> None:
-        """Tell the pool that a trainer is to come."""
+        """Report to the pool that a trainer will start."""
         service.report_trainer(TrainerTimes(0.0, 0.0))
         self.service = service
         self.images = stream_samples(service, recipe, config, SampleRequest.all_of(range(1_000_000)))
         self.images_per_second = 0.0
         self.num_taken = 0
-        self._is_over = False
+        self._stopped = False
         self._waiting = WorkClock()
         self._first_batch_at = 0.0
 
     @contextmanager
-    def at_work(self, images_per_second: float) -> Iterator[None]:
-        """Take images meanwhile."""
+    def running(self, images_per_second: float) -> Iterator[None]:
+        """Consume images while the body runs."""
         self.images_per_second = images_per_second
-        threads = [threading.Thread(target=work) for work in (self._take, self._tell)]
+        threads = [threading.Thread(target=work) for work in (self._take, self._report_times)]
         for thread in threads:
             thread.start()
         try:
             yield
         finally:
-            self._is_over = True
+            self._stopped = True
             for thread in threads:
                 thread.join()
 
@@ -59,15 +59,15 @@ class Trainer:
         batches = iter(self.images.iter_batches(batch_size=8, prefetch_batches=0))
         next(batches)
         self._first_batch_at = time.monotonic()
-        while not self._is_over:
+        while not self._stopped:
             time.sleep(8 / self.images_per_second if self.images_per_second else 0.1)
             if self.images_per_second:
                 with self._waiting:
                     next(batches)
                 self.num_taken += 8
 
-    def _tell(self) -> None:
-        while not self._is_over:
+    def _report_times(self) -> None:
+        while not self._stopped:
             if self._first_batch_at:
                 seconds = time.monotonic() - self._first_batch_at
                 self.service.report_trainer(TrainerTimes(seconds, self._waiting.seconds))

@@ -1,4 +1,4 @@
-"""What tests wait for, and what they do meanwhile."""
+"""Wait for conditions, and repeat actions meanwhile."""
 
 import threading
 import time
@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-def wait_until(is_so: Callable[[], object], seconds: float = 60.0) -> None:
-    """Return when something is so; AssertionError after so long."""
+def wait_until(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until a condition holds; AssertionError after `seconds`."""
     give_up_at = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < give_up_at, f"still not so after {seconds:g} s"
+    while not holds():
+        assert time.monotonic() < give_up_at, f"condition still false after {seconds:g} s"
         time.sleep(0.1)
 
 
 @contextmanager
 def repeated_meanwhile(step: Callable[[], object], every_seconds: float) -> Iterator[None]:
-    """Call a function again and again in a thread of its own, until it returns something true or the body ends."""
+    """Call a function repeatedly in a thread until it returns a true value or the body ends."""
     over = threading.Event()
 
     def repeat() -> None:

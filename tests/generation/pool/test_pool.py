@@ -34,7 +34,7 @@ def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not
     """Ray Data's actor pools grow with their backlog even if the trainer is the bottleneck (ray#45331)."""
     with start_generation(own_recipe, UP_TO_SIX) as service:
         trainer = Trainer(service, own_recipe, UP_TO_SIX)
-        with trainer.at_work(images_per_second=5):
+        with trainer.running(images_per_second=5):
             wait_until(lambda: trainer.num_taken >= 32)  # 6 s, two windows
             assert service.num_actors() + service.num_awaited() == 1  # the trainer is the bottleneck
             trainer.images_per_second = 37
@@ -47,7 +47,7 @@ def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not
 def test_pool_is_released_while_its_trainer_pauses(own_recipe: Recipe):
     with start_generation(own_recipe, UP_TO_SIX) as service:
         trainer = Trainer(service, own_recipe, UP_TO_SIX)
-        with trainer.at_work(images_per_second=37):
+        with trainer.running(images_per_second=37):
             wait_until(lambda: service.num_actors() >= 3)
             trainer.images_per_second = 0
             wait_until(lambda: service.num_actors() == 0)

@@ -1,4 +1,4 @@
-"""The committed page of the grid: it says what the code says of its numbers."""
+"""The committed page of the grid matches its committed results."""
 
 import json
 from pathlib import Path
@@ -15,17 +15,17 @@ CELLS = [Cell(**each) for each in RESULTS["cells"]]
 PLOTS = ["clean.svg", "untaught.svg", "taught.svg"]
 
 
-def test_the_committed_page_is_what_the_committed_numbers_give():
+def test_committed_page_follows_from_committed_results():
     assert (FOLDER / "README.md").read_text() == markdown(CELLS, RESULTS["circumstances"], PLOTS)
 
 
-def test_a_plot_is_written_for_each_kind_of_sets(tmp_path: Path):
+def test_each_kind_of_sets_has_a_plot(tmp_path: Path):
     assert write_plots(tmp_path, CELLS) == PLOTS
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PLOTS)
     assert sorted(path.name for path in FOLDER.glob("*.svg")) == sorted(PLOTS)
 
 
-def test_the_page_tells_taught_and_untaught_shifts_apart():
+def test_page_separates_taught_and_untaught_shifts():
     page = (FOLDER / "README.md").read_text()
     first = CELLS[0].top1  # inverted, backgrounds, noisy; blurred, rotated, thinned
     assert CELLS[0].over("taught") == pytest.approx((first["digits/inverted"] + 0.340741 + 0.620370) / 3, abs=1e-5)

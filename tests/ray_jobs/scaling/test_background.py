@@ -1,43 +1,43 @@
-"""Threads beside a body: what they hear and what becomes of their errors."""
+"""Background threads: stopping, errors, sampling."""
 
 import time
 
 import pytest
 
-from ray_jobs.scaling.background import Background, growth_bytes, readings
+from ray_jobs.scaling.background import Background, growth_bytes, sampling
 from tests.support.waits import wait_until
 
 
-def test_readings_are_noted_until_the_bodys_end():
-    with readings(lambda: 7, interval_seconds=0.01) as noted:
-        wait_until(lambda: len(noted) >= 2)
-    num = len(noted)
+def test_values_are_sampled_until_the_body_ends():
+    with sampling(lambda: 7, interval_seconds=0.01) as values:
+        wait_until(lambda: len(values) >= 2)
+    num = len(values)
     time.sleep(0.05)
-    assert noted == [7] * num
+    assert values == [7] * num
 
 
-def test_what_a_thread_ends_with_is_raised_at_the_bodys_end_unless_the_body_fails():
+def test_thread_error_is_raised_unless_the_body_fails():
     def fail() -> None:
         raise OSError("no such pool")
 
-    with pytest.raises(OSError, match="no such pool"), readings(fail, 0.0):
+    with pytest.raises(OSError, match="no such pool"), sampling(fail, 0.0):
         time.sleep(0.05)
-    with pytest.raises(ValueError, match="the body"), readings(fail, 0.0):
+    with pytest.raises(ValueError, match="the body"), sampling(fail, 0.0):
         raise ValueError("the body failed")
 
 
-def test_work_that_other_work_starts_is_waited_for():
+def test_thread_started_by_a_thread_is_joined():
     done: list[str] = []
 
-    def wait_and_note() -> None:
-        beside.is_over.wait()
+    def wait_and_append() -> None:
+        background.stopped.wait()
         time.sleep(0.05)
         done.append("second")
 
-    with Background() as beside:
-        beside.start(lambda: beside.start(wait_and_note))
+    with Background() as background:
+        background.start(lambda: background.start(wait_and_append))
     assert done == ["second"]
 
 
-def test_memory_grows_from_its_size_at_a_tenth_of_the_time():
+def test_memory_growth_starts_after_a_tenth_of_the_time():
     assert growth_bytes([50, 60, *[70] * 17, 90]) == 90 - 70

@@ -1,11 +1,11 @@
-"""What a painted trainer's ledger notes, and how it counts its waiting."""
+"""The ledger and the pacing of the fake trainer."""
 
 import numpy as np
 
 from ray_jobs.scaling.painted_trainer import DeliveryLedger, next_due_at
 
 
-def test_a_trainer_that_takes_a_lost_ones_place_goes_on_with_what_has_not_come():
+def test_replacement_trainer_continues_with_undelivered_samples():
     ledger = DeliveryLedger()
     taken, first_batch_at = ledger.begin("host:1")
     assert (len(taken), first_batch_at) == (0, None)
@@ -19,10 +19,10 @@ def test_a_trainer_that_takes_a_lost_ones_place_goes_on_with_what_has_not_come()
     assert ledger.deliveries().waiting_seconds.tolist() == [0.5, 0.25]
 
 
-def test_what_handing_over_a_batch_takes_is_made_up_for_and_a_wait_is_not():
+def test_short_delay_is_caught_up_and_a_long_wait_is_not():
     due_at = next_due_at(0.0, came_at=100.0, period_seconds=2.0)
-    assert due_at == 100.0  # a period after it would have been due
-    due_at = next_due_at(due_at, came_at=100.5, period_seconds=2.0)  # half a second on its way
+    assert due_at == 100.0  # due one period after 98
+    due_at = next_due_at(due_at, came_at=100.5, period_seconds=2.0)  # delayed by half a second
     assert due_at == 102.0
-    assert next_due_at(due_at, came_at=110.0, period_seconds=2.0) == 110.0  # waited for 8 s: the next at once, no more
+    assert next_due_at(due_at, came_at=110.0, period_seconds=2.0) == 110.0  # waited 8 s: the next is due at once
     assert next_due_at(110.0, came_at=110.0, period_seconds=2.0) == 112.0

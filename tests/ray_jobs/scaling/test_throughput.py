@@ -16,14 +16,14 @@ from ray_jobs.scaling.throughput import (
 )
 
 
-def every(seconds: float, until: float, num: int = 1, start: float = 0.0) -> Deliveries:
-    """Return batches of so many images at `start`, `start + seconds` and so on."""
+def at_intervals(seconds: float, until: float, num: int = 1, start: float = 0.0) -> Deliveries:
+    """Return batches of `num` images at `start`, `start + seconds` and so on."""
     came_at = np.arange(start, until + 1e-9, seconds)
     return deliveries_at(came_at, num)
 
 
 def deliveries_at(came_at: np.ndarray, num: int) -> Deliveries:
-    """Return batches of so many images, each after half a second of waiting."""
+    """Return batches of `num` images, each after half a second of waiting."""
     return Deliveries(came_at, np.full(len(came_at), num), np.full(len(came_at), 0.5))
 
 
@@ -33,77 +33,85 @@ def joined(*parts: Deliveries) -> Deliveries:
     )
 
 
-def test_images_between_two_moments_are_those_after_the_first_until_the_second():
-    deliveries = every(2.0, 10.0, num=8)  # at 0, 2, 4, 6, 8, 10
+def test_images_between_two_times_exclude_the_first_and_include_the_second():
+    deliveries = at_intervals(2.0, 10.0, num=8)  # at 0, 2, 4, 6, 8, 10
     assert deliveries.num_between(2.0, 6.0) == 16
     assert deliveries.rate_between(1.0, 9.0) == 4 * 8 / 8
     assert deliveries.mean_rate() == 40 / 10
     assert deliveries_at(np.array([3.0]), 8).mean_rate() == 0
 
 
-def test_the_share_of_time_waited_is_that_before_batches_that_came_in_it_and_never_above_one():
-    assert every(2.0, 10.0).waiting_fraction(2.0, 6.0) == 0.5 * 2 / 4
-    assert every(0.1, 10.0).waiting_fraction(2.0, 6.0) == 1.0
+def test_waiting_fraction_counts_batches_delivered_in_the_interval_and_is_at_most_one():
+    assert at_intervals(2.0, 10.0).waiting_fraction(2.0, 6.0) == 0.5 * 2 / 4
+    assert at_intervals(0.1, 10.0).waiting_fraction(2.0, 6.0) == 1.0
 
 
-def test_a_sample_that_comes_twice_or_was_not_wanted_is_doubled_and_one_that_never_came_is_lost():
+def test_repeated_or_unrequested_samples_are_duplicates_and_missing_ones_are_lost():
     assert Exactness.of(np.array([3, 0, 1, 1, 9]), 5) == Exactness(num_images=5, num_lost=2, num_doubled=2)
-    assert Exactness(5, 2, 2).faults == ["2 of 5 samples were lost", "2 of 5 samples were doubled"]
-    assert Exactness.of(np.arange(5), 5).faults == []
+    assert Exactness(5, 2, 2).problems == ["2 of 5 samples were lost", "2 of 5 samples were duplicated"]
+    assert Exactness.of(np.arange(5), 5).problems == []
 
 
-def test_the_steady_rate_leaves_out_the_backlog_and_the_end():
-    piled, steady, last = every(0.01, 0.04), every(0.5, 40.5, start=1.0), every(2.0, 50.0, start=42.0)
+def test_steady_rate_excludes_the_backlog_and_the_end():
+    piled, steady, last = (
+        at_intervals(0.01, 0.04),
+        at_intervals(0.5, 40.5, start=1.0),
+        at_intervals(2.0, 50.0, start=42.0),
+    )
     assert joined(piled, steady, last).steady_rate() == pytest.approx(2.0)
 
 
-def test_the_steady_rate_of_simultaneous_deliveries_depends_on_no_window_edge():
-    beats = np.repeat(np.arange(0.0, 60.0, 2.0), 32) + np.tile(np.arange(32) * 1e-3, 30)
+def test_steady_rate_of_bursts_does_not_depend_on_window_edges():
+    bursts = np.repeat(np.arange(0.0, 60.0, 2.0), 32) + np.tile(np.arange(32) * 1e-3, 30)
     rates = [
-        deliveries_at(beats[first : first + 900], 8).steady_rate()  # 28 beats, cut anywhere
+        deliveries_at(bursts[first : first + 900], 8).steady_rate()  # 28 bursts, cut anywhere
         for first in range(0, 60, 7)
     ]
     assert rates == pytest.approx([32 * 8 / 2.0] * 9, rel=0.01)
 
 
-def test_two_batches_have_a_mean_rate_for_want_of_a_steady_one():
-    assert every(2.0, 2.0, num=8).steady_rate() == 4.0
+def test_two_batches_fall_back_to_the_mean_rate():
+    assert at_intervals(2.0, 2.0, num=8).steady_rate() == 4.0
 
 
 def test_rates_of_adjacent_windows():
-    ends, rates = every(1.0, 10.0, num=3).rates(0.0, 10.5, 5.0)
+    ends, rates = at_intervals(1.0, 10.0, num=3).rates(0.0, 10.5, 5.0)
     assert (ends.tolist(), rates.tolist()) == ([5.0, 10.0], [3.0, 3.0])
 
 
-def test_the_reaction_to_a_step_ends_where_the_new_rate_begins_and_holds():
-    slow, fast = every(1.0, 15.0), every(0.25, 40.0, start=15.25)
+def test_reaction_ends_where_the_new_rate_begins_and_holds():
+    slow, fast = at_intervals(1.0, 15.0), at_intervals(0.25, 40.0, start=15.25)
     assert reaction_seconds(joined(slow, fast), 10.0, 40.0, rate=3.9, window_seconds=4.0) == pytest.approx(5.0)
 
 
-def test_what_had_piled_up_is_no_reaction():
-    rush, slow, fast = every(0.25, 14.0), every(1.0, 20.0, start=15.0), every(0.25, 40.0, start=20.25)
+def test_backlog_is_not_a_reaction():
+    rush, slow, fast = (
+        at_intervals(0.25, 14.0),
+        at_intervals(1.0, 20.0, start=15.0),
+        at_intervals(0.25, 40.0, start=20.25),
+    )
     assert reaction_seconds(joined(rush, slow, fast), 10.0, 40.0, rate=3.9, window_seconds=4.0) == pytest.approx(10.0)
 
 
-def test_a_rate_reached_at_once_takes_no_time_and_one_never_reached_is_infinite():
-    deliveries = every(0.25, 40.0)
+def test_reaction_is_zero_if_immediate_and_infinite_if_never():
+    deliveries = at_intervals(0.25, 40.0)
     assert reaction_seconds(deliveries, 10.0, 40.0, rate=4.0, window_seconds=4.0) == 0
     assert reaction_seconds(deliveries, 10.0, 40.0, rate=4.5, window_seconds=4.0) == math.inf
-    assert reaction_seconds(deliveries, 10.0, 12.0, rate=4.0, window_seconds=4.0) == math.inf  # nobody can know
+    assert reaction_seconds(deliveries, 10.0, 12.0, rate=4.0, window_seconds=4.0) == math.inf  # shorter than the window
 
 
-def test_lost_capacity_is_that_of_actors_that_were_out_and_never_more_than_all():
+def test_lost_capacity_is_capped_at_all_actors():
     outages = [Outage(0.0, 5.0, 1), Outage(4.0, 6.0, 1)]
     assert lost_fraction(outages, 2, 0.0, 10.0) == pytest.approx((4 * 1 + 1 * 2 + 1 * 1) / 20)
-    assert lost_fraction([*outages, Outage(0.0, 10.0, 2)], 2, 0.0, 10.0) == 1.0  # a trainer's outage is of all
+    assert lost_fraction([*outages, Outage(0.0, 10.0, 2)], 2, 0.0, 10.0) == 1.0  # a trainer's outage counts all actors
     assert lost_fraction([Outage(-5.0, 1.0, 1), Outage(9.0, 99.0, 1)], 2, 0.0, 10.0) == pytest.approx(2 / 20)
     assert lost_fraction([], 2, 0.0, 10.0) == 0
 
 
-def test_a_lost_actor_counts_until_it_is_replaced_or_until_the_end():
+def test_lost_actor_counts_until_replaced_or_the_end():
     outages = actor_outages([(1.0, 1), (3.0, 2)], [0.5, 4.0, 6.0], stop=10.0)
     assert outages == [Outage(1.0, 4.0, 1), Outage(3.0, 6.0, 1), Outage(3.0, 10.0, 1)]
 
 
-def test_devices_are_held_from_moment_to_moment():
+def test_held_seconds_integrate_the_number_of_devices():
     assert held_seconds([(0.0, 2), (5.0, 4), (6.0, 1)], stop=10.0) == 2 * 5 + 4 * 1 + 1 * 4
