@@ -12,7 +12,7 @@ from evaluation.pages.html import html_table, page, percent, section
 from evaluation.pages.plots import along_figure, svg
 from evaluation.result import SetResult
 from generation.files import new_path
-from ray_jobs.job.run_folder import write_anew
+from ray_jobs.job.run_folder import is_in_use, write_anew
 from ray_jobs.monitor.spent import SPENT_FILE, read_spent, spent_at
 from training.checkpoint import checkpoint_files
 from training.job import KEPT
@@ -51,7 +51,7 @@ def kept_checkpoints(run_dir: Path) -> Iterator[Path]:
     seen: dict[Path, int] = {}
     last = run_dir / "checkpoint.ckpt"
     while True:
-        was_at_work = is_at_work(run_dir, NO_LOCKS)  # before listing: a run may write one and end in between
+        was_at_work = is_in_use(run_dir, NO_LOCKS)  # before listing: a run may write one and end in between
         kept = [*reversed(checkpoint_files(run_dir / KEPT)), *([last] if last.is_file() else [])]
         new = [path for path in kept if seen.get(path) != path.stat().st_mtime_ns]
         for path in new:

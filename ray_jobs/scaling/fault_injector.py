@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from ray_jobs.cli.scale_config import FaultKind, FaultsConfig
 from ray_jobs.cluster.local_nodes import LocalNode, NodeSize
-from ray_jobs.cluster.processes import kill, pid_of
+from ray_jobs.cluster.processes import is_running, kill, pid_of
 from ray_jobs.scaling.background import Background
 
 POLL_SECONDS = 0.05
@@ -125,7 +125,7 @@ class FaultInjector:
 
     def _actors(self) -> list[str]:
         """Return the live processes of generators."""
-        return sorted(process for process in self.generators() if is_there(process))
+        return sorted(process for process in self.generators() if is_running(process))
 
     def _num_actors_on(self, node: LocalNode) -> int:
         pids = {process.pid for process in node.processes()}

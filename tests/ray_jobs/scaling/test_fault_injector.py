@@ -9,7 +9,7 @@ import pytest
 
 from ray_jobs.cli.scale_config import FaultsConfig, ScaleConfig
 from ray_jobs.cluster.local_nodes import NodeSize
-from ray_jobs.cluster.processes import is_there, kill, this_process
+from ray_jobs.cluster.processes import is_running, kill, this_process
 from ray_jobs.scaling.fault_injector import Fault, FaultEvent, FaultInjector, pick_victim, schedule
 from tests.support.waits import wait_until
 
@@ -119,5 +119,5 @@ def test_without_victims_nothing_is_killed_nor_any_process_outside_ray():
     with injected(FaultsConfig(seconds=0.2, actor_kills_per_minute=60, num_actors=5), []) as events:
         time.sleep(0.4)
     assert events == []
-    assert not is_there(this_process())
+    assert not is_running(this_process())
     assert not kill(this_process())
