@@ -41,19 +41,21 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
-        lowest, highest = {"png": (0, 0), "webp": (0, 100), "jpg": (1, 100)}[self.image_format]
+        lowest, highest, values = {
+            "png": (0, 0, "0 (always lossless)"),
+            "webp": (0, 100, "0 (lossless) to 100"),
+            "jpg": (1, 100, "1 to 100"),
+        }[self.image_format]
         if not lowest <= self.quality <= highest:
-            raise ValueError(
-                f"data.quality is {self.quality}; for {self.image_format} give {lowest} to {highest}. 0 is lossless."
-            )
+            raise ValueError(f"data.quality is {self.quality}; use {values} for {self.image_format}.")
         if self.source == "shards" and not self.shards:
-            raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
+            raise ValueError("data.source is shards, but data.shards is empty. Set it to a folder or URL of shards.")
         if self.replays and not self.tee:
-            raise ValueError(f"data.replays is {self.replays}, and data.tee keeps nothing to replay. Give data.tee.")
+            raise ValueError(f"data.replays is {self.replays}, but no images are stored to replay. Set data.tee.")
         for name in ("shards", "real"):
             if getattr(self, name) and self.source != name:
-                raise ValueError(f"data.{name} is given, but data.source is {self.source}. Add data.source={name}.")
+                raise ValueError(f"data.{name} is set, but data.source is {self.source}. Add data.source={name}.")
         if self.source == "real" and not self.real:
-            raise ValueError("data.source is real, but data.real names no images. Give digits, or a folder of classes.")
+            raise ValueError("data.source is real, but data.real is empty. Set it to digits or a folder of classes.")
         if self.source != "stream" and self.tee:
-            raise ValueError(f"data.tee keeps what is generated, but data.source is {self.source}. Leave one out.")
+            raise ValueError(f"data.tee stores generated images, but data.source is {self.source}. Remove one of them.")

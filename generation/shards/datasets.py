@@ -265,7 +265,7 @@ def _told(shards: ShardSet, name: str) -> Iterator[None]:
         yield
     except DamagedShardError as error:
         said = str(error) if name in str(error) else f"{name}: {error}"
-        raise StorageError(f"{said}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
+        raise StorageError(f"{said} (in '{shards.storage.url}'). Repair it with ray_jobs.generate --verify.") from error
 
 
 @dataclass(frozen=True)

@@ -150,9 +150,9 @@ def index_of(tar: bytes, name: str) -> pa.Table:
             rows.append((int(key), label, described["attempt"], *place))
             recipes.add(described["recipe_sha256"])
         if len(recipes) != 1:
-            raise ValueError(f"its samples name {len(recipes)} recipes")
+            raise ValueError(f"its samples come from {len(recipes)} recipes")
     except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
-        raise DamagedShardError(f"{name} is no whole shard: {type(error).__name__}: {error}") from error
+        raise DamagedShardError(f"{name} is not a complete shard: {type(error).__name__}: {error}") from error
     return _index(rows, recipes.pop())
 
 
@@ -176,7 +176,7 @@ def members_of(tar: bytes) -> dict[str, dict[str, Member]]:
         for member in members:
             content = tar[member.offset_data : member.offset_data + member.size]
             if len(content) != member.size:
-                raise ValueError(f"{member.name} is cut short")
+                raise ValueError(f"{member.name} is truncated")
             key, _, kind = member.name.partition(".")
             samples.setdefault(key, {})[kind] = Member(member.offset_data, content)
     return samples
@@ -186,7 +186,7 @@ def open_index(index_file: bytes, recipe: Recipe, indices: range, name: str) -> 
     """Return the index of a shard that begins with these samples, as it was written; else DamagedShardError."""
     index = _read_index(index_file, name)
     if not _has_hash(index, "recipe_sha256", recipe.sha256):
-        raise DamagedShardError(f"{name} holds samples of another recipe")
+        raise DamagedShardError(f"{name} was generated from a different recipe")
     if index["index"].slice(0, len(indices)).to_pylist() != list(indices):
         raise DamagedShardError(f"{name} {_not_all_of(indices)}")
     return index
@@ -214,7 +214,7 @@ def _has_hash(index: pa.Table, name: str, value: str) -> bool:
 
 
 def _not_all_of(indices: range) -> str:
-    return f"does not hold samples {indices.start} to {indices.stop - 1}"
+    return f"does not contain samples {indices.start} to {indices.stop - 1}"
 
 
 def extent_of(rows: pa.Table) -> tuple[int, int]:
@@ -241,7 +241,7 @@ def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBat
         start = columns["offset"][i] - begin
         file = part[start : start + columns["num_bytes"][i]]
         if sha256(file) != hashes[i]:
-            raise DamagedShardError(f"sample {columns['index'][i]}: the image is not the one that was written")
+            raise DamagedShardError(f"sample {columns['index'][i]}: the image does not match its SHA-256")
         with Image.open(io.BytesIO(file)) as image:
             images[i] = np.asarray(image)
 
@@ -264,25 +264,25 @@ def faults(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: 
         return [f"{name} {_not_all_of(indices)}"]
     found = [fault for row in rows for fault in _faults_of_sample(samples[key_of(row["index"])], recipe, row)]
     if not found and not _has_hash(index, "tar_sha256", sha256(tar)):
-        found.append(f"{name} is not, byte by byte, the file that was written")
+        found.append(f"{name} does not match its SHA-256")
     if not found and rows and not kept.equals(index_of(tar, name), check_metadata=False):
-        found.append(f"the index of {name} is not that of its samples")
+        found.append(f"the index of {name} does not match its samples")
     if not found and not _has_hash(index, "recipe_sha256", recipe.sha256):
-        found.append(f"the index of {name} names another recipe")
+        found.append(f"the index of {name} was written for a different recipe")
     return found
 
 
 def _faults_of_sample(members: dict[str, Member], recipe: Recipe, row: dict[str, Any]) -> list[str]:
     who = f"sample {row['index']}"
     if len(members) != 3 or not {"cls", "json"} <= members.keys():
-        return [f"{who}: has {', '.join(members)}"]
+        return [f"{who}: expected an image, .cls and .json, found .{', .'.join(members)}"]
     found = []
     for kind, expected in zip(("cls", "json"), description(recipe, row["index"], row["attempt"]), strict=True):
         if members[kind].content != expected:
-            found.append(f"{who}: its .{kind} is not that of the recipe")
+            found.append(f"{who}: .{kind} does not match the recipe")
     image = next(member.content for kind, member in members.items() if kind not in ("cls", "json"))
     if sha256(image) != row["sha256"]:
-        found.append(f"{who}: the image is not the one that was written")
+        found.append(f"{who}: the image does not match its SHA-256")
     elif fault := _fault_of_image(image, recipe.image_size):
         found.append(f"{who}: {fault}")
     return found
@@ -292,6 +292,6 @@ def _fault_of_image(image: bytes, size: int) -> str:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             opened.load()
-            return "" if opened.size == (size, size) else f"the image is of {opened.size} pixels"
+            return "" if opened.size == (size, size) else f"the image has {opened.size} pixels, expected {(size, size)}"
     except (OSError, SyntaxError) as error:
         return f"the image cannot be decoded: {error}"

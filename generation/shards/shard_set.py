@@ -126,7 +126,10 @@ class ShardSet:
         elif is_ours := read_shard_set(self.storage) == found:
             self.storage.write(MANIFEST, content)
         if not is_ours:
-            raise StorageError(f"'{self.storage.url}' was taken by another job meanwhile. Run again, or elsewhere.")
+            raise StorageError(
+                f"Another job has just started or extended a data set in '{self.storage.url}'. Run again, or choose "
+                "another location."
+            )
 
 
 def shard_name(number: int) -> str:
@@ -158,8 +161,8 @@ def check_filled(data: DataConfig, batch_size: int) -> None:
     """Raise ValueError if batches of this size do not fill shards."""
     if data.shard_size % batch_size:
         raise ValueError(
-            f"data.shard_size is {data.shard_size}, no multiple of the {batch_size} images that are made at once. "
-            f"Try {max(1, data.shard_size // batch_size) * batch_size}."
+            f"data.shard_size is {data.shard_size}, which is not a multiple of the batch size {batch_size}. "
+            f"Use {max(1, data.shard_size // batch_size) * batch_size}."
         )
 
 
@@ -170,7 +173,7 @@ def read_shard_set(storage: Storage) -> ShardSet | None:
         return None
     if MANIFEST not in names:
         raise StorageError(
-            f"'{storage.url}' holds files, but no {MANIFEST}: it is no data set of Figment's. Give an empty place."
+            f"'{storage.url}' has files but no {MANIFEST}: it is not a Figment data set. Choose an empty location."
         )
     try:
         value = json.loads(storage.read(MANIFEST))
@@ -178,7 +181,7 @@ def read_shard_set(storage: Storage) -> ShardSet | None:
         recipe = recipe_from_value(value.pop("recipe"))
         return ShardSet(storage=storage, recipe=recipe, ends=tuple(value.pop("ends")), **value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"'{storage.url}/{MANIFEST}' is no manifest of this version: {error}.") from error
+        raise StorageError(f"'{storage.url}/{MANIFEST}' is not a manifest of this version: {error}.") from error
 
 
 def check_same(found: ShardSet, recipe: Recipe, data: DataConfig | None = None) -> None:
@@ -192,5 +195,5 @@ def check_same(found: ShardSet, recipe: Recipe, data: DataConfig | None = None) 
     if different:
         named = "; ".join(f"{name} is {a!r} there, {b!r} here" for name, (a, b) in list(different.items())[:5])
         raise ValueError(
-            f"'{found.storage.url}' keeps another data set: {named}. Give another place, or these settings."
+            f"'{found.storage.url}' contains a different data set: {named}. Choose another location or its settings."
         )

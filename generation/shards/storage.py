@@ -75,7 +75,7 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Return whether a file is there."""
-        with self._errors(f"'{self._path(name)}' cannot be looked for"):
+        with self._errors(f"'{self._path(name)}' cannot be checked"):
             filesystem, path = self._open(name)
             filesystem.invalidate_cache()
             return filesystem.exists(path)
@@ -178,12 +178,12 @@ class Storage:
 
 @cache  # said once
 def _warn_not_exclusive(url: str, reason: str) -> None:
-    logger.warning("'%s' has no exclusive creation (%s): two jobs may write a file.", url, reason)
+    logger.warning("'%s' does not support exclusive creation (%s): two jobs may write the same file.", url, reason)
 
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "Install the package that it names; for s3:// it is the extra s3."
+        return "Install the package named above; s3:// needs the extra s3."
     if isinstance(error, OSError) and error.errno in FULL:
-        return "Make room and run again: what is whole stays, and only what is missing is made."
-    return "Check the place, its permissions, and the network; AWS_ENDPOINT_URL may name an S3 of your own."
+        return "Free disk space and run again: complete files are kept, only missing ones are generated."
+    return "Check the path, its permissions and the network. For your own S3 server, set AWS_ENDPOINT_URL."

@@ -76,19 +76,18 @@ def check_batches(config: GenerationConfig, data: DataConfig) -> None:
         check_filled(data, config.batch_size)
     if config.batch_sizes:
         raise ValueError(
-            "generation.batch_sizes differ from GPU to GPU, and decide the last bits of images, which are to be kept. "
-            "Give generation.batch_size alone."
+            "generation.batch_sizes sets different batch sizes per GPU, which changes the last bits of stored images. "
+            "Use generation.batch_size instead."
         )
     if config.compile and not config.batch_size:
         raise ValueError(
-            "generation.compile fills batches up, and their size decides the last bits of images, which are to be "
-            "kept. Give generation.batch_size."
+            "generation.compile pads batches, and the batch size changes the last bits of stored images. "
+            "Set generation.batch_size."
         )
     if config.min_actors < config.max_actors and not config.batch_size:
         raise ValueError(
-            f"Images are to be kept, and the pool may grow from {config.min_actors} to {config.max_actors} actors: one "
-            "that joins later may find another size of batches, which decides the last bits of images. Give "
-            "generation.batch_size."
+            f"The pool may grow from {config.min_actors} to {config.max_actors} actors, and a later actor may choose a "
+            "different batch size, which changes the last bits of stored images. Set generation.batch_size."
         )
 
 
@@ -96,8 +95,9 @@ def check_workers(training: TrainingConfig) -> None:
     """Raise ValueError where each of several workers would have to make nearly every shard."""
     if training.deterministic and training.num_workers > 1:
         raise ValueError(
-            f"With training.deterministic each of {training.num_workers} workers takes a part of every shard, which "
-            "data.tee would make once for each. Make the set first: ray_jobs.generate, data.source=shards."
+            f"With training.deterministic, each of {training.num_workers} workers uses a slice of every shard, so "
+            "data.tee would generate every shard once per worker. Generate the data set first with ray_jobs.generate, "
+            "then train with data.source=shards."
         )
 
 
@@ -105,15 +105,13 @@ def open_complete(storage: Storage, recipe: Recipe, num_images: int, part: str =
     """Return a kept set; ValueError if it is none, of another recipe, or lacks some of its first images."""
     shards = read_shard_set(storage)
     if shards is None:
-        raise ValueError(
-            f"data.shards: there is no {part} in '{storage.url}'. Make it with python -m ray_jobs.generate."
-        )
+        raise ValueError(f"data.shards: '{storage.url}' has no {part}. Generate it with python -m ray_jobs.generate.")
     check_same(shards, recipe)
     needed = shards.needed(min(num_images, shards.num_images))
     if missing := set(shards.missing()).intersection(needed):
         raise ValueError(
-            f"'{storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run ray_jobs.generate again: it "
-            "makes what is missing."
+            f"'{storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run ray_jobs.generate again to "
+            "generate them."
         )
     return shards
 
@@ -126,6 +124,6 @@ def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[Sh
     if held_out.num_images < training.num_held_out:
         raise ValueError(
             f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "
-            "Give that many, or extend the set with ray_jobs.generate."
+            "Use at most that many, or extend the data set with ray_jobs.generate."
         )
     return train, held_out

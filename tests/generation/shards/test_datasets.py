@@ -317,12 +317,13 @@ def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: Sha
     for name, content in files_of(written).items():
         shards.storage.write(name, content[:9000] if name == shard_name(4) else content)
     with pytest.raises(
-        Exception, match=r"shard-000004\.tar: sample 1\d\d: the image is not .*Repair it: ray_jobs\.generate --verify"
+        Exception,
+        match=r"shard-000004\.tar: sample 1\d\d: the image does not match .*Repair it with ray_jobs\.generate --verify",
     ):
         read(shards, ALL)
     for name in (shard_name(0), index_name(0)):
         shards.storage.write(name, written.storage.read(name.replace("0.", "6.")))
-    with pytest.raises(StorageError, match=r"shard-000000\.tar does not hold samples 0 to 31, in .*Repair it"):
+    with pytest.raises(StorageError, match=r"shard-000000\.tar does not contain samples 0 to 31 \(in .*Repair it"):
         first_samples(shards, 4)
     rows = check_shards(shards, range(10), num_readers=2).take_all()
     assert sorted(int(row["number"]) for row in rows) == list(range(10))

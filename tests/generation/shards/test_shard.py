@@ -127,16 +127,14 @@ def test_what_is_damaged_is_named_sample_by_sample(painted: Recipe):
     spoilt = bytearray(shard.tar[row["offset"] : row["offset"] + row["num_bytes"]])
     spoilt[50] ^= 1
     assert told(changed(shard.tar, "0000000000024.png", bytes(spoilt))) == [
-        "sample 24: the image is not the one that was written"
+        "sample 24: the image does not match its SHA-256"
     ]
     other_label = b"1" if plan_sample(painted, 25).label == 0 else b"0"
-    assert told(changed(shard.tar, "0000000000025.cls", other_label)) == [
-        "sample 25: its .cls is not that of the recipe"
-    ]
+    assert told(changed(shard.tar, "0000000000025.cls", other_label)) == ["sample 25: .cls does not match the recipe"]
     another = dataclasses.replace(painted, seed=1)
-    assert len([text for text in told(shard.tar, another) if "its .json is not that of the recipe" in text]) == 10
-    assert "cut short" in told(shard.tar[:9000])[0]
-    assert told(shard.tar, indices=range(30, 40)) == [f"{NAME} does not hold samples 30 to 39"]
+    assert len([text for text in told(shard.tar, another) if ".json does not match the recipe" in text]) == 10
+    assert "truncated" in told(shard.tar[:9000])[0]
+    assert told(shard.tar, indices=range(30, 40)) == [f"{NAME} does not contain samples 30 to 39"]
     assert "cannot be read" in told(b"no tar at all" * 100)[0]
     assert "cannot be read" in faults(shard.tar, b"no parquet", painted, TEN, NAME)[0]
 
@@ -156,9 +154,9 @@ def test_an_image_that_is_not_what_the_index_says_is_not_given(painted: Recipe):
     np.testing.assert_array_equal(read(spoilt, [4])["image"], read(shard, [4])["image"])  # labels are the index's
     row = shard.index.to_pylist()[4]
     broken = dataclasses.replace(shard, tar=changed(shard.tar, "0000000000024.png", b"x" * row["num_bytes"]))
-    with pytest.raises(DamagedShardError, match="sample 24: the image is not the one that was written"):
+    with pytest.raises(DamagedShardError, match="sample 24: the image does not match its SHA-256"):
         read(broken, [3, 4])
-    with pytest.raises(DamagedShardError, match="sample 24: the image is not the one that was written"):
+    with pytest.raises(DamagedShardError, match="sample 24: the image does not match its SHA-256"):
         decode_samples(shard.tar[row["offset"] : row["offset"] + 20], shard.index.take([4]), 16)  # cut short
     np.testing.assert_array_equal(read(broken, [3, 5])["image"], read(shard, [3, 5])["image"])
 
@@ -181,15 +179,15 @@ def test_a_label_in_the_index_that_is_not_the_samples_is_found(painted: Recipe):
     labels = [(label + 1) % 10 for label in shard.index["label"].to_pylist()]
     index = shard.index.set_column(1, shard.index.schema.field("label"), [labels])
     index_file = dataclasses.replace(shard, index=index).index_file()  # as if written so: hashes fit
-    assert faults(shard.tar, index_file, painted, TEN, NAME) == [f"the index of {NAME} is not that of its samples"]
+    assert faults(shard.tar, index_file, painted, TEN, NAME) == [f"the index of {NAME} does not match its samples"]
 
 
 def test_a_whole_shard_of_another_recipe_or_of_other_samples_is_not_opened(painted: Recipe):
     index_file = painted_shard(painted, TEN).index_file()
     another = dataclasses.replace(painted, seed=1)
-    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar holds samples of another recipe"):
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar was generated from a different recipe"):
         open_index(index_file, another, TEN, NAME)
-    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar does not hold samples 21 to 29"):
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar does not contain samples 21 to 29"):
         open_index(index_file, painted, range(21, 30), NAME)
     with pytest.raises(DamagedShardError, match=r"The index of shard-000000\.tar cannot be read"):
         open_index(b"", painted, TEN, NAME)
@@ -201,7 +199,7 @@ def test_a_tar_whose_samples_are_of_two_recipes_is_no_shard(painted: Recipe):
     other_hash = b"f" * 64
     described = json.loads(members_of(shard.tar)["0000000000023"]["json"].content)
     text = canonical_json(described).encode().replace(painted.sha256.encode(), other_hash)
-    with pytest.raises(DamagedShardError, match="its samples name 2 recipes"):
+    with pytest.raises(DamagedShardError, match="its samples come from 2 recipes"):
         index_of(changed(shard.tar, "0000000000023.json", text), NAME)
 
 
@@ -238,5 +236,5 @@ def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_
 
 def test_a_sample_that_is_lost_from_the_tar_was_not_left_out(painted: Recipe):
     whole, without = shard_without(painted), shard_without(painted, 25)
-    assert faults(without.tar, whole.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]
-    assert faults(whole.tar, without.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]
+    assert faults(without.tar, whole.index_file(), painted, TEN, NAME) == [f"{NAME} does not contain samples 20 to 29"]
+    assert faults(whole.tar, without.index_file(), painted, TEN, NAME) == [f"{NAME} does not contain samples 20 to 29"]

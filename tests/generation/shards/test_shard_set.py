@@ -36,7 +36,7 @@ def test_shards_are_ranges_and_an_extended_set_keeps_those_it_has(painted: Recip
 
 
 def test_shards_are_filled_by_whole_batches(painted: Recipe, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"shard_size is 1024, no multiple of the 96 images .*Try 960"):
+    with pytest.raises(ValueError, match=r"shard_size is 1024, which is not a multiple of the batch size 96\. Use 960"):
         new_shard_set(Storage(str(tmp_path)), painted, range(10), batch_size=96, data=DataConfig())
 
 
@@ -53,10 +53,10 @@ def test_a_manifest_says_what_a_place_is_for(painted: Recipe, tmp_path: Path):
 def test_of_two_jobs_that_take_a_place_one_is_told(painted: Recipe, tmp_path: Path):
     ten = set_of(painted, tmp_path, 10)
     ten.claim(None)
-    with pytest.raises(StorageError, match="was taken by another job meanwhile"):
+    with pytest.raises(StorageError, match="Another job has just started or extended a data set"):
         dataclasses.replace(ten, recipe=dataclasses.replace(painted, seed=1)).claim(None)
     ten.extended(20).claim(ten)
-    with pytest.raises(StorageError, match="was taken by another job meanwhile"):
+    with pytest.raises(StorageError, match="Another job has just started or extended a data set"):
         ten.extended(30).claim(ten)
     found = read_shard_set(ten.storage)
     assert found is not None
@@ -80,10 +80,10 @@ def test_another_recipe_or_another_way_to_keep_images_is_refused_with_what_diffe
 
 def test_a_place_of_other_files_or_of_another_version_is_refused(painted: Recipe, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(StorageError, match=r"holds files, but no manifest\.json"):
+    with pytest.raises(StorageError, match=r"has files but no manifest\.json"):
         read_shard_set(Storage(str(tmp_path)))
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(StorageError, match="is no manifest of this version"):
+    with pytest.raises(StorageError, match="is not a manifest of this version"):
         read_shard_set(Storage(str(tmp_path)))
 
 
@@ -258,13 +258,13 @@ def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serial
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_format": "png", "quality": 90}, r"quality is 90; for png give 0 to 0"),
-        ({"image_format": "jpg"}, r"quality is 0; for jpg give 1 to 100"),
+        ({"image_format": "png", "quality": 90}, r"quality is 90; use 0 \(always lossless\) for png"),
+        ({"image_format": "jpg"}, r"quality is 0; use 1 to 100 for jpg"),
         ({"shard_size": 0}, r"data\.shard_size is 0; give 1 or more"),
-        ({"source": "shards"}, r"data\.shards names none"),
+        ({"source": "shards"}, r"data\.shards is empty"),
         (
             {"source": "shards", "shards": "a", "tee": "b"},
-            r"data.tee keeps what is generated, but data.source is shards",
+            r"data\.tee stores generated images, but data\.source is shards",
         ),
     ],
 )

@@ -48,10 +48,10 @@ def test_what_was_written_is_listed_and_read(storage: Storage):
 def test_a_bucket_that_cannot_be_reached_or_is_not_there_is_one_line(s3_environment: dict[str, str], monkeypatch):
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(StorageError, match=r"'s3://nobucket/a' cannot be written .*bucket.*Check the place"):
+    with pytest.raises(StorageError, match=r"'s3://nobucket/a' cannot be written .*bucket.*Check the path"):
         Storage("s3://nobucket/a").check_writable()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageError, match=r"cannot be (listed|written) .*Check the place") as told:
+    with pytest.raises(StorageError, match=r"cannot be (listed|written) .*Check the path") as told:
         Storage("s3://bucket/a").check_writable()
     assert "\n" not in str(told.value)
 
@@ -118,7 +118,10 @@ def test_a_store_without_exclusive_creation_gets_new_files_and_says_what_is_not_
     fsspec.register_implementation("overwriting", WithoutExclusiveCreation, clobber=True)
     storage = Storage(f"overwriting://{tmp_path}")
     assert storage.write_new("a", b"first")
-    assert "has no exclusive creation (ValueError: unsupported mode): two jobs may write a file" in caplog.text
+    assert (
+        "does not support exclusive creation (ValueError: unsupported mode): two jobs may write the same file"
+        in caplog.text
+    )
     assert not storage.write_new("a", b"second")
     assert storage.read("a") == b"first"
 
@@ -169,7 +172,7 @@ def test_a_full_disk_leaves_no_half_file_and_says_what_to_do(tmp_path: Path):
     with mounted(tmp_path / "small", "size=64k"):
         storage = Storage(str(tmp_path / "small"))
         storage.write("a", b"a" * 20_000)
-        with pytest.raises(StorageError, match=r"b' cannot be written .*No space left.*Make room and run again"):
+        with pytest.raises(StorageError, match=r"b' cannot be written .*No space left.*Free disk space and run again"):
             storage.write("b", b"b" * 100_000)
         assert storage.names() == {"a"}
         assert len(storage.read("a")) == 20_000
