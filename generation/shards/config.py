@@ -1,4 +1,4 @@
-"""Settings of where samples come from, and of what is kept as shards."""
+"""Settings: where samples come from, and whether they are stored as shards."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,36 +8,40 @@ from generation.ranges import AtLeastOne, Count, check_ranges
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where samples come from, and whether and how they are kept: as shards of WebDataset's format."""
+    """Source of the samples, and storage as shards in WebDataset format."""
 
     source: Literal["stream", "shards", "real"] = "stream"
-    """What training takes: images generated meanwhile, those kept in `shards`, or, as a reference, `real` ones."""
+    """Source of the training samples: `stream` generates them during training, `shards` reads stored ones, and `real`
+    reads real images as a reference.
+    """
 
     shards: str = ""
-    """What to train on where `source` is shards: a folder or URL that `ray_jobs.generate`, or `tee`, has written."""
+    """Data set to train on with `data.source=shards`: a folder or URL written by `ray_jobs.generate` or `data.tee`."""
 
     real: str = ""
-    """What to train on where `source` is real: `digits`, or a folder of images by class; the recipe says which classes
-    alone.
+    """Images to train on with `data.source=real`: `digits`, or a folder of images by class. The recipe then only
+    defines the classes.
     """
 
     tee: str = ""
-    """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
+    """Folder or URL, such as s3://bucket/folder, where streamed images are stored as shards. Empty stores nothing."""
 
     replays: Count = 0
-    """With `tee`: how often what was kept is trained on again, after it streamed. `training.num_images` counts all."""
+    """With `data.tee`: number of further passes over the stored images after the streamed pass. 0 is none.
+    `training.num_images` counts all passes.
+    """
 
     shard_size: AtLeastOne = 1024
-    """Images in a shard, a multiple of the batches in which they are made."""
+    """Images per shard; must be a multiple of the generation batch size."""
 
     image_format: Literal["png", "jpg", "webp"] = "png"
-    """Files that images are kept as."""
+    """File format of stored images."""
 
     quality: int = 0
-    """0 is lossless, which jpg is not; else the format's own scale, 1 to 100."""
+    """Quality of stored images on the format's own scale, 1 to 100. 0 is lossless: required for png, not for jpg."""
 
     num_readers: AtLeastOne = 2
-    """Processes that read and decode shards, or real images that are mixed in."""
+    """Processes that read and decode shards, or real images mixed into training."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")

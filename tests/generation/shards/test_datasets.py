@@ -327,7 +327,7 @@ def test_a_damaged_shard_stops_its_readers_and_is_found_by_checking(written: Sha
         first_samples(shards, 4)
     rows = check_shards(shards, range(10), num_readers=2).take_all()
     assert sorted(int(row["number"]) for row in rows) == list(range(10))
-    assert [int(row["number"]) for row in rows if row["faults"]] == [0, 4]
+    assert [int(row["number"]) for row in rows if row["problems"]] == [0, 4]
 
 
 def test_a_shard_that_cannot_be_written_ends_the_job_with_the_reason(

@@ -21,10 +21,10 @@ from generation.shards.shard import (
     ImageFormat,
     Shard,
     ShardWriter,
+    byte_range,
     decode_samples,
-    extent_of,
-    faults,
-    index_of,
+    find_problems,
+    index_from_tar,
     members_of,
     open_index,
     sha256,
@@ -38,7 +38,7 @@ TEN = range(20, 30)
 def read(shard: Shard, rows: list[int], image_size: int = 16) -> SampleBatch:
     """Return samples, of which no more is read than where they are."""
     chosen = shard.index.take(rows)
-    start, stop = extent_of(chosen)
+    start, stop = byte_range(chosen)
     return decode_samples(shard.tar[start:stop], chosen, image_size)
 
 
@@ -79,7 +79,7 @@ def test_the_index_says_where_each_image_is(painted: Recipe):
     image = shard.tar[row["offset"] : row["offset"] + row["num_bytes"]]
     assert (row["index"], row["shard"], row["sha256"]) == (24, NAME, sha256(image))
     np.testing.assert_array_equal(Image.open(io.BytesIO(image)), painted_batch(painted, TEN)["image"][4])
-    assert index_of(shard.tar, NAME).equals(index)
+    assert index_from_tar(shard.tar, NAME).equals(index)
 
 
 def test_webdatasets_own_reader_reads_it(painted: Recipe, tmp_path: Path):
@@ -104,7 +104,7 @@ def test_images_are_kept_without_loss_unless_a_quality_is_given(image_format: Im
     difference = np.abs(made.astype(int) - kept.astype(int))
     assert difference.mean() <= most_apart
     assert (difference.max() > 0) == (most_apart > 0)
-    assert not faults(shard.tar, shard.index_file(), recipe, TEN, NAME)
+    assert not find_problems(shard.tar, shard.index_file(), recipe, TEN, NAME)
 
 
 def changed(tar: bytes, member: str, content: bytes) -> bytes:
@@ -120,7 +120,7 @@ def test_what_is_damaged_is_named_sample_by_sample(painted: Recipe):
     index_file = shard.index_file()
 
     def told(tar: bytes, recipe: Recipe = painted, indices: range = TEN) -> list[str]:
-        return faults(tar, index_file, recipe, indices, NAME)
+        return find_problems(tar, index_file, recipe, indices, NAME)
 
     assert told(shard.tar) == []
     row = shard.index.to_pylist()[4]
@@ -136,16 +136,18 @@ def test_what_is_damaged_is_named_sample_by_sample(painted: Recipe):
     assert "truncated" in told(shard.tar[:9000])[0]
     assert told(shard.tar, indices=range(30, 40)) == [f"{NAME} does not contain samples 30 to 39"]
     assert "cannot be read" in told(b"no tar at all" * 100)[0]
-    assert "cannot be read" in faults(shard.tar, b"no parquet", painted, TEN, NAME)[0]
+    assert "cannot be read" in find_problems(shard.tar, b"no parquet", painted, TEN, NAME)[0]
 
 
 def test_bytes_that_do_not_decode_are_named(painted: Recipe):
     shard = painted_shard(painted, TEN)
     row = shard.index.to_pylist()[0]
     broken = changed(shard.tar, "0000000000020.png", b"x" * row["num_bytes"])
-    index = index_of(broken, NAME)  # as if written so: hashes fit
+    index = index_from_tar(broken, NAME)  # as if written so: hashes fit
     file = dataclasses.replace(shard, tar=broken, index=index).index_file()
-    assert any("sample 20: the image cannot be decoded" in text for text in faults(broken, file, painted, TEN, NAME))
+    assert any(
+        "sample 20: the image cannot be decoded" in text for text in find_problems(broken, file, painted, TEN, NAME)
+    )
 
 
 def test_an_image_that_is_not_what_the_index_says_is_not_given(painted: Recipe):
@@ -179,7 +181,9 @@ def test_a_label_in_the_index_that_is_not_the_samples_is_found(painted: Recipe):
     labels = [(label + 1) % 10 for label in shard.index["label"].to_pylist()]
     index = shard.index.set_column(1, shard.index.schema.field("label"), [labels])
     index_file = dataclasses.replace(shard, index=index).index_file()  # as if written so: hashes fit
-    assert faults(shard.tar, index_file, painted, TEN, NAME) == [f"the index of {NAME} does not match its samples"]
+    assert find_problems(shard.tar, index_file, painted, TEN, NAME) == [
+        f"the index of {NAME} does not match its samples"
+    ]
 
 
 def test_a_whole_shard_of_another_recipe_or_of_other_samples_is_not_opened(painted: Recipe):
@@ -200,7 +204,7 @@ def test_a_tar_whose_samples_are_of_two_recipes_is_no_shard(painted: Recipe):
     described = json.loads(members_of(shard.tar)["0000000000023"]["json"].content)
     text = canonical_json(described).encode().replace(painted.sha256.encode(), other_hash)
     with pytest.raises(DamagedShardError, match="its samples come from 2 recipes"):
-        index_of(changed(shard.tar, "0000000000023.json", text), NAME)
+        index_from_tar(changed(shard.tar, "0000000000023.json", text), NAME)
 
 
 def shard_without(recipe: Recipe, *left_out: int) -> Shard:
@@ -220,7 +224,7 @@ def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_
 ):
     shard = shard_without(painted, *left_out)
     assert [int(key) for key in members_of(shard.tar)] == [index for index in TEN if index not in left_out]
-    assert faults(shard.tar, shard.index_file(), painted, TEN, NAME) == []
+    assert find_problems(shard.tar, shard.index_file(), painted, TEN, NAME) == []
     shard = dataclasses.replace(shard, index=open_index(shard.index_file(), painted, TEN, NAME))
     samples, whole = read(shard, list(range(10))), painted_batch(painted, TEN)
     assert samples["index"].tolist() == list(TEN)
@@ -236,5 +240,9 @@ def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_
 
 def test_a_sample_that_is_lost_from_the_tar_was_not_left_out(painted: Recipe):
     whole, without = shard_without(painted), shard_without(painted, 25)
-    assert faults(without.tar, whole.index_file(), painted, TEN, NAME) == [f"{NAME} does not contain samples 20 to 29"]
-    assert faults(whole.tar, without.index_file(), painted, TEN, NAME) == [f"{NAME} does not contain samples 20 to 29"]
+    assert find_problems(without.tar, whole.index_file(), painted, TEN, NAME) == [
+        f"{NAME} does not contain samples 20 to 29"
+    ]
+    assert find_problems(whole.tar, without.index_file(), painted, TEN, NAME) == [
+        f"{NAME} does not contain samples 20 to 29"
+    ]

@@ -43,7 +43,7 @@ def test_shards_are_filled_by_whole_batches(painted: Recipe, tmp_path: Path):
 def test_a_manifest_says_what_a_place_is_for(painted: Recipe, tmp_path: Path):
     assert read_shard_set(Storage(str(tmp_path / "none"))) is None
     shards = set_of(painted, tmp_path, 10).extended(17)
-    shards.claim(None)
+    shards.write_manifest(None)
     found = read_shard_set(Storage(str(tmp_path)))
     assert found is not None
     assert dataclasses.replace(found, storage=shards.storage) == shards
@@ -52,12 +52,12 @@ def test_a_manifest_says_what_a_place_is_for(painted: Recipe, tmp_path: Path):
 
 def test_of_two_jobs_that_take_a_place_one_is_told(painted: Recipe, tmp_path: Path):
     ten = set_of(painted, tmp_path, 10)
-    ten.claim(None)
+    ten.write_manifest(None)
     with pytest.raises(StorageError, match="Another job has just started or extended a data set"):
-        dataclasses.replace(ten, recipe=dataclasses.replace(painted, seed=1)).claim(None)
-    ten.extended(20).claim(ten)
+        dataclasses.replace(ten, recipe=dataclasses.replace(painted, seed=1)).write_manifest(None)
+    ten.extended(20).write_manifest(ten)
     with pytest.raises(StorageError, match="Another job has just started or extended a data set"):
-        ten.extended(30).claim(ten)
+        ten.extended(30).write_manifest(ten)
     found = read_shard_set(ten.storage)
     assert found is not None
     assert (found.recipe, found.ends) == (painted, (10, 20))
@@ -115,7 +115,7 @@ def lowest_bit(shards: ShardSet) -> int:
 def test_of_two_makers_of_a_shard_the_first_ones_stays(two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path):
     shards = set_of(painted, tmp_path, 4)
     for shard in two_makers:
-        shards.keep(0, shard)
+        shards.store(0, shard)
         assert lowest_bit(shards) == 0
 
 
@@ -125,7 +125,7 @@ def test_of_two_makers_of_a_shard_with_a_sample_left_out_the_first_ones_stays(pa
     for bit in (0, 1):
         writer = ShardWriter(painted, shard_name(0), ImageFormat("png", 0))
         writer.add({**batch, "image": batch["image"] & 0xFE | bit})
-        shards.keep(0, writer.finish())
+        shards.store(0, writer.finish())
     rows = open_index_of(shards, 0)
     samples = read_samples(shards, 0, rows, np.arange(4))
     assert samples["label"].tolist() == batch["label"].tolist()
@@ -138,7 +138,7 @@ def test_a_maker_that_is_overtaken_between_its_tar_and_its_index_leaves_a_shard_
 ):
     shards, (slow, fast) = set_of(painted, tmp_path, 4), two_makers
     assert shards.storage.write_new(shard_name(0), slow.tar)
-    shards.keep(0, fast)
+    shards.store(0, fast)
     if not is_killed:
         shards.storage.write(index_name(0), slow.index_file())
     assert lowest_bit(shards) == 0
@@ -151,13 +151,13 @@ def test_part_of_a_shard_that_a_killed_maker_left_is_replaced(
     shards, (killed, other) = set_of(painted, tmp_path, 4), two_makers
     left = painted_shard(painted, range(num_samples)).tar if num_samples else killed.tar[:700]  # amid the first
     shards.storage.write(shard_name(0), left)
-    shards.keep(0, other)
+    shards.store(0, other)
     assert lowest_bit(shards) == 1
 
 
 def test_a_damaged_shard_is_replaced(two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path):
     shards = set_of(painted, tmp_path, 4)
-    shards.keep(0, two_makers[0])
+    shards.store(0, two_makers[0])
     shards.replace(0, two_makers[1])
     assert lowest_bit(shards) == 1
 
@@ -174,7 +174,7 @@ THREE_IMAGES = 3 * 16 * 16 * 3
 def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shard(
     painted: Recipe, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
+    monkeypatch.setattr(datasets, "SLICE_BYTES", THREE_IMAGES)
     wanted = Wanted(IndexSet.of(np.array([1, 9, 13, 17, 18])), in_order=True)
     assert reading_units(set_of(painted, tmp_path, 10, first_index=100), 5, wanted) == [
         {"pass": 0, "number": 0, "row": 0, "num_rows": 3, "position": 0},
@@ -186,12 +186,12 @@ def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shar
 
 
 @pytest.mark.parametrize(
-    ("part_bytes", "first_positions"), [(THREE_IMAGES, [0, 3, 4, 7, 8]), (10**6, [0, 4, 8])], ids=["small", "whole"]
+    ("slice_bytes", "first_positions"), [(THREE_IMAGES, [0, 3, 4, 7, 8]), (10**6, [0, 4, 8])], ids=["small", "whole"]
 )
 def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
-    part_bytes: int, first_positions: list[int], painted: Recipe, tmp_path: Path, monkeypatch
+    slice_bytes: int, first_positions: list[int], painted: Recipe, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(datasets, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(datasets, "SLICE_BYTES", slice_bytes)
     shards = set_of(painted, tmp_path, 10)
     whole = parts_in(shards, IndexSet.of_ranges([range(200)]))
     passes = [[position for of_pass, position in whole if of_pass == number] for number in range(20)]
@@ -219,7 +219,7 @@ def units_of_tee(shards: ShardSet, num_images: int, wanted: Wanted, monkeypatch)
 def test_later_passes_over_what_is_kept_meanwhile_are_in_the_order_of_shards_that_are_there(
     painted: Recipe, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
+    monkeypatch.setattr(datasets, "SLICE_BYTES", THREE_IMAGES)
     shards, wanted = set_of(painted, tmp_path, 10), IndexSet.of_ranges([range(200)])
     units = units_of_tee(shards, 10, Wanted(wanted), monkeypatch)
     assert [(unit["pass"], unit["number"]) for unit in units[:3]] == [(0, 0), (0, 1), (0, 2)]
@@ -238,7 +238,7 @@ def test_a_shard_that_a_later_pass_alone_takes_is_made_before_it(painted: Recipe
 def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serials(
     in_order: bool, painted: Recipe, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
+    monkeypatch.setattr(datasets, "SLICE_BYTES", THREE_IMAGES)
     shards, kept = set_of(painted, tmp_path, 4, first_index=100), painted_shard(painted, range(100, 104))
     shards.storage.write(shard_name(0), kept.tar)
     shards.storage.write(index_name(0), kept.index_file())

@@ -118,7 +118,7 @@ def data_set(painted: Recipe, tmp_path: Path) -> Path:
     for folder, indices in ((tmp_path, range(10)), (tmp_path / HELD_OUT_FOLDER, range(2**40, 2**40 + 6))):
         shards = new_shard_set(Storage(str(folder)), painted, indices, 2, DataConfig(shard_size=4))
         for number, held in enumerate(shards.ranges):
-            shards.keep(number, painted_shard(painted, held))
+            shards.store(number, painted_shard(painted, held))
         sets.append(shards)
     write_card(sets)
     return tmp_path
