@@ -38,7 +38,7 @@ class DataConfig:
     """File format of stored images."""
 
     quality: int = 0
-    """Quality of stored images on the format's own scale, 1 to 100. 0 is lossless: required for png, not for jpg."""
+    """Quality of stored images: 1 to 100 on the format's own scale, 0 is lossless. png needs 0, jpg 1 or more."""
 
     num_readers: AtLeastOne = 2
     """Processes that read and decode shards, or real images mixed into training."""
