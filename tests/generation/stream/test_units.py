@@ -10,7 +10,7 @@ from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError
 from generation.indices import NOTHING, IndexSet, Wanted
 from generation.pool.service import GenerationFailedError
-from generation.shards.datasets import encoding
+from generation.shards.datasets import encoding_stage
 from generation.stream.stream import MAX_DEATHS, Asker, Requester, Stage, num_askers_of, wanted_of_unit
 from generation.stream.units import MAX_UNITS, in_blocks, unit_sizes, work_units
 
@@ -126,7 +126,7 @@ def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():
 def test_askers_that_encode_are_more_than_a_streams(num_actors: int, in_a_stream: int, encoding_as_well: int):
     config = GenerationConfig(max_actors=num_actors)
     everything = Wanted.all_of(range(8))
-    stages = Stage(lambda _, unit: iter([unit])), encoding(lambda _, unit: iter([unit]))
+    stages = Stage(lambda _, unit: iter([unit])), encoding_stage(lambda _, unit: iter([unit]))
     assert [num_askers_of(config, everything, stage) for stage in stages] == [in_a_stream, encoding_as_well]
 
 
