@@ -151,7 +151,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedShards:
     """The shards that were generated before training, and what that took."""
 
     shards: ShardSet
@@ -174,7 +174,7 @@ class Comparison:
         self.num_images = config.training.num_samples
 
     @cached_property
-    def made(self) -> Made:
+    def made(self) -> GeneratedShards:
         """All images, generated into shards once, with nothing else at work."""
         began_at = time.time()
         with self.start_pool() as service:
@@ -183,7 +183,7 @@ class Comparison:
             write_shards(service, self.config.generation, shards, shards.missing()).materialize()
             made_at = time.time()
             device_seconds = self.config.generation.max_actors * (made_at - began_at)
-        return Made(shards, made_at - asked_at, time.time() - began_at, device_seconds)
+        return GeneratedShards(shards, made_at - asked_at, time.time() - began_at, device_seconds)
 
     def start_pool(self) -> GenerationService:
         """Return a pool, with room kept for training beside it."""
@@ -193,11 +193,11 @@ class Comparison:
         """Return a new set below the run's folder."""
         storage = Storage(str(self.run_dir / folder))
         shards = new_shard_set(storage, self.recipe, range(num_images), batch_size, self.config.data)
-        shards.claim(None)
+        shards.write_manifest(None)
         return shards
 
     def train(
-        self, arm: Arm, images: TrainingSamples, pool: GenerationService | None, before: Made | None = None
+        self, arm: Arm, images: TrainingSamples, pool: GenerationService | None, before: GeneratedShards | None = None
     ) -> ArmRun:
         """Train on images, judged by real ones after each epoch, and return what it came to.
 

@@ -25,7 +25,7 @@ from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.data_card import write_card
-from ray_jobs.job.data_set import DataSplit, open_parts
+from ray_jobs.job.data_set import DataSplit, open_splits
 from ray_jobs.job.run_folder import locked
 
 PROGRESS_SECONDS = 10.0
@@ -49,7 +49,7 @@ def main(config: JobConfig, verify: bool) -> None:
             check_placement([generation_demand(config.generation)])
             service = held.enter_context(start_generation(recipe, config.generation))
             announce(f"{service.num_loaded()} generator actors up, batches of {service.batch_size()}")
-            sets = [part.claim(recipe, config.data, service.common_batch_size()) for part in parts]
+            sets = [part.create_or_extend(recipe, config.data, service.common_batch_size()) for part in parts]
         with errors_at_work("Whole shards stay; the same command makes the rest."):
             for part, shards in zip(parts, sets, strict=True):
                 make(service, config, shards, part)
@@ -60,7 +60,7 @@ def main(config: JobConfig, verify: bool) -> None:
 def prepare(config: JobConfig) -> tuple[JobConfig, Recipe, list[DataSplit]]:
     """Return settings, recipe and what is there already, all checked as far as that goes without a cluster."""
     recipe = open_recipe(config)
-    config, parts = open_parts(config.output, recipe, config)
+    config, parts = open_splits(config.output, recipe, config)
     return config, recipe, parts
 
 
@@ -78,7 +78,7 @@ def find_damage(parts: Sequence[DataSplit], config: JobConfig) -> None:
         there = sorted(set(range(len(part.found.ranges))) - set(part.found.missing()))
         announce(f"looking at {len(there)} shards in {part.storage.url}")
         rows = check_shards(part.found, there, config.data.num_readers).take_all() if there else []
-        faulty = {int(row["number"]): str(row["faults"]) for row in rows if row["faults"]}
+        faulty = {int(row["number"]): str(row["problems"]) for row in rows if row["problems"]}
         for number, faults in sorted(faulty.items()):
             announce(f"shard {number} is damaged: {'; '.join(faults.splitlines()[:3])}")
         part.damaged = sorted(faulty)

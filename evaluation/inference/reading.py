@@ -12,7 +12,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop, UnreadableImageError
 from evaluation.images.image_list import ImageList
 from evaluation.inference.output_cache import ROW, Columns
-from generation.shards.datasets import PART_BYTES
+from generation.shards.datasets import SLICE_BYTES
 from generation.stream.units import PARTS_PER_READER, bound_memory, map_units
 
 MAX_IMAGES_PER_UNIT = 512
@@ -77,7 +77,7 @@ def read_images(sets: Sequence[ToRead], config: EvaluationConfig) -> ray.data.Da
 
 def _unit_size(num_images: int, image_bytes: int, config: EvaluationConfig) -> int:
     """Return how many images are read at once: whole batches, of 16 MB where a set is large enough."""
-    most = min(MAX_IMAGES_PER_UNIT, PART_BYTES // image_bytes, num_images // (UNITS_PER_READER * config.num_readers))
+    most = min(MAX_IMAGES_PER_UNIT, SLICE_BYTES // image_bytes, num_images // (UNITS_PER_READER * config.num_readers))
     return max(1, most // config.batch_size) * config.batch_size
 
 

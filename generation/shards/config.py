@@ -1,4 +1,4 @@
-"""Settings of where samples come from, and of what is kept as shards."""
+"""Settings: where samples come from, and whether they are stored as shards."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,52 +8,58 @@ from generation.ranges import AtLeastOne, Count, Documented, check_ranges
 
 @dataclass(frozen=True)
 class DataConfig(Documented):
-    """Where samples come from, and whether and how they are kept: as shards of WebDataset's format."""
+    """Source of the samples, and storage as shards in WebDataset format."""
 
     source: Literal["stream", "shards", "real"] = "stream"
-    """What training takes: images generated meanwhile, those kept in `shards`, or, as a reference, `real` ones."""
+    """Source of the training samples: `stream` generates them during training, `shards` reads stored ones, and `real`
+    reads real images as a reference.
+    """
 
     shards: str = ""
-    """What to train on where `source` is shards: a folder or URL that `ray_jobs.generate`, or `tee`, has written."""
+    """Data set to train on with `data.source=shards`: a folder or URL written by `ray_jobs.generate` or `data.tee`."""
 
     real: str = ""
-    """What to train on where `source` is real: `digits`, or a folder of images by class; the recipe says which classes
-    alone.
+    """Images to train on with `data.source=real`: `digits`, or a folder of images by class. The recipe then only
+    defines the classes.
     """
 
     tee: str = ""
-    """Keep what the stream generates here, a folder or URL such as s3://bucket/folder; empty keeps nothing."""
+    """Folder or URL, such as s3://bucket/folder, where streamed images are stored as shards. Empty stores nothing."""
 
     replays: Count = 0
-    """With `tee`: how often what was kept is trained on again, after it streamed. `training.num_images` counts all."""
+    """With `data.tee`: number of further passes over the stored images after the streamed pass. 0 is none.
+    `training.num_images` counts all passes.
+    """
 
     shard_size: AtLeastOne = 1024
-    """Images in a shard, a multiple of the batches in which they are made."""
+    """Images per shard; must be a multiple of the generation batch size."""
 
     image_format: Literal["png", "jpg", "webp"] = "png"
-    """Files that images are kept as."""
+    """File format of stored images."""
 
     quality: int = 0
-    """0 is lossless, which jpg is not; else the format's own scale, 1 to 100."""
+    """Quality of stored images: 1 to 100 on the format's own scale, 0 is lossless. png needs 0, jpg 1 or more."""
 
     num_readers: AtLeastOne = 2
-    """Processes that read and decode shards, or real images that are mixed in."""
+    """Processes that read and decode shards, or real images mixed into training."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
-        lowest, highest = {"png": (0, 0), "webp": (0, 100), "jpg": (1, 100)}[self.image_format]
+        lowest, highest, values = {
+            "png": (0, 0, "0 (always lossless)"),
+            "webp": (0, 100, "0 (lossless) to 100"),
+            "jpg": (1, 100, "1 to 100"),
+        }[self.image_format]
         if not lowest <= self.quality <= highest:
-            raise ValueError(
-                f"data.quality is {self.quality}; for {self.image_format} give {lowest} to {highest}. 0 is lossless."
-            )
+            raise ValueError(f"data.quality is {self.quality}; use {values} for {self.image_format}.")
         if self.source == "shards" and not self.shards:
-            raise ValueError("data.source is shards, but data.shards names none. Give a folder or URL of shards.")
+            raise ValueError("data.source is shards, but data.shards is empty. Set it to a folder or URL of shards.")
         if self.replays and not self.tee:
-            raise ValueError(f"data.replays is {self.replays}, and data.tee keeps nothing to replay. Give data.tee.")
+            raise ValueError(f"data.replays is {self.replays}, but no images are stored to replay. Set data.tee.")
         for name in ("shards", "real"):
             if getattr(self, name) and self.source != name:
-                raise ValueError(f"data.{name} is given, but data.source is {self.source}. Add data.source={name}.")
+                raise ValueError(f"data.{name} is set, but data.source is {self.source}. Add data.source={name}.")
         if self.source == "real" and not self.real:
-            raise ValueError("data.source is real, but data.real names no images. Give digits, or a folder of classes.")
+            raise ValueError("data.source is real, but data.real is empty. Set it to digits or a folder of classes.")
         if self.source != "stream" and self.tee:
-            raise ValueError(f"data.tee keeps what is generated, but data.source is {self.source}. Leave one out.")
+            raise ValueError(f"data.tee stores generated images, but data.source is {self.source}. Remove one of them.")

@@ -1,6 +1,6 @@
-"""Shards as Ray Datasets: written from the generation service, read back as the stream gives them, checked.
+"""Shards as Ray Datasets: generate and write them, read them in the stream's format, verify them.
 
-Each shard is a function of its set and its number, so that one which Ray makes again is the same to the byte.
+Each shard is a function of its data set and its number: if Ray retries one, the bytes are the same.
 """
 
 import dataclasses
@@ -22,7 +22,14 @@ from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
 from generation.recipes.recipe import Recipe
 from generation.sample import PassBatch, SampleBatch, select_samples
-from generation.shards.shard import DamagedShardError, ShardWriter, decode_samples, extent_of, faults, open_index
+from generation.shards.shard import (
+    DamagedShardError,
+    ShardWriter,
+    byte_range,
+    decode_samples,
+    find_problems,
+    open_index,
+)
 from generation.shards.shard_set import ShardSet, index_name, shard_name
 from generation.shards.storage import StorageError
 from generation.stream.stream import BatchRequester, StageSpec, Unit, request_units
@@ -35,23 +42,24 @@ from generation.stream.units import (
     map_units,
 )
 
-PART_BYTES = 16_000_000
-"""Images that are read at once and travel in one block: a stage moves about 10 blocks a second, whatever their size."""
+SLICE_BYTES = 16_000_000
+"""Pixel bytes of a slice, read at once into one block: a stage moves about 10 blocks/s, whatever their size."""
 
 
-INDICES_KEPT = 256
-"""Indices of shards that a reader keeps in memory, some 100 KB each."""
+CACHED_INDICES = 256
+"""Shard indices cached in memory by each reader, about 100 KB each."""
 
-WAIT_SECONDS = 0.2
+POLL_SECONDS = 0.2
+"""Polling interval while another process writes a shard."""
 
 UNIT_COLUMNS = ("pass", "number", "row", "num_rows", "position")
-"""What a unit of reading says: a pass, a shard, rows of it, and where in the set these begin. Of one that makes a shard
-its number alone matters, and its pass is 0.
+"""Columns of a unit that reads a slice: pass, shard number, first row in the shard, number of rows, and position of the
+first row in the data set. A unit that generates a shard only uses its number; its pass is 0.
 """
 
 
-def encoding(work: Callable[[BatchRequester, Unit], Iterator[Any]], is_spread: bool = False) -> StageSpec:
-    """Return a stage of more askers than a stream has: they encode images as well."""
+def encoding_stage(work: Callable[[BatchRequester, Unit], Iterator[Any]], is_spread: bool = False) -> StageSpec:
+    """Return a stage with more requesters than a stream has, since they also encode images."""
     return StageSpec(work, requesters_per_generator=1.0, max_requesters=16, is_spread=is_spread)
 
 
@@ -62,19 +70,19 @@ def write_shards(
     numbers: Sequence[int],
     damaged: Sequence[int] = (),
 ) -> ray.data.Dataset:
-    """Return a lazy dataset that makes these shards: a row for each once it is there, with its counts.
+    """Return a lazy dataset that generates and writes these shards, with one row of counts per finished shard.
 
-    Those that are damaged are replaced.
+    Shards in `damaged` are overwritten.
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
-    stage = encoding(partial(write_shard, shards), is_spread=True)
+    stage = encoding_stage(partial(write_shard, shards), is_spread=True)
     return request_units(
         service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, SampleRequest(EMPTY_INDICES)
     )
 
 
 def write_shard(shards: ShardSet, requester: BatchRequester, unit: Unit) -> Iterator[Unit]:
-    """Make a shard, and yield one row with its number and counts."""
+    """Generate and write a shard; yield one row with its number and counts."""
     batches = make_shard(shards, requester, int(unit["number"][0]), is_damaged=bool(unit["is_damaged"][0]))
     attempts = np.concatenate([batch["attempt"] for batch in batches])
     yield {
@@ -87,7 +95,10 @@ def write_shard(shards: ShardSet, requester: BatchRequester, unit: Unit) -> Iter
 def make_shard(
     shards: ShardSet, requester: BatchRequester, number: int, is_damaged: bool = False
 ) -> Iterator[SampleBatch]:
-    """Yield a shard's samples; it is kept before the last batch goes, so that who has all samples has the shard."""
+    """Generate and write a shard; yield its samples.
+
+    The shard is stored before its last batch is yielded, so a consumer of all samples can rely on the file.
+    """
     writer = ShardWriter(shards.recipe, shard_name(number), shards.encoding)
     last: list[SampleBatch] = []
     for batch in requester.request_set(IndexSet.of_ranges([shards.ranges[number]])):
@@ -96,8 +107,8 @@ def make_shard(
         last = [batch]
     shard = writer.finish()
     requester.service.check_batch_size(requester.batch_size)
-    keep = shards.replace if is_damaged else shards.keep
-    keep(number, shard)
+    store = shards.replace if is_damaged else shards.store
+    store(number, shard)
     yield from last
 
 
@@ -109,20 +120,21 @@ def tee_samples(
     wanted: SampleRequest,
     seed: int = 0,
 ) -> ray.data.Dataset:
-    """Return the stream of what is wanted of a set's first samples, which keeps missing shards meanwhile.
+    """Return a lazy dataset of the requested samples of a set's first `num_images`, storing missing shards on the way.
 
-    A shard that is missing is made whole, whatever is wanted of it; one that is wanted in later passes alone, when
-    those of the first are made. In their second pass and later samples are read, in an order as `read_shards` has it.
+    A missing shard is always generated in full. Shards first needed in a later pass are generated after those of the
+    first pass. From the second pass on, samples are read from the shards, in the order of `read_shards`.
     """
     first, missing = shards.first(num_images), set(shards.missing())
     first_pass = IndexSet.of_ranges([range(num_images)])
-    bounds = np.array([0, *(part.stop - first.first_index for part in first.ranges)])
-    to_make = np.flatnonzero(np.diff((wanted.serials & first_pass).num_below(bounds))).tolist()
+    bounds = np.array([0, *(indices.stop - first.first_index for indices in first.ranges)])
+    to_generate = np.flatnonzero(np.diff((wanted.serials & first_pass).num_below(bounds))).tolist()
     to_read = reading_units(first, seed, dataclasses.replace(wanted, serials=wanted.serials - first_pass))
-    only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_make)
-    making = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in [*to_make, *sorted(only_later)]]
-    blocks = in_blocks(making, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
-    stage = encoding(Tee(shards, missing, ShardReader(first, seed, wanted)))
+    only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_generate)
+    numbers = [*to_generate, *sorted(only_later)]
+    generation_units = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in numbers]
+    blocks = in_blocks(generation_units, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
+    stage = encoding_stage(Tee(shards, missing, ShardReader(first, seed, wanted)))
     dataset = request_units(service, config, shards.batch_size, blocks, stage, wanted)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
@@ -130,48 +142,50 @@ def tee_samples(
 
 
 def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: SampleRequest) -> ray.data.Dataset:
-    """Return a lazy dataset of what is wanted of a set, rows as in the stream, always in the same order.
+    """Return a lazy dataset of the requested samples of a set, in the stream's format and a reproducible order.
 
-    Serials count positions in the set. In each pass the order is shuffled anew by `seed`: parts of shards, and the
-    samples in a part; or it is that of the serials, where one is wanted.
+    Serials count positions in the set, pass after pass. `seed` shuffles each pass differently: the slices, and the
+    samples in each slice. With `wanted.in_order`, samples come in serial order.
     """
     units = reading_units(shards, seed, wanted)
     num_readers = max(1, num_readers // wanted.num_consumers)
     dataset = map_units((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
-    part_bytes = images_per_part(shards.recipe) * shards.recipe.image_bytes
-    bound_memory(dataset, part_bytes, num_readers * PARTS_PER_READER * part_bytes)
+    slice_bytes = images_per_slice(shards.recipe) * shards.recipe.image_bytes
+    bound_memory(dataset, slice_bytes, num_readers * PARTS_PER_READER * slice_bytes)
     return dataset
 
 
 def check_shards(shards: ShardSet, numbers: Sequence[int], num_readers: int) -> ray.data.Dataset:
-    """Return a lazy dataset with a row for each of these shards: its number, and what is wrong with it."""
+    """Return a lazy dataset with one row per shard: its number and its problems, one per line."""
     units = [{"number": number} for number in numbers]
     return map_units((ShardChecker, [shards]), units, num_readers, MAX_SOURCE_BLOCKS)
 
 
 @dataclass(frozen=True)
 class Tee:
-    """Yields what is wanted of units, and keeps the shards that are missing."""
+    """Yields the requested samples of units and stores missing shards."""
 
     shards: ShardSet
     missing: set[int]
     reader: "ShardReader"
-    """Of the samples that a pass has of the set."""
+    """Reads the later passes; its set is limited to the samples of one pass."""
 
     def __call__(self, requester: BatchRequester, unit: Unit) -> Iterator[PassBatch]:
-        """Yield what is wanted of a unit: of a shard in the first pass, a batch at a time; of a part in a later one."""
+        """Yield the requested samples of a unit: a shard in the first pass, in batches; a slice in a later pass."""
         number = int(unit["number"][0])
         if unit["pass"][0]:
-            while not self.shards.storage.exists(index_name(number)):  # another requester is at it: units come in order
-                time.sleep(WAIT_SECONDS)
+            while not self.shards.storage.exists(
+                index_name(number)
+            ):  # another requester writes it: units start in order
+                time.sleep(POLL_SECONDS)
             yield from self.reader(unit)
             return
-        wanted_first = self._wanted_first(number)
+        wanted_first = self._wanted_in_first_pass(number)
         if not len(wanted_first) and self.shards.storage.exists(index_name(number)):
-            return  # another consumer has made it meanwhile
-        is_kept = number in self.missing
-        for batch in make_shard(self.shards, requester, number) if is_kept else requester.request_set(wanted_first):
+            return  # another consumer has written it
+        is_missing = number in self.missing
+        for batch in make_shard(self.shards, requester, number) if is_missing else requester.request_set(wanted_first):
             is_wanted = wanted_first.contains(batch["index"])
             if is_wanted.any():
                 yield {
@@ -179,44 +193,44 @@ class Tee:
                     **select_samples(batch, is_wanted),
                 }
 
-    def _wanted_first(self, number: int) -> IndexSet:
-        """Return the indices that are wanted of a shard in its first pass."""
+    def _wanted_in_first_pass(self, number: int) -> IndexSet:
+        """Return the requested indices of a shard in the first pass."""
         held, first = self.shards.ranges[number], self.shards.first_index
         num_images, serials = self.reader.shards.num_images, self.reader.wanted.serials
         this_pass = IndexSet.of_ranges([range(held.start, min(held.stop, first + num_images))])
         return this_pass & serials.shifted(first)
 
 
-def images_per_part(recipe: Recipe) -> int:
-    """Return how many rows of a shard are read at once: a part."""
-    return max(1, PART_BYTES // recipe.image_bytes)
+def images_per_slice(recipe: Recipe) -> int:
+    """Return the number of rows of a slice: the part of a shard that is read at once."""
+    return max(1, SLICE_BYTES // recipe.image_bytes)
 
 
 def passes_of(shards: ShardSet, seed: int, wanted: SampleRequest) -> Passes:
-    """Return the passes over a set of shards."""
+    """Return the requested passes over a set of shards."""
     return Passes(shards.num_images, wanted, Purpose.SHARD_ORDER, seed)
 
 
 def reading_units(shards: ShardSet, seed: int, wanted: SampleRequest) -> list[dict[str, int]]:
-    """Return the parts of which something is wanted, in the order in which they are read, pass by pass."""
-    size, parts, position = images_per_part(shards.recipe), [], 0
+    """Return the slices with requested samples, in reading order, pass by pass."""
+    size, slices, position = images_per_slice(shards.recipe), [], 0
     for number, held in enumerate(shards.ranges):
         for row in range(0, len(held), size):
             num_rows = min(size, len(held) - row)
-            parts.append({"number": number, "row": row, "num_rows": num_rows, "position": position})
+            slices.append({"number": number, "row": row, "num_rows": num_rows, "position": position})
             position += num_rows
-    bounds = np.array([*(part["position"] for part in parts), position])
+    bounds = np.array([*(each["position"] for each in slices), position])
     passes, units = passes_of(shards, seed, wanted), []
     for pass_number, positions in passes.sections():
         is_wanted = np.diff(positions.num_below(bounds)) > 0
-        order = passes.order(len(parts), pass_number)
-        units += [{"pass": pass_number, **parts[i]} for i in order[is_wanted[order]].tolist()]
+        order = passes.order(len(slices), pass_number)
+        units += [{"pass": pass_number, **slices[i]} for i in order[is_wanted[order]].tolist()]
     return units
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads units of `reading_units`."""
+    """Reads the units of `reading_units`."""
 
     shards: ShardSet
     seed: int
@@ -224,18 +238,18 @@ class ShardReader:
 
     @cached_property
     def passes(self) -> Passes:
-        """The passes over the set."""
+        """The requested passes over the set."""
         return passes_of(self.shards, self.seed, self.wanted)
 
     @cached_property
     def index_of(self) -> Callable[[int], pa.Table]:
-        """Returns a shard's index."""
-        return lru_cache(maxsize=INDICES_KEPT)(partial(open_index_of, self.shards))
+        """A cached function that returns a shard's index by its number."""
+        return lru_cache(maxsize=CACHED_INDICES)(partial(open_index_of, self.shards))
 
     def __call__(self, unit: Unit) -> Iterator[PassBatch]:
-        """Yield what is wanted of one part, in an order of its own for each pass.
+        """Yield the requested samples of one slice, in a different order in each pass.
 
-        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        This is a generator because Ray Data wraps exceptions of plain functions in its own.
         """
         pass_number, number, row, num_rows, position = (int(unit[name][0]) for name in UNIT_COLUMNS)
         order = self.passes.order(num_rows, pass_number, number + 1, row)
@@ -245,45 +259,47 @@ class ShardReader:
 
 
 def first_samples(shards: ShardSet, number: int) -> SampleBatch:
-    """Return the first samples of a set's first shard, up to so many."""
+    """Return up to `number` samples from the start of a set's first shard."""
     return read_samples(shards, 0, open_index_of(shards, 0), np.arange(min(number, len(shards.ranges[0]))))
 
 
 def open_index_of(shards: ShardSet, number: int) -> pa.Table:
-    """Return a shard's index; StorageError with the remedy if it is not as it was written."""
+    """Return a shard's index; StorageError with the remedy if it is damaged."""
     name = shard_name(number)
     file = shards.storage.read(index_name(number))
-    with _told(shards, name):
+    with _damage_located(shards, name):
         return open_index(file, shards.recipe, shards.ranges[number], name)
 
 
 def read_samples(shards: ShardSet, number: int, index: pa.Table, rows: np.ndarray) -> SampleBatch:
-    """Return the samples at these rows of a shard, in this order; StorageError if one is not as it was written."""
+    """Return the samples at these rows of a shard, in this order; StorageError with the remedy if one is damaged."""
     chosen, name = index.take(rows), shard_name(number)
-    content = shards.storage.read(name, *extent_of(chosen))
-    with _told(shards, name):
+    content = shards.storage.read(name, *byte_range(chosen))
+    with _damage_located(shards, name):
         return decode_samples(content, chosen, shards.recipe.image_size)
 
 
 @contextmanager
-def _told(shards: ShardSet, name: str) -> Iterator[None]:
-    """Say of damage where it is, and what to do."""
+def _damage_located(shards: ShardSet, name: str) -> Iterator[None]:
+    """Turn a DamagedShardError into a StorageError with the shard, its location and the remedy."""
     try:
         yield
     except DamagedShardError as error:
-        said = str(error) if name in str(error) else f"{name}: {error}"
-        raise StorageError(f"{said}, in '{shards.storage.url}'. Repair it: ray_jobs.generate --verify.") from error
+        message = str(error) if name in str(error) else f"{name}: {error}"
+        raise StorageError(
+            f"{message} (in '{shards.storage.url}'). Repair it with ray_jobs.generate --verify."
+        ) from error
 
 
 @dataclass(frozen=True)
 class ShardChecker:
-    """Looks at every sample of a shard."""
+    """Verifies every sample of a shard."""
 
     shards: ShardSet
 
     def __call__(self, unit: Unit) -> Iterator[Unit]:
-        """Yield the shard's number and what is wrong with it, a line a fault; empty if nothing is."""
+        """Yield the shard's number and its problems, one per line; empty if there are none."""
         number = int(unit["number"][0])
         tar, index = self.shards.storage.read(shard_name(number)), self.shards.storage.read(index_name(number))
-        found = faults(tar, index, self.shards.recipe, self.shards.ranges[number], shard_name(number))
-        yield {"number": unit["number"], "faults": np.array(["\n".join(found)])}
+        found = find_problems(tar, index, self.shards.recipe, self.shards.ranges[number], shard_name(number))
+        yield {"number": unit["number"], "problems": np.array(["\n".join(found)])}

@@ -1,7 +1,7 @@
-"""Which shards a data set has, and what they are of: its manifest, and what is there already.
+"""The shards of a data set: its manifest, and which shards already exist.
 
-A shard's samples are a range of indices, and its bytes follow from the recipe and that range. A set that ends in the
-middle of a shard and is extended goes on with a shard for the rest, so that what exists is never touched.
+A shard holds a range of indices; its bytes depend only on the recipe and that range. If a data set ends with a partial
+shard and is extended, the next shard holds the rest of that range, so that existing shards never change.
 """
 
 import dataclasses
@@ -15,47 +15,47 @@ import pyarrow as pa
 from generation.recipes.recipe import Recipe, differences, recipe_from_value
 from generation.sample import NO_LABEL
 from generation.shards.config import DataConfig
-from generation.shards.shard import DamagedShardError, ImageFormat, Shard, faults, index_of
+from generation.shards.shard import DamagedShardError, ImageFormat, Shard, find_problems, index_from_tar
 from generation.shards.storage import Storage, StorageError
 
 MANIFEST = "manifest.json"
 INDEX_FOLDER = "index"
-"""A Parquet file a shard; one is written after its shard, so that a shard with an index is whole."""
+"""Folder with one Parquet file per shard, written after the shard: a shard with an index is complete."""
 
 HELD_OUT_FOLDER = "held_out"
-"""Where a data set keeps samples that are never trained on, as a set of its own."""
+"""Subfolder with the samples that are never trained on, as a data set of its own."""
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A place for shards, and all that decides them: what its manifest holds."""
+    """A data set of shards: its storage, and the manifest's fields, which determine the shards."""
 
     storage: Storage
     recipe: Recipe
     first_index: int
     ends: tuple[int, ...]
-    """How many images the set had, and has, each time that it was extended; the last is what it has."""
+    """Number of images at creation and after each extension, ascending; the last is the current number."""
 
     shard_size: int
     batch_size: int
-    """Images made at once: another size changes the last bits of some."""
+    """Generation batch size; another size changes the last bits of some images."""
 
     image_format: str
     quality: int
 
     @property
     def num_images(self) -> int:
-        """How many images all shards hold."""
+        """Number of images in all shards."""
         return self.ends[-1]
 
     @property
     def encoding(self) -> ImageFormat:
-        """How images become bytes."""
+        """Encoding of the images."""
         return ImageFormat(self.image_format, self.quality)
 
     @cached_property
     def ranges(self) -> tuple[range, ...]:
-        """The indices of each shard, by its number."""
+        """The range of indices of each shard, by shard number."""
         size = self.shard_size
         return tuple(
             range(self.first_index + start, self.first_index + stop)
@@ -64,22 +64,22 @@ class ShardSet:
         )
 
     def extended(self, num_images: int) -> "ShardSet":
-        """Return the set with so many images, or as it is if it has them."""
+        """Return the set extended to `num_images`; unchanged if it has that many."""
         if num_images <= self.num_images:
             return self
         return dataclasses.replace(self, ends=(*self.ends, num_images))
 
     def first(self, num_images: int) -> "ShardSet":
-        """Return the set as if it had but so many of its images, to be read."""
+        """Return the set limited to its first `num_images`, for reading."""
         return dataclasses.replace(self, ends=(*(end for end in self.ends if end < num_images), num_images))
 
     def needed(self, num_images: int) -> list[int]:
-        """Return the numbers of the shards that hold the first images."""
+        """Return the numbers of the shards that hold the first `num_images` images."""
         end = self.first_index + num_images
-        return [number for number, part in enumerate(self.ranges) if part.start < end]
+        return [number for number, indices in enumerate(self.ranges) if indices.start < end]
 
     def missing(self) -> list[int]:
-        """Return the numbers of shards that are not there, or without their index."""
+        """Return the numbers of shards whose tar or index does not exist."""
         tars, indices = self.storage.names(), self.storage.names(INDEX_FOLDER)
         return [
             number
@@ -87,36 +87,37 @@ class ShardSet:
             if shard_name(number) not in tars or index_name(number).rpartition("/")[2] not in indices
         ]
 
-    def keep(self, number: int, shard: Shard) -> None:
-        """Write a shard; where another maker's is there already that one stays, and gets the index of its own tar.
+    def store(self, number: int, shard: Shard) -> None:
+        """Write a shard. If another writer's intact tar exists, keep it and write the index of that tar instead.
 
-        Two makers' images may differ in their last bits, and a tar fits no other maker's index.
+        The images of two writers may differ in their last bits, so an index only matches its own writer's tar.
         """
         if self.storage.write_new(shard_name(number), shard.tar):
             self.storage.write(index_name(number), shard.index_file())
-        elif kept := self._kept(number, shard):
-            self.storage.write(index_name(number), kept.index_file())
+        elif existing := self._existing(number, shard):
+            self.storage.write(index_name(number), existing.index_file())
         else:
             self.replace(number, shard)
 
-    def _kept(self, number: int, ours: Shard) -> Shard | None:
-        """Return the shard whose tar is there, None if it is damaged; samples left out are no part of a tar."""
+    def _existing(self, number: int, ours: Shard) -> Shard | None:
+        """Return the existing tar with its index, or None if it is damaged. Left-out samples come from our index."""
         name = shard_name(number)
         tar = self.storage.read(name)
         left_out = ours.index.filter(pa.array(ours.index["label"].to_numpy() == NO_LABEL))
         try:
-            kept = Shard(tar, pa.concat_tables([index_of(tar, name), left_out]).sort_by("index"))
+            existing = Shard(tar, pa.concat_tables([index_from_tar(tar, name), left_out]).sort_by("index"))
         except DamagedShardError:
             return None
-        return None if faults(tar, kept.index_file(), self.recipe, self.ranges[number], name) else kept
+        problems = find_problems(tar, existing.index_file(), self.recipe, self.ranges[number], name)
+        return None if problems else existing
 
     def replace(self, number: int, shard: Shard) -> None:
-        """Write a shard in the place of a damaged one."""
+        """Overwrite a damaged shard."""
         self.storage.write(shard_name(number), shard.tar)
         self.storage.write(index_name(number), shard.index_file())
 
-    def claim(self, found: "ShardSet | None") -> None:
-        """Say in the place what is to be kept there, in place of what was found; StorageError if it changed since."""
+    def write_manifest(self, found: "ShardSet | None") -> None:
+        """Write the manifest, replacing that of `found`; StorageError if another job has changed it since."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["storage"]
         fields |= {"recipe": self.recipe.to_value(), "recipe_sha256": self.recipe.sha256}
@@ -126,21 +127,24 @@ class ShardSet:
         elif is_ours := read_shard_set(self.storage) == found:
             self.storage.write(MANIFEST, content)
         if not is_ours:
-            raise StorageError(f"'{self.storage.url}' was taken by another job meanwhile. Run again, or elsewhere.")
+            raise StorageError(
+                f"Another job has just started or extended a data set in '{self.storage.url}'. Run again, or choose "
+                "another location."
+            )
 
 
 def shard_name(number: int) -> str:
-    """Return the file's name of a shard."""
+    """Return the file name of a shard."""
     return f"shard-{number:06d}.tar"
 
 
 def index_name(number: int) -> str:
-    """Return the name of a shard's index."""
+    """Return the file name of a shard's index."""
     return f"{INDEX_FOLDER}/shard-{number:06d}.parquet"
 
 
 def new_shard_set(storage: Storage, recipe: Recipe, indices: range, batch_size: int, data: DataConfig) -> ShardSet:
-    """Return the set of these indices; ValueError if batches do not fill shards."""
+    """Return a new data set for these indices; ValueError if the batch size does not divide the shard size."""
     check_filled(data, batch_size)
     return ShardSet(
         storage=storage,
@@ -155,22 +159,22 @@ def new_shard_set(storage: Storage, recipe: Recipe, indices: range, batch_size: 
 
 
 def check_filled(data: DataConfig, batch_size: int) -> None:
-    """Raise ValueError if batches of this size do not fill shards."""
+    """Raise ValueError if the batch size does not divide the shard size."""
     if data.shard_size % batch_size:
         raise ValueError(
-            f"data.shard_size is {data.shard_size}, no multiple of the {batch_size} images that are made at once. "
-            f"Try {max(1, data.shard_size // batch_size) * batch_size}."
+            f"data.shard_size is {data.shard_size}, which is not a multiple of the batch size {batch_size}. "
+            f"Use {max(1, data.shard_size // batch_size) * batch_size}."
         )
 
 
 def read_shard_set(storage: Storage) -> ShardSet | None:
-    """Return the set that is kept in a place, None if it is empty; StorageError if something else is there."""
+    """Return the data set in a storage, or None if it is empty; StorageError if it has other files."""
     names = storage.names()
     if not names:
         return None
     if MANIFEST not in names:
         raise StorageError(
-            f"'{storage.url}' holds files, but no {MANIFEST}: it is no data set of Figment's. Give an empty place."
+            f"'{storage.url}' has files but no {MANIFEST}: it is not a Figment data set. Choose an empty location."
         )
     try:
         value = json.loads(storage.read(MANIFEST))
@@ -178,11 +182,11 @@ def read_shard_set(storage: Storage) -> ShardSet | None:
         recipe = recipe_from_value(value.pop("recipe"))
         return ShardSet(storage=storage, recipe=recipe, ends=tuple(value.pop("ends")), **value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"'{storage.url}/{MANIFEST}' is no manifest of this version: {error}.") from error
+        raise StorageError(f"'{storage.url}/{MANIFEST}' is not a manifest of this version: {error}.") from error
 
 
 def check_same(found: ShardSet, recipe: Recipe, data: DataConfig | None = None) -> None:
-    """Raise ValueError with the fields that differ if a set is of other images, or keeps them in another way."""
+    """Raise ValueError listing the fields that differ in the recipe or, with `data`, in the storage settings."""
     different = {
         f"recipe.{name}": values for name, values in differences(found.recipe.to_value(), recipe.to_value()).items()
     }
@@ -192,5 +196,5 @@ def check_same(found: ShardSet, recipe: Recipe, data: DataConfig | None = None) 
     if different:
         named = "; ".join(f"{name} is {a!r} there, {b!r} here" for name, (a, b) in list(different.items())[:5])
         raise ValueError(
-            f"'{found.storage.url}' keeps another data set: {named}. Give another place, or these settings."
+            f"'{found.storage.url}' contains a different data set: {named}. Choose another location or its settings."
         )

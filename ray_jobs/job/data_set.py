@@ -1,4 +1,4 @@
-"""A data set that is kept as shards: the samples to train on, and below `held_out` those that are never trained on."""
+"""A stored data set of shards: training samples, and in `held_out/` samples that are never trained on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,109 +23,110 @@ from training.config import TrainingConfig
 
 @dataclass
 class DataSplit:
-    """Samples that are kept in one place: those to train on, or those held out."""
+    """One split of a stored data set: the training samples or the held-out ones."""
 
     storage: Storage
     indices: range
     found: ShardSet | None
-    damaged: Sequence[int] = ()
+    """The existing shards, or None."""
 
-    def claim(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
-        """Say in the place what is to be kept there, and return it; ValueError if such batches do not fill shards."""
+    damaged: Sequence[int] = ()
+    """Numbers of damaged shards, found by verification."""
+
+    def create_or_extend(self, recipe: Recipe, data: DataConfig, batch_size: int) -> ShardSet:
+        """Write the manifest of the requested set and return the set; ValueError if batches do not fill its shards."""
         if self.found is None:
             shards = new_shard_set(self.storage, recipe, self.indices, batch_size, data)
         else:
             shards = self.found.extended(len(self.indices))
         if shards != self.found:
-            shards.claim(self.found)
+            shards.write_manifest(self.found)
         return shards
 
     def to_make(self, shards: ShardSet) -> list[int]:
-        """Return the numbers of shards that are missing or damaged, among those that hold its samples."""
+        """Return the numbers of missing or damaged shards among those that hold the requested samples."""
         return sorted({*shards.missing(), *self.damaged}.intersection(shards.needed(len(self.indices))))
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is nothing to make."""
+        """True if all requested samples are stored and intact."""
         found = self.found
         return found is not None and found.num_images >= len(self.indices) and not self.to_make(found)
 
 
-def open_parts(url: str, recipe: Recipe, config: JobConfig) -> tuple[JobConfig, list[DataSplit]]:
-    """Return what is to be kept in a place and what is there; ValueError or StorageError if that cannot be.
+def open_splits(url: str, recipe: Recipe, config: JobConfig) -> tuple[JobConfig, list[DataSplit]]:
+    """Return the settings and the splits of the data set at `url`; ValueError or StorageError if they do not fit.
 
-    The settings are those with which it is made: in batches of the size of what is there.
+    The returned settings use the batch size of existing shards.
     """
     storage = Storage(resolve_place(url))
     all_indices = config.training.indices(config.data.replays)
-    wanted = zip((storage, storage.inside(HELD_OUT_FOLDER)), all_indices, strict=True)
-    parts = [DataSplit(place, indices, read_shard_set(place)) for place, indices in wanted]
-    for part in parts:
-        if part.found is not None:
-            check_same(part.found, recipe, config.data)
+    places = zip((storage, storage.inside(HELD_OUT_FOLDER)), all_indices, strict=True)
+    splits = [DataSplit(place, indices, read_shard_set(place)) for place, indices in places]
+    for split in splits:
+        if split.found is not None:
+            check_same(split.found, recipe, config.data)
     storage.check_writable()
-    sizes = (part.found.batch_size for part in parts if part.found is not None)
+    sizes = (split.found.batch_size for split in splits if split.found is not None)
     generation = dataclasses.replace(config.generation, batch_size=next(sizes, config.generation.batch_size))
     check_batches(generation, config.data)
-    return dataclasses.replace(config, generation=generation), parts
+    return dataclasses.replace(config, generation=generation), splits
 
 
 def check_batches(config: GenerationConfig, data: DataConfig) -> None:
-    """Raise ValueError where images to be kept would come in batches of several sizes, or that do not fill shards."""
+    """Raise ValueError if batch sizes of stored images could vary, or do not divide the shard size."""
     if config.batch_size:
         check_filled(data, config.batch_size)
     if config.batch_sizes:
         raise ValueError(
-            "generation.batch_sizes differ from GPU to GPU, and decide the last bits of images, which are to be kept. "
-            "Give generation.batch_size alone."
+            "generation.batch_sizes sets different batch sizes per GPU, which changes the last bits of stored images. "
+            "Use generation.batch_size instead."
         )
     if config.compile and not config.batch_size:
         raise ValueError(
-            "generation.compile fills batches up, and their size decides the last bits of images, which are to be "
-            "kept. Give generation.batch_size."
+            "generation.compile pads batches, and the batch size changes the last bits of stored images. "
+            "Set generation.batch_size."
         )
     if config.min_actors < config.max_actors and not config.batch_size:
         raise ValueError(
-            f"Images are to be kept, and the pool may grow from {config.min_actors} to {config.max_actors} actors: one "
-            "that joins later may find another size of batches, which decides the last bits of images. Give "
-            "generation.batch_size."
+            f"The pool may grow from {config.min_actors} to {config.max_actors} actors, and a later actor may choose a "
+            "different batch size, which changes the last bits of stored images. Set generation.batch_size."
         )
 
 
 def check_workers(training: TrainingConfig) -> None:
-    """Raise ValueError where each of several workers would have to make nearly every shard."""
+    """Raise ValueError if each of several workers would have to generate nearly every shard."""
     if training.deterministic and training.num_workers > 1:
         raise ValueError(
-            f"With training.deterministic each of {training.num_workers} workers takes a part of every shard, which "
-            "data.tee would make once for each. Make the set first: ray_jobs.generate, data.source=shards."
+            f"With training.deterministic, each of {training.num_workers} workers uses a slice of every shard, so "
+            "data.tee would generate every shard once per worker. Generate the data set first with ray_jobs.generate, "
+            "then train with data.source=shards."
         )
 
 
-def open_complete(storage: Storage, recipe: Recipe, num_images: int, part: str = "data set") -> ShardSet:
-    """Return a kept set; ValueError if it is none, of another recipe, or lacks some of its first images."""
+def open_complete(storage: Storage, recipe: Recipe, num_images: int, split: str = "data set") -> ShardSet:
+    """Return a stored set; ValueError if it is missing, of another recipe, or lacks some of its first `num_images`."""
     shards = read_shard_set(storage)
     if shards is None:
-        raise ValueError(
-            f"data.shards: there is no {part} in '{storage.url}'. Make it with python -m ray_jobs.generate."
-        )
+        raise ValueError(f"data.shards: '{storage.url}' has no {split}. Generate it with python -m ray_jobs.generate.")
     check_same(shards, recipe)
     needed = shards.needed(min(num_images, shards.num_images))
     if missing := set(shards.missing()).intersection(needed):
         raise ValueError(
-            f"'{storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run ray_jobs.generate again: it "
-            "makes what is missing."
+            f"'{storage.url}' lacks {len(missing)} of the {len(needed)} shards needed. Run ray_jobs.generate again to "
+            "generate them."
         )
     return shards
 
 
 def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[ShardSet, ShardSet]:
-    """Return a complete set to train on, and the held-out one; ValueError if it is none, of others, or too small."""
+    """Return the training and the held-out set; ValueError if missing, incomplete, too small or of another recipe."""
     storage = Storage(resolve_place(url))
     train = open_complete(storage, recipe, training.num_samples)
     held_out = open_complete(storage.inside(HELD_OUT_FOLDER), recipe, training.num_held_out, "held-out part")
     if held_out.num_images < training.num_held_out:
         raise ValueError(
             f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "
-            "Give that many, or extend the set with ray_jobs.generate."
+            "Use at most that many, or extend the data set with ray_jobs.generate."
         )
     return train, held_out

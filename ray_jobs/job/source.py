@@ -33,7 +33,7 @@ from ray_jobs.cluster.room import (
 from ray_jobs.job.data_set import (
     DataSplit,
     check_workers,
-    open_parts,
+    open_splits,
     open_to_read,
 )
 from ray_jobs.job.run_folder import resolve_input
@@ -150,7 +150,7 @@ class StreamSource:
         self.service = start_pool(self.recipe, self.config.generation, self.config.training)
         try:
             batch_size = self.service.common_batch_size()
-            self.sets = [part.claim(self.recipe, self.config.data, batch_size) for part in self.parts]
+            self.sets = [part.create_or_extend(self.recipe, self.config.data, batch_size) for part in self.parts]
         except BaseException:
             self.service.stop()
             raise
@@ -253,7 +253,7 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> So
         return open_real_alone(config, recipe, unreadable)
     parts: list[DataSplit] = []
     if config.data.tee:
-        config, parts = open_parts(config.data.tee, recipe, config)
+        config, parts = open_splits(config.data.tee, recipe, config)
         check_workers(config.training)
     if config.training.deterministic:
         check_deterministic(recipe, config.generation)

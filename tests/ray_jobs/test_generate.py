@@ -49,7 +49,7 @@ def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_pat
     assert times_in(folder)["shard-000000.tar"] == before["shard-000000.tar"]
     assert "nothing to make" in printed(generate, capsys, PAINTED, *settings)
     line = error_line(generate, capsys, PAINTED, *settings, "recipe.seed=1")
-    assert "keeps another data set: recipe.seed is 0 there, 1 here" in line
+    assert "contains a different data set: recipe.seed is 0 there, 1 here" in line
     assert files_in(folder) == whole
 
 
@@ -94,7 +94,7 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys
     call(generate, PAINTED, "--verify", *KEEPING, "training.num_images=320", f"output={folder}")
     said = capsys.readouterr().out
     assert "shard 3 is damaged: shard-000003.tar " in said
-    assert f"shard 7 is damaged: sample {index[3]['index']}: the image is not the one that was written" in said
+    assert f"shard 7 is damaged: sample {index[3]['index']}: the image does not match its SHA-256" in said
     assert files_in(folder) == whole
     after = times_in(folder)
     changed = {name for name in after if before.get(name) != after[name]}
@@ -108,7 +108,7 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys
     (folder / "shard-000008.tar").write_bytes(whole["shard-000008.tar"])
 
     line = error_line(generate, capsys, PAINTED, *KEEPING, "recipe.seed=1", f"output={folder}")
-    assert "keeps another data set: recipe.seed is 0 there, 1 here" in line
+    assert "contains a different data set: recipe.seed is 0 there, 1 here" in line
     assert files_in(folder) == whole
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_p
     with mounted(small, f"size={sum(map(len, whole.values())) // 2}"):
         line = error_line(generate, capsys, PAINTED, *settings, f"output={small}")
         assert "No space left on device" in line
-        assert "Make room and run again: what is whole stays" in line
+        assert "Free disk space and run again: complete files are kept" in line
         kept = {name: content for name, content in files_in(small).items() if name in whole}
         assert kept.items() <= whole.items()
         assert list(small.rglob(".writing-*")) == []
@@ -191,9 +191,7 @@ def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_agai
 def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, capsys):
     folder = tmp_path / "set"
     settings = [*KEEPING, "training.num_images=64", "data.source=shards", f"data.shards={folder}"]
-    assert "data.shards: there is no data set in" in error_line(
-        train, capsys, PAINTED, *settings, f"output={tmp_path}/r"
-    )
+    assert "has no data set. Generate it with" in error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")
     call(generate, PAINTED, *KEEPING, "training.num_images=64", f"output={folder}")
     line = error_line(train, capsys, PAINTED, *settings, "recipe.seed=5", f"output={tmp_path}/r")
     assert "recipe.seed is 0 there, 5 here" in line
@@ -203,8 +201,8 @@ def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, capsys):
     (folder / "shard-000001.tar").write_bytes((folder / "shard-000001.tar").read_bytes()[:5000])
     line = error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/cut")
     assert "shard-000001.tar: sample " in line
-    assert "the image is not the one that was written" in line
-    assert "Repair it: ray_jobs.generate --verify" in line
+    assert "the image does not match its SHA-256" in line
+    assert "Repair it with ray_jobs.generate --verify" in line
     (folder / "shard-000001.tar").unlink()
     line = error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")
     assert "lacks 1 of the 2 shards needed" in line

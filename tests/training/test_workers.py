@@ -83,7 +83,7 @@ def shards_of(service: GenerationService, recipe: Recipe, config: TrainingConfig
     shards = new_shard_set(
         Storage(str(folder)), recipe, range(config.num_samples), TWO_ACTORS.batch_size, DataConfig(shard_size=64)
     )
-    shards.claim(None)
+    shards.write_manifest(None)
     write_shards(service, TWO_ACTORS, shards, shards.missing()).materialize()
     return TrainingSamples(config.num_samples, partial(read_shards, shards, 0, 2))
 

@@ -21,10 +21,10 @@ from generation.shards.shard import (
     ImageFormat,
     Shard,
     ShardWriter,
+    byte_range,
     decode_samples,
-    extent_of,
-    faults,
-    index_of,
+    find_problems,
+    index_from_tar,
     members_of,
     open_index,
     sha256,
@@ -36,13 +36,13 @@ TEN = range(20, 30)
 
 
 def read(shard: Shard, rows: list[int], image_size: int = 16) -> SampleBatch:
-    """Return samples, of which no more is read than where they are."""
+    """Return samples, decoded from only the bytes they need."""
     chosen = shard.index.take(rows)
-    start, stop = extent_of(chosen)
+    start, stop = byte_range(chosen)
     return decode_samples(shard.tar[start:stop], chosen, image_size)
 
 
-def test_a_shard_gives_back_each_image_with_its_own_label(painted: Recipe):
+def test_shard_returns_each_image_with_its_label(painted: Recipe):
     shard = painted_shard(painted, TEN)
     batch = painted_batch(painted, TEN)
     shard = dataclasses.replace(shard, index=open_index(shard.index_file(), painted, TEN, NAME))
@@ -52,13 +52,13 @@ def test_a_shard_gives_back_each_image_with_its_own_label(painted: Recipe):
         assert samples[name].dtype == dtype
 
 
-def test_a_shard_made_twice_is_the_same_to_the_byte_whatever_batches_it_came_in(painted: Recipe):
+def test_shard_bytes_do_not_depend_on_batches(painted: Recipe):
     first, second = painted_shard(painted, TEN, batch_size=4), painted_shard(painted, TEN, batch_size=10)
     assert first.tar == second.tar
     assert first.index_file() == second.index_file()
 
 
-def test_the_json_of_a_sample_is_its_plan_and_its_recipe(painted: Recipe, tmp_path: Path):
+def test_json_of_a_sample_has_its_plan_and_recipe(painted: Recipe, tmp_path: Path):
     (tmp_path / NAME).write_bytes(painted_shard(painted, TEN).tar)
     subprocess.run(["tar", "-xf", NAME], cwd=tmp_path, check=True)
     assert len(list(tmp_path.glob("*.png"))) == 10
@@ -71,7 +71,7 @@ def test_the_json_of_a_sample_is_its_plan_and_its_recipe(painted: Recipe, tmp_pa
     np.testing.assert_array_equal(image, painted_batch(painted, range(23, 24))["image"][0])
 
 
-def test_the_index_says_where_each_image_is(painted: Recipe):
+def test_index_has_the_location_of_each_image(painted: Recipe):
     shard = painted_shard(painted, TEN)
     index = pq.read_table(io.BytesIO(shard.index_file()))
     assert index.column_names == ["index", "label", "attempt", "shard", "offset", "num_bytes", "sha256"]
@@ -79,10 +79,10 @@ def test_the_index_says_where_each_image_is(painted: Recipe):
     image = shard.tar[row["offset"] : row["offset"] + row["num_bytes"]]
     assert (row["index"], row["shard"], row["sha256"]) == (24, NAME, sha256(image))
     np.testing.assert_array_equal(Image.open(io.BytesIO(image)), painted_batch(painted, TEN)["image"][4])
-    assert index_of(shard.tar, NAME).equals(index)
+    assert index_from_tar(shard.tar, NAME).equals(index)
 
 
-def test_webdatasets_own_reader_reads_it(painted: Recipe, tmp_path: Path):
+def test_webdataset_reads_a_shard(painted: Recipe, tmp_path: Path):
     (tmp_path / NAME).write_bytes(painted_shard(painted, TEN).tar)
     dataset: Any = (
         vars(webdataset)["WebDataset"](str(tmp_path / NAME), shardshuffle=False).decode("rgb8").to_tuple("png", "cls")
@@ -97,73 +97,75 @@ def test_webdatasets_own_reader_reads_it(painted: Recipe, tmp_path: Path):
     ("image_format", "most_apart"),
     [(PNG, 0), (ImageFormat("webp", 0), 0), (ImageFormat("webp", 95), 40), (ImageFormat("jpg", 95), 40)],
 )
-def test_images_are_kept_without_loss_unless_a_quality_is_given(image_format: ImageFormat, most_apart: int):
+def test_images_are_stored_losslessly_unless_quality_is_set(image_format: ImageFormat, most_apart: int):
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
     shard = painted_shard(recipe, TEN, image_format=image_format)
     made, kept = painted_batch(recipe, TEN)["image"], read(shard, list(range(10)), image_size=32)["image"]
     difference = np.abs(made.astype(int) - kept.astype(int))
     assert difference.mean() <= most_apart
     assert (difference.max() > 0) == (most_apart > 0)
-    assert not faults(shard.tar, shard.index_file(), recipe, TEN, NAME)
+    assert not find_problems(shard.tar, shard.index_file(), recipe, TEN, NAME)
 
 
 def changed(tar: bytes, member: str, content: bytes) -> bytes:
-    """Return the tar with other bytes, as many, in a member."""
+    """Return the tar with a member's bytes replaced by as many others."""
     with tarfile.open(fileobj=io.BytesIO(tar)) as members:
-        place = members.getmember(member).offset_data
+        offset = members.getmember(member).offset_data
         assert members.getmember(member).size == len(content)
-    return tar[:place] + content + tar[place + len(content) :]
+    return tar[:offset] + content + tar[offset + len(content) :]
 
 
-def test_what_is_damaged_is_named_sample_by_sample(painted: Recipe):
+def test_problems_name_the_sample(painted: Recipe):
     shard = painted_shard(painted, TEN)
     index_file = shard.index_file()
 
-    def told(tar: bytes, recipe: Recipe = painted, indices: range = TEN) -> list[str]:
-        return faults(tar, index_file, recipe, indices, NAME)
+    def problems(tar: bytes, recipe: Recipe = painted, indices: range = TEN) -> list[str]:
+        return find_problems(tar, index_file, recipe, indices, NAME)
 
-    assert told(shard.tar) == []
+    assert problems(shard.tar) == []
     row = shard.index.to_pylist()[4]
-    spoilt = bytearray(shard.tar[row["offset"] : row["offset"] + row["num_bytes"]])
-    spoilt[50] ^= 1
-    assert told(changed(shard.tar, "0000000000024.png", bytes(spoilt))) == [
-        "sample 24: the image is not the one that was written"
+    damaged = bytearray(shard.tar[row["offset"] : row["offset"] + row["num_bytes"]])
+    damaged[50] ^= 1
+    assert problems(changed(shard.tar, "0000000000024.png", bytes(damaged))) == [
+        "sample 24: the image does not match its SHA-256"
     ]
     other_label = b"1" if plan_sample(painted, 25).label == 0 else b"0"
-    assert told(changed(shard.tar, "0000000000025.cls", other_label)) == [
-        "sample 25: its .cls is not that of the recipe"
+    assert problems(changed(shard.tar, "0000000000025.cls", other_label)) == [
+        "sample 25: .cls does not match the recipe"
     ]
     another = dataclasses.replace(painted, seed=1)
-    assert len([text for text in told(shard.tar, another) if "its .json is not that of the recipe" in text]) == 10
-    assert "cut short" in told(shard.tar[:9000])[0]
-    assert told(shard.tar, indices=range(30, 40)) == [f"{NAME} does not hold samples 30 to 39"]
-    assert "cannot be read" in told(b"no tar at all" * 100)[0]
-    assert "cannot be read" in faults(shard.tar, b"no parquet", painted, TEN, NAME)[0]
+    assert len([text for text in problems(shard.tar, another) if ".json does not match the recipe" in text]) == 10
+    assert "truncated" in problems(shard.tar[:9000])[0]
+    assert problems(shard.tar, indices=range(30, 40)) == [f"{NAME} does not contain samples 30 to 39"]
+    assert "cannot be read" in problems(b"no tar at all" * 100)[0]
+    assert "cannot be read" in find_problems(shard.tar, b"no parquet", painted, TEN, NAME)[0]
 
 
-def test_bytes_that_do_not_decode_are_named(painted: Recipe):
+def test_undecodable_image_is_a_problem(painted: Recipe):
     shard = painted_shard(painted, TEN)
     row = shard.index.to_pylist()[0]
     broken = changed(shard.tar, "0000000000020.png", b"x" * row["num_bytes"])
-    index = index_of(broken, NAME)  # as if written so: hashes fit
+    index = index_from_tar(broken, NAME)  # as if written this way: hashes match
     file = dataclasses.replace(shard, tar=broken, index=index).index_file()
-    assert any("sample 20: the image cannot be decoded" in text for text in faults(broken, file, painted, TEN, NAME))
+    assert any(
+        "sample 20: the image cannot be decoded" in text for text in find_problems(broken, file, painted, TEN, NAME)
+    )
 
 
-def test_an_image_that_is_not_what_the_index_says_is_not_given(painted: Recipe):
+def test_image_that_does_not_match_the_index_is_not_returned(painted: Recipe):
     shard = painted_shard(painted, TEN)
-    spoilt = dataclasses.replace(shard, tar=changed(shard.tar, "0000000000024.cls", b"x"))
-    np.testing.assert_array_equal(read(spoilt, [4])["image"], read(shard, [4])["image"])  # labels are the index's
+    damaged = dataclasses.replace(shard, tar=changed(shard.tar, "0000000000024.cls", b"x"))
+    np.testing.assert_array_equal(read(damaged, [4])["image"], read(shard, [4])["image"])  # labels come from the index
     row = shard.index.to_pylist()[4]
     broken = dataclasses.replace(shard, tar=changed(shard.tar, "0000000000024.png", b"x" * row["num_bytes"]))
-    with pytest.raises(DamagedShardError, match="sample 24: the image is not the one that was written"):
+    with pytest.raises(DamagedShardError, match="sample 24: the image does not match its SHA-256"):
         read(broken, [3, 4])
-    with pytest.raises(DamagedShardError, match="sample 24: the image is not the one that was written"):
-        decode_samples(shard.tar[row["offset"] : row["offset"] + 20], shard.index.take([4]), 16)  # cut short
+    with pytest.raises(DamagedShardError, match="sample 24: the image does not match its SHA-256"):
+        decode_samples(shard.tar[row["offset"] : row["offset"] + 20], shard.index.take([4]), 16)  # truncated
     np.testing.assert_array_equal(read(broken, [3, 5])["image"], read(shard, [3, 5])["image"])
 
 
-def test_an_index_that_changed_by_a_bit_is_not_opened(painted: Recipe):
+def test_index_with_a_flipped_bit_is_not_opened(painted: Recipe):
     index_file = painted_shard(painted, TEN).index_file()
     opened = open_index(index_file, painted, TEN, NAME)
     for place in range(len(index_file)):
@@ -173,40 +175,42 @@ def test_an_index_that_changed_by_a_bit_is_not_opened(painted: Recipe):
             again = open_index(bytes(damaged), painted, TEN, NAME)
         except DamagedShardError:
             continue
-        assert again.equals(opened)  # a bit that says nothing, such as who wrote it
+        assert again.equals(opened)  # a bit without meaning, such as the name of the writing library
 
 
-def test_a_label_in_the_index_that_is_not_the_samples_is_found(painted: Recipe):
+def test_wrong_label_in_the_index_is_a_problem(painted: Recipe):
     shard = painted_shard(painted, TEN)
     labels = [(label + 1) % 10 for label in shard.index["label"].to_pylist()]
     index = shard.index.set_column(1, shard.index.schema.field("label"), [labels])
-    index_file = dataclasses.replace(shard, index=index).index_file()  # as if written so: hashes fit
-    assert faults(shard.tar, index_file, painted, TEN, NAME) == [f"the index of {NAME} is not that of its samples"]
+    index_file = dataclasses.replace(shard, index=index).index_file()  # as if written this way: hashes match
+    assert find_problems(shard.tar, index_file, painted, TEN, NAME) == [
+        f"the index of {NAME} does not match its samples"
+    ]
 
 
-def test_a_whole_shard_of_another_recipe_or_of_other_samples_is_not_opened(painted: Recipe):
+def test_index_of_another_recipe_or_other_samples_is_not_opened(painted: Recipe):
     index_file = painted_shard(painted, TEN).index_file()
     another = dataclasses.replace(painted, seed=1)
-    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar holds samples of another recipe"):
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar was generated from a different recipe"):
         open_index(index_file, another, TEN, NAME)
-    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar does not hold samples 21 to 29"):
+    with pytest.raises(DamagedShardError, match=r"shard-000000\.tar does not contain samples 21 to 29"):
         open_index(index_file, painted, range(21, 30), NAME)
     with pytest.raises(DamagedShardError, match=r"The index of shard-000000\.tar cannot be read"):
         open_index(b"", painted, TEN, NAME)
     assert open_index(index_file, painted, range(20, 27), NAME).num_rows == 10
 
 
-def test_a_tar_whose_samples_are_of_two_recipes_is_no_shard(painted: Recipe):
+def test_tar_with_samples_of_two_recipes_is_not_a_shard(painted: Recipe):
     shard = painted_shard(painted, TEN)
     other_hash = b"f" * 64
     described = json.loads(members_of(shard.tar)["0000000000023"]["json"].content)
     text = canonical_json(described).encode().replace(painted.sha256.encode(), other_hash)
-    with pytest.raises(DamagedShardError, match="its samples name 2 recipes"):
-        index_of(changed(shard.tar, "0000000000023.json", text), NAME)
+    with pytest.raises(DamagedShardError, match="its samples come from 2 recipes"):
+        index_from_tar(changed(shard.tar, "0000000000023.json", text), NAME)
 
 
 def shard_without(recipe: Recipe, *left_out: int) -> Shard:
-    """Return a shard of ten samples, some of which are left out after three refused images."""
+    """Return a shard of ten samples, some of them left out after three refused images."""
     batch = painted_batch(recipe, TEN)
     for index in left_out:
         row = index - TEN.start
@@ -217,12 +221,10 @@ def shard_without(recipe: Recipe, *left_out: int) -> Shard:
 
 
 @pytest.mark.parametrize("left_out", [(20, 25), (29,), tuple(TEN)])
-def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_a_label(
-    left_out: tuple[int, ...], painted: Recipe
-):
+def test_left_out_samples_are_only_in_the_index_and_have_no_label(left_out: tuple[int, ...], painted: Recipe):
     shard = shard_without(painted, *left_out)
     assert [int(key) for key in members_of(shard.tar)] == [index for index in TEN if index not in left_out]
-    assert faults(shard.tar, shard.index_file(), painted, TEN, NAME) == []
+    assert find_problems(shard.tar, shard.index_file(), painted, TEN, NAME) == []
     shard = dataclasses.replace(shard, index=open_index(shard.index_file(), painted, TEN, NAME))
     samples, whole = read(shard, list(range(10))), painted_batch(painted, TEN)
     assert samples["index"].tolist() == list(TEN)
@@ -236,7 +238,11 @@ def test_samples_that_are_left_out_are_in_the_index_alone_and_come_back_without_
     assert lost["label"].tolist() == [NO_LABEL]
 
 
-def test_a_sample_that_is_lost_from_the_tar_was_not_left_out(painted: Recipe):
+def test_sample_missing_from_the_tar_is_not_a_left_out_sample(painted: Recipe):
     whole, without = shard_without(painted), shard_without(painted, 25)
-    assert faults(without.tar, whole.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]
-    assert faults(whole.tar, without.index_file(), painted, TEN, NAME) == [f"{NAME} does not hold samples 20 to 29"]
+    assert find_problems(without.tar, whole.index_file(), painted, TEN, NAME) == [
+        f"{NAME} does not contain samples 20 to 29"
+    ]
+    assert find_problems(whole.tar, without.index_file(), painted, TEN, NAME) == [
+        f"{NAME} does not contain samples 20 to 29"
+    ]

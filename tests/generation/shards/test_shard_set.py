@@ -25,7 +25,7 @@ def set_of(recipe: Recipe, folder: Path, num_images: int, first_index: int = 0) 
     return new_shard_set(Storage(str(folder)), recipe, indices, batch_size=2, data=FOURS)
 
 
-def test_shards_are_ranges_and_an_extended_set_keeps_those_it_has(painted: Recipe, tmp_path: Path):
+def test_extended_set_keeps_its_ranges(painted: Recipe, tmp_path: Path):
     ten = set_of(painted, tmp_path, 10)
     assert ten.ranges == (range(4), range(4, 8), range(8, 10))
     assert ten.extended(10) is ten
@@ -35,59 +35,59 @@ def test_shards_are_ranges_and_an_extended_set_keeps_those_it_has(painted: Recip
     assert set_of(painted, tmp_path, 6, first_index=100).ranges == (range(100, 104), range(104, 106))
 
 
-def test_shards_are_filled_by_whole_batches(painted: Recipe, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"shard_size is 1024, no multiple of the 96 images .*Try 960"):
+def test_shard_size_is_a_multiple_of_the_batch_size(painted: Recipe, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"shard_size is 1024, which is not a multiple of the batch size 96\. Use 960"):
         new_shard_set(Storage(str(tmp_path)), painted, range(10), batch_size=96, data=DataConfig())
 
 
-def test_a_manifest_says_what_a_place_is_for(painted: Recipe, tmp_path: Path):
+def test_manifest_restores_the_set(painted: Recipe, tmp_path: Path):
     assert read_shard_set(Storage(str(tmp_path / "none"))) is None
     shards = set_of(painted, tmp_path, 10).extended(17)
-    shards.claim(None)
+    shards.write_manifest(None)
     found = read_shard_set(Storage(str(tmp_path)))
     assert found is not None
     assert dataclasses.replace(found, storage=shards.storage) == shards
     check_same(found, painted, FOURS)
 
 
-def test_of_two_jobs_that_take_a_place_one_is_told(painted: Recipe, tmp_path: Path):
+def test_one_of_two_jobs_that_create_or_extend_a_set_fails(painted: Recipe, tmp_path: Path):
     ten = set_of(painted, tmp_path, 10)
-    ten.claim(None)
-    with pytest.raises(StorageError, match="was taken by another job meanwhile"):
-        dataclasses.replace(ten, recipe=dataclasses.replace(painted, seed=1)).claim(None)
-    ten.extended(20).claim(ten)
-    with pytest.raises(StorageError, match="was taken by another job meanwhile"):
-        ten.extended(30).claim(ten)
+    ten.write_manifest(None)
+    with pytest.raises(StorageError, match="Another job has just started or extended a data set"):
+        dataclasses.replace(ten, recipe=dataclasses.replace(painted, seed=1)).write_manifest(None)
+    ten.extended(20).write_manifest(ten)
+    with pytest.raises(StorageError, match="Another job has just started or extended a data set"):
+        ten.extended(30).write_manifest(ten)
     found = read_shard_set(ten.storage)
     assert found is not None
     assert (found.recipe, found.ends) == (painted, (10, 20))
 
 
-def test_the_first_images_need_the_shards_that_hold_them(painted: Recipe, tmp_path: Path):
+def test_needed_shards_hold_the_first_images(painted: Recipe, tmp_path: Path):
     shards = set_of(painted, tmp_path, 10, first_index=100)
     assert [shards.needed(number) for number in (1, 4, 5, 10)] == [[0], [0], [0, 1], [0, 1, 2]]
 
 
-def test_another_recipe_or_another_way_to_keep_images_is_refused_with_what_differs(painted: Recipe, tmp_path: Path):
+def test_other_recipe_or_storage_settings_are_an_error_with_the_differences(painted: Recipe, tmp_path: Path):
     shards = set_of(painted, tmp_path, 10)
     other = dataclasses.replace(painted, seed=3, guidance_scale=(7.5,))
     with pytest.raises(ValueError, match=r"recipe\.seed is 0 there, 3 here; recipe\.guidance_scale is \[2\.0\] there"):
         check_same(shards, other, FOURS)
     with pytest.raises(ValueError, match=r"data\.shard_size is 4 there, 8 here; data\.image_format is 'png' there"):
         check_same(shards, painted, DataConfig(shard_size=8, image_format="webp"))
-    check_same(shards, painted)  # who only reads need not say how they are kept
+    check_same(shards, painted)  # readers need not know the storage settings
 
 
-def test_a_place_of_other_files_or_of_another_version_is_refused(painted: Recipe, tmp_path: Path):
+def test_folder_with_other_files_or_another_manifest_is_an_error(painted: Recipe, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(StorageError, match=r"holds files, but no manifest\.json"):
+    with pytest.raises(StorageError, match=r"has files but no manifest\.json"):
         read_shard_set(Storage(str(tmp_path)))
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(StorageError, match="is no manifest of this version"):
+    with pytest.raises(StorageError, match="is not a manifest of this version"):
         read_shard_set(Storage(str(tmp_path)))
 
 
-def test_a_shard_without_its_index_counts_as_missing(painted: Recipe, tmp_path: Path):
+def test_shard_without_index_is_missing(painted: Recipe, tmp_path: Path):
     shards = set_of(painted, tmp_path, 10)
     for name in ("shard-000000.tar", "shard-000001.tar", "index/shard-000000.parquet", "index/shard-000002.parquet"):
         shards.storage.write(name, b"")
@@ -95,37 +95,37 @@ def test_a_shard_without_its_index_counts_as_missing(painted: Recipe, tmp_path: 
 
 
 @pytest.fixture
-def two_makers(painted: Recipe) -> tuple[Shard, Shard]:
-    """One shard by two kinds of GPU, of which one sets the last bit of each value."""
+def two_writers(painted: Recipe) -> tuple[Shard, Shard]:
+    """The same shard from two kinds of GPU, one of which sets the last bit of each value."""
     batch = painted_batch(painted, range(4))
-    makers = []
+    written = []
     for bit in (0, 1):
         writer = ShardWriter(painted, shard_name(0), ImageFormat("png", 0))
         writer.add({**batch, "image": batch["image"] & 0xFE | bit})
-        makers.append(writer.finish())
-    return makers[0], makers[1]
+        written.append(writer.finish())
+    return written[0], written[1]
 
 
 def lowest_bit(shards: ShardSet) -> int:
-    """Return whose images are kept; StorageError if the tar does not fit its index."""
+    """Return which writer's images are stored; StorageError if the tar does not match its index."""
     (bit,) = set((read_samples(shards, 0, open_index_of(shards, 0), np.arange(4))["image"] & 1).ravel().tolist())
     return bit
 
 
-def test_of_two_makers_of_a_shard_the_first_ones_stays(two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path):
+def test_shard_of_the_first_writer_is_kept(two_writers: tuple[Shard, Shard], painted: Recipe, tmp_path):
     shards = set_of(painted, tmp_path, 4)
-    for shard in two_makers:
-        shards.keep(0, shard)
+    for shard in two_writers:
+        shards.store(0, shard)
         assert lowest_bit(shards) == 0
 
 
-def test_of_two_makers_of_a_shard_with_a_sample_left_out_the_first_ones_stays(painted: Recipe, tmp_path: Path):
+def test_shard_of_the_first_writer_with_a_left_out_sample_is_kept(painted: Recipe, tmp_path: Path):
     batch, shards = painted_batch(painted, range(4)), set_of(painted, tmp_path, 4)
     batch["label"][2], batch["attempt"][2] = NO_LABEL, 3
     for bit in (0, 1):
         writer = ShardWriter(painted, shard_name(0), ImageFormat("png", 0))
         writer.add({**batch, "image": batch["image"] & 0xFE | bit})
-        shards.keep(0, writer.finish())
+        shards.store(0, writer.finish())
     rows = open_index_of(shards, 0)
     samples = read_samples(shards, 0, rows, np.arange(4))
     assert samples["label"].tolist() == batch["label"].tolist()
@@ -133,48 +133,48 @@ def test_of_two_makers_of_a_shard_with_a_sample_left_out_the_first_ones_stays(pa
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_a_maker_that_is_overtaken_between_its_tar_and_its_index_leaves_a_shard_that_fits(
-    is_killed: bool, two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path
+def test_writer_overtaken_between_tar_and_index_leaves_a_matching_pair(
+    is_killed: bool, two_writers: tuple[Shard, Shard], painted: Recipe, tmp_path
 ):
-    shards, (slow, fast) = set_of(painted, tmp_path, 4), two_makers
+    shards, (slow, fast) = set_of(painted, tmp_path, 4), two_writers
     assert shards.storage.write_new(shard_name(0), slow.tar)
-    shards.keep(0, fast)
+    shards.store(0, fast)
     if not is_killed:
         shards.storage.write(index_name(0), slow.index_file())
     assert lowest_bit(shards) == 0
 
 
 @pytest.mark.parametrize("num_samples", [0, 3])
-def test_part_of_a_shard_that_a_killed_maker_left_is_replaced(
-    num_samples: int, two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path
+def test_partial_shard_of_a_killed_writer_is_replaced(
+    num_samples: int, two_writers: tuple[Shard, Shard], painted: Recipe, tmp_path
 ):
-    shards, (killed, other) = set_of(painted, tmp_path, 4), two_makers
-    left = painted_shard(painted, range(num_samples)).tar if num_samples else killed.tar[:700]  # amid the first
+    shards, (killed, other) = set_of(painted, tmp_path, 4), two_writers
+    left = (
+        painted_shard(painted, range(num_samples)).tar if num_samples else killed.tar[:700]
+    )  # within the first sample
     shards.storage.write(shard_name(0), left)
-    shards.keep(0, other)
+    shards.store(0, other)
     assert lowest_bit(shards) == 1
 
 
-def test_a_damaged_shard_is_replaced(two_makers: tuple[Shard, Shard], painted: Recipe, tmp_path):
+def test_damaged_shard_is_replaced(two_writers: tuple[Shard, Shard], painted: Recipe, tmp_path):
     shards = set_of(painted, tmp_path, 4)
-    shards.keep(0, two_makers[0])
-    shards.replace(0, two_makers[1])
+    shards.store(0, two_writers[0])
+    shards.replace(0, two_writers[1])
     assert lowest_bit(shards) == 1
 
 
-def parts_in(shards: ShardSet, wanted: IndexSet) -> list[tuple[int, int]]:
-    """Return (pass, first position) of each part, in the order in which they are read."""
+def slices_in(shards: ShardSet, wanted: IndexSet) -> list[tuple[int, int]]:
+    """Return (pass, first position) of each slice, in reading order."""
     return [(unit["pass"], unit["position"]) for unit in reading_units(shards, 5, SampleRequest(wanted))]
 
 
 THREE_IMAGES = 3 * 16 * 16 * 3
-"""Bytes: a set of ten in shards of four has parts of 3, 1, 3, 1 and 2 images."""
+"""Bytes of three images: a set of ten in shards of four has slices of 3, 1, 3, 1 and 2 images."""
 
 
-def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shard(
-    painted: Recipe, tmp_path: Path, monkeypatch
-):
-    monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
+def test_slices_have_their_position_in_the_set_and_in_their_shard(painted: Recipe, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(datasets, "SLICE_BYTES", THREE_IMAGES)
     wanted = SampleRequest(IndexSet.of(np.array([1, 9, 13, 17, 18])), in_order=True)
     assert reading_units(set_of(painted, tmp_path, 10, first_index=100), 5, wanted) == [
         {"pass": 0, "number": 0, "row": 0, "num_rows": 3, "position": 0},
@@ -186,14 +186,14 @@ def test_parts_in_order_say_where_their_samples_lie_in_the_set_and_in_their_shar
 
 
 @pytest.mark.parametrize(
-    ("part_bytes", "first_positions"), [(THREE_IMAGES, [0, 3, 4, 7, 8]), (10**6, [0, 4, 8])], ids=["small", "whole"]
+    ("slice_bytes", "first_positions"), [(THREE_IMAGES, [0, 3, 4, 7, 8]), (10**6, [0, 4, 8])], ids=["small", "whole"]
 )
-def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
-    part_bytes: int, first_positions: list[int], painted: Recipe, tmp_path: Path, monkeypatch
+def test_each_pass_has_its_own_order_and_subsets_keep_it(
+    slice_bytes: int, first_positions: list[int], painted: Recipe, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(datasets, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(datasets, "SLICE_BYTES", slice_bytes)
     shards = set_of(painted, tmp_path, 10)
-    whole = parts_in(shards, IndexSet.of_ranges([range(200)]))
+    whole = slices_in(shards, IndexSet.of_ranges([range(200)]))
     passes = [[position for of_pass, position in whole if of_pass == number] for number in range(20)]
     assert [number for number, _ in whole] == sorted(number for number, _ in whole)
     assert all(sorted(positions) == first_positions for positions in passes)
@@ -202,11 +202,11 @@ def test_each_pass_has_its_own_order_and_a_part_of_it_keeps_that_order(
         wanted = np.random.default_rng(seed).integers(0, 200, size=30)
         last_starts = np.searchsorted(first_positions, wanted % 10, side="right") - 1
         held = {(serial // 10, first_positions[i]) for serial, i in zip(wanted.tolist(), last_starts, strict=True)}
-        assert parts_in(shards, IndexSet.of(wanted)) == [part for part in whole if part in held]
+        assert slices_in(shards, IndexSet.of(wanted)) == [each for each in whole if each in held]
 
 
 def units_of_tee(shards: ShardSet, num_images: int, wanted: SampleRequest, monkeypatch) -> list[dict[str, int]]:
-    """Return the units of work of a stream that is kept, in their order, with the pass of each."""
+    """Return a tee's units of work, in order."""
     blocks: list[dict[str, list[int]]] = []
     monkeypatch.setattr(datasets, "request_units", lambda *arguments: blocks.extend(arguments[3]))
     monkeypatch.setattr(datasets, "bound_memory", lambda *arguments: None)
@@ -216,60 +216,59 @@ def units_of_tee(shards: ShardSet, num_images: int, wanted: SampleRequest, monke
     ]
 
 
-def test_later_passes_over_what_is_kept_meanwhile_are_in_the_order_of_shards_that_are_there(
-    painted: Recipe, tmp_path: Path, monkeypatch
-):
-    monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
+def test_later_passes_of_a_tee_have_the_order_of_existing_shards(painted: Recipe, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(datasets, "SLICE_BYTES", THREE_IMAGES)
     shards, wanted = set_of(painted, tmp_path, 10), IndexSet.of_ranges([range(200)])
     units = units_of_tee(shards, 10, SampleRequest(wanted), monkeypatch)
     assert [(unit["pass"], unit["number"]) for unit in units[:3]] == [(0, 0), (0, 1), (0, 2)]
     later = [(unit["pass"], unit["position"]) for unit in units[3:]]
-    assert later == [(number, position) for number, position in parts_in(shards, wanted) if number]
+    assert later == [(number, position) for number, position in slices_in(shards, wanted) if number]
     assert len({tuple(position for of_pass, position in later if of_pass == number) for number in range(1, 20)}) > 1
 
 
-def test_a_shard_that_a_later_pass_alone_takes_is_made_before_it(painted: Recipe, tmp_path: Path, monkeypatch):
-    wanted = IndexSet.of(np.array([1, 15]))  # of shard 0 in the first pass, of shard 1 in the second
+def test_shard_first_needed_in_a_later_pass_is_generated_before_that_pass(painted: Recipe, tmp_path: Path, monkeypatch):
+    wanted = IndexSet.of(np.array([1, 15]))  # shard 0 in the first pass, shard 1 in the second
     units = units_of_tee(set_of(painted, tmp_path, 10), 10, SampleRequest(wanted), monkeypatch)
     assert [(unit["pass"], unit["number"]) for unit in units] == [(0, 0), (0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-def test_a_reader_yields_what_is_wanted_of_a_part_with_the_samples_of_its_serials(
-    in_order: bool, painted: Recipe, tmp_path: Path, monkeypatch
-):
-    monkeypatch.setattr(datasets, "PART_BYTES", THREE_IMAGES)
+def test_reader_yields_the_requested_samples_of_a_slice(in_order: bool, painted: Recipe, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(datasets, "SLICE_BYTES", THREE_IMAGES)
     shards, kept = set_of(painted, tmp_path, 4, first_index=100), painted_shard(painted, range(100, 104))
     shards.storage.write(shard_name(0), kept.tar)
     shards.storage.write(index_name(0), kept.index_file())
     wanted = SampleRequest(
         IndexSet.of(np.array([1, 8, 10, 11])), in_order=in_order
-    )  # of passes 0 and 2, in parts of 3 and 1
+    )  # of passes 0 and 2, in slices of 3 and 1
     reader = ShardReader(shards, 5, wanted)
     units = [{name: np.array([value]) for name, value in unit.items()} for unit in reading_units(shards, 5, wanted)]
-    parts = [part for unit in units for part in reader(unit)]
-    serials = [part["serial"].tolist() for part in parts]
-    assert sorted(sorted(part) for part in serials) == [[1], [8, 10], [11]]
+    slices = [each for unit in units for each in reader(unit)]
+    serials = [each["serial"].tolist() for each in slices]
+    assert sorted(sorted(each) for each in serials) == [[1], [8, 10], [11]]
     if in_order:
         assert serials == [[1], [8, 10], [11]]
-    rows, painted_rows = np.concatenate([part["serial"] for part in parts]) % 4, painted_batch(painted, range(100, 104))
+    rows, painted_rows = (
+        np.concatenate([each["serial"] for each in slices]) % 4,
+        painted_batch(painted, range(100, 104)),
+    )
     for name in ("index", "label", "image"):
-        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), painted_rows[name][rows])
+        np.testing.assert_array_equal(np.concatenate([each[name] for each in slices]), painted_rows[name][rows])
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_format": "png", "quality": 90}, r"quality is 90; for png give 0 to 0"),
-        ({"image_format": "jpg"}, r"quality is 0; for jpg give 1 to 100"),
-        ({"shard_size": 0}, r"data\.shard_size is 0; use 1 or more"),
-        ({"source": "shards"}, r"data\.shards names none"),
+        ({"image_format": "png", "quality": 90}, r"quality is 90; use 0 \(always lossless\) for png"),
+        ({"image_format": "jpg"}, r"quality is 0; use 1 to 100 for jpg"),
+        ({"shard_size": 0}, r"data\.shard_size is 0; give 1 or more"),
+        ({"source": "shards"}, r"data\.shards is empty"),
         (
             {"source": "shards", "shards": "a", "tee": "b"},
-            r"data.tee keeps what is generated, but data.source is shards",
+            r"data\.tee stores generated images, but data\.source is shards",
         ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict, message: str):
+def test_invalid_settings_are_an_error(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         DataConfig(**settings)

@@ -28,7 +28,7 @@ def storage(request, tmp_path: Path, s3_environment: dict[str, str], monkeypatch
     }[request.param]
 
 
-def test_what_was_written_is_listed_and_read(storage: Storage):
+def test_written_files_are_listed_and_read(storage: Storage):
     storage.check_writable()
     assert storage.names() == set()
     storage.write("a.tar", b"first")
@@ -45,18 +45,18 @@ def test_what_was_written_is_listed_and_read(storage: Storage):
         storage.read("b.tar")
 
 
-def test_a_bucket_that_cannot_be_reached_or_is_not_there_is_one_line(s3_environment: dict[str, str], monkeypatch):
+def test_unreachable_or_missing_bucket_is_a_one_line_error(s3_environment: dict[str, str], monkeypatch):
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(StorageError, match=r"'s3://nobucket/a' cannot be written .*bucket.*Check the place"):
+    with pytest.raises(StorageError, match=r"'s3://nobucket/a' cannot be written .*bucket.*Check the path"):
         Storage("s3://nobucket/a").check_writable()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StorageError, match=r"cannot be (listed|written) .*Check the place") as told:
+    with pytest.raises(StorageError, match=r"cannot be (listed|written) .*Check the path") as error:
         Storage("s3://bucket/a").check_writable()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_another_process_knows_where_the_store_is(s3_environment: dict[str, str], monkeypatch):
+def test_storage_carries_its_environment_variables(s3_environment: dict[str, str], monkeypatch):
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     storage = Storage("s3://bucket/elsewhere")
@@ -66,45 +66,43 @@ def test_another_process_knows_where_the_store_is(s3_environment: dict[str, str]
     assert storage.read("a") == b"1"
 
 
-def test_a_file_that_must_be_new_is_not_written_over(storage: Storage):
+def test_write_new_does_not_overwrite(storage: Storage):
     assert storage.write_new("manifest.json", b"ours")
     assert not storage.write_new("manifest.json", b"theirs")
     assert storage.read("manifest.json") == b"ours"
     assert storage.names() == {"manifest.json"}
 
 
-def test_part_of_a_file_is_read(storage: Storage):
+def test_byte_range_of_a_file_is_read(storage: Storage):
     storage.write("a", b"0123456789")
     assert storage.read("a", 3, 7) == b"3456"
 
 
-def test_a_folder_that_only_exists_or_was_left_by_a_kill_is_empty(
-    s3_environment: dict[str, str], monkeypatch, tmp_path
-):
+def test_folder_without_complete_files_is_empty(s3_environment: dict[str, str], monkeypatch, tmp_path):
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     client = boto3.client("s3", endpoint_url=s3_environment["AWS_ENDPOINT_URL"])
-    client.put_object(Bucket="bucket", Key="made/in/a/console/", Body=b"")  # as consoles make folders
+    client.put_object(Bucket="bucket", Key="made/in/a/console/", Body=b"")  # as web consoles create folders
     assert Storage("s3://bucket/made/in/a/console").names() == set()
     half = tmp_path / ".writing-manifest.json-x1"
     half.write_bytes(b"{")
     (tmp_path / ".hidden").write_bytes(b"mine")
     local = Storage(str(tmp_path))
     assert local.names() == {".hidden"}
-    local.remove_leftovers(half.stat().st_mtime)  # not older: its writer may be at work
+    local.remove_leftovers(half.stat().st_mtime)  # not older: its writer may still be running
     assert half.exists()
     local.remove_leftovers(half.stat().st_mtime + 1)
     assert [path.name for path in tmp_path.iterdir()] == [".hidden"]
 
 
-def test_a_lock_of_ones_own_is_no_leftover(tmp_path: Path):
-    (tmp_path / ".writing-lock").touch()  # by a job that was killed, and locked by this one
+def test_lock_of_this_job_is_not_a_leftover(tmp_path: Path):
+    (tmp_path / ".writing-lock").touch()  # created by a killed job, locked by this one
     Storage(str(tmp_path)).remove_leftovers(began_at=(tmp_path / ".writing-lock").stat().st_mtime + 1)
     assert (tmp_path / ".writing-lock").exists()
 
 
 class WithoutExclusiveCreation(LocalFileSystem):
-    """Stands for stores that only overwrite, such as HDFS and some that speak S3."""
+    """Stand-in for stores that only overwrite, such as HDFS and some S3-compatible ones."""
 
     protocol = "overwriting"
 
@@ -114,17 +112,20 @@ class WithoutExclusiveCreation(LocalFileSystem):
         super().pipe_file(path, value, mode=mode, **kwargs)
 
 
-def test_a_store_without_exclusive_creation_gets_new_files_and_says_what_is_not_protected(tmp_path: Path, caplog):
+def test_store_without_exclusive_creation_logs_a_warning(tmp_path: Path, caplog):
     fsspec.register_implementation("overwriting", WithoutExclusiveCreation, clobber=True)
     storage = Storage(f"overwriting://{tmp_path}")
     assert storage.write_new("a", b"first")
-    assert "has no exclusive creation (ValueError: unsupported mode): two jobs may write a file" in caplog.text
+    assert (
+        "does not support exclusive creation (ValueError: unsupported mode): two jobs may write the same file"
+        in caplog.text
+    )
     assert not storage.write_new("a", b"second")
     assert storage.read("a") == b"first"
 
 
 class Refusing(LocalFileSystem):
-    """Stands for a store whose answer to the request for a new file is an error, as S3's is where two ask at once."""
+    """Stand-in for a store that rejects exclusive creation, as S3 does for concurrent requests."""
 
     protocol = "refusing"
 
@@ -134,7 +135,7 @@ class Refusing(LocalFileSystem):
         super().pipe_file(path, value, mode=mode, **kwargs)
 
 
-def test_a_new_file_that_a_store_refuses_is_not_written_over_anothers(tmp_path: Path):
+def test_failed_exclusive_creation_does_not_overwrite(tmp_path: Path):
     fsspec.register_implementation("refusing", Refusing, clobber=True)
     with pytest.raises(StorageError, match="ConditionalRequestConflict"):
         Storage(f"refusing://{tmp_path}").write_new("a", b"first")
@@ -142,7 +143,7 @@ def test_a_new_file_that_a_store_refuses_is_not_written_over_anothers(tmp_path: 
 
 
 class Folders(LocalFileSystem):
-    """Stands for stores with folders that must be made before a file is: SFTP, SMB, HDFS."""
+    """Stand-in for stores whose folders must be created before files: SFTP, SMB, HDFS."""
 
     protocol = "folders"
 
@@ -150,7 +151,7 @@ class Folders(LocalFileSystem):
         super().__init__(auto_mkdir=False)
 
 
-def test_a_store_with_folders_gets_them_made_and_its_files_whole(tmp_path: Path):
+def test_folders_are_created_and_files_are_complete(tmp_path: Path):
     fsspec.register_implementation("folders", Folders, clobber=True)
     storage = Storage(f"folders://{tmp_path}/not/yet")
     storage.check_writable()
@@ -165,18 +166,18 @@ def test_a_store_with_folders_gets_them_made_and_its_files_whole(tmp_path: Path)
 
 
 @needs_mounts
-def test_a_full_disk_leaves_no_half_file_and_says_what_to_do(tmp_path: Path):
+def test_full_disk_leaves_no_partial_file_and_gives_the_remedy(tmp_path: Path):
     with mounted(tmp_path / "small", "size=64k"):
         storage = Storage(str(tmp_path / "small"))
         storage.write("a", b"a" * 20_000)
-        with pytest.raises(StorageError, match=r"b' cannot be written .*No space left.*Make room and run again"):
+        with pytest.raises(StorageError, match=r"b' cannot be written .*No space left.*Free disk space and run again"):
             storage.write("b", b"b" * 100_000)
         assert storage.names() == {"a"}
         assert len(storage.read("a")) == 20_000
 
 
 @needs_mounts
-def test_a_read_only_place_is_told_before_anything_is_made(tmp_path: Path):
+def test_read_only_folder_is_an_error(tmp_path: Path):
     with (
         mounted(tmp_path / "fixed", "ro"),
         pytest.raises(StorageError, match=r"fixed/set' cannot be written .*Read-only file system"),
@@ -184,6 +185,6 @@ def test_a_read_only_place_is_told_before_anything_is_made(tmp_path: Path):
         Storage(str(tmp_path / "fixed" / "set")).check_writable()
 
 
-def test_a_store_of_no_known_kind_is_one_line():
+def test_unknown_url_scheme_is_a_one_line_error():
     with pytest.raises(StorageError, match=r"'ftq://somewhere/a' cannot be written .*ftq"):
         Storage("ftq://somewhere/a").check_writable()

@@ -10,7 +10,7 @@ from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError
 from generation.indices import EMPTY_INDICES, IndexSet, SampleRequest
 from generation.pool.service import GenerationFailedError
-from generation.shards.datasets import encoding
+from generation.shards.datasets import encoding_stage
 from generation.stream.stream import (
     MAX_DEATHS,
     BatchRequester,
@@ -133,7 +133,7 @@ def test_unit_requests_its_indices_and_their_serials_are_equal():
 def test_encoding_stage_has_more_actors_than_a_stream(num_actors: int, in_a_stream: int, in_a_tee: int):
     config = GenerationConfig(max_actors=num_actors)
     everything = SampleRequest.all_of(range(8))
-    stages = StageSpec(lambda _, unit: iter([unit])), encoding(lambda _, unit: iter([unit]))
+    stages = StageSpec(lambda _, unit: iter([unit])), encoding_stage(lambda _, unit: iter([unit]))
     assert [num_requesters_of(config, everything, stage) for stage in stages] == [in_a_stream, in_a_tee]
 
 
