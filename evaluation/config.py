@@ -83,25 +83,26 @@ class EvaluationConfig:
         """Refuse impossible settings before anything starts."""
         check_ranges(self, "evaluation")
         if not self.transfer_seeds or len(set(self.transfer_seeds)) < len(self.transfer_seeds):
-            raise ValueError(f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more, each once.")
+            raise ValueError(
+                f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more different seeds."
+            )
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(
-                f"evaluation.resize_size is {self.resize_size}, less than crop_size {self.crop_size}. Give as much, or "
-                "more."
+                f"evaluation.resize_size is {self.resize_size}, smaller than crop_size; use {self.crop_size} or more."
             )
         for which, names in (("sets", self.sets), ("transfer", self.transfer)):
             if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"evaluation.{which} has {', '.join(sorted(twice))} twice. Name each once.")
+                raise ValueError(f"evaluation.{which} lists {', '.join(sorted(twice))} more than once; list each once.")
         for name in self.paths:
             if name.split("/", maxsplit=1)[0] == "digits":
-                raise ValueError(f"evaluation.paths.{name} is given, but the digits come with Figment. Leave it out.")
+                raise ValueError(f"evaluation.paths.{name} is set, but the digits ship with Figment. Remove it.")
         if self.representation and not self.sets:
-            raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")
+            raise ValueError("evaluation.representation is true, but evaluation.sets is empty. Add a set.")
 
     def check_step(self, num_images: int) -> None:
         """Raise ValueError if `every_images` is smaller than an optimisation step."""
         if 0 < self.every_images < num_images:
             raise ValueError(
-                f"evaluation.every_images is {self.every_images}, less than the {num_images} images of a step "
-                "(training.global_batch_size). Give as many, or more."
+                f"evaluation.every_images is {self.every_images}, smaller than a step (training.global_batch_size); "
+                f"use {num_images} or more."
             )

@@ -36,10 +36,7 @@ def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) 
     if name == DIGITS:
         return unknown_digits(label_space)
     if name not in config.paths:
-        raise ValueError(
-            f"evaluation.transfer has '{name}', and where its images are is not said. Add "
-            f"evaluation.paths.{name}=FOLDER."
-        )
+        raise ValueError(f"evaluation.transfer lists '{name}', which has no path. Add evaluation.paths.{name}=FOLDER.")
     return open_transfer_set(name, config.paths[name])
 
 
@@ -48,8 +45,8 @@ def unknown_digits(label_space: LabelSpace) -> TransferSet:
     is_unknown = matching_labels(load_label_space(DIGITS), label_space) == NOT_SHARED
     if is_unknown.sum() < 2:
         raise ValueError(
-            f"evaluation.transfer has 'digits', but {label_space.name} has all of them, or all but one. Train a "
-            "classifier of some of them, such as zero to four."
+            f"evaluation.transfer lists 'digits', but the classifier ({label_space.name}) knows all of them, or all "
+            "but one. Train a classifier on some digits, such as zero to four."
         )
     trainval, test = (
         whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])

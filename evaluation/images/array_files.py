@@ -59,8 +59,7 @@ def array_images(folder: str, split: str = "") -> ImageList:
     chosen = SPLITS.get(split, split) or "test"
     if chosen not in there:
         raise ValueError(
-            f"'{folder}' has {' and '.join(there)}, and not {chosen}. Put the files of {chosen} there, or give another "
-            "folder."
+            f"'{folder}' has {' and '.join(there)}, but not {chosen}. Add the files of {chosen}, or use another folder."
         )
     return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
 
@@ -69,7 +68,9 @@ def _idx_images(folder: str, split: str) -> ImageList:
     images, labels = (_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1"))
     numbers, num_images = _idx_array(labels, 1), len(_idx_array(images, 3))
     if num_images != len(numbers):
-        raise ValueError(f"'{images}' has {num_images} images, and '{labels}' {len(numbers)} labels. Fetch both again.")
+        raise ValueError(
+            f"'{images}' has {num_images} images, but '{labels}' has {len(numbers)} labels. Download both again."
+        )
     return _array_images(folder, os.path.basename(images), numbers, (), partial(_idx_array, images, 3))
 
 
@@ -83,10 +84,10 @@ def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
         content = file.read()
     start = 4 + 4 * num_dimensions
     if len(content) < start or content[:4] != bytes((0, 0, 8, num_dimensions)):
-        raise ValueError(f"'{path}' is no idx file of {num_dimensions} dimensions of bytes. Fetch it again.")
+        raise ValueError(f"'{path}' is not an idx file of bytes in {num_dimensions} dimensions. Download it again.")
     shape = np.frombuffer(content[4:start], ">u4").tolist()
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of an array of {shape}. Fetch it again.")
+        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of shape {shape}. Download it again.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -117,8 +118,8 @@ def _cifar_rows(folder: str, kind: CifarKind, split: str) -> np.ndarray:
         content = Path(folder, name).read_bytes()
         if not content or len(content) % row_bytes:
             raise ValueError(
-                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, no multiple of the {row_bytes} of an "
-                "image and its labels. Fetch it again."
+                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, not a multiple of {row_bytes}, an "
+                "image with its labels. Download it again."
             )
         parts.append(np.frombuffer(content, np.uint8).reshape(-1, row_bytes))
     return np.concatenate(parts)

@@ -22,16 +22,16 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
     found = [exact.get(name) or alike.get(folded(name), []) for name in names]
     if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} classes in '{place}' are called like no class of {space.name}: "
-            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, take "
-            "them out, or choose the label space that has them."
+            f"{len(unknown)} of {len(names)} classes in '{place}' match no class of {space.name}: "
+            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, remove "
+            "them, or use a label space that has them."
         )
     for name, labels in zip(names, found, strict=True):
         if len(labels) > 1:
             entries = [space.classes[label] for label in labels]
             raise ValueError(
-                f"The class '{name}' in '{place}' is called like {len(labels)} classes of {space.name}. Name it by its "
-                f"wnid: {' or '.join(entry.wnid or entry.class_name for entry in entries)}."
+                f"The class '{name}' in '{place}' matches {len(labels)} classes of {space.name}. Name it by its wnid: "
+                f"{' or '.join(entry.wnid or entry.class_name for entry in entries)}."
             )
     return np.array([labels[0] for labels in found], dtype=np.int64)
 
@@ -80,8 +80,8 @@ def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) ->
     """Return numbers as labels: those who number classes sort them by wnid, as label spaces that ship do."""
     if (highest := max(numbers, default=0)) >= space.num_classes:
         raise ValueError(
-            f"'{place}' numbers a class {highest}, and {space.name} has {space.num_classes} classes, from 0. Is it "
-            "another set, or for another label space?"
+            f"'{place}' has the class number {highest}, but {space.name} has {space.num_classes} classes, from 0. "
+            "Check that the set and the label space belong together."
         )
     return np.array(numbers, dtype=np.int64)
 

@@ -42,7 +42,7 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
     """
     try:
         if isinstance(file, str) and not stat.S_ISREG(os.stat(file).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")  # reading a pipe might never end
+            raise OSError(errno.EINVAL, "it is not a regular file")  # reading a pipe might never end
         with Image.open(file) as image:
             image.load()  # some formats have EXIF behind the image
             rgb, exif = _rgb(image), Image.Exif()
@@ -53,12 +53,12 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
         shown = shown_name(name or str(file))
         if isinstance(error, OSError) and error.errno is not None:
             raise StorageError(
-                f"The image '{shown}' cannot be read on {socket.gethostname()}: {error.strerror}. Is its folder "
-                "there, and the same on every node?"
+                f"The image '{shown}' cannot be read on {socket.gethostname()}: {error.strerror}. Check that "
+                "every node has its folder."
             ) from error
         unreadable = UnreadableImageError(
-            f"The image '{shown}' cannot be decoded: {shown_name(str(error))}. Put a whole one in its place, or take "
-            "it out and start a new run."
+            f"The image '{shown}' cannot be decoded: {shown_name(str(error))}. Replace it, or remove it "
+            "and start a new run."
         )
         unreadable.name = shown
         raise unreadable from error

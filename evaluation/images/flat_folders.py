@@ -34,8 +34,8 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
 """How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
 
 LAYOUTS = (
-    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
-    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} beside them, or with wnids in their names; MNIST's idx "
+    "a folder with one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
+    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} next to them, or with wnids in their names; MNIST's idx "
     "files; or CIFAR's binary version"
 )
 """All that a user may give, in words: `evaluation.images.layouts`."""
@@ -59,7 +59,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
     names = image_names(folder)
     lines = [_line_of(folder, name) for name in names]
     if not lines:
-        raise ValueError(f"'{folder}' has no images. Give the folder that has ILSVRC2012_val_00000001.JPEG.")
+        raise ValueError(f"'{folder}' has no images. Give the folder with ILSVRC2012_val_00000001.JPEG.")
     devkit = _find_devkit(folder, devkit)
     wnids = _wnids_by_id(devkit)
     ids = _ids_of_lines(devkit, wnids)
@@ -67,7 +67,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
     if unknown:
         raise ValueError(
             f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
-            "Give the whole devkit, or take the image out."
+            "Use the complete devkit, or remove the image."
         )
     return listed(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
 
@@ -88,8 +88,8 @@ def _listed_flat(folder: str) -> ImageList | None:
         return None
     if unknown := [name for name in names if name not in class_of]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Fetch "
-            "the list again, or take them out."
+            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Download "
+            "the list again, or remove them."
         )
     return listed(folder, names, [class_of[name] for name in names])
 
@@ -130,8 +130,8 @@ def _line_of(folder: str, name: str) -> int:
     match = VALIDATION_NAME.match(name)
     if match is None:
         raise ValueError(
-            f"'{name}' in '{folder}' is not called like ILSVRC2012_val_00000001.JPEG, so that nothing says its class. "
-            f"Take it out, or give {LAYOUTS}."
+            f"'{name}' in '{folder}' is not named like ILSVRC2012_val_00000001.JPEG, so its class is unknown. "
+            f"Remove it, or give {LAYOUTS}."
         )
     return int(match[1])
 
@@ -144,7 +144,7 @@ def _find_devkit(folder: str, devkit: str) -> str:
             return place
     raise ValueError(
         f"The classes of the images in '{folder}' are in ImageNet's devkit, but '{devkit or beside[0]}' has no "
-        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz beside the images, or give the devkit's folder."
+        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz next to the images, or give the devkit's folder."
     )
 
 
@@ -168,7 +168,7 @@ def _ids_of_lines(devkit: str, wnids: dict[int, str]) -> list[int]:
     for number, line in enumerate(lines, start=1):
         if not (line.strip().isdecimal() and int(line) in wnids):
             raise ValueError(
-                f"Line {number} of '{path}' is {line[:40]!r}, which is no ILSVRC2012_ID of the {len(wnids)} classes in "
-                f"{META}. Unpack {DEVKIT}.tar.gz again."
+                f"Line {number} of '{path}' is {line[:40]!r}, which is not an ILSVRC2012_ID of the {len(wnids)} "
+                f"classes in {META}. Unpack {DEVKIT}.tar.gz again."
             )
     return [int(line) for line in lines]

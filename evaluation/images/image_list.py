@@ -139,7 +139,7 @@ def _as_bytes(name: str) -> bytes:
             return os.fsencode(name)
     except UnicodeEncodeError:
         pass
-    raise ValueError(f"{name!r} is no name of a file or a class. Rename it where the images are listed.")
+    raise ValueError(f"{name!r} cannot name a file or a class. Rename it where the images are listed.")
 
 
 @contextmanager
@@ -150,6 +150,5 @@ def told_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exc
     except (OSError, *errors) as error:
         message = " ".join(str(error).split())[:200]
         raise error_type(
-            f"'{shown_name(path)}' cannot be read as {kind}: {message}. Put a whole one in its place, or give another "
-            "place."
+            f"'{shown_name(path)}' cannot be read as {kind}: {message}. Replace it, or use another path."
         ) from error

@@ -51,8 +51,8 @@ def real_labels(names: Sequence[str]) -> list[list[int]]:
     for name, match in zip(names, found, strict=True):
         if not match or not 1 <= int(match[1]) <= len(by_number):
             raise ValueError(
-                f"'{name}' is not called like a validation image, ILSVRC2012_val_00000001 to _000{len(by_number)}, by "
-                "whose number ReaL labels go. Give the images under their own names."
+                f"'{name}' is not named like a validation image, ILSVRC2012_val_00000001 to _000{len(by_number)}, and "
+                "ReaL labels are by that number. Use the original file names."
             )
     return [by_number[int(cast(re.Match[str], match)[1]) - 1] for match in found]
 

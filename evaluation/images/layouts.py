@@ -70,7 +70,7 @@ def _inner_place(path: str) -> str:
     found = [place for place in places if os.path.isdir(place) and _places_in(place)]
     if len(found) > 1:
         names = " and ".join(os.path.relpath(place, path) for place in found)
-        raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, as '{found[0]}'.")
+        raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, such as '{found[0]}'.")
     return found[0] if found else ""
 
 
@@ -88,19 +88,19 @@ def _first_of_split(paths: list[str], split: str) -> str:
 def _why_none(path: str, split: str) -> str:
     """Return why a place has no layout, with the folders in it, or in these, that have one."""
     if not os.path.exists(path):
-        return f"'{path}' is not there. Give {LAYOUTS}."
+        return f"'{path}' does not exist. Give {LAYOUTS}."
     inside = [place for folder in _folders_in(path) for place in _places_in(folder.path)]
     if not inside and _has_images_inside(path):
         return (
-            f"'{path}' has its images in one folder, images, and no {TINY_LIST} that tells their classes: "
-            f"Tiny-ImageNet's test has none. Give {LAYOUTS}."
+            f"'{path}' has all images in one folder, images, and no {TINY_LIST} with their classes: "
+            f"Tiny-ImageNet's test split has no labels. Give {LAYOUTS}."
         )
     if not inside:
-        return f"'{path}' has no images whose classes are known. Give {LAYOUTS}."
+        return f"'{path}' has no images with known classes. Give {LAYOUTS}."
     names = ", ".join(os.path.relpath(place, path) for place in inside[:5])
     return (
-        f"'{path}' has no images whose classes are known, and no folder {split or 'validation or test'} of such. Other "
-        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Give the one that you mean, as "
+        f"'{path}' has no images with known classes, and no folder {split or 'validation or test'} that has. Other "
+        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Give one of them, such as "
         f"'{_first_of_split(inside, split) or inside[0]}'."
     )
 
@@ -119,9 +119,7 @@ def _layout_of(path: str) -> str:
     has_flat = is_flat(path)
     has_classes = any(_is_class(folder) for folder in _folders_in(path))
     if has_flat and has_classes:
-        raise ValueError(
-            f"'{path}' has images both in folders of classes and beside them. Move one of these elsewhere."
-        )
+        raise ValueError(f"'{path}' has images both in class folders and next to them. Move one kind elsewhere.")
     found = {
         "arrays": has_arrays(path),
         "classes": has_classes,

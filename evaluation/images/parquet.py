@@ -59,7 +59,7 @@ def parquet_images(place: str, split: str = "") -> ImageList:
     _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
     labels = [label for part in parts for label in part.labels]
     if not labels:
-        raise ValueError(f"The Parquet files of '{folder}' have no rows. Give some that have images.")
+        raise ValueError(f"The Parquet files of '{folder}' have no rows. Give files with images.")
     names = [name for part in parts for name in part.names]
     groups = [group for part in parts for group in part.groups]
     opener_of = partial(open_rows, parts[0].image, groups)
@@ -117,8 +117,8 @@ def _check_columns(path: str, schema: pa.Schema) -> tuple[str, str, bool]:
     if "bytes" not in fields or not is_label:
         columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in list(types.items())[:10])
         raise ValueError(
-            f"'{path}' has other columns than image, a struct of bytes and path, and label, integers or strings: "
-            f"{columns}. Rename them, or give other files."
+            f"'{path}' needs the columns image, a struct of bytes and path, and label, integers or strings, but has "
+            f"{columns}. Rename them, or use other files."
         )
     return image_column, label_column, "path" in fields
 
@@ -143,7 +143,7 @@ def _titles(path: str, schema: pa.Schema, label: str) -> tuple[str, ...]:
         names = [names.get(str(number), "") for number in range(len(names))]
     if not (isinstance(names, list) and all(name and isinstance(name, str) for name in names)):
         raise ValueError(
-            f"'{path}' does not say which class each number is: {str(names)[:60]}. Name each from 0 in its ClassLabel."
+            f"'{path}' does not name every class number in its ClassLabel: {str(names)[:60]}. Name each, from 0."
         )
     return tuple(names)
 
@@ -153,8 +153,7 @@ def _check_titles(folder: str, titles: dict[str, tuple[str, ...]]) -> None:
     first = next(iter(titles))
     if other := next((file for file in titles if titles[file] != titles[first]), None):
         raise ValueError(
-            f"'{other}' in '{folder}' has other names for the numbers of classes in its ClassLabel than '{first}'. "
-            "Give files of one set."
+            f"'{other}' in '{folder}' has other class names in its ClassLabel than '{first}'. Give files of one set."
         )
 
 
@@ -163,12 +162,12 @@ def _labels(path: str, labels: list[int | str | None], titles: tuple[str, ...]) 
     for row, label in enumerate(labels):
         if titles and isinstance(label, int) and label >= len(titles):
             raise ValueError(
-                f"'{path}' row {row} has the label {label}, and its ClassLabel has {len(titles)} names, from 0. Name "
-                "all classes there, or give other files."
+                f"'{path}' row {row} has the label {label}, but its ClassLabel has {len(titles)} names, from 0. Name "
+                "all classes there, or use other files."
             )
         if label is None or label == "" or (isinstance(label, int) and label < 0):
             raise ValueError(
-                f"'{path}' row {row} has the label {label!r}, which is none: the labels of this split may be secret. "
-                "Choose another split, or other files."
+                f"'{path}' row {row} has the label {label!r}, which means no label: this split may keep its labels "
+                "secret. Use another split, or other files."
             )
     return [str(label) for label in labels]

@@ -92,11 +92,8 @@ def _place(name: str, config: EvaluationConfig) -> str:
         place = config.paths.get("imagenet_val", "")
     if not place:
         near = difflib.get_close_matches(name, KNOWN, n=2)
-        hint = f", if you did not mean {' or '.join(near)}" if near and name not in KNOWN else ""
-        raise ValueError(
-            f"evaluation.sets has '{name}', and where its images are is not said. Add evaluation.paths.{name}=FOLDER"
-            f"{hint}."
-        )
+        hint = f". Did you mean {' or '.join(near)}?" if near and name not in KNOWN else "."
+        raise ValueError(f"evaluation.sets lists '{name}', which has no path. Add evaluation.paths.{name}=FOLDER{hint}")
     return place
 
 
@@ -118,15 +115,15 @@ def _check_classes(
     shared = ours[ours != NOT_SHARED]
     if not len(shared):
         raise ValueError(
-            f"evaluation.sets has '{name}', whose classes are those of {set_space.name}: the checkpoint's, those of "
-            f"{label_space.name}, are others. Choose a set of its classes."
+            f"evaluation.sets lists '{name}', whose classes, those of {set_space.name}, have none in common with the "
+            f"checkpoint's, those of {label_space.name}. Use a set with its classes."
         )
     missing = np.setdiff1d(shared, labels)
     if len(missing) and (not config.allow_missing_classes or len(missing) == len(shared)):
         named = [label_space.classes[label].wnid or label_space.class_names[label] for label in missing.tolist()]
-        way_out = ", or set evaluation.allow_missing_classes=true: guesses are then among the others"
+        way_out = ", or set evaluation.allow_missing_classes=true to predict among the others"
         raise ValueError(
             f"'{name}' has no images of {len(missing)} of the {len(shared)} classes that it shares with the "
-            f"checkpoint: {', '.join(named[:3])}{', ...' if len(named) > 3 else '.'} Complete it"
+            f"checkpoint: {', '.join(named[:3])}{', ...' if len(named) > 3 else '.'} Add them"
             f"{way_out if len(missing) < len(shared) else ''}."
         )

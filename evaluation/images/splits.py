@@ -35,7 +35,7 @@ def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
         folder, name = os.path.split(place)
         return folder, [name]
     if not (folder := folder_with(place, extension)):
-        raise ValueError(f"'{place}' has no *{extension}, and none in a folder data. Give a place that has some.")
+        raise ValueError(f"'{place}' has no *{extension}, nor has its folder data. Use a folder with such files.")
     names = _of_split(folder, _names_ending(folder, extension), split)
     _check_parts(folder, names)
     return folder, names
@@ -77,7 +77,7 @@ def _of_split(folder: str, names: list[str], split: str) -> list[str]:
     if wanted is None:
         there = " and ".join(name or "files of no split" for name in sorted(set(splits)))
         raise ValueError(
-            f"'{folder}' has {there}, and not {split or 'validation or test'}. Ask for one that it has, or give a file."
+            f"'{folder}' has {there}, but not {split or 'validation or test'}. Use another folder, or a single file."
         )
     return [name for name, its_split in zip(names, splits, strict=True) if its_split == wanted]
 
@@ -90,25 +90,25 @@ def _check_parts(folder: str, names: list[str]) -> None:
     num_parts = [int(part[3]) if part else 0 for part in parts]
     if other := next((name for name, num in zip(names, num_parts, strict=True) if num != num_parts[0]), None):
         raise ValueError(
-            f"'{folder}' has of one split '{names[0]}' and '{other}', which are not parts of one whole. Take one of "
-            "them out, or give one file."
+            f"'{folder}' has '{names[0]}' and '{other}' of one split, with different numbers of parts. Remove one of "
+            "them, or give a single file."
         )
     name_of: dict[int, str] = {}
     for name, number in [(name, int(part[2])) for name, part in zip(names, parts, strict=True) if part]:
         if number in name_of:
             raise ValueError(
-                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Take one of them out, or give "
-                "one file."
+                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Remove one of them, or give "
+                "a single file."
             )
         name_of[number] = name
     if (last := max(name_of)) >= num_parts[0]:
         raise ValueError(
-            f"'{name_of[last]}' in '{folder}' is no part of {num_parts[0]}, which are counted from 0. Take it out, or "
-            "give one file."
+            f"'{name_of[last]}' in '{folder}' is not one of {num_parts[0]} parts counted from 0. Remove it, or give a "
+            "single file."
         )
     missing = next((number for number in range(num_parts[0]) if number not in name_of), None)
     if missing is not None:
         raise ValueError(
-            f"'{folder}' has {len(names)} of the {num_parts[0]} parts that '{names[0]}' tells of: part {missing} is "
-            "missing. Put all of them there, or give one file."
+            f"'{folder}' has {len(names)} of the {num_parts[0]} parts that '{names[0]}' belongs to: part {missing} "
+            "is missing. Add it, or give a single file."
         )

@@ -53,8 +53,7 @@ def tar_images(place: str, split: str = "") -> ImageList:
     samples = [(number, sample) for number, path in enumerate(paths) for sample in _samples_of(path)]
     if not samples:
         raise ValueError(
-            f"The tars of '{folder}' have no labelled images. Give tars as WebDataset has them: with each KEY.jpg its "
-            "KEY.cls."
+            f"The tars of '{folder}' have no labeled images. Give WebDataset's tars: with each KEY.jpg its KEY.cls."
         )
     places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
     names = [f"{tars[number]}/{sample.name}" for number, sample in samples]
@@ -87,7 +86,7 @@ def key_and_ending(name: str) -> tuple[str, str]:
 
 def _samples_of(path: str) -> list[_Sample]:
     """Return a tar's samples in the order of their first members; what has another ending is left out."""
-    kind = "a tar that is not compressed"
+    kind = "an uncompressed tar"
     with told_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
         samples = [_sample(path, file, key, members) for key, members in _members_by_key(path, file).items()]
     return [sample for sample in samples if sample]
@@ -106,10 +105,10 @@ def _members_by_key(path: str, file: BinaryIO) -> dict[str, Members]:
                     others.append(member.name)
                 continue
             if ending in by_key.setdefault(key, {}):
-                raise ValueError(f"'{path}' has two of '{key}.{ending}'. Make a tar that has each sample once.")
+                raise ValueError(f"'{path}' has two of '{key}.{ending}'. Write each sample once.")
             by_key[key][ending] = member
     if _read(file, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end
-        raise tarfile.ReadError("behind its last whole member is neither a member nor the end")
+        raise tarfile.ReadError("after its last whole member comes neither a member nor the end")
     _check_dots(path, others, by_key)
     return by_key
 
@@ -129,8 +128,8 @@ def _check_dots(path: str, others: list[str], by_key: dict[str, Members]) -> Non
     if meant := [name for name in others if is_meant(name)]:
         key, ending = key_and_ending(meant[0])
         raise ValueError(
-            f"'{path}' has {len(meant)} images and labels with a dot amid their names, as '{meant[0]}': WebDataset "
-            f"ends a key at the first dot behind the folders, so that this is '{ending}' of '{key}'. Rename them."
+            f"'{path}' has {len(meant)} images and labels with a dot inside their names, such as '{meant[0]}': "
+            f"WebDataset ends a key at the first dot after the folders, so this is '{ending}' of '{key}'. Rename them."
         )
 
 
@@ -149,8 +148,7 @@ def _sample(path: str, file: BinaryIO, key: str, members: Members) -> _Sample | 
         return None
     names = ", ".join(member.name for member in members.values())
     raise ValueError(
-        f"'{path}' has for '{key}' {names}: not one image and its label. Make a tar that has with each KEY.jpg its "
-        "KEY.cls."
+        f"'{path}' has for '{key}' {names}: not one image with its label. Write a KEY.cls with each KEY.jpg."
     )
 
 
@@ -166,15 +164,12 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             value = content.decode().strip()
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"'{member.name}' in '{path}' cannot be read: {error}. Make a tar that has a label there."
-        ) from error
+        raise ValueError(f"'{member.name}' in '{path}' cannot be read: {error}. Write a label there.") from error
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | str) or re.fullmatch(r"-\d+|", str(value)):
         raise ValueError(
-            f"'{member.name}' in '{path}' has the label {reprlib.repr(value)}. Make a tar whose labels are names or "
-            "numbers from 0."
+            f"'{member.name}' in '{path}' has the label {reprlib.repr(value)}. Use names, or numbers from 0."
         )
     return str(value)
 
@@ -184,5 +179,5 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     file.seek(offset)
     content = file.read(size)
     if len(content) < size:
-        raise tarfile.ReadError("it ends too early")
+        raise tarfile.ReadError("it is truncated")
     return content

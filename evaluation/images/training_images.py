@@ -55,7 +55,7 @@ def real_training_images(
     positions = np.flatnonzero(labels != NOT_SHARED)
     if place == DIGITS and not len(positions):
         raise ValueError(
-            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
+            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder with "
             "one folder of images per class."
         )
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
@@ -82,8 +82,8 @@ def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
     are_names = set(source.classes) <= set(space.class_names)
     if is_numbered and not are_names and len(source.classes) < space.num_classes:
         raise ValueError(
-            f"'{place}' has numbers for {len(source.classes)} classes, and {space.name} has {space.num_classes}: which "
-            "these are is not known. Name classes by wnid or class name, or give images of all."
+            f"'{place}' has numbers for {len(source.classes)} classes, but {space.name} has {space.num_classes}, so "
+            "which ones is unknown. Name classes by wnid or class name, or give images of all."
         )
 
 
@@ -108,8 +108,8 @@ def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -
     num_bytes = images.num_images * image_size**2 * 3
     if num_bytes > MAX_JUDGING_BYTES:
         raise ValueError(
-            f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
-            "Name a smaller set first in evaluation.sets."
+            f"'{images.name}' has {images.num_images:,} images of {num_bytes / 1e9:.1f} GB, too large for validation "
+            f"during training (at most {MAX_JUDGING_BYTES / 1e9:.0f} GB). Put a smaller set first in evaluation.sets."
         )
     return ray.data.from_items(readable_rows(images, image_size, config), override_num_blocks=NUM_BLOCKS)
 
@@ -126,8 +126,8 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
             unreadable.append(error)
             if len(unreadable) > config.allow_unreadable:
                 raise StorageError(
-                    f"{error} These are {len(unreadable)} images of '{images.name}' by now: "
-                    f"evaluation.allow_unreadable={len(unreadable)} leaves as many out."
+                    f"{error} Unreadable images of '{images.name}' so far: {len(unreadable)}. Set "
+                    f"evaluation.allow_unreadable={len(unreadable)} or more to skip them."
                 ) from error
     if not rows:
         raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
@@ -167,8 +167,8 @@ class RealTrainingImages:
         """Return so many images, drawn whatever the seed, and the others; ValueError if these are none."""
         if num_held_out >= self.num_images:
             raise ValueError(
-                f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Give "
-                "less."
+                f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Use "
+                "fewer."
             )
         order = stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 2).permutation(self.num_images)
         held_out, others = (
@@ -252,8 +252,8 @@ class RealReader:
             image = upright(image) if self.source.is_upright else image
             return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
         raise StorageError(
-            f"None of the {np.sum(self.labels == self.labels[index])} images of a class can be decoded. They are named "
-            f"in '{self.source.unreadable.file}': put whole ones in their place."
+            f"None of the {np.sum(self.labels == self.labels[index])} images of a class can be decoded. Replace "
+            f"those listed in '{self.source.unreadable.file}'."
         )
 
     def _alike(self, index: int) -> Iterator[int]:

@@ -87,7 +87,7 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
     needs = {need: Path(folder, need) for need in layout.needs.split()}
     if missing := [need for need, path in needs.items() if not (path.is_file() or path.is_dir())]:
         raise ValueError(
-            f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
+            f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Give the folder with {', '.join(needs)}."
         )
     with told_as(ValueError, folder, name, Exception):  # who knows what damaged files, and readers of them, end with
         listing = layout.read(name, folder)
@@ -101,12 +101,12 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
 def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ImageList:
     """Return the images of one split; ValueError where there are none, or of no class of the set."""
     if not items:
-        raise ValueError(f"{name} in '{folder}' has no images to train on, or none for the test. Put all of it there.")
+        raise ValueError(f"{name} in '{folder}' has no training images, or no test images. Add the missing files.")
     names, labels = zip(*items, strict=True)
     if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
-            f"{name} in '{folder}' has images of {len(unknown)} classes without images to train on, first "
-            f"'{unknown[0]}'. Put all of it there."
+            f"{name} in '{folder}' has test images of {len(unknown)} classes without training images, first "
+            f"'{unknown[0]}'. Add the missing files."
         )
     return listed(folder, names, labels, classes)
 
@@ -152,7 +152,7 @@ def _eurosat(_name: str, folder: str) -> Listing:
     for class_name in np.unique(labels):
         rows = np.flatnonzero(labels == class_name)
         if len(rows) <= EUROSAT_TEST_IMAGES:
-            raise ValueError(f"{class_name} has {len(rows)} images, of which {EUROSAT_TEST_IMAGES} are for the test")
+            raise ValueError(f"{class_name} has {len(rows)} images, too few for {EUROSAT_TEST_IMAGES} test images")
         held_out[random.permutation(rows)[:EUROSAT_TEST_IMAGES]] = True
     return _split(items, held_out)
 

@@ -43,7 +43,11 @@ class Unreadable:
     def told(self) -> list[str]:
         """Return what to say of them: a line, or nothing."""
         names = self.names()
-        return [f"{len(names):,} real images left out, which cannot be decoded: see {self.file}"] if names else []
+        return (
+            [f"{len(names):,} real images were skipped because they cannot be decoded: see {self.file}"]
+            if names
+            else []
+        )
 
 
 NONE_LEFT_OUT = Unreadable(0, Path())

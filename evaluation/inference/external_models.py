@@ -131,21 +131,21 @@ def _torchvisions_weights(source: str) -> Any:
     try:
         known = torchvision.models.get_model_weights(name)
     except ValueError as error:
-        raise ValueError(f"checkpoint is '{source}', and torchvision has no model '{name}'.") from error
+        raise ValueError(f"checkpoint is '{source}', but torchvision has no model '{name}'.") from error
     if name.lower() not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
-            f"checkpoint is '{source}', and torchvision's {name} is no classifier of images, or a quantized one. Give "
-            f"another, as {TORCHVISION}resnet50/IMAGENET1K_V1."
+            f"checkpoint is '{source}', but torchvision's {name} is quantized or not an image classifier. Use another "
+            f"model, such as {TORCHVISION}resnet50/IMAGENET1K_V1."
         )
     if wanted not in known.__members__:
         raise ValueError(
-            f"checkpoint is '{source}', and torchvision's {name} has the weights "
-            f"{', '.join(each.name for each in known)}. Give one, as "
+            f"checkpoint is '{source}', but torchvision's {name} has the weights "
+            f"{', '.join(each.name for each in known)}. Use one of them, such as "
             f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
         )
     if not known[wanted].meta["categories"]:
         raise ValueError(
-            f"checkpoint is '{source}', whose weights lack the last layers. Give others, as "
+            f"checkpoint is '{source}', whose weights lack the classification layer. Use others, such as "
             f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
         )
     return known[wanted]
@@ -157,12 +157,12 @@ def _of_timm(source: str) -> tuple[ExternalClassifier, Crop]:
 
     name = source.removeprefix(TIMM)
     if name not in timm.list_models(pretrained=True) and name not in timm.list_models():
-        raise ValueError(f"checkpoint is '{source}', and timm has no model '{name}' with weights.")
+        raise ValueError(f"checkpoint is '{source}', but timm has no pretrained model '{name}'.")
     mode = getattr(timm.get_pretrained_cfg(name), "crop_mode", "center")
     if mode not in CROP_MODES:
         raise ValueError(
-            f"checkpoint is '{source}', whose images timm crops by '{mode}', which Figment does not. Give one whose "
-            f"crop_mode is {' or '.join(CROP_MODES)}."
+            f"checkpoint is '{source}', whose timm crop mode '{mode}' is not supported. Use a model with crop_mode "
+            f"{' or '.join(CROP_MODES)}."
         )
     network = _fetched(source, partial(timm.create_model, name, pretrained=True))
     shown = resolve_input_data_config(network, use_test_size=True)
@@ -179,7 +179,7 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
     try:
         weights = load_file(source)
     except Exception as error:  # safetensors has errors of its own
-        raise ValueError(f"checkpoint '{source}' cannot be read: {error}. Give a file of safetensors.") from error
+        raise ValueError(f"checkpoint '{source}' cannot be read: {error}. Use a safetensors file.") from error
     network = build_network(training.architecture, label_space.num_classes, training.head, training.temperature)
     needed = network.state_dict()
     shapes = {name: values.shape for name, values in weights.items()}
@@ -189,9 +189,9 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
     wrong = lacking or reshaped or sorted(name for name in set(shapes) - set(needed) if not name.startswith(unused))
     if wrong:
         raise ValueError(
-            f"checkpoint '{source}' has not the weights of {training.architecture} for the {label_space.num_classes} "
-            f"classes of {label_space.name}: '{wrong[0]}' is missing, or of another shape, or too many. Give the "
-            "training.architecture and recipe.label_space that it belongs to."
+            f"checkpoint '{source}' does not fit {training.architecture} with the {label_space.num_classes} classes of "
+            f"{label_space.name}: '{wrong[0]}' is missing, unexpected or has another shape. Set training.architecture "
+            "and recipe.label_space to match the file."
         )
     network.load_state_dict(weights, strict=False)
     size = training.crop_size or DEFAULT_CROP
@@ -204,7 +204,7 @@ def _of_imagenet(source: str, network: torch.nn.Module, crop: Crop, mean: Any, s
     with torch.inference_mode():
         num_logits = network.eval()(torch.zeros(1, 3, crop.crop_size, crop.crop_size)).shape[1]
     if num_logits != num_classes:
-        raise ValueError(f"checkpoint is '{source}', which tells {num_logits} classes apart, not ImageNet's 1,000.")
+        raise ValueError(f"checkpoint is '{source}', which has {num_logits} classes, not ImageNet's 1,000.")
     return ExternalClassifier(network, num_classes, mean, std)
 
 
@@ -215,6 +215,6 @@ def _fetched(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Modu
     except Exception as error:  # of any of the ways that weights come by
         reason = re.sub(r"\s+", " ", str(error))[:200]
         raise ValueError(
-            f"checkpoint is '{source}', whose weights cannot be had: {reason}. Fetch them where there is a network, "
-            "and copy the cache: TORCH_HOME for torchvision, HF_HOME for timm."
+            f"checkpoint is '{source}', whose weights could not be loaded: {reason}. If this machine has no network "
+            "access, download them elsewhere and copy the cache: TORCH_HOME for torchvision, HF_HOME for timm."
         ) from error

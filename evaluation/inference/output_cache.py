@@ -55,7 +55,7 @@ class KeptOutputs:
                 write_whole(about, lambda file: file.write(f"{json.dumps(dict(key), indent=2)}\n".encode()))
         except OSError as error:
             raise ValueError(
-                f"'{self.folder}' cannot be written: {error.strerror}. Give another folder: evaluation.outputs=..."
+                f"'{self.folder}' cannot be written: {error.strerror}. Use another folder: evaluation.outputs=FOLDER."
             ) from error
 
     def rows(self) -> np.ndarray:
@@ -87,7 +87,7 @@ class KeptOutputs:
                 write_whole(path, lambda file: pq.write_table(table, file))
             except OSError as error:
                 raise StorageError(
-                    f"'{self.folder}' cannot be written: {error}. What it holds already is kept."
+                    f"'{self.folder}' cannot be written: {error}. Outputs already cached there are kept."
                 ) from error
         self.waiting, self.written_at = [], time.monotonic()
 
@@ -119,7 +119,7 @@ def _read(path: Path, names: list[str]) -> Columns:
     try:
         table = pq.read_table(path, columns=names)
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"'{path}' cannot be read: {error}. Remove it: it is worked out again.") from error
+        raise StorageError(f"'{path}' cannot be read: {error}. Delete it; its rows are computed again.") from error
     return {name: _to_numpy(table.column(name).combine_chunks()) for name in table.column_names}
 
 

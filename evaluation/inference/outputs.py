@@ -81,7 +81,7 @@ def outputs_of(
     for each in inferences:
         if 0 < (num_missing := len(each.to_read.rows)) < each.images.num_images:
             num_kept = each.images.num_images - num_missing
-            say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
+            say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are already cached")
     if any(len(each.to_read.rows) for each in inferences):
         network = Network(model.build, config, [each.request for each in inferences])
         for columns in infer(read_images([each.to_read for each in inferences], config), network):
@@ -96,7 +96,7 @@ def _only_set(columns: Columns) -> int:
     """Return the number of the set that a block is of, and take its column out."""
     numbers = set(columns.pop("set").tolist())
     if len(numbers) != 1:
-        raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
+        raise RuntimeError(f"A block mixes images of sets {sorted(numbers)}; expected one set per block.")
     return numbers.pop()
 
 
@@ -151,11 +151,14 @@ def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
         more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
         raise StorageError(
             f"{len(names)} of the {images.num_images:,} images of '{images.name}' cannot be decoded: "
-            f"{', '.join(names[:NUM_NAMED])}{more}. Put whole ones in their place, or leave them out: "
-            f"evaluation.allow_unreadable={len(names)}. What was worked out for the others is kept."
+            f"{', '.join(names[:NUM_NAMED])}{more}. Replace them, or skip them with "
+            f"evaluation.allow_unreadable={len(names)}. The outputs for the other images are cached."
         )
     if len(rows) + len(names) != images.num_images:
-        raise RuntimeError(f"{len(rows)} and {len(names)} of {images.num_images} images came: some were lost.")
+        raise RuntimeError(
+            f"Of {images.num_images} images, {len(rows)} have outputs and {len(names)} are unreadable; the others were "
+            "lost."
+        )
     if not len(rows):
         raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
     return Outputs(inference.kept, rows, tuple(names))

@@ -30,10 +30,7 @@ def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
     crop_size = config.crop_size or own.crop_size
     resize_size = config.resize_size or round(crop_size * own.resize_size / own.crop_size)
     if resize_size < crop_size:
-        raise ValueError(
-            f"evaluation.resize_size is {resize_size}, and the classifier was trained on crops of {crop_size}. Give as "
-            "much, or more."
-        )
+        raise ValueError(f"evaluation.resize_size is {resize_size}, smaller than the crop; use {crop_size} or more.")
     if not has_border:
         return Crop(crop_size, crop_size, "bicubic", config.upright)
     interpolation = own.interpolation if config.interpolation == "own" else config.interpolation

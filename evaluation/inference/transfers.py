@@ -104,7 +104,7 @@ class Fits:
             for part, one in zip((images.trainval, images.test), said, strict=True)
         )
         self.say(
-            f"transfer to {images.name}: {len(trainval.labels):,} images to fit, {len(test.labels):,} to test, "
+            f"transfer to {images.name}: {len(trainval.labels):,} training images, {len(test.labels):,} test images, "
             f"{len(missing)} seeds"
         )
         sets = ray.put((trainval, test))
@@ -119,7 +119,7 @@ class Fits:
             found = ray.get(ended)
         except RayError as error:
             self.failed.append(failure(name, seed, error))
-            self.say(f"transfer to {name}, seed {seed}: failed; fits under way are waited for")
+            self.say(f"transfer to {name}, seed {seed}: failed; waiting for the running fits")
             return
         self.kept.write(file, json.dumps(found, indent=2).encode())
         self.say(f"transfer to {name}: top-1 {found['top1']:.2%}")
@@ -129,8 +129,8 @@ def failure(name: str, seed: int, error: RayError) -> Exception:
     """Return what to raise for a failed fit: a line for what a user can mend, else Ray's error, which has the trace."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     if isinstance(cause, ValueError):
-        return EvaluationError(f"Transfer to {name} with seed {seed}: {cause} What was fitted is kept.")
-    error.add_note(f"In the transfer to {name} with seed {seed}. What was fitted is kept.")
+        return EvaluationError(f"Transfer to {name} with seed {seed}: {cause} Finished fits are kept.")
+    error.add_note(f"In the transfer to {name} with seed {seed}. Finished fits are kept.")
     return error
 
 

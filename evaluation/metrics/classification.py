@@ -46,10 +46,12 @@ class Guesses:
         if self.accepted is None:
             return
         if len(self.accepted) != num_images:
-            raise ValueError(f"accepted has {len(self.accepted)} arrays for {num_images} images. Give each image one.")
+            raise ValueError(
+                f"accepted_labels has {len(self.accepted)} arrays for {num_images} images. Give one per image."
+            )
         for i, of_image in enumerate(self.accepted):
             if of_image.size:
-                _check(f"accepted[{i}]", of_image, (of_image.size,))
+                _check(f"accepted_labels[{i}]", of_image, (of_image.size,))
 
 
 def measure(guesses: Guesses, class_names: Sequence[str], shared: np.ndarray | None = None, seed: int = 0) -> Measures:
@@ -173,10 +175,10 @@ def _competing_labels(guesses: Guesses, num_classes: int, shared: np.ndarray | N
     """Return the labels that compete, ascending; ValueError if others occur where they may not."""
     every = np.arange(num_classes)
     if shared is not None:
-        _check("shared", shared, (shared.size,))
-        _check_among("shared", shared, every)
+        _check("shared_labels", shared, (shared.size,))
+        _check_among("shared_labels", shared, every)
     if guesses.accepted is not None:
-        _check_among("accepted", np.concatenate(guesses.accepted), every)
+        _check_among("accepted_labels", np.concatenate(guesses.accepted), every)
     competing = every if shared is None else np.unique(shared)
     _check_among("labels", guesses.labels, competing)
     _check_among("predictions", guesses.predictions, competing)
@@ -187,8 +189,8 @@ def _check_among(name: str, labels: np.ndarray, allowed: np.ndarray) -> None:
     others = np.setdiff1d(labels, allowed)
     if others.size:
         raise ValueError(
-            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} possible ones. Give a class "
-            "name for each label, and only images and guesses of labels that compete."
+            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} allowed labels. Give a "
+            "class name for each label, and drop images and predictions of other labels."
         )
 
 
@@ -196,10 +198,10 @@ def _check(name: str, values: np.ndarray, shape: tuple[int, ...], kind: str = "i
     """Refuse all but labels (`kind` "i", 0 or more) or probabilities ("f", 0..1) of that shape."""
     if values.shape != shape or values.dtype.kind != kind:
         raise ValueError(
-            f"{name} has shape {list(values.shape)} and type {values.dtype}; {list(shape)} and "
-            f"{'float32' if kind == 'f' else 'int64'} are needed. Give one entry an image, and guesses the best five."
+            f"{name} has shape {list(values.shape)} and type {values.dtype}; expected {list(shape)} and "
+            f"{'float32' if kind == 'f' else 'int64'}. Give one entry per image, with its five best predictions."
         )
     bad = values[(values < 0) | ((values > 1) & (kind == "f")) | np.isnan(values)]
     if bad.size:
-        needed = "0 to 1 is needed. Give softmax outputs." if kind == "f" else "0 or more is needed. Drop such images."
+        needed = "use softmax outputs, 0 to 1." if kind == "f" else "labels are 0 or more. Drop such images."
         raise ValueError(f"{name} has the value {bad[0]}; {needed}")

@@ -134,11 +134,12 @@ def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tu
 def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
     """Return the classes, if both have them and enough images of each; ValueError otherwise."""
     if num_neighbours < 1:
-        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
+        raise ValueError(f"num_neighbours is {num_neighbours}; use 1 or more, such as 5.")
     lonely = np.setxor1d(real_labels, generated_labels)
     if len(lonely):
         raise ValueError(
-            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each."
+            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each "
+            "class."
         )
     for name, labels in (("real", real_labels), ("generated", generated_labels)):
         classes, counts = np.unique(labels, return_counts=True)
@@ -146,7 +147,7 @@ def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_ne
         if counts[fewest] <= num_neighbours:
             raise ValueError(
                 f"There are {counts[fewest]} {name} images of class {classes[fewest]}, too few for {num_neighbours} "
-                f"neighbours each. Give at least {num_neighbours + 1}, or lower num_neighbours."
+                f"neighbours. Give at least {num_neighbours + 1}, or lower num_neighbours."
             )
     return np.unique(real_labels).tolist()
 

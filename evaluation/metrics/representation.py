@@ -53,8 +53,8 @@ def feature_redundancy(features: np.ndarray) -> float:
     num_varying = varying.shape[1]
     if num_varying < 2:
         raise ValueError(
-            f"{num_varying} of {features.shape[1]} feature dimensions vary over the {len(features)} images; two are "
-            "needed to correlate. Give more images, or features of a network that has not collapsed."
+            f"{num_varying} of {features.shape[1]} feature dimensions vary over the {len(features)} images; a "
+            "correlation needs two. Use more images, or a network that has not collapsed."
         )
     magnitudes = np.abs(np.corrcoef(varying, rowvar=False))
     return float((magnitudes.sum() - np.trace(magnitudes)) / (num_varying * (num_varying - 1)))
@@ -83,7 +83,9 @@ def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> fl
     classes = (features[labels == label] for label in np.unique(labels))
     means = [mean_pairwise_distance(points) for points in classes if len(points) > 1]
     if not means:
-        raise ValueError(f"None of the {len(features)} images shares its class with another. Give two or more a class.")
+        raise ValueError(
+            f"None of the {len(features)} images shares its class with another. Give two or more per class."
+        )
     return float(np.mean(means))
 
 
@@ -110,15 +112,15 @@ def checked_features(features: np.ndarray, name: str = "features") -> np.ndarray
     """Return `features` as float64 [N, D]; ValueError unless N and D are at least 1 and every value is finite."""
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise ValueError(
-            f"{name} has shape {list(np.shape(features))}; [N, D] with at least one image and one dimension is needed. "
-            "Give one feature vector an image."
+            f"{name} has shape {list(np.shape(features))}; expected [N, D], both at least 1. Give one feature vector "
+            "per image."
         )
     values = np.asarray(features, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(values)} rows, first in row {bad[0]}. "
-            "Check the network that made them."
+            "Check the network that computed them."
         )
     return values
 
@@ -129,6 +131,6 @@ def checked_labels(labels: np.ndarray, num_images: int, name: str = "labels") ->
     if values.shape != (num_images,) or values.dtype.kind not in "iu":
         raise ValueError(
             f"{name} has shape {list(values.shape)} and type {values.dtype}, but there are {num_images} features. "
-            "Give one integer a feature vector."
+            "Give one integer per feature vector."
         )
     return values

@@ -121,8 +121,8 @@ def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_t
     held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, seed)
     if num_trials < 1 or not held_out.any():
         raise ValueError(
-            f"{num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one "
-            "trial or more, and give at least one class with two training images."
+            f"{num_trials} trials and {held_out.sum()} validation images are too few to choose settings. Use at least "
+            "one trial and one class with two training images."
         )
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -239,10 +239,10 @@ def log_odds_average(accuracies: Sequence[float], num_test: Sequence[int]) -> fl
     if not accuracies or len(accuracies) != len(num_test) or min(num_test) < 1:
         raise ValueError(
             f"There are {len(accuracies)} accuracies for sets of {list(num_test)} test images. Give one or more, and "
-            "for each the number of its test images."
+            "the number of test images for each."
         )
     if bad := [p for p in accuracies if not 0 <= p <= 1]:
-        raise ValueError(f"An accuracy is {bad[0]}; its log-odds need 0..1. Give a share, not per cent.")
+        raise ValueError(f"An accuracy is {bad[0]}; log-odds need a fraction in 0..1, not a percentage.")
     inside = [min(max(p, 0.5 / n), 1 - 0.5 / n) for p, n in zip(accuracies, num_test, strict=True)]
     return float(np.mean([math.log(p / (1 - p)) for p in inside]))
 
@@ -252,17 +252,17 @@ def with_class_numbers(trainval: Labelled, test: Labelled) -> tuple[Labelled, La
     trainval, test = _checked(trainval, "trainval"), _checked(test, "test")
     if trainval.features.shape[1] != test.features.shape[1]:
         raise ValueError(
-            f"trainval has features of {trainval.features.shape[1]} dimensions, test of {test.features.shape[1]}. Take "
-            "both from one network."
+            f"trainval has features of {trainval.features.shape[1]} dimensions, test of {test.features.shape[1]}. Use "
+            "one network for both."
         )
     classes = np.unique(trainval.labels)
     if len(classes) < 2:
-        raise ValueError(f"trainval has images of class {classes[0]} alone; two classes are needed. Give more images.")
+        raise ValueError(f"trainval has only images of class {classes[0]}; at least two classes are needed.")
     missing = np.setdiff1d(test.labels, classes)
     if len(missing):
         raise ValueError(
-            f"test has {len(missing)} classes that trainval lacks, first {missing[0]}. Number the classes of both "
-            "alike, or leave these images out."
+            f"test has {len(missing)} classes that trainval lacks, first {missing[0]}. Use the same class numbers "
+            "in both, or drop these images."
         )
     trainval = Labelled(trainval.features, np.searchsorted(classes, trainval.labels))
     return trainval, Labelled(test.features, np.searchsorted(classes, test.labels))

@@ -30,7 +30,7 @@ NUM_DIFFERENCES = 20
 def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     """Return several models on one page, in the order in which they are given."""
     if not evaluations:
-        raise ValueError("There are 0 evaluations to lay side by side. Give at least one.")
+        raise ValueError("There are 0 evaluations to compare. Give at least one.")
     models = by_unique_name(evaluations)
     sets = list(dict.fromkeys(name for one in evaluations for name in one["sets"]))
     common = [name for name in sets if all(name in one["sets"] for one in evaluations)]

@@ -120,7 +120,7 @@ def test_a_fit_of_the_same_features_is_not_done_again(tmp_path: Path, monkeypatc
         (
             of_a_task(ValueError("One class is too few. Give two.")),
             EvaluationError,
-            "Transfer to digits with seed 0: One class is too few. Give two. What was fitted is kept.",
+            "Transfer to digits with seed 0: One class is too few. Give two. Finished fits are kept.",
         ),
         (of_a_task(KeyError("C")), RayTaskError, "a trace"),
     ],

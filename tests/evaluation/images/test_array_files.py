@@ -70,26 +70,24 @@ def test_damaged_files_are_named(tmp_path: Path):
     images = tmp_path / "t10k-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"images-idx3-ubyte' has 55 bytes, not those of an array of \[2, 4, 5\]"):
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte' has 55 bytes, not those of shape \[2, 4, 5\]"):
         seen(array_images(str(tmp_path)))
     images.write_bytes(b"text")
-    with pytest.raises(ValueError, match="is no idx file of 3 dimensions of bytes"):
+    with pytest.raises(ValueError, match="is not an idx file of bytes in 3 dimensions"):
         array_images(str(tmp_path))
     images.write_bytes(whole)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(3, np.uint8)))
-    with pytest.raises(ValueError, match=r"has 2 images, and '.*labels-idx1-ubyte' 3 labels"):
+    with pytest.raises(ValueError, match=r"has 2 images, but '.*labels-idx1-ubyte' has 3 labels"):
         array_images(str(tmp_path))
     (tmp_path / "cifar").mkdir()
     (tmp_path / "cifar" / "test_batch.bin").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"test_batch\.bin' has 3 bytes, no multiple of the 3073"):
+    with pytest.raises(ValueError, match=r"test_batch\.bin' has 3 bytes, not a multiple of 3073"):
         array_images(str(tmp_path / "cifar"))
 
 
 def test_a_split_that_is_not_there_is_told(tmp_path: Path):
     write_mnist(tmp_path, "t10k", [1])
-    with pytest.raises(
-        ValueError, match=r"^'[^\n]*' has test, and not train\. Put the files of train there, or [^\n]*$"
-    ):
+    with pytest.raises(ValueError, match=r"^'[^\n]*' has test, but not train\. Add the files of train, or [^\n]*$"):
         array_images(str(tmp_path), "train")
 
 
@@ -99,7 +97,7 @@ def test_images_to_train_on_are_not_evaluated_on_where_there_is_no_test(tmp_path
     (tmp_path / "cifar" / "train.bin").write_bytes(cifar_row([4, 99], 1))
     for place in (tmp_path / "MNIST", tmp_path / "cifar"):
         assert open_layout(str(place), split="train").num_images == 1
-        with pytest.raises(ValueError, match="has train, and not test"):
+        with pytest.raises(ValueError, match="has train, but not test"):
             open_layout(str(place))
 
 
@@ -108,7 +106,7 @@ def test_of_several_sets_in_one_folder_one_must_be_given(tmp_path: Path, split: 
     for name, labels in (("MNIST", [1]), ("FashionMNIST", [2]), ("KMNIST", [3])):
         for files in ("train", "t10k"):
             write_mnist(tmp_path / name / "raw", files, labels)
-    told = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Give the folder of one, as"
+    told = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Give the folder of one, such as"
     with pytest.raises(ValueError, match=rf"^'{tmp_path}' {told} '{tmp_path}/MNIST/raw'\.$"):
         open_layout(str(tmp_path), split)
     assert open_layout(str(tmp_path / "KMNIST"), split).classes == ("3",)

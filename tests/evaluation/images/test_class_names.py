@@ -29,7 +29,7 @@ def test_numbers_are_those_of_classes_sorted_by_wnid_in_whichever_order_they_com
 
 def test_a_number_that_is_too_high_tells_of_another_number_of_classes():
     with pytest.raises(
-        ValueError, match=r"^'/birds' numbers a class 4, and birds has 4 classes, from 0\. Is it[^\n]*$"
+        ValueError, match=r"^'/birds' has the class number 4, but birds has 4 classes, from 0\. Check[^\n]*$"
     ):
         labels("0", "4", "3")
 
@@ -37,7 +37,7 @@ def test_a_number_that_is_too_high_tells_of_another_number_of_classes():
 def test_a_class_that_is_called_3_is_not_the_fourth():
     assert labels("3", space=LINES) == [0]
     assert labels("0", "3", "u3", space=LINES) == [2, 0, 1]
-    with pytest.raises(ValueError, match=r"^1 of 2 classes in '/birds' are called like no class of lines: 1\. Name"):
+    with pytest.raises(ValueError, match=r"^1 of 2 classes in '/birds' match no class of lines: 1\. Name"):
         labels("1", "3", space=LINES)
     assert labels("1", "2", space=LINES) == [1, 2]  # none of these is a name
 
@@ -110,7 +110,7 @@ def test_titles_of_numbered_classes_go_before_their_numbers():
 def test_titles_that_name_no_classes_are_refused_unless_the_order_is_known():
     space = LabelSpace("digits", tuple(ClassEntry(name) for name in ("zero", "one")))
     assert labels_of_titles(["0", "1"], ("nought, 0", "unity"), "/d", space, is_order_known=True).tolist() == [0, 1]
-    with pytest.raises(ValueError, match="called like no class of digits: nought, 0, unity"):
+    with pytest.raises(ValueError, match="match no class of digits: nought, 0, unity"):
         labels_of_titles(["0", "1"], ("nought, 0", "unity"), "/d", space, is_order_known=False)
     assert labels_of_titles(["1", "0"], (), "/d", space, is_order_known=False).tolist() == [1, 0]
 

@@ -84,7 +84,7 @@ def test_a_place_without_images_is_refused(tmp_path: Path):
         list_images(str(tmp_path / "file"))
     (tmp_path / "puffin").mkdir()
     write(tmp_path, "flat.png")
-    with pytest.raises(ValueError, match=r"has no images in folders of classes\. Give a folder"):
+    with pytest.raises(ValueError, match=r"has no images in class folders\. Give a folder"):
         list_images(str(tmp_path))
 
 

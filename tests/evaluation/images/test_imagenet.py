@@ -48,7 +48,7 @@ def test_real_labels_go_by_the_number_in_a_name_however_the_images_are_sorted():
 
 @pytest.mark.parametrize("name", ["/val/tench/cat.JPEG", name_of(0), name_of(50_001), "ILSVRC2012_val_123.JPEG"])
 def test_a_name_without_an_images_number_is_told_in_one_line(name: str):
-    told = rf"^'{name}' is not called like .* ILSVRC2012_val_00000001 to _00050000, by whose number[^\n]*\.$"
+    told = rf"^'{name}' is not named like .* ILSVRC2012_val_00000001 to _00050000, and ReaL labels[^\n]*\.$"
     with pytest.raises(ValueError, match=told):
         real_labels([name_of(1), name])
 

@@ -144,7 +144,7 @@ def test_of_real_labels_a_classifier_of_a_hundred_accepts_its_own(val: Path):
 
 
 def test_real_labels_without_the_images_numbers_are_refused(few: Path):
-    with pytest.raises(ValueError, match=r"^'.*a\.JPEG' is not called like a validation image[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^'.*a\.JPEG' is not named like a validation image[^\n]*$"):
         opened("imagenet_real", few, HUNDRED, allow_missing_classes=True)
 
 
@@ -226,19 +226,19 @@ def test_an_unknown_shift_is_told_with_the_nearest():
     [
         ("imagenet_val", r"Add evaluation\.paths\.imagenet_val=FOLDER\."),
         ("imagenet_real", r"Add evaluation\.paths\.imagenet_real=FOLDER\."),
-        ("imagenet_rr", r"Add evaluation\.paths\.imagenet_rr=FOLDER, if you did not mean imagenet_r(\b.*)?\."),
-        ("digit", r"Add evaluation\.paths\.digit=FOLDER, if you did not mean digits(\b.*)?\."),
+        ("imagenet_rr", r"Add evaluation\.paths\.imagenet_rr=FOLDER\. Did you mean imagenet_r(\b.*)?\?"),
+        ("digit", r"Add evaluation\.paths\.digit=FOLDER\. Did you mean digits(\b.*)?\?"),
         ("mine", r"Add evaluation\.paths\.mine=FOLDER\."),
     ],
 )
 def test_a_set_whose_place_is_not_said_is_told_with_the_setting(name: str, remedy: str):
-    with pytest.raises(ValueError, match=rf"^evaluation\.sets has '{name}', and where .* is not said\. {remedy}$"):
+    with pytest.raises(ValueError, match=rf"^evaluation\.sets lists '{name}', which has no path\. {remedy}$"):
         open_set(name, EvaluationConfig(), THOUSAND)
 
 
 def test_missing_classes_are_named_and_may_be_allowed(few: Path):
-    told = r"^'imagenet_val' has no images of 2 of the 100 classes .*: n01558993, n01692333\. Complete it, or set "
-    with pytest.raises(ValueError, match=told + r"evaluation\.allow_missing_classes=true: guesses[^\n]*\.$"):
+    told = r"^'imagenet_val' has no images of 2 of the 100 classes .*: n01558993, n01692333\. Add them, or set "
+    with pytest.raises(ValueError, match=told + r"evaluation\.allow_missing_classes=true to predict[^\n]*\.$"):
         opened("imagenet_val", few, HUNDRED)
     images = opened("imagenet_val", few, HUNDRED, allow_missing_classes=True)
     assert images.labels.tolist() == images.shared.tolist() == list(range(2, 100))
@@ -246,20 +246,20 @@ def test_missing_classes_are_named_and_may_be_allowed(few: Path):
 
 
 def test_of_many_missing_classes_three_are_named(few: Path):
-    with pytest.raises(ValueError, match=r"of 901 of the 1000 classes .*: n01443537, n01484850, n01491361, \.\.\. Com"):
+    with pytest.raises(ValueError, match=r"of 901 of the 1000 classes .*: n01443537, n01484850, n01491361, \.\.\. Add"):
         opened("imagenet_val", few, THOUSAND)
 
 
 def test_a_missing_class_without_a_wnid_is_named_by_its_name(tmp_path: Path):
     touch(tmp_path, ["n01621127/a.png"])
-    with pytest.raises(ValueError, match=r"^'mine' has no images of 2 of the 3 classes .*: puffin, auk\. Complete"):
+    with pytest.raises(ValueError, match=r"^'mine' has no images of 2 of the 3 classes .*: puffin, auk\. Add"):
         opened("mine", tmp_path, BIRDS)
 
 
 def test_a_folder_of_a_class_without_images_is_a_missing_class(tmp_path: Path):
     touch(tmp_path, ["n01621127/a.png", "auk/a.png"])
     (tmp_path / "puffin").mkdir()
-    with pytest.raises(ValueError, match=r"^'mine' has no images of 1 of the 3 classes .*: puffin\. Complete"):
+    with pytest.raises(ValueError, match=r"^'mine' has no images of 1 of the 3 classes .*: puffin\. Add"):
         opened("mine", tmp_path, BIRDS)
     images = opened("mine", tmp_path, BIRDS, allow_missing_classes=True)
     assert (images.labels.tolist(), images.shared.tolist()) == ([2, 0], [0, 2])
@@ -274,7 +274,7 @@ def test_a_set_without_images_of_any_shared_class_is_refused_whatever_is_allowed
 
 @pytest.mark.parametrize("allow", [False, True])
 def test_a_classifier_that_shares_no_class_is_refused(v2: Path, allow: bool):
-    told = r"^evaluation\.sets has '{}', whose .* of {}: the checkpoint's, those of {}, are others\. Choose[^\n]*$"
+    told = r"^evaluation\.sets lists '{}', whose .* of {}, have none .* checkpoint's, those of {}\. Use[^\n]*$"
     with pytest.raises(ValueError, match=told.format("digits", "digits", "imagenet1k")):
         open_set("digits", EvaluationConfig(allow_missing_classes=allow), THOUSAND)
     with pytest.raises(ValueError, match=told.format("imagenet_v2_top_images", "imagenet1k", "digits")):
@@ -290,15 +290,17 @@ def test_folders_of_unknown_classes_are_named(tmp_path: Path):
 
 
 def test_another_sets_numbers_are_told(v2: Path):
-    with pytest.raises(ValueError, match=rf"^'{v2}' numbers a class 999, and imagenet_a has 200 classes, from 0\."):
+    with pytest.raises(
+        ValueError, match=rf"^'{v2}' has the class number 999, but imagenet_a has 200 classes, from 0\."
+    ):
         opened("imagenet_a", v2, THOUSAND)
 
 
 def test_an_empty_folder_is_told(tmp_path: Path):
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' has no images whose classes are known\. Give a folder"):
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' has no images with known classes\. Give a folder"):
         opened("imagenet_val", tmp_path, THOUSAND)
     shutil.rmtree(tmp_path)
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' is not there\. Give a folder[^\n]*$"):
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' does not exist\. Give a folder[^\n]*$"):
         opened("imagenet_val", tmp_path, THOUSAND)
 
 

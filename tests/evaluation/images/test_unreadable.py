@@ -22,7 +22,9 @@ def test_an_image_counts_once_however_many_readers_meet_it(tmp_path: Path):
         reader.leave_out(damaged("a.png"))
     readers[1].leave_out(damaged("größe.png"))
     assert readers[2].names() == ["a.png", "größe.png"]
-    assert readers[2].told() == [f"2 real images left out, which cannot be decoded: see {tmp_path / 'unreadable.txt'}"]
+    assert readers[2].told() == [
+        f"2 real images were skipped because they cannot be decoded: see {tmp_path / 'unreadable.txt'}"
+    ]
 
 
 def test_one_more_than_allowed_ends_the_run_with_the_number_that_would_do(tmp_path: Path):

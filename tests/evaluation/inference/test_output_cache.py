@@ -115,7 +115,9 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path, num_bytes: int)
     damaged = sorted(tmp_path.glob("part-*.parquet"))[1]
     damaged.write_bytes(damaged.read_bytes()[:num_bytes])
     for look in (kept.missing, lambda: kept.read("feature")):
-        with pytest.raises(StorageError, match=rf"^'{re.escape(str(damaged))}' cannot be read: .* Remove it: it is "):
+        with pytest.raises(
+            StorageError, match=rf"^'{re.escape(str(damaged))}' cannot be read: .* Delete it; its rows "
+        ):
             look()
     damaged.unlink()
     assert len(kept.missing()) == 5

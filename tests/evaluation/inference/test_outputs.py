@@ -152,7 +152,9 @@ def test_damaged_images_are_named_may_be_left_out_and_are_asked_when_repaired(ph
         path.write_bytes(path.read_bytes()[:300])
     images, kept = birds(folder), tmp_path / "outputs"
     named = re.escape(", ".join(map(str, damaged)))
-    with pytest.raises(StorageError, match=rf"^2 of the 60 images of 'birds' .* {named}\. .*allow_unreadable=2\. What"):
+    with pytest.raises(
+        StorageError, match=rf"^2 of the 60 images of 'birds' .* {named}\. .*allow_unreadable=2\. The outputs"
+    ):
         ask([images], kept, ALONE, ("guesses",))
     (without,), told = ask([images], kept, replace(ALONE, allow_unreadable=2), ("guesses",))
     assert told == ["birds: 58 of 60 images are kept already"]

@@ -189,16 +189,16 @@ def test_no_images_have_no_accuracy():
         ({"labels": np.array([0, 0, -1, 1])}, "labels has the value -1"),
         ({"predictions": np.array([0, 0, 1, 2])}, r"predictions has shape \[4\]"),
         ({"predictions": np.zeros((3, 5), dtype=np.int64)}, r"predictions has shape \[3, 5\]"),
-        ({"predictions": np.zeros((4, 0), dtype=np.int64)}, r"shape \[4, 0\] and type int64; \[4, 1\]"),
-        ({"predictions": np.zeros((4, 6), dtype=np.int64)}, r"shape \[4, 6\] and type int64; \[4, 5\]"),
+        ({"predictions": np.zeros((4, 0), dtype=np.int64)}, r"shape \[4, 0\] and type int64; expected \[4, 1\]"),
+        ({"predictions": np.zeros((4, 6), dtype=np.int64)}, r"shape \[4, 6\] and type int64; expected \[4, 5\]"),
         ({"confidences": np.full(3, 0.5)}, r"confidences has shape \[3\]"),
         ({"confidences": np.ones(4, dtype=np.int64)}, "confidences .* type int64"),
-        ({"confidences": np.array([0.5, 1.5, 0.5, 0.5])}, "confidences has the value 1.5; 0 to 1 .* softmax"),
+        ({"confidences": np.array([0.5, 1.5, 0.5, 0.5])}, "confidences has the value 1.5; use softmax outputs, 0 to 1"),
         ({"confidences": np.array([0.5, np.nan, 0.5, 0.5])}, "confidences has the value nan"),
-        ({"accepted": [np.array([1])] * 3}, "accepted has 3 arrays for 4 images"),
-        ({"accepted": [np.array([1])] * 3 + [np.array([[1]])]}, r"accepted\[3\] has shape \[1, 1\]"),
-        ({"accepted": [np.array([0.5])] * 4}, r"accepted\[0\] .* type float64"),
-        ({"accepted": [np.array([1, -1])] * 4}, r"accepted\[0\] has the value -1"),
+        ({"accepted": [np.array([1])] * 3}, "accepted_labels has 3 arrays for 4 images"),
+        ({"accepted": [np.array([1])] * 3 + [np.array([[1]])]}, r"accepted_labels\[3\] has shape \[1, 1\]"),
+        ({"accepted": [np.array([0.5])] * 4}, r"accepted_labels\[0\] .* type float64"),
+        ({"accepted": [np.array([1, -1])] * 4}, r"accepted_labels\[0\] has the value -1"),
     ],
 )
 def test_guesses_that_do_not_fit_are_refused(wrong: dict[str, np.ndarray], message: str):
@@ -211,7 +211,7 @@ def test_labels_that_do_not_compete_are_refused():
         measure(FOUR, NAMES, shared=np.array([0, 2]))
     with pytest.raises(ValueError, match="predictions has the label 2, which is not among the 2"):
         measure(FOUR, NAMES[:2])
-    with pytest.raises(ValueError, match="shared has the label 4, which is not among the 4"):
+    with pytest.raises(ValueError, match="shared_labels has the label 4, which is not among the 4"):
         measure(FOUR, NAMES, shared=np.array([0, 4]))
-    with pytest.raises(ValueError, match="accepted has the label 9, which is not among the 4"):
+    with pytest.raises(ValueError, match="accepted_labels has the label 9, which is not among the 4"):
         measure(replace(FOUR, accepted=[np.array([9])] * 4), NAMES)

@@ -98,7 +98,7 @@ def test_features_that_are_none_are_refused(features: np.ndarray, message: str):
 
 @pytest.mark.parametrize("labels", [np.array([0]), np.array([[0, 0]]), np.array([0.0, 1.0])])
 def test_labels_that_do_not_fit_are_refused(labels: np.ndarray):
-    with pytest.raises(ValueError, match="one integer a feature vector"):
+    with pytest.raises(ValueError, match="one integer per feature vector"):
         describe(np.eye(2), labels)
 
 

@@ -268,7 +268,7 @@ FINE = Labelled(np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([5, 5, 6, 6]))
     ("trainval", "test", "message"),
     [
         (FINE, replace(FINE, labels=np.array([5, 6, 8, 7])), "test has 2 classes that trainval lacks, first 7"),
-        (replace(FINE, labels=np.full(4, 5)), FINE, "images of class 5 alone"),
+        (replace(FINE, labels=np.full(4, 5)), FINE, "only images of class 5"),
         (FINE, replace(FINE, features=np.ones((4, 2))), "features of 1 dimensions, test of 2"),
         (FINE, replace(FINE, features=FINE.features + math.nan), "test.features has NaN .* in 4 of 4 rows"),
         (replace(FINE, features=np.array([[0.0], [math.inf], [0.0], [0.0]])), FINE, "in 1 of 4 rows, first in row 1"),
