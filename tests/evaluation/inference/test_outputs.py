@@ -135,7 +135,7 @@ def test_what_is_kept_is_not_asked_again_and_of_half_the_parts_the_rest_is(
         Path(images.source.names()[row]).unlink()
     (again,), told = ask([images], kept, replace(ALONE, batch_size=5))
     check(again, all_of(first))
-    assert told == [f"birds: {len(still_kept)} of 60 images are kept already"]
+    assert told == [f"birds: {len(still_kept)} of 60 images are already cached"]
     shutil.rmtree(folder)
     (once_more,), told = ask([images], kept, ALONE)
     check(once_more, all_of(again), atol=0)
@@ -157,7 +157,7 @@ def test_damaged_images_are_named_may_be_left_out_and_are_asked_when_repaired(ph
     ):
         ask([images], kept, ALONE, ("guesses",))
     (without,), told = ask([images], kept, replace(ALONE, allow_unreadable=2), ("guesses",))
-    assert told == ["birds: 58 of 60 images are kept already"]
+    assert told == ["birds: 58 of 60 images are already cached"]
     assert without.unreadable == tuple(map(str, damaged))
     assert without.rows.tolist() == [row for row in range(60) if row not in (3, 59)]
     for path in damaged:
