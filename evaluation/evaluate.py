@@ -1,4 +1,4 @@
-"""All that is told of a model on real images: how it classifies them, what its features are like and serve for."""
+"""Evaluate a model on real images: classification, representation, transfer."""
 
 import zlib
 from collections.abc import Callable
@@ -25,14 +25,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Planned:
-    """Images to evaluate on, all listed and none opened."""
+    """Images to evaluate on, listed but not opened."""
 
     sets: list[RealSet]
     transfers: list[TransferSet]
 
 
 def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferSet:
-    """Return the images of a transfer set; of `digits` those of classes that the classifier does not know."""
+    """Return the images of a transfer set; for `digits`, of the classes that the classifier does not know."""
     if name == DIGITS:
         return unknown_digits(label_space)
     if name not in config.paths:
@@ -41,7 +41,7 @@ def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) 
 
 
 def unknown_digits(label_space: LabelSpace) -> TransferSet:
-    """Return the digits of classes that a classifier does not know; ValueError if there are not two."""
+    """Return the digits of classes that the classifier does not know; ValueError for fewer than two classes."""
     is_unknown = matching_labels(load_label_space(DIGITS), label_space) == NOT_SHARED
     if is_unknown.sum() < 2:
         raise ValueError(
@@ -56,10 +56,10 @@ def unknown_digits(label_space: LabelSpace) -> TransferSet:
 
 
 def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
-    """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
+    """Return the results under the names used in tables and pages; fractions are 0..1.
 
-    Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those
-    that are being fitted, at most one set a core. ValueError where images are too few for what is asked.
+    Each image is read once, the sets' images first. Features of one set are in memory at a time; of transfer sets,
+    those being fitted, at most one set per core. ValueError if there are too few images for a metric.
     """
     described = planned.sets[:1] if config.representation else []
     wanted: dict[RealSet, Kinds] = {images: KINDS if images in described else ("guesses",) for images in planned.sets}
@@ -78,7 +78,7 @@ def evaluate(model: Model, planned: Planned, config: EvaluationConfig, outputs: 
 
 
 def classification(model: Model, images: RealSet, said: Outputs) -> SetResult:
-    """Return the numbers of one set."""
+    """Return the classification results of one set."""
     accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
     guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
     counted = images.positions[said.rows[is_counted(guesses)]]
@@ -93,7 +93,7 @@ def classification(model: Model, images: RealSet, said: Outputs) -> SetResult:
 
 
 def representation(images: RealSet, said: Outputs) -> RepresentationResult:
-    """Return what the features of a set's images are like."""
+    """Return the representation metrics of a set's features."""
     features = said.read("feature")
     return {
         "set": images.name,

@@ -1,6 +1,6 @@
-"""Classifiers that Figment did not train: torchvision's and timm's with their weights, and those of a file of weights.
+"""Classifiers that Figment did not train: torchvision's and timm's pretrained models, and weights in a file.
 
-Each is shown images as its own authors show them, unless the settings say otherwise.
+Preprocessing follows each model's authors unless the settings override it.
 """
 
 import hashlib
@@ -22,28 +22,28 @@ TORCHVISION, TIMM, FILE = "torchvision:", "timm:", ".safetensors"
 IMAGENET = "imagenet1k"
 
 CROP_MODES = ("center", "squash")
-"""timm's that `Crop` has."""
+"""timm's crop modes that `Crop` supports."""
 
 UNUSED = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-"""torchvision's weights of outputs that only training uses."""
+"""Prefixes of torchvision's weights for auxiliary outputs, which only training uses."""
 
 COUNTER = ".num_batches_tracked"
-"""What old weights lack, and evaluation does not use."""
+"""Suffix of a batch norm entry that old weights lack and evaluation does not use."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, which a file of weights is taken to go by."""
+"""ImageNet's normalization, assumed for a file of weights."""
 
 DEFAULT_CROP = 224
 
 
 class ExternalClassifier(torch.nn.Module):
-    """A network, and how pixels come to it."""
+    """A network with its input normalization."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, network: torch.nn.Module, num_classes: int, mean: Any, std: Any) -> None:
-        """Take the network and what its images are normalised by, of 0..1."""
+        """Take the network and its normalization of pixel values in 0..1."""
         super().__init__()
         self.network = network
         self.num_classes = num_classes
@@ -55,7 +55,7 @@ class ExternalClassifier(torch.nn.Module):
         return self.network(self._input(images_nhwc))
 
     def features_and_logits(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
+        """Return the last layer's inputs, float [N, D], and the logits for uint8 images [N, H, W, 3]."""
         from training.model.network import features_and_logits
 
         return features_and_logits(self.network, self.num_classes, self._input(images_nhwc))
@@ -65,15 +65,15 @@ class ExternalClassifier(torch.nn.Module):
 
 
 def is_external(checkpoint: str) -> bool:
-    """Return whether a checkpoint's name is one of these."""
+    """Return whether `checkpoint` names an external model."""
     return checkpoint.startswith((TORCHVISION, TIMM)) or checkpoint.endswith(FILE)
 
 
 def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> Model:
-    """Return a classifier by name; ValueError with the remedy for one that is not there, or of other classes.
+    """Return a classifier by name; ValueError with the remedy if it does not exist or has other classes.
 
-    `training` and `label_space` say what a file's weights belong to; torchvision's and timm's are of ImageNet's 1,000.
-    Nobody knows what it was trained on.
+    `training` and `label_space` describe a file's weights; torchvision's and timm's models have ImageNet's 1,000
+    classes. Its training data are unknown.
     """
     name, space = source.partition(":")[2], load_label_space(IMAGENET)
     if source.startswith(TORCHVISION):
@@ -102,7 +102,7 @@ def open_external(source: str, training: TrainingConfig, label_space: LabelSpace
 
 
 def sha256_of(classifier: ExternalClassifier, crop: Crop) -> str:
-    """Return the hash of its weights and of how pixels come to them."""
+    """Return the hash of the weights and the preprocessing."""
     digest = hashlib.sha256(type(classifier.network).__name__.encode())
     if crop.is_squashed:
         digest.update(b"squashed")
@@ -124,7 +124,7 @@ def _of_torchvision(source: str) -> tuple[ExternalClassifier, Crop]:
 
 
 def _torchvisions_weights(source: str) -> Any:
-    """Return what torchvision knows of the weights, which are not fetched; ValueError if they cannot be evaluated."""
+    """Return torchvision's entry for the weights without downloading them; ValueError if they cannot be evaluated."""
     import torchvision
 
     name, _, wanted = source.removeprefix(TORCHVISION).partition("/")
@@ -199,7 +199,7 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
 
 
 def _of_imagenet(source: str, network: torch.nn.Module, crop: Crop, mean: Any, std: Any) -> ExternalClassifier:
-    """Return a library's network with what its images are normalised by; ValueError if its classes are others."""
+    """Return a library's network with its normalization; ValueError unless it has ImageNet's number of classes."""
     num_classes = load_label_space(IMAGENET).num_classes
     with torch.inference_mode():
         num_logits = network.eval()(torch.zeros(1, 3, crop.crop_size, crop.crop_size)).shape[1]
@@ -209,10 +209,10 @@ def _of_imagenet(source: str, network: torch.nn.Module, crop: Crop, mean: Any, s
 
 
 def _fetched(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """Return a library's network with its weights, which it keeps in a cache of its own."""
+    """Return a library's network with its weights, which the library caches."""
     try:
         return build()
-    except Exception as error:  # of any of the ways that weights come by
+    except Exception as error:  # downloads fail in many ways
         reason = re.sub(r"\s+", " ", str(error))[:200]
         raise ValueError(
             f"checkpoint is '{source}', whose weights could not be loaded: {reason}. If this machine has no network "

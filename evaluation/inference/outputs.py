@@ -1,4 +1,4 @@
-"""What a classifier says of each image of real sets, kept, and of generated images."""
+"""A classifier's outputs for real sets, cached per image, and for generated images."""
 
 import zlib
 from collections import defaultdict
@@ -22,43 +22,43 @@ from evaluation.inference.trained_model import Model
 from generation.shards.storage import StorageError
 
 OUTPUTS_VERSION = 4
-"""Of what is shown to networks, and what is kept of their answers: with another, nothing that is kept is used."""
+"""Bump when preprocessing or cached columns change; caches of other versions are ignored."""
 
 NUM_NAMED = 10
-"""Unreadable images that a message names."""
+"""Maximum number of unreadable images named in a message."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What was said of a set's images, read when it is asked for."""
+    """A model's outputs for a set's images, read from the cache on demand."""
 
     kept: KeptOutputs
     rows: np.ndarray
-    """int64 [N]: which images of the set it is about, ascending."""
+    """int64 [N]: images of the set that have outputs, ascending."""
 
     unreadable: tuple[str, ...]
-    """Names of images that are left out."""
+    """Names of images that cannot be decoded and are skipped."""
 
     def read(self, name: str) -> np.ndarray:
-        """Return a column of `Kinds`, a row for each of `rows`."""
+        """Return a column of `Kinds`, one entry for each of `rows`."""
         return self.kept.read(name)
 
 
 @dataclass(frozen=True, eq=False)
 class SetInference:
-    """Inference on the images of a set: what is requested, of which images, and what is kept of it."""
+    """Inference on a set's images: requested outputs, remaining images, and the cache."""
 
     images: RealSet
     request: Request
     to_read: ToRead
-    """The rows that are not kept yet."""
+    """The images that are not cached yet."""
 
     kept: KeptOutputs
     unreadable: list[int] = field(default_factory=list)
     """Rows of images that cannot be decoded."""
 
     def add(self, columns: Columns) -> None:
-        """Keep what was computed for some rows, for which bool `is_read` says whether they have an image."""
+        """Cache the outputs of some rows; bool `is_read` is False for rows whose image could not be decoded."""
         is_read = columns.pop("is_read")
         self.unreadable.extend(columns[ROW][~is_read].tolist())
         self.kept.add({name: column[is_read] for name, column in columns.items()})
@@ -71,10 +71,10 @@ def outputs_of(
     folder: Path,
     say: Callable[[str], None],
 ) -> dict[RealSet, Outputs]:
-    """Return what a model says of each set, of which what is kept in `folder` is not asked again.
+    """Return a model's outputs for each set; those cached in `folder` are not computed again.
 
-    Images that come in several sets, as ImageNet's do with its own and with ReaL labels, are read once. StorageError,
-    when all images are through, if more of a set than `allow_unreadable` cannot be decoded.
+    Images in several sets, such as ImageNet's with original and with ReaL labels, are read once. StorageError, after
+    all images are done, if more than `allow_unreadable` images of a set cannot be decoded.
     """
     groups = same_images(wanted, model)
     inferences = [open_kept(group, wanted, model, config, folder) for group in groups]
@@ -93,7 +93,7 @@ def outputs_of(
 
 
 def _only_set(columns: Columns) -> int:
-    """Return the number of the set that a block is of, and take its column out."""
+    """Return the set number of a block, and remove its column."""
     numbers = set(columns.pop("set").tolist())
     if len(numbers) != 1:
         raise RuntimeError(f"A block mixes images of sets {sorted(numbers)}; expected one set per block.")
@@ -101,7 +101,7 @@ def _only_set(columns: Columns) -> int:
 
 
 def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:
-    """Return the sets, together those whose images and guesses are the same, whatever their labels."""
+    """Return the sets in groups with the same images and predictions, whatever their labels."""
     groups: defaultdict[str, list[RealSet]] = defaultdict(list)
     for images in sets:
         groups[f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}"].append(images)
@@ -109,19 +109,19 @@ def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSe
 
 
 def image_set_key(images: RealSet) -> list[str | int]:
-    """Return what tells a set's images from those of others."""
+    """Return a key that identifies a set's images."""
     return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
 
 
 def candidate_labels(images: RealSet, model: Model) -> list[int]:
-    """Return the labels that guesses are among, empty for all."""
+    """Return the labels that predictions are restricted to, empty for all."""
     return images.shared.tolist() if len(images.shared) < model.label_space.num_classes else []
 
 
 def open_kept(
     group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Model, config: EvaluationConfig, folder: Path
 ) -> SetInference:
-    """Return what is kept of the outputs for the same images, by all that decides them."""
+    """Open the cache for a group of sets with the same images, keyed by everything that determines the outputs."""
     images = group[0]
     kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
     among = candidate_labels(images, model) if "guesses" in kinds else []
@@ -143,7 +143,7 @@ def open_kept(
 
 
 def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
-    """Return all that came; StorageError where too many images are unreadable."""
+    """Return the outputs after inference; StorageError if too many images are unreadable."""
     images, rows = inference.images, inference.kept.rows()
     all_names = images.source.names() if inference.unreadable else []
     names = [shown_name(all_names[position]) for position in images.positions[sorted(inference.unreadable)].tolist()]
@@ -165,7 +165,7 @@ def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
 
 
 def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
-    """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
+    """Return predictions, features and labels for rows `image` and `label`, uncached and in no fixed order."""
     crop = crop_for(model.crop, config, has_border=False)
     shown = samples.map_batches(cast(Any, partial(shown_samples, crop)), batch_size=config.batch_size, num_cpus=0)
     parts = list(infer(shown, Network(model.build, config, [Request(KINDS)])))
@@ -173,6 +173,6 @@ def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: Evalua
 
 
 def shown_samples(crop: Crop, samples: Columns) -> Columns:
-    """Return of generated samples what `NetworkActor` is given."""
+    """Return generated samples as the input of `NetworkActor`."""
     images = np.stack([crop(Image.fromarray(image)) for image in samples["image"]])
     return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}

@@ -226,10 +226,10 @@ def test_an_image_without_a_line_in_the_ground_truth_is_refused(tmp_path: Path, 
 def test_a_damaged_devkit_is_refused(tmp_path: Path):
     validation(tmp_path, 1)
     data = devkit(tmp_path, [1, 4]) / "data"
-    with pytest.raises(ValueError, match=r"^Line 2 of .*ground_truth\.txt' is '4', which is no .* of the 3 classes"):
+    with pytest.raises(ValueError, match=r"^Line 2 of .*ground_truth\.txt' is '4', which is not .* of the 3 classes"):
         flat_images(str(tmp_path))
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n\n2\n")
-    with pytest.raises(ValueError, match=r"^Line 2 of .* is '', which is no"):
+    with pytest.raises(ValueError, match=r"^Line 2 of .* is '', which is not"):
         flat_images(str(tmp_path))
     for content in (b"", b"no MATLAB", (data / "meta.mat").read_bytes()[:300]):
         (data / "meta.mat").write_bytes(content)
