@@ -1,6 +1,6 @@
-"""Labelled images in files of bytes: MNIST's and Fashion-MNIST's idx files, gzipped or not, and CIFAR's binary version.
+"""Labeled images in array files: MNIST's and Fashion-MNIST's idx files, gzipped or not, and CIFAR's binary version.
 
-Knows neither what classes mean, nor Ray.
+Knows neither the meaning of classes nor Ray.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from evaluation.images.image_list import ImageList, listed, open_array, told_as
 from evaluation.images.splits import SPLITS
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
-"""What files of a split begin with."""
+"""File name prefix of each split."""
 
 IDX_ENDINGS = ("", ".gz")
 
@@ -27,16 +27,16 @@ CIFAR_SIZE = 32
 
 @dataclass(frozen=True)
 class CifarKind:
-    """One of the two sets."""
+    """CIFAR-10 or CIFAR-100."""
 
     parts: dict[str, tuple[str, ...]]
     """Files of each split."""
 
     num_label_bytes: int
-    """Bytes before an image's pixels; the last is its class."""
+    """Bytes before an image's pixels; the last one is its class."""
 
     names: str
-    """File of the classes' names, a line each."""
+    """File with the class names, one per line."""
 
 
 CIFAR = (
@@ -48,12 +48,12 @@ CIFAR = (
 
 
 def has_arrays(folder: str) -> bool:
-    """Return whether a folder has such files."""
+    """Return whether a folder has files of these formats."""
     return bool(_idx_splits(folder) or _cifar_kind(folder))
 
 
 def array_images(folder: str, split: str = "") -> ImageList:
-    """Return the images of a split; without one those of test. ValueError if they are not there, or damaged."""
+    """Return the images of a split, by default test; ValueError if files are missing or damaged."""
     kind = _cifar_kind(folder)
     there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
     chosen = SPLITS.get(split, split) or "test"
@@ -75,9 +75,9 @@ def _idx_images(folder: str, split: str) -> ImageList:
 
 
 def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
-    """Return an idx file's bytes in their shape.
+    """Return an idx file's array of bytes.
 
-    Before them are a magic number that says the type and how many dimensions, then each of these.
+    Its header is a magic number with the type and the number of dimensions, then the dimensions.
     """
     opened = gzip.open if path.endswith(".gz") else open
     with told_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
@@ -96,7 +96,7 @@ def _idx_splits(folder: str) -> list[str]:
 
 
 def _idx_file(folder: str, split: str, what: str = "labels-idx1") -> str:
-    """Return the path of a split's file, empty if there is none; some write a dot for the hyphen."""
+    """Return the path of a split's file, empty if there is none; some files have a dot instead of the hyphen."""
     names = [f"{IDX_SPLITS[split]}-{what}-ubyte", f"{IDX_SPLITS[split]}-{what.replace('-', '.')}-ubyte"]
     paths = [os.path.join(folder, name + ending) for name in names for ending in IDX_ENDINGS]
     return next((path for path in paths if os.path.isfile(path)), "")
@@ -112,7 +112,7 @@ def _cifar_images(folder: str, kind: CifarKind, split: str) -> ImageList:
 
 
 def _cifar_rows(folder: str, kind: CifarKind, split: str) -> np.ndarray:
-    """Return uint8 [N, label bytes and pixels]."""
+    """Return uint8 [N, label bytes + pixels]."""
     row_bytes, parts = kind.num_label_bytes + 3 * CIFAR_SIZE**2, []
     for name in kind.parts[split]:
         content = Path(folder, name).read_bytes()

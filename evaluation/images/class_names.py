@@ -1,4 +1,4 @@
-"""From what a set of images calls its classes to a classifier's labels. Knows names, and no files or images."""
+"""Map a set's class names to a classifier's labels. Knows names, but no files and no images."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,13 +7,13 @@ import numpy as np
 from generation.recipes.labels import ClassEntry, LabelSpace, folded
 
 NOT_SHARED = -1
-"""In place of the label of a class that the classifier does not know."""
+"""Label of classes that the classifier does not know."""
 
 
 def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np.ndarray:
-    """Return the label of each class that `place` names by wnid, by class name or by number, int64 [len(names)].
+    """Return the label of each class of the set in `place`, named by wnid, class name or number, int64 [len(names)].
 
-    ValueError for those that are called like no class, or like several.
+    ValueError for names that match no class, or more than one.
     """
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
@@ -39,9 +39,10 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
 def labels_of_titles(
     names: Sequence[str], titles: Sequence[str], place: str, space: LabelSpace, is_order_known: bool
 ) -> np.ndarray:
-    """Return labels as `labels_of_classes`, where numbers may have titles of the set's own, by number.
+    """Return labels like `labels_of_classes`, for numbers with the set's own titles, by number.
 
-    Titles go before numbers, unless they name no classes and the set's order is known to be that of the label space.
+    Titles take precedence over numbers, unless they match no classes and the set's order is known to be the label
+    space's.
     """
     if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
         return labels_of_classes(names, place, space)
@@ -54,10 +55,9 @@ def labels_of_titles(
 
 
 def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
-    """Return our label of each of their classes, int64 [their number]; `NOT_SHARED` for those that we lack.
+    """Return our label for each of their classes, int64 [num_classes]; `NOT_SHARED` for classes that we lack.
 
-    Classes are the same by their wnid, or by their name where one of both has no wnid and none of either space has the
-    name twice.
+    Classes match by wnid, or by name if one of them has no wnid and the name is unique in both spaces.
     """
     if theirs == ours:
         return np.arange(ours.num_classes)
@@ -77,7 +77,7 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
 
 
 def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) -> np.ndarray:
-    """Return numbers as labels: those who number classes sort them by wnid, as label spaces that ship do."""
+    """Return numbers as labels: sets with numbered classes sort them by wnid, as the shipped label spaces do."""
     if (highest := max(numbers, default=0)) >= space.num_classes:
         raise ValueError(
             f"'{place}' has the class number {highest}, but {space.name} has {space.num_classes} classes, from 0. "
@@ -87,7 +87,7 @@ def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) ->
 
 
 def _labels_by_name(space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
-    """Return which labels a wnid, a class name or all lemmas, as `tench, Tinca tinca`, are those of, spelled so."""
+    """Return the labels of each wnid, class name and list of all lemmas (`tench, Tinca tinca`), in a given spelling."""
     return _labels_by(
         space,
         lambda entry: {spelling(entry.wnid), spelling(entry.class_name), spelling(", ".join(entry.lemmas))} - {""},

@@ -1,4 +1,4 @@
-"""The real handwritten digits as a set of images: those of training, of evaluation, and the latter under a shift."""
+"""The real handwritten digits as image sets: training, evaluation, and evaluation under a shift."""
 
 import zlib
 from functools import partial
@@ -11,16 +11,16 @@ from generation.digits.real_digits import evaluation_digits, training_digits
 from generation.recipes.labels import load_label_space
 
 DIGITS = "digits"
-"""What they are called: `digits`, and `digits/SHIFT`."""
+"""Name of the set; shifted sets are `digits/SHIFT`."""
 
 
 def is_digits(name: str) -> bool:
-    """Return whether a set of this name is one of digits."""
+    """Return whether a name is `digits` or `digits/SHIFT`."""
     return name.split("/", maxsplit=1)[0] == DIGITS
 
 
 def digit_images(for_training: bool = False, shift: str = "") -> ImageList:
-    """Return the 1,257 digits that no evaluation uses, or the 540 that nothing is trained on, perhaps under a shift.
+    """Return the 1,257 training digits, or the 540 evaluation digits, which are never trained on, optionally shifted.
 
     ValueError for an unknown shift.
     """

@@ -1,7 +1,7 @@
-"""Images all in one folder whose classes their names tell, or a list beside them.
+"""Images in one folder, with their classes in their names or in a list next to them.
 
-Tiny-ImageNet's validation images, ImageNet's as shipped with its devkit or as Kaggle has them (`LOC_val_solution.csv`),
-and any whose names have their wnid, as Hugging Face's archives have.
+Tiny-ImageNet's validation images, ImageNet's as shipped with its devkit or by Kaggle (`LOC_val_solution.csv`), and
+any with wnids in their names, as in Hugging Face's archives.
 """
 
 import os
@@ -17,13 +17,13 @@ WNID = re.compile(r"(?:^|_)(n\d{8})(?=[_.])")
 """A wnid in an image's name: `n01440764_10026.JPEG`, `ILSVRC2012_val_00000001_n01751748.JPEG`."""
 
 TINY_LIST = "val_annotations.txt"
-"""Tiny-ImageNet's: lines of name, wnid and a box, with tabs between."""
+"""Tiny-ImageNet's list: lines of name, wnid and a box, separated by tabs."""
 
 KAGGLE_LIST = "LOC_val_solution.csv"
-"""Kaggle's: lines of a name without its ending, a comma, and boxes that each begin with a wnid."""
+"""Kaggle's list: lines of a name without extension, a comma, and boxes that each begin with a wnid."""
 
 MAX_FOLDERS_UP = 5
-"""How far above the images Kaggle's list may lie: it is beside ILSVRC/Data/CLS-LOC/val."""
+"""Number of parent folders searched for Kaggle's list, which lies next to the top of ILSVRC/Data/CLS-LOC/val."""
 
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -31,27 +31,27 @@ GROUND_TRUTH = os.path.join("data", "ILSVRC2012_validation_ground_truth.txt")
 META = os.path.join("data", "meta.mat")
 
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
-"""How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
+"""Names of ImageNet's validation images, with their line of the ground truth, counted from 1."""
 
 LAYOUTS = (
     "a folder with one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
     f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} next to them, or with wnids in their names; MNIST's idx "
     "files; or CIFAR's binary version"
 )
-"""All that a user may give, in words: `evaluation.images.layouts`."""
+"""The supported layouts, for error messages; see `evaluation.images.layouts`."""
 
 
 def is_flat(folder: str) -> bool:
-    """Return whether there are images whose classes names tell, Tiny-ImageNet's list, or ImageNet's as shipped."""
+    """Return whether a folder has Tiny-ImageNet's list, or images with wnids or validation numbers in their names."""
     names = image_names(folder)
     return bool(_images_of_tiny(folder)) or any(WNID.search(name) or VALIDATION_NAME.match(name) for name in names)
 
 
 def flat_images(folder: str, devkit: str = "") -> ImageList:
-    """Return a folder's images; the devkit says which class each is of, or without one first their names, or a list.
+    """Return a folder's images, with classes from their names or a list, or else from ImageNet's devkit.
 
-    It is looked for in the folder and beside it. With it, classes are all its wnids, sorted. ValueError if it is not
-    found, or is damaged, or if it or a list does not know a file.
+    An explicit `devkit` takes precedence; otherwise it is searched for in the folder and next to it. With the devkit,
+    classes are all its wnids, sorted. ValueError if it is missing or damaged, or if it or a list lacks an image.
     """
     folder = os.path.abspath(os.path.expanduser(folder))
     if not devkit and (found := _listed_flat(folder)):
@@ -73,7 +73,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
 
 
 def _listed_flat(folder: str) -> ImageList | None:
-    """Return a folder's images with the class of each, if their names or a list tell it; None if neither does."""
+    """Return a folder's images with classes from their names or a list; None if there are neither."""
     names = image_names(folder)
     wnids = [WNID.findall(name) for name in names]
     above = [folder, *map(str, Path(folder).parents)][: MAX_FOLDERS_UP + 1]
@@ -95,12 +95,12 @@ def _listed_flat(folder: str) -> ImageList | None:
 
 
 def _file_in(folders: list[str], name: str) -> str:
-    """Return the path of a file in the first of some folders that has it; empty if none has."""
+    """Return the path of a file in the first folder that has it; empty if none has."""
     return next((path for folder in folders if os.path.isfile(path := os.path.join(folder, name))), "")
 
 
 def _tiny_list(folder: str) -> str:
-    """Return the path of Tiny-ImageNet's list, which lies beside the folder `images`; empty if there is none."""
+    """Return the path of Tiny-ImageNet's list, which lies next to the folder `images`; empty if there is none."""
     places = [folder, os.path.dirname(folder)] if os.path.basename(folder) == "images" else [folder]
     return _file_in(places, TINY_LIST)
 
@@ -119,14 +119,14 @@ def _tiny_classes(place: str) -> dict[str, str]:
 
 
 def _kaggles_classes(place: str, names: list[str]) -> dict[str, str]:
-    """Return the class of each name that the list has; boxes of one image are all of its class."""
+    """Return the class of each name in the list; all boxes of an image are of its class."""
     lines = Path(place).read_text(errors="replace").splitlines()[1:]
     wnids = dict(line.split(" ")[0].split(",") for line in lines if re.match(r"[^,]+,n\d{8} ", line))
     return {name: wnids[stem] for name in names if (stem := name.split(".")[0]) in wnids}
 
 
 def _line_of(folder: str, name: str) -> int:
-    """Return the line that a file's name has, counted from 1."""
+    """Return the line number in an image's name, counted from 1."""
     match = VALIDATION_NAME.match(name)
     if match is None:
         raise ValueError(
@@ -149,7 +149,7 @@ def _find_devkit(folder: str, devkit: str) -> str:
 
 
 def _wnids_by_id(devkit: str) -> dict[int, str]:
-    """Return the wnids of the classes that images are of: of all synsets those that have no others below them."""
+    """Return the wnids of the image classes by ID: the synsets without children."""
     from scipy.io import loadmat
 
     path = os.path.join(devkit, META)
@@ -157,7 +157,7 @@ def _wnids_by_id(devkit: str) -> dict[int, str]:
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
         leaves = synsets[synsets["num_children"] == 0]
         return {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
-    except Exception as error:  # scipy's reader ends with errors of any kind
+    except Exception as error:  # scipy's reader raises errors of any kind
         raise ValueError(f"'{path}' cannot be read: {error}. Unpack {DEVKIT}.tar.gz again.") from error
 
 

@@ -1,6 +1,6 @@
-"""Real sets by name, as a classifier meets them: which images, under which of its labels, among which of them.
+"""Real image sets by name, for a classifier: images, their labels, and the labels that predictions are restricted to.
 
-ImageNet's test sets, the digits and their shifts, and any folder of classes. Nothing is opened but to list it.
+ImageNet's test sets, the digits and their shifts, and any folder of classes. Images are listed, not opened.
 """
 
 import difflib
@@ -18,41 +18,41 @@ from evaluation.images.shifts import SHIFTS
 from generation.recipes.labels import LabelSpace, load_label_space
 
 KNOWN = (*IMAGENET_SETS, DIGITS, *(f"{DIGITS}/{shift}" for shift in SHIFTS))
-"""Names that mean a set; any other is that of a folder of the classifier's classes."""
+"""Names of known sets; any other name is a folder of the classifier's own classes."""
 
 
 @dataclass(frozen=True, eq=False)
 class RealSet:
-    """Images of a set that are of a classifier's classes."""
+    """Images of a set, limited to the classes that a classifier knows."""
 
     name: str
     place: str
-    """Where they are, empty for what ships."""
+    """Path of the set, empty for sets that ship with Figment."""
 
     source: ImageList
     positions: np.ndarray
-    """int64 [N]: where in the source they are, ascending."""
+    """int64 [N]: positions of the images in `source`, ascending."""
 
     labels: np.ndarray
-    """int64 [N]: the classifier's label of each."""
+    """int64 [N]: the classifier's label of each image."""
 
     shared: np.ndarray
-    """int64 [S]: the classifier's labels that the set has, ascending; guesses are among these."""
+    """int64 [S]: the classifier's labels that occur in the set, ascending; predictions are restricted to these."""
 
     accepted: tuple[np.ndarray, ...] | None = None
-    """With ReaL labels, all that are right for each image."""
+    """With ReaL labels, all correct labels of each image; None if only `labels` count."""
 
     has_border: bool = True
-    """Whether what is shown of an image is its centre, rather than as large a square as it has."""
+    """Whether images are center-cropped after resizing; otherwise the network sees the largest center square."""
 
     @property
     def num_images(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.positions)
 
 
 def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> RealSet:
-    """Return one set, for a classifier of these classes; ValueError in one line for what cannot be."""
+    """Return a set for a classifier with these classes; ValueError with a one-line reason if it cannot be used."""
     place = _place(name, config)
     if is_digits(name):
         source = digit_images(shift=name.removeprefix(DIGITS).removeprefix("/"))
@@ -74,9 +74,9 @@ def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> Re
 
 
 def whole_set(name: str, place: str, source: ImageList, is_wanted: np.ndarray | None = None) -> RealSet:
-    """Return a set for which a classifier's own classes do not matter: labels are those of the source.
+    """Return a set with its own class numbers as labels, independent of a classifier's classes.
 
-    `is_wanted` bool [num_images] chooses some of its images.
+    `is_wanted` bool [num_images] selects images; None selects all.
     """
     numbers = source.class_numbers()
     positions = np.flatnonzero(np.ones(len(numbers), dtype=bool) if is_wanted is None else is_wanted)
@@ -84,7 +84,7 @@ def whole_set(name: str, place: str, source: ImageList, is_wanted: np.ndarray | 
 
 
 def _place(name: str, config: EvaluationConfig) -> str:
-    """Return where a set is, empty for digits; ValueError if that is not said."""
+    """Return the path of a set, empty for digits; ValueError if none is configured."""
     if is_digits(name):
         return ""
     place = config.paths.get(name, "")
@@ -111,7 +111,7 @@ def _check_classes(
     label_space: LabelSpace,
     config: EvaluationConfig,
 ) -> None:
-    """Raise ValueError if set and classifier share no class, or the set lacks images of one that they share."""
+    """Raise ValueError if set and classifier share no class, or the set has no images of a shared one."""
     shared = ours[ours != NOT_SHARED]
     if not len(shared):
         raise ValueError(

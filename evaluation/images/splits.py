@@ -1,4 +1,4 @@
-"""Which files of a folder have a split: Parquet files and tars in the words of their names, all parts of it or none."""
+"""Find the Parquet files or tars of a split by their names; either all parts of it or none."""
 
 import os
 import re
@@ -15,20 +15,20 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""Words in names of files, and the splits that they mean."""
+"""Words in file names, and their splits."""
 
 PREFERRED_SPLITS = ("validation", "test")
-"""Those to evaluate on, the better one first: labels of a test split are often kept secret."""
+"""Splits to evaluate on, in order of preference: the labels of a test split are often secret."""
 
 PART_OF_SPLIT = re.compile(r"(.+?)-(\d+)-of-(\d+)")
-"""How Hugging Face calls a file of a split: `validation-00000-of-00014.parquet`, once with a hash before the dot."""
+"""Hugging Face's names for the files of a split: `validation-00000-of-00014.parquet`, formerly with a hash."""
 
 
 def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
-    """Return a folder and the names of its files that have a split, sorted; ValueError if there are none, or not all.
+    """Return a folder and the names of a split's files in it, sorted; ValueError if some or all are missing.
 
-    A place is one file, whatever its split, or as for `folder_with`. No split asked for is validation, or else test, or
-    else the only one.
+    `place` is a single file, whatever its split, or a folder as for `folder_with`. By default, the split is validation,
+    else test, else the only one.
     """
     place = os.path.abspath(os.path.expanduser(place))
     if os.path.isfile(place):
@@ -42,7 +42,7 @@ def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
 
 
 def folder_with(place: str, extension: str) -> str:
-    """Return a folder, or its `data`, if files in it end so; empty if there are none."""
+    """Return a folder, or its `data` folder, if it has files with the extension; empty if neither has."""
     folders = [folder for folder in (place, os.path.join(place, "data")) if os.path.isdir(folder)]
     return next((folder for folder in folders if _names_ending(folder, extension)), "")
 
@@ -52,15 +52,15 @@ def _names_ending(folder: str, extension: str) -> list[str]:
 
 
 def wanted_split(split: str, there: list[str]) -> str | None:
-    """Return of some splits the one that is asked for, or without one the best to evaluate on; None if it is none."""
+    """Return the requested split, by default the preferred one for evaluation; None if `there` does not have it."""
     choices = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
     return next((choice for choice in choices if choice in there), None)
 
 
 def split_of(name: str) -> str:
-    """Return which split a file's name says that it has; empty if it says nothing.
+    """Return the split in a file's name; empty if there is none.
 
-    Of several words that mean splits, the last before a part's number says it: what comes first names the set.
+    Of several words for splits, the last before the part number counts: the first ones name the set.
     """
     part = PART_OF_SPLIT.match(name)
     words = re.split(r"[^a-z]+", (part[1] if part else name).lower())
@@ -69,7 +69,7 @@ def split_of(name: str) -> str:
 
 
 def _of_split(folder: str, names: list[str], split: str) -> list[str]:
-    """Return the names that have a split, all if none says which it has."""
+    """Return the names of a split's files; all of them if no name contains a split."""
     splits = [split_of(name) for name in names]
     if set(splits) == {""} or (not split and len(set(splits)) == 1):
         return names
@@ -83,7 +83,7 @@ def _of_split(folder: str, names: list[str], split: str) -> list[str]:
 
 
 def _check_parts(folder: str, names: list[str]) -> None:
-    """Raise ValueError if files are parts of a split, and not each part of one whole once."""
+    """Raise ValueError if files are parts of a split, but not exactly one of each part."""
     parts = [PART_OF_SPLIT.match(name) for name in names]
     if not any(parts):
         return

@@ -1,4 +1,4 @@
-"""Real labelled images as Ray Datasets, to judge a classifier and to train one. Knows no classifier."""
+"""Real labeled images as Ray Datasets, for training and validation. Knows no classifier."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -26,22 +26,22 @@ from generation.shards.storage import StorageError
 from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, each_by
 
 NUM_BLOCKS = 8
-"""Parts that a small set travels in."""
+"""Number of blocks in the dataset of a small set."""
 
 MAX_JUDGING_BYTES = 2_000_000_000
-"""Of images that training is judged by."""
+"""Maximum size of validation images in memory."""
 
 MAX_IMAGES_PER_UNIT = 64
-"""Images that are read at once and travel in one block."""
+"""Maximum number of images that are read at once and become one block."""
 
 
 def real_training_images(
     place: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
 ) -> "RealTrainingImages":
-    """Return the images of a place in one of `evaluation.images.layouts`, or `digits`, which no evaluation uses.
+    """Return the images of a place in one of `evaluation.images.layouts`, or the training split of `digits`.
 
-    Files are listed and not opened. ValueError if the classes are not those of the label space, or only numbered and
-    not all there.
+    Files are listed, not opened. ValueError if the classes are not those of the label space, or are only numbered and
+    incomplete.
     """
     if place == DIGITS:
         source, space = digit_images(for_training=True), load_label_space(DIGITS)
@@ -62,7 +62,7 @@ def real_training_images(
 
 
 def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSpace:
-    """Return the classes that a source has: ImageNet's thousand where they are more than the part that is taken."""
+    """Return the label space of a source: ImageNet's 1,000 classes if `label_space` is only a part of those it has."""
     thousand = load_label_space("imagenet1k")
     if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
         return label_space
@@ -77,7 +77,7 @@ def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSp
 
 
 def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
-    """Raise ValueError if classes have numbers alone, of which some are missing: they may be those of another set."""
+    """Raise ValueError if classes are only numbered and incomplete: the numbers may be those of another set."""
     is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
     are_names = set(source.classes) <= set(space.class_names)
     if is_numbered and not are_names and len(source.classes) < space.num_classes:
@@ -88,7 +88,7 @@ def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
 
 
 def without_images(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
-    """Return a sentence with the classes that have no images; empty if all have some."""
+    """Return a sentence with the classes that have no images; empty if there are none."""
     missing = np.setdiff1d(np.arange(label_space.num_classes), images.labels)
     if not len(missing):
         return ""
@@ -100,10 +100,10 @@ def without_images(images: "RealTrainingImages", place: str, label_space: LabelS
 
 
 def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
-    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by.
+    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], for validation.
 
-    ValueError for one that is not small: it is held in memory. StorageError if more than `evaluation.allow_unreadable`
-    images cannot be decoded.
+    ValueError for a set that is too large for memory. StorageError if more than `evaluation.allow_unreadable` images
+    cannot be decoded.
     """
     num_bytes = images.num_images * image_size**2 * 3
     if num_bytes > MAX_JUDGING_BYTES:
@@ -115,7 +115,7 @@ def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -
 
 
 def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Return these rows, those that cannot be decoded left out."""
+    """Return the rows of `judging_images`, without undecodable images."""
     read = images.source.opener()
     rows, unreadable = [], []
     for position, label in zip(images.positions.tolist(), images.labels, strict=True):
@@ -136,35 +136,35 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
 
 @dataclass(frozen=True, eq=False)
 class RealTrainingImages:
-    """Real images to train on, pass by pass: index `i` is the same image in each, whatever the seed."""
+    """Real images to train on, in passes. Index `i` is the same image in every pass and for every seed."""
 
     source: ImageList
     positions: np.ndarray
-    """int64 [num_images]: where in the source they are."""
+    """int64 [num_images]: positions of the images in `source`."""
 
     labels: np.ndarray
     """int64 [num_images]."""
 
     image_size: int
-    """Height and width of a row's image, in pixels."""
+    """Height and width of the image in a row, in pixels."""
 
     seed: int
-    """Decides the order of each pass."""
+    """Seed of the order of each pass."""
 
     num_readers: int = 2
-    """Processes that read and decode, over all consumers."""
+    """Processes that read and decode images, over all consumers."""
 
     is_upright: bool = False
-    """Whether they are turned as their EXIF says."""
+    """Whether images are rotated by their EXIF orientation."""
 
     is_whole: bool = False
-    """Whether a row has the whole photograph, by `evaluation.images.decoding.fitted`; else its central square."""
+    """Whether rows contain the whole photograph, see `evaluation.images.decoding.fitted`; else its center square."""
 
     unreadable: Unreadable = NONE_LEFT_OUT
-    """How many may be left out because they cannot be decoded: another one of their class comes in their place."""
+    """Limit of undecodable images that may be skipped; each is replaced by another one of its class."""
 
     def split(self, num_held_out: int) -> tuple["RealTrainingImages", "RealTrainingImages"]:
-        """Return so many images, drawn whatever the seed, and the others; ValueError if these are none."""
+        """Return `num_held_out` images, the same for every seed, and the others; ValueError if none are left."""
         if num_held_out >= self.num_images:
             raise ValueError(
                 f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Use "
@@ -179,30 +179,30 @@ class RealTrainingImages:
 
     @property
     def num_images(self) -> int:
-        """How many there are, each of which comes once a pass."""
+        """Number of images; each comes once per pass."""
         return len(self.positions)
 
     @property
     def images_per_unit(self) -> int:
-        """How many images are read at once."""
+        """Number of images that are read at once."""
         return max(1, min(MAX_IMAGES_PER_UNIT, PART_BYTES // self.image_bytes))
 
     @property
     def image_bytes(self) -> int:
-        """The size of a row's image."""
+        """Size of the image in a row, in bytes."""
         return self.image_size**2 * 3
 
     def passes(self, wanted: Wanted) -> Passes:
-        """Return the passes over the images."""
+        """Return the passes over the images that `wanted` covers."""
         return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
 
     def open(self, wanted: Wanted) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
-        `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
+        With whole photographs, also `extent` int64 [2], the height and width of the photograph in its corner.
 
-        Pass by pass, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
-        be a block of units apart.
+        Passes come in order, each shuffled differently, or by ascending serial if `wanted.in_order`; otherwise readers
+        may be a block of units apart.
         """
         units = reading_units(self.passes(wanted), self.images_per_unit)
         num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
@@ -214,7 +214,7 @@ class RealTrainingImages:
 
 
 class RealReader:
-    """Reads units of `reading_units`."""
+    """Ray actor that reads the units of `reading_units`."""
 
     def __init__(self, source: RealTrainingImages, wanted: Wanted) -> None:
         self.source = source
@@ -227,7 +227,7 @@ class RealReader:
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Yield one unit's images.
 
-        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        A generator, because Ray Data wraps the exceptions of plain functions in its own.
         """
         unit_rows = slice(start := int(unit["start"][0]), start + self.source.images_per_unit)
         indices, serials = (column[unit_rows] for column in self.order(int(unit["pass"][0])))
@@ -241,7 +241,7 @@ class RealReader:
         yield rows | ({"extent": np.array(extents)} if self.source.is_whole else {})
 
     def _image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return the image of an index, or where it is left out that of the next index of its class that has one."""
+        """Return the image at an index; if it is skipped, that of the next index of its class that can be decoded."""
         size = self.source.image_size
         for each in self._alike(index):
             try:
@@ -257,14 +257,14 @@ class RealReader:
         )
 
     def _alike(self, index: int) -> Iterator[int]:
-        """Yield an index, then the others of its class, from the next one round."""
+        """Yield an index, then the other indices of its class, starting after it and wrapping around."""
         yield index
         alike = np.flatnonzero(self.labels == self.labels[index])
         yield from [*alike[alike > index].tolist(), *alike[alike < index].tolist()]
 
 
 def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:
-    """Return units of up to `size` images: the pass, and where the unit starts in its `order_of_pass`."""
+    """Return units of up to `size` images: the pass, and the unit's start in its `order_of_pass`."""
     return [
         {"pass": pass_number, "start": start}
         for pass_number, indices in passes.sections()
@@ -273,10 +273,10 @@ def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:
 
 
 def order_of_pass(passes: Passes, pass_number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices wanted in a pass in the order in which they come, and their serials, int64 both."""
+    """Return the requested indices of a pass in reading order, and their serials, both int64."""
     return passes.choose(pass_number, passes.order(passes.num_images, pass_number))
 
 
 def positions_by_index(num_images: int) -> np.ndarray:
-    """Return where in its list the image of each index is, int64 [num_images]: shuffled, so that neighbours differ."""
+    """Return the list position of each index, int64 [num_images]: shuffled, so that neighbours are unrelated."""
     return stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 1).permutation(num_images)

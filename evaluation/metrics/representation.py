@@ -1,7 +1,7 @@
-"""What a frozen network's features are like, with no classifier on top: the four measures of arXiv 2212.08420.
+"""Metrics of a frozen network's features, without a classifier on top: the four of arXiv 2212.08420.
 
-Arrays in, numbers out; `describe` checks what the others are given. It knows no network, no image and no file, and
-holds blocks of distances, never all pairs.
+Arrays in, numbers out; `describe` checks the arguments of the other functions. Knows no network, image or file, and
+computes distances in blocks, never all pairs at once.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from sklearn.metrics import pairwise_distances_chunked
 from evaluation.result import Representation
 
 BLOCK_MEBIBYTES = 64
-"""Largest block of distances that is held at once."""
+"""Maximum size of a block of distances."""
 
 NEXT_TO_ZERO = 1e-5
 EPSILON_SQUARED = 0.5
-"""The source's `--eps`, which is the square."""
+"""The `--eps` of the paper's code, which is the square."""
 
 
 def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
-    """Return all four for `features` float [N, D] and `labels` int [N]; ValueError where these are no such arrays."""
+    """Return all four metrics for `features` float [N, D] and `labels` int [N]; ValueError for other arrays."""
     features = checked_features(features)
     labels = checked_labels(labels, len(features))
     return {
@@ -32,14 +32,14 @@ def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
 
 
 def sparsity(features: np.ndarray) -> float:
-    """Return the share, 0..1, of activations whose magnitude is at most `NEXT_TO_ZERO`."""
+    """Return the fraction, 0..1, of activations with a magnitude of at most `NEXT_TO_ZERO`."""
     return float(np.mean(np.abs(features) <= NEXT_TO_ZERO))
 
 
 def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean L2 distance, 0..2, of two L2-normalised features of a class, every class counting alike.
+    """Return the mean L2 distance, 0..2, between two L2-normalized features of a class, averaged over classes.
 
-    A vector of zeros stays one; classes with one image have no pair and are left out.
+    Zero vectors stay zero. Classes with one image have no pair and are skipped.
     """
     return mean_distance_within_classes(_unit_rows(features), labels)
 
@@ -47,7 +47,7 @@ def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
 def feature_redundancy(features: np.ndarray) -> float:
     """Return the mean |Pearson correlation|, 0..1, over pairs of different dimensions.
 
-    Dimensions that are constant over the images have no correlation and are left out.
+    Dimensions that are constant over the images have no correlation and are skipped.
     """
     varying = features[:, np.ptp(features, axis=0) > 0]
     num_varying = varying.shape[1]
@@ -61,9 +61,9 @@ def feature_redundancy(features: np.ndarray) -> float:
 
 
 def coding_length(features: np.ndarray) -> float:
-    """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats, Z [d, m] the L2-normalised features (arXiv 2006.08558).
+    """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats, Z [d, m] the L2-normalized features (arXiv 2006.08558).
 
-    The source's code puts features on the unit sphere, as is done here.
+    Like the paper's code, this projects features onto the unit sphere.
     """
     rows = _unit_rows(features)
     num_images, num_dimensions = rows.shape
@@ -79,7 +79,7 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over classes of the mean L2 distance of two of a class; classes with one image are left out."""
+    """Return the mean over classes of the mean L2 distance within a class; classes with one image are skipped."""
     classes = (features[labels == label] for label in np.unique(labels))
     means = [mean_pairwise_distance(points) for points in classes if len(points) > 1]
     if not means:
@@ -97,10 +97,10 @@ def mean_pairwise_distance(points: np.ndarray) -> float:
 
 
 def distance_blocks(points: np.ndarray, others: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield rows of `points` [N, D] as a slice, with their L2 distances to all of `others` [M, D] as float64 [rows, M].
+    """Yield slices of rows of `points` [N, D] with their L2 distances to all `others` [M, D], float64 [rows, M].
 
-    Good to about 1e-8 of the vectors' lengths (|a|^2 - 2ab + |b|^2); a row of `points` to itself is exactly 0 if
-    `others` is the same array.
+    Accurate to about 1e-8 of the vectors' lengths (|a|^2 - 2ab + |b|^2). If `others` is the same array, the distance of
+    a row to itself is exactly 0.
     """
     start = 0
     for block in pairwise_distances_chunked(points, others, metric="euclidean", working_memory=BLOCK_MEBIBYTES):

@@ -179,14 +179,21 @@ def test_unreadable_images_are_named():
 def test_classes_without_images_are_left_out():
     of_set = one_set()
     of_set["per_class"][0] |= {"num_images": 0, "num_top1": 0, "top1": None, "top5": None, "top1_interval": None}
-    assert "Without images, and left out: 1." in model_page(evaluated(sets={"digits": of_set}))
+    assert "Classes without images, not shown: 1." in model_page(evaluated(sets={"digits": of_set}))
 
 
 def test_a_set_without_images_and_a_model_without_sets_have_pages():
     empty = one_set(num_classes=0) | {"per_class": [{"label": 0, "class_name": "a", "num_images": 0, "top1": None}]}
     assert "No class has images." in model_page(evaluated(sets={"digits": empty}))
-    assert "There is no set." in model_page(evaluated(sets={}))
-    assert "There is no set." in side_by_side_page([evaluated(sets={})])
+    for page in (model_page(evaluated(sets={})), side_by_side_page([evaluated(sets={})])):
+        assert "Robustness" not in page
+
+
+def test_robustness_is_shown_for_two_points_or_more():
+    for page in (model_page(BARE), side_by_side_page([BARE])):
+        assert "Robustness" not in page
+    for page in (model_page(FULL), side_by_side_page([FULL]), side_by_side_page([evaluated(), BARE])):
+        assert "<h2>Robustness</h2>\n<svg" in page
 
 
 def test_of_many_classes_the_commonest_confusions_are_listed_by_name():
@@ -197,12 +204,12 @@ def test_of_many_classes_the_commonest_confusions_are_listed_by_name():
     assert listed[0] == ["class 7", "class 100", "2", "50.00%"]
     assert listed[1] == ["class 0", "class 1", "1", "25.00%"]
     assert len(listed) == 25
-    assert "Of 101 classes the 25 worst and best." in page
+    assert "The 25 worst and best of 101 classes." in page
 
 
 def test_up_to_a_hundred_classes_have_a_matrix():
     page = model_page(evaluated(sets={"hundred": one_set(num_classes=100)}))
-    assert "taken for</text>" in page
+    assert "predicted as</text>" in page
     assert not [row for row in cells(page) if len(row) == 4]
 
 
@@ -300,7 +307,7 @@ def test_classes_of_one_label_space_that_share_a_name_are_told_apart_by_label():
 
 def test_classes_without_a_difference_or_a_common_name_are_a_sentence():
     other = evaluated("other", sets={"digits": one_set(names="kind")})
-    for last, sentence in ((BARE, "are alike in all 2 classes."), (other, "have no class in common that a name tells")):
+    for last, sentence in ((BARE, "are equal in all 2 classes."), (other, "matches one of other by name.")):
         page = side_by_side_page([evaluated(), last])
         assert sentence in page
         assert "difference, points" not in page
@@ -359,8 +366,8 @@ def test_side_by_side_models_are_compared_on_the_same_images():
 
 @pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, BARE])], ids=["one", "several"])
 def test_a_page_says_what_a_transfers_interval_covers(make: Callable[[dict[str, Any]], str]):
-    assert "covers the seeds alone" in make(FULL)
-    assert "covers the seeds alone" not in make(BARE)
+    assert "covers only the seeds" in make(FULL)
+    assert "covers only the seeds" not in make(BARE)
 
 
 def test_cells_are_text_and_some_bold():
