@@ -36,7 +36,7 @@ class ModelFacts(TypedDict):
     augmentation: str
 
 
-class Circumstances(TypedDict):
+class EvaluationEnvironment(TypedDict):
     """Where and when the model was evaluated."""
 
     commit: str
@@ -213,7 +213,7 @@ class Evaluation(Results):
     """Contents of `evaluation.json`; rejects numbers given as text, and keeps unknown keys unchanged at every level."""
 
     model: ModelFacts
-    circumstances: Circumstances
+    circumstances: EvaluationEnvironment
     settings: str
     """YAML of the job's config."""
 

@@ -12,9 +12,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from evaluation.evaluate import Planned, evaluate
+from evaluation.evaluate import EvaluationSets, evaluate
 from evaluation.inference.external_models import is_external, open_external
-from evaluation.inference.trained_model import Model, open_model
+from evaluation.inference.trained_model import EvaluatedModel, open_model
 from evaluation.result import SetResult
 from generation.recipes.recipe import find_label_space
 from ray_jobs.cli.config import JobConfig, load_config
@@ -68,14 +68,15 @@ def folder_of_run(config: JobConfig) -> Path | None:
     return place
 
 
-def sets_of(model: Model, planned: Planned, config: JobConfig) -> dict[str, SetResult]:
+def sets_of(model: EvaluatedModel, planned: EvaluationSets, config: JobConfig) -> dict[str, SetResult]:
     """Return how one of a run's checkpoints classifies the sets."""
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     alone = dataclasses.replace(config.evaluation, representation=False)
-    return evaluate(model, Planned(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)["sets"]
+    outputs = outputs_folder(alone, model.run_dir)
+    return evaluate(model, EvaluationSets(planned.sets, []), alone, outputs, announce)["sets"]
 
 
-def open_classifier(config: JobConfig) -> Model:
+def open_classifier(config: JobConfig) -> EvaluatedModel:
     """Return the classifier that the settings name: of a run, or one that Figment did not train."""
     if not is_external(config.checkpoint):
         return open_checkpoint(config.checkpoint)

@@ -14,10 +14,10 @@ import numpy as np
 
 from evaluation.images.real_sets import RealSet
 from evaluation.inference.network import KINDS
-from evaluation.inference.outputs import outputs_of, outputs_of_generated
-from evaluation.inference.trained_model import Model
-from evaluation.metrics.likeness import Judged, judgement, shared_classes
-from evaluation.pages.judgement_page import judgement_page
+from evaluation.inference.outputs import infer_generated, infer_sets
+from evaluation.inference.trained_model import EvaluatedModel
+from evaluation.metrics.likeness import ClassifiedImages, quality_report, shared_classes
+from evaluation.pages.judgement_page import quality_page
 from generation.indices import Wanted
 from generation.pool.service import start_generation
 from generation.recipes.checks import check_recipe
@@ -49,16 +49,16 @@ def main() -> None:
     with user_errors(GOES_ON):
         wait_for_room(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
-        said = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
-        real = Judged(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
+        said = infer_sets({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
+        real = ClassifiedImages(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
         announce(f"{len(real.labels):,} real images are looked at")
         generated = look_at_generated(job)
         announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
-        found = judgement(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
+        found = quality_report(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
         settings = to_yaml(job.config)
         told = {"facts": facts(job), "circumstances": circumstances(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
-        write_anew(job.run_dir / "report.html", judgement_page(told))
+        write_anew(job.run_dir / "report.html", quality_page(told))
     overall = found["overall"]
     shares = f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}"
     announce(f"{shares}, density {overall['density']:.3f}")
@@ -73,7 +73,7 @@ class Prepared:
     config: JudgeConfig
     recipe: Recipe
     run_dir: Path
-    judge: Model
+    judge: EvaluatedModel
     real: RealSet
     shards: ShardSet | None
     notes: list[str]
@@ -104,7 +104,8 @@ def prepare(arguments: list[str]) -> Prepared:
     first = dataclasses.replace(config.evaluation, sets=config.evaluation.sets[:1], transfer=(), representation=True)
     planned = plan(first, judge.label_space)
     check_evaluation(planned, first, judge.run_dir, judge.crop, judge.facts["architecture"])
-    real = dataclasses.replace(planned.sets[0], has_border=False)  # as generated images are shown, and the judge's were
+    # As generated images are shown, and the judge's were.
+    real = dataclasses.replace(planned.sets[0], center_crop=False)
     shards = open_shards(config, recipe)
     indices = (
         range(shards.first_index, shards.first_index + shards.num_images) if shards else range(config.num_generated)
@@ -124,7 +125,7 @@ def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
     return found.first(min(found.num_images, config.num_generated))
 
 
-def look_at_generated(job: Prepared) -> Judged:
+def look_at_generated(job: Prepared) -> ClassifiedImages:
     """Return the first generated images, as the judge sees them."""
     config = job.config
     with ExitStack() as pool_up:
@@ -135,8 +136,8 @@ def look_at_generated(job: Prepared) -> Judged:
             service = pool_up.enter_context(start_generation(job.recipe, config.generation))
             wanted = Wanted.all_of(range(config.num_generated))
             samples = stream_samples(service, job.recipe, config.generation, wanted)
-        columns = outputs_of_generated(samples, job.judge, config.evaluation)
-    seen = Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])
+        columns = infer_generated(samples, job.judge, config.evaluation)
+    seen = ClassifiedImages(columns["label"], columns["feature"], columns["prediction"][:, 0])
     return seen.at(seen.labels != NO_LABEL)
 
 

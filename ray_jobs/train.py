@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.evaluate import Planned
+from evaluation.evaluate import EvaluationSets
 from evaluation.images.unreadable import Unreadable
 from evaluation.inference.trained_model import crop_of, open_model
 from evaluation.result import Evaluation
@@ -85,7 +85,7 @@ def main() -> None:
             checkpoint_file, progress, advice = train(job, pool)
         with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
-            for line in (f"the whole run: {advice}", *job.unreadable.told()):
+            for line in (f"the whole run: {advice}", *job.unreadable.report_lines()):
                 announce(line)
             pool_up.close()  # evaluation may need its devices
             evaluation: Evaluation | None = None
@@ -118,7 +118,7 @@ class Prepared:
     unreadable: Unreadable
     """Real images that training did without."""
 
-    planned: Planned
+    planned: EvaluationSets
     """What the classifier is evaluated on."""
 
     notes: list[str]

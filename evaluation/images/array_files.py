@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images.image_list import ImageList, listed, open_array, told_as
+from evaluation.images.image_list import ImageList, build_list, errors_as, open_array
 from evaluation.images.splits import SPLITS
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
@@ -80,7 +80,7 @@ def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
     Its header is a magic number with the type and the number of dimensions, then the dimensions.
     """
     opened = gzip.open if path.endswith(".gz") else open
-    with told_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
+    with errors_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
         content = file.read()
     start = 4 + 4 * num_dimensions
     if len(content) < start or content[:4] != bytes((0, 0, 8, num_dimensions)):
@@ -141,4 +141,4 @@ def _array_images(
     folder: str, file: str, labels: np.ndarray, titles: tuple[str, ...], read: Callable[[], np.ndarray]
 ) -> ImageList:
     names = (f"{file} image {i}" for i in range(len(labels)))
-    return listed(folder, names, list(map(str, labels)), titles=titles, opener_of=partial(open_array, read))
+    return build_list(folder, names, list(map(str, labels)), titles=titles, opener_of=partial(open_array, read))

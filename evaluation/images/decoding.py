@@ -50,21 +50,21 @@ def read_image(file: str | BinaryIO, name: str = "") -> Image.Image:
             rgb.info = {"exif": exif.tobytes()}  # drop the rest, which may be damaged
             return rgb
     except Exception as error:  # PIL's decoders raise errors of any kind
-        shown = shown_name(name or str(file))
+        shown = printable_name(name or str(file))
         if isinstance(error, OSError) and error.errno is not None:
             raise StorageError(
                 f"The image '{shown}' cannot be read on {socket.gethostname()}: {error.strerror}. Check that "
                 "every node has its folder."
             ) from error
         unreadable = UnreadableImageError(
-            f"The image '{shown}' cannot be decoded: {shown_name(str(error))}. Replace it, or remove it "
+            f"The image '{shown}' cannot be decoded: {printable_name(str(error))}. Replace it, or remove it "
             "and start a new run."
         )
         unreadable.name = shown
         raise unreadable from error
 
 
-def shown_name(name: str) -> str:
+def printable_name(name: str) -> str:
     """Return a file's name as one line of printable text, with bytes that are not UTF-8 as escapes."""
     return name.encode("utf-8", errors="backslashreplace").decode("utf-8").replace("\n", "\\n")
 
@@ -139,7 +139,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB. Of more than 8 bits the upper 8 are kept; PIL would clip nearly all to white or black."""
+    """Return the image as RGB. More than 8 bits become the upper 8; PIL would clip nearly all to white or black."""
     if image.mode.startswith(("I", "F")):
         values = np.nan_to_num(_values(image), posinf=0, neginf=0).clip(0)
         white = 1 if image.mode == "F" and values.max() <= MAX_OF_UNIT_FLOATS else _white(values.max())

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from evaluation.images.image_list import ImageList, open_array, packed
+from evaluation.images.image_list import ImageList, open_array, pack_names
 from evaluation.images.shifts import check_shift, shifted_digits
 from generation.digits.real_digits import evaluation_digits, training_digits
 from generation.recipes.labels import load_label_space
@@ -31,7 +31,7 @@ def digit_images(for_training: bool = False, shift: str = "") -> ImageList:
         folder="",
         classes=tuple(entry.wnid for entry in load_label_space(DIGITS).classes),
         numbers=labels.astype(np.int32),
-        packed_names=packed(f"digit {position}" for position in range(len(labels))),
+        packed_names=pack_names(f"digit {position}" for position in range(len(labels))),
         names_hash=zlib.crc32(f"digits {for_training} {shift}".encode()),
         opener_of=partial(open_array, partial(_pixels, for_training, shift)),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.images.folders import image_names
-from evaluation.images.image_list import ImageList, listed
+from evaluation.images.image_list import ImageList, build_list
 
 WNID = re.compile(r"(?:^|_)(n\d{8})(?=[_.])")
 """A wnid in an image's name: `n01440764_10026.JPEG`, `ILSVRC2012_val_00000001_n01751748.JPEG`."""
@@ -69,7 +69,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
             f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
             "Use the complete devkit, or remove the image."
         )
-    return listed(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
+    return build_list(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
 
 
 def _listed_flat(folder: str) -> ImageList | None:
@@ -91,7 +91,7 @@ def _listed_flat(folder: str) -> ImageList | None:
             f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Download "
             "the list again, or remove them."
         )
-    return listed(folder, names, [class_of[name] for name in names])
+    return build_list(folder, names, [class_of[name] for name in names])
 
 
 def _file_in(folders: list[str], name: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images.decoding import shown_name
-from evaluation.images.image_list import ImageList, hash_of_names, packed
+from evaluation.images.decoding import printable_name
+from evaluation.images.image_list import ImageList, hash_of_names, pack_names
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Image file extensions, in any case, as for torchvision's ImageFolder."""
@@ -45,7 +45,7 @@ def list_images(place: str) -> ImageList:
         folder,
         tuple(names),
         np.repeat(np.arange(len(names), dtype=np.int32), counts),
-        packed(f"{class_name}/{name}" for class_name in names for name in names[class_name]),
+        pack_names(f"{class_name}/{name}" for class_name in names for name in names[class_name]),
         hash_of_names([*(name for of_class in names.values() for name in of_class), *names], counts),
     )
 
@@ -110,7 +110,7 @@ def entries_of(folder: str) -> list[os.DirEntry[str]]:
             shown = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise ValueError(
-            f"'{shown_name(folder)}' cannot be listed: {error.strerror}. Give a folder with one folder of images "
+            f"'{printable_name(folder)}' cannot be listed: {error.strerror}. Give a folder with one folder of images "
             "per class."
         ) from error
     return sorted(shown, key=lambda entry: os.fsencode(entry.name))

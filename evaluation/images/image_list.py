@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evaluation.images.decoding import read_image, shown_name
+from evaluation.images.decoding import printable_name, read_image
 
 Opener = Callable[[int], Image.Image]
 """Function that returns the image at a position, like `read_image`; UnreadableImageError if it is damaged."""
@@ -84,7 +84,7 @@ class ImageList:
         return self.opener_of(self._paths())
 
 
-def listed(
+def build_list(
     folder: str,
     names: Iterable[str],
     labels: Sequence[str],
@@ -103,7 +103,7 @@ def listed(
     number_of = {label: number for number, label in enumerate(classes)}
     numbers = np.array([number_of[label] for label in labels], np.int32)
     names_hash = hash_of_names((*names, *classes, *titles), numbers)
-    return ImageList(folder, classes, numbers, packed(names), names_hash, titles, opener_of)
+    return ImageList(folder, classes, numbers, pack_names(names), names_hash, titles, opener_of)
 
 
 def open_array(read: Callable[[], np.ndarray], _names: Sequence[str]) -> Opener:
@@ -118,7 +118,7 @@ def open_array(read: Callable[[], np.ndarray], _names: Sequence[str]) -> Opener:
     return read_one
 
 
-def packed(names: Iterable[str]) -> bytes:
+def pack_names(names: Iterable[str]) -> bytes:
     """Return names compressed for `ImageList`."""
     return zlib.compress(_joined(names))
 
@@ -143,12 +143,12 @@ def _as_bytes(name: str) -> bytes:
 
 
 @contextmanager
-def told_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
+def errors_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
     """Convert a library's errors for a damaged file to one line that names the file."""
     try:
         yield
     except (OSError, *errors) as error:
         message = " ".join(str(error).split())[:200]
         raise error_type(
-            f"'{shown_name(path)}' cannot be read as {kind}: {message}. Replace it, or use another path."
+            f"'{printable_name(path)}' cannot be read as {kind}: {message}. Replace it, or use another path."
         ) from error

@@ -37,16 +37,16 @@ def classes_of_set(name: str) -> LabelSpace:
     thousand = load_label_space("imagenet1k")
     if name in ALL_CLASSES:
         return thousand
-    wnids = set(_timms(f"{name}_synsets.txt").read_text().split())
+    wnids = set(_timm_file(f"{name}_synsets.txt").read_text().split())
     return LabelSpace(name, tuple(entry for entry in thousand.classes if entry.wnid in wnids))
 
 
-def real_labels(names: Sequence[str]) -> list[list[int]]:
+def reassessed_labels(names: Sequence[str]) -> list[list[int]]:
     """Return the ReaL labels of validation images: all correct labels of each, 0..999, possibly none.
 
     ValueError for a name without the image's number.
     """
-    by_number = _all_real_labels()
+    by_number = _all_reassessed_labels()
     found = [VALIDATION_NUMBER.search(name) for name in names]
     for name, match in zip(names, found, strict=True):
         if not match or not 1 <= int(match[1]) <= len(by_number):
@@ -57,18 +57,18 @@ def real_labels(names: Sequence[str]) -> list[list[int]]:
     return [by_number[int(cast(re.Match[str], match)[1]) - 1] for match in found]
 
 
-def our_labels(theirs: Sequence[Sequence[int]], labels: np.ndarray) -> tuple[np.ndarray, ...]:
+def map_labels(theirs: Sequence[Sequence[int]], labels: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return lists of labels mapped by `labels` int64 [1000], which is -1 for classes that are dropped."""
     mapped = (labels[np.array(each, dtype=np.int64)] for each in theirs)
     return tuple(each[each >= 0] for each in mapped)
 
 
 @cache
-def _all_real_labels() -> list[list[int]]:
-    return json.loads(_timms("imagenet_real_labels.json").read_text())
+def _all_reassessed_labels() -> list[list[int]]:
+    return json.loads(_timm_file("imagenet_real_labels.json").read_text())
 
 
-def _timms(name: str) -> Path:
+def _timm_file(name: str) -> Path:
     """Return the path of a file in timm, without importing timm."""
     spec = cast(ModuleSpec, find_spec("timm"))
     return Path(cast(list[str], spec.submodule_search_locations)[0]) / "data" / "_info" / name

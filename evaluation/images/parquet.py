@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from evaluation.images.decoding import read_image
-from evaluation.images.image_list import ImageList, Opener, listed, told_as
+from evaluation.images.image_list import ImageList, Opener, build_list, errors_as
 from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
@@ -63,7 +63,7 @@ def parquet_images(place: str, split: str = "") -> ImageList:
     names = [name for part in parts for name in part.names]
     groups = [group for part in parts for group in part.groups]
     opener_of = partial(open_rows, parts[0].image, groups)
-    return listed(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
+    return build_list(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
 
 
 def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
@@ -79,7 +79,7 @@ def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
         if number not in kept:
             kept.clear()  # before reading: a row group may have 1000 photographs
             path = groups[number].path
-            with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+            with errors_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
                 table = parquet.read_row_group(groups[number].number, columns=[f"{image}.bytes"])
                 kept[number] = _field(table, image, "bytes")
         return read_image(BytesIO(kept[number][int(position - starts[number])].as_py() or b""), names[position])
@@ -89,7 +89,7 @@ def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
 
 def _rows_of(path: str, file: str) -> _Rows:
     """Return the listing of a file, without its images; rows are numbered from 0 over all its row groups."""
-    with told_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+    with errors_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
         image, label, has_paths = _check_columns(path, parquet.schema_arrow)
         titles = _titles(path, parquet.schema_arrow, label)
         table = parquet.read(columns=[f"{image}.path", label] if has_paths else [label])
@@ -132,7 +132,7 @@ def _titles(path: str, schema: pa.Schema, label: str) -> tuple[str, ...]:
     described = (schema.metadata or {}).get(b"huggingface", b"")
     if not described or not pa.types.is_integer(_kind_of_values(schema.field(label).type)):
         return ()
-    with told_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
+    with errors_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
         feature = json.loads(described)
     for key in ("info", "features", label):
         feature = feature.get(key) if isinstance(feature, dict) else None

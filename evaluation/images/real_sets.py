@@ -12,7 +12,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.class_names import NOT_SHARED, labels_of_titles, matching_labels
 from evaluation.images.digits import DIGITS, digit_images, is_digits
 from evaluation.images.image_list import ImageList
-from evaluation.images.imagenet import IMAGENET_SETS, classes_of_set, our_labels, real_labels
+from evaluation.images.imagenet import IMAGENET_SETS, classes_of_set, map_labels, reassessed_labels
 from evaluation.images.layouts import open_layout
 from evaluation.images.shifts import SHIFTS
 from generation.recipes.labels import LabelSpace, load_label_space
@@ -26,7 +26,7 @@ class RealSet:
     """Images of a set, limited to the classes that a classifier knows."""
 
     name: str
-    place: str
+    path: str
     """Path of the set, empty for sets that ship with Figment."""
 
     source: ImageList
@@ -36,13 +36,13 @@ class RealSet:
     labels: np.ndarray
     """int64 [N]: the classifier's label of each image."""
 
-    shared: np.ndarray
+    shared_labels: np.ndarray
     """int64 [S]: the classifier's labels that occur in the set, ascending; predictions are restricted to these."""
 
-    accepted: tuple[np.ndarray, ...] | None = None
+    accepted_labels: tuple[np.ndarray, ...] | None = None
     """With ReaL labels, all correct labels of each image; None if only `labels` count."""
 
-    has_border: bool = True
+    center_crop: bool = True
     """Whether images are center-cropped after resizing; otherwise the network sees the largest center square."""
 
     @property
@@ -53,13 +53,13 @@ class RealSet:
 
 def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> RealSet:
     """Return a set for a classifier with these classes; ValueError with a one-line reason if it cannot be used."""
-    place = _place(name, config)
+    path = _path(name, config)
     if is_digits(name):
         source = digit_images(shift=name.removeprefix(DIGITS).removeprefix("/"))
     else:
-        source = open_layout(place, devkit=config.paths.get("imagenet_devkit", ""))
+        source = open_layout(path, devkit=config.paths.get("imagenet_devkit", ""))
     set_space = _classes_of(name, label_space)
-    in_set = labels_of_titles(source.classes, source.titles, place or name, set_space, name in IMAGENET_SETS)
+    in_set = labels_of_titles(source.classes, source.titles, path or name, set_space, name in IMAGENET_SETS)
     ours = matching_labels(set_space, label_space)
     labels = ours[in_set[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
@@ -67,34 +67,34 @@ def open_set(name: str, config: EvaluationConfig, label_space: LabelSpace) -> Re
     accepted = None
     if name == "imagenet_real":
         names = source.names()
-        accepted = our_labels(real_labels([names[position] for position in positions.tolist()]), ours)
+        accepted = map_labels(reassessed_labels([names[position] for position in positions.tolist()]), ours)
     return RealSet(
-        name, place, source, positions, labels[positions], np.unique(labels[positions]), accepted, not is_digits(name)
+        name, path, source, positions, labels[positions], np.unique(labels[positions]), accepted, not is_digits(name)
     )
 
 
-def whole_set(name: str, place: str, source: ImageList, is_wanted: np.ndarray | None = None) -> RealSet:
+def whole_set(name: str, path: str, source: ImageList, is_wanted: np.ndarray | None = None) -> RealSet:
     """Return a set with its own class numbers as labels, independent of a classifier's classes.
 
     `is_wanted` bool [num_images] selects images; None selects all.
     """
     numbers = source.class_numbers()
     positions = np.flatnonzero(np.ones(len(numbers), dtype=bool) if is_wanted is None else is_wanted)
-    return RealSet(name, place, source, positions, numbers[positions], np.unique(numbers[positions]), has_border=False)
+    return RealSet(name, path, source, positions, numbers[positions], np.unique(numbers[positions]), center_crop=False)
 
 
-def _place(name: str, config: EvaluationConfig) -> str:
+def _path(name: str, config: EvaluationConfig) -> str:
     """Return the path of a set, empty for digits; ValueError if none is configured."""
     if is_digits(name):
         return ""
-    place = config.paths.get(name, "")
-    if not place and name == "imagenet_real":
-        place = config.paths.get("imagenet_val", "")
-    if not place:
+    path = config.paths.get(name, "")
+    if not path and name == "imagenet_real":
+        path = config.paths.get("imagenet_val", "")
+    if not path:
         near = difflib.get_close_matches(name, KNOWN, n=2)
         hint = f". Did you mean {' or '.join(near)}?" if near and name not in KNOWN else "."
         raise ValueError(f"evaluation.sets lists '{name}', which has no path. Add evaluation.paths.{name}=FOLDER{hint}")
-    return place
+    return path
 
 
 def _classes_of(name: str, label_space: LabelSpace) -> LabelSpace:

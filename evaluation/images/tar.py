@@ -18,7 +18,7 @@ from PIL import Image
 
 from evaluation.images.decoding import read_image
 from evaluation.images.folders import EXTENSIONS, is_hidden
-from evaluation.images.image_list import ImageList, Opener, listed, told_as
+from evaluation.images.image_list import ImageList, Opener, build_list, errors_as
 from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
@@ -58,7 +58,7 @@ def tar_images(place: str, split: str = "") -> ImageList:
     places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
     names = [f"{tars[number]}/{sample.name}" for number, sample in samples]
     labels = [sample.label for _, sample in samples]
-    return listed(folder, names, labels, opener_of=partial(open_members, paths, places))
+    return build_list(folder, names, labels, opener_of=partial(open_members, paths, places))
 
 
 def open_members(paths: list[str], places: np.ndarray, names: Sequence[str]) -> Opener:
@@ -70,7 +70,7 @@ def open_members(paths: list[str], places: np.ndarray, names: Sequence[str]) -> 
     def read(position: int) -> Image.Image:
         number, offset, size = places[position].tolist()
         path = paths[number]
-        with told_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
+        with errors_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
             content = _read(tar, offset, size)
         return read_image(BytesIO(content), names[position])
 
@@ -86,7 +86,7 @@ def key_and_ending(name: str) -> tuple[str, str]:
 def _samples_of(path: str) -> list[_Sample]:
     """Return a tar's samples in the order of their first members; members with other extensions are skipped."""
     kind = "an uncompressed tar"
-    with told_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
+    with errors_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
         samples = [_sample(path, file, key, members) for key, members in _members_by_key(path, file).items()]
     return [sample for sample in samples if sample]
 

@@ -16,7 +16,7 @@ from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
-from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
+from evaluation.images.unreadable import NO_SKIPPING, Unreadable
 from generation.indices import Wanted
 from generation.passes import Passes
 from generation.random_streams import Purpose, stream
@@ -28,7 +28,7 @@ from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_
 NUM_BLOCKS = 8
 """Number of blocks in the dataset of a small set."""
 
-MAX_JUDGING_BYTES = 2_000_000_000
+MAX_VALIDATION_BYTES = 2_000_000_000
 """Maximum size of validation images in memory."""
 
 MAX_IMAGES_PER_UNIT = 64
@@ -87,7 +87,7 @@ def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
         )
 
 
-def without_images(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
+def missing_classes(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
     """Return a sentence with the classes that have no images; empty if there are none."""
     missing = np.setdiff1d(np.arange(label_space.num_classes), images.labels)
     if not len(missing):
@@ -99,23 +99,24 @@ def without_images(images: "RealTrainingImages", place: str, label_space: LabelS
     )
 
 
-def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
+def validation_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
     """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], for validation.
 
     ValueError for a set that is too large for memory. StorageError if more than `evaluation.allow_unreadable` images
     cannot be decoded.
     """
     num_bytes = images.num_images * image_size**2 * 3
-    if num_bytes > MAX_JUDGING_BYTES:
+    if num_bytes > MAX_VALIDATION_BYTES:
         raise ValueError(
             f"'{images.name}' has {images.num_images:,} images of {num_bytes / 1e9:.1f} GB, too large for validation "
-            f"during training (at most {MAX_JUDGING_BYTES / 1e9:.0f} GB). Put a smaller set first in evaluation.sets."
+            f"during training (at most {MAX_VALIDATION_BYTES / 1e9:.0f} GB). Put a smaller set first in "
+            "evaluation.sets."
         )
     return ray.data.from_items(readable_rows(images, image_size, config), override_num_blocks=NUM_BLOCKS)
 
 
 def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Return the rows of `judging_images`, without undecodable images."""
+    """Return the rows of `validation_images`, without undecodable images."""
     read = images.source.opener()
     rows, unreadable = [], []
     for position, label in zip(images.positions.tolist(), images.labels, strict=True):
@@ -160,7 +161,7 @@ class RealTrainingImages:
     is_whole: bool = False
     """Whether rows contain the whole photograph, see `evaluation.images.decoding.fitted`; else its center square."""
 
-    unreadable: Unreadable = NONE_LEFT_OUT
+    unreadable: Unreadable = NO_SKIPPING
     """Limit of undecodable images that may be skipped; each is replaced by another one of its class."""
 
     def split(self, num_held_out: int) -> tuple["RealTrainingImages", "RealTrainingImages"]:
@@ -247,7 +248,7 @@ class RealReader:
             try:
                 image = self.read(int(self.positions[each]))
             except UnreadableImageError as error:
-                self.source.unreadable.leave_out(error)
+                self.source.unreadable.record(error)
                 continue
             image = upright(image) if self.source.is_upright else image
             return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))

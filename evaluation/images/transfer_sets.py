@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evaluation.images.folders import class_folders, image_names
-from evaluation.images.image_list import ImageList, listed, told_as
+from evaluation.images.image_list import ImageList, build_list, errors_as
 from evaluation.images.real_sets import RealSet, whole_set
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
         raise ValueError(
             f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Give the folder with {', '.join(needs)}."
         )
-    with told_as(ValueError, folder, name, Exception):  # readers of damaged files raise errors of any kind
+    with errors_as(ValueError, folder, name, Exception):  # readers of damaged files raise errors of any kind
         listing = layout.read(name, folder)
     trainval, test = (
         whole_set(f"{name}/{part}", path, _source(name, folder, listing.classes, items))
@@ -108,7 +108,7 @@ def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -
             f"{name} in '{folder}' has test images of {len(unknown)} classes without training images, first "
             f"'{unknown[0]}'. Add the missing files."
         )
-    return listed(folder, names, labels, classes)
+    return build_list(folder, names, labels, classes)
 
 
 def _by_torchvision(name: str, folder: str) -> Listing:

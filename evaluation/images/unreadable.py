@@ -25,7 +25,7 @@ class Unreadable:
         lines = self.file.read_text("utf-8").split("\n") if self.file.is_file() else []
         return list(dict.fromkeys(line for line in lines if line))
 
-    def leave_out(self, error: UnreadableImageError) -> None:
+    def record(self, error: UnreadableImageError) -> None:
         """Record a skipped image; StorageError if the limit is exceeded."""
         if self.limit and error.name not in self.names():
             try:
@@ -40,7 +40,7 @@ class Unreadable:
                 "skip them."
             ) from error
 
-    def told(self) -> list[str]:
+    def report_lines(self) -> list[str]:
         """Return a line about the skipped images, or an empty list."""
         names = self.names()
         return (
@@ -50,5 +50,5 @@ class Unreadable:
         )
 
 
-NONE_LEFT_OUT = Unreadable(0, Path())
+NO_SKIPPING = Unreadable(0, Path())
 """Skips no image: the first undecodable one ends the run."""

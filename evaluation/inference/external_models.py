@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evaluation.images.decoding import Crop
-from evaluation.inference.trained_model import Model, crop_of
+from evaluation.inference.trained_model import EvaluatedModel, crop_of
 from evaluation.result import ModelFacts
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig
@@ -69,7 +69,7 @@ def is_external(checkpoint: str) -> bool:
     return checkpoint.startswith((TORCHVISION, TIMM)) or checkpoint.endswith(FILE)
 
 
-def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> Model:
+def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> EvaluatedModel:
     """Return a classifier by name; ValueError with the remedy if it does not exist or has other classes.
 
     `training` and `label_space` describe a file's weights; torchvision's and timm's models have ImageNet's 1,000
@@ -98,7 +98,7 @@ def open_external(source: str, training: TrainingConfig, label_space: LabelSpace
         "templates": [],
         "augmentation": "unknown",
     }
-    return Model(facts, sha256_of(classifier, crop), run_dir, space, crop, classifier.eval)
+    return EvaluatedModel(facts, sha256_of(classifier, crop), run_dir, space, crop, classifier.eval)
 
 
 def sha256_of(classifier: ExternalClassifier, crop: Crop) -> str:
@@ -116,14 +116,14 @@ def _of_torchvision(source: str) -> tuple[ExternalClassifier, Crop]:
     import torchvision
 
     name = source.removeprefix(TORCHVISION).partition("/")[0]
-    weights = _torchvisions_weights(source)
-    network = _fetched(source, partial(torchvision.models.get_model, name, weights=weights))
+    weights = _torchvision_weights(source)
+    network = _fetch(source, partial(torchvision.models.get_model, name, weights=weights))
     shown = weights.transforms()
     crop = Crop(shown.resize_size[0], shown.crop_size[0], shown.interpolation.value)
     return _of_imagenet(source, network, crop, shown.mean, shown.std), crop
 
 
-def _torchvisions_weights(source: str) -> Any:
+def _torchvision_weights(source: str) -> Any:
     """Return torchvision's entry for the weights without downloading them; ValueError if they cannot be evaluated."""
     import torchvision
 
@@ -164,7 +164,7 @@ def _of_timm(source: str) -> tuple[ExternalClassifier, Crop]:
             f"checkpoint is '{source}', whose timm crop mode '{mode}' is not supported. Use a model with crop_mode "
             f"{' or '.join(CROP_MODES)}."
         )
-    network = _fetched(source, partial(timm.create_model, name, pretrained=True))
+    network = _fetch(source, partial(timm.create_model, name, pretrained=True))
     shown = resolve_input_data_config(network, use_test_size=True)
     size = shown["input_size"][-1]
     crop = Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash")
@@ -208,7 +208,7 @@ def _of_imagenet(source: str, network: torch.nn.Module, crop: Crop, mean: Any, s
     return ExternalClassifier(network, num_classes, mean, std)
 
 
-def _fetched(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def _fetch(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     """Return a library's network with its weights, which the library caches."""
     try:
         return build()

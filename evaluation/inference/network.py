@@ -68,10 +68,12 @@ def finite(output: torch.Tensor) -> torch.Tensor:
     return output.float()
 
 
-def best_guesses(logits: torch.Tensor, shared: Sequence[int]) -> Columns:
-    """Return the best predictions among the `shared` labels (all if empty) for logits [N, num_classes]; see `Kinds`."""
+def best_guesses(logits: torch.Tensor, shared_labels: Sequence[int]) -> Columns:
+    """Return the best predictions among `shared_labels` (all if empty) for logits [N, num_classes]; see `Kinds`."""
     among = (
-        torch.tensor(shared, device=logits.device) if shared else torch.arange(logits.shape[1], device=logits.device)
+        torch.tensor(shared_labels, device=logits.device)
+        if shared_labels
+        else torch.arange(logits.shape[1], device=logits.device)
     )
     probabilities = logits[:, among].softmax(dim=1)
     best = probabilities.topk(min(5, len(among)), dim=1)

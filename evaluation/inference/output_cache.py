@@ -36,14 +36,14 @@ def folder_name(name: str, key: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class KeptOutputs:
+class OutputCache:
     """Cached rows in one folder. Several jobs may write to it, because a row's values are the same in all."""
 
     folder: Path
     num_rows: int
     """Images of the set."""
 
-    waiting: list[Columns] = field(default_factory=list)
+    pending: list[Columns] = field(default_factory=list)
     written_at: float = field(default_factory=time.monotonic)
 
     def open(self, key: Mapping[str, Any]) -> None:
@@ -72,15 +72,15 @@ class KeptOutputs:
     def add(self, columns: Columns) -> None:
         """Add rows: `row` int64 [N], and arrays [N] or [N, D]."""
         if len(columns[ROW]):
-            self.waiting.append(columns)
-        num_bytes = sum(column.nbytes for columns in self.waiting for column in columns.values())
+            self.pending.append(columns)
+        num_bytes = sum(column.nbytes for columns in self.pending for column in columns.values())
         if num_bytes >= PART_BYTES or time.monotonic() - self.written_at >= PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write pending rows to a file, atomically."""
-        if self.waiting:
-            columns = {name: np.concatenate([part[name] for part in self.waiting]) for name in self.waiting[0]}
+        if self.pending:
+            columns = {name: np.concatenate([part[name] for part in self.pending]) for name in self.pending[0]}
             table = pa.table({name: _to_arrow(column) for name, column in columns.items()})
             path = self.folder / f"part-{uuid4().hex}.parquet"
             try:
@@ -89,7 +89,7 @@ class KeptOutputs:
                 raise StorageError(
                     f"'{self.folder}' cannot be written: {error}. Outputs already cached there are kept."
                 ) from error
-        self.waiting, self.written_at = [], time.monotonic()
+        self.pending, self.written_at = [], time.monotonic()
 
     def read(self, name: str) -> np.ndarray:
         """Return a column of all cached rows, each once, in the order of `rows`: [N] or [N, D].

@@ -22,23 +22,23 @@ UNITS_PER_READER = 4
 """Minimum number of units per reader, so that small sets keep all readers busy."""
 
 
-def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
+def crop_for(own: Crop, config: EvaluationConfig, center_crop: bool) -> Crop:
     """Return the crop for a network whose default is `own`.
 
-    Without `has_border` it is the whole largest center square, bicubic.
+    Without `center_crop` it is the whole largest center square, bicubic.
     """
     crop_size = config.crop_size or own.crop_size
     resize_size = config.resize_size or round(crop_size * own.resize_size / own.crop_size)
     if resize_size < crop_size:
         raise ValueError(f"evaluation.resize_size is {resize_size}, smaller than the crop; use {crop_size} or more.")
-    if not has_border:
+    if not center_crop:
         return Crop(crop_size, crop_size, "bicubic", config.upright)
     interpolation = own.interpolation if config.interpolation == "own" else config.interpolation
     return Crop(resize_size, crop_size, interpolation, config.upright, own.is_squashed)
 
 
 @dataclass(frozen=True, eq=False)
-class ToRead:
+class ReadRequest:
     """Images of a set to read, and how to crop them."""
 
     source: ImageList
@@ -51,7 +51,7 @@ class ToRead:
     crop: Crop
 
 
-def read_images(sets: Sequence[ToRead], config: EvaluationConfig) -> ray.data.Dataset:
+def read_images(sets: Sequence[ReadRequest], config: EvaluationConfig) -> ray.data.Dataset:
     """Return blocks of one set each, in no fixed order.
 
     Columns are `set`, the set's number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
@@ -82,7 +82,7 @@ class ImageReader:
     """Ray actor that reads and decodes units of sets."""
 
     def __init__(self, sets: list[ray.ObjectRef]) -> None:
-        self.sets: list[ToRead] = ray.get(sets[0])
+        self.sets: list[ReadRequest] = ray.get(sets[0])
         self.opener_of = lru_cache(maxsize=2)(lambda number: self.sets[number].source.opener())
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Columns]:

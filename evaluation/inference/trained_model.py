@@ -20,7 +20,7 @@ class EvaluationError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """A trained classifier to evaluate."""
 
     facts: ModelFacts
@@ -40,14 +40,14 @@ class Model:
     """Builds the classifier in evaluation mode."""
 
 
-def open_model(path: Path) -> Model:
+def open_model(path: Path) -> EvaluatedModel:
     """Return the model in a checkpoint file; ValueError with the remedy for a file of another kind."""
     checkpoint = read_checkpoint(path)
     with path.open("rb") as file:
         return model_of(path, hashlib.file_digest(file, "sha256").hexdigest(), checkpoint)
 
 
-def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> Model:
+def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> EvaluatedModel:
     """Return the model in a checkpoint; for a checkpoint in a run's subfolder, `run_dir` is the run's folder."""
     saved, run, recipe = checkpoint["classifier"], checkpoint["run"], recipe_of(checkpoint)
     settings = saved["config"]
@@ -69,7 +69,7 @@ def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> Model:
         "augmentation": settings["augmentation"],
     }
     crop = crop_of(settings["crop_size"] or saved["image_size"])
-    return Model(facts, sha256, run_dir, recipe.label_space, crop, partial(build_classifier, checkpoint))
+    return EvaluatedModel(facts, sha256, run_dir, recipe.label_space, crop, partial(build_classifier, checkpoint))
 
 
 def build_classifier(checkpoint: dict[str, Any]) -> Any:

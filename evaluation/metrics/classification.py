@@ -30,7 +30,7 @@ class Guesses:
     confidences: np.ndarray
     """float [N], the probability of the first prediction, 0..1."""
 
-    accepted: Sequence[np.ndarray] | None = None
+    accepted_labels: Sequence[np.ndarray] | None = None
     """N int arrays with all labels that count as correct for an image (arXiv 2006.07159). An empty array excludes the
     image from every metric; None accepts only `labels`."""
 
@@ -43,25 +43,27 @@ class Guesses:
         _check("labels", self.labels, (num_images,))
         _check("predictions", self.predictions, (num_images, num_guesses))
         _check("confidences", self.confidences, (num_images,), kind="f")
-        if self.accepted is None:
+        if self.accepted_labels is None:
             return
-        if len(self.accepted) != num_images:
+        if len(self.accepted_labels) != num_images:
             raise ValueError(
-                f"accepted_labels has {len(self.accepted)} arrays for {num_images} images. Give one per image."
+                f"accepted_labels has {len(self.accepted_labels)} arrays for {num_images} images. Give one per image."
             )
-        for i, of_image in enumerate(self.accepted):
+        for i, of_image in enumerate(self.accepted_labels):
             if of_image.size:
                 _check(f"accepted_labels[{i}]", of_image, (of_image.size,))
 
 
-def measure(guesses: Guesses, class_names: Sequence[str], shared: np.ndarray | None = None, seed: int = 0) -> Measures:
+def measure(
+    guesses: Guesses, class_names: Sequence[str], shared_labels: np.ndarray | None = None, seed: int = 0
+) -> Measures:
     """Return all metrics of `guesses`, where label i has the name `class_names[i]`.
 
-    `shared` int64 [S] are the labels that predictions are restricted to, None for all; ValueError if others occur. A
-    class's images are those with its label in `labels`, whatever else is accepted. Intervals depend only on counts,
-    confidences and `seed`.
+    `shared_labels` int64 [S] are the labels that predictions are restricted to, None for all; ValueError if others
+    occur. A class's images are those with its label in `labels`, whatever else is accepted. Intervals depend only on
+    counts, confidences and `seed`.
     """
-    competing = _competing_labels(guesses, len(class_names), shared)
+    competing = _competing_labels(guesses, len(class_names), shared_labels)
     counted = _with_label(guesses)
     hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
     right, num_images = hits[:, 0], len(hits)
@@ -92,9 +94,9 @@ def top1_hits(guesses: Guesses) -> np.ndarray:
 
 def is_counted(guesses: Guesses) -> np.ndarray:
     """Return bool [N]: whether an image has an accepted label."""
-    if guesses.accepted is None:
+    if guesses.accepted_labels is None:
         return np.ones(len(guesses.labels), dtype=bool)
-    return np.array([of_image.size > 0 for of_image in guesses.accepted])
+    return np.array([of_image.size > 0 for of_image in guesses.accepted_labels])
 
 
 def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int) -> Interval:
@@ -154,33 +156,33 @@ def _confusions(guesses: Guesses) -> list[Confusion]:
 
 
 def _with_label(guesses: Guesses) -> Guesses:
-    if guesses.accepted is None:
+    if guesses.accepted_labels is None:
         return guesses
     kept = np.flatnonzero(is_counted(guesses)).tolist()
-    accepted = [guesses.accepted[i] for i in kept]
-    return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted)
+    accepted_labels = [guesses.accepted_labels[i] for i in kept]
+    return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted_labels)
 
 
 def _hits(guesses: Guesses) -> np.ndarray:
     """Return bool [N, K]: whether a prediction is correct."""
-    if guesses.accepted is None:
+    if guesses.accepted_labels is None:
         return guesses.predictions == guesses.labels[:, None]
-    images = np.repeat(np.arange(len(guesses.labels)), [of_image.size for of_image in guesses.accepted])
-    rows, ranks = np.nonzero(guesses.predictions[images] == np.concatenate(guesses.accepted)[:, None])
+    images = np.repeat(np.arange(len(guesses.labels)), [of_image.size for of_image in guesses.accepted_labels])
+    rows, ranks = np.nonzero(guesses.predictions[images] == np.concatenate(guesses.accepted_labels)[:, None])
     hits = np.zeros(guesses.predictions.shape, dtype=bool)
     hits[images[rows], ranks] = True
     return hits
 
 
-def _competing_labels(guesses: Guesses, num_classes: int, shared: np.ndarray | None) -> np.ndarray:
+def _competing_labels(guesses: Guesses, num_classes: int, shared_labels: np.ndarray | None) -> np.ndarray:
     """Return the labels that predictions are restricted to, ascending; ValueError if others occur."""
     every = np.arange(num_classes)
-    if shared is not None:
-        _check("shared_labels", shared, (shared.size,))
-        _check_among("shared_labels", shared, every)
-    if guesses.accepted is not None:
-        _check_among("accepted_labels", np.concatenate(guesses.accepted), every)
-    competing = every if shared is None else np.unique(shared)
+    if shared_labels is not None:
+        _check("shared_labels", shared_labels, (shared_labels.size,))
+        _check_among("shared_labels", shared_labels, every)
+    if guesses.accepted_labels is not None:
+        _check_among("accepted_labels", np.concatenate(guesses.accepted_labels), every)
+    competing = every if shared_labels is None else np.unique(shared_labels)
     _check_among("labels", guesses.labels, competing)
     _check_among("predictions", guesses.predictions, competing)
     return competing

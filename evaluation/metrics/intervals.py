@@ -45,7 +45,7 @@ class Difference:
     """P value of McNemar's exact test: the probability of a difference this large between equally good models."""
 
     @property
-    def is_told_apart(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval excludes zero and p is below 0.05; the two may disagree when few images differ."""
         return (self.interval[0] > 0 or self.interval[1] < 0) and self.p_value < 0.05
 
@@ -63,11 +63,11 @@ def paired_difference(hits: np.ndarray, other_hits: np.ndarray) -> Difference:
     return Difference((better - worse) / num_images, (max(-1.0, centre - half), min(1.0, centre + half)), p_value)
 
 
-def packed_hits(hits: np.ndarray) -> str:
+def pack_hits(hits: np.ndarray) -> str:
     """Return bool [N] as text, 1/6 byte per entry."""
     return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
-def unpacked_hits(text: str, num_images: int) -> np.ndarray:
-    """Return the inverse of `packed_hits`, bool [num_images]."""
+def unpack_hits(text: str, num_images: int) -> np.ndarray:
+    """Return the inverse of `pack_hits`, bool [num_images]."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=num_images).astype(bool)

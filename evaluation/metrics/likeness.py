@@ -1,6 +1,6 @@
 """Quality of generated images: how close they are to real ones, and how much of the real variety they cover.
 
-Knows no generator, network or file; `judgement` checks the arguments of the other functions. Distances are between
+Knows no generator, network or file; `quality_report` checks the arguments of the other functions. Distances are between
 features as given, not normalized, and are computed in blocks.
 """
 
@@ -37,7 +37,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class ClassifiedImages:
     """Images with the features and predictions of the reference classifier, which was trained on real images."""
 
     labels: np.ndarray
@@ -49,9 +49,9 @@ class Judged:
     predictions: np.ndarray
     """int [N]: the classifier's top prediction."""
 
-    def at(self, rows: np.ndarray) -> "Judged":
+    def at(self, rows: np.ndarray) -> "ClassifiedImages":
         """Return the images selected by bool [N] or int64 indices."""
-        return Judged(self.labels[rows], self.features[rows], self.predictions[rows])
+        return ClassifiedImages(self.labels[rows], self.features[rows], self.predictions[rows])
 
     def recognised(self) -> float:
         """Return the fraction classified as its label, 0..1."""
@@ -61,18 +61,24 @@ class Judged:
         """Return the mean over classes of the mean L2 distance between two features of a class."""
         return mean_distance_within_classes(self.features, self.labels)
 
-    def checked(self, name: str) -> "Judged":
+    def checked(self, name: str) -> "ClassifiedImages":
         """Return the images with features in double precision; ValueError for invalid features or labels."""
         features = checked_features(self.features, name)
-        return Judged(checked_labels(self.labels, len(features), f"{name}_labels"), features, self.predictions)
+        return ClassifiedImages(
+            checked_labels(self.labels, len(features), f"{name}_labels"), features, self.predictions
+        )
 
 
-Pair = tuple[Judged, Judged]
+Pair = tuple[ClassifiedImages, ClassifiedImages]
 """Real and generated images."""
 
 
-def judgement(
-    real: Judged, generated: Judged, class_names: Sequence[str], num_neighbours: int = 5, seed: int = 0
+def quality_report(
+    real: ClassifiedImages,
+    generated: ClassifiedImages,
+    class_names: Sequence[str],
+    num_neighbours: int = 5,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return the quality of generated images, overall and by class; ValueError if classes differ or are too small.
 
@@ -92,14 +98,14 @@ def judgement(
         {
             "label": label,
             "class_name": class_names[label],
-            **_told(_of_class(every, label), _of_class(alike, label), num_neighbours),
+            **_metrics(_of_class(every, label), _of_class(alike, label), num_neighbours),
         }
         for label in labels
     ]
-    return {"num_neighbours": num_neighbours, "overall": _told(every, alike, num_neighbours), "per_class": per_class}
+    return {"num_neighbours": num_neighbours, "overall": _metrics(every, alike, num_neighbours), "per_class": per_class}
 
 
-def _told(every: Pair, alike: Pair, num_neighbours: int) -> dict[str, int | float]:
+def _metrics(every: Pair, alike: Pair, num_neighbours: int) -> dict[str, int | float]:
     """Return the metrics of real and generated images; `alike` are equal numbers of both, for the comparisons."""
     (real, generated), features = every, (alike[0].features, alike[1].features)
     return {

@@ -46,7 +46,7 @@ ROWS_CLASSIFIED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledFeatures:
     """Features of images with their labels."""
 
     features: np.ndarray
@@ -75,16 +75,16 @@ class Transfer(LinearResult):
     """0 for `lbfgs`, which has none."""
 
 
-Classifier = Callable[[np.ndarray], np.ndarray]
+Predictor = Callable[[np.ndarray], np.ndarray]
 """Function from features [N, D] to class numbers, int [N]."""
 
-Fit = Callable[[np.ndarray, Settings], Classifier]
+Fit = Callable[[np.ndarray, Settings], Predictor]
 """Function that fits a classifier with given settings to rows of the training images, int [N], of all classes."""
 
 
 def fit_transfer(
-    trainval: Labelled,
-    test: Labelled,
+    trainval: LabeledFeatures,
+    test: LabeledFeatures,
     solver: Solver,
     device: str = "cpu",
     seed: int = 0,
@@ -113,7 +113,9 @@ def fit_transfer(
     }
 
 
-def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_trials: int) -> tuple[Settings, float]:
+def best_settings(
+    trainval: LabeledFeatures, fit: Fit, solver: Solver, seed: int, num_trials: int
+) -> tuple[Settings, float]:
     """Return the first settings with the highest validation top-1, and that top-1; `fit` fits `trainval`."""
     import optuna
 
@@ -138,7 +140,7 @@ def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_t
     return Settings(**study.best_params), study.best_value
 
 
-def classes_of(classify: Classifier, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def classes_of(classify: Predictor, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return a classifier's predictions for some rows of features, int [number of rows]."""
     parts = (rows[start : start + ROWS_CLASSIFIED_AT_ONCE] for start in range(0, len(rows), ROWS_CLASSIFIED_AT_ONCE))
     return np.concatenate([classify(features[part]) for part in parts])
@@ -159,7 +161,7 @@ def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return held_out
 
 
-def fitter(trainval: Labelled, solver: Solver, seed: int, device: str) -> Fit:
+def fitter(trainval: LabeledFeatures, solver: Solver, seed: int, device: str) -> Fit:
     """Return a function that fits classifiers to rows of `trainval`, whose labels are class numbers 0..K-1."""
     if solver == "lbfgs":
         return lambda rows, settings: fit_lbfgs(trainval, rows, settings)
@@ -174,7 +176,7 @@ def _on(device: str, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def fit_lbfgs(trainval: Labelled, rows: np.ndarray, settings: Settings) -> Classifier:
+def fit_lbfgs(trainval: LabeledFeatures, rows: np.ndarray, settings: Settings) -> Predictor:
     """Return scikit-learn's logistic regression on unnormalized features; deterministic without a seed.
 
     It uses one BLAS thread: products are small, and threads that wait for each other on shared cores take many times as
@@ -189,9 +191,7 @@ def fit_lbfgs(trainval: Labelled, rows: np.ndarray, settings: Settings) -> Class
         return regression.fit(trainval.features[rows], trainval.labels[rows]).predict
 
 
-def fit_sgd(
-    features: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, settings: Settings, seed: int
-) -> Classifier:
+def fit_sgd(features: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, settings: Settings, seed: int) -> Predictor:
     """Return a linear layer on L2-normalized features, trained from zeros by SGD with cosine decay on their device.
 
     Batch size, epochs and momentum are those of the original code, which searches a weight decay of 1e-12..1e-4 for all
@@ -247,7 +247,7 @@ def log_odds_average(accuracies: Sequence[float], num_test: Sequence[int]) -> fl
     return float(np.mean([math.log(p / (1 - p)) for p in inside]))
 
 
-def with_class_numbers(trainval: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
+def with_class_numbers(trainval: LabeledFeatures, test: LabeledFeatures) -> tuple[LabeledFeatures, LabeledFeatures]:
     """Return both with labels as class numbers 0..K-1; ValueError unless one classifier fits both."""
     trainval, test = _checked(trainval, "trainval"), _checked(test, "test")
     if trainval.features.shape[1] != test.features.shape[1]:
@@ -264,13 +264,13 @@ def with_class_numbers(trainval: Labelled, test: Labelled) -> tuple[Labelled, La
             f"test has {len(missing)} classes that trainval lacks, first {missing[0]}. Use the same class numbers "
             "in both, or drop these images."
         )
-    trainval = Labelled(trainval.features, np.searchsorted(classes, trainval.labels))
-    return trainval, Labelled(test.features, np.searchsorted(classes, test.labels))
+    trainval = LabeledFeatures(trainval.features, np.searchsorted(classes, trainval.labels))
+    return trainval, LabeledFeatures(test.features, np.searchsorted(classes, test.labels))
 
 
-def _checked(labelled: Labelled, name: str) -> Labelled:
+def _checked(labelled: LabeledFeatures, name: str) -> LabeledFeatures:
     """Return it as arrays, checked as in `representation`, but without a copy in double precision."""
     features = np.asarray(labelled.features)
     if features.ndim != 2 or not features.size or not np.isfinite([features.min(), features.max()]).all():
         checked_features(features, f"{name}.features")
-    return Labelled(features, checked_labels(labelled.labels, len(features), f"{name}.labels"))
+    return LabeledFeatures(features, checked_labels(labelled.labels, len(features), f"{name}.labels"))

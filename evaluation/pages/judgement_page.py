@@ -28,10 +28,10 @@ the mean distance between two features of a class.</p>
 """
 
 
-def judgement_page(told: Mapping[str, Any]) -> str:
+def quality_page(results: Mapping[str, Any]) -> str:
     """Return the page for the results of `ray_jobs.judge`."""
-    facts = [[name, str(value)] for name, value in {**told["facts"], **told["circumstances"]}.items()]
-    found = told["judgement"]
+    facts = [[name, str(value)] for name, value in {**results["facts"], **results["circumstances"]}.items()]
+    found = results["judgement"]
     by_class = sorted(found["per_class"], key=lambda row: row["coverage"])
     overall = found["overall"] | {"class_name": f"all {number(len(by_class))}"}
     body = [

@@ -58,7 +58,7 @@ def label(name: str, num_letters: int = 32) -> str:
     return line.replace("$", r"\$")
 
 
-def look(i: int) -> dict[str, Any]:
+def line_style(i: int) -> dict[str, Any]:
     """Return the color and marker of model `i`, the same in all figures."""
     return {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
 
@@ -101,10 +101,10 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
 
 def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int) -> None:
     values = [row["top1"] for row in rows]
-    axes.errorbar(places, values, yerr=interval_bars(rows), **look(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
+    axes.errorbar(places, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
 
 
-def along_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
+def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
     """Plot top-1 with intervals over training cost; lines are (name, x values, rows), one color per name."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -124,7 +124,7 @@ def _in_percent(axes: Axes) -> None:
 
 def _legend_below(figure: Figure, names: Mapping[int, str]) -> None:
     """Draw a legend with the models' names, by their index among all, below the plot."""
-    handles = [Line2D([], [], **look(i)) for i in names]
+    handles = [Line2D([], [], **line_style(i)) for i in names]
     texts = [label(name, 90) for name in names.values()]
     columns = max(1, min(4, 100 // (max(map(len, texts)) + 8)))
     figure.legend(handles, texts, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=columns, frameon=False)
@@ -227,7 +227,7 @@ def spider_figure(models: Mapping[str, Mapping[str, Any] | None]) -> Figure:
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots(subplot_kw={"projection": "polar"})
     for i, row in enumerate(scaled):
-        axes.plot(np.append(angles, 0), np.append(row, row[0]), **look(i), linewidth=1.5)
+        axes.plot(np.append(angles, 0), np.append(row, row[0]), **line_style(i), linewidth=1.5)
     axes.set_ylim(0, 1.04)
     axes.set_yticks([0.25, 0.5, 0.75, 1], [""] * 4)
     titles = [f"{name.replace('_', ' ')}\n0 to {top:.4g}" for name, top in zip(MEASURES, largest, strict=True)]

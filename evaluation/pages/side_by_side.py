@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from evaluation.metrics.intervals import Difference, paired_difference, unpacked_hits
+from evaluation.metrics.intervals import Difference, paired_difference, unpack_hits
 from evaluation.pages import plots
 from evaluation.pages.html import (
     by_unique_name,
@@ -47,20 +47,20 @@ def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     return page("Models side by side", "\n".join(parts))
 
 
-def compared(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
+def compare_on_set(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
     """Return the difference of two models on a set; None unless both saw the same images and classes."""
     same = all(of_set.get(key) == other.get(key) for key in ("images", "num_images", "num_shared_classes"))
     if not (same and of_set.get("top1_hits") and other.get("top1_hits")):
         return None
-    hits, other_hits = (unpacked_hits(each["top1_hits"], each["num_images"]) for each in (of_set, other))
+    hits, other_hits = (unpack_hits(each["top1_hits"], each["num_images"]) for each in (of_set, other))
     return paired_difference(hits, other_hits)
 
 
 def best_of(sets: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the index of the model that is significantly better than every other on a set; None if there is none."""
     for i, of_set in enumerate(sets):
-        others = [compared(of_set, other) for j, other in enumerate(sets) if j != i]
-        if others and all(each and each.points > 0 and each.is_told_apart for each in others):
+        others = [compare_on_set(of_set, other) for j, other in enumerate(sets) if j != i]
+        if others and all(each and each.points > 0 and each.is_significant for each in others):
             return i
     return None
 
@@ -86,7 +86,7 @@ def _difference_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> 
     rows = []
     for name, after in others:
         pairs = [(after["sets"].get(of_set, {}), before["sets"].get(of_set, {})) for of_set in sets]
-        rows.append([f"{name} - {first}", *(_difference_cell(compared(*pair)) for pair in pairs)])
+        rows.append([f"{name} - {first}", *(_difference_cell(compare_on_set(*pair)) for pair in pairs)])
     if not rows:
         return "<p>There is only one model.</p>"
     note = (

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import cast
 
 from evaluation.config import EvaluationConfig
-from evaluation.evaluate import Planned, evaluate, open_transfer
+from evaluation.evaluate import EvaluationSets, evaluate, open_transfer
 from evaluation.images.decoding import Crop
 from evaluation.images.real_sets import open_set
 from evaluation.inference.reading import crop_for
-from evaluation.inference.trained_model import Model, open_model
+from evaluation.inference.trained_model import EvaluatedModel, open_model
 from evaluation.pages.model_page import csv_text, model_page
-from evaluation.result import Circumstances, Evaluation
+from evaluation.result import Evaluation, EvaluationEnvironment
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cli.config import JobConfig, to_yaml
@@ -23,30 +23,32 @@ from ray_jobs.job.tables import print_table
 from training.model.network import check_features
 
 
-def open_checkpoint(checkpoint: str) -> Model:
+def open_checkpoint(checkpoint: str) -> EvaluatedModel:
     """Return the checkpoint that the settings name."""
     if not checkpoint:
         raise ValueError("No checkpoint given. Add checkpoint=runs/NAME/checkpoint.ckpt.")
     return open_model(resolve(checkpoint))
 
 
-def plan(config: EvaluationConfig, label_space: LabelSpace) -> Planned:
+def plan(config: EvaluationConfig, label_space: LabelSpace) -> EvaluationSets:
     """Return the images that the settings name, for a classifier of these classes; ValueError for what cannot be.
 
     Relative paths are those of `resolve_input`.
     """
     paths = {name: str(resolve_input(path)) for name, path in config.paths.items() if path}
     config = dataclasses.replace(config, paths=paths)
-    return Planned(
+    return EvaluationSets(
         [open_set(name, config, label_space) for name in config.sets],
         [open_transfer(name, config, label_space) for name in config.transfer],
     )
 
 
-def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str) -> None:
+def check_evaluation(
+    planned: EvaluationSets, config: EvaluationConfig, run_dir: Path, own: Crop, architecture: str
+) -> None:
     """Raise ValueError if a network of this kind cannot be evaluated so, or its numbers cannot be written."""
     for images in planned.sets:
-        crop_for(own, config, images.has_border)
+        crop_for(own, config, images.center_crop)
     if config.representation or planned.transfers:
         check_features(architecture)
     outputs = outputs_folder(config, run_dir)
@@ -55,7 +57,7 @@ def check_evaluation(planned: Planned, config: EvaluationConfig, run_dir: Path, 
         check_writable(run_dir)
 
 
-def write_evaluation(model: Model, planned: Planned, config: JobConfig) -> Evaluation:
+def write_evaluation(model: EvaluatedModel, planned: EvaluationSets, config: JobConfig) -> Evaluation:
     """Evaluate, print a table, and write a new folder in the run's; return what evaluation.json holds.
 
     ValueError if nodes for it do not come in the time that the settings give them.
@@ -64,7 +66,7 @@ def write_evaluation(model: Model, planned: Planned, config: JobConfig) -> Evalu
     wait_for_room(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation: Evaluation = {
         "model": model.facts,
-        "circumstances": cast(Circumstances, circumstances()),
+        "circumstances": cast(EvaluationEnvironment, circumstances()),
         "settings": to_yaml(config),
         **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), announce),
     }

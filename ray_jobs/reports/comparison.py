@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from evaluation.pages.html import html_table, page
-from evaluation.pages.plots import along_figure, svg
+from evaluation.pages.plots import curve_figure, svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import CompareConfig, Prices, to_yaml
 from ray_jobs.job.environment import circumstances
@@ -149,4 +149,4 @@ def plot(runs: Sequence[ArmRun], along: Callable[[Moment], float], label: str) -
         (run.arm, [along(moment) for moment in run.moments], [{"top1": moment.top1} for moment in run.moments])
         for run in runs
     ]
-    return svg(along_figure(lines, label))
+    return svg(curve_figure(lines, label))

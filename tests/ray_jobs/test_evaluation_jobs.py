@@ -288,7 +288,7 @@ def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, judg
             f"output={tmp_path / 'judged'}",
         ]
     )
-    assert crop_for(job.judge.crop, job.config.evaluation, job.real.has_border) == Crop(32, 32, "bicubic")
+    assert crop_for(job.judge.crop, job.config.evaluation, job.real.center_crop) == Crop(32, 32, "bicubic")
 
 
 def test_indices_of_each_kind_have_each_class_once_in_every_ten():

@@ -79,7 +79,7 @@ def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_
     job = train.prepare([PAINTED, f"output={tmp_path}/run", *REAL, f"training.upright={is_upright}"])
     assert [images.is_upright for images in trained_on_and_held_out(job)] == [is_upright] * 2
     config = EvaluationConfig(upright=is_upright)
-    assert [crop_for(Crop(8, 8, "bilinear"), config, has_border).is_upright for has_border in (False, True)] == [
+    assert [crop_for(Crop(8, 8, "bilinear"), config, center_crop).is_upright for center_crop in (False, True)] == [
         is_upright
     ] * 2
 
