@@ -64,8 +64,10 @@ def evaluate(
     those being fitted, at most one set per core. ValueError if there are too few images for a metric.
     """
     described = planned.sets[:1] if config.representation else []
-    wanted: dict[RealSet, Kinds] = {images: KINDS if images in described else ("guesses",) for images in planned.sets}
-    set_outputs = infer_sets(wanted, model, config, folder, log)
+    requested: dict[RealSet, Kinds] = {
+        images: KINDS if images in described else ("guesses",) for images in planned.sets
+    }
+    set_outputs = infer_sets(requested, model, config, folder, log)
     results: Results = {"sets": {}}
     for images in planned.sets:
         measures = results["sets"][images.name] = classification(model, images, set_outputs[images])

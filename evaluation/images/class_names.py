@@ -18,8 +18,8 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
         return _labels_of_numbers([int(name) for name in names], place, space)
-    alike = _labels_by_name(space, folded)
-    found = [exact.get(name) or alike.get(folded(name), []) for name in names]
+    folded_labels = _labels_by_name(space, folded)
+    found = [exact.get(name) or folded_labels.get(folded(name), []) for name in names]
     if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
         raise ValueError(
             f"{len(unknown)} of {len(names)} classes in '{place}' match no class of {space.name}: "

@@ -118,9 +118,9 @@ def _of_torchvision(source: str) -> tuple[ExternalClassifier, Crop]:
     name = source.removeprefix(TORCHVISION).partition("/")[0]
     weights = _torchvision_weights(source)
     network = _fetch(source, partial(torchvision.models.get_model, name, weights=weights))
-    shown = weights.transforms()
-    crop = Crop(shown.resize_size[0], shown.crop_size[0], shown.interpolation.value)
-    return _of_imagenet(source, network, crop, shown.mean, shown.std), crop
+    preprocessing = weights.transforms()
+    crop = Crop(preprocessing.resize_size[0], preprocessing.crop_size[0], preprocessing.interpolation.value)
+    return _of_imagenet(source, network, crop, preprocessing.mean, preprocessing.std), crop
 
 
 def _torchvision_weights(source: str) -> Any:
@@ -165,10 +165,12 @@ def _of_timm(source: str) -> tuple[ExternalClassifier, Crop]:
             f"{' or '.join(CROP_MODES)}."
         )
     network = _fetch(source, partial(timm.create_model, name, pretrained=True))
-    shown = resolve_input_data_config(network, use_test_size=True)
-    size = shown["input_size"][-1]
-    crop = Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash")
-    return _of_imagenet(source, network, crop, shown["mean"], shown["std"]), crop
+    preprocessing = resolve_input_data_config(network, use_test_size=True)
+    size = preprocessing["input_size"][-1]
+    crop = Crop(
+        int(size / preprocessing["crop_pct"]), size, preprocessing["interpolation"], is_squashed=mode == "squash"
+    )
+    return _of_imagenet(source, network, crop, preprocessing["mean"], preprocessing["std"]), crop
 
 
 def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> tuple[ExternalClassifier, Crop]:

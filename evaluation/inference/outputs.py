@@ -65,7 +65,7 @@ class SetInference:
 
 
 def infer_sets(
-    wanted: Mapping[RealSet, Kinds],
+    requested: Mapping[RealSet, Kinds],
     model: EvaluatedModel,
     config: EvaluationConfig,
     folder: Path,
@@ -76,8 +76,8 @@ def infer_sets(
     Images in several sets, such as ImageNet's with original and with ReaL labels, are read once. StorageError, after
     all images are done, if more than `allow_unreadable` images of a set cannot be decoded.
     """
-    groups = same_images(wanted, model)
-    inferences = [open_cached(group, wanted, model, config, folder) for group in groups]
+    groups = same_images(requested, model)
+    inferences = [open_cached(group, requested, model, config, folder) for group in groups]
     for each in inferences:
         if 0 < (num_missing := len(each.to_read.rows)) < each.images.num_images:
             num_kept = each.images.num_images - num_missing
@@ -120,14 +120,14 @@ def candidate_labels(images: RealSet, model: EvaluatedModel) -> list[int]:
 
 def open_cached(
     group: Sequence[RealSet],
-    wanted: Mapping[RealSet, Kinds],
+    requested: Mapping[RealSet, Kinds],
     model: EvaluatedModel,
     config: EvaluationConfig,
     folder: Path,
 ) -> SetInference:
     """Open the cache for a group of sets with the same images, keyed by everything that determines the outputs."""
     images = group[0]
-    kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
+    kinds: Kinds = tuple(kind for kind in KINDS if any(kind in requested[each] for each in group))
     among = candidate_labels(images, model) if "guesses" in kinds else []
     crop = crop_for(model.crop, config, images.center_crop)
     key = {
@@ -173,12 +173,12 @@ def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
 def infer_generated(samples: ray.data.Dataset, model: EvaluatedModel, config: EvaluationConfig) -> Columns:
     """Return predictions, features and labels for rows `image` and `label`, uncached and in no fixed order."""
     crop = crop_for(model.crop, config, center_crop=False)
-    shown = samples.map_batches(cast(Any, partial(shown_samples, crop)), batch_size=config.batch_size, num_cpus=0)
+    shown = samples.map_batches(cast(Any, partial(network_input, crop)), batch_size=config.batch_size, num_cpus=0)
     parts = list(infer(shown, Network(model.build, config, [Request(KINDS)])))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def shown_samples(crop: Crop, samples: Columns) -> Columns:
+def network_input(crop: Crop, samples: Columns) -> Columns:
     """Return generated samples as the input of `NetworkActor`."""
     images = np.stack([crop(Image.fromarray(image)) for image in samples["image"]])
     return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}

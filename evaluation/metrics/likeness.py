@@ -93,27 +93,31 @@ def quality_report(
         )
     labels = shared_classes(real.labels, generated.labels, num_neighbours)
     rows, generated_rows = equal_numbers(real.labels, generated.labels, seed)
-    alike = real.at(rows), generated.at(generated_rows)
+    balanced = real.at(rows), generated.at(generated_rows)
     per_class = [
         {
             "label": label,
             "class_name": class_names[label],
-            **_metrics(_of_class(every, label), _of_class(alike, label), num_neighbours),
+            **_metrics(_of_class(every, label), _of_class(balanced, label), num_neighbours),
         }
         for label in labels
     ]
-    return {"num_neighbours": num_neighbours, "overall": _metrics(every, alike, num_neighbours), "per_class": per_class}
+    return {
+        "num_neighbours": num_neighbours,
+        "overall": _metrics(every, balanced, num_neighbours),
+        "per_class": per_class,
+    }
 
 
-def _metrics(every: Pair, alike: Pair, num_neighbours: int) -> dict[str, int | float]:
-    """Return the metrics of real and generated images; `alike` are equal numbers of both, for the comparisons."""
-    (real, generated), features = every, (alike[0].features, alike[1].features)
+def _metrics(every: Pair, balanced: Pair, num_neighbours: int) -> dict[str, int | float]:
+    """Return the metrics of real and generated images; `balanced` are equal numbers of both, for the comparisons."""
+    (real, generated), features = every, (balanced[0].features, balanced[1].features)
     return {
         **asdict(overlap(*features, num_neighbours)),
         "num_real": len(features[0]),
         "num_generated": len(features[1]),
         "frechet_distance": frechet_distance(*features),
-        "diversity": alike[1].diversity(),
+        "diversity": balanced[1].diversity(),
         "recognised": generated.recognised(),
         "real_recognised": real.recognised(),
         "real_diversity": real.diversity(),

@@ -260,11 +260,11 @@ def test_a_model_trained_on_real_images_has_no_row_of_prompts():
 def test_confusions_note_other_accepted_labels(name: str, num_top1: int, says: bool):
     of_set = one_set()
     of_set["per_class"][0]["num_top1"] = num_top1
-    assert ("By the image's own label" in model_page(evaluated(sets={name: of_set}))) == says
+    assert ("By the image's original label" in model_page(evaluated(sets={name: of_set}))) == says
 
 
 def test_confusions_note_reassessed_labels_despite_equal_counts():
-    assert "By the image's own label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
+    assert "By the image's original label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
 
 
 def test_classes_are_sorted_by_the_difference_between_first_and_last_model():
