@@ -24,7 +24,7 @@ from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import whole_set
 from evaluation.inference.network import Network, Request, infer
 from evaluation.inference.output_cache import ROW
-from evaluation.inference.reading import Crop, ToRead, crop_for, read_images
+from evaluation.inference.reading import Crop, ReadRequest, crop_for, read_images
 from evaluation.inference.trained_model import build_classifier, crop_of
 from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
@@ -61,7 +61,7 @@ def main() -> None:
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     crop_size = config.evaluation.crop_size or 224
-    crop = crop_for(crop_of(crop_size), config.evaluation, has_border=True)
+    crop = crop_for(crop_of(crop_size), config.evaluation, center_crop=True)
     build = partial(build_classifier, random_checkpoint(config.training, crop_size))
     network = Network(build, config.evaluation, [Request(("guesses",))])
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
     """Return the rate and the memory of a whole pass."""
     images = whole_set("photographs", str(folder), open_layout(str(folder)))
     every = np.arange(images.num_images)
-    to_read = ToRead(images.source, images.positions, every, crop)
+    to_read = ReadRequest(images.source, images.positions, every, crop)
     rows, came_at = [], []
     memory: list[float] = []
     with ExitStack() as watched:

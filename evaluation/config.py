@@ -1,4 +1,4 @@
-"""Settings of evaluation: which real images, what is told of them, and on what."""
+"""Settings of evaluation: real image sets, metrics, and resources."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,100 +8,101 @@ from generation.ranges import AtLeastOne, Count, Documented, Gpus, check_ranges
 
 @dataclass(frozen=True)
 class EvaluationConfig(Documented):
-    """How a classifier is tested on real images."""
+    """How a classifier is evaluated on real images."""
 
     sets: tuple[str, ...] = ()
-    """Names in `images.real_sets.KNOWN`, or others that `paths` has; with none, and no `transfer`, a run ends
-    without a test. `digits` are 540 real handwritten digits that nothing was trained on.
+    """Real image sets to evaluate on: `imagenet_val` and others in docs/evaluation.md, or any name with a folder in
+    `paths`. `digits` are 540 real handwritten digits that are never trained on. If this and `transfer` are empty, a run
+    ends without evaluation.
     """
 
     paths: dict[str, str] = field(default_factory=dict)
-    """Where sets are, by name; `imagenet_devkit` too, where validation images are not sorted into folders."""
+    """Folder of each set, by name. `imagenet_devkit` is ImageNet's devkit, for validation images that are not in class
+    folders."""
 
     transfer: tuple[str, ...] = ()
-    """Names of `evaluation.images.transfer_sets`, each with its place in `paths`: other classes, told apart by frozen
-    features.
+    """Sets of other classes, such as `dtd` (all are in docs/evaluation.md), each with its folder in `paths`, on which a
+    linear classifier is fitted to the frozen features.
     """
 
     transfer_seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the validation images, the settings tried and the order of training in transfer: of several seeds the mean is
-    told, with its interval.
+    """Seeds of transfer. Each decides the validation images, the settings tried and the order of training; results are
+    the mean over seeds with an interval.
     """
 
     every_images: Count = 0
-    """After how many images trained on a run keeps its weights, each time; `ray_jobs.evaluate checkpoint=RUN` evaluates
-    them while it goes on, or later: how accuracy grew with images and device time. 0 keeps the last ones alone. As many
-    as `training.global_batch_size`, or more.
+    """A training run saves its weights each time it has trained on this many images, to evaluate accuracy over images
+    and device time with `ray_jobs.evaluate checkpoint=RUN`, during the run or later. 0 saves only the last weights. At
+    least `training.global_batch_size`.
     """
 
     representation: bool = False
-    """Whether the features of the first set's images are described."""
+    """Whether to measure the representation (sparsity, redundancy, ...) on the first set's images."""
 
     resize_size: Count = 0
-    """What an image's shorter side is made, in pixels; 0 is 256/224 of the crop, or what weights of
-    torchvision's or timm's go by. Digits are shown whole."""
+    """Size in pixels to which an image's shorter side is resized before the crop. 0 is 256/224 of the crop, or the size
+    that torchvision or timm defines for its weights. Ignored for digits, which are not cropped."""
 
     crop_size: Count = 0
-    """Height and width of what is cropped from its centre, in pixels; 0 is what the classifier was trained on."""
+    """Height and width of the center crop, in pixels; 0 is the size that the classifier was trained on."""
 
     interpolation: Literal["own", "bilinear", "bicubic"] = "own"
-    """How an image is resized; `own` is bilinear, or what weights of torchvision's or timm's go by."""
+    """Interpolation when resizing; `own` is bilinear, or what torchvision or timm defines for its weights."""
 
     upright: bool = False
-    """Whether images are turned as their EXIF says; torchvision does not."""
+    """Whether images are rotated by their EXIF orientation; torchvision does not do this."""
 
     allow_unreadable: Count = 0
-    """Images of a set that may be left out because they cannot be decoded; with more, the job fails."""
+    """Number of undecodable images per set that are skipped; with more, the job fails."""
 
     allow_missing_classes: bool = False
-    """Whether a set may lack images of classes that it should have; guesses are then among the others."""
+    """Whether a set may lack images of some of its classes; predictions are then restricted to the others."""
 
     outputs: str = ""
-    """Folder where what networks say of images is kept as Parquet, and is not worked out again; empty is `outputs`
-    beside the checkpoint.
-    """
+    """Folder in which network outputs are cached as Parquet and reused; empty is `outputs` next to the checkpoint."""
 
     batch_size: AtLeastOne = 128
-    """Images classified at once."""
+    """Images per batch on each actor."""
 
     num_actors: AtLeastOne = 1
-    """Copies of the classifier that share the images."""
+    """Actors that run inference, each with a copy of the classifier."""
 
     num_readers: AtLeastOne = 2
-    """Processes that read and decode."""
+    """Processes that read and decode images."""
 
     gpus_per_actor: Gpus = 0.0
-    """0 classifies on the CPU."""
+    """GPUs per actor; 0 runs inference on the CPU."""
 
     label_selector: dict[str, str] = field(default_factory=dict)
-    """Labels of the nodes that may hold an actor, as for `generation.label_selector`."""
+    """Ray node labels that restrict where actors run, as for `generation.label_selector`; empty allows any node."""
 
     threads_per_actor: AtLeastOne = 2
-    """Threads that torch may use in an actor; Ray counts one core as taken."""
+    """Threads that torch uses in an actor; Ray reserves one core for each actor."""
 
     def __post_init__(self) -> None:
-        """Refuse impossible settings before anything starts."""
+        """Reject invalid settings before anything starts."""
         check_ranges(self, "evaluation")
         if not self.transfer_seeds or len(set(self.transfer_seeds)) < len(self.transfer_seeds):
-            raise ValueError(f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more, each once.")
+            raise ValueError(
+                f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more different seeds."
+            )
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(
-                f"evaluation.resize_size is {self.resize_size}, less than crop_size {self.crop_size}. Give as much, or "
-                "more."
+                f"evaluation.resize_size is {self.resize_size}, smaller than crop_size; use {self.crop_size} or more."
             )
         for which, names in (("sets", self.sets), ("transfer", self.transfer)):
             if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"evaluation.{which} has {', '.join(sorted(twice))} twice. Name each once.")
+                raise ValueError(f"evaluation.{which} lists {', '.join(sorted(twice))} more than once; list each once.")
         for name in self.paths:
             if name.split("/", maxsplit=1)[0] == "digits":
-                raise ValueError(f"evaluation.paths.{name} is given, but the digits come with Figment. Leave it out.")
+                raise ValueError(f"evaluation.paths.{name} is set, but the digits ship with Figment. Remove it.")
         if self.representation and not self.sets:
-            raise ValueError("evaluation.representation is true, but evaluation.sets names no images to describe.")
+            raise ValueError("evaluation.representation is true, but evaluation.sets is empty. Add a set.")
 
     def check_step(self, num_images: int) -> None:
         """Raise ValueError if `every_images` is smaller than an optimisation step."""
         if 0 < self.every_images < num_images:
             raise ValueError(
-                f"evaluation.every_images is {self.every_images}, less than the {num_images} images of a step "
-                "(training.global_batch_size). Give as many, or more."
+                f"evaluation.every_images is {self.every_images}, smaller than a step (training.global_batch_size); "
+                f"use {num_images} or more."
             )

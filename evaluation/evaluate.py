@@ -1,4 +1,4 @@
-"""All that is told of a model on real images: how it classifies them, what its features are like and serve for."""
+"""Evaluate a model on real images: classification, representation, transfer."""
 
 import zlib
 from collections.abc import Callable
@@ -11,45 +11,42 @@ from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.real_sets import RealSet, whole_set
 from evaluation.images.transfer_sets import TransferSet, open_transfer_set
 from evaluation.inference.network import KINDS, Kinds
-from evaluation.inference.outputs import Outputs, outputs_of
-from evaluation.inference.trained_model import Model
+from evaluation.inference.outputs import Outputs, infer_sets
+from evaluation.inference.trained_model import EvaluatedModel
 from evaluation.inference.transfers import transfer
 from evaluation.metrics.classification import Guesses, is_counted, measure, top1_hits
-from evaluation.metrics.intervals import packed_hits
+from evaluation.metrics.intervals import pack_hits
 from evaluation.metrics.representation import describe
 from evaluation.result import RepresentationResult, Results, SetResult
 from generation.recipes.labels import LabelSpace, load_label_space
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Images to evaluate on, all listed and none opened."""
+    """Images to evaluate on, listed but not opened."""
 
     sets: list[RealSet]
     transfers: list[TransferSet]
 
 
 def open_transfer(name: str, config: EvaluationConfig, label_space: LabelSpace) -> TransferSet:
-    """Return the images of a transfer set; of `digits` those of classes that the classifier does not know."""
+    """Return the images of a transfer set; for `digits`, of the classes that the classifier does not know."""
     if name == DIGITS:
         return unknown_digits(label_space)
     if name not in config.paths:
-        raise ValueError(
-            f"evaluation.transfer has '{name}', and where its images are is not said. Add "
-            f"evaluation.paths.{name}=FOLDER."
-        )
+        raise ValueError(f"evaluation.transfer lists '{name}', which has no path. Add evaluation.paths.{name}=FOLDER.")
     return open_transfer_set(name, config.paths[name])
 
 
 def unknown_digits(label_space: LabelSpace) -> TransferSet:
-    """Return the digits of classes that a classifier does not know; ValueError if there are not two."""
+    """Return the digits of classes that the classifier does not know; ValueError for fewer than two classes."""
     is_unknown = matching_labels(load_label_space(DIGITS), label_space) == NOT_SHARED
     if is_unknown.sum() < 2:
         raise ValueError(
-            f"evaluation.transfer has 'digits', but {label_space.name} has all of them, or all but one. Train a "
-            "classifier of some of them, such as zero to four."
+            f"evaluation.transfer lists 'digits', but the classifier ({label_space.name}) knows all of them, or all "
+            "but one. Train a classifier on some digits, such as zero to four."
         )
     trainval, test = (
         whole_set(f"{DIGITS}/{part}", "", source, is_unknown[source.class_numbers()])
@@ -58,50 +55,54 @@ def unknown_digits(label_space: LabelSpace) -> TransferSet:
     return TransferSet(DIGITS, trainval, test, "lbfgs", "published")
 
 
-def evaluate(model: Model, planned: EvaluationPlan, config: EvaluationConfig, outputs: Path, say: Say) -> Results:
-    """Return what tables and pages are made of, by what each is called there; fractions are 0..1.
+def evaluate(
+    model: EvaluatedModel, planned: EvaluationPlan, config: EvaluationConfig, folder: Path, log: Log
+) -> Results:
+    """Return the results under the names used in tables and pages; fractions are 0..1.
 
-    Images are looked at once, the sets' first. Features of one set are in memory at a time; of transfer sets, those
-    that are being fitted, at most one set a core. ValueError where images are too few for what is asked.
+    Each image is read once, the sets' images first. Features of one set are in memory at a time; of transfer sets,
+    those being fitted, at most one set per core. ValueError if there are too few images for a metric.
     """
     described = planned.sets[:1] if config.representation else []
-    wanted: dict[RealSet, Kinds] = {images: KINDS if images in described else ("guesses",) for images in planned.sets}
-    said = outputs_of(wanted, model, config, outputs, say)
-    told: Results = {"sets": {}}
+    requested: dict[RealSet, Kinds] = {
+        images: KINDS if images in described else ("guesses",) for images in planned.sets
+    }
+    set_outputs = infer_sets(requested, model, config, folder, log)
+    results: Results = {"sets": {}}
     for images in planned.sets:
-        measures = told["sets"][images.name] = classification(model, images, said[images])
-        say(f"{images.name}: top-1 {measures['top1']:.2%} of {measures['num_images']:,} images")
+        measures = results["sets"][images.name] = classification(model, images, set_outputs[images])
+        log(f"{images.name}: top-1 {measures['top1']:.2%} of {measures['num_images']:,} images")
     for images in described:
-        told["representation"] = representation(images, said[images])
+        results["representation"] = representation(images, set_outputs[images])
     if planned.transfers:
         featured = [images for each in planned.transfers for images in (each.trainval, each.test)]
-        features = outputs_of(dict.fromkeys(featured, ("features",)), model, config, outputs, say)
-        told["transfer"] = transfer(planned.transfers, features, config, outputs, say)
-    return told
+        features = infer_sets(dict.fromkeys(featured, ("features",)), model, config, folder, log)
+        results["transfer"] = transfer(planned.transfers, features, config, folder, log)
+    return results
 
 
-def classification(model: Model, images: RealSet, said: Outputs) -> SetResult:
-    """Return the numbers of one set."""
-    accepted = [images.accepted[row] for row in said.rows.tolist()] if images.accepted else None
-    guesses = Guesses(images.labels[said.rows], said.read("prediction"), said.read("confidence"), accepted)
-    counted = images.positions[said.rows[is_counted(guesses)]]
+def classification(model: EvaluatedModel, images: RealSet, outputs: Outputs) -> SetResult:
+    """Return the classification results of one set."""
+    accepted = [images.accepted_labels[row] for row in outputs.rows.tolist()] if images.accepted_labels else None
+    guesses = Guesses(images.labels[outputs.rows], outputs.read("prediction"), outputs.read("confidence"), accepted)
+    counted = images.positions[outputs.rows[is_counted(guesses)]]
     return {
-        **measure(guesses, model.label_space.class_names, images.shared),
+        **measure(guesses, model.label_space.class_names, images.shared_labels),
         "images": f"{images.source.names_hash} {zlib.crc32(counted.tobytes())}",
-        "top1_hits": packed_hits(top1_hits(guesses)),
-        "num_unreadable": len(said.unreadable),
-        "unreadable": list(said.unreadable),
-        "num_shared_classes": len(images.shared),
+        "top1_hits": pack_hits(top1_hits(guesses)),
+        "num_unreadable": len(outputs.unreadable),
+        "unreadable": list(outputs.unreadable),
+        "num_shared_classes": len(images.shared_labels),
     }
 
 
-def representation(images: RealSet, said: Outputs) -> RepresentationResult:
-    """Return what the features of a set's images are like."""
-    features = said.read("feature")
+def representation(images: RealSet, outputs: Outputs) -> RepresentationResult:
+    """Return the representation metrics of a set's features."""
+    features = outputs.read("feature")
     return {
         "set": images.name,
         "num_images": len(features),
-        "num_unreadable": len(said.unreadable),
+        "num_unreadable": len(outputs.unreadable),
         "num_dimensions": features.shape[1],
-        **describe(features, images.labels[said.rows]),
+        **describe(features, images.labels[outputs.rows]),
     }

@@ -1,6 +1,6 @@
-"""What an evaluation comes to, as `evaluation.json` has it: written by `evaluate`, checked when it is read again.
+"""Schema of `evaluation.json`, written by `evaluate` and validated when it is read.
 
-Fractions are 0..1. What may be missing was not measured; defaults stand for what files of earlier versions lack.
+Fractions are 0..1. Optional entries were not measured; defaults replace entries that older files lack.
 """
 
 from typing import Annotated, NotRequired
@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, Va
 from typing_extensions import TypedDict
 
 Interval = Annotated[tuple[float, float], Strict(strict=False)]
-"""Lower and upper end of an interval of 95%; a list in JSON."""
+"""Lower and upper bound of a 95% interval; a list in JSON."""
 
 
 class ModelFacts(TypedDict):
-    """Which model was evaluated."""
+    """The evaluated model."""
 
     name: str
     architecture: str
@@ -22,10 +22,10 @@ class ModelFacts(TypedDict):
     num_classes: int
     image_size: int
     num_images: int
-    """Different ones that it was trained on, other than real ones that were mixed in."""
+    """Distinct training images, without real ones that were mixed in."""
 
     num_trained: int
-    """All uses of them."""
+    """Uses of training images in all."""
 
     trained_on: Annotated[str, Field(default="generated")]
     """`generated`, `real`, or both."""
@@ -36,8 +36,8 @@ class ModelFacts(TypedDict):
     augmentation: str
 
 
-class Circumstances(TypedDict):
-    """Where and when it was evaluated."""
+class EvaluationEnvironment(TypedDict):
+    """Where and when the model was evaluated."""
 
     commit: str
     machine: str
@@ -45,7 +45,7 @@ class Circumstances(TypedDict):
 
 
 class ClassResult(TypedDict):
-    """The numbers of one class's images; accuracies and interval are None without images."""
+    """Results of one class; accuracies and interval are None without images."""
 
     label: int
     class_name: str
@@ -58,7 +58,7 @@ class ClassResult(TypedDict):
 
 
 class Confusion(TypedDict):
-    """How many images of a class have a certain first guess; with accepted labels that need not be a wrong one."""
+    """Number of images of a class with one top prediction, correct or not (several labels may be accepted)."""
 
     label: int
     predicted: int
@@ -66,89 +66,89 @@ class Confusion(TypedDict):
 
 
 class CalibrationBin(TypedDict):
-    """Images whose first guesses are about equally confident."""
+    """Images with similar confidence in their top prediction."""
 
     confidence: float
-    """Mean of them."""
+    """Mean confidence."""
 
     accuracy: float
-    """Share of right first guesses."""
+    """Fraction of correct top predictions."""
 
     num_images: int
     """At least 1."""
 
 
 class Measures(TypedDict):
-    """The numbers of a classifier's guesses."""
+    """Classification metrics."""
 
     num_images: int
     """Images counted."""
 
     num_without_label: int
-    """Images left out, as no label is accepted for them."""
+    """Images skipped because they have no accepted label."""
 
     top1: float
-    """Share of images whose first guess is right."""
+    """Fraction of images with a correct top prediction."""
 
     top1_interval: Interval
 
     top5: float
-    """Share of images with a right one among the guesses (five or fewer)."""
+    """Fraction of images with a correct label among the predictions (five or fewer)."""
 
     top5_interval: Interval
 
     mean_per_class_top1: float
-    """Mean of top1 over the classes with images, which count alike."""
+    """Unweighted mean of top1 over the classes with images."""
 
     ece: float
     """Expected calibration error: mean over images of their bin's |accuracy - confidence|."""
 
     ece_interval: Interval
-    """By the percentile bootstrap over images, all others by Wilson. Resampling widens small gaps: a well-calibrated
-    classifier's interval may lie above its `ece`.
+    """Percentile bootstrap over images; all other intervals are Wilson's. Resampling widens small gaps: the interval of
+    a well-calibrated classifier may lie above its `ece`.
     """
 
     calibration: list[CalibrationBin]
-    """Bins that hold images, by rising confidence."""
+    """Non-empty bins, by ascending confidence."""
 
     per_class: list[ClassResult]
-    """Every competing class, by label."""
+    """All classes that predictions are restricted to, by label."""
 
     confusions: list[Confusion]
-    """All pairs that occur, the diagonal too, by label, then predicted."""
+    """All pairs that occur, including the diagonal, by label, then prediction."""
 
 
 class SetResult(Measures):
-    """The numbers of one set of real images, and which images these are of."""
+    """Classification metrics of one set of real images, and which images they cover."""
 
     num_shared_classes: int
     num_unreadable: int
     unreadable: list[str]
     images: Annotated[str, Field(default="")]
-    """Tells the images that are counted: two models are compared on the same ones."""
+    """Identifies the images counted; two models are only compared on the same ones."""
 
     top1_hits: Annotated[str, Field(default="")]
-    """Which of them are right, packed as text."""
+    """Which of them have a correct top prediction, packed as text."""
 
 
 class Representation(TypedDict):
-    """Four numbers on the features of labelled images."""
+    """Four metrics of the features of labeled images."""
 
     sparsity: float
-    """Share of activations that are next to zero, 0..1."""
+    """Fraction of activations near zero, 0..1."""
 
     intra_class_distance: float
-    """Mean distance of two normalised features of a class, 0..2."""
+    """Mean distance between two normalized features of a class, 0..2."""
 
     feature_redundancy: float
-    """Mean |Pearson correlation| of two dimensions, 0..1."""
+    """Mean |Pearson correlation| between two dimensions, 0..1."""
 
     coding_length: float
-    """In nats, 0 or more; it grows with the volume that the features fill."""
+    """In nats, 0 or more; grows with the volume that the features span."""
 
 
 class RepresentationResult(Representation):
-    """What the features of a set's images are like."""
+    """Representation metrics of a set's features."""
 
     set: str
     num_images: int
@@ -157,16 +157,16 @@ class RepresentationResult(Representation):
 
 
 class LinearResult(TypedDict):
-    """How a linear classifier on the features does on the test images of a set of other classes."""
+    """Test results of a linear classifier fitted to frozen features on a set of other classes."""
 
     top1: float
-    """Share of the test images that are classified right."""
+    """Fraction of test images classified correctly."""
 
     mean_per_class: float
-    """Mean over the classes of the test images of the share within the class."""
+    """Unweighted mean of the per-class accuracies on the test images."""
 
     validation_top1: float
-    """Share of the validation images, which its settings were chosen for."""
+    """Fraction of validation images classified correctly; the settings were chosen on these."""
 
     num_classes: int
     num_trainval: int
@@ -174,17 +174,17 @@ class LinearResult(TypedDict):
 
 
 class TransferResult(LinearResult):
-    """The mean over seeds."""
+    """Mean over seeds."""
 
     top1_interval: Annotated[Interval | None, Field(default=None)]
     num_seeds: Annotated[int, Field(default=1)]
     num_unreadable: Annotated[int, Field(default=0)]
     split: Annotated[str, Field(default="")]
-    """`published` by the set's authors, or `drawn` here."""
+    """Origin of the test split: `published` by the authors, or `drawn` by Figment."""
 
 
 class GroupResult(TypedDict):
-    """The mean over a group of sets."""
+    """Mean over a group of sets."""
 
     top1: float
     num_sets: int
@@ -192,16 +192,16 @@ class GroupResult(TypedDict):
 
 
 class Transfers(TypedDict):
-    """All sets of them."""
+    """Results of all transfer sets."""
 
     sets: dict[str, TransferResult]
     groups: Annotated[dict[str, GroupResult], Field(default_factory=dict)]
     log_odds_average: float | None
-    """arXiv 1805.08974."""
+    """Mean log odds of top-1 over sets (arXiv 1805.08974)."""
 
 
 class Results(TypedDict):
-    """What is measured of a model."""
+    """Everything measured on a model."""
 
     sets: dict[str, SetResult]
     representation: NotRequired[RepresentationResult]
@@ -210,16 +210,16 @@ class Results(TypedDict):
 
 @with_config(ConfigDict(strict=True, extra="allow"))
 class Evaluation(Results):
-    """What `evaluation.json` holds; numbers are no text, and other keys are kept as they are, all the way down."""
+    """Contents of `evaluation.json`; rejects numbers given as text, and keeps unknown keys unchanged at every level."""
 
     model: ModelFacts
-    circumstances: Circumstances
+    circumstances: EvaluationEnvironment
     settings: str
     """YAML of the job's config."""
 
 
 def read_evaluation(text: bytes) -> Evaluation:
-    """Return the evaluation in a JSON; ValueError with the first place at which it is none."""
+    """Return the evaluation in a JSON file's bytes; ValueError naming the first invalid entry."""
     try:
         return TypeAdapter(Evaluation).validate_json(text)
     except ValidationError as error:
@@ -227,4 +227,4 @@ def read_evaluation(text: bytes) -> Evaluation:
         if first["type"] == "json_invalid":
             raise ValueError(first["msg"]) from error
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ValueError(f"{place or 'the whole'} is missing, or of another type") from error
+        raise ValueError(f"{place or 'the whole'} is missing or has the wrong type") from error

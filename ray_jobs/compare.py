@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from evaluation.images.real_sets import RealSet
-from evaluation.images.training_images import judging_images
+from evaluation.images.training_images import validation_images
 from evaluation.images.unreadable import Unreadable
 from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
@@ -80,7 +80,7 @@ def main(config: CompareConfig) -> None:
                 announce(f"{arm}, seed {seed}")
                 runs.append(ARMS[arm](comparison, Arm(arm, seed)))
                 write_json(run_dir / f"{arm}-{seed}" / "result.json", dataclasses.asdict(runs[-1]))
-                for line in comparison.unreadable(Arm(arm, seed)).told():
+                for line in comparison.unreadable(Arm(arm, seed)).report_lines():
                     announce(line)
         print_results(runs, config.prices)
         write_report(run_dir, config, recipe, runs)
@@ -207,7 +207,7 @@ class Comparison:
         training = dataclasses.replace(self.config.training, seed=arm.seed)
         run_dir = self.run_dir / arm.label
         run_dir.mkdir()
-        judging = judging_images(judges(self.config, self.recipe), self.recipe.image_size, self.config.evaluation)
+        judging = validation_images(judges(self.config, self.recipe), self.recipe.image_size, self.config.evaluation)
         fitting_at = time.time()
         exporter = Exporter(run_dir.name, self.recipe.sha256[:12])
         line = ProgressLine(training)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from evaluation.evaluate import EvaluationPlan, evaluate
 from evaluation.inference.external_models import is_external, open_external
-from evaluation.inference.trained_model import Model, open_model
+from evaluation.inference.trained_model import EvaluatedModel, open_model
 from evaluation.result import SetResult
 from generation.recipes.recipe import find_label_space
 from ray_jobs.cli.announce import announce
@@ -71,7 +71,7 @@ def folder_of_run(config: JobConfig) -> Path | None:
     return place
 
 
-def sets_of(model: Model, planned: EvaluationPlan, config: JobConfig) -> dict[str, SetResult]:
+def sets_of(model: EvaluatedModel, planned: EvaluationPlan, config: JobConfig) -> dict[str, SetResult]:
     """Return how one of a run's checkpoints classifies the sets."""
     wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     alone = dataclasses.replace(config.evaluation, representation=False)
@@ -80,7 +80,7 @@ def sets_of(model: Model, planned: EvaluationPlan, config: JobConfig) -> dict[st
     ]
 
 
-def open_classifier(config: JobConfig) -> Model:
+def open_classifier(config: JobConfig) -> EvaluatedModel:
     """Return the classifier that the settings name: of a run, or one that Figment did not train."""
     if not is_external(config.checkpoint):
         return open_checkpoint(config.checkpoint)

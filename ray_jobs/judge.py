@@ -18,10 +18,10 @@ import numpy as np
 
 from evaluation.images.real_sets import RealSet
 from evaluation.inference.network import KINDS
-from evaluation.inference.outputs import outputs_of, outputs_of_generated
-from evaluation.inference.trained_model import Model
-from evaluation.metrics.likeness import Judged, judgement, shared_classes
-from evaluation.pages.judgement_page import judgement_page
+from evaluation.inference.outputs import infer_generated, infer_sets
+from evaluation.inference.trained_model import EvaluatedModel
+from evaluation.metrics.likeness import ClassifiedImages, quality_report, shared_classes
+from evaluation.pages.judgement_page import quality_page
 from generation.indices import SampleRequest
 from generation.pool.service import start_generation
 from generation.recipes.checks import check_recipe
@@ -54,16 +54,16 @@ def main(config: JudgeConfig) -> None:
     with user_errors(RESUME_HINT):
         wait_for_resources(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
-        said = outputs_of({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
-        real = Judged(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
+        said = infer_sets({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
+        real = ClassifiedImages(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
         announce(f"{len(real.labels):,} real images are looked at")
         generated = look_at_generated(job)
         announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
-        found = judgement(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
+        found = quality_report(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
         settings = to_yaml(job.config)
         told = {"facts": facts(job), "circumstances": environment(), "judgement": found, "settings": settings}
         write_json(job.run_dir / "judgement.json", told)
-        write_anew(job.run_dir / "report.html", judgement_page(told))
+        write_anew(job.run_dir / "report.html", quality_page(told))
     overall = found["overall"]
     shares = f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}"
     announce(f"{shares}, density {overall['density']:.3f}")
@@ -78,7 +78,7 @@ class Prepared:
     config: JudgeConfig
     recipe: Recipe
     run_dir: Path
-    judge: Model
+    judge: EvaluatedModel
     real: RealSet
     shards: ShardSet | None
     notes: list[str]
@@ -108,7 +108,8 @@ def prepare(config: JudgeConfig) -> Prepared:
     first = dataclasses.replace(config.evaluation, sets=config.evaluation.sets[:1], transfer=(), representation=True)
     planned = plan(first, judge.label_space)
     check_evaluation(planned, first, judge.run_dir, judge.crop, judge.facts["architecture"])
-    real = dataclasses.replace(planned.sets[0], has_border=False)  # as generated images are shown, and the judge's were
+    # As generated images are shown, and the judge's were.
+    real = dataclasses.replace(planned.sets[0], center_crop=False)
     shards = open_shards(config, recipe)
     indices = (
         range(shards.first_index, shards.first_index + shards.num_images) if shards else range(config.num_generated)
@@ -128,7 +129,7 @@ def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
     return found.first(min(found.num_images, config.num_generated))
 
 
-def look_at_generated(job: Prepared) -> Judged:
+def look_at_generated(job: Prepared) -> ClassifiedImages:
     """Return the first generated images, as the judge sees them."""
     config = job.config
     with ExitStack() as pool_up:
@@ -139,8 +140,8 @@ def look_at_generated(job: Prepared) -> Judged:
             service = pool_up.enter_context(start_generation(job.recipe, config.generation))
             wanted = SampleRequest.all_of(range(config.num_generated))
             samples = stream_samples(service, job.recipe, config.generation, wanted)
-        columns = outputs_of_generated(samples, job.judge, config.evaluation)
-    seen = Judged(columns["label"], columns["feature"], columns["prediction"][:, 0])
+        columns = infer_generated(samples, job.judge, config.evaluation)
+    seen = ClassifiedImages(columns["label"], columns["feature"], columns["prediction"][:, 0])
     return seen.at(seen.labels != NO_LABEL)
 
 

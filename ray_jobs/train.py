@@ -90,7 +90,7 @@ def main(config: JobConfig) -> None:
             checkpoint_file, progress, advice = train(job, pool)
         with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
-            for line in (f"the whole run: {advice}", *job.unreadable.told()):
+            for line in (f"the whole run: {advice}", *job.unreadable.report_lines()):
                 announce(line)
             pool_up.close()  # evaluation may need its devices
             evaluation: Evaluation | None = None

@@ -1,6 +1,6 @@
-"""Labelled images in files of bytes: MNIST's and Fashion-MNIST's idx files, gzipped or not, and CIFAR's binary version.
+"""Labeled images in array files: MNIST's and Fashion-MNIST's idx files, gzipped or not, and CIFAR's binary version.
 
-Knows neither what classes mean, nor Ray.
+Knows neither the meaning of classes nor Ray.
 """
 
 import gzip
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images.image_list import ImageList, listed, open_array, told_as
+from evaluation.images.image_list import ImageList, build_list, errors_as, open_array
 from evaluation.images.splits import SPLITS
 
 IDX_SPLITS = {"train": "train", "test": "t10k"}
-"""What files of a split begin with."""
+"""File name prefix of each split."""
 
 IDX_ENDINGS = ("", ".gz")
 
@@ -27,16 +27,16 @@ CIFAR_SIZE = 32
 
 @dataclass(frozen=True)
 class CifarKind:
-    """One of the two sets."""
+    """CIFAR-10 or CIFAR-100."""
 
     parts: dict[str, tuple[str, ...]]
     """Files of each split."""
 
     num_label_bytes: int
-    """Bytes before an image's pixels; the last is its class."""
+    """Bytes before an image's pixels; the last one is its class."""
 
     names: str
-    """File of the classes' names, a line each."""
+    """File with the class names, one per line."""
 
 
 CIFAR = (
@@ -48,19 +48,18 @@ CIFAR = (
 
 
 def has_arrays(folder: str) -> bool:
-    """Return whether a folder has such files."""
+    """Return whether a folder has files of these formats."""
     return bool(_idx_splits(folder) or _cifar_kind(folder))
 
 
 def array_images(folder: str, split: str = "") -> ImageList:
-    """Return the images of a split; without one those of test. ValueError if they are not there, or damaged."""
+    """Return the images of a split, by default test; ValueError if files are missing or damaged."""
     kind = _cifar_kind(folder)
     there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
     chosen = SPLITS.get(split, split) or "test"
     if chosen not in there:
         raise ValueError(
-            f"'{folder}' has {' and '.join(there)}, and not {chosen}. Put the files of {chosen} there, or give another "
-            "folder."
+            f"'{folder}' has {' and '.join(there)}, but not {chosen}. Add the files of {chosen}, or use another folder."
         )
     return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
 
@@ -69,24 +68,26 @@ def _idx_images(folder: str, split: str) -> ImageList:
     images, labels = (_idx_file(folder, split, what) for what in ("images-idx3", "labels-idx1"))
     numbers, num_images = _idx_array(labels, 1), len(_idx_array(images, 3))
     if num_images != len(numbers):
-        raise ValueError(f"'{images}' has {num_images} images, and '{labels}' {len(numbers)} labels. Fetch both again.")
+        raise ValueError(
+            f"'{images}' has {num_images} images, but '{labels}' has {len(numbers)} labels. Download both again."
+        )
     return _array_images(folder, os.path.basename(images), numbers, (), partial(_idx_array, images, 3))
 
 
 def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
-    """Return an idx file's bytes in their shape.
+    """Return an idx file's array of bytes.
 
-    Before them are a magic number that says the type and how many dimensions, then each of these.
+    Its header is a magic number with the type and the number of dimensions, then the dimensions.
     """
     opened = gzip.open if path.endswith(".gz") else open
-    with told_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
+    with errors_as(ValueError, path, "gzip", EOFError, zlib.error), opened(path, "rb") as file:
         content = file.read()
     start = 4 + 4 * num_dimensions
     if len(content) < start or content[:4] != bytes((0, 0, 8, num_dimensions)):
-        raise ValueError(f"'{path}' is no idx file of {num_dimensions} dimensions of bytes. Fetch it again.")
+        raise ValueError(f"'{path}' is not an idx file of bytes in {num_dimensions} dimensions. Download it again.")
     shape = np.frombuffer(content[4:start], ">u4").tolist()
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of an array of {shape}. Fetch it again.")
+        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of shape {shape}. Download it again.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -95,7 +96,7 @@ def _idx_splits(folder: str) -> list[str]:
 
 
 def _idx_file(folder: str, split: str, what: str = "labels-idx1") -> str:
-    """Return the path of a split's file, empty if there is none; some write a dot for the hyphen."""
+    """Return the path of a split's file, empty if there is none; some files have a dot instead of the hyphen."""
     names = [f"{IDX_SPLITS[split]}-{what}-ubyte", f"{IDX_SPLITS[split]}-{what.replace('-', '.')}-ubyte"]
     paths = [os.path.join(folder, name + ending) for name in names for ending in IDX_ENDINGS]
     return next((path for path in paths if os.path.isfile(path)), "")
@@ -111,14 +112,14 @@ def _cifar_images(folder: str, kind: CifarKind, split: str) -> ImageList:
 
 
 def _cifar_rows(folder: str, kind: CifarKind, split: str) -> np.ndarray:
-    """Return uint8 [N, label bytes and pixels]."""
+    """Return uint8 [N, label bytes + pixels]."""
     row_bytes, parts = kind.num_label_bytes + 3 * CIFAR_SIZE**2, []
     for name in kind.parts[split]:
         content = Path(folder, name).read_bytes()
         if not content or len(content) % row_bytes:
             raise ValueError(
-                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, no multiple of the {row_bytes} of an "
-                "image and its labels. Fetch it again."
+                f"'{os.path.join(folder, name)}' has {len(content):,} bytes, not a multiple of {row_bytes}, an "
+                "image with its labels. Download it again."
             )
         parts.append(np.frombuffer(content, np.uint8).reshape(-1, row_bytes))
     return np.concatenate(parts)
@@ -140,4 +141,4 @@ def _array_images(
     folder: str, file: str, labels: np.ndarray, titles: tuple[str, ...], read: Callable[[], np.ndarray]
 ) -> ImageList:
     names = (f"{file} image {i}" for i in range(len(labels)))
-    return listed(folder, names, list(map(str, labels)), titles=titles, opener_of=partial(open_array, read))
+    return build_list(folder, names, list(map(str, labels)), titles=titles, opener_of=partial(open_array, read))

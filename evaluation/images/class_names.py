@@ -1,4 +1,4 @@
-"""From what a set of images calls its classes to a classifier's labels. Knows names, and no files or images."""
+"""Map a set's class names to a classifier's labels. Knows names, but no files and no images."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,31 +7,31 @@ import numpy as np
 from generation.recipes.labels import ClassEntry, LabelSpace, normalized_name
 
 NOT_SHARED = -1
-"""In place of the label of a class that the classifier does not know."""
+"""Label of classes that the classifier does not know."""
 
 
 def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np.ndarray:
-    """Return the label of each class that `place` names by wnid, by class name or by number, int64 [len(names)].
+    """Return the label of each class of the set in `place`, named by wnid, class name or number, int64 [len(names)].
 
-    ValueError for those that are called like no class, or like several.
+    ValueError for names that match no class, or more than one.
     """
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
         return _labels_of_numbers([int(name) for name in names], place, space)
-    alike = _labels_by_name(space, normalized_name)
-    found = [exact.get(name) or alike.get(normalized_name(name), []) for name in names]
+    folded_labels = _labels_by_name(space, normalized_name)
+    found = [exact.get(name) or folded_labels.get(normalized_name(name), []) for name in names]
     if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} classes in '{place}' are called like no class of {space.name}: "
-            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, take "
-            "them out, or choose the label space that has them."
+            f"{len(unknown)} of {len(names)} classes in '{place}' match no class of {space.name}: "
+            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, remove "
+            "them, or use a label space that has them."
         )
     for name, labels in zip(names, found, strict=True):
         if len(labels) > 1:
             entries = [space.classes[label] for label in labels]
             raise ValueError(
-                f"The class '{name}' in '{place}' is called like {len(labels)} classes of {space.name}. Name it by its "
-                f"wnid: {' or '.join(entry.wnid or entry.class_name for entry in entries)}."
+                f"The class '{name}' in '{place}' matches {len(labels)} classes of {space.name}. Name it by its wnid: "
+                f"{' or '.join(entry.wnid or entry.class_name for entry in entries)}."
             )
     return np.array([labels[0] for labels in found], dtype=np.int64)
 
@@ -39,9 +39,10 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
 def labels_of_titles(
     names: Sequence[str], titles: Sequence[str], place: str, space: LabelSpace, is_order_known: bool
 ) -> np.ndarray:
-    """Return labels as `labels_of_classes`, where numbers may have titles of the set's own, by number.
+    """Return labels like `labels_of_classes`, for numbers with the set's own titles, by number.
 
-    Titles go before numbers, unless they name no classes and the set's order is known to be that of the label space.
+    Titles take precedence over numbers, unless they match no classes and the set's order is known to be the label
+    space's.
     """
     if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
         return labels_of_classes(names, place, space)
@@ -54,10 +55,9 @@ def labels_of_titles(
 
 
 def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
-    """Return our label of each of their classes, int64 [their number]; `NOT_SHARED` for those that we lack.
+    """Return our label for each of their classes, int64 [num_classes]; `NOT_SHARED` for classes that we lack.
 
-    Classes are the same by their wnid, or by their name where one of both has no wnid and none of either space has the
-    name twice.
+    Classes match by wnid, or by name if one of them has no wnid and the name is unique in both spaces.
     """
     if theirs == ours:
         return np.arange(ours.num_classes)
@@ -79,17 +79,17 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
 
 
 def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) -> np.ndarray:
-    """Return numbers as labels: those who number classes sort them by wnid, as label spaces that ship do."""
+    """Return numbers as labels: sets with numbered classes sort them by wnid, as the shipped label spaces do."""
     if (highest := max(numbers, default=0)) >= space.num_classes:
         raise ValueError(
-            f"'{place}' numbers a class {highest}, and {space.name} has {space.num_classes} classes, from 0. Is it "
-            "another set, or for another label space?"
+            f"'{place}' has the class number {highest}, but {space.name} has {space.num_classes} classes, from 0. "
+            "Check that the set and the label space belong together."
         )
     return np.array(numbers, dtype=np.int64)
 
 
 def _labels_by_name(space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
-    """Return which labels a wnid, a class name or all lemmas, as `tench, Tinca tinca`, are those of, spelled so."""
+    """Return the labels of each wnid, class name and list of all lemmas (`tench, Tinca tinca`), in a given spelling."""
     return _labels_by(
         space,
         lambda entry: {spelling(entry.wnid), spelling(entry.class_name), spelling(", ".join(entry.lemmas))} - {""},

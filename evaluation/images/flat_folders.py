@@ -1,7 +1,7 @@
-"""Images all in one folder whose classes their names tell, or a list beside them.
+"""Images in one folder, with their classes in their names or in a list next to them.
 
-Tiny-ImageNet's validation images, ImageNet's as shipped with its devkit or as Kaggle has them (`LOC_val_solution.csv`),
-and any whose names have their wnid, as Hugging Face's archives have.
+Tiny-ImageNet's validation images, ImageNet's as shipped with its devkit or by Kaggle (`LOC_val_solution.csv`), and
+any with wnids in their names, as in Hugging Face's archives.
 """
 
 import os
@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.images.folders import image_names
-from evaluation.images.image_list import ImageList, listed
+from evaluation.images.image_list import ImageList, build_list
 
 WNID = re.compile(r"(?:^|_)(n\d{8})(?=[_.])")
 """A wnid in an image's name: `n01440764_10026.JPEG`, `ILSVRC2012_val_00000001_n01751748.JPEG`."""
 
 TINY_LIST = "val_annotations.txt"
-"""Tiny-ImageNet's: lines of name, wnid and a box, with tabs between."""
+"""Tiny-ImageNet's list: lines of name, wnid and a box, separated by tabs."""
 
 KAGGLE_LIST = "LOC_val_solution.csv"
-"""Kaggle's: lines of a name without its ending, a comma, and boxes that each begin with a wnid."""
+"""Kaggle's list: lines of a name without extension, a comma, and boxes that each begin with a wnid."""
 
 MAX_FOLDERS_UP = 5
-"""How far above the images Kaggle's list may lie: it is beside ILSVRC/Data/CLS-LOC/val."""
+"""Number of parent folders searched for Kaggle's list, which lies next to the top of ILSVRC/Data/CLS-LOC/val."""
 
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -31,27 +31,27 @@ GROUND_TRUTH = os.path.join("data", "ILSVRC2012_validation_ground_truth.txt")
 META = os.path.join("data", "meta.mat")
 
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
-"""How ImageNet's validation images are called: by their line of the ground truth, counted from 1."""
+"""Names of ImageNet's validation images, with their line of the ground truth, counted from 1."""
 
 LAYOUTS = (
-    "a folder that has one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
-    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} beside them, or with wnids in their names; MNIST's idx "
+    "a folder with one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
+    f"ILSVRC2012_val_*.JPEG with {DEVKIT} or {KAGGLE_LIST} next to them, or with wnids in their names; MNIST's idx "
     "files; or CIFAR's binary version"
 )
-"""All that a user may give, in words: `evaluation.images.layouts`."""
+"""The supported layouts, for error messages; see `evaluation.images.layouts`."""
 
 
 def is_flat(folder: str) -> bool:
-    """Return whether there are images whose classes names tell, Tiny-ImageNet's list, or ImageNet's as shipped."""
+    """Return whether a folder has Tiny-ImageNet's list, or images with wnids or validation numbers in their names."""
     names = image_names(folder)
     return bool(_images_of_tiny(folder)) or any(WNID.search(name) or VALIDATION_NAME.match(name) for name in names)
 
 
 def flat_images(folder: str, devkit: str = "") -> ImageList:
-    """Return a folder's images; the devkit says which class each is of, or without one first their names, or a list.
+    """Return a folder's images, with classes from their names or a list, or else from ImageNet's devkit.
 
-    It is looked for in the folder and beside it. With it, classes are all its wnids, sorted. ValueError if it is not
-    found, or is damaged, or if it or a list does not know a file.
+    An explicit `devkit` takes precedence; otherwise it is searched for in the folder and next to it. With the devkit,
+    classes are all its wnids, sorted. ValueError if it is missing or damaged, or if it or a list lacks an image.
     """
     folder = os.path.abspath(os.path.expanduser(folder))
     if not devkit and (found := _listed_flat(folder)):
@@ -59,7 +59,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
     names = image_names(folder)
     lines = [_line_of(folder, name) for name in names]
     if not lines:
-        raise ValueError(f"'{folder}' has no images. Give the folder that has ILSVRC2012_val_00000001.JPEG.")
+        raise ValueError(f"'{folder}' has no images. Give the folder with ILSVRC2012_val_00000001.JPEG.")
     devkit = _find_devkit(folder, devkit)
     wnids = _wnids_by_id(devkit)
     ids = _ids_of_lines(devkit, wnids)
@@ -67,13 +67,13 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
     if unknown:
         raise ValueError(
             f"'{unknown}' in '{folder}' is not among the {len(ids)} lines of '{os.path.join(devkit, GROUND_TRUTH)}'. "
-            "Give the whole devkit, or take the image out."
+            "Use the complete devkit, or remove the image."
         )
-    return listed(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
+    return build_list(folder, names, [wnids[ids[line - 1]] for line in lines], sorted(wnids.values()))
 
 
 def _listed_flat(folder: str) -> ImageList | None:
-    """Return a folder's images with the class of each, if their names or a list tell it; None if neither does."""
+    """Return a folder's images with classes from their names or a list; None if there are neither."""
     names = image_names(folder)
     wnids = [WNID.findall(name) for name in names]
     above = [folder, *map(str, Path(folder).parents)][: MAX_FOLDERS_UP + 1]
@@ -88,19 +88,19 @@ def _listed_flat(folder: str) -> ImageList | None:
         return None
     if unknown := [name for name in names if name not in class_of]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Fetch "
-            "the list again, or take them out."
+            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Download "
+            "the list again, or remove them."
         )
-    return listed(folder, names, [class_of[name] for name in names])
+    return build_list(folder, names, [class_of[name] for name in names])
 
 
 def _file_in(folders: list[str], name: str) -> str:
-    """Return the path of a file in the first of some folders that has it; empty if none has."""
+    """Return the path of a file in the first folder that has it; empty if none has."""
     return next((path for folder in folders if os.path.isfile(path := os.path.join(folder, name))), "")
 
 
 def _tiny_list(folder: str) -> str:
-    """Return the path of Tiny-ImageNet's list, which lies beside the folder `images`; empty if there is none."""
+    """Return the path of Tiny-ImageNet's list, which lies next to the folder `images`; empty if there is none."""
     places = [folder, os.path.dirname(folder)] if os.path.basename(folder) == "images" else [folder]
     return _file_in(places, TINY_LIST)
 
@@ -119,19 +119,19 @@ def _tiny_classes(place: str) -> dict[str, str]:
 
 
 def _kaggles_classes(place: str, names: list[str]) -> dict[str, str]:
-    """Return the class of each name that the list has; boxes of one image are all of its class."""
+    """Return the class of each name in the list; all boxes of an image are of its class."""
     lines = Path(place).read_text(errors="replace").splitlines()[1:]
     wnids = dict(line.split(" ")[0].split(",") for line in lines if re.match(r"[^,]+,n\d{8} ", line))
     return {name: wnids[stem] for name in names if (stem := name.split(".")[0]) in wnids}
 
 
 def _line_of(folder: str, name: str) -> int:
-    """Return the line that a file's name has, counted from 1."""
+    """Return the line number in an image's name, counted from 1."""
     match = VALIDATION_NAME.match(name)
     if match is None:
         raise ValueError(
-            f"'{name}' in '{folder}' is not called like ILSVRC2012_val_00000001.JPEG, so that nothing says its class. "
-            f"Take it out, or give {LAYOUTS}."
+            f"'{name}' in '{folder}' is not named like ILSVRC2012_val_00000001.JPEG, so its class is unknown. "
+            f"Remove it, or give {LAYOUTS}."
         )
     return int(match[1])
 
@@ -144,12 +144,12 @@ def _find_devkit(folder: str, devkit: str) -> str:
             return place
     raise ValueError(
         f"The classes of the images in '{folder}' are in ImageNet's devkit, but '{devkit or beside[0]}' has no "
-        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz beside the images, or give the devkit's folder."
+        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz next to the images, or give the devkit's folder."
     )
 
 
 def _wnids_by_id(devkit: str) -> dict[int, str]:
-    """Return the wnids of the classes that images are of: of all synsets those that have no others below them."""
+    """Return the wnids of the image classes by ID: the synsets without children."""
     from scipy.io import loadmat
 
     path = os.path.join(devkit, META)
@@ -157,7 +157,7 @@ def _wnids_by_id(devkit: str) -> dict[int, str]:
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
         leaves = synsets[synsets["num_children"] == 0]
         return {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
-    except Exception as error:  # scipy's reader ends with errors of any kind
+    except Exception as error:  # scipy's reader raises errors of any kind
         raise ValueError(f"'{path}' cannot be read: {error}. Unpack {DEVKIT}.tar.gz again.") from error
 
 
@@ -168,7 +168,7 @@ def _ids_of_lines(devkit: str, wnids: dict[int, str]) -> list[int]:
     for number, line in enumerate(lines, start=1):
         if not (line.strip().isdecimal() and int(line) in wnids):
             raise ValueError(
-                f"Line {number} of '{path}' is {line[:40]!r}, which is no ILSVRC2012_ID of the {len(wnids)} classes in "
-                f"{META}. Unpack {DEVKIT}.tar.gz again."
+                f"Line {number} of '{path}' is {line[:40]!r}, which is not an ILSVRC2012_ID of the {len(wnids)} "
+                f"classes in {META}. Unpack {DEVKIT}.tar.gz again."
             )
     return [int(line) for line in lines]

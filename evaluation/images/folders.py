@@ -1,6 +1,6 @@
-"""What folders have of images: of one folder per class, all of them; hidden things and loops are left out.
+"""List images in folders, such as one folder per class; hidden files and link loops are skipped.
 
-Knows neither what classes mean, nor Ray.
+Knows neither the meaning of classes nor Ray.
 """
 
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.images.decoding import shown_name
-from evaluation.images.image_list import ImageList, hash_of_names, packed
+from evaluation.images.decoding import printable_name
+from evaluation.images.image_list import ImageList, hash_of_names, pack_names
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What names of images end with, in any case, as for torchvision's ImageFolder."""
+"""Image file extensions, in any case, as for torchvision's ImageFolder."""
 
 HIDDEN_NAMES = (
     "lost+found",
@@ -23,35 +23,35 @@ HIDDEN_NAMES = (
     "#recycle",
     "#snapshot",
 )
-"""Folders that file systems, archives and network disks put among a user's, beside those that begin with a dot."""
+"""Folders created by file systems, archives and network disks, ignored like names that begin with a dot."""
 
 
 def list_images(place: str) -> ImageList:
-    """Return the images of a folder of class folders, sorted by folder, then by name; ValueError where there are none.
+    """Return the images of a folder of class folders, sorted by folder, then by name; ValueError if there are none.
 
-    What is hidden is left out, and so is what is neither a folder nor a regular file.
+    Skips hidden entries, and anything that is neither a folder nor a regular file.
     """
     folder = os.path.abspath(os.path.expanduser(place))
     names = {entry.name: class_images(entry.path) for entry in class_folders(folder)}
     if not names.get("images", True):
-        del names["images"]  # what is left of Tiny-ImageNet's when its images were sorted into class folders
+        del names["images"]  # left over when Tiny-ImageNet's images were sorted into class folders
     counts = np.array([len(names_of_class) for names_of_class in names.values()], np.int64)
     if not counts.sum():
         raise ValueError(
-            f"'{folder}' has no images in folders of classes. Give a folder with one folder per class, named by its "
-            f"wnid or class name, of images that end with one of {', '.join(EXTENSIONS)}."
+            f"'{folder}' has no images in class folders. Give a folder with one folder of images per class, named by "
+            f"wnid or class name; file names end in {', '.join(EXTENSIONS)}."
         )
     return ImageList(
         folder,
         tuple(names),
         np.repeat(np.arange(len(names), dtype=np.int32), counts),
-        packed(f"{class_name}/{name}" for class_name in names for name in names[class_name]),
+        pack_names(f"{class_name}/{name}" for class_name in names for name in names[class_name]),
         hash_of_names([*(name for of_class in names.values() for name in of_class), *names], counts),
     )
 
 
 def image_names(folder: str) -> list[str]:
-    """Return the names of a folder's images; a link that leads nowhere is one, so that it is told of, not left out."""
+    """Return the names of a folder's images; broken links are included so that they are reported, not skipped."""
     return _names_of_images(entries_of(folder))
 
 
@@ -73,22 +73,22 @@ def _names_of_images(entries: list[os.DirEntry[str]]) -> list[str]:
 
 
 def class_folders(folder: str) -> list[os.DirEntry[str]]:
-    """Return the folders in a folder, and links that lead nowhere, so that these are told of."""
+    """Return the folders in a folder, and broken links, so that they are reported."""
     return [entry for entry in entries_of(folder) if is_folder(entry) or _leads_nowhere(entry)]
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a name is that of what file systems and desktops hide from their users."""
+    """Return whether file systems and desktops hide a file or folder of this name."""
     return name.startswith(".") or name in HIDDEN_NAMES
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
-    """Return whether it is a regular file, or a link that leads nowhere, so that it is told of, not left out."""
+    """Return whether it is a regular file, or a broken link, which is then reported instead of skipped."""
     return _leads_nowhere(entry) or entry.is_file()
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether it is a folder; a link to where it lies, or above, or to a folder in its path, is none."""
+    """Return whether it is a folder; links to a parent folder, or to a folder in its path, do not count."""
     if _leads_nowhere(entry) or not entry.is_dir():
         return False
     if not entry.is_symlink():
@@ -99,18 +99,18 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Return whether it is a link to nothing, or to itself."""
+    """Return whether it is a broken link, or a link to itself."""
     return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """Return what a folder has that is not hidden, in the order of the names' bytes."""
+    """Return a folder's entries that are not hidden, sorted by the bytes of their names."""
     try:
         with os.scandir(folder) as entries:
             shown = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise ValueError(
-            f"'{shown_name(folder)}' cannot be listed: {error.strerror}. Give a folder that has one folder of images "
+            f"'{printable_name(folder)}' cannot be listed: {error.strerror}. Give a folder with one folder of images "
             "per class."
         ) from error
     return sorted(shown, key=lambda entry: os.fsencode(entry.name))

@@ -1,6 +1,6 @@
-"""Labelled images by their position in a list that stays: what each is called, of which class it is, what opens it.
+"""Immutable list of labeled images: the name and class of each, and how to open it.
 
-Knows neither how sets lie on disk, nor what classes mean, nor Ray.
+Knows neither layouts on disk, nor the meaning of classes, nor Ray.
 """
 
 import os
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evaluation.images.decoding import read_image, shown_name
+from evaluation.images.decoding import printable_name, read_image
 
 Opener = Callable[[int], Image.Image]
-"""Gives the image at a position, as `read_image` does; UnreadableImageError where it is damaged."""
+"""Function that returns the image at a position, like `read_image`; UnreadableImageError if it is damaged."""
 
 
 @dataclass(frozen=True)
 class PathsBelow(Sequence[str]):
-    """Names below a folder as paths, each joined when it is read: whole ones of ImageNet take 70 MB more."""
+    """Paths of names below a folder, joined on access: full paths of ImageNet would take 70 MB more."""
 
     folder: str
     names: list[bytes]
@@ -34,57 +34,57 @@ class PathsBelow(Sequence[str]):
 
 
 def open_files(paths: Sequence[str]) -> Opener:
-    """Return what decodes the file at a position."""
+    """Return a function that decodes the file at a position."""
     return lambda position: read_image(paths[position])
 
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
-    """Labelled images, none of them opened; cheap to send to processes that have the same files."""
+    """Labeled images, not opened yet; cheap to send to processes with access to the same files."""
 
     folder: str
-    """Absolute, the same on every node; empty for what ships."""
+    """Absolute path, the same on every node; empty for images that ship with Figment."""
 
     classes: tuple[str, ...]
-    """What the set calls them: by wnid, by name, or by a number in its own order."""
+    """The set's names for its classes: wnids, names, or numbers in its own order."""
 
     numbers: np.ndarray
-    """int32 [num_images]: which of `classes` each image is of."""
+    """int32 [num_images]: index in `classes` of each image."""
 
     packed_names: bytes
-    """What each image is called below the folder, compressed: 3 MB of ImageNet's."""
+    """Image names relative to the folder, compressed: 3 MB for ImageNet."""
 
     names_hash: int
-    """32 bits that others have if images were added, removed or renamed, wherever the folder lies."""
+    """32-bit hash that changes when images are added, removed or renamed, but not when the folder is moved."""
 
     titles: tuple[str, ...] = ()
-    """What the set's own table calls the classes that it numbers, by number; empty where it has none."""
+    """Class names from the set's own table for its class numbers, by number; empty without such a table."""
 
     opener_of: Callable[[Sequence[str]], Opener] = open_files
-    """Makes what opens images of their `names`."""
+    """Returns an opener for the images with the given names."""
 
     @property
     def num_images(self) -> int:
-        """How many there are."""
+        """Number of images."""
         return len(self.numbers)
 
     def class_numbers(self) -> np.ndarray:
-        """Return which of `classes` each image is of, int64 [num_images]."""
+        """Return the index in `classes` of each image, int64 [num_images]."""
         return self.numbers.astype(np.int64)
 
     def names(self) -> list[str]:
-        """Return what a user calls each image: its path, or its file and what it is called in there."""
+        """Return each image's name for users: its path, or its file and its name inside that file."""
         return list(self._paths())
 
     def _paths(self) -> PathsBelow:
         return PathsBelow(self.folder, zlib.decompress(self.packed_names).split(b"\0"))
 
     def opener(self) -> Opener:
-        """Return what opens the image at a position."""
+        """Return a function that opens the image at a position."""
         return self.opener_of(self._paths())
 
 
-def listed(
+def build_list(
     folder: str,
     names: Iterable[str],
     labels: Sequence[str],
@@ -92,9 +92,9 @@ def listed(
     titles: tuple[str, ...] = (),
     opener_of: Callable[[Sequence[str]], Opener] = open_files,
 ) -> ImageList:
-    """Return images by their names below a folder, and the class of each, in the order of `classes`.
+    """Return a list of images by their names below a folder and their classes, in the order of `classes`.
 
-    By default these are all that have images, by number if they are numbers.
+    By default, classes are all that occur, sorted numerically if all are numbers.
     """
     if classes is None:
         are_numbers = all(label.isdecimal() for label in set(labels))
@@ -103,11 +103,11 @@ def listed(
     number_of = {label: number for number, label in enumerate(classes)}
     numbers = np.array([number_of[label] for label in labels], np.int32)
     names_hash = hash_of_names((*names, *classes, *titles), numbers)
-    return ImageList(folder, classes, numbers, packed(names), names_hash, titles, opener_of)
+    return ImageList(folder, classes, numbers, pack_names(names), names_hash, titles, opener_of)
 
 
 def open_array(read: Callable[[], np.ndarray], _names: Sequence[str]) -> Opener:
-    """Return what opens images of an array, uint8 [N, H, W] or [N, H, W, 3], read when the first one is asked for."""
+    """Return an opener for images of an array, uint8 [N, H, W] or [N, H, W, 3], which is read on first use."""
     kept: list[np.ndarray] = []
 
     def read_one(position: int) -> Image.Image:
@@ -118,13 +118,13 @@ def open_array(read: Callable[[], np.ndarray], _names: Sequence[str]) -> Opener:
     return read_one
 
 
-def packed(names: Iterable[str]) -> bytes:
-    """Return names as `ImageList` has them."""
+def pack_names(names: Iterable[str]) -> bytes:
+    """Return names compressed for `ImageList`."""
     return zlib.compress(_joined(names))
 
 
 def hash_of_names(names: Iterable[str], numbers: np.ndarray) -> int:
-    """Return 32 bits of names of images and of classes, and of numbers that say which is of which."""
+    """Return a 32-bit hash of image and class names and of the numbers that relate them."""
     return zlib.crc32(_joined(names) + numbers.tobytes())
 
 
@@ -133,23 +133,22 @@ def _joined(names: Iterable[str]) -> bytes:
 
 
 def _as_bytes(name: str) -> bytes:
-    """Return a name as files have it; ValueError for one that no file can have."""
+    """Return a name as bytes, as in file systems; ValueError for a name that no file can have."""
     try:
         if "\0" not in name:
             return os.fsencode(name)
     except UnicodeEncodeError:
         pass
-    raise ValueError(f"{name!r} is no name of a file or a class. Rename it where the images are listed.")
+    raise ValueError(f"{name!r} cannot name a file or a class. Rename it where the images are listed.")
 
 
 @contextmanager
-def told_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
-    """Make what a library ends with at a damaged file one line that names the file."""
+def errors_as(error_type: type[Exception], path: str, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Convert a library's errors for a damaged file to one line that names the file."""
     try:
         yield
     except (OSError, *errors) as error:
         message = " ".join(str(error).split())[:200]
         raise error_type(
-            f"'{shown_name(path)}' cannot be read as {kind}: {message}. Put a whole one in its place, or give another "
-            "place."
+            f"'{printable_name(path)}' cannot be read as {kind}: {message}. Replace it, or use another path."
         ) from error

@@ -1,6 +1,6 @@
-"""Real image sets as they lie on disk: folders of classes, flat ones, Parquet, tars, arrays.
+"""Detect and open the layout of a real image set on disk: class folders, flat folders, Parquet, tars, arrays.
 
-Knows neither what classes mean, nor Ray.
+Knows neither the meaning of classes nor Ray.
 """
 
 import os
@@ -28,15 +28,15 @@ INNER = (
     "plain_text",
     "cifar100",
 )
-"""Where archives, torchvision and Hugging Face's CIFAR put images, below the folder that people give."""
+"""Subfolders in which archives, torchvision and Hugging Face's CIFAR store images."""
 
 
 def open_layout(place: str, split: str = "", devkit: str = "") -> ImageList:
-    """Return the images of a folder, or of one Parquet file or tar, in the layout that is found there.
+    """Return the images of a folder, or of one Parquet file or tar, in the layout detected there.
 
-    A split is looked for among the folders in it, then in the names of Parquet files and tars; where nothing is called
-    by a split, all images are taken. Without one it is validation, or else test, where there are several. ValueError if
-    there are no images with classes, or several splits and not the one that is asked for.
+    A split is searched for among its subfolders, then in the names of Parquet files and tars; if nothing is named like
+    a split, all images are used. By default it is validation, else test, if there are several. ValueError if there are
+    no images with classes, or several splits without the requested one.
     """
     path = os.path.abspath(os.path.expanduser(place))
     inside = _folder_of_split(path, split)
@@ -51,9 +51,9 @@ def open_layout(place: str, split: str = "", devkit: str = "") -> ImageList:
 
 
 def _folder_of_split(path: str, split: str) -> str:
-    """Return the folder with images, in any layout, that is called by a split; empty if there is none.
+    """Return the subfolder with images, in any layout, that is named like the split; empty if there is none.
 
-    Nor is there one where at least as many folders are called otherwise and have images: then all are classes.
+    Also empty if at least as many folders with images have other names: then all of them are classes.
     """
     folders = _folders_in(path)
     called = [folder for folder in folders if folder.name in {*SPLITS, split}]
@@ -65,12 +65,12 @@ def _folder_of_split(path: str, split: str) -> str:
 
 
 def _inner_place(path: str) -> str:
-    """Return the place of `INNER` that a folder has, empty if there is none; ValueError if there are several."""
+    """Return the subfolder of `INNER` in a folder, empty if there is none; ValueError if there are several."""
     places = [os.path.join(path, name) for name in INNER]
     found = [place for place in places if os.path.isdir(place) and _places_in(place)]
     if len(found) > 1:
         names = " and ".join(os.path.relpath(place, path) for place in found)
-        raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, as '{found[0]}'.")
+        raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, such as '{found[0]}'.")
     return found[0] if found else ""
 
 
@@ -79,39 +79,39 @@ def _folders_in(path: str) -> list[os.DirEntry[str]]:
 
 
 def _first_of_split(paths: list[str], split: str) -> str:
-    """Return the first that is called by a split, or without one by the best to evaluate on; empty if none is."""
+    """Return the first path named like a split, by default the preferred one for evaluation; empty if there is none."""
     names = [SPLITS.get(os.path.basename(path), os.path.basename(path)) for path in paths]
     wanted = wanted_split(split, names)
     return paths[names.index(wanted)] if wanted is not None else ""
 
 
 def _why_none(path: str, split: str) -> str:
-    """Return why a place has no layout, with the folders in it, or in these, that have one."""
+    """Return an error message for a place without a known layout, with the folders in it that have one."""
     if not os.path.exists(path):
-        return f"'{path}' is not there. Give {LAYOUTS}."
+        return f"'{path}' does not exist. Give {LAYOUTS}."
     inside = [place for folder in _folders_in(path) for place in _places_in(folder.path)]
     if not inside and _has_images_inside(path):
         return (
-            f"'{path}' has its images in one folder, images, and no {TINY_LIST} that tells their classes: "
-            f"Tiny-ImageNet's test has none. Give {LAYOUTS}."
+            f"'{path}' has all images in one folder, images, and no {TINY_LIST} with their classes: "
+            f"Tiny-ImageNet's test split has no labels. Give {LAYOUTS}."
         )
     if not inside:
-        return f"'{path}' has no images whose classes are known. Give {LAYOUTS}."
+        return f"'{path}' has no images with known classes. Give {LAYOUTS}."
     names = ", ".join(os.path.relpath(place, path) for place in inside[:5])
     return (
-        f"'{path}' has no images whose classes are known, and no folder {split or 'validation or test'} of such. Other "
-        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Give the one that you mean, as "
+        f"'{path}' has no images with known classes, and no folder {split or 'validation or test'} that has. Other "
+        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Give one of them, such as "
         f"'{_first_of_split(inside, split) or inside[0]}'."
     )
 
 
 def _places_in(folder: str) -> list[str]:
-    """Return a folder if it has a layout, else those of its folders that have one."""
+    """Return a folder if it has a known layout, else its subfolders that have one."""
     return [folder] if _layout_of(folder) else [inner.path for inner in _folders_in(folder) if _layout_of(inner.path)]
 
 
 def _layout_of(path: str) -> str:
-    """Return the name of a place's layout, empty if there is none."""
+    """Return the name of a place's layout, empty if it is unknown."""
     if os.path.isfile(path):
         return {".parquet": "parquet", ".tar": "tar"}.get(os.path.splitext(path)[1], "")
     if not os.path.isdir(path):
@@ -119,28 +119,26 @@ def _layout_of(path: str) -> str:
     has_flat = is_flat(path)
     has_classes = any(_is_class(folder) for folder in _folders_in(path))
     if has_flat and has_classes:
-        raise ValueError(
-            f"'{path}' has images both in folders of classes and beside them. Move one of these elsewhere."
-        )
+        raise ValueError(f"'{path}' has images both in class folders and next to them. Move one kind elsewhere.")
     found = {
         "arrays": has_arrays(path),
         "classes": has_classes,
         "parquet": bool(folder_with(path, ".parquet")),
-        "flat": has_flat,  # a tar beside them is what they came in
+        "flat": has_flat,  # a tar next to them is what they came in
         "tar": bool(folder_with(path, ".tar")),
     }
     return next((name for name, is_there in found.items() if is_there), "")
 
 
 def _is_class(folder: os.DirEntry[str]) -> bool:
-    """Return whether it is a class's folder: what is called by a split, or `images`, has images of many classes."""
+    """Return whether it is a class folder; folders named like a split, or `images`, hold many classes."""
     if folder.name in {*SPLITS, "images"}:
         return False
     return bool(image_names(folder.path)) or _has_images_inside(folder.path)
 
 
 def _has_images_inside(folder: str) -> bool:
-    """Return whether a folder has images in a folder `images`, as those of Tiny-ImageNet have."""
+    """Return whether a folder has images in a subfolder `images`, as in Tiny-ImageNet."""
     return any(inner.name == "images" and image_names(inner.path) for inner in _folders_in(folder))
 
 
@@ -151,4 +149,4 @@ READERS: dict[str, Callable[[str, str, str], ImageList]] = {
     "tar": lambda path, split, _devkit: tar_images(path, split),
     "flat": lambda path, _split, devkit: flat_images(path, devkit),
 }
-"""What lists a place by its layout, from place, split and devkit."""
+"""Readers by layout, called with place, split and devkit."""

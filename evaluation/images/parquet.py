@@ -1,8 +1,8 @@
-"""Labelled images in Parquet files, as Hugging Face has them: a column `image` of bytes and path, a column `label`.
+"""Labeled images in Hugging Face's Parquet files: a column `image` of bytes and path, and a column `label`.
 
-CIFAR's are called `img`, and `fine_label`.
+In CIFAR these are `img` and `fine_label`.
 
-Knows neither what classes mean, nor Ray.
+Knows neither the meaning of classes nor Ray.
 """
 
 import json
@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from evaluation.images.decoding import read_image
-from evaluation.images.image_list import ImageList, Opener, listed, told_as
+from evaluation.images.image_list import ImageList, Opener, build_list, errors_as
 from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
-"""What columns of images and of their classes are called, the first in place of the second."""
+"""Names of the columns of images and of labels, in order of preference."""
 
 
 class Group(NamedTuple):
@@ -31,16 +31,16 @@ class Group(NamedTuple):
 
     path: str
     number: int
-    """In its file."""
+    """Index in its file."""
 
     num_rows: int
 
 
 class _Rows(NamedTuple):
-    """What is listed of one file."""
+    """Listing of one file."""
 
     image: str
-    """The column of images."""
+    """Name of the image column."""
 
     names: list[str]
     labels: list[str]
@@ -51,25 +51,25 @@ class _Rows(NamedTuple):
 def parquet_images(place: str, split: str = "") -> ImageList:
     """Return the images of a Parquet file, or of those in a folder or its `data` folder, sorted by file, then by row.
 
-    No image is read. Labels are integers or strings. ValueError if a file, a column, a label or the split is not there,
-    or if files call the numbers of classes by other names.
+    No image is read. Labels are integers or strings. ValueError if a file, a column, a label or the split is missing,
+    or if files disagree on the names of class numbers.
     """
     folder, files = files_of(place, ".parquet", split)
     parts = [_rows_of(os.path.join(folder, file), file) for file in files]
     _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
     labels = [label for part in parts for label in part.labels]
     if not labels:
-        raise ValueError(f"The Parquet files of '{folder}' have no rows. Give some that have images.")
+        raise ValueError(f"The Parquet files of '{folder}' have no rows. Give files with images.")
     names = [name for part in parts for name in part.names]
     groups = [group for part in parts for group in part.groups]
     opener_of = partial(open_rows, parts[0].image, groups)
-    return listed(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
+    return build_list(folder, names, labels, titles=parts[0].titles, opener_of=opener_of)
 
 
 def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
-    """Return what decodes the image at a position, and keeps the bytes of its row group for those that follow.
+    """Return a function that decodes the image at a position, and buffers its row group for the following images.
 
-    `image` is the column of images; `groups` are all row groups in their order.
+    `image` is the name of the image column; `groups` are all row groups in order.
     """
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
     kept: dict[int, pa.ChunkedArray] = {}
@@ -77,9 +77,9 @@ def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
     def read(position: int) -> Image.Image:
         number = int(np.searchsorted(starts, position, side="right")) - 1
         if number not in kept:
-            kept.clear()  # first, since one may have 1000 photographs
+            kept.clear()  # before reading: a row group may have 1000 photographs
             path = groups[number].path
-            with told_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+            with errors_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
                 table = parquet.read_row_group(groups[number].number, columns=[f"{image}.bytes"])
                 kept[number] = _field(table, image, "bytes")
         return read_image(BytesIO(kept[number][int(position - starts[number])].as_py() or b""), names[position])
@@ -88,8 +88,8 @@ def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
 
 
 def _rows_of(path: str, file: str) -> _Rows:
-    """Return a file's rows without their images; rows are counted from 0 over all its row groups."""
-    with told_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
+    """Return the listing of a file, without its images; rows are numbered from 0 over all its row groups."""
+    with errors_as(ValueError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
         image, label, has_paths = _check_columns(path, parquet.schema_arrow)
         titles = _titles(path, parquet.schema_arrow, label)
         table = parquet.read(columns=[f"{image}.path", label] if has_paths else [label])
@@ -100,12 +100,12 @@ def _rows_of(path: str, file: str) -> _Rows:
 
 
 def _field(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
-    """Return a part of the column of images, null where the image is."""
+    """Return a field of the image column, null where the image is null."""
     return table.select([column]).flatten()[f"{column}.{name}"]
 
 
 def _check_columns(path: str, schema: pa.Schema) -> tuple[str, str, bool]:
-    """Return the columns of images and labels, and whether images have paths; ValueError unless both are there."""
+    """Return the image column, the label column, and whether images have paths; ValueError if a column is missing."""
     types = dict(zip(schema.names, schema.types, strict=True))
     image_column, label_column = (
         next((name for name in names if name in types), names[0]) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
@@ -117,8 +117,8 @@ def _check_columns(path: str, schema: pa.Schema) -> tuple[str, str, bool]:
     if "bytes" not in fields or not is_label:
         columns = ", ".join(f"{name} ({str(kind)[:60]})" for name, kind in list(types.items())[:10])
         raise ValueError(
-            f"'{path}' has other columns than image, a struct of bytes and path, and label, integers or strings: "
-            f"{columns}. Rename them, or give other files."
+            f"'{path}' needs the columns image, a struct of bytes and path, and label, integers or strings, but has "
+            f"{columns}. Rename them, or use other files."
         )
     return image_column, label_column, "path" in fields
 
@@ -128,47 +128,46 @@ def _kind_of_values(kind: pa.DataType) -> pa.DataType:
 
 
 def _titles(path: str, schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Return the names that Hugging Face's `ClassLabel` has for numbers, in their order; empty if there are none."""
+    """Return the class names in Hugging Face's `ClassLabel`, in order of their numbers; empty if there are none."""
     described = (schema.metadata or {}).get(b"huggingface", b"")
     if not described or not pa.types.is_integer(_kind_of_values(schema.field(label).type)):
         return ()
-    with told_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
+    with errors_as(ValueError, path, "Hugging Face's description of its columns", ValueError, RecursionError):
         feature = json.loads(described)
     for key in ("info", "features", label):
         feature = feature.get(key) if isinstance(feature, dict) else None
     if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
         return ()
     names = feature.get("names") or []
-    if isinstance(names, dict):  # as older files have them, by number
+    if isinstance(names, dict):  # older files have a mapping by number
         names = [names.get(str(number), "") for number in range(len(names))]
     if not (isinstance(names, list) and all(name and isinstance(name, str) for name in names)):
         raise ValueError(
-            f"'{path}' does not say which class each number is: {str(names)[:60]}. Name each from 0 in its ClassLabel."
+            f"'{path}' does not name every class number in its ClassLabel: {str(names)[:60]}. Name each, from 0."
         )
     return tuple(names)
 
 
 def _check_titles(folder: str, titles: dict[str, tuple[str, ...]]) -> None:
-    """Raise ValueError if not all files have the same."""
+    """Raise ValueError unless all files have the same titles."""
     first = next(iter(titles))
     if other := next((file for file in titles if titles[file] != titles[first]), None):
         raise ValueError(
-            f"'{other}' in '{folder}' has other names for the numbers of classes in its ClassLabel than '{first}'. "
-            "Give files of one set."
+            f"'{other}' in '{folder}' has other class names in its ClassLabel than '{first}'. Give files of one set."
         )
 
 
 def _labels(path: str, labels: list[int | str | None], titles: tuple[str, ...]) -> list[str]:
-    """Return labels as strings; ValueError where one is missing, for which Hugging Face has -1, or has no title."""
+    """Return labels as strings; ValueError if one is missing (-1 in Hugging Face's files) or has no title."""
     for row, label in enumerate(labels):
         if titles and isinstance(label, int) and label >= len(titles):
             raise ValueError(
-                f"'{path}' row {row} has the label {label}, and its ClassLabel has {len(titles)} names, from 0. Name "
-                "all classes there, or give other files."
+                f"'{path}' row {row} has the label {label}, but its ClassLabel has {len(titles)} names, from 0. Name "
+                "all classes there, or use other files."
             )
         if label is None or label == "" or (isinstance(label, int) and label < 0):
             raise ValueError(
-                f"'{path}' row {row} has the label {label!r}, which is none: the labels of this split may be secret. "
-                "Choose another split, or other files."
+                f"'{path}' row {row} has the label {label!r}, which means no label: this split may keep its labels "
+                "secret. Use another split, or other files."
             )
     return [str(label) for label in labels]

@@ -1,7 +1,6 @@
-"""The real test digits as they never were in training: a robustness suite of 540 images a shift that runs everywhere.
+"""The real test digits under distribution shifts: a robustness suite of 540 images per shift that runs anywhere.
 
-A shifted image is a function of the shift's name, the digit and its position, whatever else is shifted. Knows no
-classifier.
+A shifted image depends only on the shift's name, the digit and its position. Knows no classifier.
 """
 
 import difflib
@@ -16,25 +15,25 @@ from generation.digits.real_digits import evaluation_digits
 from generation.random_streams import Purpose, stream
 
 TEXTURE_CELLS = 4
-"""Colours along a side of a background; what lies between them is interpolated."""
+"""Colors along a side of a background, with interpolation between them."""
 
 BRIGHTEST_BACKGROUND = 144
-"""Upper end (0..255) of a background's values; ink is white."""
+"""Maximum value (0..255) of a background; ink is white."""
 
 NOISE_SIGMA = 96.0
 """Standard deviation of the noise before clipping, in values of 0..255."""
 
 BLUR_SIGMA = 2.5
-"""Standard deviation of the blur, in pixels of 32."""
+"""Standard deviation of the blur, in pixels of a 32-pixel image."""
 
 MAX_DEGREES = 30.0
-"""Digits turn by up to this much, either way."""
+"""Maximum rotation of a digit, in either direction."""
 
 THINNING_RADIUS = 2
-"""Thinning takes the darkest value within as many steps, in pixels along rows and columns."""
+"""Thinning takes the darkest value within this many steps, in pixels along rows and columns."""
 
 Shift = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""Makes a new image of a digit, both uint8 [H, W, 3]."""
+"""Function from a digit's image to a shifted one, both uint8 [H, W, 3]."""
 
 
 def shifted_digits(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +44,7 @@ def shifted_digits(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_shift(name: str) -> None:
-    """Raise ValueError with the nearest names if there is no such shift."""
+    """Raise ValueError with the nearest names for an unknown shift."""
     if name not in SHIFTS:
         near = difflib.get_close_matches(name, SHIFTS, n=3) or list(SHIFTS)
         raise ValueError(f"There is no shift '{name}'. Did you mean {' or '.join(near)}?")
@@ -57,19 +56,19 @@ def shift_image(name: str, image: np.ndarray, position: int) -> np.ndarray:
 
 
 def shift_random(name: str, position: int) -> np.random.Generator:
-    """Return what decides the shift of one image; another shift's name does not move it."""
+    """Return the random generator for the shift of one image, independent of other shifts."""
     return stream(Purpose.SHIFTS, zlib.crc32(name.encode()), position)
 
 
 def texture(height: int, width: int, random: np.random.Generator) -> np.ndarray:
-    """Return a smooth field of colours, float32 [height, width, 3] in 0..`BRIGHTEST_BACKGROUND`."""
+    """Return a smooth field of colors, float32 [height, width, 3] in 0..`BRIGHTEST_BACKGROUND`."""
     colours = random.random((3, TEXTURE_CELLS, TEXTURE_CELLS), dtype=np.float32)
     channels = [Image.fromarray(colour).resize((width, height), Image.Resampling.BICUBIC) for colour in colours]
     return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=2), 0, 1) * BRIGHTEST_BACKGROUND
 
 
 def erode(image: np.ndarray) -> np.ndarray:
-    """Return the darkest value around each pixel, uint8 [H, W, 3]; strokes that leave the image go on outside."""
+    """Return the darkest value around each pixel, uint8 [H, W, 3]; strokes at the border are treated as continuing."""
     steps = abs(np.arange(-THINNING_RADIUS, THINNING_RADIUS + 1))
     diamond = np.add.outer(steps, steps) <= THINNING_RADIUS
     return ndimage.grey_erosion(image, footprint=diamond[:, :, None], mode="nearest")
@@ -80,7 +79,7 @@ def _invert(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
 
 
 def _put_on_background(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Cover as much of a texture with white ink as the image is bright."""
+    """Blend white ink over a texture, with the image's brightness as opacity."""
     cover = image / 255
     return _to_pixels(255 * cover + texture(image.shape[0], image.shape[1], random) * (1 - cover))
 
@@ -95,13 +94,13 @@ def _blur(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
 
 
 def _rotate(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Turn by a drawn angle, anticlockwise if positive; outside is black."""
+    """Rotate by a random angle, counterclockwise if positive; the outside is black."""
     degrees = random.uniform(-MAX_DEGREES, MAX_DEGREES)
     return np.array(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))
 
 
 def _thin(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
-    """Erode the strokes, then brighten what remains until its brightest is white."""
+    """Erode the strokes, then scale the brightness so that the brightest pixel is white."""
     thin = erode(image)
     return _to_pixels(thin * (255 / max(int(thin.max()), 1)))
 

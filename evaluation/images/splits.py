@@ -1,4 +1,4 @@
-"""Which files of a folder have a split: Parquet files and tars in the words of their names, all parts of it or none."""
+"""Find the Parquet files or tars of a split by their names; either all parts of it or none."""
 
 import os
 import re
@@ -15,34 +15,34 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""Words in names of files, and the splits that they mean."""
+"""Words in file names, and their splits."""
 
 PREFERRED_SPLITS = ("validation", "test")
-"""Those to evaluate on, the better one first: labels of a test split are often kept secret."""
+"""Splits to evaluate on, in order of preference: the labels of a test split are often secret."""
 
 PART_OF_SPLIT = re.compile(r"(.+?)-(\d+)-of-(\d+)")
-"""How Hugging Face calls a file of a split: `validation-00000-of-00014.parquet`, once with a hash before the dot."""
+"""Hugging Face's names for the files of a split: `validation-00000-of-00014.parquet`, formerly with a hash."""
 
 
 def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
-    """Return a folder and the names of its files that have a split, sorted; ValueError if there are none, or not all.
+    """Return a folder and the names of a split's files in it, sorted; ValueError if some or all are missing.
 
-    A place is one file, whatever its split, or as for `folder_with`. No split asked for is validation, or else test, or
-    else the only one.
+    `place` is a single file, whatever its split, or a folder as for `folder_with`. By default, the split is validation,
+    else test, else the only one.
     """
     place = os.path.abspath(os.path.expanduser(place))
     if os.path.isfile(place):
         folder, name = os.path.split(place)
         return folder, [name]
     if not (folder := folder_with(place, extension)):
-        raise ValueError(f"'{place}' has no *{extension}, and none in a folder data. Give a place that has some.")
+        raise ValueError(f"'{place}' has no *{extension}, nor has its folder data. Use a folder with such files.")
     names = _of_split(folder, _names_ending(folder, extension), split)
     _check_parts(folder, names)
     return folder, names
 
 
 def folder_with(place: str, extension: str) -> str:
-    """Return a folder, or its `data`, if files in it end so; empty if there are none."""
+    """Return a folder, or its `data` folder, if it has files with the extension; empty if neither has."""
     folders = [folder for folder in (place, os.path.join(place, "data")) if os.path.isdir(folder)]
     return next((folder for folder in folders if _names_ending(folder, extension)), "")
 
@@ -52,15 +52,15 @@ def _names_ending(folder: str, extension: str) -> list[str]:
 
 
 def wanted_split(split: str, there: list[str]) -> str | None:
-    """Return of some splits the one that is asked for, or without one the best to evaluate on; None if it is none."""
+    """Return the requested split, by default the preferred one for evaluation; None if `there` does not have it."""
     choices = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
     return next((choice for choice in choices if choice in there), None)
 
 
 def split_of(name: str) -> str:
-    """Return which split a file's name says that it has; empty if it says nothing.
+    """Return the split in a file's name; empty if there is none.
 
-    Of several words that mean splits, the last before a part's number says it: what comes first names the set.
+    Of several words for splits, the last before the part number counts: the first ones name the set.
     """
     part = PART_OF_SPLIT.match(name)
     words = re.split(r"[^a-z]+", (part[1] if part else name).lower())
@@ -69,7 +69,7 @@ def split_of(name: str) -> str:
 
 
 def _of_split(folder: str, names: list[str], split: str) -> list[str]:
-    """Return the names that have a split, all if none says which it has."""
+    """Return the names of a split's files; all of them if no name contains a split."""
     splits = [split_of(name) for name in names]
     if set(splits) == {""} or (not split and len(set(splits)) == 1):
         return names
@@ -77,38 +77,38 @@ def _of_split(folder: str, names: list[str], split: str) -> list[str]:
     if wanted is None:
         there = " and ".join(name or "files of no split" for name in sorted(set(splits)))
         raise ValueError(
-            f"'{folder}' has {there}, and not {split or 'validation or test'}. Ask for one that it has, or give a file."
+            f"'{folder}' has {there}, but not {split or 'validation or test'}. Use another folder, or a single file."
         )
     return [name for name, its_split in zip(names, splits, strict=True) if its_split == wanted]
 
 
 def _check_parts(folder: str, names: list[str]) -> None:
-    """Raise ValueError if files are parts of a split, and not each part of one whole once."""
+    """Raise ValueError if files are parts of a split, but not exactly one of each part."""
     parts = [PART_OF_SPLIT.match(name) for name in names]
     if not any(parts):
         return
     num_parts = [int(part[3]) if part else 0 for part in parts]
     if other := next((name for name, num in zip(names, num_parts, strict=True) if num != num_parts[0]), None):
         raise ValueError(
-            f"'{folder}' has of one split '{names[0]}' and '{other}', which are not parts of one whole. Take one of "
-            "them out, or give one file."
+            f"'{folder}' has '{names[0]}' and '{other}' of one split, with different numbers of parts. Remove one of "
+            "them, or give a single file."
         )
     name_of: dict[int, str] = {}
     for name, number in [(name, int(part[2])) for name, part in zip(names, parts, strict=True) if part]:
         if number in name_of:
             raise ValueError(
-                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Take one of them out, or give "
-                "one file."
+                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Remove one of them, or give "
+                "a single file."
             )
         name_of[number] = name
     if (last := max(name_of)) >= num_parts[0]:
         raise ValueError(
-            f"'{name_of[last]}' in '{folder}' is no part of {num_parts[0]}, which are counted from 0. Take it out, or "
-            "give one file."
+            f"'{name_of[last]}' in '{folder}' is not one of {num_parts[0]} parts counted from 0. Remove it, or give a "
+            "single file."
         )
     missing = next((number for number in range(num_parts[0]) if number not in name_of), None)
     if missing is not None:
         raise ValueError(
-            f"'{folder}' has {len(names)} of the {num_parts[0]} parts that '{names[0]}' tells of: part {missing} is "
-            "missing. Put all of them there, or give one file."
+            f"'{folder}' has {len(names)} of the {num_parts[0]} parts that '{names[0]}' belongs to: part {missing} "
+            "is missing. Add it, or give a single file."
         )

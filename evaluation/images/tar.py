@@ -1,6 +1,6 @@
-"""Labelled images in tars, as WebDataset has them: with each KEY.jpg its KEY.cls, or KEY.json.
+"""Labeled images in WebDataset's tars: each KEY.jpg with its KEY.cls, or KEY.json.
 
-Knows neither what classes mean, nor Ray, nor the shards that this project makes (`generation.shards`).
+Knows neither the meaning of classes, nor Ray, nor Figment's own shards (`generation.shards`).
 """
 
 import json
@@ -18,24 +18,24 @@ from PIL import Image
 
 from evaluation.images.decoding import read_image
 from evaluation.images.folders import EXTENSIONS, is_hidden
-from evaluation.images.image_list import ImageList, Opener, listed, told_as
+from evaluation.images.image_list import ImageList, Opener, build_list, errors_as
 from evaluation.images.splits import files_of
 from generation.shards.storage import StorageError
 
 IMAGE_ENDINGS = tuple(extension.removeprefix(".") for extension in EXTENSIONS)
 
 LABEL_ENDINGS = ("cls", "json")
-"""What has a label, the first in place of the second."""
+"""Extensions of files with a label, in order of preference."""
 
 LABEL_KEYS = ("label", "cls")
-"""Which entry of a JSON object is the label, the first in place of the second."""
+"""Keys of the label in a JSON object, in order of preference."""
 
 Members = dict[str, tarfile.TarInfo]
-"""The members of one sample, by what their names end with."""
+"""Members of one sample, by extension."""
 
 
 class _Sample(NamedTuple):
-    """What is listed of one image."""
+    """Listing of one image."""
 
     name: str
     label: str
@@ -44,35 +44,33 @@ class _Sample(NamedTuple):
 
 
 def tar_images(place: str, split: str = "") -> ImageList:
-    """Return the images of a tar, or of those in a folder or its `data` folder, sorted by tar, then as they lie in it.
+    """Return the images of a tar, or of those in a folder or its `data` folder, sorted by tar, then by position in it.
 
-    Headers and labels alone are read. ValueError if a tar is damaged, an image has no label, or a label no image.
+    Only headers and labels are read. ValueError if a tar is damaged, an image has no label, or a label no image.
     """
     folder, tars = files_of(place, ".tar", split)
     paths = [os.path.join(folder, tar) for tar in tars]
     samples = [(number, sample) for number, path in enumerate(paths) for sample in _samples_of(path)]
     if not samples:
         raise ValueError(
-            f"The tars of '{folder}' have no labelled images. Give tars as WebDataset has them: with each KEY.jpg its "
-            "KEY.cls."
+            f"The tars of '{folder}' have no labeled images. Give WebDataset's tars: with each KEY.jpg its KEY.cls."
         )
     places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
     names = [f"{tars[number]}/{sample.name}" for number, sample in samples]
     labels = [sample.label for _, sample in samples]
-    return listed(folder, names, labels, opener_of=partial(open_members, paths, places))
+    return build_list(folder, names, labels, opener_of=partial(open_members, paths, places))
 
 
 def open_members(paths: list[str], places: np.ndarray, names: Sequence[str]) -> Opener:
-    """Return what decodes the image at a position.
+    """Return a function that decodes the image at a position.
 
-    `places` int64 [num_images, 3] has of each the number of its tar, where its file begins in there, and how long it
-    is, in bytes.
+    `places` int64 [num_images, 3] has the tar's index, and the offset and size in bytes of each image in it.
     """
 
     def read(position: int) -> Image.Image:
         number, offset, size = places[position].tolist()
         path = paths[number]
-        with told_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
+        with errors_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
             content = _read(tar, offset, size)
         return read_image(BytesIO(content), names[position])
 
@@ -80,15 +78,15 @@ def open_members(paths: list[str], places: np.ndarray, names: Sequence[str]) -> 
 
 
 def key_and_ending(name: str) -> tuple[str, str]:
-    """Return a member's sample and what it is of it, split at the first dot behind the folders; empty if it is none."""
+    """Return a member's sample key and extension, split at the first dot after the folders; empty without a dot."""
     match = re.fullmatch(r"((?:.*/|)[^.]+)[.]([^/]*)", name)
     return (match[1], match[2].lower()) if match else ("", "")
 
 
 def _samples_of(path: str) -> list[_Sample]:
-    """Return a tar's samples in the order of their first members; what has another ending is left out."""
-    kind = "a tar that is not compressed"
-    with told_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
+    """Return a tar's samples in the order of their first members; members with other extensions are skipped."""
+    kind = "an uncompressed tar"
+    with errors_as(ValueError, path, kind, tarfile.TarError), open(path, "rb") as file:
         samples = [_sample(path, file, key, members) for key, members in _members_by_key(path, file).items()]
     return [sample for sample in samples if sample]
 
@@ -106,18 +104,18 @@ def _members_by_key(path: str, file: BinaryIO) -> dict[str, Members]:
                     others.append(member.name)
                 continue
             if ending in by_key.setdefault(key, {}):
-                raise ValueError(f"'{path}' has two of '{key}.{ending}'. Make a tar that has each sample once.")
+                raise ValueError(f"'{path}' has two of '{key}.{ending}'. Write each sample once.")
             by_key[key][ending] = member
-    if _read(file, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end
-        raise tarfile.ReadError("behind its last whole member is neither a member nor the end")
+    if _read(file, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats damage as the end
+        raise tarfile.ReadError("after its last whole member comes neither a member nor the end")
     _check_dots(path, others, by_key)
     return by_key
 
 
 def _check_dots(path: str, others: list[str], by_key: dict[str, Members]) -> None:
-    """Raise ValueError if images or labels with dots in what they end with, as `photo.1.jpg`, seem meant as samples.
+    """Raise ValueError if images or labels with extra dots, such as `photo.1.jpg`, seem to be samples.
 
-    One as `a.seg.png` does not, beside the image of a sample `a`, and without a label of its own.
+    `a.seg.png` is not a sample if there is an image of a sample `a` and no label for it.
     """
     labels = {_stem(name) for name in others if name.lower().endswith(".cls")}
     images = {_stem(name) for name in others if not name.lower().endswith(".cls")}
@@ -129,8 +127,8 @@ def _check_dots(path: str, others: list[str], by_key: dict[str, Members]) -> Non
     if meant := [name for name in others if is_meant(name)]:
         key, ending = key_and_ending(meant[0])
         raise ValueError(
-            f"'{path}' has {len(meant)} images and labels with a dot amid their names, as '{meant[0]}': WebDataset "
-            f"ends a key at the first dot behind the folders, so that this is '{ending}' of '{key}'. Rename them."
+            f"'{path}' has {len(meant)} images and labels with a dot inside their names, such as '{meant[0]}': "
+            f"WebDataset ends a key at the first dot after the folders, so this is '{ending}' of '{key}'. Rename them."
         )
 
 
@@ -139,7 +137,7 @@ def _stem(name: str) -> str:
 
 
 def _sample(path: str, file: BinaryIO, key: str, members: Members) -> _Sample | None:
-    """Return one sample; None for JSON that is neither of an image nor a label."""
+    """Return one sample; None for JSON without an image and without a label."""
     labelling = next((members[ending] for ending in LABEL_ENDINGS if ending in members), None)
     label = _label(path, file, labelling) if labelling else ""
     images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
@@ -149,13 +147,12 @@ def _sample(path: str, file: BinaryIO, key: str, members: Members) -> _Sample | 
         return None
     names = ", ".join(member.name for member in members.values())
     raise ValueError(
-        f"'{path}' has for '{key}' {names}: not one image and its label. Make a tar that has with each KEY.jpg its "
-        "KEY.cls."
+        f"'{path}' has for '{key}' {names}: not one image with its label. Write a KEY.cls with each KEY.jpg."
     )
 
 
 def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
-    """Return the label that a member has, numbers without leading zeros; empty if JSON has none."""
+    """Return the label in a member, numbers without leading zeros; empty for JSON without a label."""
     content = _read(file, member.offset_data, member.size)
     try:
         if member.name.lower().endswith("json"):
@@ -166,23 +163,20 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             value = content.decode().strip()
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"'{member.name}' in '{path}' cannot be read: {error}. Make a tar that has a label there."
-        ) from error
+        raise ValueError(f"'{member.name}' in '{path}' cannot be read: {error}. Write a label there.") from error
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | str) or re.fullmatch(r"-\d+|", str(value)):
         raise ValueError(
-            f"'{member.name}' in '{path}' has the label {reprlib.repr(value)}. Make a tar whose labels are names or "
-            "numbers from 0."
+            f"'{member.name}' in '{path}' has the label {reprlib.repr(value)}. Use names, or numbers from 0."
         )
     return str(value)
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Return a part of a tar; ReadError if it has less."""
+    """Return `size` bytes of a tar; ReadError if it ends before."""
     file.seek(offset)
     content = file.read(size)
     if len(content) < size:
-        raise tarfile.ReadError("it ends too early")
+        raise tarfile.ReadError("it is truncated")
     return content

@@ -1,4 +1,4 @@
-"""Real labelled images as Ray Datasets, to judge a classifier and to train one. Knows no classifier."""
+"""Real labeled images as Ray Datasets, for training and validation. Knows no classifier."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from evaluation.images.digits import DIGITS, digit_images
 from evaluation.images.image_list import ImageList
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import RealSet
-from evaluation.images.unreadable import NONE_LEFT_OUT, Unreadable
+from evaluation.images.unreadable import NO_SKIPPING, Unreadable
 from generation.indices import SampleRequest
 from generation.passes import Passes
 from generation.random_streams import Purpose, stream
@@ -26,22 +26,22 @@ from generation.shards.storage import StorageError
 from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, map_units
 
 NUM_BLOCKS = 8
-"""Parts that a small set travels in."""
+"""Number of blocks in the dataset of a small set."""
 
-MAX_JUDGING_BYTES = 2_000_000_000
-"""Of images that training is judged by."""
+MAX_VALIDATION_BYTES = 2_000_000_000
+"""Maximum size of validation images in memory."""
 
 MAX_IMAGES_PER_UNIT = 64
-"""Images that are read at once and travel in one block."""
+"""Maximum number of images that are read at once and become one block."""
 
 
 def real_training_images(
     place: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
 ) -> "RealTrainingImages":
-    """Return the images of a place in one of `evaluation.images.layouts`, or `digits`, which no evaluation uses.
+    """Return the images of a place in one of `evaluation.images.layouts`, or the training split of `digits`.
 
-    Files are listed and not opened. ValueError if the classes are not those of the label space, or only numbered and
-    not all there.
+    Files are listed, not opened. ValueError if the classes are not those of the label space, or are only numbered and
+    incomplete.
     """
     if place == DIGITS:
         source, space = digit_images(for_training=True), load_label_space(DIGITS)
@@ -55,14 +55,14 @@ def real_training_images(
     positions = np.flatnonzero(labels != NOT_SHARED)
     if place == DIGITS and not len(positions):
         raise ValueError(
-            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder that has "
+            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder with "
             "one folder of images per class."
         )
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
 def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSpace:
-    """Return the classes that a source has: ImageNet's thousand where they are more than the part that is taken."""
+    """Return the label space of a source: ImageNet's 1,000 classes if `label_space` is only a part of those it has."""
     thousand = load_label_space("imagenet1k")
     if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
         return label_space
@@ -77,18 +77,18 @@ def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSp
 
 
 def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
-    """Raise ValueError if classes have numbers alone, of which some are missing: they may be those of another set."""
+    """Raise ValueError if classes are only numbered and incomplete: the numbers may be those of another set."""
     is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
     are_names = set(source.classes) <= set(space.class_names)
     if is_numbered and not are_names and len(source.classes) < space.num_classes:
         raise ValueError(
-            f"'{place}' has numbers for {len(source.classes)} classes, and {space.name} has {space.num_classes}: which "
-            "these are is not known. Name classes by wnid or class name, or give images of all."
+            f"'{place}' has numbers for {len(source.classes)} classes, but {space.name} has {space.num_classes}, so "
+            "which ones is unknown. Name classes by wnid or class name, or give images of all."
         )
 
 
-def without_images(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
-    """Return a sentence with the classes that have no images; empty if all have some."""
+def missing_classes(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
+    """Return a sentence with the classes that have no images; empty if there are none."""
     missing = np.setdiff1d(np.arange(label_space.num_classes), images.labels)
     if not len(missing):
         return ""
@@ -99,23 +99,24 @@ def without_images(images: "RealTrainingImages", place: str, label_space: LabelS
     )
 
 
-def judging_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
-    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], to judge training by.
+def validation_images(images: RealSet, image_size: int, config: EvaluationConfig) -> ray.data.Dataset:
+    """Return a small set as rows `label` int64 and `image` uint8 [image_size, image_size, 3], for validation.
 
-    ValueError for one that is not small: it is held in memory. StorageError if more than `evaluation.allow_unreadable`
-    images cannot be decoded.
+    ValueError for a set that is too large for memory. StorageError if more than `evaluation.allow_unreadable` images
+    cannot be decoded.
     """
     num_bytes = images.num_images * image_size**2 * 3
-    if num_bytes > MAX_JUDGING_BYTES:
+    if num_bytes > MAX_VALIDATION_BYTES:
         raise ValueError(
-            f"Training is judged by '{images.name}', whose {images.num_images:,} images are {num_bytes / 1e9:.1f} GB. "
-            "Name a smaller set first in evaluation.sets."
+            f"'{images.name}' has {images.num_images:,} images of {num_bytes / 1e9:.1f} GB, too large for validation "
+            f"during training (at most {MAX_VALIDATION_BYTES / 1e9:.0f} GB). Put a smaller set first in "
+            "evaluation.sets."
         )
     return ray.data.from_items(readable_rows(images, image_size, config), override_num_blocks=NUM_BLOCKS)
 
 
 def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) -> list[dict[str, Any]]:
-    """Return these rows, those that cannot be decoded left out."""
+    """Return the rows of `validation_images`, without undecodable images."""
     read = images.source.opener()
     rows, unreadable = [], []
     for position, label in zip(images.positions.tolist(), images.labels, strict=True):
@@ -126,8 +127,8 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
             unreadable.append(error)
             if len(unreadable) > config.allow_unreadable:
                 raise StorageError(
-                    f"{error} These are {len(unreadable)} images of '{images.name}' by now: "
-                    f"evaluation.allow_unreadable={len(unreadable)} leaves as many out."
+                    f"{error} Unreadable images of '{images.name}' so far: {len(unreadable)}. Set "
+                    f"evaluation.allow_unreadable={len(unreadable)} or more to skip them."
                 ) from error
     if not rows:
         raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
@@ -136,39 +137,39 @@ def readable_rows(images: RealSet, image_size: int, config: EvaluationConfig) ->
 
 @dataclass(frozen=True, eq=False)
 class RealTrainingImages:
-    """Real images to train on, pass by pass: index `i` is the same image in each, whatever the seed."""
+    """Real images to train on, in passes. Index `i` is the same image in every pass and for every seed."""
 
     source: ImageList
     positions: np.ndarray
-    """int64 [num_images]: where in the source they are."""
+    """int64 [num_images]: positions of the images in `source`."""
 
     labels: np.ndarray
     """int64 [num_images]."""
 
     image_size: int
-    """Height and width of a row's image, in pixels."""
+    """Height and width of the image in a row, in pixels."""
 
     seed: int
-    """Decides the order of each pass."""
+    """Seed of the order of each pass."""
 
     num_readers: int = 2
-    """Processes that read and decode, over all consumers."""
+    """Processes that read and decode images, over all consumers."""
 
     is_upright: bool = False
-    """Whether they are turned as their EXIF says."""
+    """Whether images are rotated by their EXIF orientation."""
 
     is_whole: bool = False
-    """Whether a row has the whole photograph, by `evaluation.images.decoding.fitted`; else its central square."""
+    """Whether rows contain the whole photograph, see `evaluation.images.decoding.fitted`; else its center square."""
 
-    unreadable: Unreadable = NONE_LEFT_OUT
-    """How many may be left out because they cannot be decoded: another one of their class comes in their place."""
+    unreadable: Unreadable = NO_SKIPPING
+    """Limit of undecodable images that may be skipped; each is replaced by another one of its class."""
 
     def split(self, num_held_out: int) -> tuple["RealTrainingImages", "RealTrainingImages"]:
-        """Return so many images, drawn whatever the seed, and the others; ValueError if these are none."""
+        """Return `num_held_out` images, the same for every seed, and the others; ValueError if none are left."""
         if num_held_out >= self.num_images:
             raise ValueError(
-                f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Give "
-                "less."
+                f"training.num_held_out is {num_held_out}, but there are {self.num_images} real images in all. Use "
+                "fewer."
             )
         order = stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 2).permutation(self.num_images)
         held_out, others = (
@@ -179,30 +180,30 @@ class RealTrainingImages:
 
     @property
     def num_images(self) -> int:
-        """How many there are, each of which comes once a pass."""
+        """Number of images; each comes once per pass."""
         return len(self.positions)
 
     @property
     def images_per_unit(self) -> int:
-        """How many images are read at once."""
+        """Number of images that are read at once."""
         return max(1, min(MAX_IMAGES_PER_UNIT, SLICE_BYTES // self.image_bytes))
 
     @property
     def image_bytes(self) -> int:
-        """The size of a row's image."""
+        """Size of the image in a row, in bytes."""
         return self.image_size**2 * 3
 
     def passes(self, wanted: SampleRequest) -> Passes:
-        """Return the passes over the images."""
+        """Return the passes over the images that `wanted` covers."""
         return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
 
     def open(self, wanted: SampleRequest) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
-        `extent`, int64 [2], is the height and width of what an image has in its corner where they are whole.
+        With whole photographs, also `extent` int64 [2], the height and width of the photograph in its corner.
 
-        Pass by pass, each shuffled anew, or by ascending serial where an order is wanted; where none is, readers may
-        be a block of units apart.
+        Passes come in order, each shuffled differently, or by ascending serial if `wanted.in_order`; otherwise readers
+        may be a block of units apart.
         """
         units = reading_units(self.passes(wanted), self.images_per_unit)
         num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
@@ -214,7 +215,7 @@ class RealTrainingImages:
 
 
 class RealReader:
-    """Reads units of `reading_units`."""
+    """Ray actor that reads the units of `reading_units`."""
 
     def __init__(self, source: RealTrainingImages, wanted: SampleRequest) -> None:
         self.source = source
@@ -227,7 +228,7 @@ class RealReader:
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         """Yield one unit's images.
 
-        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        A generator, because Ray Data wraps the exceptions of plain functions in its own.
         """
         unit_rows = slice(start := int(unit["start"][0]), start + self.source.images_per_unit)
         indices, serials = (column[unit_rows] for column in self.order(int(unit["pass"][0])))
@@ -241,30 +242,30 @@ class RealReader:
         yield rows | ({"extent": np.array(extents)} if self.source.is_whole else {})
 
     def _image(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return the image of an index, or where it is left out that of the next index of its class that has one."""
+        """Return the image at an index; if it is skipped, that of the next index of its class that can be decoded."""
         size = self.source.image_size
         for each in self._alike(index):
             try:
                 image = self.read(int(self.positions[each]))
             except UnreadableImageError as error:
-                self.source.unreadable.leave_out(error)
+                self.source.unreadable.record(error)
                 continue
             image = upright(image) if self.source.is_upright else image
             return fitted(image, size) if self.source.is_whole else (square(image, size), (size, size))
         raise StorageError(
-            f"None of the {np.sum(self.labels == self.labels[index])} images of a class can be decoded. They are named "
-            f"in '{self.source.unreadable.file}': put whole ones in their place."
+            f"None of the {np.sum(self.labels == self.labels[index])} images of a class can be decoded. Replace "
+            f"those listed in '{self.source.unreadable.file}'."
         )
 
     def _alike(self, index: int) -> Iterator[int]:
-        """Yield an index, then the others of its class, from the next one round."""
+        """Yield an index, then the other indices of its class, starting after it and wrapping around."""
         yield index
         alike = np.flatnonzero(self.labels == self.labels[index])
         yield from [*alike[alike > index].tolist(), *alike[alike < index].tolist()]
 
 
 def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:
-    """Return units of up to `size` images: the pass, and where the unit starts in its `order_of_pass`."""
+    """Return units of up to `size` images: the pass, and the unit's start in its `order_of_pass`."""
     return [
         {"pass": pass_number, "start": start}
         for pass_number, indices in passes.sections()
@@ -273,10 +274,10 @@ def reading_units(passes: Passes, size: int) -> list[dict[str, int]]:
 
 
 def order_of_pass(passes: Passes, pass_number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices wanted in a pass in the order in which they come, and their serials, int64 both."""
+    """Return the requested indices of a pass in reading order, and their serials, both int64."""
     return passes.choose(pass_number, passes.order(passes.num_images, pass_number))
 
 
 def positions_by_index(num_images: int) -> np.ndarray:
-    """Return where in its list the image of each index is, int64 [num_images]: shuffled, so that neighbours differ."""
+    """Return the list position of each index, int64 [num_images]: shuffled, so that neighbours are unrelated."""
     return stream(Purpose.REAL_IMAGE_ORDER, 0, 0, 1).permutation(num_images)

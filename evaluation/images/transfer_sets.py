@@ -1,7 +1,7 @@
-"""The sets that features are transferred to, as lists of images: arXiv 2212.08420's eight small ones and seven large.
+"""Transfer sets as lists of images: arXiv 2212.08420's eight small ones and seven large ones.
 
-Knows no network and no score, opens no image, and downloads nothing. Where torchvision knows a set, `path` is its
-`root`, so that what torchvision downloaded is found.
+Knows no network and no metric, opens no image and downloads nothing. For sets that torchvision supports, `path` is
+its `root`, so that its downloads are found.
 """
 
 import difflib
@@ -15,43 +15,43 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evaluation.images.folders import class_folders, image_names
-from evaluation.images.image_list import ImageList, listed, told_as
+from evaluation.images.image_list import ImageList, build_list, errors_as
 from evaluation.images.real_sets import RealSet, whole_set
 
 if TYPE_CHECKING:
     from evaluation.metrics.transfer import Solver
 
 SPLIT_SEED = 0
-"""Of sets that come in one piece."""
+"""Seed of the split of sets without a published one."""
 
 TEST_FRACTION = 0.2
-"""Share of each class in the test split of sets without a published one."""
+"""Fraction of each class in the test split of sets without a published one."""
 
 EUROSAT_TEST_IMAGES = 810
-"""Of each class: 8,100 of 27,000, as in t-ReX (arXiv 2206.15369), which names Feng et al. (ICLR 2022)."""
+"""Test images per class: 8,100 of 27,000, as in t-ReX (arXiv 2206.15369), which cites Feng et al. (ICLR 2022)."""
 
 
 @dataclass(frozen=True)
 class TransferSet:
-    """A set of other classes to tell apart by a network's features; both parts number their classes alike."""
+    """A set of other classes to classify by a network's features; both splits use the same class numbers."""
 
     name: str
     trainval: RealSet
     test: RealSet
     solver: "Solver"
-    """What fits a classifier to as many images, as of `evaluation.metrics.transfer`."""
+    """Solver for this number of images, see `evaluation.metrics.transfer`."""
 
     split: Literal["published", "drawn"]
-    """Who told test images from others: the set's authors, or `SPLIT_SEED` here."""
+    """Origin of the test split: the set's authors, or drawn here with `SPLIT_SEED`."""
 
 
 Item = tuple[str, str]
-"""A file's path below the set's folder, and its class."""
+"""A file's path relative to the set's folder, and its class."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a set's own files say."""
+    """Classes and splits from a set's own files."""
 
     classes: Sequence[str]
     trainval: list[Item]
@@ -61,24 +61,24 @@ class Listing:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a set lies in its folder."""
+    """Layout of a set in its folder."""
 
     read: Callable[[str, str], Listing]
-    """From the set's name and its folder to what is there."""
+    """Function from the set's name and folder to its listing."""
 
     needs: str
-    """Paths below the folder, with a space between, without which it is another set."""
+    """Required paths below the folder, separated by spaces."""
 
     solver: "Solver" = "lbfgs"
 
 
 def open_transfer_set(name: str, path: str) -> TransferSet:
-    """Return a set's images, none of them opened; ValueError with the nearest names, or with what the path lacks.
+    """Return a set's images, not opened; ValueError with the nearest names, or with what is missing in the folder.
 
-    Splits are as published: of dtd and flowers, train and val together are for training; dtd's partition is the first,
-    and so is sun397's where its Training_01.txt and Testing_01.txt are in the path or in SUN397. The test images of
-    inat2018 and inat2019 are their val, as theirs have no labels. Who made eurosat split it not: 810 images of each
-    class, drawn by a fixed seed, are for the test, and of sun397 without its partition a fifth of each class.
+    Splits are as published: for dtd and flowers, train and val together are for training; dtd uses its first partition,
+    and so does sun397 if Training_01.txt and Testing_01.txt are in the path or in SUN397. inat2018 and inat2019 are
+    tested on val, because their test images have no labels. eurosat has no published split: 810 images of each class,
+    drawn with a fixed seed, are for testing, and so is a fifth of each class of sun397 without its partition.
     """
     if name not in LAYOUTS:
         near = difflib.get_close_matches(name, LAYOUTS, n=3) or list(LAYOUTS)
@@ -87,9 +87,9 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
     needs = {need: Path(folder, need) for need in layout.needs.split()}
     if missing := [need for need, path in needs.items() if not (path.is_file() or path.is_dir())]:
         raise ValueError(
-            f"'{folder}' is not a folder of {name}: it lacks {missing[0]}. Give the folder that has {', '.join(needs)}."
+            f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Give the folder with {', '.join(needs)}."
         )
-    with told_as(ValueError, folder, name, Exception):  # who knows what damaged files, and readers of them, end with
+    with errors_as(ValueError, folder, name, Exception):  # readers of damaged files raise errors of any kind
         listing = layout.read(name, folder)
     trainval, test = (
         whole_set(f"{name}/{part}", path, _source(name, folder, listing.classes, items))
@@ -99,20 +99,20 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
 
 
 def _source(name: str, folder: str, classes: Sequence[str], items: list[Item]) -> ImageList:
-    """Return the images of one split; ValueError where there are none, or of no class of the set."""
+    """Return the images of one split; ValueError if there are none, or if some are of an unknown class."""
     if not items:
-        raise ValueError(f"{name} in '{folder}' has no images to train on, or none for the test. Put all of it there.")
+        raise ValueError(f"{name} in '{folder}' has no training images, or no test images. Add the missing files.")
     names, labels = zip(*items, strict=True)
     if unknown := sorted(set(labels) - set(classes)):
         raise ValueError(
-            f"{name} in '{folder}' has images of {len(unknown)} classes without images to train on, first "
-            f"'{unknown[0]}'. Put all of it there."
+            f"{name} in '{folder}' has test images of {len(unknown)} classes without training images, first "
+            f"'{unknown[0]}'. Add the missing files."
         )
-    return listed(folder, names, labels, classes)
+    return build_list(folder, names, labels, classes)
 
 
 def _by_torchvision(name: str, folder: str) -> Listing:
-    """Read a set by torchvision, which calls a loader with an image's path; here it gives the path back."""
+    """Read a set with torchvision, with a loader that returns the image's path."""
     from torchvision import datasets
 
     make, parts_of_trainval = {
@@ -133,7 +133,7 @@ def _by_torchvision(name: str, folder: str) -> Listing:
 
 
 def _pets(_name: str, folder: str) -> Listing:
-    """Read what torchvision's OxfordIIITPet does, which takes no loader; files are called by breed and number."""
+    """Read the files of torchvision's OxfordIIITPet, which accepts no loader; file names are breed and number."""
 
     def items(split: str) -> list[Item]:
         lines = Path(folder, "oxford-iiit-pet/annotations", f"{split}.txt").read_text().splitlines()
@@ -152,15 +152,15 @@ def _eurosat(_name: str, folder: str) -> Listing:
     for class_name in np.unique(labels):
         rows = np.flatnonzero(labels == class_name)
         if len(rows) <= EUROSAT_TEST_IMAGES:
-            raise ValueError(f"{class_name} has {len(rows)} images, of which {EUROSAT_TEST_IMAGES} are for the test")
+            raise ValueError(f"{class_name} has {len(rows)} images, too few for {EUROSAT_TEST_IMAGES} test images")
         held_out[random.permutation(rows)[:EUROSAT_TEST_IMAGES]] = True
     return _split(items, held_out)
 
 
 def _sun397(_name: str, folder: str) -> Listing:
-    """Read the first partition where there is one: lines are as /a/abbey/sun_aaa.jpg, of classes as /a/abbey.
+    """Read the first partition if there is one, with lines such as /a/abbey/sun_aaa.jpg, and classes such as /a/abbey.
 
-    Without it a share of each class is for the test, which is the same for the same names.
+    Without it, a fraction of each class is for testing; the split depends only on the names.
     """
 
     def lines(file: Path) -> list[str]:
@@ -175,7 +175,7 @@ def _sun397(_name: str, folder: str) -> Listing:
         if training.is_file() and testing.is_file():
             classes = [class_folder[len("a/") :] for class_folder in listed]
             return Listing(classes, [item(line) for line in lines(training)], [item(line) for line in lines(testing)])
-    from evaluation.metrics.transfer import held_out_rows  # the workers that open images need none of it
+    from evaluation.metrics.transfer import held_out_rows  # workers that open images do not need it
 
     folders = {class_folder: image_names(os.path.join(folder, "SUN397", class_folder)) for class_folder in listed}
     items = [item(f"{class_folder}/{name}") for class_folder, names in folders.items() for name in names]
@@ -184,14 +184,14 @@ def _sun397(_name: str, folder: str) -> Listing:
 
 
 def _inat(name: str, folder: str) -> Listing:
-    """Read iNaturalist's own annotations; classes are called by their numbers in there."""
+    """Read iNaturalist's own annotations; classes are named by their numbers there."""
     year = name.removeprefix("inat")
     trainval, test = (_annotated(Path(folder, f"{split}{year}.json")) for split in ("train", "val"))
     return Listing(sorted({number for _, number in trainval}, key=int), trainval, test)
 
 
 def _annotated(file: Path) -> list[Item]:
-    """Return the images of a file of annotations as COCO has them; ValueError with the file's name."""
+    """Return the images of an annotation file in COCO's format; ValueError with the file's name."""
     try:
         content = json.loads(file.read_bytes())
         file_of = {image["id"]: os.fsdecode(image["file_name"]) for image in content["images"]}
@@ -201,7 +201,7 @@ def _annotated(file: Path) -> list[Item]:
 
 
 def _cog(_name: str, folder: str) -> Listing:
-    """Read one level of ImageNet-CoG (arXiv 2012.05649) from folders of wnids."""
+    """Read one level of ImageNet-CoG (arXiv 2012.05649) from folders named by wnid."""
     trainval = _in_class_folders(folder, "train")
     return Listing(sorted({wnid for _, wnid in trainval}), trainval, _in_class_folders(folder, "test"))
 
@@ -213,7 +213,7 @@ def _in_class_folders(folder: str, below: str) -> list[Item]:
 
 
 def _split(items: list[Item], held_out: np.ndarray) -> Listing:
-    """Return these with those that are held out, bool [N], for the test."""
+    """Return a listing in which the items of `held_out`, bool [N], are for testing."""
     trainval, test = (
         [item for item, is_held_out in zip(items, held_out, strict=True) if is_held_out == wanted]
         for wanted in (False, True)
@@ -248,4 +248,4 @@ LAYOUTS: dict[str, Layout] = {
     "inat2019": Layout(_inat, "train2019.json val2019.json", "sgd"),
     **{f"cog_l{level}": Layout(_cog, "train test", "sgd") for level in range(1, 6)},
 }
-"""By name, as a user gives it."""
+"""Layouts by set name."""

@@ -1,6 +1,6 @@
-"""Damaged real images that a training run does without: how many it may, and the file in which its readers name them.
+"""Undecodable real images that a training run skips: how many are allowed, and the file that lists them.
 
-Knows neither which images come in their place, nor Ray.
+Knows neither the images that replace them nor Ray.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from generation.shards.storage import StorageError
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What all readers of a run share."""
+    """The limit and the list of skipped images, shared by all readers of a run."""
 
     limit: int
-    """How many images may be left out."""
+    """Maximum number of images to skip."""
 
     file: Path
-    """Absolute, in the run's folder; made with the first name."""
+    """Absolute path in the run's folder; created with the first name."""
 
     def names(self) -> list[str]:
-        """Return the images that were left out, each once."""
+        """Return the names of the skipped images, each once."""
         lines = self.file.read_text("utf-8").split("\n") if self.file.is_file() else []
         return list(dict.fromkeys(line for line in lines if line))
 
-    def leave_out(self, error: UnreadableImageError) -> None:
-        """Note one; StorageError if these are more than may be."""
+    def record(self, error: UnreadableImageError) -> None:
+        """Record a skipped image; StorageError if the limit is exceeded."""
         if self.limit and error.name not in self.names():
             try:
                 with self.file.open("a", encoding="utf-8") as file:
@@ -40,11 +40,15 @@ class Unreadable:
                 "skip them."
             ) from error
 
-    def told(self) -> list[str]:
-        """Return what to say of them: a line, or nothing."""
+    def report_lines(self) -> list[str]:
+        """Return a line about the skipped images, or an empty list."""
         names = self.names()
-        return [f"{len(names):,} real images left out, which cannot be decoded: see {self.file}"] if names else []
+        return (
+            [f"{len(names):,} real images were skipped because they cannot be decoded: see {self.file}"]
+            if names
+            else []
+        )
 
 
-NONE_LEFT_OUT = Unreadable(0, Path())
-"""The first one ends the run."""
+NO_SKIPPING = Unreadable(0, Path())
+"""Skips no image: the first undecodable one ends the run."""

@@ -1,6 +1,6 @@
-"""Classifiers that Figment did not train: torchvision's and timm's with their weights, and those of a file of weights.
+"""Classifiers that Figment did not train: torchvision's and timm's pretrained models, and weights in a file.
 
-Each is shown images as its own authors show them, unless the settings say otherwise.
+Preprocessing follows each model's authors unless the settings override it.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evaluation.images.decoding import Crop
-from evaluation.inference.trained_model import Model, crop_of
+from evaluation.inference.trained_model import EvaluatedModel, crop_of
 from evaluation.result import ModelFacts
 from generation.recipes.labels import LabelSpace, load_label_space
 from training.config import TrainingConfig
@@ -22,28 +22,28 @@ TORCHVISION, TIMM, FILE = "torchvision:", "timm:", ".safetensors"
 IMAGENET = "imagenet1k"
 
 CROP_MODES = ("center", "squash")
-"""timm's that `Crop` has."""
+"""timm's crop modes that `Crop` supports."""
 
 UNUSED = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-"""torchvision's weights of outputs that only training uses."""
+"""Prefixes of torchvision's weights for auxiliary outputs, which only training uses."""
 
 COUNTER = ".num_batches_tracked"
-"""What old weights lack, and evaluation does not use."""
+"""Suffix of a batch norm entry that old weights lack and evaluation does not use."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, which a file of weights is taken to go by."""
+"""ImageNet's normalization, assumed for a file of weights."""
 
 DEFAULT_CROP = 224
 
 
 class ExternalClassifier(torch.nn.Module):
-    """A network, and how pixels come to it."""
+    """A network with its input normalization."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, network: torch.nn.Module, num_classes: int, mean: Any, std: Any) -> None:
-        """Take the network and what its images are normalised by, of 0..1."""
+        """Take the network and its normalization of pixel values in 0..1."""
         super().__init__()
         self.network = network
         self.num_classes = num_classes
@@ -55,7 +55,7 @@ class ExternalClassifier(torch.nn.Module):
         return self.network(self._input(images_nhwc))
 
     def features_and_logits(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
+        """Return the last layer's inputs, float [N, D], and the logits for uint8 images [N, H, W, 3]."""
         from training.model.network import features_and_logits
 
         return features_and_logits(self.network, self.num_classes, self._input(images_nhwc))
@@ -65,15 +65,15 @@ class ExternalClassifier(torch.nn.Module):
 
 
 def is_external(checkpoint: str) -> bool:
-    """Return whether a checkpoint's name is one of these."""
+    """Return whether `checkpoint` names an external model."""
     return checkpoint.startswith((TORCHVISION, TIMM)) or checkpoint.endswith(FILE)
 
 
-def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> Model:
-    """Return a classifier by name; ValueError with the remedy for one that is not there, or of other classes.
+def open_external(source: str, training: TrainingConfig, label_space: LabelSpace, run_dir: Path) -> EvaluatedModel:
+    """Return a classifier by name; ValueError with the remedy if it does not exist or has other classes.
 
-    `training` and `label_space` say what a file's weights belong to; torchvision's and timm's are of ImageNet's 1,000.
-    Nobody knows what it was trained on.
+    `training` and `label_space` describe a file's weights; torchvision's and timm's models have ImageNet's 1,000
+    classes. Its training data are unknown.
     """
     name, space = source.partition(":")[2], load_label_space(IMAGENET)
     if source.startswith(TORCHVISION):
@@ -98,11 +98,11 @@ def open_external(source: str, training: TrainingConfig, label_space: LabelSpace
         "templates": [],
         "augmentation": "unknown",
     }
-    return Model(facts, sha256_of(classifier, crop), run_dir, space, crop, classifier.eval)
+    return EvaluatedModel(facts, sha256_of(classifier, crop), run_dir, space, crop, classifier.eval)
 
 
 def sha256_of(classifier: ExternalClassifier, crop: Crop) -> str:
-    """Return the hash of its weights and of how pixels come to them."""
+    """Return the hash of the weights and the preprocessing."""
     digest = hashlib.sha256(type(classifier.network).__name__.encode())
     if crop.is_squashed:
         digest.update(b"squashed")
@@ -116,36 +116,36 @@ def _of_torchvision(source: str) -> tuple[ExternalClassifier, Crop]:
     import torchvision
 
     name = source.removeprefix(TORCHVISION).partition("/")[0]
-    weights = _torchvisions_weights(source)
-    network = _fetched(source, partial(torchvision.models.get_model, name, weights=weights))
-    shown = weights.transforms()
-    crop = Crop(shown.resize_size[0], shown.crop_size[0], shown.interpolation.value)
-    return _of_imagenet(source, network, crop, shown.mean, shown.std), crop
+    weights = _torchvision_weights(source)
+    network = _fetch(source, partial(torchvision.models.get_model, name, weights=weights))
+    preprocessing = weights.transforms()
+    crop = Crop(preprocessing.resize_size[0], preprocessing.crop_size[0], preprocessing.interpolation.value)
+    return _of_imagenet(source, network, crop, preprocessing.mean, preprocessing.std), crop
 
 
-def _torchvisions_weights(source: str) -> Any:
-    """Return what torchvision knows of the weights, which are not fetched; ValueError if they cannot be evaluated."""
+def _torchvision_weights(source: str) -> Any:
+    """Return torchvision's entry for the weights without downloading them; ValueError if they cannot be evaluated."""
     import torchvision
 
     name, _, wanted = source.removeprefix(TORCHVISION).partition("/")
     try:
         known = torchvision.models.get_model_weights(name)
     except ValueError as error:
-        raise ValueError(f"checkpoint is '{source}', and torchvision has no model '{name}'.") from error
+        raise ValueError(f"checkpoint is '{source}', but torchvision has no model '{name}'.") from error
     if name.lower() not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
-            f"checkpoint is '{source}', and torchvision's {name} is no classifier of images, or a quantized one. Give "
-            f"another, as {TORCHVISION}resnet50/IMAGENET1K_V1."
+            f"checkpoint is '{source}', but torchvision's {name} is quantized or not an image classifier. Use another "
+            f"model, such as {TORCHVISION}resnet50/IMAGENET1K_V1."
         )
     if wanted not in known.__members__:
         raise ValueError(
-            f"checkpoint is '{source}', and torchvision's {name} has the weights "
-            f"{', '.join(each.name for each in known)}. Give one, as "
+            f"checkpoint is '{source}', but torchvision's {name} has the weights "
+            f"{', '.join(each.name for each in known)}. Use one of them, such as "
             f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
         )
     if not known[wanted].meta["categories"]:
         raise ValueError(
-            f"checkpoint is '{source}', whose weights lack the last layers. Give others, as "
+            f"checkpoint is '{source}', whose weights lack the classification layer. Use others, such as "
             f"{TORCHVISION}{name}/{next(iter(known.__members__))}."
         )
     return known[wanted]
@@ -157,18 +157,20 @@ def _of_timm(source: str) -> tuple[ExternalClassifier, Crop]:
 
     name = source.removeprefix(TIMM)
     if name not in timm.list_models(pretrained=True) and name not in timm.list_models():
-        raise ValueError(f"checkpoint is '{source}', and timm has no model '{name}' with weights.")
+        raise ValueError(f"checkpoint is '{source}', but timm has no pretrained model '{name}'.")
     mode = getattr(timm.get_pretrained_cfg(name), "crop_mode", "center")
     if mode not in CROP_MODES:
         raise ValueError(
-            f"checkpoint is '{source}', whose images timm crops by '{mode}', which Figment does not. Give one whose "
-            f"crop_mode is {' or '.join(CROP_MODES)}."
+            f"checkpoint is '{source}', whose timm crop mode '{mode}' is not supported. Use a model with crop_mode "
+            f"{' or '.join(CROP_MODES)}."
         )
-    network = _fetched(source, partial(timm.create_model, name, pretrained=True))
-    shown = resolve_input_data_config(network, use_test_size=True)
-    size = shown["input_size"][-1]
-    crop = Crop(int(size / shown["crop_pct"]), size, shown["interpolation"], is_squashed=mode == "squash")
-    return _of_imagenet(source, network, crop, shown["mean"], shown["std"]), crop
+    network = _fetch(source, partial(timm.create_model, name, pretrained=True))
+    preprocessing = resolve_input_data_config(network, use_test_size=True)
+    size = preprocessing["input_size"][-1]
+    crop = Crop(
+        int(size / preprocessing["crop_pct"]), size, preprocessing["interpolation"], is_squashed=mode == "squash"
+    )
+    return _of_imagenet(source, network, crop, preprocessing["mean"], preprocessing["std"]), crop
 
 
 def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> tuple[ExternalClassifier, Crop]:
@@ -179,7 +181,7 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
     try:
         weights = load_file(source)
     except Exception as error:  # safetensors has errors of its own
-        raise ValueError(f"checkpoint '{source}' cannot be read: {error}. Give a file of safetensors.") from error
+        raise ValueError(f"checkpoint '{source}' cannot be read: {error}. Use a safetensors file.") from error
     network = build_network(training.architecture, label_space.num_classes, training.head, training.temperature)
     needed = network.state_dict()
     shapes = {name: values.shape for name, values in weights.items()}
@@ -189,9 +191,9 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
     wrong = lacking or reshaped or sorted(name for name in set(shapes) - set(needed) if not name.startswith(unused))
     if wrong:
         raise ValueError(
-            f"checkpoint '{source}' has not the weights of {training.architecture} for the {label_space.num_classes} "
-            f"classes of {label_space.name}: '{wrong[0]}' is missing, or of another shape, or too many. Give the "
-            "training.architecture and recipe.label_space that it belongs to."
+            f"checkpoint '{source}' does not fit {training.architecture} with the {label_space.num_classes} classes of "
+            f"{label_space.name}: '{wrong[0]}' is missing, unexpected or has another shape. Set training.architecture "
+            "and recipe.label_space to match the file."
         )
     network.load_state_dict(weights, strict=False)
     size = training.crop_size or DEFAULT_CROP
@@ -199,22 +201,22 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
 
 
 def _of_imagenet(source: str, network: torch.nn.Module, crop: Crop, mean: Any, std: Any) -> ExternalClassifier:
-    """Return a library's network with what its images are normalised by; ValueError if its classes are others."""
+    """Return a library's network with its normalization; ValueError unless it has ImageNet's number of classes."""
     num_classes = load_label_space(IMAGENET).num_classes
     with torch.inference_mode():
         num_logits = network.eval()(torch.zeros(1, 3, crop.crop_size, crop.crop_size)).shape[1]
     if num_logits != num_classes:
-        raise ValueError(f"checkpoint is '{source}', which tells {num_logits} classes apart, not ImageNet's 1,000.")
+        raise ValueError(f"checkpoint is '{source}', which has {num_logits} classes, not ImageNet's 1,000.")
     return ExternalClassifier(network, num_classes, mean, std)
 
 
-def _fetched(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """Return a library's network with its weights, which it keeps in a cache of its own."""
+def _fetch(source: str, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Return a library's network with its weights, which the library caches."""
     try:
         return build()
-    except Exception as error:  # of any of the ways that weights come by
+    except Exception as error:  # downloads fail in many ways
         reason = re.sub(r"\s+", " ", str(error))[:200]
         raise ValueError(
-            f"checkpoint is '{source}', whose weights cannot be had: {reason}. Fetch them where there is a network, "
-            "and copy the cache: TORCH_HOME for torchvision, HF_HOME for timm."
+            f"checkpoint is '{source}', whose weights could not be loaded: {reason}. If this machine has no network "
+            "access, download them elsewhere and copy the cache: TORCH_HOME for torchvision, HF_HOME for timm."
         ) from error

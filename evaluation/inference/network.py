@@ -1,4 +1,4 @@
-"""Inference on batches of images, by actors on any nodes of a Ray cluster."""
+"""Inference on batches of images by actors on a Ray cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from evaluation.inference.output_cache import Columns
 from evaluation.inference.trained_model import EvaluationError
 
 Kinds = tuple[Literal["guesses", "features"], ...]
-"""`guesses`: `prediction` int32 [N, up to 5], the best first, and `confidence` float32 [N] of the first; `features`:
-`feature` float32 [N, D], what the last layer is given.
+"""Kinds of output. `guesses`: `prediction` int32 [N, up to 5], best first, and `confidence` float32 [N] of the first.
+`features`: `feature` float32 [N, D], the last layer's inputs.
 """
 
 KINDS: Kinds = ("guesses", "features")
@@ -24,26 +24,27 @@ KINDS: Kinds = ("guesses", "features")
 
 @dataclass(frozen=True)
 class Request:
-    """What is computed from images."""
+    """Outputs to compute from images."""
 
     kinds: Kinds
     among: Sequence[int] = ()
-    """Labels that guesses are among; empty for all."""
+    """Labels that predictions are restricted to; empty for all."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier, and what it is to compute."""
+    """A classifier and the outputs to compute."""
 
     build: Callable[[], Any]
-    """Returns it, in evaluation mode: uint8 [N, H, W, 3] to logits [N, num_classes], and `features_and_logits`."""
+    """Builds the classifier in evaluation mode: a callable from uint8 [N, H, W, 3] to logits [N, num_classes], with
+    `features_and_logits`."""
 
     config: EvaluationConfig
     requests: Sequence[Request]
-    """One for each set, by its number."""
+    """One request per set, indexed by set number."""
 
     def load(self) -> Callable[[int, np.ndarray], Columns]:
-        """Return what computes the request of that number from a batch of images, uint8 [N, H, W, 3]."""
+        """Return a function from a set's number and a batch of images, uint8 [N, H, W, 3], to the set's outputs."""
         torch.set_num_threads(self.config.threads_per_actor)
         device = "cuda" if self.config.gpus_per_actor else "cpu"
         classifier = self.build().to(device)
@@ -61,16 +62,18 @@ class Network:
 
 
 def finite(output: torch.Tensor) -> torch.Tensor:
-    """Return it in single precision; EvaluationError if a value is NaN or infinite."""
+    """Return `output` in single precision; EvaluationError if a value is NaN or infinite."""
     if not output.isfinite().all():
         raise EvaluationError("The network's output has NaN or infinite values; this checkpoint cannot be evaluated.")
     return output.float()
 
 
-def best_guesses(logits: torch.Tensor, shared: Sequence[int]) -> Columns:
-    """Return the guesses among `shared` labels, or all, for logits [N, num_classes]; see `Kinds`."""
+def best_guesses(logits: torch.Tensor, shared_labels: Sequence[int]) -> Columns:
+    """Return the best predictions among `shared_labels` (all if empty) for logits [N, num_classes]; see `Kinds`."""
     among = (
-        torch.tensor(shared, device=logits.device) if shared else torch.arange(logits.shape[1], device=logits.device)
+        torch.tensor(shared_labels, device=logits.device)
+        if shared_labels
+        else torch.arange(logits.shape[1], device=logits.device)
     )
     probabilities = logits[:, among].softmax(dim=1)
     best = probabilities.topk(min(5, len(among)), dim=1)
@@ -81,7 +84,7 @@ def best_guesses(logits: torch.Tensor, shared: Sequence[int]) -> Columns:
 
 
 class NetworkActor:
-    """A network on its device."""
+    """Ray actor that holds a network on its device."""
 
     def __init__(self, network: list[ray.ObjectRef]) -> None:
         loaded: Network = ray.get(network[0])
@@ -89,7 +92,7 @@ class NetworkActor:
         self.compute = loaded.load()
 
     def __call__(self, unit: Columns) -> Iterator[Columns]:
-        """Yield what is computed from a unit, a batch at a time on the device."""
+        """Yield the outputs for a unit, computed in batches on the device."""
         images, number = unit.pop("image"), int(unit["set"][0])
         starts = range(0, len(images), self.batch_size)
         parts = [self.compute(number, images[start : start + self.batch_size]) for start in starts]
@@ -97,7 +100,7 @@ class NetworkActor:
 
 
 def infer(images: ray.data.Dataset, network: Network) -> Iterator[Columns]:
-    """Yield what a network computes from blocks of `set` and `image`, with their other columns, in no certain order."""
+    """Yield a network's outputs for blocks with `set` and `image`, with their other columns, in no fixed order."""
     computed = images.map_batches(
         NetworkActor,
         fn_constructor_args=[[ray.put(network)]],

@@ -1,4 +1,4 @@
-"""What a classifier says of each image of real sets, kept, and of generated images."""
+"""A classifier's outputs for real sets, cached per image, and for generated images."""
 
 import zlib
 from collections import defaultdict
@@ -13,119 +13,123 @@ import ray.data
 from PIL import Image
 
 from evaluation.config import EvaluationConfig
-from evaluation.images.decoding import Crop, shown_name
+from evaluation.images.decoding import Crop, printable_name
 from evaluation.images.real_sets import RealSet
 from evaluation.inference.network import KINDS, Kinds, Network, Request, infer
-from evaluation.inference.output_cache import ROW, Columns, KeptOutputs, folder_name
-from evaluation.inference.reading import ToRead, crop_for, read_images
-from evaluation.inference.trained_model import Model
+from evaluation.inference.output_cache import ROW, Columns, OutputCache, folder_name
+from evaluation.inference.reading import ReadRequest, crop_for, read_images
+from evaluation.inference.trained_model import EvaluatedModel
 from generation.shards.storage import StorageError
 
 OUTPUTS_VERSION = 4
-"""Of what is shown to networks, and what is kept of their answers: with another, nothing that is kept is used."""
+"""Bump when preprocessing or cached columns change; caches of other versions are ignored."""
 
 NUM_NAMED = 10
-"""Unreadable images that a message names."""
+"""Maximum number of unreadable images named in a message."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What was said of a set's images, read when it is asked for."""
+    """A model's outputs for a set's images, read from the cache on demand."""
 
-    kept: KeptOutputs
+    cache: OutputCache
     rows: np.ndarray
-    """int64 [N]: which images of the set it is about, ascending."""
+    """int64 [N]: images of the set that have outputs, ascending."""
 
     unreadable: tuple[str, ...]
-    """Names of images that are left out."""
+    """Names of images that cannot be decoded and are skipped."""
 
     def read(self, name: str) -> np.ndarray:
-        """Return a column of `Kinds`, a row for each of `rows`."""
-        return self.kept.read(name)
+        """Return a column of `Kinds`, one entry for each of `rows`."""
+        return self.cache.read(name)
 
 
 @dataclass(frozen=True, eq=False)
 class SetInference:
-    """Inference on the images of a set: what is requested, of which images, and what is kept of it."""
+    """Inference on a set's images: requested outputs, remaining images, and the cache."""
 
     images: RealSet
     request: Request
-    to_read: ToRead
-    """The rows that are not kept yet."""
+    to_read: ReadRequest
+    """The images that are not cached yet."""
 
-    kept: KeptOutputs
+    cache: OutputCache
     unreadable: list[int] = field(default_factory=list)
     """Rows of images that cannot be decoded."""
 
     def add(self, columns: Columns) -> None:
-        """Keep what was computed for some rows, for which bool `is_read` says whether they have an image."""
+        """Cache the outputs of some rows; bool `is_read` is False for rows whose image could not be decoded."""
         is_read = columns.pop("is_read")
         self.unreadable.extend(columns[ROW][~is_read].tolist())
-        self.kept.add({name: column[is_read] for name, column in columns.items()})
+        self.cache.add({name: column[is_read] for name, column in columns.items()})
 
 
-def outputs_of(
-    wanted: Mapping[RealSet, Kinds],
-    model: Model,
+def infer_sets(
+    requested: Mapping[RealSet, Kinds],
+    model: EvaluatedModel,
     config: EvaluationConfig,
     folder: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[RealSet, Outputs]:
-    """Return what a model says of each set, of which what is kept in `folder` is not asked again.
+    """Return a model's outputs for each set; those cached in `folder` are not computed again.
 
-    Images that come in several sets, as ImageNet's do with its own and with ReaL labels, are read once. StorageError,
-    when all images are through, if more of a set than `allow_unreadable` cannot be decoded.
+    Images in several sets, such as ImageNet's with original and with ReaL labels, are read once. StorageError, after
+    all images are done, if more than `allow_unreadable` images of a set cannot be decoded.
     """
-    groups = same_images(wanted, model)
-    inferences = [open_kept(group, wanted, model, config, folder) for group in groups]
+    groups = same_images(requested, model)
+    inferences = [open_cached(group, requested, model, config, folder) for group in groups]
     for each in inferences:
         if 0 < (num_missing := len(each.to_read.rows)) < each.images.num_images:
             num_kept = each.images.num_images - num_missing
-            say(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are kept already")
+            log(f"{each.images.name}: {num_kept:,} of {each.images.num_images:,} images are already cached")
     if any(len(each.to_read.rows) for each in inferences):
         network = Network(model.build, config, [each.request for each in inferences])
         for columns in infer(read_images([each.to_read for each in inferences], config), network):
             inferences[_only_set(columns)].add(columns)
     for each in inferences:
-        each.kept.flush()
+        each.cache.flush()
     outputs = [_whole(each, config) for each in inferences]
     return {images: one for one, group in zip(outputs, groups, strict=True) for images in group}
 
 
 def _only_set(columns: Columns) -> int:
-    """Return the number of the set that a block is of, and take its column out."""
+    """Return the set number of a block, and remove its column."""
     numbers = set(columns.pop("set").tolist())
     if len(numbers) != 1:
-        raise RuntimeError(f"A block has images of sets {sorted(numbers)}; each has its own.")
+        raise RuntimeError(f"A block mixes images of sets {sorted(numbers)}; expected one set per block.")
     return numbers.pop()
 
 
-def same_images(sets: Mapping[RealSet, Kinds], model: Model) -> list[list[RealSet]]:
-    """Return the sets, together those whose images and guesses are the same, whatever their labels."""
+def same_images(sets: Mapping[RealSet, Kinds], model: EvaluatedModel) -> list[list[RealSet]]:
+    """Return the sets in groups with the same images and predictions, whatever their labels."""
     groups: defaultdict[str, list[RealSet]] = defaultdict(list)
     for images in sets:
-        groups[f"{image_set_key(images)} {images.has_border} {candidate_labels(images, model)}"].append(images)
+        groups[f"{image_set_key(images)} {images.center_crop} {candidate_labels(images, model)}"].append(images)
     return list(groups.values())
 
 
 def image_set_key(images: RealSet) -> list[str | int]:
-    """Return what tells a set's images from those of others."""
-    return [images.place, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
+    """Return a key that identifies a set's images."""
+    return [images.path, images.source.names_hash, zlib.crc32(images.positions.tobytes())]
 
 
-def candidate_labels(images: RealSet, model: Model) -> list[int]:
-    """Return the labels that guesses are among, empty for all."""
-    return images.shared.tolist() if len(images.shared) < model.label_space.num_classes else []
+def candidate_labels(images: RealSet, model: EvaluatedModel) -> list[int]:
+    """Return the labels that predictions are restricted to, empty for all."""
+    return images.shared_labels.tolist() if len(images.shared_labels) < model.label_space.num_classes else []
 
 
-def open_kept(
-    group: Sequence[RealSet], wanted: Mapping[RealSet, Kinds], model: Model, config: EvaluationConfig, folder: Path
+def open_cached(
+    group: Sequence[RealSet],
+    requested: Mapping[RealSet, Kinds],
+    model: EvaluatedModel,
+    config: EvaluationConfig,
+    folder: Path,
 ) -> SetInference:
-    """Return what is kept of the outputs for the same images, by all that decides them."""
+    """Open the cache for a group of sets with the same images, keyed by everything that determines the outputs."""
     images = group[0]
-    kinds: Kinds = tuple(kind for kind in KINDS if any(kind in wanted[each] for each in group))
+    kinds: Kinds = tuple(kind for kind in KINDS if any(kind in requested[each] for each in group))
     among = candidate_labels(images, model) if "guesses" in kinds else []
-    crop = crop_for(model.crop, config, images.has_border)
+    crop = crop_for(model.crop, config, images.center_crop)
     key = {
         "version": OUTPUTS_VERSION,
         "checkpoint_sha256": model.sha256,
@@ -134,42 +138,47 @@ def open_kept(
         "kinds": kinds,
         "among": among,
     }
-    name = "-".join([Path(images.place).name or images.name, *kinds])
-    kept = KeptOutputs(folder / folder_name(name, key), images.num_images)
-    kept.open(key)
-    rows = kept.missing()
-    to_read = ToRead(images.source, images.positions[rows], rows, crop)
-    return SetInference(images, Request(kinds, among), to_read, kept)
+    name = "-".join([Path(images.path).name or images.name, *kinds])
+    cache = OutputCache(folder / folder_name(name, key), images.num_images)
+    cache.open(key)
+    rows = cache.missing()
+    to_read = ReadRequest(images.source, images.positions[rows], rows, crop)
+    return SetInference(images, Request(kinds, among), to_read, cache)
 
 
 def _whole(inference: SetInference, config: EvaluationConfig) -> Outputs:
-    """Return all that came; StorageError where too many images are unreadable."""
-    images, rows = inference.images, inference.kept.rows()
+    """Return the outputs after inference; StorageError if too many images are unreadable."""
+    images, rows = inference.images, inference.cache.rows()
     all_names = images.source.names() if inference.unreadable else []
-    names = [shown_name(all_names[position]) for position in images.positions[sorted(inference.unreadable)].tolist()]
+    names = [
+        printable_name(all_names[position]) for position in images.positions[sorted(inference.unreadable)].tolist()
+    ]
     if len(names) > config.allow_unreadable:
         more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
         raise StorageError(
             f"{len(names)} of the {images.num_images:,} images of '{images.name}' cannot be decoded: "
-            f"{', '.join(names[:NUM_NAMED])}{more}. Put whole ones in their place, or leave them out: "
-            f"evaluation.allow_unreadable={len(names)}. What was worked out for the others is kept."
+            f"{', '.join(names[:NUM_NAMED])}{more}. Replace them, or skip them with "
+            f"evaluation.allow_unreadable={len(names)}. The outputs for the other images are cached."
         )
     if len(rows) + len(names) != images.num_images:
-        raise RuntimeError(f"{len(rows)} and {len(names)} of {images.num_images} images came: some were lost.")
+        raise RuntimeError(
+            f"Of {images.num_images} images, {len(rows)} have outputs and {len(names)} are unreadable; the others were "
+            "lost."
+        )
     if not len(rows):
         raise StorageError(f"None of the {images.num_images:,} images of '{images.name}' can be decoded.")
-    return Outputs(inference.kept, rows, tuple(names))
+    return Outputs(inference.cache, rows, tuple(names))
 
 
-def outputs_of_generated(samples: ray.data.Dataset, model: Model, config: EvaluationConfig) -> Columns:
-    """Return guesses and features for rows `image` and `label`, and these labels; in no certain order, none kept."""
-    crop = crop_for(model.crop, config, has_border=False)
-    shown = samples.map_batches(cast(Any, partial(shown_samples, crop)), batch_size=config.batch_size, num_cpus=0)
+def infer_generated(samples: ray.data.Dataset, model: EvaluatedModel, config: EvaluationConfig) -> Columns:
+    """Return predictions, features and labels for rows `image` and `label`, uncached and in no fixed order."""
+    crop = crop_for(model.crop, config, center_crop=False)
+    shown = samples.map_batches(cast(Any, partial(network_input, crop)), batch_size=config.batch_size, num_cpus=0)
     parts = list(infer(shown, Network(model.build, config, [Request(KINDS)])))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def shown_samples(crop: Crop, samples: Columns) -> Columns:
-    """Return of generated samples what `NetworkActor` is given."""
+def network_input(crop: Crop, samples: Columns) -> Columns:
+    """Return generated samples as the input of `NetworkActor`."""
     images = np.stack([crop(Image.fromarray(image)) for image in samples["image"]])
     return {"set": np.zeros(len(images), dtype=np.int64), "label": samples["label"], "image": images}

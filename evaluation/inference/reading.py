@@ -1,4 +1,4 @@
-"""Images of real sets, read, decoded and cropped on any nodes of a Ray cluster."""
+"""Read, decode and crop images of real sets on a Ray cluster."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,49 +16,46 @@ from generation.shards.datasets import SLICE_BYTES
 from generation.stream.units import PARTS_PER_READER, bound_memory, map_units
 
 MAX_IMAGES_PER_UNIT = 512
-"""Images that are read at once and travel in one block."""
+"""Maximum number of images in a unit, which is read as a whole and becomes one block."""
 
 UNITS_PER_READER = 4
-"""A small set is cut into more units than there are readers, so that all have work."""
+"""Minimum number of units per reader, so that small sets keep all readers busy."""
 
 
-def crop_for(own: Crop, config: EvaluationConfig, has_border: bool) -> Crop:
-    """Return what is shown of an image to a network that by default is shown `own`.
+def crop_for(own: Crop, config: EvaluationConfig, center_crop: bool) -> Crop:
+    """Return the crop for a network whose default is `own`.
 
-    Of an image without a border that is the largest square, bicubic.
+    Without `center_crop` it is the whole largest center square, bicubic.
     """
     crop_size = config.crop_size or own.crop_size
     resize_size = config.resize_size or round(crop_size * own.resize_size / own.crop_size)
     if resize_size < crop_size:
-        raise ValueError(
-            f"evaluation.resize_size is {resize_size}, and the classifier was trained on crops of {crop_size}. Give as "
-            "much, or more."
-        )
-    if not has_border:
+        raise ValueError(f"evaluation.resize_size is {resize_size}, smaller than the crop; use {crop_size} or more.")
+    if not center_crop:
         return Crop(crop_size, crop_size, "bicubic", config.upright)
     interpolation = own.interpolation if config.interpolation == "own" else config.interpolation
     return Crop(resize_size, crop_size, interpolation, config.upright, own.is_squashed)
 
 
 @dataclass(frozen=True, eq=False)
-class ToRead:
-    """Which images of a set are read, and what of them is shown."""
+class ReadRequest:
+    """Images of a set to read, and how to crop them."""
 
     source: ImageList
     positions: np.ndarray
-    """int64 [N]: where in the source they are."""
+    """int64 [N]: their positions in `source`."""
 
     rows: np.ndarray
-    """int64 [N]: which images of the set they are."""
+    """int64 [N]: their positions in the set."""
 
     crop: Crop
 
 
-def read_images(sets: Sequence[ToRead], config: EvaluationConfig) -> ray.data.Dataset:
-    """Return blocks of one set each, in no certain order.
+def read_images(sets: Sequence[ReadRequest], config: EvaluationConfig) -> ray.data.Dataset:
+    """Return blocks of one set each, in no fixed order.
 
-    Columns are `set`, its number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
-    bool `is_read`, which says of an image whether it could be decoded.
+    Columns are `set`, the set's number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
+    `is_read`, bool [N], False if an image cannot be decoded.
     """
     image_bytes = max(each.crop.crop_size for each in sets) ** 2 * 3
     sizes = [_unit_size(len(each.rows), image_bytes, config) for each in sets]
@@ -76,22 +73,22 @@ def read_images(sets: Sequence[ToRead], config: EvaluationConfig) -> ray.data.Da
 
 
 def _unit_size(num_images: int, image_bytes: int, config: EvaluationConfig) -> int:
-    """Return how many images are read at once: whole batches, of 16 MB where a set is large enough."""
+    """Return the number of images per unit: whole batches, of up to 16 MB if the set is large enough."""
     most = min(MAX_IMAGES_PER_UNIT, SLICE_BYTES // image_bytes, num_images // (UNITS_PER_READER * config.num_readers))
     return max(1, most // config.batch_size) * config.batch_size
 
 
 class ImageReader:
-    """Reads and decodes units of sets."""
+    """Ray actor that reads and decodes units of sets."""
 
     def __init__(self, sets: list[ray.ObjectRef]) -> None:
-        self.sets: list[ToRead] = ray.get(sets[0])
+        self.sets: list[ReadRequest] = ray.get(sets[0])
         self.opener_of = lru_cache(maxsize=2)(lambda number: self.sets[number].source.opener())
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Columns]:
-        """Yield one unit's images, black where one cannot be decoded.
+        """Yield one unit's images; undecodable ones are black.
 
-        A generator, since Ray Data hides what another function raises behind an exception of its own.
+        A generator, because Ray Data wraps the exceptions of plain functions in its own.
         """
         number, start, stop = (int(unit[name][0]) for name in ("set", "start", "stop"))
         to_read, read = self.sets[number], self.opener_of(number)

@@ -1,4 +1,4 @@
-"""A trained classifier that is looked at: its checkpoint, and what a reader of its numbers wants to know of it."""
+"""A trained classifier to evaluate: its checkpoint, and the facts that reports state about it."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,39 +17,39 @@ from training.job import CHECKPOINTS, KEPT, SET_SIZE
 
 
 class EvaluationError(FigmentError):
-    """A model cannot be evaluated; the message says why."""
+    """A model cannot be evaluated; the message gives the reason."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained classifier that is looked at."""
+class EvaluatedModel:
+    """A trained classifier to evaluate."""
 
     facts: ModelFacts
-    """What tables say of it."""
+    """Facts that tables and pages show."""
 
     sha256: str
-    """Of its file, or its weights: whose outputs are whose."""
+    """Hash of its file or weights, which identifies its cached outputs."""
 
     run_dir: Path
-    """Where its evaluation is written."""
+    """Folder in which its evaluation is written."""
 
     label_space: LabelSpace
     crop: Crop
-    """What it is shown of an image by default."""
+    """Default crop of its input images."""
 
     build: Callable[[], Any]
-    """Gives the classifier, in evaluation mode."""
+    """Builds the classifier in evaluation mode."""
 
 
-def open_model(path: Path) -> Model:
-    """Return a checkpoint to look at; ValueError with the remedy for a file that is none of ours."""
+def open_model(path: Path) -> EvaluatedModel:
+    """Return the model in a checkpoint file; ValueError with the remedy for a file of another kind."""
     checkpoint = read_checkpoint(path)
     with path.open("rb") as file:
         return model_of(path, hashlib.file_digest(file, "sha256").hexdigest(), checkpoint)
 
 
-def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> Model:
-    """Return what a checkpoint holds; its run's folder is the one above where it is in one of the run's own."""
+def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> EvaluatedModel:
+    """Return the model in a checkpoint; for a checkpoint in a run's subfolder, `run_dir` is the run's folder."""
     saved, run, recipe = checkpoint["classifier"], checkpoint["run"], recipe_of(checkpoint)
     settings = saved["config"]
     run_dir = path.parent.parent if path.parent.name in (CHECKPOINTS, KEPT) else path.parent
@@ -70,16 +70,16 @@ def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> Model:
         "augmentation": settings["augmentation"],
     }
     crop = crop_of(settings["crop_size"] or saved["image_size"])
-    return Model(facts, sha256, run_dir, recipe.label_space, crop, partial(build_classifier, checkpoint))
+    return EvaluatedModel(facts, sha256, run_dir, recipe.label_space, crop, partial(build_classifier, checkpoint))
 
 
 def build_classifier(checkpoint: dict[str, Any]) -> Any:
-    """Return a checkpoint's classifier; Lightning is imported here, where it runs, and not in drivers."""
+    """Return a checkpoint's classifier; Lightning is imported here, on the node that uses it, and not in drivers."""
     from training.model.classifier import load_classifier
 
     return load_classifier(checkpoint)
 
 
 def crop_of(trained_size: int) -> Crop:
-    """Return what is shown to a network that was trained on crops of that height and width, in pixels."""
+    """Return the default crop for a network trained on crops of this height and width, in pixels."""
     return Crop(round(trained_size * 256 / 224), trained_size, "bilinear")

@@ -1,6 +1,6 @@
-"""The numbers of one set of real images, from a classifier's guesses: accuracies, calibration, confusions, intervals.
+"""Classification metrics of one set of real images: accuracies, calibration, confusions, intervals.
 
-Arrays in, numbers out. It knows no network, image or file. Counts are exact; an accuracy divides once, at the very end.
+Arrays in, numbers out. Knows no network, image or file. Counts are exact; accuracies divide once, at the very end.
 """
 
 from collections.abc import Sequence
@@ -12,30 +12,30 @@ from evaluation.metrics.intervals import wilson_interval
 from evaluation.result import CalibrationBin, ClassResult, Confusion, Interval, Measures
 
 NUM_BINS = 15
-"""Bins of equal width over the confidences (arXiv 1706.04599); one holds its upper edge, the first also 0."""
+"""Bins of equal width over the confidences (arXiv 1706.04599); each includes its upper edge, the first also 0."""
 
 NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Guesses:
-    """A classifier's best guesses for N images; ValueError unless N is at least 1 and all arrays fit each other."""
+    """A classifier's best predictions for N images; ValueError unless N is at least 1 and all arrays fit together."""
 
     labels: np.ndarray
-    """int64 [N], the right label of each image."""
+    """int64 [N], the correct label of each image."""
 
     predictions: np.ndarray
-    """int64 [N, K] with K from 1 to 5, the best guess first."""
+    """int64 [N, K] with K from 1 to 5, best first."""
 
     confidences: np.ndarray
-    """float [N], the probability of the first guess, 0..1."""
+    """float [N], the probability of the first prediction, 0..1."""
 
-    accepted: Sequence[np.ndarray] | None = None
-    """N int arrays, all labels that count as right for an image (arXiv 2006.07159): an empty one leaves the image out
-    of every number; None accepts `labels` alone."""
+    accepted_labels: Sequence[np.ndarray] | None = None
+    """N int arrays with all labels that count as correct for an image (arXiv 2006.07159). An empty array excludes the
+    image from every metric; None accepts only `labels`."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be counted."""
+        """Reject arrays that do not fit together."""
         num_images = self.labels.size
         if not num_images:
             raise ValueError("There are no images with a label to evaluate. Give at least one.")
@@ -43,22 +43,27 @@ class Guesses:
         _check("labels", self.labels, (num_images,))
         _check("predictions", self.predictions, (num_images, num_guesses))
         _check("confidences", self.confidences, (num_images,), kind="f")
-        if self.accepted is None:
+        if self.accepted_labels is None:
             return
-        if len(self.accepted) != num_images:
-            raise ValueError(f"accepted has {len(self.accepted)} arrays for {num_images} images. Give each image one.")
-        for i, of_image in enumerate(self.accepted):
+        if len(self.accepted_labels) != num_images:
+            raise ValueError(
+                f"accepted_labels has {len(self.accepted_labels)} arrays for {num_images} images. Give one per image."
+            )
+        for i, of_image in enumerate(self.accepted_labels):
             if of_image.size:
-                _check(f"accepted[{i}]", of_image, (of_image.size,))
+                _check(f"accepted_labels[{i}]", of_image, (of_image.size,))
 
 
-def measure(guesses: Guesses, class_names: Sequence[str], shared: np.ndarray | None = None, seed: int = 0) -> Measures:
-    """Return all numbers of `guesses`, where label i has the name `class_names[i]`.
+def measure(
+    guesses: Guesses, class_names: Sequence[str], shared_labels: np.ndarray | None = None, seed: int = 0
+) -> Measures:
+    """Return all metrics of `guesses`, where label i has the name `class_names[i]`.
 
-    `shared` int64 [S] are the labels that compete, None for all; ValueError if others occur. A class's images are those
-    whose `labels` say so, whatever else is accepted. Intervals depend on counts, confidences and `seed` alone.
+    `shared_labels` int64 [S] are the labels that predictions are restricted to, None for all; ValueError if others
+    occur. A class's images are those with its label in `labels`, whatever else is accepted. Intervals depend only on
+    counts, confidences and `seed`.
     """
-    competing = _competing_labels(guesses, len(class_names), shared)
+    competing = _competing_labels(guesses, len(class_names), shared_labels)
     counted = _with_label(guesses)
     hits, confidences = _hits(counted), counted.confidences.astype(np.float64)
     right, num_images = hits[:, 0], len(hits)
@@ -83,19 +88,19 @@ def measure(guesses: Guesses, class_names: Sequence[str], shared: np.ndarray | N
 
 
 def top1_hits(guesses: Guesses) -> np.ndarray:
-    """Return bool [N]: whether the first guess is right, of images that are counted."""
+    """Return bool [N]: whether the first prediction is correct, for the images counted."""
     return _hits(_with_label(guesses))[:, 0]
 
 
 def is_counted(guesses: Guesses) -> np.ndarray:
-    """Return bool [N]: whether any label is accepted for an image."""
-    if guesses.accepted is None:
+    """Return bool [N]: whether an image has an accepted label."""
+    if guesses.accepted_labels is None:
         return np.ones(len(guesses.labels), dtype=bool)
-    return np.array([of_image.size > 0 for of_image in guesses.accepted])
+    return np.array([of_image.size > 0 for of_image in guesses.accepted_labels])
 
 
 def _ece_interval(bins: np.ndarray, gaps: np.ndarray, seed: int) -> Interval:
-    # One resample at a time: N numbers in memory, and in the processor's cache.
+    # One resample at a time keeps N numbers in memory and in the processor's cache.
     random, num_images = np.random.default_rng(seed), len(bins)
     draws = (random.integers(num_images, size=num_images) for _ in range(NUM_RESAMPLES))
     low, high = np.percentile([_ece(bins[drawn], gaps[drawn]) for drawn in draws], [2.5, 97.5])
@@ -151,33 +156,33 @@ def _confusions(guesses: Guesses) -> list[Confusion]:
 
 
 def _with_label(guesses: Guesses) -> Guesses:
-    if guesses.accepted is None:
+    if guesses.accepted_labels is None:
         return guesses
     kept = np.flatnonzero(is_counted(guesses)).tolist()
-    accepted = [guesses.accepted[i] for i in kept]
-    return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted)
+    accepted_labels = [guesses.accepted_labels[i] for i in kept]
+    return Guesses(guesses.labels[kept], guesses.predictions[kept], guesses.confidences[kept], accepted_labels)
 
 
 def _hits(guesses: Guesses) -> np.ndarray:
-    """Return bool [N, K]: whether a guess is right."""
-    if guesses.accepted is None:
+    """Return bool [N, K]: whether a prediction is correct."""
+    if guesses.accepted_labels is None:
         return guesses.predictions == guesses.labels[:, None]
-    images = np.repeat(np.arange(len(guesses.labels)), [of_image.size for of_image in guesses.accepted])
-    rows, ranks = np.nonzero(guesses.predictions[images] == np.concatenate(guesses.accepted)[:, None])
+    images = np.repeat(np.arange(len(guesses.labels)), [of_image.size for of_image in guesses.accepted_labels])
+    rows, ranks = np.nonzero(guesses.predictions[images] == np.concatenate(guesses.accepted_labels)[:, None])
     hits = np.zeros(guesses.predictions.shape, dtype=bool)
     hits[images[rows], ranks] = True
     return hits
 
 
-def _competing_labels(guesses: Guesses, num_classes: int, shared: np.ndarray | None) -> np.ndarray:
-    """Return the labels that compete, ascending; ValueError if others occur where they may not."""
+def _competing_labels(guesses: Guesses, num_classes: int, shared_labels: np.ndarray | None) -> np.ndarray:
+    """Return the labels that predictions are restricted to, ascending; ValueError if others occur."""
     every = np.arange(num_classes)
-    if shared is not None:
-        _check("shared", shared, (shared.size,))
-        _check_among("shared", shared, every)
-    if guesses.accepted is not None:
-        _check_among("accepted", np.concatenate(guesses.accepted), every)
-    competing = every if shared is None else np.unique(shared)
+    if shared_labels is not None:
+        _check("shared_labels", shared_labels, (shared_labels.size,))
+        _check_among("shared_labels", shared_labels, every)
+    if guesses.accepted_labels is not None:
+        _check_among("accepted_labels", np.concatenate(guesses.accepted_labels), every)
+    competing = every if shared_labels is None else np.unique(shared_labels)
     _check_among("labels", guesses.labels, competing)
     _check_among("predictions", guesses.predictions, competing)
     return competing
@@ -187,19 +192,19 @@ def _check_among(name: str, labels: np.ndarray, allowed: np.ndarray) -> None:
     others = np.setdiff1d(labels, allowed)
     if others.size:
         raise ValueError(
-            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} possible ones. Give a class "
-            "name for each label, and only images and guesses of labels that compete."
+            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} allowed labels. Give a "
+            "class name for each label, and drop images and predictions of other labels."
         )
 
 
 def _check(name: str, values: np.ndarray, shape: tuple[int, ...], kind: str = "i") -> None:
-    """Refuse all but labels (`kind` "i", 0 or more) or probabilities ("f", 0..1) of that shape."""
+    """Raise ValueError unless `values` of that shape are labels (kind "i", 0 or more) or probabilities ("f", 0..1)."""
     if values.shape != shape or values.dtype.kind != kind:
         raise ValueError(
-            f"{name} has shape {list(values.shape)} and type {values.dtype}; {list(shape)} and "
-            f"{'float32' if kind == 'f' else 'int64'} are needed. Give one entry an image, and guesses the best five."
+            f"{name} has shape {list(values.shape)} and type {values.dtype}; expected {list(shape)} and "
+            f"{'float32' if kind == 'f' else 'int64'}. Give one entry per image, with its five best predictions."
         )
     bad = values[(values < 0) | ((values > 1) & (kind == "f")) | np.isnan(values)]
     if bad.size:
-        needed = "0 to 1 is needed. Give softmax outputs." if kind == "f" else "0 or more is needed. Drop such images."
+        needed = "use softmax outputs, 0 to 1." if kind == "f" else "labels are 0 or more. Drop such images."
         raise ValueError(f"{name} has the value {bad[0]}; {needed}")

@@ -1,4 +1,4 @@
-"""Intervals of 95% and tests for shares of images: of one model, and of two on the same images. Knows no model."""
+"""95% intervals and tests for fractions of images: of one model, or of two on the same images. Knows no model."""
 
 import base64
 import math
@@ -10,11 +10,11 @@ import numpy as np
 from evaluation.result import Interval
 
 Z = 1.959964
-"""A normal distribution has 95% within so many deviations."""
+"""Number of standard deviations that cover 95% of a normal distribution."""
 
 
 def wilson_interval(num_hits: int, num_images: int) -> Interval:
-    """Return the interval of a share, 0..1, by Wilson (1927): one of 10 images holds what it promises, too."""
+    """Return Wilson's interval (1927) of a fraction, 0..1; it is reliable even for 10 images."""
     share, spread = num_hits / num_images, Z**2 / num_images
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
@@ -22,7 +22,7 @@ def wilson_interval(num_hits: int, num_images: int) -> Interval:
 
 
 def student_interval(values: Sequence[float]) -> Interval | None:
-    """Return the interval of the mean of shares, 0..1, of independent repetitions, by Student's t; None for one."""
+    """Return Student's t interval of the mean of fractions, 0..1, over independent repetitions; None for one."""
     from scipy.stats import sem, t  # takes a second to import
 
     if len(values) < 2:
@@ -33,25 +33,25 @@ def student_interval(values: Sequence[float]) -> Interval | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one model is than another on the same images."""
+    """Difference in top-1 between two models on the same images."""
 
     points: float
-    """Top-1 of the one less that of the other, -1..1."""
+    """Top-1 of the first model minus that of the second, -1..1."""
 
     interval: Interval
-    """Of Agresti and Min (2005), over pairs."""
+    """Paired interval by Agresti and Min (2005)."""
 
     p_value: float
-    """Of McNemar's exact test: how often equally good models would differ so much on so many of the images."""
+    """P value of McNemar's exact test: the probability of a difference this large between equally good models."""
 
     @property
-    def is_told_apart(self) -> bool:
-        """Whether the interval excludes zero and p is below 0.05: they may disagree where few images differ."""
+    def is_significant(self) -> bool:
+        """Whether the interval excludes zero and p is below 0.05; the two may disagree when few images differ."""
         return (self.interval[0] > 0 or self.interval[1] < 0) and self.p_value < 0.05
 
 
 def paired_difference(hits: np.ndarray, other_hits: np.ndarray) -> Difference:
-    """Return how much better the first model is: bool [N] and bool [N], whether each image was right, N at least 1."""
+    """Return the difference of the first model to the second; bool [N] each, True if correct, N at least 1."""
     from scipy.stats import binomtest  # takes a second to import
 
     num_images = len(hits)
@@ -63,11 +63,11 @@ def paired_difference(hits: np.ndarray, other_hits: np.ndarray) -> Difference:
     return Difference((better - worse) / num_images, (max(-1.0, centre - half), min(1.0, centre + half)), p_value)
 
 
-def packed_hits(hits: np.ndarray) -> str:
-    """Return bool [N] as text, an eighth of a byte and a third each."""
+def pack_hits(hits: np.ndarray) -> str:
+    """Return bool [N] as text, 1/6 byte per entry."""
     return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
-def unpacked_hits(text: str, num_images: int) -> np.ndarray:
-    """Return what `packed_hits` was given."""
+def unpack_hits(text: str, num_images: int) -> np.ndarray:
+    """Return the inverse of `pack_hits`, bool [num_images]."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=num_images).astype(bool)

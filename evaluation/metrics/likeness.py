@@ -1,7 +1,7 @@
-"""How near generated images come to real ones, and how much of the real ones they reach, as a judge sees both.
+"""Quality of generated images: how close they are to real ones, and how much of the real variety they cover.
 
-It knows no generator, network or file; `judgement` checks what the others are given. Distances are those of the
-features as given, not normalised, and are held in blocks.
+Knows no generator, network or file; `quality_report` checks the arguments of the other functions. Distances are between
+features as given, not normalized, and are computed in blocks.
 """
 
 from collections.abc import Sequence
@@ -20,63 +20,70 @@ from evaluation.metrics.representation import (
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two sets share; a point's neighbourhood is the open ball up to the k-th nearest other point of its set."""
+    """Overlap of two sets; a point's neighbourhood is the open ball up to the k-th nearest other point of its set."""
 
     precision: float
-    """Share of generated images in a real image's neighbourhood, 0..1 (arXiv 1904.06991)."""
+    """Fraction of generated images in a real image's neighbourhood, 0..1 (arXiv 1904.06991)."""
 
     recall: float
-    """Share of real images in a generated image's neighbourhood, 0..1 (arXiv 1904.06991)."""
+    """Fraction of real images in a generated image's neighbourhood, 0..1 (arXiv 1904.06991)."""
 
     density: float
-    """Real neighbourhoods that a generated image lies in, over k: 0 or more, about 1 for equals (arXiv 2002.09797)."""
+    """Mean number of real neighbourhoods around a generated image, over k: 0 or more, about 1 for equal distributions
+    (arXiv 2002.09797)."""
 
     coverage: float
-    """Share of real images with a generated one in their neighbourhood, 0..1 (arXiv 2002.09797)."""
+    """Fraction of real images with a generated one in their neighbourhood, 0..1 (arXiv 2002.09797)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """Images as a judge sees them, a classifier trained on real ones."""
+class ClassifiedImages:
+    """Images with the features and predictions of the reference classifier, which was trained on real images."""
 
     labels: np.ndarray
-    """int64 [N]: what each shows, or was asked to show."""
+    """int64 [N]: the class of each image, or the class requested for it."""
 
     features: np.ndarray
     """float [N, D]."""
 
     predictions: np.ndarray
-    """int [N]: the judge's first guess."""
+    """int [N]: the classifier's top prediction."""
 
-    def at(self, rows: np.ndarray) -> "Judged":
-        """Return some of them, given as bool [N] or as int64."""
-        return Judged(self.labels[rows], self.features[rows], self.predictions[rows])
+    def at(self, rows: np.ndarray) -> "ClassifiedImages":
+        """Return the images selected by bool [N] or int64 indices."""
+        return ClassifiedImages(self.labels[rows], self.features[rows], self.predictions[rows])
 
     def recognised(self) -> float:
-        """Return the share that the judge takes for what they should show, 0..1."""
+        """Return the fraction classified as its label, 0..1."""
         return float(np.mean(self.predictions == self.labels))
 
     def diversity(self) -> float:
-        """Return the mean over classes of the mean L2 distance of two features of a class."""
+        """Return the mean over classes of the mean L2 distance between two features of a class."""
         return mean_distance_within_classes(self.features, self.labels)
 
-    def checked(self, name: str) -> "Judged":
-        """Return them with features in double precision; ValueError unless features and labels are such."""
+    def checked(self, name: str) -> "ClassifiedImages":
+        """Return the images with features in double precision; ValueError for invalid features or labels."""
         features = checked_features(self.features, name)
-        return Judged(checked_labels(self.labels, len(features), f"{name}_labels"), features, self.predictions)
+        return ClassifiedImages(
+            checked_labels(self.labels, len(features), f"{name}_labels"), features, self.predictions
+        )
 
 
-Pair = tuple[Judged, Judged]
+Pair = tuple[ClassifiedImages, ClassifiedImages]
 """Real and generated images."""
 
 
-def judgement(
-    real: Judged, generated: Judged, class_names: Sequence[str], num_neighbours: int = 5, seed: int = 0
+def quality_report(
+    real: ClassifiedImages,
+    generated: ClassifiedImages,
+    class_names: Sequence[str],
+    num_neighbours: int = 5,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Return what tables say of generated images, all and by class; ValueError if classes differ or have too few.
+    """Return the quality of generated images, overall and by class; ValueError if classes differ or are too small.
 
-    Of each class as many of both are compared, of the larger set some that are drawn by `seed`: coverage and recall
-    grow with the number of generated images, and the Fréchet distance falls.
+    Each class is compared at equal numbers of both, with a subset of the larger set drawn by `seed`: coverage and
+    recall grow with the number of generated images, and the Fréchet distance falls.
     """
     every = real, generated = real.checked("real"), generated.checked("generated")
     if real.features.shape[1] != generated.features.shape[1]:
@@ -86,27 +93,31 @@ def judgement(
         )
     labels = shared_classes(real.labels, generated.labels, num_neighbours)
     rows, generated_rows = equal_numbers(real.labels, generated.labels, seed)
-    alike = real.at(rows), generated.at(generated_rows)
+    balanced = real.at(rows), generated.at(generated_rows)
     per_class = [
         {
             "label": label,
             "class_name": class_names[label],
-            **_told(_of_class(every, label), _of_class(alike, label), num_neighbours),
+            **_metrics(_of_class(every, label), _of_class(balanced, label), num_neighbours),
         }
         for label in labels
     ]
-    return {"num_neighbours": num_neighbours, "overall": _told(every, alike, num_neighbours), "per_class": per_class}
+    return {
+        "num_neighbours": num_neighbours,
+        "overall": _metrics(every, balanced, num_neighbours),
+        "per_class": per_class,
+    }
 
 
-def _told(every: Pair, alike: Pair, num_neighbours: int) -> dict[str, int | float]:
-    """Return the numbers of real and generated images, of which as many are `alike`: those are compared."""
-    (real, generated), features = every, (alike[0].features, alike[1].features)
+def _metrics(every: Pair, balanced: Pair, num_neighbours: int) -> dict[str, int | float]:
+    """Return the metrics of real and generated images; `balanced` are equal numbers of both, for the comparisons."""
+    (real, generated), features = every, (balanced[0].features, balanced[1].features)
     return {
         **asdict(overlap(*features, num_neighbours)),
         "num_real": len(features[0]),
         "num_generated": len(features[1]),
         "frechet_distance": frechet_distance(*features),
-        "diversity": alike[1].diversity(),
+        "diversity": balanced[1].diversity(),
         "recognised": generated.recognised(),
         "real_recognised": real.recognised(),
         "real_diversity": real.diversity(),
@@ -119,7 +130,7 @@ def _of_class(images: Pair, label: int) -> Pair:
 
 
 def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows of both, int64 and ascending, of which each class has as many, in both."""
+    """Return indices of both sets, int64 and ascending, with equal numbers of each class."""
     random = np.random.default_rng(seed)
     chosen: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for label in np.unique(labels):
@@ -132,13 +143,14 @@ def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tu
 
 
 def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
-    """Return the classes, if both have them and enough images of each; ValueError otherwise."""
+    """Return the classes; ValueError unless both sets have the same ones, with enough images of each."""
     if num_neighbours < 1:
-        raise ValueError(f"num_neighbours is {num_neighbours}; at least 1 is needed. Try 5.")
+        raise ValueError(f"num_neighbours is {num_neighbours}; use 1 or more, such as 5.")
     lonely = np.setxor1d(real_labels, generated_labels)
     if len(lonely):
         raise ValueError(
-            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each."
+            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each "
+            "class."
         )
     for name, labels in (("real", real_labels), ("generated", generated_labels)):
         classes, counts = np.unique(labels, return_counts=True)
@@ -146,13 +158,13 @@ def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_ne
         if counts[fewest] <= num_neighbours:
             raise ValueError(
                 f"There are {counts[fewest]} {name} images of class {classes[fewest]}, too few for {num_neighbours} "
-                f"neighbours each. Give at least {num_neighbours + 1}, or lower num_neighbours."
+                f"neighbours. Give at least {num_neighbours + 1}, or lower num_neighbours."
             )
     return np.unique(real_labels).tolist()
 
 
 def overlap(real: np.ndarray, generated: np.ndarray, num_neighbours: int = 5) -> Overlap:
-    """Return what `generated` [M, D] shares with `real` [N, D], defined as in the package `prdc`."""
+    """Return the overlap of `generated` [M, D] and `real` [N, D], defined as in the package `prdc`."""
     real_radii = neighbour_radii(real, num_neighbours)
     generated_radii = neighbour_radii(generated, num_neighbours)
     num_hits = np.zeros(len(generated), dtype=np.int64)
@@ -171,10 +183,10 @@ def overlap(real: np.ndarray, generated: np.ndarray, num_neighbours: int = 5) ->
 
 
 def neighbour_radii(points: np.ndarray, num_neighbours: int) -> np.ndarray:
-    """Return float64 [N]: how far each of `points` [N, D] is from its k-th nearest other one.
+    """Return float64 [N]: the distance of each of `points` [N, D] to its k-th nearest other point.
 
-    As in `prdc`: the k + 1 nearest with the point itself, whose distance is 0. With k copies the radius is 0, and
-    nothing lies inside, as only what is strictly nearer counts.
+    As in `prdc`: the k + 1 nearest include the point itself at distance 0. With k copies the radius is 0 and the
+    neighbourhood is empty, because only strictly smaller distances count.
     """
     blocks = distance_blocks(points, points)
     return np.concatenate([np.partition(block, num_neighbours, axis=1)[:, num_neighbours] for _, block in blocks])
@@ -183,7 +195,7 @@ def neighbour_radii(points: np.ndarray, num_neighbours: int) -> np.ndarray:
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """Return |m - n|^2 + Tr(S + T - 2 (S T)^(1/2)) of both sets' means and covariances, 0 or more (arXiv 1706.08500).
 
-    It depends on the number of images, the more the fewer they are: compare values of equal numbers of images only.
+    It depends on the number of images, most for small numbers: compare values only at equal numbers of images.
     """
     # With S = F^T F and T = G^T G the singular values of F G^T are the roots of S T's eigenvalues: real, never squared.
     f, g = _covariance_factor(real), _covariance_factor(generated)
@@ -193,6 +205,6 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def _covariance_factor(points: np.ndarray) -> np.ndarray:
-    """Return F [N or D, the lesser; D], whose F^T F is the covariance of `points` [N, D]."""
+    """Return F [min(N, D), D] with F^T F the covariance of `points` [N, D]."""
     centred = (points - points.mean(axis=0)) / np.sqrt(len(points) - 1)
     return centred if len(centred) <= centred.shape[1] else cast(np.ndarray, np.linalg.qr(centred, mode="r"))

@@ -1,7 +1,7 @@
-"""What a frozen network's features are like, with no classifier on top: the four measures of arXiv 2212.08420.
+"""Metrics of a frozen network's features, without a classifier on top: the four of arXiv 2212.08420.
 
-Arrays in, numbers out; `describe` checks what the others are given. It knows no network, no image and no file, and
-holds blocks of distances, never all pairs.
+Arrays in, numbers out; `describe` checks the arguments of the other functions. Knows no network, image or file, and
+computes distances in blocks, never all pairs at once.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from sklearn.metrics import pairwise_distances_chunked
 from evaluation.result import Representation
 
 BLOCK_MEBIBYTES = 64
-"""Largest block of distances that is held at once."""
+"""Maximum size of a block of distances."""
 
 NEXT_TO_ZERO = 1e-5
 EPSILON_SQUARED = 0.5
-"""The source's `--eps`, which is the square."""
+"""The `--eps` of the paper's code, which is the square."""
 
 
 def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
-    """Return all four for `features` float [N, D] and `labels` int [N]; ValueError where these are no such arrays."""
+    """Return all four metrics for `features` float [N, D] and `labels` int [N]; ValueError for other arrays."""
     features = checked_features(features)
     labels = checked_labels(labels, len(features))
     return {
@@ -32,14 +32,14 @@ def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
 
 
 def sparsity(features: np.ndarray) -> float:
-    """Return the share, 0..1, of activations whose magnitude is at most `NEXT_TO_ZERO`."""
+    """Return the fraction, 0..1, of activations with a magnitude of at most `NEXT_TO_ZERO`."""
     return float(np.mean(np.abs(features) <= NEXT_TO_ZERO))
 
 
 def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean L2 distance, 0..2, of two L2-normalised features of a class, every class counting alike.
+    """Return the mean L2 distance, 0..2, between two L2-normalized features of a class, averaged over classes.
 
-    A vector of zeros stays one; classes with one image have no pair and are left out.
+    Zero vectors stay zero. Classes with one image have no pair and are skipped.
     """
     return mean_distance_within_classes(_unit_rows(features), labels)
 
@@ -47,23 +47,23 @@ def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
 def feature_redundancy(features: np.ndarray) -> float:
     """Return the mean |Pearson correlation|, 0..1, over pairs of different dimensions.
 
-    Dimensions that are constant over the images have no correlation and are left out.
+    Dimensions that are constant over the images have no correlation and are skipped.
     """
     varying = features[:, np.ptp(features, axis=0) > 0]
     num_varying = varying.shape[1]
     if num_varying < 2:
         raise ValueError(
-            f"{num_varying} of {features.shape[1]} feature dimensions vary over the {len(features)} images; two are "
-            "needed to correlate. Give more images, or features of a network that has not collapsed."
+            f"{num_varying} of {features.shape[1]} feature dimensions vary over the {len(features)} images; a "
+            "correlation needs two. Use more images, or a network that has not collapsed."
         )
     magnitudes = np.abs(np.corrcoef(varying, rowvar=False))
     return float((magnitudes.sum() - np.trace(magnitudes)) / (num_varying * (num_varying - 1)))
 
 
 def coding_length(features: np.ndarray) -> float:
-    """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats, Z [d, m] the L2-normalised features (arXiv 2006.08558).
+    """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats, Z [d, m] the L2-normalized features (arXiv 2006.08558).
 
-    The source's code puts features on the unit sphere, as is done here.
+    Like the paper's code, this projects features onto the unit sphere.
     """
     rows = _unit_rows(features)
     num_images, num_dimensions = rows.shape
@@ -79,11 +79,13 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over classes of the mean L2 distance of two of a class; classes with one image are left out."""
+    """Return the mean over classes of the mean L2 distance within a class; classes with one image are skipped."""
     classes = (features[labels == label] for label in np.unique(labels))
     means = [mean_pairwise_distance(points) for points in classes if len(points) > 1]
     if not means:
-        raise ValueError(f"None of the {len(features)} images shares its class with another. Give two or more a class.")
+        raise ValueError(
+            f"None of the {len(features)} images shares its class with another. Give two or more per class."
+        )
     return float(np.mean(means))
 
 
@@ -95,10 +97,10 @@ def mean_pairwise_distance(points: np.ndarray) -> float:
 
 
 def distance_blocks(points: np.ndarray, others: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield rows of `points` [N, D] as a slice, with their L2 distances to all of `others` [M, D] as float64 [rows, M].
+    """Yield slices of rows of `points` [N, D] with their L2 distances to all `others` [M, D], float64 [rows, M].
 
-    Good to about 1e-8 of the vectors' lengths (|a|^2 - 2ab + |b|^2); a row of `points` to itself is exactly 0 if
-    `others` is the same array.
+    Accurate to about 1e-8 of the vectors' lengths (|a|^2 - 2ab + |b|^2). If `others` is the same array, the distance of
+    a row to itself is exactly 0.
     """
     start = 0
     for block in pairwise_distances_chunked(points, others, metric="euclidean", working_memory=BLOCK_MEBIBYTES):
@@ -110,15 +112,15 @@ def checked_features(features: np.ndarray, name: str = "features") -> np.ndarray
     """Return `features` as float64 [N, D]; ValueError unless N and D are at least 1 and every value is finite."""
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise ValueError(
-            f"{name} has shape {list(np.shape(features))}; [N, D] with at least one image and one dimension is needed. "
-            "Give one feature vector an image."
+            f"{name} has shape {list(np.shape(features))}; expected [N, D], both at least 1. Give one feature vector "
+            "per image."
         )
     values = np.asarray(features, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(values)} rows, first in row {bad[0]}. "
-            "Check the network that made them."
+            "Check the network that computed them."
         )
     return values
 
@@ -129,6 +131,6 @@ def checked_labels(labels: np.ndarray, num_images: int, name: str = "labels") ->
     if values.shape != (num_images,) or values.dtype.kind not in "iu":
         raise ValueError(
             f"{name} has shape {list(values.shape)} and type {values.dtype}, but there are {num_images} features. "
-            "Give one integer a feature vector."
+            "Give one integer per feature vector."
         )
     return values

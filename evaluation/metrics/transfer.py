@@ -1,8 +1,8 @@
-"""How well a frozen network's features serve for other classes: the transfer measure of arXiv 2212.08420.
+"""Transfer of a frozen network's features to other classes, as in arXiv 2212.08420.
 
-Arrays in, numbers out. It knows no network, no image and no file. The protocol is that of the same authors' code for
+Arrays in, numbers out. Knows no network, image or file. The protocol follows the same authors' code for
 arXiv 2206.15369 (github.com/naver/trex, folder transfer): settings are searched on a fifth of the training images, the
-classifier is fitted again to all of them, and the test images are classified once.
+classifier is refitted on all of them, and the test images are classified once.
 """
 
 import math
@@ -23,79 +23,78 @@ if TYPE_CHECKING:
     import optuna
 
 Solver = Literal["lbfgs", "sgd"]
-"""`lbfgs` is scikit-learn's, for some ten thousand images; `sgd` is torch's, for more, best on a GPU."""
+"""`lbfgs` is scikit-learn's, for tens of thousands of images; `sgd` is torch's, for more, best on a GPU."""
 
 C_RANGE = (1e-5, 1e6)
-"""Where C is searched. As scikit-learn has it: C times the sum of the images' losses, plus half the squared weights."""
+"""Search range of C, as in scikit-learn: C times the sum of the images' losses, plus half the squared weights."""
 
 LEARNING_RATE_RANGE = (0.1, 100.0)
-"""Where the learning rate of `sgd` is searched, as in the source; features of length 1 bear so much."""
+"""Search range of the learning rate of `sgd`, as in the original code; features of length 1 tolerate such rates."""
 
 VALIDATION_FRACTION = 0.2
-"""Share of each class of the training images that settings are scored on."""
+"""Fraction of each class's training images that settings are validated on."""
 
 LBFGS_ITERATIONS = 2000
-"""At most; a fit that needs more is taken as it is, as in the source."""
+"""Maximum number of iterations; a fit that needs more is used as it is, as in the original code."""
 
 SGD_EPOCHS = 100
 SGD_BATCH_SIZE = 1024
 SGD_MOMENTUM = 0.9
 
 ROWS_CLASSIFIED_AT_ONCE = 1024
-"""So many features are copied at a time, whatever their number."""
+"""Number of features copied at a time, to bound memory."""
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Features of images and what the images show."""
+class LabeledFeatures:
+    """Features of images with their labels."""
 
     features: np.ndarray
-    """float [N, D]; single precision stays single."""
+    """float [N, D]; single precision is kept."""
 
     labels: np.ndarray
-    """int [N]: any numbers, the same for the same class in training and test."""
+    """int [N]: any integers, the same for a class in training and test."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is searched."""
+    """Hyperparameters that are searched."""
 
     C: float
-    """Inverse strength of the penalty, above 0, as of `C_RANGE`."""
+    """Inverse regularization strength, above 0; see `C_RANGE`."""
 
     learning_rate: float = 0.0
-    """That of the first epoch of `sgd`; `lbfgs` has none."""
+    """Initial learning rate of `sgd`; `lbfgs` has none."""
 
 
 class Transfer(LinearResult):
-    """With one seed, and the best settings found."""
+    """Result for one seed, with the best settings found."""
 
     C: float
     learning_rate: float
     """0 for `lbfgs`, which has none."""
 
 
-Classifier = Callable[[np.ndarray], np.ndarray]
-"""Features [N, D] to class numbers, int [N]."""
+Predictor = Callable[[np.ndarray], np.ndarray]
+"""Function from features [N, D] to class numbers, int [N]."""
 
-Fit = Callable[[np.ndarray, Settings], Classifier]
-"""What fits a classifier, by settings, to rows of the training images, int [N], among which all classes occur."""
+Fit = Callable[[np.ndarray, Settings], Predictor]
+"""Function that fits a classifier with given settings to rows of the training images, int [N], of all classes."""
 
 
 def fit_transfer(
-    trainval: Labelled,
-    test: Labelled,
+    trainval: LabeledFeatures,
+    test: LabeledFeatures,
     solver: Solver,
     device: str = "cpu",
     seed: int = 0,
     num_trials: int = 30,
 ) -> Transfer:
-    """Return how a classifier with the best settings found in so many trials, fitted to `trainval`, does on `test`.
+    """Return the results on `test` of a classifier fitted to `trainval` with the best settings of `num_trials` trials.
 
-    `device` is torch's name of where `sgd` computes, the same numbers again on the same one; `lbfgs` has the CPU alone.
-    `seed` decides the validation images, the settings tried and the order of `sgd`. Besides features in single
-    precision, memory holds one copy of those of `trainval` for `lbfgs`; for `sgd` none, but one on a device other than
-    the CPU.
+    `device` is the torch device of `sgd`, reproducible on the same device; `lbfgs` runs on the CPU only. `seed` decides
+    the validation images, the settings tried and the order of `sgd`. In addition to single-precision features, `lbfgs`
+    needs memory for one copy of those of `trainval`; `sgd` needs none, except one on a device other than the CPU.
     """
     trainval, test = with_class_numbers(trainval, test)
     fit = fitter(trainval, solver, seed, device)
@@ -114,15 +113,17 @@ def fit_transfer(
     }
 
 
-def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_trials: int) -> tuple[Settings, float]:
-    """Return the first of the best settings by validation top-1, and that; `fit` is of `trainval`."""
+def best_settings(
+    trainval: LabeledFeatures, fit: Fit, solver: Solver, seed: int, num_trials: int
+) -> tuple[Settings, float]:
+    """Return the first settings with the highest validation top-1, and that top-1; `fit` fits `trainval`."""
     import optuna
 
     held_out = held_out_rows(trainval.labels, VALIDATION_FRACTION, seed)
     if num_trials < 1 or not held_out.any():
         raise ValueError(
-            f"{num_trials} trials and {held_out.sum()} validation images cannot choose settings. Ask for one "
-            "trial or more, and give at least one class with two training images."
+            f"{num_trials} trials and {held_out.sum()} validation images are too few to choose settings. Use at least "
+            "one trial and one class with two training images."
         )
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -139,16 +140,16 @@ def best_settings(trainval: Labelled, fit: Fit, solver: Solver, seed: int, num_t
     return Settings(**study.best_params), study.best_value
 
 
-def classes_of(classify: Classifier, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return what a classifier says of some rows of features, int [number of rows]."""
+def classes_of(classify: Predictor, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return a classifier's predictions for some rows of features, int [number of rows]."""
     parts = (rows[start : start + ROWS_CLASSIFIED_AT_ONCE] for start in range(0, len(rows), ROWS_CLASSIFIED_AT_ONCE))
     return np.concatenate([classify(features[part]) for part in parts])
 
 
 def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return which rows to hold out, bool [N]: of each class the fraction, rounded down, yet one if it has two or more.
+    """Return the rows to hold out, bool [N]: the fraction of each class, rounded down, but at least one of two or more.
 
-    A class with a single image keeps it.
+    The only image of a class is not held out.
     """
     _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(len(numbers))
@@ -160,8 +161,8 @@ def held_out_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return held_out
 
 
-def fitter(trainval: Labelled, solver: Solver, seed: int, device: str) -> Fit:
-    """Return what fits classifiers to rows of `trainval`, whose labels are class numbers 0..K-1."""
+def fitter(trainval: LabeledFeatures, solver: Solver, seed: int, device: str) -> Fit:
+    """Return a function that fits classifiers to rows of `trainval`, whose labels are class numbers 0..K-1."""
     if solver == "lbfgs":
         return lambda rows, settings: fit_lbfgs(trainval, rows, settings)
     features, labels = _on(device, np.asarray(trainval.features, np.float32)), _on(device, trainval.labels)
@@ -169,16 +170,16 @@ def fitter(trainval: Labelled, solver: Solver, seed: int, device: str) -> Fit:
 
 
 def _on(device: str, array: np.ndarray) -> torch.Tensor:
-    """Return an array on a device, on the CPU without a copy: nobody writes to it."""
+    """Return an array on a device, without a copy on the CPU: it is read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # as Ray's are
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def fit_lbfgs(trainval: Labelled, rows: np.ndarray, settings: Settings) -> Classifier:
-    """Return scikit-learn's logistic regression on features as they are; no seed decides anything.
+def fit_lbfgs(trainval: LabeledFeatures, rows: np.ndarray, settings: Settings) -> Predictor:
+    """Return scikit-learn's logistic regression on unnormalized features; deterministic without a seed.
 
-    It has one BLAS thread: products are small, and threads that wait for each other on shared cores take many times as
+    It uses one BLAS thread: products are small, and threads that wait for each other on shared cores take many times as
     long.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -190,14 +191,13 @@ def fit_lbfgs(trainval: Labelled, rows: np.ndarray, settings: Settings) -> Class
         return regression.fit(trainval.features[rows], trainval.labels[rows]).predict
 
 
-def fit_sgd(
-    features: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, settings: Settings, seed: int
-) -> Classifier:
-    """Return a linear layer on L2-normalised features, trained from zeros by SGD with cosine decay, where they are.
+def fit_sgd(features: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, settings: Settings, seed: int) -> Predictor:
+    """Return a linear layer on L2-normalized features, trained from zeros by SGD with cosine decay on their device.
 
-    Batches, epochs and momentum are the source's, which searches a weight decay of 1e-12..1e-4 for all parameters. Our
-    choice: the decay is 1 / (C N) for N images and leaves the bias alone, so that C is that of `lbfgs` (for
-    three classes or more); the rate is held to the decay's inverse, well below where decay alone makes weights explode.
+    Batch size, epochs and momentum are those of the original code, which searches a weight decay of 1e-12..1e-4 for all
+    parameters. Here the decay is 1 / (C N) for N images and excludes the bias, so that C means the same as for `lbfgs`
+    (with three or more classes); the rate is limited to the decay's inverse, well below the point where decay alone
+    makes weights explode.
     """
     layer = torch.nn.Linear(features.shape[1], int(labels.max()) + 1, device=features.device)
     for parameter in layer.parameters():
@@ -219,58 +219,58 @@ def fit_sgd(
 
 @torch.inference_mode()
 def _classes_by_layer(layer: torch.nn.Linear, features: np.ndarray) -> np.ndarray:
-    """Return the class number of each L2-normalised row, int64 [N]."""
+    """Return the class number of each row after L2 normalization, int64 [N]."""
     on_device = torch.tensor(features, dtype=torch.float32, device=layer.weight.device)
     return layer(functional.normalize(on_device)).argmax(dim=1).cpu().numpy()
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean, over the classes of `labels` int [N], of the share of `hits` bool [N] within the class."""
+    """Return the mean over the classes of `labels` int [N] of the fraction of `hits` bool [N] within the class."""
     _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return float(np.mean(np.bincount(numbers, weights=hits) / counts))
 
 
 def log_odds_average(accuracies: Sequence[float], num_test: Sequence[int]) -> float:
-    """Return the mean over sets of ln(p / (1 - p)), p in 0..1 the set's accuracy (arXiv 1805.08974).
+    """Return the mean over sets of ln(p / (1 - p)), with p in 0..1 the set's accuracy (arXiv 1805.08974).
 
-    A set's p is held within 1 / (2 n) and 1 - 1 / (2 n), half a test image from the ends of infinite odds; n is its
-    `num_test`. That is ours.
+    Unlike the paper, p is clipped to 1 / (2 n) and 1 - 1 / (2 n), half a test image from infinite odds; n is the set's
+    `num_test`.
     """
     if not accuracies or len(accuracies) != len(num_test) or min(num_test) < 1:
         raise ValueError(
             f"There are {len(accuracies)} accuracies for sets of {list(num_test)} test images. Give one or more, and "
-            "for each the number of its test images."
+            "the number of test images for each."
         )
     if bad := [p for p in accuracies if not 0 <= p <= 1]:
-        raise ValueError(f"An accuracy is {bad[0]}; its log-odds need 0..1. Give a share, not per cent.")
+        raise ValueError(f"An accuracy is {bad[0]}; log-odds need a fraction in 0..1, not a percentage.")
     inside = [min(max(p, 0.5 / n), 1 - 0.5 / n) for p, n in zip(accuracies, num_test, strict=True)]
     return float(np.mean([math.log(p / (1 - p)) for p in inside]))
 
 
-def with_class_numbers(trainval: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
-    """Return both with class numbers 0..K-1 for labels; ValueError unless one classifier can serve both."""
+def with_class_numbers(trainval: LabeledFeatures, test: LabeledFeatures) -> tuple[LabeledFeatures, LabeledFeatures]:
+    """Return both with labels as class numbers 0..K-1; ValueError unless one classifier fits both."""
     trainval, test = _checked(trainval, "trainval"), _checked(test, "test")
     if trainval.features.shape[1] != test.features.shape[1]:
         raise ValueError(
-            f"trainval has features of {trainval.features.shape[1]} dimensions, test of {test.features.shape[1]}. Take "
-            "both from one network."
+            f"trainval has features of {trainval.features.shape[1]} dimensions, test of {test.features.shape[1]}. Use "
+            "one network for both."
         )
     classes = np.unique(trainval.labels)
     if len(classes) < 2:
-        raise ValueError(f"trainval has images of class {classes[0]} alone; two classes are needed. Give more images.")
+        raise ValueError(f"trainval has only images of class {classes[0]}; at least two classes are needed.")
     missing = np.setdiff1d(test.labels, classes)
     if len(missing):
         raise ValueError(
-            f"test has {len(missing)} classes that trainval lacks, first {missing[0]}. Number the classes of both "
-            "alike, or leave these images out."
+            f"test has {len(missing)} classes that trainval lacks, first {missing[0]}. Use the same class numbers "
+            "in both, or drop these images."
         )
-    trainval = Labelled(trainval.features, np.searchsorted(classes, trainval.labels))
-    return trainval, Labelled(test.features, np.searchsorted(classes, test.labels))
+    trainval = LabeledFeatures(trainval.features, np.searchsorted(classes, trainval.labels))
+    return trainval, LabeledFeatures(test.features, np.searchsorted(classes, test.labels))
 
 
-def _checked(labelled: Labelled, name: str) -> Labelled:
-    """Return it as arrays; ValueError as of `evaluation.representation`, but without its copy in double precision."""
+def _checked(labelled: LabeledFeatures, name: str) -> LabeledFeatures:
+    """Return it as arrays, checked as in `representation`, but without a copy in double precision."""
     features = np.asarray(labelled.features)
     if features.ndim != 2 or not features.size or not np.isfinite([features.min(), features.max()]).all():
         checked_features(features, f"{name}.features")
-    return Labelled(features, checked_labels(labelled.labels, len(features), f"{name}.labels"))
+    return LabeledFeatures(features, checked_labels(labelled.labels, len(features), f"{name}.labels"))

@@ -1,4 +1,4 @@
-"""What pages of evaluation are made of: tables, numbers as text, the parts that several have.
+"""Building blocks of evaluation pages: tables, numbers as text, shared sections.
 
 Knows no model, image or file.
 """
@@ -35,7 +35,7 @@ summary { cursor: pointer; }
 
 
 def page(title: str, body: str, style: str = STYLE) -> str:
-    """Return a page of HTML that needs no other file; `body` is HTML, `title` is not."""
+    """Return a self-contained HTML page; `body` is HTML, `title` is text."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style></head>
 <body>
@@ -46,7 +46,7 @@ def page(title: str, body: str, style: str = STYLE) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()) -> str:
-    """Return a table that scrolls if it is too wide; cells are text, `bold` some of them as (row, column)."""
+    """Return a table that scrolls if it is too wide; cells are text, `bold` lists (row, column) of bold ones."""
     titles = f"<thead><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr></thead>\n" if head else ""
     lines = "".join(
         "<tr>" + "".join(_cell(text, (i, j) in bold) for j, text in enumerate(row)) + "</tr>\n"
@@ -60,24 +60,24 @@ def _cell(text: str, is_bold: bool) -> str:
 
 
 def details(summary: str, content: str) -> str:
-    """Return HTML that opens at a click; `summary` is text."""
+    """Return collapsible HTML; `summary` is text."""
     return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
 
 
 def markdown_text(text: str) -> str:
-    """Return Markdown that shows a text in one line as it is, in a cell of a table too."""
+    """Return Markdown that shows a text literally in one line, also in a table cell."""
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def markdown_code(text: str) -> str:
-    """Return Markdown that shows a text in one line as code; backticks in it end nothing."""
+    """Return Markdown that shows a text in one line as code; backticks in it are safe."""
     line = " ".join(text.split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
 
 
 def percent(fraction: float | None, interval: Sequence[float] | None = None) -> str:
-    """Return a fraction as per cent, its interval (in per cent too) on a second line; `-` for none."""
+    """Return a fraction as a percentage, with its interval (also in percent) on a second line; `-` for None."""
     if fraction is None:
         return "-"
     ends = ",\N{NO-BREAK SPACE}".join(f"{100 * end:.2f}" for end in interval or ())
@@ -85,14 +85,14 @@ def percent(fraction: float | None, interval: Sequence[float] | None = None) -> 
 
 
 def number(value: float | None) -> str:
-    """Return a count with its thousands apart, another number with four digits; `-` for none."""
+    """Return a count with thousands separators, or a float with four digits; `-` for None."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def by_unique_name(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
-    """Return evaluations by their model's name; names that came before are told apart by a number."""
+    """Return evaluations by their model's name; repeated names get a number."""
     by_name: dict[str, Evaluation] = {}
     for evaluation in evaluations:
         name, count = evaluation["model"]["name"], 1
@@ -103,12 +103,12 @@ def by_unique_name(evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
 
 
 def section(title: str, content: str) -> str:
-    """Return HTML under a title, which is text."""
+    """Return HTML under a title; the title is text."""
     return f"<h2>{escape(title)}</h2>\n{content}"
 
 
 def facts_of(evaluation: Evaluation) -> dict[str, str]:
-    """Return what is to be known of a model and its evaluation before its numbers."""
+    """Return the facts about a model and its evaluation that precede the results."""
     model, circumstances = evaluation["model"], evaluation["circumstances"]
     scales, templates = (f"{scale:g}" for scale in model["guidance_scale"]), "\n".join(model["templates"])
     taught = {"guidance scale": ", ".join(scales), "templates": templates} if model["trained_on"] != "real" else {}
@@ -129,20 +129,21 @@ def facts_of(evaluation: Evaluation) -> dict[str, str]:
 
 
 def set_title(name: str, *rows: Mapping[str, Any]) -> str:
-    """Return a transfer set's name, and on a second line whose split of it was taken, where its rows say so."""
+    """Return a transfer set's name, with the origin of its split on a second line if known."""
     splits = sorted({row["split"] for row in rows if row.get("split")})
     return f"{name}\n{' or '.join(splits)} split" if splits else name
 
 
 def robustness(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
-    """Return a plot of top-1 over sets, a colour a model."""
-    if not sets:
-        return "<p>There is no set.</p>"
-    return svg(plots.robustness_figure({name: one["sets"] for name, one in models.items()}, sets))
+    """Return a section with a plot of top-1 over sets, one color per model; empty for fewer than two points."""
+    results = {name: one["sets"] for name, one in models.items()}
+    if sum(name in of_model for of_model in results.values() for name in sets) < 2:
+        return ""
+    return section("Robustness", svg(plots.robustness_figure(results, sets)))
 
 
 def representation_table(models: Mapping[str, Evaluation]) -> str:
-    """Return what the features of models are like, a row a model."""
+    """Return a table of representation metrics, one row per model."""
     columns = ["set", "num_images", "num_dimensions", *plots.MEASURES]
     head = ["model", "set", "images", "dimensions", *(name.replace("_", " ") for name in plots.MEASURES)]
     rows = []

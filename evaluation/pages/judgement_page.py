@@ -1,4 +1,4 @@
-"""A judgement of generated images as one self-contained page. Knows no images."""
+"""Quality report of generated images as one self-contained page. Knows no images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,18 +20,18 @@ COLUMNS = {
 }
 
 MEANINGS = """
-<p>Recognised: the share of images that the judge takes for what they should show. Precision and recall
-(arXiv 1904.06991), density and coverage (arXiv 2002.09797): on the judge's features, with the {num_neighbours} nearest
-neighbours; recall and coverage tell how much of the real images' variety is reached. Fréchet distances
-(arXiv 1706.08500) on these features compare with others on the same features and numbers of images alone. Diversity:
-the mean distance of two features of a class.</p>
+<p>Recognised: the fraction of images that the reference classifier assigns to their class. Precision and recall
+(arXiv 1904.06991), density and coverage (arXiv 2002.09797) use the classifier's features and the {num_neighbours}
+nearest neighbours; recall and coverage measure how much of the variety of real images is covered. Fréchet distances
+(arXiv 1706.08500) on these features are comparable only for the same features and numbers of images. Diversity is
+the mean distance between two features of a class.</p>
 """
 
 
-def judgement_page(told: Mapping[str, Any]) -> str:
-    """Return the page of what `ray_jobs.judge` writes."""
-    facts = [[name, str(value)] for name, value in {**told["facts"], **told["circumstances"]}.items()]
-    found = told["judgement"]
+def quality_page(results: Mapping[str, Any]) -> str:
+    """Return the page for the results of `ray_jobs.judge`."""
+    facts = [[name, str(value)] for name, value in {**results["facts"], **results["circumstances"]}.items()]
+    found = results["judgement"]
     by_class = sorted(found["per_class"], key=lambda row: row["coverage"])
     overall = found["overall"] | {"class_name": f"all {number(len(by_class))}"}
     body = [
@@ -39,14 +39,14 @@ def judgement_page(told: Mapping[str, Any]) -> str:
         "<h2>All classes</h2>",
         _table("classes", [overall]),
         MEANINGS.format(num_neighbours=found["num_neighbours"]),
-        "<h2>By class, the least covered first</h2>",
+        "<h2>By class, lowest coverage first</h2>",
         _table("class", by_class),
     ]
-    return page("What was generated", "\n".join(body))
+    return page("Quality of generated images", "\n".join(body))
 
 
 def _table(first: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table whose many columns fit on a page side by side."""
+    """Return a dense table, whose many columns fit on a page."""
     head = [first, *(title for title, _ in COLUMNS.values())]
     cells = [[row["class_name"], *(write(row[name]) for name, (_, write) in COLUMNS.items())] for row in rows]
     return f'<div class="dense">{html_table(head, cells)}</div>'

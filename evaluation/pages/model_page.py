@@ -1,4 +1,4 @@
-"""An evaluation's JSON as one self-contained page, and as CSV. Knows no model, image or file."""
+"""An evaluation as one self-contained page, and as CSV. Knows no model, image or file."""
 
 import csv
 import io
@@ -25,23 +25,23 @@ from evaluation.pages.plots import svg
 from evaluation.result import Evaluation, SetResult, Transfers
 
 NUM_CONFUSIONS = 25
-"""The commonest, where there are too many classes for a matrix."""
+"""Number of most frequent confusions listed when there are too many classes for a matrix."""
 
 OWN_LABELS = (
-    "<p>By the image's own label; where several labels are accepted, a guess of another one may be right.</p>\n"
+    "<p>By the image's original label; where several labels are accepted, another prediction may be correct.</p>\n"
 )
 
 OVER_SEEDS = (
-    "Top-1 is the mean over seeds. Student's interval covers the seeds alone (of the validation images, the settings "
-    "tried and the order of training), and not which test images there are: with few of them it is too narrow."
+    "Top-1 is the mean over seeds. Student's interval covers only the seeds (validation images, settings tried and "
+    "order of training), not the choice of test images: with few of them it is too narrow."
 )
-"""What a transfer's interval is of."""
+"""Note on what a transfer interval covers."""
 
 CSV_HEAD = ["model", "set", "num_images", "top1", "lo", "hi", "top5", "mean_per_class_top1", "ece"]
 
 
 def csv_text(evaluations: Sequence[Evaluation]) -> str:
-    """Return a line a model and set, fractions in 0..1, under `CSV_HEAD`."""
+    """Return CSV with the header `CSV_HEAD`, one line per model and set, fractions in 0..1."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -59,7 +59,7 @@ def model_page(evaluation: Evaluation) -> str:
     parts = [
         f'<div class="text facts">{html_table((), [list(fact) for fact in facts_of(evaluation).items()])}</div>',
         section("Sets", _sets_table(sets) + "".join(_unreadable(name, sets[name]) for name in sets)),
-        section("Robustness", robustness({"": evaluation}, list(sets))),
+        robustness({"": evaluation}, list(sets)),
         *(section(name, _set_details(name, of_set)) for name, of_set in sets.items()),
     ]
     if evaluation.get("representation"):
@@ -88,7 +88,7 @@ def _sets_table(sets: Mapping[str, SetResult]) -> str:
 
 
 def _numbers_table(sets: Mapping[str, Any], counts: Mapping[str, str], fractions: Mapping[str, str]) -> str:
-    """Return a row a set, with counts and fractions by key and title, fractions with the intervals that they have."""
+    """Return a table with one row per set, with counts and fractions by key and title, and intervals if available."""
     rows = [
         [name, *(number(row[key]) for key in counts)]
         + [percent(row.get(key), row.get(f"{key}_interval")) for key in fractions]
@@ -98,7 +98,7 @@ def _numbers_table(sets: Mapping[str, Any], counts: Mapping[str, str], fractions
 
 
 def _unreadable(name: str, of_set: SetResult) -> str:
-    """Return the names of files that could not be read, if any."""
+    """Return the names of files that could not be decoded, if any."""
     if not of_set["num_unreadable"]:
         return ""
     names = escape("\n".join(of_set["unreadable"]))
@@ -106,14 +106,14 @@ def _unreadable(name: str, of_set: SetResult) -> str:
 
 
 def _set_details(name: str, of_set: SetResult) -> str:
-    """Return what is too long to stand open: classes, confusions, calibration."""
+    """Return the long parts, collapsed: classes, confusions, calibration."""
     with_images = [row for row in of_set["per_class"] if row["top1"] is not None]
     if not with_images:
         return "<p>No class has images.</p>"
     num_without = len(of_set["per_class"]) - len(with_images)
-    classes = f"<p>Without images, and left out: {number(num_without)}.</p>" if num_without else ""
+    classes = f"<p>Classes without images, not shown: {number(num_without)}.</p>" if num_without else ""
     if len(with_images) > plots.MOST_CLASSES:
-        classes += f"<p>Of {number(len(with_images))} classes the {plots.NUM_EXTREMES} worst and best.</p>"
+        classes += f"<p>The {plots.NUM_EXTREMES} worst and best of {number(len(with_images))} classes.</p>"
     classes += svg(plots.class_figure(with_images))
     note = OWN_LABELS if accepts_others(name, of_set) else ""
     confusions = note + _confusions(of_set["per_class"], of_set["confusions"])
@@ -123,14 +123,14 @@ def _set_details(name: str, of_set: SetResult) -> str:
 
 
 def accepts_others(name: str, of_set: SetResult) -> bool:
-    """Return whether other labels than an image's own count as right, as far as a set's name and numbers tell."""
+    """Return whether labels other than an image's own count as correct, judging by a set's name and counts."""
     own = {row["label"]: row["num_images"] for row in of_set["confusions"] if row["label"] == row["predicted"]}
     differ = (row["num_top1"] != own.get(row["label"], 0) for row in of_set["per_class"] if row["num_images"])
     return name == "imagenet_real" or any(differ)
 
 
 def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
-    """Return a matrix, or of too many classes the commonest confusions."""
+    """Return the confusion matrix, or the most frequent confusions if there are too many classes."""
     classes = plots.confused_classes(per_class, confusions)
     if len(classes) <= plots.MOST_CLASSES:
         return f'<div class="wide">{svg(plots.confusion_figure(per_class, confusions))}</div>'
@@ -140,8 +140,8 @@ def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
         true, taken_for = classes[row["label"]], classes[row["predicted"]]
         share = percent(row["num_images"] / true["num_images"])
         rows.append([true["class_name"], taken_for["class_name"], number(row["num_images"]), share])
-    table = html_table(["class", "taken for", "images", "of the class"], rows)
-    return f'<p>The {len(rows)} commonest.</p><div class="text">{table}</div>'
+    table = html_table(["class", "predicted as", "images", "of the class"], rows)
+    return f'<p>The {len(rows)} most frequent.</p><div class="text">{table}</div>'
 
 
 def _transfer_of_one(transfer: Transfers) -> str:
@@ -165,11 +165,11 @@ def _transfer_of_one(transfer: Transfers) -> str:
 
 
 def _embedded_json(evaluation: Evaluation) -> str:
-    """Return the whole evaluation as JSON that no text in it can end, for programs that read the page."""
+    """Return the evaluation as embedded JSON for programs that read the page, escaped so that no text can end it."""
     text = json.dumps(evaluation, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return (
-        "<p>All numbers of this page are in its source, as JSON in <code>script#evaluation</code>.</p>\n"
+        "<p>This page's source contains all its numbers as JSON in <code>script#evaluation</code>.</p>\n"
         f'<script type="application/json" id="evaluation">{text}</script>'
     )

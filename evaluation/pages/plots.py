@@ -1,4 +1,4 @@
-"""An evaluation's figures as SVG to stand in a page. Knows numbers and names; no HTML, no file, no pyplot."""
+"""An evaluation's figures as inline SVG. Knows numbers and names; no HTML, no file, no pyplot."""
 
 import hashlib
 import io
@@ -18,53 +18,53 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
 Rows = Sequence[Mapping[str, Any]]
-"""A list out of an evaluation's JSON."""
+"""A list from an evaluation's JSON."""
 
 MOST_CLASSES = 100
-"""Of more classes only the ends of the list are drawn, and no confusion matrix."""
+"""With more classes, only the best and worst are drawn, and no confusion matrix."""
 
 NUM_EXTREMES = 25
-"""Best, and worst, of too many classes."""
+"""Number of best, and of worst, classes drawn when there are too many."""
 
 MOST_CLASSES_WITH_COUNTS = 20
-"""A larger confusion matrix has no room for numbers."""
+"""Larger confusion matrices have no room for counts."""
 
 MEASURES = ("sparsity", "intra_class_distance", "feature_redundancy", "coding_length")
-"""Of a representation, see `evaluation.representation`."""
+"""Representation metrics, see `evaluation.metrics.representation`."""
 
 MARKERS = "osD^vPX"
-"""Seven, beside ten colours: 70 models look different."""
+"""Seven, so that with ten colors 70 models look different."""
 
 
 def svg(figure: Figure) -> str:
-    """Return an `<svg>` element: text stays text, ids differ from other figures', nothing depends on the clock."""
+    """Return an `<svg>` element with text as text, ids unique to the figure, and no dependence on the clock."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment"}), warnings.catch_warnings():
-        # The reader's fonts draw the text; ours only guess how wide it is.
+        # The reader's fonts draw the text; ours only estimate its width.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     element = file.getvalue()
     element = re.sub(r"<metadata>.*?</metadata>", "", element[element.index("<svg") :], flags=re.DOTALL)
     own = hashlib.sha256(element.encode()).hexdigest()[:8]
-    # An SVG may stand in a closed <details>; another that used its clip paths would not be drawn.
+    # Figures must not share ids: one that used the clip paths of an SVG in a closed <details> would not be drawn.
     return re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{own}-", tag[0]), element)
 
 
 def label(name: str, num_letters: int = 32) -> str:
-    """Return a name in one line, cut in the middle if long (names differ at their ends); dollars start no formula."""
+    """Return a name in one line, shortened in the middle (names differ at their ends), with dollar signs escaped."""
     line = " ".join(name.split())
     if len(line) > num_letters:
         line = line[: num_letters // 2] + "…" + line[num_letters // 2 + 1 - num_letters :]
     return line.replace("$", r"\$")
 
 
-def look(i: int) -> dict[str, Any]:
-    """Return colour and marker of model `i`, the same in all figures."""
+def line_style(i: int) -> dict[str, Any]:
+    """Return the color and marker of model `i`, the same in all figures."""
     return {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
 
 
 def interval_bars(rows: Rows) -> np.ndarray:
-    """Return how far `top1_interval` reaches below and above `top1`, [2, N]; nowhere if a row has none."""
+    """Return the extents of `top1_interval` below and above `top1`, [2, N]; 0 for rows without an interval."""
     reaches = [
         (row["top1"] - row["top1_interval"][0], row["top1_interval"][1] - row["top1"])
         if row.get("top1_interval")
@@ -75,14 +75,14 @@ def interval_bars(rows: Rows) -> np.ndarray:
 
 
 def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> Figure:
-    """Return top-1 with intervals over `sets`, a line a model; alone, a model has its first set as a reference."""
+    """Return a plot of top-1 with intervals over `sets`, a line per model; a single model gets a reference line."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
     for i, of_model in enumerate(models.values()):
         present = [(place, of_model[name]) for place, name in enumerate(sets) if name in of_model]
         if not present:
             continue
-        # Side by side, or the intervals of models that are alike hide each other.
+        # Offset the models, or similar ones would hide each other's intervals.
         beside = (i - (len(models) - 1) / 2) * 0.6 / max(8, len(models))
         _dots(axes, [place + beside for place, _ in present], [row for _, row in present], i)
         if len(models) == 1:
@@ -101,11 +101,11 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
 
 def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int) -> None:
     values = [row["top1"] for row in rows]
-    axes.errorbar(places, values, yerr=interval_bars(rows), **look(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
+    axes.errorbar(places, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
 
 
-def along_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
-    """Return top-1 with intervals over what training took: name, places and rows of each line; a colour a name."""
+def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
+    """Plot top-1 with intervals over training cost; lines are (name, x values, rows), one color per name."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for name, _, _ in lines))
@@ -123,15 +123,15 @@ def _in_percent(axes: Axes) -> None:
 
 
 def _legend_below(figure: Figure, names: Mapping[int, str]) -> None:
-    """Write the models' names, by their place among all, under what is drawn."""
-    handles = [Line2D([], [], **look(i)) for i in names]
+    """Draw a legend with the models' names, by their index among all, below the plot."""
+    handles = [Line2D([], [], **line_style(i)) for i in names]
     texts = [label(name, 90) for name in names.values()]
     columns = max(1, min(4, 100 // (max(map(len, texts)) + 8)))
     figure.legend(handles, texts, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=columns, frameon=False)
 
 
 def class_figure(per_class: Rows) -> Figure:
-    """Return top-1 a class with intervals, sorted; of more than `MOST_CLASSES` the best and the worst."""
+    """Return a plot of top-1 per class with intervals, sorted; above `MOST_CLASSES`, only the best and worst."""
     ranked = sorted((row for row in per_class if row["top1"] is not None), key=lambda row: -row["top1"])
     parts = {"": ranked}
     if len(ranked) > MOST_CLASSES:
@@ -151,7 +151,7 @@ def class_figure(per_class: Rows) -> Figure:
 
 
 def confused_classes(per_class: Rows, confusions: Rows) -> dict[int, Mapping[str, Any]]:
-    """Return the classes that have images or are taken for such, by label; of some only that may be known."""
+    """Return the classes with images or predictions, by label; classes not in `per_class` are named by label."""
     of_label = {row["label"]: row for row in per_class}
     seen = {number for number, row in of_label.items() if row["num_images"]}
     seen |= {row[end] for row in confusions for end in ("label", "predicted")}
@@ -159,9 +159,9 @@ def confused_classes(per_class: Rows, confusions: Rows) -> dict[int, Mapping[str
 
 
 def confusion_counts(per_class: Rows, confusions: Rows) -> np.ndarray:
-    """Return how many images of a class (row) were taken for each (column), in the order of `confused_classes`.
+    """Return the number of images of each class (row) by prediction (column), in the order of `confused_classes`.
 
-    A class is the image's own label, whatever else is accepted for it.
+    A class is the image's original label, whatever else is accepted for it.
     """
     classes = confused_classes(per_class, confusions)
     place = {number: i for i, number in enumerate(classes)}
@@ -172,7 +172,7 @@ def confusion_counts(per_class: Rows, confusions: Rows) -> np.ndarray:
 
 
 def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
-    """Return the confusion matrix, coloured by the share of a class's images; a class without images has no colour."""
+    """Return a plot of the confusion matrix, colored by the fraction of a class's images; no color without images."""
     counts = confusion_counts(per_class, confusions)
     classes = confused_classes(per_class, confusions)
     sizes = np.array([row["num_images"] for row in classes.values()], dtype=np.float64)
@@ -181,12 +181,12 @@ def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
     side = 2 + len(classes) * (0.4 if few else 0.09)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    # By the square root: of many classes even the commonest confusion is a small share.
+    # Square root scale: with many classes even the most frequent confusion is a small fraction.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="none")
     names = [label(row["class_name"], 24) for row in classes.values()]
     axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=8 if few else 6)
     axes.set_yticks(range(len(classes)), names, fontsize=8 if few else 6)
-    axes.set(xlabel="taken for", ylabel="class")
+    axes.set(xlabel="predicted as", ylabel="class")
     figure.colorbar(image, ax=axes, shrink=0.6, format=PercentFormatter(1.0), label="of the class's images")
     for i, j in np.argwhere(counts) if few else ():
         ink = "w" if shares[i, j] > 0.3 else "k"
@@ -195,7 +195,7 @@ def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
 
 
 def reliability_figure(calibration: Rows) -> Figure:
-    """Return accuracy over confidence beside the diagonal, with the number of images of each bin below."""
+    """Return a plot of accuracy over confidence with the diagonal, and the number of images per bin below."""
     bins = [row for row in calibration if row["num_images"]]
     figure = Figure(figsize=(5, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -212,13 +212,13 @@ def reliability_figure(calibration: Rows) -> Figure:
 
 
 def scaled_by_maximum(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return [models, measures] over each measure's largest value, and these [measures]; all 0 stays 0."""
+    """Return [models, measures] divided by each measure's largest value, and these values [measures]; 0 stays 0."""
     largest = np.fmax.reduce(values, axis=0)
     return values / np.where(largest > 0, largest, 1.0), largest
 
 
 def spider_figure(models: Mapping[str, Mapping[str, Any] | None]) -> Figure:
-    """Return a radar of representations: an axis a measure, from 0 in the middle to the largest of the models."""
+    """Return a radar plot of representations: one axis per measure, from 0 to the models' largest value."""
     values = np.array(
         [[None if row is None else row.get(name) for name in MEASURES] for row in models.values()], dtype=np.float64
     )
@@ -227,23 +227,23 @@ def spider_figure(models: Mapping[str, Mapping[str, Any] | None]) -> Figure:
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots(subplot_kw={"projection": "polar"})
     for i, row in enumerate(scaled):
-        axes.plot(np.append(angles, 0), np.append(row, row[0]), **look(i), linewidth=1.5)
+        axes.plot(np.append(angles, 0), np.append(row, row[0]), **line_style(i), linewidth=1.5)
     axes.set_ylim(0, 1.04)
     axes.set_yticks([0.25, 0.5, 0.75, 1], [""] * 4)
     titles = [f"{name.replace('_', ' ')}\n0 to {top:.4g}" for name, top in zip(MEASURES, largest, strict=True)]
     axes.set_xticks(angles, titles)
     axes.tick_params(axis="x", pad=8)
     for tick, angle in zip(axes.get_xticklabels(), angles, strict=True):
-        # Away from the circle: a label on the right begins there, one on the left ends there.
+        # Labels extend away from the circle: those on the right are left-aligned, those on the left right-aligned.
         tick.set_horizontalalignment(("right", "center", "left")[1 + round(np.cos(angle))])
     _legend_below(figure, {i: name for i, (name, row) in enumerate(models.items()) if row is not None})
     return figure
 
 
 def growth_figure(evaluations: Mapping[str, Mapping[str, Any]], sets: Sequence[str]) -> Figure:
-    """Return top-1 over the number of different training images, a panel a set; models with none are left out.
+    """Return a plot of top-1 over the number of distinct training images, one panel per set.
 
-    A line joins models that differ in nothing else that `_ingredients` names.
+    Models without training images are omitted. A line joins models with the same `_ingredients`.
     """
     trained = {i: one for i, one in enumerate(evaluations.values()) if one["model"]["num_images"]}
     num_columns = min(3, len(sets))
@@ -273,7 +273,7 @@ def _growth_panel(axes: Axes, evaluations: Mapping[int, Mapping[str, Any]], name
         _dots(axes, [one["model"]["num_images"]], [one["sets"][name]], i)
     nums = [num for _, num, _ in points]
     axes.set_xscale("log")
-    # At least a factor of 4, which holds a 1, 2 or 5 of some decade.
+    # At least a factor of 4, which contains a 1, 2 or 5 of some decade.
     axes.set_xlim(min(nums) / 2, max(nums) * 2)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(nums) < 10 * min(nums) else (1,)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -283,7 +283,7 @@ def _growth_panel(axes: Axes, evaluations: Mapping[int, Mapping[str, Any]], name
 
 
 def _ingredients(evaluation: Mapping[str, Any]) -> str:
-    """Return what models of one line have in common; the recipe of generated images says nothing of real ones."""
+    """Return what models on one line have in common; the recipe does not matter for models trained on real images."""
     model = evaluation["model"]
     recipe = [] if model["trained_on"] == "real" else [model["guidance_scale"], model["templates"]]
     return repr([model["trained_on"], model["architecture"], model["label_space"], model["augmentation"], recipe])

@@ -1,11 +1,11 @@
-"""Several evaluations laid side by side on one self-contained page. Knows no model, image or file."""
+"""Comparison of several evaluations on one self-contained page. Knows no model, image or file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from evaluation.metrics.intervals import Difference, paired_difference, unpacked_hits
+from evaluation.metrics.intervals import Difference, paired_difference, unpack_hits
 from evaluation.pages import plots
 from evaluation.pages.html import (
     by_unique_name,
@@ -24,20 +24,20 @@ from evaluation.pages.plots import svg
 from evaluation.result import Evaluation
 
 NUM_DIFFERENCES = 20
-"""Classes in which the last model differs most from the first."""
+"""Number of classes listed in which the last model differs most from the first."""
 
 
 def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
-    """Return several models on one page, in the order in which they are given."""
+    """Return a page that compares models, in the given order."""
     if not evaluations:
-        raise ValueError("There are 0 evaluations to lay side by side. Give at least one.")
+        raise ValueError("There are 0 evaluations to compare. Give at least one.")
     models = by_unique_name(evaluations)
     sets = list(dict.fromkeys(name for one in evaluations for name in one["sets"]))
     common = [name for name in sets if all(name in one["sets"] for one in evaluations)]
     parts = [
         section("Top-1", _top1_table(models, sets)),
         section("Differences in top-1", _difference_table(models, sets)),
-        section("Robustness", robustness(models, sets)),
+        robustness(models, sets),
         section("Accuracy over training images", _growth(models, common)),
         section("Representation", _representations(models)),
         section("Transfer", _transfer_table(models)),
@@ -47,20 +47,20 @@ def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     return page("Models side by side", "\n".join(parts))
 
 
-def compared(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
-    """Return how much better one model is on a set than another; None where they were not shown the same task."""
+def compare_on_set(of_set: Mapping[str, Any], other: Mapping[str, Any]) -> Difference | None:
+    """Return the difference of two models on a set; None unless both saw the same images and classes."""
     same = all(of_set.get(key) == other.get(key) for key in ("images", "num_images", "num_shared_classes"))
     if not (same and of_set.get("top1_hits") and other.get("top1_hits")):
         return None
-    hits, other_hits = (unpacked_hits(each["top1_hits"], each["num_images"]) for each in (of_set, other))
+    hits, other_hits = (unpack_hits(each["top1_hits"], each["num_images"]) for each in (of_set, other))
     return paired_difference(hits, other_hits)
 
 
 def best_of(sets: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return which model is better than each other one on a set, by interval and p; None if none is."""
+    """Return the index of the model that is significantly better than every other on a set; None if there is none."""
     for i, of_set in enumerate(sets):
-        others = [compared(of_set, other) for j, other in enumerate(sets) if j != i]
-        if others and all(each and each.points > 0 and each.is_told_apart for each in others):
+        others = [compare_on_set(of_set, other) for j, other in enumerate(sets) if j != i]
+        if others and all(each and each.points > 0 and each.is_significant for each in others):
             return i
     return None
 
@@ -73,26 +73,27 @@ def _top1_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
     bold = {(best_of(column), j + 1) for j, column in enumerate(columns)}
     cells = [[percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row] for row in found]
     note = (
-        "<p>With Wilson's interval of 95%. In bold where the best is better than each other model on the same images: "
-        "the paired interval excludes zero and McNemar's exact p is below 0.05.</p>"
+        "<p>With Wilson's 95% interval. Bold: significantly better than every other model on the same images (the "
+        "paired interval excludes zero and McNemar's exact p is below 0.05).</p>"
     )
     rows = [[name, *row] for name, row in zip(models, cells, strict=True)]
     return html_table(["model", *head], rows, {(i, j) for i, j in bold if i is not None}) + note
 
 
 def _difference_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
-    """Return how much better each model is than the first."""
+    """Return a table of each model's difference to the first."""
     (first, before), *others = models.items()
     rows = []
     for name, after in others:
         pairs = [(after["sets"].get(of_set, {}), before["sets"].get(of_set, {})) for of_set in sets]
-        rows.append([f"{name} - {first}", *(_difference_cell(compared(*pair)) for pair in pairs)])
+        rows.append([f"{name} - {first}", *(_difference_cell(compare_on_set(*pair)) for pair in pairs)])
     if not rows:
-        return "<p>There is one model.</p>"
+        return "<p>There is only one model.</p>"
     note = (
-        "<p>In points, on the same images: the interval of 95% (Agresti and Min, 2005), and how often equally good "
-        "models would differ so much (McNemar's exact test). Several comparisons are not corrected for; where the "
-        "interval holds zero or p is 0.05 or more, the models are not told apart, which does not make them equal.</p>"
+        "<p>In percentage points, on the same images: the 95% interval (Agresti and Min, 2005), and the probability of "
+        "such a difference between equally good models (McNemar's exact test), without correction for multiple "
+        "comparisons. Where the interval includes zero or p is 0.05 or more, the difference is not significant, which "
+        "does not make the models equal.</p>"
     )
     return html_table(["models", *sets], rows) + note
 
@@ -106,10 +107,10 @@ def _difference_cell(difference: Difference | None) -> str:
 
 def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
     if not common or not any(one["model"]["num_images"] for one in models.values()):
-        return "<p>No set is common to all models, or none of them was trained on images.</p>"
+        return "<p>The models have no common set, or no known number of training images.</p>"
     note = (
-        "<p>A line joins models of the same architecture, label space and augmentation, all trained on real images or "
-        "all on generated ones of the same guidance scales and templates.</p>"
+        "<p>A line joins models with the same architecture, label space and augmentation, all trained on real images, "
+        "or all on generated ones with the same guidance scales and templates.</p>"
     )
     return svg(plots.growth_figure(models, common)) + note
 
@@ -134,31 +135,31 @@ def _transfer_table(models: Mapping[str, Evaluation]) -> str:
         [model, *(percent(of_set.get("top1"), of_set.get("top1_interval")) for of_set in row), number(average)]
         for model, row, average in zip(models, found, averages, strict=True)
     ]
-    note = f"<p>{OVER_SEEDS} Averages compare where they are over the same sets.</p>"
+    note = f"<p>{OVER_SEEDS} Averages are comparable only over the same sets.</p>"
     return html_table(["model", *head, "average of log-odds"], rows) + note
 
 
 def _models_table(models: Mapping[str, Evaluation]) -> str:
-    """Return a row a fact, a column a model: models of real images have fewer facts."""
+    """Return a table with one row per fact and one column per model; models trained on real images have fewer facts."""
     facts = [facts_of(one) for one in models.values()]
-    # The longest first: its order is that of all.
+    # The longest first, because it defines the order.
     titles = dict.fromkeys(title for of_model in sorted(facts, key=len, reverse=True) for title in of_model)
     rows = [[title, *(of_model.get(title, "-") for of_model in facts)] for title in titles]
     return f'<div class="text">{html_table(["model", *models], rows)}</div>'
 
 
 def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
-    """Return the classes of the first common set in which the last model differs most from the first."""
+    """Return a table of the classes of the first common set in which the last model differs most from the first."""
     if len(models) < 2 or not common:
-        return "<p>There are no two models with a common set.</p>"
+        return "<p>No two models have a common set.</p>"
     (first, before), *_, (last, after) = models.items()
     place = escape(common[0])
     pairs = [(row, other, other["top1"] - row["top1"]) for row, other in same_classes(before, after, common[0])]
     if not pairs:
-        return f"<p>On {place}, {escape(first)} and {escape(last)} have no class in common that a name tells.</p>"
+        return f"<p>On {place}, no class of {escape(first)} matches one of {escape(last)} by name.</p>"
     largest = sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:NUM_DIFFERENCES]
     if not largest:
-        return f"<p>On {place}, {escape(first)} and {escape(last)} are alike in all {number(len(pairs))} classes.</p>"
+        return f"<p>On {place}, {escape(first)} and {escape(last)} are equal in all {number(len(pairs))} classes.</p>"
     rows = [
         [
             row["class_name"],
@@ -174,9 +175,9 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
 
 
 def same_classes(first: Evaluation, last: Evaluation, name: str) -> list[tuple[Mapping, Mapping]]:
-    """Return a set's classes with images in both: by label where these agree, otherwise by names that occur once.
+    """Return the pairs of a set's classes with images in both: matched by label if labels agree, else by unique name.
 
-    Labels agree where those that both have are of one name: two files of classes may be called alike.
+    Labels agree if the common ones have the same names: label spaces with the same name may have different classes.
     """
     per_class = [one["sets"][name]["per_class"] for one in (first, last)]
     names = {row["label"]: row["class_name"] for row in per_class[0]}

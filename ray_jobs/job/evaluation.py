@@ -9,9 +9,9 @@ from evaluation.evaluate import EvaluationPlan, evaluate, open_transfer
 from evaluation.images.decoding import Crop
 from evaluation.images.real_sets import open_set
 from evaluation.inference.reading import crop_for
-from evaluation.inference.trained_model import Model, open_model
+from evaluation.inference.trained_model import EvaluatedModel, open_model
 from evaluation.pages.model_page import csv_text, model_page
-from evaluation.result import Circumstances, Evaluation
+from evaluation.result import Evaluation, EvaluationEnvironment
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cli.announce import announce
@@ -23,7 +23,7 @@ from ray_jobs.job.tables import print_table
 from training.model.network import check_features
 
 
-def open_checkpoint(checkpoint: str) -> Model:
+def open_checkpoint(checkpoint: str) -> EvaluatedModel:
     """Return the model of the checkpoint in the settings."""
     if not checkpoint:
         raise ValueError("No checkpoint given. Add checkpoint=runs/NAME/checkpoint.ckpt.")
@@ -48,7 +48,7 @@ def check_evaluation(
 ) -> None:
     """Raise ValueError if a network of this architecture cannot be evaluated so, or the results not be written."""
     for images in planned.sets:
-        crop_for(own, config, images.has_border)
+        crop_for(own, config, images.center_crop)
     if config.representation or planned.transfers:
         check_features(architecture)
     outputs = outputs_folder(config, run_dir)
@@ -57,7 +57,7 @@ def check_evaluation(
         check_writable(run_dir)
 
 
-def write_evaluation(model: Model, planned: EvaluationPlan, config: JobConfig) -> Evaluation:
+def write_evaluation(model: EvaluatedModel, planned: EvaluationPlan, config: JobConfig) -> Evaluation:
     """Evaluate, print a table and write a new folder within the run's; return the content of evaluation.json.
 
     ValueError if its nodes do not join within the time in the settings.
@@ -66,7 +66,7 @@ def write_evaluation(model: Model, planned: EvaluationPlan, config: JobConfig) -
     wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation: Evaluation = {
         "model": model.facts,
-        "circumstances": cast(Circumstances, environment()),
+        "circumstances": cast(EvaluationEnvironment, environment()),
         "settings": to_yaml(config),
         **evaluate(model, planned, config.evaluation, outputs_folder(config.evaluation, run_dir), announce),
     }

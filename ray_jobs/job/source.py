@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ray.data import Dataset
 
-from evaluation.images.training_images import RealTrainingImages, real_training_images, without_images
+from evaluation.images.training_images import RealTrainingImages, missing_classes, real_training_images
 from evaluation.images.unreadable import Unreadable
 from generation.config import GenerationConfig
 from generation.files import new_path
@@ -104,7 +104,7 @@ def open_real(
     training = config.training
     size = training.real_image_size or recipe.image_size
     images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
-    if missing := without_images(images, place, recipe.label_space):
+    if missing := missing_classes(images, place, recipe.label_space):
         if are_alone:
             raise ValueError(f"{missing} Add them, or choose a label space without these classes.")
         logger.warning("training.real_images: %s", missing)

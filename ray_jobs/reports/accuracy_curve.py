@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evaluation.inference.trained_model import Model, open_model
+from evaluation.inference.trained_model import EvaluatedModel, open_model
 from evaluation.pages.html import html_table, page, percent, section
-from evaluation.pages.plots import along_figure, svg
+from evaluation.pages.plots import curve_figure, svg
 from evaluation.result import SetResult
 from generation.files import new_path
 from ray_jobs.job.run_folder import is_in_use, write_anew
@@ -72,7 +72,9 @@ def first_kept(run_dir: Path) -> Path:
     )
 
 
-def follow(run_dir: Path, evaluate: Callable[[Model], Mapping[str, SetResult]], log: Callable[[str], None]) -> Path:
+def follow(
+    run_dir: Path, evaluate: Callable[[EvaluatedModel], Mapping[str, SetResult]], log: Callable[[str], None]
+) -> Path:
     """Evaluate all kept checkpoints, following an active run to its end; return the folder with the results.
 
     `evaluate` returns an evaluation's `sets`. `accuracy.csv`, one line per checkpoint and set, and `report.html` are
@@ -118,7 +120,7 @@ def curve_page(name: str, points: Sequence[Point]) -> str:
         for point in points
     ]
     figures = [
-        along_figure(
+        curve_figure(
             [(each, [point.spent[key] for point in points], [point.sets[each] for point in points]) for each in sets],
             title,
         )

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from evaluation.pages.html import html_table, page
-from evaluation.pages.plots import along_figure, svg
+from evaluation.pages.plots import curve_figure, svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import CompareConfig, Prices, to_yaml
 from ray_jobs.job.environment import environment
@@ -150,4 +150,4 @@ def plot(runs: Sequence[ArmRun], along: Callable[[EpochPoint], float], label: st
         (run.arm, [along(point) for point in run.moments], [{"top1": point.top1} for point in run.moments])
         for run in runs
     ]
-    return svg(along_figure(lines, label))
+    return svg(curve_figure(lines, label))

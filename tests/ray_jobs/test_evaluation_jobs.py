@@ -206,12 +206,12 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
         (["evaluation.sets=[]"], "name nothing to evaluate on"),
         (
             ["evaluation.resize_size=16", "evaluation.sets=[digits]", "evaluation.crop_size=32"],
-            "less than crop_size 32",
+            "smaller than crop_size; use 32 or more",
         ),
-        (["evaluation.outputs=s3://bucket/a"], "is a URL"),
-        (["evaluation.transfer=digits"], "digits has all of them"),
-        (["evaluation.transfer=[dtd,dtd]"], "evaluation.transfer has dtd twice"),
-        (["evaluation.paths.digits=/data"], "evaluation.paths.digits is given, but the digits come with Figment"),
+        (["evaluation.outputs=s3://bucket/a"], "is no path"),
+        (["evaluation.transfer=digits"], r"the classifier \(digits\) knows all of them"),
+        (["evaluation.transfer=[dtd,dtd]"], "evaluation.transfer lists dtd more than once"),
+        (["evaluation.paths.digits=/data"], "evaluation.paths.digits is set, but the digits ship with Figment"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line_before_a_cluster_is_touched(
@@ -264,7 +264,7 @@ def test_a_judge_that_generated_images_taught_is_refused(
 
 def test_a_judge_needs_more_images_of_each_class_than_neighbours(tmp_path: Path, capsys, judge_checkpoint: Path):
     for arguments, message in (
-        (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours each"),
+        (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours"),
         (["num_generated=5"], "have only real or only generated images"),
         (["recipe.label_space=imagenet100"], "knows the classes of digits, the recipe has those of imagenet100"),
     ):
@@ -288,7 +288,7 @@ def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, judg
         f"evaluation.paths.mine={tmp_path}",
         f"output={tmp_path / 'judged'}",
     )
-    assert crop_for(job.judge.crop, job.config.evaluation, job.real.has_border) == Crop(32, 32, "bicubic")
+    assert crop_for(job.judge.crop, job.config.evaluation, job.real.center_crop) == Crop(32, 32, "bicubic")
 
 
 def test_indices_of_each_kind_have_each_class_once_in_every_ten():

@@ -41,7 +41,7 @@ def test_sets_and_training_images_are_found_where_the_driver_is_and_at_home(tmp_
     monkeypatch.chdir(tmp_path)
     for place in ("birds", "~/birds", str(tmp_path / "birds")):
         (images,) = plan(EvaluationConfig(sets=("mine",), paths={"mine": place}), BIRDS).sets
-        assert images.place == real_place(place) == str(tmp_path / "birds")
+        assert images.path == real_place(place) == str(tmp_path / "birds")
 
 
 def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
@@ -80,7 +80,7 @@ def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_
     job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, f"training.upright={is_upright}")
     assert [images.is_upright for images in trained_on_and_held_out(job)] == [is_upright] * 2
     config = EvaluationConfig(upright=is_upright)
-    assert [crop_for(Crop(8, 8, "bilinear"), config, has_border).is_upright for has_border in (False, True)] == [
+    assert [crop_for(Crop(8, 8, "bilinear"), config, center_crop).is_upright for center_crop in (False, True)] == [
         is_upright
     ] * 2
 

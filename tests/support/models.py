@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from evaluation.inference.trained_model import Model, build_classifier, crop_of
+from evaluation.inference.trained_model import EvaluatedModel, build_classifier, crop_of
 from evaluation.result import ModelFacts
 from generation.recipes.labels import ClassEntry, LabelSpace
 from training.config import TrainingConfig
@@ -15,10 +15,10 @@ from training.model.classifier import Classifier
 THREE = LabelSpace("three", (ClassEntry("one"), ClassEntry("two"), ClassEntry("three")))
 
 
-def untrained() -> Model:
-    """Return an untrained classifier, identical in each call, whose predictions vary between images."""
+def untrained() -> EvaluatedModel:
+    """Return a classifier that nothing has trained, the same each time, and not of one opinion."""
     build = partial(build_classifier, untrained_checkpoint())
-    return Model(cast(ModelFacts, {}), "0" * 64, Path(), THREE, crop_of(32), build)
+    return EvaluatedModel(cast(ModelFacts, {}), "0" * 64, Path(), THREE, crop_of(32), build)
 
 
 def untrained_checkpoint() -> dict[str, Any]:

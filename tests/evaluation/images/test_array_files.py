@@ -14,7 +14,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def write_mnist(folder: Path, split: str, labels: list[int], ending: str = ".gz") -> None:
-    """Images of 4 by 5 pixels, each of one grey: ten times its label, and its place."""
+    """Write images of 4 x 5 pixels, each of one gray value: ten times its label plus its position."""
     folder.mkdir(parents=True, exist_ok=True)
     images = np.stack([np.full((4, 5), 10 * label + i, np.uint8) for i, label in enumerate(labels)])
     for name, array in (("images-idx3", images), ("labels-idx1", np.array(labels, np.uint8))):
@@ -31,7 +31,7 @@ def seen(source: ImageList) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_idx_files_are_read_wherever_they_lie(tmp_path: Path, place: str, ending: str):
+def test_idx_files_are_read_from_any_subfolder(tmp_path: Path, place: str, ending: str):
     write_mnist(tmp_path / place, "train", [3, 0, 9], ending)
     write_mnist(tmp_path / place, "t10k", [7, 3], ending)
     test = open_layout(str(tmp_path))
@@ -70,46 +70,44 @@ def test_damaged_files_are_named(tmp_path: Path):
     images = tmp_path / "t10k-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"images-idx3-ubyte' has 55 bytes, not those of an array of \[2, 4, 5\]"):
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte' has 55 bytes, not those of shape \[2, 4, 5\]"):
         seen(array_images(str(tmp_path)))
     images.write_bytes(b"text")
-    with pytest.raises(ValueError, match="is no idx file of 3 dimensions of bytes"):
+    with pytest.raises(ValueError, match="is not an idx file of bytes in 3 dimensions"):
         array_images(str(tmp_path))
     images.write_bytes(whole)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(3, np.uint8)))
-    with pytest.raises(ValueError, match=r"has 2 images, and '.*labels-idx1-ubyte' 3 labels"):
+    with pytest.raises(ValueError, match=r"has 2 images, but '.*labels-idx1-ubyte' has 3 labels"):
         array_images(str(tmp_path))
     (tmp_path / "cifar").mkdir()
     (tmp_path / "cifar" / "test_batch.bin").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"test_batch\.bin' has 3 bytes, no multiple of the 3073"):
+    with pytest.raises(ValueError, match=r"test_batch\.bin' has 3 bytes, not a multiple of 3073"):
         array_images(str(tmp_path / "cifar"))
 
 
-def test_a_split_that_is_not_there_is_told(tmp_path: Path):
+def test_missing_split_is_refused(tmp_path: Path):
     write_mnist(tmp_path, "t10k", [1])
-    with pytest.raises(
-        ValueError, match=r"^'[^\n]*' has test, and not train\. Put the files of train there, or [^\n]*$"
-    ):
+    with pytest.raises(ValueError, match=r"^'[^\n]*' has test, but not train\. Add the files of train, or [^\n]*$"):
         array_images(str(tmp_path), "train")
 
 
-def test_images_to_train_on_are_not_evaluated_on_where_there_is_no_test(tmp_path: Path):
+def test_training_images_are_not_evaluated_without_a_test_split(tmp_path: Path):
     write_mnist(tmp_path / "MNIST" / "raw", "train", [3])
     (tmp_path / "cifar").mkdir()
     (tmp_path / "cifar" / "train.bin").write_bytes(cifar_row([4, 99], 1))
     for place in (tmp_path / "MNIST", tmp_path / "cifar"):
         assert open_layout(str(place), split="train").num_images == 1
-        with pytest.raises(ValueError, match="has train, and not test"):
+        with pytest.raises(ValueError, match="has train, but not test"):
             open_layout(str(place))
 
 
 @pytest.mark.parametrize("split", ["", "train"])
-def test_of_several_sets_in_one_folder_one_must_be_given(tmp_path: Path, split: str):
+def test_folder_with_several_sets_is_refused(tmp_path: Path, split: str):
     for name, labels in (("MNIST", [1]), ("FashionMNIST", [2]), ("KMNIST", [3])):
         for files in ("train", "t10k"):
             write_mnist(tmp_path / name / "raw", files, labels)
-    told = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Give the folder of one, as"
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' {told} '{tmp_path}/MNIST/raw'\.$"):
+    message = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Give the folder of one, such as"
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' {message} '{tmp_path}/MNIST/raw'\.$"):
         open_layout(str(tmp_path), split)
     assert open_layout(str(tmp_path / "KMNIST"), split).classes == ("3",)
 

@@ -1,4 +1,4 @@
-"""Files' bytes to pixels: upright, RGB, cut as the field cuts."""
+"""Decoding of images: orientation, RGB, crops."""
 
 import io
 import os
@@ -20,7 +20,7 @@ EXIF_ORIENTATION = 0x0112
 
 
 def colours(image: np.ndarray) -> list[list[int]]:
-    """Return the colours of the four quarters, from the top left in reading order."""
+    """Return the colors of the four quarters, in reading order."""
     quarters = [image[rows, columns] for rows in (slice(4), slice(4, 8)) for columns in (slice(4), slice(4, 8))]
     assert all((quarter == quarter[0, 0]).all() for quarter in quarters)
     return [quarter[0, 0].tolist() for quarter in quarters]
@@ -38,7 +38,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def write_tiff(path: Path, values: np.ndarray) -> None:
-    """Write one; PIL writes no unsigned integers of 32 bits, of which the tag of signed ones is changed."""
+    """Write a TIFF; PIL cannot write 32-bit unsigned integers, so the tag of signed ones is changed."""
     is_unsigned = values.dtype == np.uint32
     Image.fromarray(values.view(np.int32) if is_unsigned else values).save(path, format="TIFF")
     if is_unsigned:
@@ -58,7 +58,7 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
         image.save(tmp_path / name)
         seen = square(read_image(str(tmp_path / name)), 8)
         assert (seen.shape, seen.dtype) == ((8, 8, 3), np.uint8)
-        assert (seen[1:-1, 1:-1] == GREEN).all()  # at the border other stripes shine through
+        assert (seen[1:-1, 1:-1] == GREEN).all()  # interpolation mixes stripes at the border
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
         (1, [RED, BLUE, RED, BLUE]),
         (2, [BLUE, RED, BLUE, RED]),
         (3, [BLUE, RED, BLUE, RED]),
-        (6, [RED, RED, BLUE, BLUE]),  # the camera's left is up
+        (6, [RED, RED, BLUE, BLUE]),  # rotated by 90 degrees
         (8, [BLUE, BLUE, RED, RED]),
     ],
 )
 @pytest.mark.parametrize("extension", ["png", "tiff", "webp"])
-def test_images_are_put_upright(tmp_path: Path, orientation: int, quarters: list, extension: str):
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, quarters: list, extension: str):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     path = tmp_path / f"turned.{extension}"
     stripes(RED, BLUE, width=4, height=8).save(path, exif=exif, lossless=True)
     read = read_image(str(path))
-    stored = quarters if extension == "tiff" else [RED, BLUE, RED, BLUE]  # PIL, and so torchvision, turns TIFF alone
+    stored = quarters if extension == "tiff" else [RED, BLUE, RED, BLUE]  # PIL, and so torchvision, rotates only TIFF
     assert colours(square(read, 8)) == [list(colour) for colour in stored]
     assert colours(square(upright(read), 8)) == [list(colour) for colour in quarters]
 
@@ -93,7 +93,7 @@ def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
         np.testing.assert_allclose(image[2, 2], RED, atol=3)
 
 
-def test_an_orientation_that_is_written_as_a_fraction_counts(tmp_path: Path):
+def test_orientation_stored_as_a_fraction_is_applied(tmp_path: Path):
     path, exif = tmp_path / "a.jpg", Image.Exif()
     exif[EXIF_ORIENTATION] = 3
     stripes(RED, BLUE).save(path, exif=exif)
@@ -108,7 +108,7 @@ def test_an_orientation_that_is_written_as_a_fraction_counts(tmp_path: Path):
 
 
 @pytest.mark.parametrize("orientation", [0, 9])
-def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, orientation: int):
+def test_invalid_orientation_is_ignored(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     stripes(RED, BLUE).save(tmp_path / "a.png", exif=exif)
@@ -125,14 +125,14 @@ def test_an_orientation_that_there_is_not_turns_nothing(tmp_path: Path, orientat
         *((np.float32, white) for white in (1.0, 255.0, 4095.0, 65535.0)),
     ],
 )
-def test_a_ramp_from_black_to_white_of_any_depth_is_one_of_8_bits(tmp_path: Path, dtype: type, white: float):
+def test_ramp_of_any_depth_becomes_8_bits(tmp_path: Path, dtype: type, white: float):
     values = (np.linspace(0, white, 256)[None].repeat(8, 0)).astype(dtype)
     write_tiff(tmp_path / "ramp.tif", values)
     ramp = np.asarray(read_image(str(tmp_path / "ramp.tif")))[0, :, 0]
     np.testing.assert_allclose(ramp.astype(int), np.arange(256), atol=1)
 
 
-def test_floats_somewhat_beyond_1_are_white(tmp_path: Path):
+def test_floats_slightly_above_1_are_white(tmp_path: Path):
     write_tiff(tmp_path / "beyond.tif", np.array([[0.5, 1.0, 1.01]], np.float32))
     assert np.asarray(read_image(str(tmp_path / "beyond.tif")))[0, :, 0].tolist() == [128, 255, 255]
 
@@ -173,21 +173,19 @@ def test_a_file_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path: Path):
     (tmp_path / "text.jpg").write_text("no image")
     for name in ("cut.png", "text.jpg"):
         named = re.escape(str(tmp_path / name))
-        with pytest.raises(
-            UnreadableImageError, match=f"^The image '{named}' cannot be decoded: .* Put a whole one in"
-        ):
+        with pytest.raises(UnreadableImageError, match=f"^The image '{named}' cannot be decoded: .* Replace it, or"):
             read_image(str(tmp_path / name))
 
 
-def test_a_file_that_is_not_there_is_no_damaged_image(tmp_path: Path):
+def test_missing_file_is_not_a_damaged_image(tmp_path: Path):
     with pytest.raises(
-        StorageError, match=r"gone\.jpg' cannot be read on .*: No such file or directory\. Is its folder"
-    ) as said:
+        StorageError, match=r"gone\.jpg' cannot be read on .*: No such file or directory\. Check that every"
+    ) as error:
         read_image(str(tmp_path / "gone.jpg"))
-    assert not isinstance(said.value, UnreadableImageError)
+    assert not isinstance(error.value, UnreadableImageError)
 
 
-def test_bytes_are_read_as_files_are_and_called_by_the_name_that_is_given():
+def test_bytes_are_read_with_a_given_name():
     file = io.BytesIO()
     stripes(RED, BLUE, width=4, height=8).save(file, "PNG")
     assert colours(np.asarray(read_image(io.BytesIO(file.getvalue()), "a.tar/a.png"))) == [[*RED], [*BLUE]] * 2
@@ -212,7 +210,7 @@ def test_bytes_are_read_as_files_are_and_called_by_the_name_that_is_given():
         (31, 600),
     ],
 )
-def test_the_centre_is_torchvisions_to_the_pixel(
+def test_crop_is_pixel_identical_to_torchvisions(
     size: tuple[int, int], resize_size: int, crop_size: int, mode: InterpolationMode
 ):
     image = noise(*size)
@@ -222,13 +220,13 @@ def test_the_centre_is_torchvisions_to_the_pixel(
     np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
-def test_the_centre_of_an_image_of_that_size_is_its_own_pixels():
+def test_crop_of_the_same_size_keeps_the_pixels():
     image = noise(8, 12)
     cropped = Crop(8, 4, "bicubic")(image)
     np.testing.assert_array_equal(cropped, np.asarray(image)[4:8, 2:6])
 
 
-def test_a_photograph_is_whole_in_the_corner_of_a_square_and_not_enlarged():
+def test_small_photograph_is_not_enlarged():
     image = noise(500, 375)
     canvas, extent = fitted(image, 512)
     assert (canvas.shape, canvas.dtype, extent) == ((512, 512, 3), np.uint8, (375, 500))
@@ -237,7 +235,7 @@ def test_a_photograph_is_whole_in_the_corner_of_a_square_and_not_enlarged():
     assert not canvas[:, 500:].any()
 
 
-def test_a_larger_one_is_shrunk_as_a_whole():
+def test_large_photograph_is_shrunk():
     canvas, extent = fitted(Image.new("RGB", (1000, 600), (9, 8, 7)), 250)
     assert extent == (150, 250)
     assert (canvas[:150] == (9, 8, 7)).all()
@@ -245,13 +243,13 @@ def test_a_larger_one_is_shrunk_as_a_whole():
     assert fitted(noise(600, 1), 100)[1] == (1, 100)
 
 
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path):
+def test_pipe_does_not_block(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(StorageError, match=r"pipe\.png' cannot be read on .*: it is no regular file\."):
+    with pytest.raises(StorageError, match=r"pipe\.png' cannot be read on .*: it is not a regular file\."):
         read_image(str(tmp_path / "pipe.png"))
 
 
-def test_a_damaged_image_is_called_as_it_may_be_written():
-    with pytest.raises(UnreadableImageError) as told:
+def test_name_of_a_damaged_image_is_printable():
+    with pytest.raises(UnreadableImageError) as error:
         read_image(io.BytesIO(b"no image"), "a\udcff\n.tar/b.png")
-    assert told.value.name == "a\\udcff\\n.tar/b.png"
+    assert error.value.name == "a\\udcff\\n.tar/b.png"

@@ -1,4 +1,4 @@
-"""Folders of class folders: which images are found, in which order, and under which class."""
+"""Class folders: images found, their order and their classes."""
 
 import os
 import pickle
@@ -47,7 +47,7 @@ def test_images_and_classes_are_those_of_torchvisions_folder(tmp_path: Path):
     assert {f"{tmp_path}/b/{end}" for end in ends} == set(images.names()[2:-1])
 
 
-def test_what_is_listed_is_small_to_send(tmp_path: Path):
+def test_image_list_is_small_when_pickled(tmp_path: Path):
     (tmp_path / "puffin").mkdir()
     for i in range(2000):
         (tmp_path / "puffin" / f"n01440764_{i}.JPEG").touch()
@@ -57,7 +57,7 @@ def test_what_is_listed_is_small_to_send(tmp_path: Path):
     assert pickle.loads(sent).names() == images.names()
 
 
-def test_class_folders_may_be_links_and_a_link_that_leads_nowhere_is_told_of(tmp_path: Path):
+def test_broken_link_among_linked_class_folders_is_reported(tmp_path: Path):
     elsewhere = write(tmp_path / "elsewhere", "a.png")
     (tmp_path / "birds").mkdir()
     (tmp_path / "birds" / "puffin").symlink_to(elsewhere)
@@ -67,7 +67,7 @@ def test_class_folders_may_be_links_and_a_link_that_leads_nowhere_is_told_of(tmp
         list_images(str(tmp_path / "birds"))
 
 
-def test_an_image_that_is_a_link_leading_nowhere_is_listed_and_named_when_it_is_read(tmp_path: Path):
+def test_image_with_a_broken_link_is_reported_when_read(tmp_path: Path):
     write(tmp_path, "puffin/a.png")
     (tmp_path / "puffin" / "b.png").symlink_to(tmp_path / "gone")
     images = list_images(str(tmp_path))
@@ -84,11 +84,11 @@ def test_a_place_without_images_is_refused(tmp_path: Path):
         list_images(str(tmp_path / "file"))
     (tmp_path / "puffin").mkdir()
     write(tmp_path, "flat.png")
-    with pytest.raises(ValueError, match=r"has no images in folders of classes\. Give a folder"):
+    with pytest.raises(ValueError, match=r"has no images in class folders\. Give a folder"):
         list_images(str(tmp_path))
 
 
-def test_images_that_were_renamed_or_moved_to_another_class_have_another_hash(tmp_path: Path):
+def test_hash_changes_with_names_and_classes(tmp_path: Path):
     listed = ("puffin/a.png", "puffin/b.png", "owl/c.png")
     other_name = ("puffin/a.png", "puffin/d.png", "owl/c.png")
     other_class = ("puffin/a.png", "owl/b.png", "owl/c.png")
@@ -105,19 +105,19 @@ HIDDEN = (".Trashes", ".snapshot", "lost+found", "__MACOSX", "$RECYCLE.BIN", "Sy
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_hidden_folders_of_disks_and_desktops_are_no_classes_and_have_no_images(hidden: str, tmp_path: Path):
+def test_hidden_folders_are_skipped(hidden: str, tmp_path: Path):
     write(tmp_path, "puffin/a.png", f"{hidden}/no.png", f"puffin/{hidden}/no.png")
     images = list_images(str(tmp_path))
     assert images.classes == ("puffin",)
     assert images.names() == [f"{tmp_path}/puffin/a.png"]
 
 
-def test_pipes_sockets_and_devices_are_left_out(tmp_path: Path, monkeypatch):
+def test_pipes_sockets_and_devices_are_skipped(tmp_path: Path, monkeypatch):
     write(tmp_path, "puffin/a.png")
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "puffin" / "pipe.png")
     (tmp_path / "puffin" / "device.png").symlink_to("/dev/null")
-    monkeypatch.chdir(tmp_path / "puffin")  # a socket's path has little room
+    monkeypatch.chdir(tmp_path / "puffin")  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind("socket.png")
     images = list_images(str(tmp_path))
@@ -125,7 +125,7 @@ def test_pipes_sockets_and_devices_are_left_out(tmp_path: Path, monkeypatch):
     assert images.names() == [f"{tmp_path}/puffin/a.png"]
 
 
-def test_a_link_to_itself_is_named(tmp_path: Path):
+def test_link_to_itself_is_reported(tmp_path: Path):
     write(tmp_path, "puffin/a.png")
     (tmp_path / "puffin" / "b.png").symlink_to("b.png")
     images = list_images(str(tmp_path))
@@ -136,14 +136,14 @@ def test_a_link_to_itself_is_named(tmp_path: Path):
         list_images(str(tmp_path))
 
 
-def test_a_link_to_where_it_lies_or_above_is_no_class(tmp_path: Path):
+def test_link_to_a_parent_folder_is_no_class(tmp_path: Path):
     write(tmp_path / "birds", "puffin/a.png")
     (tmp_path / "birds" / "here").symlink_to(".")
     (tmp_path / "birds" / "above").symlink_to("..")
     assert list_images(str(tmp_path / "birds")).classes == ("puffin",)
 
 
-def test_links_that_lead_round_in_class_folders_are_followed_once(tmp_path: Path):
+def test_link_loops_are_followed_once(tmp_path: Path):
     write(tmp_path, "owl/a.png", "puffin/b.png")
     (tmp_path / "owl" / "other").symlink_to(tmp_path / "puffin")
     (tmp_path / "puffin" / "other").symlink_to(tmp_path / "owl")
@@ -151,13 +151,13 @@ def test_links_that_lead_round_in_class_folders_are_followed_once(tmp_path: Path
     assert list_images(str(tmp_path)).names() == [f"{tmp_path}/{end}" for end in ends]
 
 
-def test_a_name_of_other_bytes_than_utf_8_is_read_and_told_as_text(tmp_path: Path):
+def test_name_that_is_not_utf_8_is_read_and_printed(tmp_path: Path):
     write(tmp_path, "puffin/a.png")
     odd = os.fsencode(tmp_path) + b"/puffin/\xff.png"
     (tmp_path / "puffin" / "a.png").rename(os.fsdecode(odd))
     images = pickle.loads(pickle.dumps(list_images(str(tmp_path))))
     assert images.opener()(0).size == (8, 8)
     Path(os.fsdecode(odd)).write_text("no image")
-    with pytest.raises(StorageError, match=r"puffin/\\udcff\.png' cannot be decoded") as told:
+    with pytest.raises(StorageError, match=r"puffin/\\udcff\.png' cannot be decoded") as error:
         images.opener()(0)
-    assert str(told.value).encode()
+    assert str(error.value).encode()

@@ -1,4 +1,4 @@
-"""Real image sets in the layouts in which they lie on disk: which images are found, and that each keeps its class."""
+"""Layouts of real image sets on disk: images found, and their classes."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from webdataset.writer import TarWriter
 
 from evaluation.images.decoding import UnreadableImageError, upright
 from evaluation.images.flat_folders import flat_images
-from evaluation.images.image_list import ImageList, listed, packed
+from evaluation.images.image_list import ImageList, build_list, pack_names
 from evaluation.images.layouts import open_layout
 from evaluation.images.parquet import parquet_images
 from evaluation.images.splits import split_of
@@ -35,7 +35,7 @@ SYNSETS = (
     (3, "n01440764", "tench, Tinca tinca", 0),
     (4, "n00001740", "entity", 2),
 )
-"""ILSVRC2012_ID, wnid, names, and how many synsets are below: the last one is no class."""
+"""ILSVRC2012_ID, wnid, names and number of children; the last synset is not a class."""
 
 WNIDS = ("n01440764", "n02100735", "n02119789")
 """The classes, sorted: IDs 3, 2, 1."""
@@ -45,14 +45,14 @@ PARQUET_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def png(grey: int, mode: str = "L", format: str = "PNG", **settings: object) -> bytes:
-    """Return the file of a small image of one grey."""
+    """Return the bytes of a small image of one gray value."""
     file = io.BytesIO()
     Image.new("L", (8, 8), grey).convert(mode).save(file, format, **settings)
     return file.getvalue()
 
 
 def devkit(place: Path, ids: Iterable[int], synsets: Sequence[tuple] = SYNSETS) -> Path:
-    """Make a devkit as ImageNet ships it: `ids` are the lines of the ground truth."""
+    """Write a devkit in ImageNet's format; `ids` are the lines of the ground truth."""
     data = place / "ILSVRC2012_devkit_t12" / "data"
     data.mkdir(parents=True)
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{class_id}\n" for class_id in ids))
@@ -72,7 +72,7 @@ def devkit(place: Path, ids: Iterable[int], synsets: Sequence[tuple] = SYNSETS) 
 
 
 def validation(folder: Path, *numbers: int) -> Path:
-    """Make validation images with these numbers, each of a grey of its number."""
+    """Write validation images with these numbers, each with its number as gray value."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         (folder / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(png(number))
@@ -82,7 +82,7 @@ def validation(folder: Path, *numbers: int) -> Path:
 def parquet(
     path: Path, rows: Sequence[tuple], label: pa.DataType = INT64, group: int = 2, described: bytes = b""
 ) -> Path:
-    """Write rows of bytes, path and label, some to a row group, with what Hugging Face describes."""
+    """Write rows of bytes, path and label in row groups, with Hugging Face's metadata."""
     images = [{"bytes": row[0], "path": row[1]} for row in rows]
     columns = {"image": pa.array(images, PARQUET_IMAGE), "label": pa.array([row[2] for row in rows], label)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,20 +92,20 @@ def parquet(
 
 
 def class_label(names: object, kind: str = "ClassLabel") -> bytes:
-    """Return how Hugging Face describes columns: those of an image and of a label that has names."""
+    """Return Hugging Face's metadata for an image column and a label column with names."""
     label = {"num_classes": 2, "names": names, "names_file": None, "id": None, "_type": kind}
     return json.dumps({"info": {"features": {"image": {"_type": "Image"}, "label": label}}}).encode()
 
 
 def png_at(path: Path, grey: int = 1) -> Path:
-    """Make a small image there."""
+    """Write a small image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(grey))
     return path
 
 
 def tar(path: Path, *samples: dict) -> Path:
-    """Write samples as WebDataset does, those who name no key under the number of their place."""
+    """Write samples in WebDataset's format; the default key is the sample's number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TarWriter(str(path)) as writer:
         for i, sample in enumerate(samples):
@@ -114,7 +114,7 @@ def tar(path: Path, *samples: dict) -> Path:
 
 
 def raw_tar(path: Path, **members: bytes) -> Path:
-    """Write members as they are, a `__` in their names being a dot."""
+    """Write members unchanged; `__` in their names stands for a dot."""
     with tarfile.open(path, "w") as file:
         for name, content in members.items():
             info = tarfile.TarInfo(name.replace("__", "."))
@@ -124,7 +124,7 @@ def raw_tar(path: Path, **members: bytes) -> Path:
 
 
 def greys(source: ImageList, positions: Iterable[int] | None = None) -> list[int]:
-    """Return the grey of each image."""
+    """Return the gray value of each image."""
     read = source.opener()
     images = [np.asarray(read(i)) for i in (positions if positions is not None else range(source.num_images))]
     assert all(image.shape == (8, 8, 3) for image in images)
@@ -144,7 +144,7 @@ def names_in(source: ImageList, folder: Path) -> list[str]:
 # ImageNet's validation images as shipped
 
 
-def test_the_line_of_a_validation_image_is_its_number_whatever_its_place(tmp_path: Path):
+def test_validation_image_has_the_line_of_its_number(tmp_path: Path):
     folder = validation(tmp_path / "val", 2, 5, 6)  # of six lines: 3, 1, 2, 2, 1, 3
     devkit(tmp_path, [3, 1, 2, 2, 1, 3])
     source = flat_images(str(folder))
@@ -158,14 +158,14 @@ def test_classes_of_validation_images_are_those_that_torchvision_finds(tmp_path:
     source = flat_images(str(validation(tmp_path / "val", *range(1, 7))), str(devkit(tmp_path, [3, 1, 2, 2, 1, 3])))
     with tarfile.open(tmp_path / "devkit.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
-    monkeypatch.setattr(imagenet, "check_integrity", lambda *_: True)  # it is not the real archive
+    monkeypatch.setattr(imagenet, "check_integrity", lambda *_: True)  # not the real archive
     imagenet.parse_devkit_archive(tmp_path, "devkit.tar.gz")
     names_by_wnid, wnids = imagenet.load_meta_file(tmp_path)
     assert classes_of(source) == wnids == [WNIDS[3 - class_id] for class_id in (3, 1, 2, 2, 1, 3)]
     assert source.classes == tuple(sorted(names_by_wnid))
 
 
-def test_the_devkit_may_lie_among_the_images_beside_them_or_elsewhere(tmp_path: Path):
+def test_devkit_is_found_in_the_folder_next_to_it_or_by_path(tmp_path: Path):
     for i, place in enumerate(("a/val", "b", "c")):
         folder = validation(tmp_path / place, 1)
         at = devkit(tmp_path / ("a", "b", "elsewhere")[i], [2])
@@ -176,9 +176,9 @@ def test_validation_images_in_odd_modes_are_read(tmp_path: Path):
     devkit(tmp_path, [1, 2, 3, 1])
     (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(png(80, "CMYK", "JPEG"))
     (tmp_path / "ILSVRC2012_val_00000002.JPEG").write_bytes(png(81, "L", "JPEG"))
-    (tmp_path / "ILSVRC2012_val_00000003.JPEG").write_bytes(png(82, "RGBA"))  # a PNG by that name
+    (tmp_path / "ILSVRC2012_val_00000003.JPEG").write_bytes(png(82, "RGBA"))  # a PNG with this name
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera's left is up
+    exif[0x0112] = 6  # rotated by 90 degrees
     turned = Image.new("RGB", (16, 8))
     turned.paste((255, 255, 255), (0, 0, 8, 8))
     turned.save(tmp_path / "ILSVRC2012_val_00000004.JPEG", exif=exif, quality=95)
@@ -192,7 +192,7 @@ def test_validation_images_in_odd_modes_are_read(tmp_path: Path):
     assert seen[12, 4].max() < 5
 
 
-def test_a_validation_image_that_is_cut_is_named(tmp_path: Path):
+def test_truncated_validation_image_is_named(tmp_path: Path):
     devkit(tmp_path, [1])
     (tmp_path / "ILSVRC2012_val_00000001.JPEG").write_bytes(png(80, "RGB", "JPEG")[:-20])
     with pytest.raises(UnreadableImageError, match=r"ILSVRC2012_val_00000001\.JPEG' cannot be decoded"):
@@ -208,10 +208,10 @@ def test_validation_images_without_their_devkit_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["cat.JPEG", "ILSVRC2012_test_00000001.JPEG", "val_1.JPEG", "ILSVRC2012_val_.JPEG"])
-def test_an_image_that_is_not_called_by_its_number_is_refused(tmp_path: Path, name: str):
+def test_validation_image_without_a_number_is_refused(tmp_path: Path, name: str):
     devkit(tmp_path, [1])
     (validation(tmp_path, 1) / name).touch()
-    with pytest.raises(ValueError, match=rf"^'{name}' in .* is not called like ILSVRC2012_val_00000001\.JPEG"):
+    with pytest.raises(ValueError, match=rf"^'{name}' in .* is not named like ILSVRC2012_val_00000001\.JPEG"):
         open_layout(str(tmp_path))
 
 
@@ -226,10 +226,10 @@ def test_an_image_without_a_line_in_the_ground_truth_is_refused(tmp_path: Path, 
 def test_a_damaged_devkit_is_refused(tmp_path: Path):
     validation(tmp_path, 1)
     data = devkit(tmp_path, [1, 4]) / "data"
-    with pytest.raises(ValueError, match=r"^Line 2 of .*ground_truth\.txt' is '4', which is no .* of the 3 classes"):
+    with pytest.raises(ValueError, match=r"^Line 2 of .*ground_truth\.txt' is '4', which is not .* of the 3 classes"):
         flat_images(str(tmp_path))
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n\n2\n")
-    with pytest.raises(ValueError, match=r"^Line 2 of .* is '', which is no"):
+    with pytest.raises(ValueError, match=r"^Line 2 of .* is '', which is not"):
         flat_images(str(tmp_path))
     for content in (b"", b"no MATLAB", (data / "meta.mat").read_bytes()[:300]):
         (data / "meta.mat").write_bytes(content)
@@ -270,7 +270,7 @@ def test_classes_that_are_numbers_are_sorted_as_numbers_and_others_as_names(tmp_
 
 
 @pytest.mark.parametrize("names", [["tench", "auk", "kite"], {"0": "tench", "2": "kite", "1": "auk"}])
-def test_the_names_that_a_table_has_for_numbers_are_titles(tmp_path: Path, names: object):
+def test_class_label_names_are_titles(tmp_path: Path, names: object):
     for i, kind in enumerate((INT64, pa.dictionary(pa.int8(), INT64))):
         rows = [(png(1), None, 2), (png(2), None, 0)]
         source = parquet_images(str(parquet(tmp_path / f"{i}.parquet", rows, kind, described=class_label(names))))
@@ -279,7 +279,7 @@ def test_the_names_that_a_table_has_for_numbers_are_titles(tmp_path: Path, names
         assert classes_of(source) == ["2", "0"]
 
 
-def test_there_are_no_titles_where_no_numbers_are_named(tmp_path: Path):
+def test_titles_are_empty_without_class_label_names(tmp_path: Path):
     described = (b"", b"{}", b"[]", b'{"info": {"features": {"text": 1}}}', class_label(None), class_label([], "Value"))
     for i, content in enumerate(described):
         path = parquet(tmp_path / f"{i}.parquet", [(png(1), None, 0)], described=content)
@@ -289,35 +289,35 @@ def test_there_are_no_titles_where_no_numbers_are_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("described", "told"),
+    ("described", "message"),
     [
         (b"{", r"cannot be read as Hugging Face's description of its columns: Expecting"),
         (b"[" * 10**5, r"cannot be read as Hugging Face's description of its columns: "),
-        (class_label("kite"), r"does not say which class each number is: kite\. Name"),
-        (class_label(["auk", ""]), r"does not say which class each number is: \['auk', ''\]\."),
-        (class_label({"1": "auk", "2": "kite"}), r"does not say which class each number is: \['', 'auk'\]\."),
-        (class_label(["auk"]), r"row 1 has the label 1, and its ClassLabel has 1 names, from 0\."),
+        (class_label("kite"), r"does not name every class number in its ClassLabel: kite\. Name"),
+        (class_label(["auk", ""]), r"does not name every class number in its ClassLabel: \['auk', ''\]\."),
+        (class_label({"1": "auk", "2": "kite"}), r"does not name every class number in .*: \['', 'auk'\]\."),
+        (class_label(["auk"]), r"row 1 has the label 1, but its ClassLabel has 1 names, from 0\."),
     ],
 )
-def test_a_table_that_does_not_name_each_number_is_refused(tmp_path: Path, described: bytes, told: str):
+def test_incomplete_class_label_is_refused(tmp_path: Path, described: bytes, message: str):
     path = parquet(tmp_path / "a.parquet", [(png(1), None, 0), (png(2), None, 1)], described=described)
-    with pytest.raises(ValueError, match=rf"^'[^\n]*a\.parquet' {told}[^\n]*\.$"):
+    with pytest.raises(ValueError, match=rf"^'[^\n]*a\.parquet' {message}[^\n]*\.$"):
         parquet_images(str(path))
 
 
-def test_files_whose_tables_differ_are_refused(tmp_path: Path):
+def test_files_with_different_class_labels_are_refused(tmp_path: Path):
     for i, names in enumerate((["auk", "kite"], ["auk", "kite"], ["kite", "auk"])):
         parquet(tmp_path / f"{i}.parquet", [(png(i), None, 0)], described=class_label(names))
-    with pytest.raises(ValueError, match=r"^'2\.parquet' in '.*' has other names for .* than '0\.parquet'\. Give"):
+    with pytest.raises(ValueError, match=r"^'2\.parquet' in '.*' has other class names .* than '0\.parquet'\. Give"):
         parquet_images(str(tmp_path))
     (tmp_path / "2.parquet").unlink()
     assert parquet_images(str(tmp_path)).titles == ("auk", "kite")
     parquet(tmp_path / "3.parquet", [(png(3), None, 0)])  # has no table
-    with pytest.raises(ValueError, match=r"^'3\.parquet' in '.*' has other names for .* than '0\.parquet'\. Give"):
+    with pytest.raises(ValueError, match=r"^'3\.parquet' in '.*' has other class names .* than '0\.parquet'\. Give"):
         parquet_images(str(tmp_path))
 
 
-def test_sets_whose_tables_differ_have_another_hash(tmp_path: Path):
+def test_hash_depends_on_titles(tmp_path: Path):
     hashes = set()
     for i, described in enumerate((b"", class_label(["auk", "kite"]), class_label(["kite", "auk"]))):
         path = parquet(tmp_path / str(i) / "a.parquet", [(b"", "1.png", 0)], described=described)
@@ -325,7 +325,7 @@ def test_sets_whose_tables_differ_have_another_hash(tmp_path: Path):
     assert len(hashes) == 3
 
 
-def test_images_without_a_path_are_called_by_their_row(tmp_path: Path):
+def test_images_without_a_path_are_named_by_row(tmp_path: Path):
     path = parquet(
         tmp_path / "a.parquet", [(png(1), None, 0), (png(2), "b.png", 1), (b"no image", None, 1), (None,) * 2 + (0,)]
     )
@@ -359,36 +359,36 @@ def test_no_image_is_read_while_parquet_is_listed_and_one_row_group_at_a_time_la
     assert reads[1:] == [(group, ["image.bytes"]) for group in (0, 2, 1, 0)]
 
 
-def test_of_several_splits_validation_is_taken_or_the_one_that_is_asked_for(tmp_path: Path):
+def test_validation_is_the_default_of_several_splits(tmp_path: Path):
     for grey, split in enumerate(("test", "train", "validation")):
         parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [(png(grey), None, 0)])
     assert greys(open_layout(str(tmp_path))) == [2]
     assert greys(open_layout(str(tmp_path), split="val")) == [2]
     assert greys(open_layout(str(tmp_path), split="train")) == [1]
-    with pytest.raises(ValueError, match=r"data' has test and train and validation, and not extra\. Ask for one"):
+    with pytest.raises(ValueError, match=r"data' has test and train and validation, but not extra\. Use another"):
         open_layout(str(tmp_path), split="extra")
     (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
     assert greys(open_layout(str(tmp_path))) == [0]
     assert greys(open_layout(str(tmp_path / "data" / "train-00000-of-00001.parquet"))) == [1]
 
 
-def test_who_asks_for_no_split_gets_the_only_one_and_else_must_choose(tmp_path: Path):
+def test_default_split_is_the_only_one(tmp_path: Path):
     parquet(tmp_path / "train-00000-of-00002.parquet", [(png(1), None, 0)])
     parquet(tmp_path / "train-00001-of-00002-6ad52a061d95a2d9.parquet", [(png(2), None, 0)])
     assert greys(parquet_images(str(tmp_path))) == [1, 2]
     parquet(tmp_path / "blur-00000-of-00001.parquet", [(png(3), None, 0)])
-    with pytest.raises(ValueError, match=r"has blur and train, and not validation or test\. Ask for"):
+    with pytest.raises(ValueError, match=r"has blur and train, but not validation or test\. Use"):
         parquet_images(str(tmp_path))
     assert greys(parquet_images(str(tmp_path), "blur")) == [3]
 
 
-def test_files_that_say_no_split_are_of_any(tmp_path: Path):
+def test_files_without_a_split_match_any_split(tmp_path: Path):
     parquet(tmp_path / "0000.parquet", [(png(1), None, 0)])
     parquet(tmp_path / "0001.parquet", [(png(2), None, 0)])
     assert greys(open_layout(str(tmp_path), split="train")) == [1, 2]
     parquet(tmp_path / "valid.parquet", [(png(3), None, 0)])
     assert greys(open_layout(str(tmp_path))) == [3]
-    with pytest.raises(ValueError, match="has files of no split and validation, and not train"):
+    with pytest.raises(ValueError, match="has files of no split and validation, but not train"):
         open_layout(str(tmp_path), split="train")
 
 
@@ -408,42 +408,42 @@ def test_files_that_say_no_split_are_of_any(tmp_path: Path):
         ("val-train-test.tar", "test"),
     ],
 )
-def test_splits_are_words_in_names_the_last_of_which_counts(name: str, split: str):
+def test_last_word_for_a_split_in_a_name_counts(name: str, split: str):
     assert split_of(name) == split
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
-        ("train-1-of-3", r"has 1 of the 3 parts that 'train-1-of-3\.parquet' tells of: part 0 is missing\. Put"),
-        ("train-0-of-3 train-2-of-3-6ad5", r"has 2 of the 3 parts that 'train-0-of-3\..*: part 1 is missing\. Put"),
+        ("train-1-of-3", r"has 1 of the 3 parts that 'train-1-of-3\.parquet' belongs to: part 0 is missing\. Add"),
+        ("train-0-of-3 train-2-of-3-6ad5", r"has 2 of the 3 parts that 'train-0-of-3\..*: part 1 is missing\. Add"),
         ("train-00000-of-00002 train-0-of-2", r"part 0 twice: 'train-0-of-2\.parquet' and 'train-00000-of-00002\."),
         ("train-0-of-1-6ad5 train-0-of-1-77ab", r"part 0 twice: 'train-0-of-1-6ad5\.parquet' and 'train-0-of-1-77ab"),
         (
             "train-0-of-1 train-0-of-2 train-1-of-2",
-            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet', which are not",
+            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet' of one split, with",
         ),
         (
             "train train-0-of-1",
-            r"'train-0-of-1\.parquet' and 'train\.parquet', which are not parts of one whole\. Take",
+            r"'train-0-of-1\.parquet' and 'train\.parquet' of one split, with different numbers of parts\. Remove",
         ),
-        ("train-0-of-1 train-1-of-1", r"^'train-1-of-1\.parquet' in '.*' is no part of 1, which are counted from 0\."),
+        ("train-0-of-1 train-1-of-1", r"^'train-1-of-1\.parquet' in '.*' is not one of 1 parts counted from 0\."),
     ],
 )
-def test_a_split_without_a_part_or_with_one_twice_is_refused(tmp_path: Path, files: str, told: str):
+def test_split_with_missing_or_duplicate_parts_is_refused(tmp_path: Path, files: str, message: str):
     parquet(tmp_path / "validation-00000-of-00001.parquet", [(png(7), None, 0)])
     for grey, file in enumerate(files.split()):
         parquet(tmp_path / f"{file}.parquet", [(png(grey), None, 0)])
-    with pytest.raises(ValueError, match=rf"{told}[^\n]*\.$"):
+    with pytest.raises(ValueError, match=rf"{message}[^\n]*\.$"):
         open_layout(str(tmp_path), split="train")
     assert greys(open_layout(str(tmp_path))) == [7]
     assert greys(open_layout(str(tmp_path / f"{files.split(maxsplit=1)[0]}.parquet"))) == [0]
 
 
-def test_a_split_of_tars_without_a_part_is_refused(tmp_path: Path):
+def test_split_of_tars_with_a_missing_part_is_refused(tmp_path: Path):
     for part in (0, 1, 3):
         tar(tmp_path / f"set-train-{part:06}-of-000004.tar", {"png": png(part), "cls": 0})
-    with pytest.raises(ValueError, match=r"has 3 of the 4 parts that .*: part 2 is missing\. Put all of them there"):
+    with pytest.raises(ValueError, match=r"has 3 of the 4 parts that .*: part 2 is missing\. Add it"):
         open_layout(str(tmp_path))
     tar(tmp_path / "set-train-000002-of-000004.tar", {"png": png(2), "cls": 0})
     assert greys(open_layout(str(tmp_path))) == [0, 1, 2, 3]
@@ -452,7 +452,7 @@ def test_a_split_of_tars_without_a_part_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(("label", "kind"), [(-1, pa.int64()), (None, pa.int64()), ("", pa.string())])
 def test_a_row_without_a_label_is_refused(tmp_path: Path, label: object, kind: pa.DataType):
     parquet(tmp_path / "test.parquet", [(png(1), None, 1 if kind == pa.int64() else "a"), (png(2), None, label)], kind)
-    with pytest.raises(ValueError, match=rf"test\.parquet' row 1 has the label {label!r}, .* Choose another split"):
+    with pytest.raises(ValueError, match=rf"test\.parquet' row 1 has the label {label!r}, .* Use another split"):
         parquet_images(str(tmp_path))
 
 
@@ -461,7 +461,7 @@ def test_parquet_with_other_columns_is_refused(tmp_path: Path):
     for columns in ({"text": ["a"]}, {"image": [b"a"], "label": [1]}, {"image": [{"bytes": b"a"}], "label": [0.5]}):
         pq.write_table(pa.table(columns), path)
         with pytest.raises(
-            ValueError, match=rf"a\.parquet' has other columns than image, .*: {next(iter(columns))} \("
+            ValueError, match=rf"a\.parquet' needs the columns image, .* but has {next(iter(columns))} \("
         ):
             parquet_images(str(path))
     parquet(path, [])
@@ -469,13 +469,13 @@ def test_parquet_with_other_columns_is_refused(tmp_path: Path):
         parquet_images(str(path))
 
 
-def test_parquet_that_is_cut_or_damaged_is_named(tmp_path: Path):
+def test_damaged_parquet_file_is_named(tmp_path: Path):
     path = parquet(tmp_path / "a.parquet", [(png(i), None, 0) for i in range(5)])
     content = path.read_bytes()
     source = parquet_images(str(path))
     for damaged in (b"", content[:100], content[:-1], b"version https://git-lfs.github.com/spec/v1\n"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"^'.*a\.parquet' cannot be read as Parquet: .* Put a whole one in its"):
+        with pytest.raises(ValueError, match=r"^'.*a\.parquet' cannot be read as Parquet: .* Replace it, or"):
             parquet_images(str(path))
         with pytest.raises(StorageError, match=r"^'.*a\.parquet' cannot be read as Parquet"):
             source.opener()(0)
@@ -522,7 +522,7 @@ def test_labels_of_a_tar_are_numbers_or_names_in_cls_or_json(tmp_path: Path):
     assert classes(image | {"cls": b"tench"}, image | {"json": {"label": "kite"}}) == ["tench", "kite"]
 
 
-def test_members_that_are_no_sample_are_left_out(tmp_path: Path):
+def test_members_that_are_no_samples_are_skipped(tmp_path: Path):
     path = raw_tar(
         tmp_path / "a.tar",
         README=b"no ending",
@@ -540,7 +540,7 @@ def test_members_that_are_no_sample_are_left_out(tmp_path: Path):
     assert (greys(source), names_in(source, tmp_path)) == ([5], ["a.tar/a.jpg"])
 
 
-def test_members_of_a_sample_need_not_be_neighbours(tmp_path: Path):
+def test_members_of_a_sample_need_not_be_adjacent(tmp_path: Path):
     source = tar_images(str(raw_tar(tmp_path / "a.tar", a__jpg=png(1), b__jpg=png(2), b__cls=b"5", a__cls=b"6")))
     assert (greys(source), classes_of(source)) == ([1, 2], ["6", "5"])
 
@@ -555,29 +555,29 @@ def test_keys_and_endings_are_webdatasets(name: str):
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "message"),
     [
-        ({"a__jpg": b"", "a__txt": b"0"}, r"has for 'a' a\.jpg: not one image and its label"),
+        ({"a__jpg": b"", "a__txt": b"0"}, r"has for 'a' a\.jpg: not one image with its label"),
         ({"a__jpg": b"", "a__json": b'{"height": 8}'}, r"has for 'a' a\.jpg, a\.json: not one image"),
         ({"a__cls": b"0", "a__avif": b""}, r"has for 'a' a\.cls: not one image"),
         ({"a__cls": b"0", "a__jpg": b"", "a__png": b""}, r"for 'a' a\.cls, a\.jpg, a\.png: not one"),
-        ({"a__cls": b"0", "a__jpg": b"", "a__JPG": b""}, r"has two of 'a\.jpg'\. Make"),
-        ({"a__cls": b"-1", "a__jpg": b""}, r"'a\.cls' in .* has the label '-1'\. Make"),
-        ({"a__cls": b" \n", "a__jpg": b""}, r"'a\.cls' in .* has the label ''\. Make"),
+        ({"a__cls": b"0", "a__jpg": b"", "a__JPG": b""}, r"has two of 'a\.jpg'\. Write"),
+        ({"a__cls": b"-1", "a__jpg": b""}, r"'a\.cls' in .* has the label '-1'\. Use"),
+        ({"a__cls": b" \n", "a__jpg": b""}, r"'a\.cls' in .* has the label ''\. Use"),
         ({"a__cls": b"\xff", "a__jpg": b""}, r"'a\.cls' in .* cannot be read: 'utf-8'"),
-        ({"a__json": b'{"label": 0.5}', "a__jpg": b""}, r"'a\.json' in .* has the label 0\.5\. Make"),
-        ({"a__json": b'{"label": true}', "a__jpg": b""}, r"'a\.json' in .* has the label True\. Make"),
+        ({"a__json": b'{"label": 0.5}', "a__jpg": b""}, r"'a\.json' in .* has the label 0\.5\. Use"),
+        ({"a__json": b'{"label": true}', "a__jpg": b""}, r"'a\.json' in .* has the label True\. Use"),
         ({"a__json": b"{", "a__jpg": b""}, r"'a\.json' in .* cannot be read: Expecting"),
         ({"a__json": b"[" * 10**5, "a__jpg": b""}, r"'a\.json' in .*a\.tar' cannot be read: .*recursion"),
         ({"a__cls": b"1" * 5000, "a__jpg": b""}, r"'a\.cls' in .*a\.tar' cannot be read: Exceeds the limit"),
         ({"a__json": b'{"label": %s}' % (b"1" * 5000), "a__jpg": b""}, r"'a\.json' in .* cannot be read: Exceeds"),
         ({"a__json": b'{"label": [%s0]}' % (b"0," * 5000), "a__jpg": b""}, r"the label \[0, 0, 0, 0, 0, 0, \.\.\.\]\."),
-        ({"a__txt": b"0"}, r"have no labelled images\. Give tars"),
+        ({"a__txt": b"0"}, r"have no labeled images\. Give WebDataset"),
     ],
 )
-def test_samples_that_are_no_image_with_its_label_are_refused(tmp_path: Path, members: dict[str, bytes], told: str):
+def test_samples_without_one_image_and_label_are_refused(tmp_path: Path, members: dict[str, bytes], message: str):
     path = raw_tar(tmp_path / "a.tar", **members)
-    with pytest.raises(ValueError, match=rf"^[^\n]*{told}[^\n]*\.$"):
+    with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*\.$"):
         tar_images(str(path))
 
 
@@ -591,50 +591,50 @@ def test_samples_that_are_no_image_with_its_label_are_refused(tmp_path: Path, me
         ({"photo__1__jpg": b"", "photo__json": b"{}", "photo__1__cls": b"0"}, 2, "photo.1.jpg"),
     ],
 )
-def test_images_and_labels_with_a_dot_amid_their_names_are_refused_beside_samples(
+def test_images_and_labels_with_extra_dots_are_refused(
     tmp_path: Path, members: dict[str, bytes], num_meant: int, first: str
 ):
     path = raw_tar(tmp_path / "a.tar", good__jpg=png(1), good__cls=b"0", **members)
     ending = first.removeprefix("photo.").lower()
-    told = rf"has {num_meant} images and labels with a dot .*, as '{first}': .* this is '{ending}' of 'photo'\. Rename"
-    with pytest.raises(ValueError, match=told):
+    message = rf"has {num_meant} images and labels with a dot .*, such as '{first}': .* this is '{ending}' of 'photo'\."
+    with pytest.raises(ValueError, match=message):
         tar_images(str(path))
 
 
-def test_a_tar_that_is_cut_or_damaged_is_named_wherever_that_is(tmp_path: Path):
+def test_damaged_tar_is_named(tmp_path: Path):
     path = raw_tar(tmp_path / "a.tar", a__cls=b"0", a__jpg=bytes(1000), b__cls=b"1", b__jpg=bytes(1000))
     content = path.read_bytes()  # a header of 512 bytes and 512 or 1024 of content, each twice
     ends = (0, 100, 512, 1024, 1500, 2000, 2560, 2600, 3584, 5120, 5200)
     for damaged in (*(content[:end] for end in ends), content[:2560] + b"?" * 512 + content[3072:]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"^'.*a\.tar' cannot be read as a tar that is not compressed: "):
+        with pytest.raises(ValueError, match=r"^'.*a\.tar' cannot be read as an uncompressed tar: "):
             tar_images(str(path))
     with tarfile.open(path, "w:gz") as file:
         file.addfile(tarfile.TarInfo("a.jpg"))
-    with pytest.raises(ValueError, match=r"^'.*a\.tar' cannot be read as a tar that is not compressed: "):
+    with pytest.raises(ValueError, match=r"^'.*a\.tar' cannot be read as an uncompressed tar: "):
         tar_images(str(path))
 
 
-def test_a_tar_that_changed_since_it_was_listed_is_named(tmp_path: Path):
+def test_tar_that_changed_after_listing_is_named(tmp_path: Path):
     path = tar(tmp_path / "a.tar", {"jpg": b"no image", "cls": 0}, {"jpg": png(1), "cls": 0})
     source = tar_images(str(path))
     with pytest.raises(UnreadableImageError, match=r"a\.tar/0000\.jpg' cannot be decoded"):
         source.opener()(0)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(StorageError, match=r"^'.*a\.tar' cannot be read as the tar that was listed: it ends too early"):
+    with pytest.raises(StorageError, match=r"^'.*a\.tar' cannot be read as the tar that was listed: it is truncated"):
         source.opener()(1)
     path.unlink()
     with pytest.raises(StorageError, match=r"a\.tar' cannot be read as the tar that was listed: .*No such file"):
         source.opener()(1)
 
 
-# Any of them
+# All layouts
 
 
-def test_layouts_are_told_apart(tmp_path: Path):
+def test_layouts_are_detected(tmp_path: Path):
     (tmp_path / "classes" / "tench").mkdir(parents=True)
     (tmp_path / "classes" / "tench" / "a.png").write_bytes(png(1))
-    (tmp_path / "classes" / "tench.tar").touch()  # what it came in
+    (tmp_path / "classes" / "tench.tar").touch()  # the archive that it came in
     parquet(tmp_path / "parquet" / "a.parquet", [(png(2), None, 0)])
     tar(tmp_path / "tars" / "a.tar", {"png": png(3), "cls": 0})
     validation(tmp_path / "flat", 4)
@@ -642,7 +642,7 @@ def test_layouts_are_told_apart(tmp_path: Path):
     (tmp_path / "flat" / "ILSVRC2012_img_val.tar").touch()
     for grey, place in enumerate(("classes", "parquet", "tars", "flat"), start=1):
         assert greys(open_layout(str(tmp_path / place))) == [grey]
-    assert greys(open_layout(str(tmp_path / "classes"), split="train")) == [1]  # no split is told there
+    assert greys(open_layout(str(tmp_path / "classes"), split="train")) == [1]  # there are no splits
     assert greys(open_layout(str(tmp_path / "parquet" / "a.parquet"))) == [2]
     assert greys(open_layout(str(tmp_path / "tars" / "a.tar"), split="train")) == [3]
 
@@ -658,7 +658,7 @@ def test_splits_may_be_folders(tmp_path: Path):
     assert greys(open_layout(str(tmp_path), split="train")) == [1]
 
 
-def test_a_class_that_is_called_like_a_split_is_a_class(tmp_path: Path):
+def test_class_folder_may_have_a_split_name(tmp_path: Path):
     for name in ("bus", "train", "test"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(png(1))
@@ -666,7 +666,7 @@ def test_a_class_that_is_called_like_a_split_is_a_class(tmp_path: Path):
         assert open_layout(str(tmp_path), split).classes == ("bus", "test", "train")
 
 
-def test_a_class_that_is_called_like_a_split_may_have_folders(tmp_path: Path):
+def test_class_folder_with_a_split_name_may_have_subfolders(tmp_path: Path):
     for name in ("bus/a", "dev/a", "dev/sub/a", "kite/a", "test/sub/a"):
         png_at(tmp_path / f"{name}.png")
     for split in ("", "validation", "train", "test"):
@@ -675,67 +675,67 @@ def test_a_class_that_is_called_like_a_split_may_have_folders(tmp_path: Path):
         assert classes_of(source) == ["bus", "dev", "dev", "kite", "test"]
 
 
-def test_a_folder_of_figures_beside_splits_makes_them_no_classes(tmp_path: Path):
+def test_extra_folder_next_to_splits_is_ignored(tmp_path: Path):
     for grey, name in enumerate(("figures/a", "train/bus/a", "val/bus/a")):
         png_at(tmp_path / f"{name}.png", grey)
     assert greys(open_layout(str(tmp_path))) == [2]
     assert greys(open_layout(str(tmp_path), split="train")) == [1]
 
 
-def test_where_only_other_folders_have_a_layout_they_are_named(tmp_path: Path):
-    def told(*names: str, split: str = "") -> str:
+def test_subfolders_with_images_are_suggested(tmp_path: Path):
+    def message(*names: str, split: str = "") -> str:
         root = tmp_path / str(len(list(tmp_path.iterdir())))
         for name in names:
             png_at(root / name / "a.png")
-        with pytest.raises(ValueError, match=r"^[^\n]* has no images whose classes are known[^\n]*\.$") as error:
+        with pytest.raises(ValueError, match=r"^[^\n]* has no images with known classes[^\n]*\.$") as error:
             open_layout(str(root), split)
         return str(error.value).replace(str(root), "ROOT")
 
-    assert told("train/bus") == (
-        "'ROOT' has no images whose classes are known, and no folder validation or test of such. Other folders in it "
-        "have some: train. Give the one that you mean, as 'ROOT/train'."
+    assert message("train/bus") == (
+        "'ROOT' has no images with known classes, and no folder validation or test that has. Other folders in it "
+        "have some: train. Give one of them, such as 'ROOT/train'."
     )
-    assert "have some: data/train, data/val. Give" in told("data/train/bus", "data/val/bus")
-    assert told("data/train/bus", "data/val/bus").endswith("as 'ROOT/data/val'.")
-    assert told("data/train/bus", "data/val/bus", split="train").endswith("as 'ROOT/data/train'.")
-    assert "no folder train of such. Other folders in it have some: val. Give" in told("val/bus", split="train")
-    assert "some: a, b, c, d, e, ... Give" in told(*(f"{name}/bus" for name in "abcdef"))
+    assert "have some: data/train, data/val. Give" in message("data/train/bus", "data/val/bus")
+    assert message("data/train/bus", "data/val/bus").endswith("as 'ROOT/data/val'.")
+    assert message("data/train/bus", "data/val/bus", split="train").endswith("as 'ROOT/data/train'.")
+    assert "no folder train that has. Other folders in it have some: val. Give" in message("val/bus", split="train")
+    assert "some: a, b, c, d, e, ... Give" in message(*(f"{name}/bus" for name in "abcdef"))
 
 
-def test_images_in_folders_and_beside_them_are_refused(tmp_path: Path):
+def test_images_both_in_and_next_to_class_folders_are_refused(tmp_path: Path):
     validation(tmp_path, 1)
     validation(tmp_path / "n01440764", 2)
-    with pytest.raises(ValueError, match="has images both in folders of classes and beside them"):
+    with pytest.raises(ValueError, match="has images both in class folders and next to them"):
         open_layout(str(tmp_path))
 
 
-def test_a_place_without_a_known_layout_is_refused_with_those_that_are_known(tmp_path: Path):
+def test_unknown_layout_is_refused_with_the_known_ones(tmp_path: Path):
     (tmp_path / "cat.png").write_bytes(png(1))
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     (tmp_path / "a.zip").touch()
-    layouts = r"Give a folder that has one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
-    for place, told in (
-        (tmp_path, "has no images whose"),
-        (tmp_path / "empty", "has no images whose"),
-        (tmp_path / "a.zip", "has no images whose"),
-        (tmp_path / "gone", "is not there"),
-        (tmp_path / "gone.parquet", "is not there"),
+    layouts = r"Give a folder with one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
+    for place, message in (
+        (tmp_path, "has no images with"),
+        (tmp_path / "empty", "has no images with"),
+        (tmp_path / "a.zip", "has no images with"),
+        (tmp_path / "gone", "does not exist"),
+        (tmp_path / "gone.parquet", "does not exist"),
     ):
-        with pytest.raises(ValueError, match=rf"^'{re.escape(str(place))}' {told}.*{layouts}"):
+        with pytest.raises(ValueError, match=rf"^'{re.escape(str(place))}' {message}.*{layouts}"):
             open_layout(str(place))
     for images_in in (flat_images, parquet_images, tar_images):
         with pytest.raises(ValueError, match=r"empty' has no "):
             images_in(str(tmp_path / "empty"))
 
 
-def test_fifty_thousand_images_are_small_to_send(tmp_path: Path):
+def test_fifty_thousand_images_are_small_when_pickled(tmp_path: Path):
     order = np.random.default_rng(0).permutation(50000)
     names = [f"ILSVRC2012_val_{number + 1:08}_n{number % 1000:08}.JPEG" for number in order]
     parquet(tmp_path / "a.parquet", [(b"", name, i % 1000) for i, name in enumerate(names)], group=100)
     labels = ["ab"[number % 2] for number in order]
-    files = listed("/val", names, labels)
+    files = build_list("/val", names, labels)
     places = np.stack([order * 0, order * 997, order], axis=1)
-    tars = listed("/val", names, labels, opener_of=partial(open_members, ["/val/a.tar"], places))
+    tars = build_list("/val", names, labels, opener_of=partial(open_members, ["/val/a.tar"], places))
     for source, limit in ((files, 1e6), (parquet_images(str(tmp_path)), 1e6), (tars, 2e6)):
         sent = pickle.dumps(source)
         assert len(sent) < limit
@@ -744,9 +744,9 @@ def test_fifty_thousand_images_are_small_to_send(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layout", ["flat", "parquet", "tar"])
-def test_sets_of_other_names_or_classes_have_another_hash_and_moved_ones_the_same(tmp_path: Path, layout: str):
+def test_hash_depends_on_names_and_classes_but_not_on_the_folder(tmp_path: Path, layout: str):
     def written(place: str, name: int, class_id: int) -> int:
-        """Return the hash of two images, the second of which has this name and class."""
+        """Return the hash of two images; the second has this name and class."""
         if layout == "flat":
             devkit(tmp_path / place, [1, *[class_id] * 8])
             validation(tmp_path / place, 1, name)
@@ -763,7 +763,7 @@ def test_sets_of_other_names_or_classes_have_another_hash_and_moved_ones_the_sam
     assert len({written("a", 2, 2), written("b", 3, 2), written("c", 2, 3)}) == 3
 
 
-def test_hidden_members_of_a_tar_are_left_out(tmp_path: Path):
+def test_hidden_members_of_a_tar_are_skipped(tmp_path: Path):
     hidden = ["./.__a.jpg", "__MACOSX/a.jpg", ".Trashes/a.jpg", "train/@eaDir/a.jpg", "train/.__a.cls"]
     members = {"train/a.jpg": png(5), "train/a.cls": b"owl", **dict.fromkeys(hidden, b"no image")}
     with tarfile.open(tmp_path / "a.tar", "w") as file:
@@ -775,15 +775,15 @@ def test_hidden_members_of_a_tar_are_left_out(tmp_path: Path):
     assert (greys(source), classes_of(source)) == ([5], ["owl"])
 
 
-def test_pipes_among_tars_are_not_waited_for(tmp_path: Path):
+def test_pipes_among_tars_do_not_block(tmp_path: Path):
     tar(tmp_path / "a.tar", {"png": png(3), "cls": 0})
     os.mkfifo(tmp_path / "b.tar")
     assert greys(open_layout(str(tmp_path))) == [3]
-    with pytest.raises(ValueError, match=r"b\.tar' has no images whose classes are known"):
+    with pytest.raises(ValueError, match=r"b\.tar' has no images with known classes"):
         open_layout(str(tmp_path / "b.tar"))
 
 
-def test_a_link_called_by_a_split_to_its_own_folder_is_none(tmp_path: Path):
+def test_link_to_its_own_folder_is_no_split(tmp_path: Path):
     tar(tmp_path / "a.tar", {"png": png(3), "cls": 0})
     (tmp_path / "val").symlink_to(".")
     (tmp_path / "test").symlink_to("test")
@@ -791,9 +791,9 @@ def test_a_link_called_by_a_split_to_its_own_folder_is_none(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
-def test_a_name_that_no_file_has_is_told(name: str):
-    with pytest.raises(ValueError, match=r"is no name of a file or a class\. Rename it"):
-        packed([name])
+def test_invalid_name_is_reported(name: str):
+    with pytest.raises(ValueError, match=r"cannot name a file or a class\. Rename it"):
+        pack_names([name])
 
 
 def test_tiny_imagenet_is_read_as_it_is_shipped(tmp_path: Path):
@@ -825,14 +825,14 @@ def test_tiny_imagenet_is_read_as_it_is_shipped(tmp_path: Path):
 def test_tiny_imagenets_test_has_no_labels_and_is_refused(tmp_path: Path):
     png_at(tmp_path / "train" / "n01443537" / "images" / "n01443537_0.JPEG")
     png_at(tmp_path / "test" / "images" / "test_0.JPEG")
-    with pytest.raises(ValueError, match=r"^[^\n]*test' has its images in one folder, images, and no val_annotations"):
+    with pytest.raises(ValueError, match=r"^[^\n]*test' has all images in one folder, images, and no val_annotations"):
         open_layout(str(tmp_path / "test"))
     for split in ("", "test"):
         with pytest.raises(ValueError, match=r"^[^\n]* Other folders in it have some: train\. Give [^\n]*/train'\.$"):
             open_layout(str(tmp_path), split)
 
 
-def test_tiny_imagenets_images_may_be_sorted_into_class_folders_beside_their_list(tmp_path: Path):
+def test_tiny_imagenet_may_be_sorted_into_class_folders(tmp_path: Path):
     png_at(tmp_path / "n01443537" / "val_1.JPEG", 31)
     png_at(tmp_path / "n01629819" / "images" / "val_0.JPEG", 30)
     (tmp_path / "images").mkdir()
@@ -841,11 +841,11 @@ def test_tiny_imagenets_images_may_be_sorted_into_class_folders_beside_their_lis
     assert source.classes == ("n01443537", "n01629819")
     assert greys(source) == [31, 30]
     png_at(tmp_path / "images" / "val_0.JPEG")
-    with pytest.raises(ValueError, match="has images both in folders of classes and beside them"):
+    with pytest.raises(ValueError, match="has images both in class folders and next to them"):
         open_layout(str(tmp_path))
 
 
-def test_kaggles_imagenet_is_read_wherever_in_it_the_place_is(tmp_path: Path):
+def test_kaggles_imagenet_is_read_from_any_of_its_folders(tmp_path: Path):
     data = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
     validation(data / "val", 1, 2)
     png_at(data / "train" / "n01440764" / "n01440764_10026.JPEG", 7)

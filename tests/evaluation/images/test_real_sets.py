@@ -1,4 +1,4 @@
-"""Real sets as a classifier meets them: which images, under which labels, among which, and what is told where not.
+"""Real sets for a classifier: images, labels, shared labels and errors.
 
 Files are empty: a set is listed, and none of its images opened.
 """
@@ -36,14 +36,14 @@ def opened(name: str, folder: Path, space: LabelSpace, allow_missing_classes: bo
 
 
 def names_of(images: RealSet) -> list[str]:
-    """Return the class folder and file of each image that is kept."""
+    """Return the class folder and file of each selected image."""
     names = images.source.names()
     return ["/".join(Path(names[position]).parts[-2:]) for position in images.positions.tolist()]
 
 
 @pytest.fixture(scope="module")
 def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image a class, numbered as classes are, but that the 620th and the 26th have changed places."""
+    """One image per class, numbered like the classes, with the 620th and the 26th swapped."""
     number_of = {label: label + 1 for label in range(1000)} | {619: 26, 25: 620}
     names = [f"{e.wnid}/ILSVRC2012_val_{number_of[label]:08}.JPEG" for label, e in enumerate(THOUSAND.classes)]
     return touch(tmp_path_factory.mktemp("val"), names)
@@ -51,7 +51,7 @@ def val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `0` to `999` with an image each that is called by the number."""
+    """Folders `0` to `999` with one image each, named by the number."""
     return touch(tmp_path_factory.mktemp("v2"), [f"{label}/{label}.jpeg" for label in range(1000)])
 
 
@@ -65,109 +65,114 @@ def some_classes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
-    """All of ImageNet-100 but a robin and a Gila monster; a tench is not of the hundred."""
+    """All of ImageNet-100 except robin and Gila monster, plus a tench, which is not in ImageNet-100."""
     wnids = [entry.wnid for entry in HUNDRED.classes if entry.class_name not in ("robin", "Gila monster")]
     return touch(tmp_path, [f"{wnid}/a.JPEG" for wnid in ["n01440764", *wnids]])
 
 
 def test_validation_images_of_all_classes(val: Path):
     images = opened("imagenet_val", val, THOUSAND)
-    assert (images.name, images.num_images, images.has_border, images.accepted) == ("imagenet_val", 1000, True, None)
-    for column in (images.positions, images.labels, images.shared):
+    assert (images.name, images.num_images, images.center_crop, images.accepted_labels) == (
+        "imagenet_val",
+        1000,
+        True,
+        None,
+    )
+    for column in (images.positions, images.labels, images.shared_labels):
         np.testing.assert_array_equal(column, np.arange(1000))
         assert column.dtype == np.int64
 
 
-def test_of_validation_images_a_classifier_of_a_hundred_sees_its_own(val: Path):
+def test_imagenet100_classifier_sees_its_validation_images(val: Path):
     images = opened("imagenet_val", val, HUNDRED)
     assert [name[:9] for name in names_of(images)] == [entry.wnid for entry in HUNDRED.classes]
     np.testing.assert_array_equal(images.labels, np.arange(100))
-    np.testing.assert_array_equal(images.shared, np.arange(100))
+    np.testing.assert_array_equal(images.shared_labels, np.arange(100))
 
 
 def test_numbered_folders_are_classes_by_number_though_10_comes_before_2(v2: Path):
     images = opened("imagenet_v2_matched_frequency", v2, THOUSAND)
     assert images.source.classes[:4] == ("0", "1", "10", "100")
     assert names_of(images) == [f"{label}/{label}.jpeg" for label in images.labels.tolist()]
-    np.testing.assert_array_equal(images.shared, np.arange(1000))
+    np.testing.assert_array_equal(images.shared_labels, np.arange(1000))
 
 
-def test_numbers_are_those_of_the_thousand_for_a_classifier_of_a_hundred_too(v2: Path):
+def test_numbers_are_imagenet1k_labels_for_imagenet100_too(v2: Path):
     images = opened("imagenet_v2_matched_frequency", v2, HUNDRED)
     numbers = [int(name.split("/")[0]) for name in names_of(images)]
     assert [THOUSAND.classes[n] for n in numbers] == [HUNDRED.classes[label] for label in images.labels.tolist()]
-    assert sorted(images.labels.tolist()) == images.shared.tolist() == list(range(100))
+    assert sorted(images.labels.tolist()) == images.shared_labels.tolist() == list(range(100))
 
 
-def test_of_200_classes_the_images_of_shared_ones_are_kept(some_classes: tuple[str, Path]):
+def test_images_of_shared_classes_are_kept(some_classes: tuple[str, Path]):
     name, folder = some_classes
     images = opened(name, folder, HUNDRED)
-    assert len(images.shared) == {"imagenet_r": 19, "imagenet_a": 15}[name]
-    shared = [HUNDRED.classes[label].wnid for label in images.shared.tolist()]
+    assert len(images.shared_labels) == {"imagenet_r": 19, "imagenet_a": 15}[name]
+    shared = [HUNDRED.classes[label].wnid for label in images.shared_labels.tolist()]
     assert set(shared) < {entry.wnid for entry in classes_of_set(name).classes}
     assert names_of(images) == [f"{wnid}/{letter}.jpg" for wnid in shared for letter in "ab"]
-    assert images.labels.tolist() == [label for label in images.shared.tolist() for _ in "ab"]
+    assert images.labels.tolist() == [label for label in images.shared_labels.tolist() for _ in "ab"]
 
 
-def test_of_200_classes_a_classifier_of_the_thousand_knows_all(some_classes: tuple[str, Path]):
+def test_imagenet1k_classifier_knows_all_200_classes(some_classes: tuple[str, Path]):
     name, folder = some_classes
     images = opened(name, folder, THOUSAND)
-    assert (images.num_images, len(images.shared)) == (400, 200)
-    assert [THOUSAND.classes[label] for label in images.shared.tolist()] == list(classes_of_set(name).classes)
+    assert (images.num_images, len(images.shared_labels)) == (400, 200)
+    assert [THOUSAND.classes[label] for label in images.shared_labels.tolist()] == list(classes_of_set(name).classes)
 
 
-def test_real_labels_are_of_the_validation_images_and_in_their_place(val: Path):
+def test_real_labels_use_the_validation_images(val: Path):
     config = EvaluationConfig(sets=("imagenet_val", "imagenet_real"), paths={"imagenet_val": str(val)})
     plain, real = (open_set(name, config, THOUSAND) for name in config.sets)
-    assert (plain.name, real.name, plain.accepted) == ("imagenet_val", "imagenet_real", None)
+    assert (plain.name, real.name, plain.accepted_labels) == ("imagenet_val", "imagenet_real", None)
     assert names_of(real) == names_of(plain)
     np.testing.assert_array_equal(real.labels, plain.labels)
-    assert real.accepted is not None
-    assert len(real.accepted) == 1000
-    assert [labels.tolist() for labels in real.accepted[:3]] == [[], [970, 795], [230, 231]]
-    assert real.accepted[619].tolist() == [619, 526, 846]  # the 26th image
+    assert real.accepted_labels is not None
+    assert len(real.accepted_labels) == 1000
+    assert [labels.tolist() for labels in real.accepted_labels[:3]] == [[], [970, 795], [230, 231]]
+    assert real.accepted_labels[619].tolist() == [619, 526, 846]  # the 26th image
 
 
-def test_real_labels_may_lie_elsewhere(val: Path, tmp_path: Path):
+def test_real_labels_may_have_their_own_path(val: Path, tmp_path: Path):
     config = EvaluationConfig(paths={"imagenet_val": str(tmp_path / "gone"), "imagenet_real": str(val)})
     assert open_set("imagenet_real", config, THOUSAND).num_images == 1000
 
 
-def test_of_real_labels_a_classifier_of_a_hundred_accepts_its_own(val: Path):
+def test_imagenet100_accepts_only_its_real_labels(val: Path):
     images = opened("imagenet_real", val, HUNDRED)
-    assert images.accepted is not None
+    assert images.accepted_labels is not None
     lampshade = HUNDRED.label_of("lampshade")  # 619 of the thousand
     assert names_of(images)[lampshade].endswith("ILSVRC2012_val_00000026.JPEG")
     assert images.labels[lampshade] == lampshade
-    assert images.accepted[lampshade].tolist() == [lampshade]
-    assert {label for labels in images.accepted for label in labels.tolist()} <= set(range(100))
+    assert images.accepted_labels[lampshade].tolist() == [lampshade]
+    assert {label for labels in images.accepted_labels for label in labels.tolist()} <= set(range(100))
 
 
 def test_real_labels_without_the_images_numbers_are_refused(few: Path):
-    with pytest.raises(ValueError, match=r"^'.*a\.JPEG' is not called like a validation image[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^'.*a\.JPEG' is not named like a validation image[^\n]*$"):
         opened("imagenet_real", few, HUNDRED, allow_missing_classes=True)
 
 
-def test_a_folder_of_ones_own_classes(tmp_path: Path):
+def test_folder_of_the_classifiers_own_classes(tmp_path: Path):
     touch(tmp_path, ["Puffin/a.png", "Puffin/b.png", "auk/a.png", "n01621127/c.png"])
     images = opened("mine", tmp_path, BIRDS)
     assert names_of(images) == ["Puffin/a.png", "Puffin/b.png", "auk/a.png", "n01621127/c.png"]
     assert images.labels.tolist() == [1, 1, 2, 0]
-    assert images.shared.tolist() == [0, 1, 2]
-    assert images.has_border
+    assert images.shared_labels.tolist() == [0, 1, 2]
+    assert images.center_crop
 
 
-def test_classes_of_ones_own_that_differ_in_case_alone_keep_their_images(tmp_path: Path):
+def test_own_classes_may_differ_only_in_case(tmp_path: Path):
     cars = LabelSpace("cars", (ClassEntry("Polo"), ClassEntry("polo")))
     assert opened("mine", touch(tmp_path, ["Polo/a.png", "polo/b.png"]), cars).labels.tolist() == [0, 1]
 
 
-def test_the_digits_need_no_place():
+def test_digits_need_no_path():
     images = open_set("digits", EvaluationConfig(), DIGITS)
     digits, labels = evaluation_digits()
-    assert (images.num_images, images.has_border) == (540, False)
+    assert (images.num_images, images.center_crop) == (540, False)
     np.testing.assert_array_equal(images.labels, labels)
-    assert images.shared.tolist() == list(range(10))
+    assert images.shared_labels.tolist() == list(range(10))
     np.testing.assert_array_equal(np.asarray(images.source.opener()(7)), digits[7])
 
 
@@ -180,22 +185,22 @@ def test_shifted_digits_have_the_labels_of_the_digits_and_other_pixels():
 
 
 @pytest.mark.parametrize("name", ["digits", "digits/noisy"])
-def test_a_classifier_of_five_digits_sees_those(name: str):
+def test_classifier_of_five_digits_sees_only_those(name: str):
     images = open_set(name, EvaluationConfig(), TO_FOUR)
     labels = evaluation_digits()[1]
-    assert images.shared.tolist() == [0, 1, 2, 3, 4]
+    assert images.shared_labels.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(images.positions, np.flatnonzero(labels <= 4))
     np.testing.assert_array_equal(images.labels, labels[labels <= 4])
 
 
-def test_digits_are_found_by_name_in_whichever_order_a_classifier_has_them():
+def test_digits_match_by_name_in_any_order():
     ours = LabelSpace("ours", (ClassEntry("NINE"), ClassEntry("two")))
     images = open_set("digits", EvaluationConfig(), ours)
     labels = evaluation_digits()[1]
     np.testing.assert_array_equal(images.labels, np.where(labels == 9, 0, 1)[(labels == 9) | (labels == 2)])
 
 
-def test_digits_of_training_are_others():
+def test_training_digits_differ_from_evaluation_digits():
     digits = digit_images(for_training=True)
     assert (digits.num_images, len(digits.names())) == (1257, 1257)
     np.testing.assert_array_equal(np.asarray(digits.opener()(3)), training_digits()[0][3])
@@ -211,12 +216,12 @@ def test_a_whole_set_keeps_its_own_classes(tmp_path: Path):
     source = open_layout(str(touch(tmp_path, ["cat/a.png", "dog/b.png", "dog/c.png", "eel/d.png"])))
     images = whole_set("pets", "", source)
     assert (images.positions.tolist(), images.labels.tolist()) == ([0, 1, 2, 3], [0, 1, 1, 2])
-    assert (images.shared.tolist(), images.has_border) == ([0, 1, 2], False)
+    assert (images.shared_labels.tolist(), images.center_crop) == ([0, 1, 2], False)
     some = whole_set("pets", "", source, np.array([False, False, True, True]))
-    assert (some.positions.tolist(), some.labels.tolist(), some.shared.tolist()) == ([2, 3], [1, 2], [1, 2])
+    assert (some.positions.tolist(), some.labels.tolist(), some.shared_labels.tolist()) == ([2, 3], [1, 2], [1, 2])
 
 
-def test_an_unknown_shift_is_told_with_the_nearest():
+def test_unknown_shift_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"^There is no shift 'rotate'\. Did you mean rotated\?$"):
         open_set("digits/rotate", EvaluationConfig(), DIGITS)
 
@@ -226,47 +231,47 @@ def test_an_unknown_shift_is_told_with_the_nearest():
     [
         ("imagenet_val", r"Add evaluation\.paths\.imagenet_val=FOLDER\."),
         ("imagenet_real", r"Add evaluation\.paths\.imagenet_real=FOLDER\."),
-        ("imagenet_rr", r"Add evaluation\.paths\.imagenet_rr=FOLDER, if you did not mean imagenet_r(\b.*)?\."),
-        ("digit", r"Add evaluation\.paths\.digit=FOLDER, if you did not mean digits(\b.*)?\."),
+        ("imagenet_rr", r"Add evaluation\.paths\.imagenet_rr=FOLDER\. Did you mean imagenet_r(\b.*)?\?"),
+        ("digit", r"Add evaluation\.paths\.digit=FOLDER\. Did you mean digits(\b.*)?\?"),
         ("mine", r"Add evaluation\.paths\.mine=FOLDER\."),
     ],
 )
-def test_a_set_whose_place_is_not_said_is_told_with_the_setting(name: str, remedy: str):
-    with pytest.raises(ValueError, match=rf"^evaluation\.sets has '{name}', and where .* is not said\. {remedy}$"):
+def test_set_without_a_path_is_refused_with_the_setting(name: str, remedy: str):
+    with pytest.raises(ValueError, match=rf"^evaluation\.sets lists '{name}', which has no path\. {remedy}$"):
         open_set(name, EvaluationConfig(), THOUSAND)
 
 
 def test_missing_classes_are_named_and_may_be_allowed(few: Path):
-    told = r"^'imagenet_val' has no images of 2 of the 100 classes .*: n01558993, n01692333\. Complete it, or set "
-    with pytest.raises(ValueError, match=told + r"evaluation\.allow_missing_classes=true: guesses[^\n]*\.$"):
+    message = r"^'imagenet_val' has no images of 2 of the 100 classes .*: n01558993, n01692333\. Add them, or set "
+    with pytest.raises(ValueError, match=message + r"evaluation\.allow_missing_classes=true to predict[^\n]*\.$"):
         opened("imagenet_val", few, HUNDRED)
     images = opened("imagenet_val", few, HUNDRED, allow_missing_classes=True)
-    assert images.labels.tolist() == images.shared.tolist() == list(range(2, 100))
+    assert images.labels.tolist() == images.shared_labels.tolist() == list(range(2, 100))
     assert images.positions.tolist() == list(range(1, 99))  # the tench comes first
 
 
-def test_of_many_missing_classes_three_are_named(few: Path):
-    with pytest.raises(ValueError, match=r"of 901 of the 1000 classes .*: n01443537, n01484850, n01491361, \.\.\. Com"):
+def test_three_of_many_missing_classes_are_named(few: Path):
+    with pytest.raises(ValueError, match=r"of 901 of the 1000 classes .*: n01443537, n01484850, n01491361, \.\.\. Add"):
         opened("imagenet_val", few, THOUSAND)
 
 
 def test_a_missing_class_without_a_wnid_is_named_by_its_name(tmp_path: Path):
     touch(tmp_path, ["n01621127/a.png"])
-    with pytest.raises(ValueError, match=r"^'mine' has no images of 2 of the 3 classes .*: puffin, auk\. Complete"):
+    with pytest.raises(ValueError, match=r"^'mine' has no images of 2 of the 3 classes .*: puffin, auk\. Add"):
         opened("mine", tmp_path, BIRDS)
 
 
 def test_a_folder_of_a_class_without_images_is_a_missing_class(tmp_path: Path):
     touch(tmp_path, ["n01621127/a.png", "auk/a.png"])
     (tmp_path / "puffin").mkdir()
-    with pytest.raises(ValueError, match=r"^'mine' has no images of 1 of the 3 classes .*: puffin\. Complete"):
+    with pytest.raises(ValueError, match=r"^'mine' has no images of 1 of the 3 classes .*: puffin\. Add"):
         opened("mine", tmp_path, BIRDS)
     images = opened("mine", tmp_path, BIRDS, allow_missing_classes=True)
-    assert (images.labels.tolist(), images.shared.tolist()) == ([2, 0], [0, 2])
+    assert (images.labels.tolist(), images.shared_labels.tolist()) == ([2, 0], [0, 2])
 
 
 @pytest.mark.parametrize("allow", [False, True])
-def test_a_set_without_images_of_any_shared_class_is_refused_whatever_is_allowed(tmp_path: Path, allow: bool):
+def test_set_without_any_shared_class_is_always_refused(tmp_path: Path, allow: bool):
     touch(tmp_path, ["n01440764/a.JPEG"])
     with pytest.raises(ValueError, match=r"^'imagenet_val' has no images of 100 of the 100 classes [^\n]*$"):
         opened("imagenet_val", tmp_path, HUNDRED, allow_missing_classes=allow)
@@ -274,10 +279,10 @@ def test_a_set_without_images_of_any_shared_class_is_refused_whatever_is_allowed
 
 @pytest.mark.parametrize("allow", [False, True])
 def test_a_classifier_that_shares_no_class_is_refused(v2: Path, allow: bool):
-    told = r"^evaluation\.sets has '{}', whose .* of {}: the checkpoint's, those of {}, are others\. Choose[^\n]*$"
-    with pytest.raises(ValueError, match=told.format("digits", "digits", "imagenet1k")):
+    message = r"^evaluation\.sets lists '{}', whose .* of {}, have none .* checkpoint's, those of {}\. Use[^\n]*$"
+    with pytest.raises(ValueError, match=message.format("digits", "digits", "imagenet1k")):
         open_set("digits", EvaluationConfig(allow_missing_classes=allow), THOUSAND)
-    with pytest.raises(ValueError, match=told.format("imagenet_v2_top_images", "imagenet1k", "digits")):
+    with pytest.raises(ValueError, match=message.format("imagenet_v2_top_images", "imagenet1k", "digits")):
         opened("imagenet_v2_top_images", v2, DIGITS, allow_missing_classes=allow)
 
 
@@ -289,20 +294,22 @@ def test_folders_of_unknown_classes_are_named(tmp_path: Path):
         opened("imagenet_r", tmp_path, HUNDRED)
 
 
-def test_another_sets_numbers_are_told(v2: Path):
-    with pytest.raises(ValueError, match=rf"^'{v2}' numbers a class 999, and imagenet_a has 200 classes, from 0\."):
+def test_class_numbers_of_another_set_are_refused(v2: Path):
+    with pytest.raises(
+        ValueError, match=rf"^'{v2}' has the class number 999, but imagenet_a has 200 classes, from 0\."
+    ):
         opened("imagenet_a", v2, THOUSAND)
 
 
-def test_an_empty_folder_is_told(tmp_path: Path):
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' has no images whose classes are known\. Give a folder"):
+def test_empty_folder_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' has no images with known classes\. Give a folder"):
         opened("imagenet_val", tmp_path, THOUSAND)
     shutil.rmtree(tmp_path)
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' is not there\. Give a folder[^\n]*$"):
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' does not exist\. Give a folder[^\n]*$"):
         opened("imagenet_val", tmp_path, THOUSAND)
 
 
-def test_the_devkits_place_is_looked_at_where_images_are_as_shipped(tmp_path: Path):
+def test_devkit_path_is_used_for_original_validation_images(tmp_path: Path):
     touch(tmp_path, ["ILSVRC2012_val_00000001.JPEG"])
     paths = {"imagenet_val": str(tmp_path), "imagenet_devkit": "/no/devkit"}
     with pytest.raises(ValueError, match="'/no/devkit' has no data/ILSVRC2012_validation_ground_truth"):

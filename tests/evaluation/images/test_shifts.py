@@ -1,4 +1,4 @@
-"""The real digits as they never were in training: what each shift does to an image, and what decides it."""
+"""Shifts of the real digits: their effect on an image, and what determines it."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def dot(row: int, column: int, value: int = 255) -> np.ndarray:
 
 
 @each_shift
-def test_a_shift_keeps_number_size_and_labels(name: str):
+def test_shift_keeps_count_size_and_labels(name: str):
     images, labels = shifted_digits(name)
     assert images.shape == (540, 32, 32, 3)
     assert images.dtype == np.uint8
@@ -33,20 +33,20 @@ def test_a_shift_keeps_number_size_and_labels(name: str):
 
 
 @each_shift
-def test_a_shift_comes_out_the_same_twice(name: str):
+def test_shift_is_deterministic(name: str):
     digits, _ = evaluation_digits()
     first, second = (np.stack([shift_image(name, digits[i], i) for i in range(8)]) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
 @each_shift
-def test_a_shifted_image_does_not_depend_on_the_others(name: str):
+def test_shifted_image_does_not_depend_on_others(name: str):
     alone = shift_image(name, evaluation_digits()[0][539], 539)
     np.testing.assert_array_equal(alone, shifted_digits(name)[0][539])
 
 
 @each_shift
-def test_a_shift_changes_the_image_and_leaves_the_original_as_it_was(name: str):
+def test_shift_does_not_modify_the_original(name: str):
     digit = evaluation_digits()[0][0]
     before = digit.copy()
     digit.flags.writeable = False
@@ -55,27 +55,27 @@ def test_a_shift_changes_the_image_and_leaves_the_original_as_it_was(name: str):
 
 
 @pytest.mark.parametrize("name", ["backgrounds", "noisy", "rotated"])
-def test_the_same_digit_at_another_position_is_shifted_otherwise(name: str):
+def test_shift_depends_on_the_position(name: str):
     digit = evaluation_digits()[0][0]
     assert (shift_image(name, digit, 0) != shift_image(name, digit, 1)).any()
 
 
 @pytest.mark.parametrize("name", ["inverted", "blurred", "thinned"])
-def test_what_draws_nothing_is_the_same_at_all_positions(name: str):
+def test_deterministic_shifts_ignore_the_position(name: str):
     digit = evaluation_digits()[0][0]
     np.testing.assert_array_equal(shift_image(name, digit, 0), shift_image(name, digit, 1))
 
 
-def test_two_shifts_draw_other_numbers_for_one_position():
+def test_shifts_use_different_random_numbers():
     assert shift_random("noisy", 3).random() != shift_random("rotated", 3).random()
 
 
-def test_draws_are_those_of_every_machine():
+def test_random_numbers_are_the_same_on_every_machine():
     words = [int(shift_random(name, 0).bit_generator.random_raw()) for name in ("noisy", "rotated")]
     assert words == [6535822134556162905, 5538451775705414167]
 
 
-def test_inverted_white_is_black_and_the_other_way_round():
+def test_inversion_swaps_black_and_white():
     image = grey([[0, 255, 100]])
     assert shift_image("inverted", image, 0)[0, :, 1].tolist() == [255, 0, 155]
 
@@ -89,7 +89,7 @@ def test_full_ink_hides_the_background_and_no_ink_shows_it():
     np.testing.assert_array_equal(shifted[:, 16:], np.rint(field[:, 16:]))
 
 
-def test_ink_of_a_fifth_covers_a_fifth_of_the_background(monkeypatch: pytest.MonkeyPatch):
+def test_ink_is_blended_by_its_brightness(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shifts, "texture", lambda height, width, random: np.full((height, width, 3), 100.0))
     assert shift_image("backgrounds", grey([[51]]), 0).ravel().tolist() == [51 + 80] * 3
 
@@ -103,7 +103,7 @@ def test_a_background_is_smooth_coloured_and_darker_than_ink():
     assert abs(fields[..., 0] - fields[..., 1]).mean() > 10
 
 
-def test_noise_has_its_mean_and_deviation_where_nothing_is_clipped():
+def test_unclipped_noise_has_its_mean_and_deviation():
     image = np.full((32, 32, 3), 128, dtype=np.uint8)
     noisy = np.stack([shift_image("noisy", image, position) for position in range(40)])
     low, middle, high = np.quantile(noisy, [0.158655, 0.5, 0.841345])
@@ -116,7 +116,7 @@ def test_noise_differs_from_channel_to_channel():
     assert (noisy[..., 0] != noisy[..., 1]).mean() > 0.9
 
 
-def test_a_blurred_dot_is_the_bell_of_its_sigma():
+def test_blurred_dot_is_a_gaussian_of_its_sigma():
     blurred = shift_image("blurred", dot(16, 16), 0)
     offsets = np.arange(-15, 16)
     bell = np.exp(-(offsets**2) / (2 * 2.5**2))
@@ -125,19 +125,19 @@ def test_a_blurred_dot_is_the_bell_of_its_sigma():
     assert blurred[16, 16].tolist() == [6, 6, 6]  # 255 / (2 pi 2.5^2) = 6.49
 
 
-def test_a_flat_image_stays_as_it_is_when_blurred():
+def test_blur_keeps_a_flat_image():
     image = np.full((32, 32, 3), [10, 120, 250], dtype=np.uint8)
     np.testing.assert_array_equal(shift_image("blurred", image, 0), image)
 
 
-def test_a_digit_is_rotated_by_its_drawn_angle_as_pil_does():
+def test_rotation_matches_pil():
     digit = evaluation_digits()[0][7]
     degrees = -30 + 60 * shift_random("rotated", 7).random()
     expected = Image.fromarray(digit).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=(0, 0, 0))
     np.testing.assert_array_equal(shift_image("rotated", digit, 7), np.asarray(expected))
 
 
-def test_angles_fill_thirty_degrees_to_either_side(monkeypatch: pytest.MonkeyPatch):
+def test_angles_span_thirty_degrees_in_both_directions(monkeypatch: pytest.MonkeyPatch):
     angles: list[float] = []
     monkeypatch.setattr(Image.Image, "rotate", lambda image, degrees, _resample: angles.append(degrees) or image)
     for position in range(540):
@@ -147,7 +147,7 @@ def test_angles_fill_thirty_degrees_to_either_side(monkeypatch: pytest.MonkeyPat
     assert abs(np.mean(angles)) < 3
 
 
-def test_outside_of_a_rotated_image_is_black():
+def test_rotation_fills_with_black():
     white = np.full((32, 32, 3), 255, dtype=np.uint8)
     turned = [i for i in range(20) if abs(-30 + 60 * shift_random("rotated", i).random()) > 10]
     assert len(turned) > 5
@@ -176,22 +176,22 @@ def test_erosion_never_adds_ink():
         assert (erode(digit) <= digit).all()
 
 
-def test_a_stroke_of_seven_pixels_keeps_three_and_becomes_white():
+def test_thinned_stroke_keeps_its_middle_in_white():
     stroke = [0, 0, 90, 90, 90, 90, 90, 90, 90, 0, 0]
     thin = shift_image("thinned", grey([stroke] * 9), 0)
     assert thin[4, :, 0].tolist() == [0, 0, 0, 0, 255, 255, 255, 0, 0, 0, 0]
 
 
-def test_a_stroke_that_leaves_the_image_is_not_cut_back_from_the_edge():
+def test_strokes_are_not_thinned_at_the_border():
     stroke = [0, 0, 255, 255, 255, 255, 255, 0, 0]
     assert shift_image("thinned", grey([stroke] * 9), 0)[:, 4, 0].tolist() == [255] * 9
 
 
-def test_an_image_without_ink_stays_black_when_thinned():
+def test_thinning_keeps_a_black_image():
     np.testing.assert_array_equal(shift_image("thinned", BLACK, 0), BLACK)
 
 
-def test_every_thinned_digit_has_white_ink_left():
+def test_every_thinned_digit_has_white_ink():
     assert (shifted_digits("thinned")[0].max(axis=(1, 2, 3)) == 255).all()
 
 
@@ -200,6 +200,6 @@ def test_an_unknown_shift_is_refused_with_the_nearest_names():
         shifted_digits("blured")
 
 
-def test_a_shift_like_no_other_is_refused_with_all_names():
+def test_unrelated_shift_name_is_refused_with_all_names():
     with pytest.raises(ValueError, match="inverted or backgrounds or noisy or blurred or rotated or thinned"):
         check_shift("xyzxyz")

@@ -1,4 +1,4 @@
-"""Real images to train on: which, and in which order they come."""
+"""Real images to train on: selection and order."""
 
 import dataclasses
 import io
@@ -20,12 +20,12 @@ from evaluation.images.real_sets import whole_set
 from evaluation.images.training_images import (
     RealReader,
     RealTrainingImages,
+    missing_classes,
     order_of_pass,
     positions_by_index,
     readable_rows,
     reading_units,
     real_training_images,
-    without_images,
 )
 from evaluation.images.unreadable import Unreadable
 from generation.digits.real_digits import training_digits
@@ -39,19 +39,19 @@ from tests.support.birds import BIRDS, write
 
 @pytest.fixture(scope="module")
 def owls_and_puffins(tmp_path_factory) -> RealTrainingImages:
-    """50 puffins, then 100 owls; the image at place `p` of the sorted list has the grey `p`."""
+    """50 puffins, then 100 owls; the image at position `p` of the sorted list has the gray value `p`."""
     names = [f"puffin/{i:03}.png" for i in range(50)] + [f"snowy_owl/{i:03}.png" for i in range(100)]
     return real_training_images(str(write(tmp_path_factory.mktemp("birds"), *names)), BIRDS, image_size=8, seed=5)
 
 
 def rows_of(source: RealTrainingImages, wanted: SampleRequest) -> dict[str, np.ndarray]:
-    """Return what a dataset gives, in the order in which it comes."""
+    """Return the rows of a dataset in order."""
     batches = list(source.open(wanted).iter_batches(batch_size=16, prefetch_batches=0))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def read_without_ray(source: RealTrainingImages, wanted: SampleRequest) -> dict[str, np.ndarray]:
-    """Return the same as one reader gives it."""
+    """Return the same rows from a single reader."""
     reader = RealReader(source, wanted)
     units = reading_units(source.passes(wanted), source.images_per_unit)
     columns = [{name: np.array([value]) for name, value in unit.items()} for unit in units]
@@ -60,7 +60,7 @@ def read_without_ray(source: RealTrainingImages, wanted: SampleRequest) -> dict[
 
 
 def check_rows(rows: dict[str, np.ndarray]) -> None:
-    """Check that rows of `owls_and_puffins` are whole and each has its own image and label."""
+    """Check that each row of `owls_and_puffins` has its own image and label."""
     places = positions_by_index(150)[rows["index"]]
     np.testing.assert_array_equal(rows["image"], np.broadcast_to(places[:, None, None, None], (len(places), 8, 8, 3)))
     np.testing.assert_array_equal(rows["label"], np.where(places < 50, 3, 2))
@@ -73,7 +73,7 @@ def check_rows(rows: dict[str, np.ndarray]) -> None:
     }
 
 
-def test_what_is_listed_is_small_to_send(tmp_path: Path):
+def test_image_list_is_small_when_pickled(tmp_path: Path):
     (tmp_path / "puffin").mkdir()
     for i in range(2000):
         (tmp_path / "puffin" / f"n01440764_{i}.JPEG").touch()
@@ -101,7 +101,7 @@ def passes_over_100(wanted: IndexSet, seed: int = 5, in_order: bool = False) -> 
     return Passes(100, SampleRequest(wanted, in_order=in_order), Purpose.REAL_IMAGE_ORDER, seed)
 
 
-def test_each_pass_has_an_order_of_its_own_that_the_seed_decides():
+def test_order_of_each_pass_depends_on_the_seed():
     two_passes = IndexSet.of_ranges([range(200)])
     passes = passes_over_100(two_passes)
     first, second = (order_of_pass(passes, number)[0] for number in (0, 1))
@@ -113,7 +113,7 @@ def test_each_pass_has_an_order_of_its_own_that_the_seed_decides():
     assert order_of_pass(passes_over_100(two_passes, in_order=True), 1)[0].tolist() == list(range(100))
 
 
-def test_a_run_that_goes_on_amid_a_pass_goes_on_in_its_order():
+def test_resume_within_a_pass_keeps_its_order():
     first, _ = order_of_pass(passes_over_100(IndexSet.of_ranges([range(100)])), 0)
     rest, serials = order_of_pass(passes_over_100(IndexSet.of(first[37:])), 0)
     np.testing.assert_array_equal(rest, first[37:])
@@ -138,7 +138,7 @@ def test_a_unit_has_64_images_or_16_megabytes(owls_and_puffins: RealTrainingImag
     assert [images_per_unit(size) for size in (8, 256, 512, 4096)] == [64, 64, 20, 1]
 
 
-def test_a_share_over_two_laps_gives_each_serial_once_with_its_image_and_label(owls_and_puffins: RealTrainingImages):
+def test_share_over_two_passes_has_each_serial_once(owls_and_puffins: RealTrainingImages):
     shares = [SampleRequest(IndexSet.of_ranges([range(20, 280)]).strided(10, offset, 2), 2) for offset in (0, 1)]
     rows = [read_without_ray(owls_and_puffins, share) for share in shares]
     for share, its_rows in zip(shares, rows, strict=True):
@@ -148,7 +148,7 @@ def test_a_share_over_two_laps_gives_each_serial_once_with_its_image_and_label(o
     assert sorted(np.concatenate([its_rows["serial"] for its_rows in rows])) == list(range(20, 280))
 
 
-def test_the_digits_are_those_that_no_evaluation_uses():
+def test_training_digits_are_not_used_in_evaluation():
     source = real_training_images("digits", load_label_space("digits"), image_size=32, seed=0)
     assert source.num_images == 1257
     rows = read_without_ray(source, SampleRequest.all_of(range(1250, 1260)))
@@ -178,9 +178,7 @@ def test_digits_are_refused_for_other_classes():
         real_training_images("digits", BIRDS, image_size=32, seed=0)
 
 
-def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
-    owls_and_puffins: RealTrainingImages, tmp_path: Path
-):
+def test_skipped_image_is_replaced_by_the_next_of_its_class(owls_and_puffins: RealTrainingImages, tmp_path: Path):
     places = positions_by_index(150)
     puffins = np.flatnonzero(places < 50)  # their indices, ascending
     first, next_of_it, last = (int(puffins[i]) for i in (0, 1, -1))
@@ -203,14 +201,14 @@ def test_the_next_of_its_class_comes_for_an_image_that_is_left_out(
 
 
 def copy_without(source: RealTrainingImages, folder: Path, damaged: list[str]) -> Path:
-    """Copy the images of a folder, these without their content."""
+    """Copy the images of a folder; those in `damaged` are empty."""
     shutil.copytree(source.source.folder, folder)
     for name in damaged:
         (folder / Path(name).parts[-2] / Path(name).name).write_text("no image")
     return folder
 
 
-def test_one_damaged_image_more_than_allowed_ends_the_reading(tmp_path: Path):
+def test_exceeding_allow_unreadable_ends_reading(tmp_path: Path):
     write(tmp_path / "birds", *(f"puffin/{name}.png" for name in "abcd"))
     source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
     for name in "ab":
@@ -221,32 +219,32 @@ def test_one_damaged_image_more_than_allowed_ends_the_reading(tmp_path: Path):
             read_without_ray(limited, SampleRequest.all_of(range(4)))
 
 
-def test_a_class_without_a_whole_image_ends_the_reading(tmp_path: Path):
+def test_class_without_a_readable_image_ends_reading(tmp_path: Path):
     write(tmp_path / "birds", "puffin/a.png", "puffin/b.png")
     source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
     for name in "ab":
         (tmp_path / "birds" / "puffin" / f"{name}.png").write_text("no image")
     source = dataclasses.replace(source, unreadable=Unreadable(9, tmp_path / "unreadable.txt"))
     with pytest.raises(
-        StorageError, match=r"^None of the 2 images of a class can be decoded\. They are named in '.*txt'"
+        StorageError, match=r"^None of the 2 images of a class can be decoded\. Replace those listed in '.*txt'"
     ):
         read_without_ray(source, SampleRequest.all_of(range(2)))
 
 
-def test_images_that_training_is_judged_by_may_be_left_out_as_in_evaluation(tmp_path: Path):
+def test_validation_skips_unreadable_images_as_evaluation_does(tmp_path: Path):
     write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
     (tmp_path / "puffin" / "b.png").write_text("no image")
     images = whole_set("birds", str(tmp_path), list_images(str(tmp_path)))
     assert [row["image"][0, 0, 0] for row in readable_rows(images, 8, EvaluationConfig(allow_unreadable=1))] == [0, 2]
     with pytest.raises(
-        StorageError, match=r"b\.png' cannot .* 1 images of 'birds' by now: evaluation\.allow_unreadable=1"
+        StorageError, match=r"b\.png' cannot .* images of 'birds' so far: 1\. Set evaluation\.allow_unreadable=1"
     ):
         readable_rows(images, 8, EvaluationConfig())
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImages):
+def test_dataset_has_exactly_the_requested_rows(owls_and_puffins: RealTrainingImages):
     wanted = SampleRequest(IndexSet.of_ranges([range(20, 280)]).strided(10, 1, 2), num_consumers=2)
     rows = rows_of(owls_and_puffins, wanted)
     check_rows(rows)
@@ -257,7 +255,7 @@ def test_a_dataset_has_exactly_what_is_wanted(owls_and_puffins: RealTrainingImag
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: RealTrainingImages):
+def test_rows_are_in_ascending_order_if_requested(owls_and_puffins: RealTrainingImages):
     rows = rows_of(owls_and_puffins, SampleRequest(IndexSet.of_ranges([range(20, 280)]), in_order=True))
     check_rows(rows)
     assert rows["serial"].tolist() == list(range(20, 280))
@@ -266,7 +264,7 @@ def test_rows_come_in_ascending_order_where_one_is_wanted(owls_and_puffins: Real
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_nothing_wanted_is_a_dataset_without_rows(owls_and_puffins: RealTrainingImages):
+def test_empty_request_is_a_dataset_without_rows(owls_and_puffins: RealTrainingImages):
     assert owls_and_puffins.open(SampleRequest.all_of()).count() == 0
 
 
@@ -276,14 +274,14 @@ def test_a_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
     write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
     source = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
     (tmp_path / "puffin" / "b.png").write_text("no image")
-    with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be decoded: .* Put a whole one in its place"):
+    with pytest.raises(StorageError, match=r"puffin/b\.png' cannot be decoded: .* Replace it, or"):
         rows_of(source, SampleRequest.all_of(range(3)))
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
+def test_dataset_with_a_skipped_image_has_all_rows(tmp_path: Path):
     write(tmp_path / "birds", "puffin/a.png", "puffin/b.png", "puffin/c.png")
     source = real_training_images(str(tmp_path / "birds"), BIRDS, image_size=8, seed=0)
     (tmp_path / "birds" / "puffin" / "b.png").write_text("no image")
@@ -293,13 +291,13 @@ def test_a_dataset_of_which_one_image_is_left_out_has_all_rows(tmp_path: Path):
     assert source.unreadable.names() == [f"{tmp_path}/birds/puffin/b.png"]
 
 
-def test_a_hundred_classes_are_taken_out_of_imagenets_own_folder(tmp_path: Path):
+def test_imagenet100_is_selected_from_imagenets_folder(tmp_path: Path):
     hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
     wanted, other = hundred.classes[7].wnid, next(e.wnid for e in thousand.classes if e.wnid not in str(hundred))
     write(tmp_path, f"{wanted}/a.png", f"{other}/b.png", f"{wanted}/c.png")
     source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)
     assert source.labels.tolist() == [7, 7]
-    assert without_images(source, "there", hundred) == (
+    assert missing_classes(source, "there", hundred) == (
         f"'there' has no images of 99 of the 100 classes of imagenet100: {', '.join(wnids(hundred)[:3])}, ..."
     )
 
@@ -309,9 +307,7 @@ def wnids(space: LabelSpace) -> list[str]:
 
 
 @pytest.mark.parametrize("title_of", [lambda entry: ", ".join(entry.lemmas), lambda entry: entry.wnid])
-def test_a_hundred_classes_are_taken_out_of_a_table_that_numbers_the_thousand(
-    tmp_path: Path, title_of: Callable[[ClassEntry], str]
-):
+def test_imagenet100_is_selected_from_a_table_of_1000_classes(tmp_path: Path, title_of: Callable[[ClassEntry], str]):
     hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
     number, other = (wnids(thousand).index(wnid) for wnid in (wnids(hundred)[7], "n01440764"))  # tench is no other
     labels = [number, other, number]
@@ -321,11 +317,9 @@ def test_a_hundred_classes_are_taken_out_of_a_table_that_numbers_the_thousand(
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 50], [0, 1, 999]])
-def test_numbers_without_names_of_which_some_are_missing_are_refused(tmp_path: Path, labels: list[int]):
+def test_incomplete_unnamed_class_numbers_are_refused(tmp_path: Path, labels: list[int]):
     write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [])
-    with pytest.raises(
-        ValueError, match=r"has numbers for 3 classes, and imagenet\d+k? has \d+: which these are is not"
-    ):
+    with pytest.raises(ValueError, match=r"has numbers for 3 classes, but imagenet\d+k? has \d+, so which"):
         real_training_images(str(tmp_path), load_label_space("imagenet100"), image_size=8, seed=0)
 
 

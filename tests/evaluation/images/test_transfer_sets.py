@@ -1,4 +1,4 @@
-"""Each set as its authors ship it, with a few images: which are found, of which class, and what they look like."""
+"""Transfer sets in their published formats, with a few images: images found, their classes and pixels."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from evaluation.images.image_list import ImageList
 from evaluation.images.transfer_sets import LAYOUTS, open_transfer_set
 
 Found = list[tuple[str, str, int]]
-"""Path below the set's folder, class, and the one value that all pixels have."""
+"""Path below the set's folder, class, and the value of all pixels."""
 
 
 def paint(folder: Path, greys: dict[str, int]) -> None:
-    """Make images of one grey each; PIL goes by what is inside a file."""
+    """Write images of one gray value each; PIL detects the format from the contents."""
     for name, grey in greys.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def dtd(folder: Path) -> tuple[Found, Found]:
     base = folder / "dtd/dtd"
     paint(base / "images", {"banded/b_1.jpg": 1, "woven/w_1.jpg": 2, "woven/w_2.jpg": 3, "banded/b_2.jpg": 4})
     write(base / "labels/train1.txt", "woven/w_1.jpg", "banded/b_1.jpg")
-    write(base / "labels/val1.txt", "woven/w_2.jpg")  # lacks a class: it is number 0 here, and 1 among all
+    write(base / "labels/val1.txt", "woven/w_2.jpg")  # one class is missing: this one is number 0 here, and 1 among all
     write(base / "labels/test1.txt", "banded/b_2.jpg")
     below = "dtd/dtd/images"
     return (
@@ -152,9 +152,9 @@ def inat(folder: Path, year: int) -> tuple[Found, Found]:
     a, b, c = (f"train_val{year}/{name}" for name in ("Aves/10/a.jpg", "Aves/9/b.jpg", "Aves/9/c.jpg"))
     paint(folder, {a: 1, b: 2, c: 3})
     images = [{"id": 70, "file_name": a}, {"id": 71, "file_name": b}]
-    # The annotations are in another order than the images.
-    said = [{"id": 0, "image_id": 71, "category_id": 9}, {"id": 1, "image_id": 70, "category_id": 10}]
-    write(folder / f"train{year}.json", json.dumps({"images": images, "annotations": said}))
+    # Annotations and images are in different orders.
+    annotations = [{"id": 0, "image_id": 71, "category_id": 9}, {"id": 1, "image_id": 70, "category_id": 10}]
+    write(folder / f"train{year}.json", json.dumps({"images": images, "annotations": annotations}))
     last = {"images": [{"id": 5, "file_name": c}], "annotations": [{"id": 2, "image_id": 5, "category_id": 9}]}
     write(folder / f"val{year}.json", json.dumps(last))
     return [(b, "9", 2), (a, "10", 1)], [(c, "9", 3)]
@@ -190,7 +190,7 @@ def flowers_of_any_checksum(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_set_has_the_images_that_its_authors_say(name: str, tmp_path: Path):
+def test_set_has_its_published_images(name: str, tmp_path: Path):
     expected = PUBLISHED[name](tmp_path)
     opened = open_transfer_set(name, str(tmp_path))
     assert (found(opened.trainval.source, tmp_path), found(opened.test.source, tmp_path)) == expected
@@ -214,7 +214,7 @@ def test_classes_are_in_the_order_of_the_set(name: str, classes: tuple[str, ...]
     assert open_transfer_set(name, str(tmp_path)).trainval.source.classes == classes
 
 
-def test_pets_are_those_of_torchvision(tmp_path: Path):
+def test_pets_match_torchvision(tmp_path: Path):
     pets(tmp_path)
     ours, theirs = open_transfer_set("pets", str(tmp_path)).trainval.source, OxfordIIITPet(tmp_path, "trainval")
     read = ours.opener()
@@ -223,7 +223,7 @@ def test_pets_are_those_of_torchvision(tmp_path: Path):
     ]
 
 
-def test_eurosat_has_810_images_of_each_class_for_the_test_and_the_same_ones_again(tmp_path: Path):
+def test_eurosat_holds_out_810_fixed_images_of_each_class(tmp_path: Path):
     for name, count in (("Forest", 813), ("Sea", 811)):
         (tmp_path / "eurosat/2750" / name).mkdir(parents=True)
         for i in range(count):
@@ -239,7 +239,7 @@ def test_eurosat_has_810_images_of_each_class_for_the_test_and_the_same_ones_aga
 
 def test_eurosat_with_too_few_images_for_its_test_is_refused(tmp_path: Path):
     paint(tmp_path / "eurosat/2750", {f"Forest/Forest_{i}.jpg": i for i in range(3)})
-    with pytest.raises(ValueError, match="Forest has 3 images, of which 810 are for the test"):
+    with pytest.raises(ValueError, match="Forest has 3 images, too few for 810 test images"):
         open_transfer_set("eurosat", str(tmp_path))
 
 
@@ -261,14 +261,14 @@ def test_sun397_without_a_partition_is_drawn(tmp_path: Path):
     ]
 
 
-def test_sun397_has_its_partition_beside_its_classes_too(tmp_path: Path):
+def test_sun397_partition_may_be_next_to_its_classes(tmp_path: Path):
     expected = sun397(tmp_path)
     for name in ("Training_01.txt", "Testing_01.txt"):
         (tmp_path / name).rename(tmp_path / "SUN397" / name)
     assert found(open_transfer_set("sun397", str(tmp_path)).trainval.source, tmp_path) == expected[0]
 
 
-def test_images_are_opened_only_where_they_are_wanted_after_being_sent(tmp_path: Path):
+def test_images_are_opened_after_unpickling(tmp_path: Path):
     expected, _ = cog(tmp_path)
     greys = {name: grey for name, _, grey in expected}
     for name in greys:
@@ -278,7 +278,7 @@ def test_images_are_opened_only_where_they_are_wanted_after_being_sent(tmp_path:
     assert found(pickle.loads(sent), tmp_path) == expected
 
 
-def test_a_renamed_file_changes_the_hash_and_another_place_does_not(tmp_path: Path):
+def test_hash_depends_on_names_but_not_on_the_folder(tmp_path: Path):
     hashes = []
     for place in ("here", "there", "renamed"):
         cog(tmp_path / place)
@@ -291,12 +291,12 @@ def test_a_renamed_file_changes_the_hash_and_another_place_does_not(tmp_path: Pa
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_folder_without_the_set_is_refused(name: str, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=f"'{tmp_path}' is not a folder of {name}: it lacks .* Give the folder that has"
+        ValueError, match=f"'{tmp_path}' is not a folder of {name}: .* is missing\\. Give the folder with"
     ):
         open_transfer_set(name, str(tmp_path))
 
 
-def test_an_unknown_name_is_answered_by_the_nearest():
+def test_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"no transfer set 'inat2017'. Did you mean inat2019 or inat2018"):
         open_transfer_set("inat2017", "anywhere")
 
@@ -304,14 +304,14 @@ def test_an_unknown_name_is_answered_by_the_nearest():
 def test_a_split_without_images_is_refused(tmp_path: Path):
     cog(tmp_path)
     (tmp_path / "test/n2/d.JPEG").unlink()
-    with pytest.raises(ValueError, match=r"cog_l2 in .* has no images to train on, or none for the test"):
+    with pytest.raises(ValueError, match=r"cog_l2 in .* has no training images, or no test images"):
         open_transfer_set("cog_l2", str(tmp_path))
 
 
-def test_test_images_of_classes_without_others_are_refused(tmp_path: Path):
+def test_test_classes_without_training_images_are_refused(tmp_path: Path):
     cog(tmp_path)
     paint(tmp_path, {"test/n3/e.JPEG": 5})
-    with pytest.raises(ValueError, match="images of 1 classes without images to train on, first 'n3'"):
+    with pytest.raises(ValueError, match="test images of 1 classes without training images, first 'n3'"):
         open_transfer_set("cog_l2", str(tmp_path))
 
 
@@ -340,35 +340,37 @@ DAMAGES = [
     ("flowers", "flowers-102/setid.mat", "no matrices", "Mat file"),
     ("pets", "oxford-iiit-pet/annotations/test.txt", "\udcff", "'utf-8' codec can't decode"),
 ]
-"""A set, a file of it, what is in the file instead, and what the reader says of that."""
+"""A set, one of its files, the file's damaged contents, and the reader's error."""
 
 
-@pytest.mark.parametrize(("name", "file", "content", "said"), DAMAGES)
-def test_a_damaged_file_is_told_in_one_line_with_the_set_and_its_folder(
-    name: str, file: str, content: str, said: str, tmp_path: Path
+@pytest.mark.parametrize(("name", "file", "content", "message"), DAMAGES)
+def test_damaged_file_is_one_line_with_the_set_and_folder(
+    name: str, file: str, content: str, message: str, tmp_path: Path
 ):
     PUBLISHED[name](tmp_path)
     (tmp_path / file).write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match=f"^'{tmp_path}' cannot be read as {name}: .*{said}.* Put a whole one") as told:
+    with pytest.raises(
+        ValueError, match=f"^'{tmp_path}' cannot be read as {name}: .*{message}.* Replace it, or"
+    ) as error:
         open_transfer_set(name, str(tmp_path))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_blank_lines_among_pets_are_no_images(tmp_path: Path):
+def test_blank_lines_in_pets_are_ignored(tmp_path: Path):
     expected = pets(tmp_path)
     annotations = tmp_path / "oxford-iiit-pet/annotations/trainval.txt"
     annotations.write_text("\n" + annotations.read_text().replace("\n", "\n \n"))
     assert found(open_transfer_set("pets", str(tmp_path)).trainval.source, tmp_path) == expected[0]
 
 
-def test_what_torchvision_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_torchvisions_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     flowers(tmp_path)
     monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda _path, _md5: False)
     with pytest.raises(ValueError, match=r"cannot be read as flowers: Dataset not found or corrupted"):
         open_transfer_set("flowers", str(tmp_path))
 
 
-def test_what_is_hidden_or_a_pipe_is_no_class_of_a_transfer_set(tmp_path: Path):
+def test_hidden_entries_and_pipes_are_no_classes(tmp_path: Path):
     cog(tmp_path)
     paint(tmp_path, {"train/lost+found/e.JPEG": 5, "test/__MACOSX/n2.JPEG": 6})
     os.mkfifo(tmp_path / "train" / "pipe")
@@ -381,8 +383,8 @@ def test_what_is_hidden_or_a_pipe_is_no_class_of_a_transfer_set(tmp_path: Path):
     )
 
 
-def test_a_pipe_in_the_place_of_a_list_is_not_waited_for(tmp_path: Path):
+def test_pipe_instead_of_a_list_does_not_block(tmp_path: Path):
     (tmp_path / "train2019.json").write_text("{}")
     os.mkfifo(tmp_path / "val2019.json")
-    with pytest.raises(ValueError, match=r"is not a folder of inat2019: it lacks val2019\.json\."):
+    with pytest.raises(ValueError, match=r"is not a folder of inat2019: val2019\.json is missing\."):
         open_transfer_set("inat2019", str(tmp_path))

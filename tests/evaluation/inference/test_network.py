@@ -1,4 +1,4 @@
-"""What a network answers to a batch of images."""
+"""Outputs of a network for a batch of images."""
 
 from functools import partial
 
@@ -12,26 +12,26 @@ from evaluation.inference.trained_model import EvaluationError, build_classifier
 from tests.support.models import untrained, untrained_checkpoint
 
 
-def test_guesses_are_the_best_five_of_all_with_the_chance_of_the_first():
+def test_guesses_are_the_best_five_with_the_first_ones_confidence():
     logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 0.5], [10.0, 4.0, 3.0, 2.0, 0.5, 1.0]]))
-    said = best_guesses(logits, [])
-    assert said["prediction"].tolist() == [[4, 3, 2, 1, 0], [0, 1, 2, 3, 5]]
-    np.testing.assert_allclose(said["confidence"], [10 / 20.5, 10 / 20.5], rtol=1e-6)
-    assert (said["prediction"].dtype, said["confidence"].dtype) == (np.int32, np.float32)
+    guesses = best_guesses(logits, [])
+    assert guesses["prediction"].tolist() == [[4, 3, 2, 1, 0], [0, 1, 2, 3, 5]]
+    np.testing.assert_allclose(guesses["confidence"], [10 / 20.5, 10 / 20.5], rtol=1e-6)
+    assert (guesses["prediction"].dtype, guesses["confidence"].dtype) == (np.int32, np.float32)
 
 
-def test_guesses_and_their_chances_are_among_shared_labels_alone():
+def test_guesses_and_confidences_are_among_shared_labels():
     logits = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0], [6.0, 2.0, 1.0, 1.0, 90.0]]))
-    said = best_guesses(logits, [0, 2, 3])  # of 1 + 3 + 4, and of 6 + 1 + 1
-    assert said["prediction"][0].tolist() == [3, 2, 0]
-    assert said["prediction"][1, 0] == 0
-    np.testing.assert_allclose(said["confidence"], [4 / 8, 6 / 8], rtol=1e-6)
+    guesses = best_guesses(logits, [0, 2, 3])  # of 1 + 3 + 4, and of 6 + 1 + 1
+    assert guesses["prediction"][0].tolist() == [3, 2, 0]
+    assert guesses["prediction"][1, 0] == 0
+    np.testing.assert_allclose(guesses["confidence"], [4 / 8, 6 / 8], rtol=1e-6)
 
 
-def test_of_one_shared_label_a_guess_is_certain():
-    said = best_guesses(torch.tensor([[5.0, -5.0], [-5.0, 5.0]]), [1])
-    assert said["prediction"].tolist() == [[1], [1]]
-    assert said["confidence"].tolist() == [1.0, 1.0]
+def test_single_shared_label_has_confidence_1():
+    guesses = best_guesses(torch.tensor([[5.0, -5.0], [-5.0, 5.0]]), [1])
+    assert guesses["prediction"].tolist() == [[1], [1]]
+    assert guesses["confidence"].tolist() == [1.0, 1.0]
 
 
 def test_a_network_computes_the_same_guesses_with_its_features_and_without():
@@ -50,7 +50,7 @@ def test_a_network_computes_the_same_guesses_with_its_features_and_without():
 
 
 @pytest.mark.parametrize("kinds", [("guesses",), ("features",), KINDS])
-def test_outputs_that_are_no_numbers_are_refused(kinds: Kinds):
+def test_nan_and_infinite_outputs_are_refused(kinds: Kinds):
     checkpoint = untrained_checkpoint()
     checkpoint["state_dict"]["network.conv1.weight"].fill_(torch.nan)
     compute = Network(partial(build_classifier, checkpoint), EvaluationConfig(), [Request(kinds)]).load()

@@ -1,4 +1,4 @@
-"""Rows as they come, kept as Parquet: which are there, which are not, and that they stay what they were."""
+"""Output cache in Parquet: cached rows, missing rows, unchanged values."""
 
 import json
 import re
@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.inference import output_cache as kept_outputs
-from evaluation.inference.output_cache import Columns, KeptOutputs, folder_name
+from evaluation.inference import output_cache
+from evaluation.inference.output_cache import Columns, OutputCache, folder_name
 from generation.shards.storage import StorageError
 
 
-def opened(folder: Path, num_rows: int = 6) -> KeptOutputs:
-    kept = KeptOutputs(folder, num_rows)
+def opened(folder: Path, num_rows: int = 6) -> OutputCache:
+    kept = OutputCache(folder, num_rows)
     kept.open({"set": "birds"})
     return kept
 
 
 def rows(*numbers: int) -> Columns:
-    """Return these rows: their vectors are `[row, -row]`, their guesses a hundred times the row."""
+    """Return rows with the vector `[row, -row]` and the guess 100 * row."""
     row = np.array(numbers, dtype=np.int64)
     return {
         "row": row,
@@ -28,7 +28,7 @@ def rows(*numbers: int) -> Columns:
     }
 
 
-def check(kept: KeptOutputs, *numbers: int) -> None:
+def check(kept: OutputCache, *numbers: int) -> None:
     expected = rows(*numbers)
     assert kept.rows().tolist() == list(numbers)
     for name in ("feature", "guess"):
@@ -37,7 +37,7 @@ def check(kept: KeptOutputs, *numbers: int) -> None:
         np.testing.assert_array_equal(found, expected[name])
 
 
-def test_rows_come_back_in_order_with_their_shapes_and_types(tmp_path: Path):
+def test_rows_are_read_in_order_with_shapes_and_types(tmp_path: Path):
     kept = opened(tmp_path)
     kept.add(rows(5, 0))
     kept.flush()
@@ -51,7 +51,7 @@ def test_rows_come_back_in_order_with_their_shapes_and_types(tmp_path: Path):
     check(opened(tmp_path), 0, 2, 3, 5)
 
 
-def test_what_two_writers_wrote_is_there_once(tmp_path: Path):
+def test_rows_of_two_writers_are_read_once(tmp_path: Path):
     for numbers in ((4, 2, 1), (1, 4, 0)):
         writer = opened(tmp_path)
         writer.add(rows(*numbers))
@@ -61,7 +61,7 @@ def test_what_two_writers_wrote_is_there_once(tmp_path: Path):
     assert kept.missing().tolist() == [3, 5]
 
 
-def test_of_nothing_all_rows_are_missing_and_nothing_is_written(tmp_path: Path):
+def test_empty_cache_misses_all_rows(tmp_path: Path):
     kept = opened(tmp_path, num_rows=3)
     kept.add(rows())
     kept.flush()
@@ -71,7 +71,7 @@ def test_of_nothing_all_rows_are_missing_and_nothing_is_written(tmp_path: Path):
     assert opened(tmp_path, num_rows=0).missing().tolist() == []
 
 
-def test_what_is_not_flushed_is_not_there(tmp_path: Path):
+def test_unflushed_rows_are_missing(tmp_path: Path):
     kept = opened(tmp_path)
     kept.add(rows(0, 1))
     assert opened(tmp_path).missing().tolist() == [0, 1, 2, 3, 4, 5]
@@ -79,8 +79,8 @@ def test_what_is_not_flushed_is_not_there(tmp_path: Path):
     assert opened(tmp_path).missing().tolist() == [2, 3, 4, 5]
 
 
-def test_a_part_is_written_when_enough_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kept_outputs, "PART_BYTES", 60)  # a row has 8 + 2 * 4 + 4 bytes
+def test_part_is_written_after_enough_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(output_cache, "PART_BYTES", 60)  # a row has 8 + 2 * 4 + 4 bytes
     kept = opened(tmp_path)
     kept.add(rows(0, 1))
     assert len(kept.missing()) == 6
@@ -88,15 +88,15 @@ def test_a_part_is_written_when_enough_has_come(tmp_path: Path, monkeypatch: pyt
     assert kept.missing().tolist() == [3, 4, 5]
 
 
-def test_a_part_is_written_when_enough_time_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_part_is_written_after_enough_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept = opened(tmp_path)
     kept.add(rows(0))
-    monkeypatch.setattr(kept_outputs, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(output_cache, "PART_SECONDS", 0.0)
     kept.add(rows(1))
     assert kept.missing().tolist() == [2, 3, 4, 5]
 
 
-def test_a_file_that_was_not_finished_is_as_if_it_were_not_there(tmp_path: Path):
+def test_unfinished_file_is_ignored(tmp_path: Path):
     kept = opened(tmp_path)
     kept.add(rows(0, 1))
     kept.flush()
@@ -115,13 +115,15 @@ def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path, num_bytes: int)
     damaged = sorted(tmp_path.glob("part-*.parquet"))[1]
     damaged.write_bytes(damaged.read_bytes()[:num_bytes])
     for look in (kept.missing, lambda: kept.read("feature")):
-        with pytest.raises(StorageError, match=rf"^'{re.escape(str(damaged))}' cannot be read: .* Remove it: it is "):
+        with pytest.raises(
+            StorageError, match=rf"^'{re.escape(str(damaged))}' cannot be read: .* Delete it; its rows "
+        ):
             look()
     damaged.unlink()
     assert len(kept.missing()) == 5
 
 
-def test_another_key_has_another_folder_whatever_the_order_of_its_words():
+def test_folder_depends_on_the_key_but_not_its_order():
     def folder(**key: object) -> str:
         return folder_name("digits/noisy-guesses", key)
 
@@ -131,14 +133,14 @@ def test_another_key_has_another_folder_whatever_the_order_of_its_words():
     assert len({folder(**key) for key in keys}) == 4
 
 
-def test_a_folder_says_what_it_holds_and_is_made_where_there_was_none(tmp_path: Path):
+def test_folder_is_created_with_a_description(tmp_path: Path):
     folder = tmp_path / "deep" / "down"
     for key in ({"set": "birds"}, {"set": "cars"}):
-        KeptOutputs(folder, 1).open(key)
+        OutputCache(folder, 1).open(key)
     assert json.loads((folder / "about.json").read_text()) == {"set": "birds"}
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_the_remedy(tmp_path: Path):
+def test_unwritable_folder_is_refused_with_the_remedy(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"file/here' cannot be written: Not a directory\. .* evaluation\.outputs="):
         opened(tmp_path / "file" / "here")

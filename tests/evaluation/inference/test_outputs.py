@@ -1,4 +1,4 @@
-"""What a classifier says of each image: of all of them, once, and as one process alone would say it."""
+"""Outputs of a classifier: for every image, once, and the same as in a single process."""
 
 import re
 import shutil
@@ -15,9 +15,9 @@ from torchvision import transforms
 
 from evaluation.config import EvaluationConfig
 from evaluation.images.real_sets import RealSet, open_set
-from evaluation.inference import output_cache as kept_outputs
+from evaluation.inference import output_cache
 from evaluation.inference.network import KINDS, Kinds
-from evaluation.inference.outputs import Outputs, open_kept, outputs_of, same_images
+from evaluation.inference.outputs import Outputs, infer_sets, open_cached, same_images
 from generation.recipes.labels import ClassEntry, LabelSpace
 from generation.shards.storage import StorageError
 from tests.support.models import untrained, untrained_checkpoint
@@ -29,7 +29,7 @@ ALONE = EvaluationConfig(batch_size=16, num_readers=1)
 
 
 def write_photos(folder: Path, **counts: int) -> Path:
-    """Make so many small JPEGs of each class, no two alike."""
+    """Write the given number of small, different JPEGs of each class."""
     random = np.random.default_rng(0)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
@@ -43,17 +43,17 @@ def birds(folder: Path, name: str = "birds") -> RealSet:
     return open_set(name, replace(IN_ODD_PARTS, paths={name: str(folder)}), BIRDS)
 
 
-def ask(
+def run_inference(
     sets: Sequence[RealSet], folder: Path, config: EvaluationConfig, kinds: Kinds = KINDS
 ) -> tuple[list[Outputs], list[str]]:
-    """Return what is said of sets, and what the user was told meanwhile."""
-    told: list[str] = []
-    said = outputs_of(dict.fromkeys(sets, kinds), untrained(), config, folder, told.append)
-    return [said[images] for images in sets], told
+    """Return the outputs for sets, and the log lines."""
+    log: list[str] = []
+    outputs = infer_sets(dict.fromkeys(sets, kinds), untrained(), config, folder, log.append)
+    return [outputs[images] for images in sets], log
 
 
-def said_alone(images: RealSet, among: list[int]) -> dict[str, np.ndarray]:
-    """Return what the classifier says of a set's images, one after another in this process."""
+def outputs_alone(images: RealSet, among: list[int]) -> dict[str, np.ndarray]:
+    """Return the classifier's outputs for a set's images, one after another in this process."""
     network = load_classifier(untrained_checkpoint())
     to_square = transforms.Compose([transforms.Resize(37), transforms.CenterCrop(32)])
     pixels = [torch.tensor(np.asarray(to_square(Image.open(name)))) for name in images.source.names()]
@@ -68,24 +68,24 @@ def said_alone(images: RealSet, among: list[int]) -> dict[str, np.ndarray]:
     }
 
 
-def all_of(said: Outputs) -> dict[str, np.ndarray]:
-    return {"row": said.rows} | {name: said.read(name) for name in ("prediction", "confidence", "feature")}
+def all_of(outputs: Outputs) -> dict[str, np.ndarray]:
+    return {"row": outputs.rows} | {name: outputs.read(name) for name in ("prediction", "confidence", "feature")}
 
 
-def check(said: Outputs, expected: dict[str, np.ndarray], atol: float = 1e-5) -> None:
-    """Compare; batches of other sizes may add up in another order."""
-    np.testing.assert_array_equal(said.rows, expected["row"])
+def check(outputs: Outputs, expected: dict[str, np.ndarray], atol: float = 1e-5) -> None:
+    """Compare with tolerance: batches of other sizes may sum in another order."""
+    np.testing.assert_array_equal(outputs.rows, expected["row"])
     for name in expected.keys() - {"row"}:
         column = expected[name]
-        np.testing.assert_allclose(said.read(name), column, rtol=1e-4, atol=atol if column.dtype.kind == "f" else 0)
+        np.testing.assert_allclose(outputs.read(name), column, rtol=1e-4, atol=atol if column.dtype.kind == "f" else 0)
 
 
-def test_images_of_two_sets_are_asked_once_for_all_that_is_wanted_of_either(photos: Path, tmp_path: Path):
+def test_images_of_two_sets_are_processed_once(photos: Path, tmp_path: Path):
     named, relabelled, two = birds(photos), birds(photos), birds(write_photos(tmp_path / "two", auk=5, owl=6))
     wanted: dict[RealSet, Kinds] = {named: ("guesses",), two: ("guesses",), relabelled: ("features", "guesses")}
     groups = same_images(wanted, untrained())
     assert groups == [[named, relabelled], [two]]
-    requests = [open_kept(group, wanted, untrained(), ALONE, tmp_path / "outputs").request for group in groups]
+    requests = [open_cached(group, wanted, untrained(), ALONE, tmp_path / "outputs").request for group in groups]
     assert [(each.kinds, each.among) for each in requests] == [(KINDS, []), (("guesses",), [0, 2])]
     assert sorted(path.name[:-13] for path in (tmp_path / "outputs").iterdir()) == [
         f"{photos.name}-guesses-features",
@@ -93,39 +93,37 @@ def test_images_of_two_sets_are_asked_once_for_all_that_is_wanted_of_either(phot
     ]
 
 
-def test_images_that_are_shown_otherwise_are_asked_apart(photos: Path):
-    as_squares = replace(birds(photos), has_border=False)
+def test_different_crops_are_processed_separately(photos: Path):
+    as_squares = replace(birds(photos), center_crop=False)
     assert len(same_images({birds(photos): KINDS, as_squares: KINDS}, untrained())) == 2
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 images, of which 7 is no divisor, and no class has as many as another."""
+    """60 images, not divisible by 7, with a different number in each class."""
     return write_photos(tmp_path_factory.mktemp("birds"), auk=25, owl=18, puffin=17)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_all_images_of_all_sets_are_asked_as_one_process_would(photos: Path, tmp_path: Path):
+def test_outputs_match_a_single_process(photos: Path, tmp_path: Path):
     sets = [birds(photos), birds(write_photos(tmp_path / "two", auk=5, owl=6), "auks and owls")]
-    (of_all, of_two), told = ask(sets, tmp_path / "outputs", IN_ODD_PARTS)
-    check(of_all, said_alone(sets[0], [0, 1, 2]))
-    check(of_two, said_alone(sets[1], [0, 2]))
+    (of_all, of_two), log = run_inference(sets, tmp_path / "outputs", IN_ODD_PARTS)
+    check(of_all, outputs_alone(sets[0], [0, 1, 2]))
+    check(of_two, outputs_alone(sets[1], [0, 2]))
     assert len(set(of_all.read("prediction")[:, 0])) > 1
-    assert (of_all.unreadable, of_two.unreadable, told) == ((), (), [])
+    assert (of_all.unreadable, of_two.unreadable, log) == ((), (), [])
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_what_is_kept_is_not_asked_again_and_of_half_the_parts_the_rest_is(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(kept_outputs, "PART_BYTES", 1)  # a file for each unit
+def test_only_missing_outputs_are_computed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(output_cache, "PART_BYTES", 1)  # a file for each unit
     folder = Path(shutil.copytree(photos, tmp_path / "birds"))
     images, kept = birds(folder), tmp_path / "outputs"
-    (first,), _ = ask([images], kept, ALONE)
+    (first,), _ = run_inference([images], kept, ALONE)
     parts = sorted(kept.glob("birds-*/part-*.parquet"))
     assert len(parts) == 4  # of 16, 16, 16 and 12
     for part in parts[:2]:
@@ -133,36 +131,38 @@ def test_what_is_kept_is_not_asked_again_and_of_half_the_parts_the_rest_is(
     still_kept = [row for part in parts[2:] for row in pq.read_table(part)["row"].to_pylist()]
     for row in still_kept:
         Path(images.source.names()[row]).unlink()
-    (again,), told = ask([images], kept, replace(ALONE, batch_size=5))
+    (again,), log = run_inference([images], kept, replace(ALONE, batch_size=5))
     check(again, all_of(first))
-    assert told == [f"birds: {len(still_kept)} of 60 images are kept already"]
+    assert log == [f"birds: {len(still_kept)} of 60 images are already cached"]
     shutil.rmtree(folder)
-    (once_more,), told = ask([images], kept, ALONE)
+    (once_more,), log = run_inference([images], kept, ALONE)
     check(once_more, all_of(again), atol=0)
-    assert told == []
+    assert log == []
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_damaged_images_are_named_may_be_left_out_and_are_asked_when_repaired(photos: Path, tmp_path: Path):
+def test_damaged_images_are_skipped_until_repaired(photos: Path, tmp_path: Path):
     folder = Path(shutil.copytree(photos, tmp_path / "birds"))
     damaged = [folder / "auk" / "03.JPEG", folder / "puffin" / "16.JPEG"]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:300])
     images, kept = birds(folder), tmp_path / "outputs"
     named = re.escape(", ".join(map(str, damaged)))
-    with pytest.raises(StorageError, match=rf"^2 of the 60 images of 'birds' .* {named}\. .*allow_unreadable=2\. What"):
-        ask([images], kept, ALONE, ("guesses",))
-    (without,), told = ask([images], kept, replace(ALONE, allow_unreadable=2), ("guesses",))
-    assert told == ["birds: 58 of 60 images are kept already"]
+    with pytest.raises(
+        StorageError, match=rf"^2 of the 60 images of 'birds' .* {named}\. .*allow_unreadable=2\. The outputs"
+    ):
+        run_inference([images], kept, ALONE, ("guesses",))
+    (without,), log = run_inference([images], kept, replace(ALONE, allow_unreadable=2), ("guesses",))
+    assert log == ["birds: 58 of 60 images are already cached"]
     assert without.unreadable == tuple(map(str, damaged))
     assert without.rows.tolist() == [row for row in range(60) if row not in (3, 59)]
     for path in damaged:
         shutil.copy(photos / path.relative_to(folder), path)
-    shutil.rmtree(folder / "owl")  # what is kept is not read
-    (whole,), _ = ask([images], kept, ALONE, ("guesses",))
-    expected = said_alone(birds(photos), [0, 1, 2])
+    shutil.rmtree(folder / "owl")  # cached images are not read again
+    (whole,), _ = run_inference([images], kept, ALONE, ("guesses",))
+    expected = outputs_alone(birds(photos), [0, 1, 2])
     del expected["feature"]
     check(whole, expected)
     assert whole.unreadable == ()

@@ -1,4 +1,4 @@
-"""What is read of a set, and what of an image is shown."""
+"""Reading of sets, and crops of images."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.folders import list_images
 from evaluation.inference import reading
 from evaluation.inference.output_cache import Columns
-from evaluation.inference.reading import Crop, ImageReader, ToRead, crop_for
+from evaluation.inference.reading import Crop, ImageReader, ReadRequest, crop_for
 from evaluation.inference.trained_model import crop_of
 
 
-def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_damaged_image_does_not_move_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for place, greys in (("first", (10,)), ("second", (0, 40, 80, 120, 160))):
         (tmp_path / place / "auk").mkdir(parents=True)
         for grey in greys:
@@ -22,12 +22,12 @@ def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, m
     damaged = tmp_path / "second" / "auk" / "080.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])
 
-    def to_read(folder: str, positions: list[int], rows: list[int], crop: Crop) -> ToRead:
-        return ToRead(list_images(str(tmp_path / folder)), np.array(positions), np.array(rows), crop)
+    def to_read(folder: str, positions: list[int], rows: list[int], crop: Crop) -> ReadRequest:
+        return ReadRequest(list_images(str(tmp_path / folder)), np.array(positions), np.array(rows), crop)
 
     sets = [
         to_read("first", [0], [0], Crop(8, 8, "bilinear")),
-        # Images 0, 40, 80 and 160 are of the set, of which the first row is there already.
+        # Images 0, 40, 80 and 160 belong to the set; the first row is already cached.
         to_read("second", [1, 2, 4], [1, 2, 3], Crop(4, 4, "bicubic")),
     ]
     monkeypatch.setattr(reading.ray, "get", lambda reference: reference)
@@ -54,7 +54,7 @@ def test_a_damaged_image_amid_others_leaves_them_in_their_rows(tmp_path: Path, m
         (50_000, 224, 32, 96),  # 16 MB are 106 images
         (50_000, 224, 128, 128),  # no less than a batch
         (50_000, 32, 128, 512),  # no more than 512
-        (540, 32, 16, 64),  # two readers have four units each: 67 images, in whole batches
+        (540, 32, 16, 64),  # four units for each of two readers: 67 images, in whole batches
         (540, 32, 128, 128),
         (10_000, 4096, 8, 8),
         (0, 224, 128, 128),
@@ -74,18 +74,18 @@ def test_images_are_read_in_whole_batches(num_images: int, crop_size: int, batch
         ({"resize_size": 256, "crop_size": 256}, Crop(256, 256, "bilinear")),
     ],
 )
-def test_the_centre_that_is_shown_is_224_of_256_unless_told(settings: dict, expected: Crop):
+def test_default_crop_is_224_of_256(settings: dict, expected: Crop):
     config = EvaluationConfig(**settings)
-    assert crop_for(crop_of(224), config, has_border=True) == expected
+    assert crop_for(crop_of(224), config, center_crop=True) == expected
 
 
-def test_weights_of_others_are_shown_what_they_go_by_unless_told():
+def test_external_models_keep_their_own_crop_by_default():
     own = Crop(232, 224, "bicubic")
-    assert crop_for(own, EvaluationConfig(), has_border=True) == own
+    assert crop_for(own, EvaluationConfig(), center_crop=True) == own
     assert crop_for(own, EvaluationConfig(crop_size=112, interpolation="bilinear"), True) == Crop(116, 112, "bilinear")
 
 
-def test_an_image_without_a_border_is_shown_as_a_whole():
+def test_without_center_crop_the_whole_square_is_used():
     config = EvaluationConfig(resize_size=64)
-    assert crop_for(crop_of(32), config, has_border=False) == Crop(32, 32, "bicubic")
-    assert crop_for(crop_of(32), config, has_border=True) == Crop(64, 32, "bilinear")
+    assert crop_for(crop_of(32), config, center_crop=False) == Crop(32, 32, "bicubic")
+    assert crop_for(crop_of(32), config, center_crop=True) == Crop(64, 32, "bilinear")

@@ -1,4 +1,4 @@
-"""What is said of a trained classifier, and where its run lies."""
+"""Facts about a trained classifier, and its run's folder."""
 
 import dataclasses
 from pathlib import Path
@@ -35,30 +35,28 @@ def checkpoint_of(recipe: Recipe, taken: list[range], sets: dict[str, int]) -> d
     [
         ([range(640)], 640, 640),
         ([range(40)], 640, 40),  # reuse: auto, each 16 times
-        ([range(640)], 100, 100),  # six turns and a part of shards
+        ([range(640)], 100, 100),  # six passes and a part over shards
     ],
 )
-def test_images_are_those_that_came_each_counted_once(
-    painted: Recipe, taken: list[range], set_size: int, num_images: int
-):
+def test_num_images_counts_each_image_once(painted: Recipe, taken: list[range], set_size: int, num_images: int):
     model = model_of(Path("/runs/a/checkpoint.ckpt"), "0", checkpoint_of(painted, taken, {SET_SIZE: set_size}))
     facts = model.facts
     assert (facts["name"], facts["num_images"], facts["num_trained"]) == ("a", num_images, 640)
 
 
-def test_a_checkpoint_of_a_run_under_way_is_evaluated_into_the_runs_folder(painted: Recipe):
+def test_evaluation_of_an_active_run_is_in_its_folder(painted: Recipe):
     model = model_of(Path("/runs/a/checkpoints/step-000000000010.ckpt"), "0", checkpoint_of(painted, [], {SET_SIZE: 1}))
     assert (model.run_dir, model.facts["name"]) == (Path("/runs/a"), "a, step-000000000010")
 
 
-def test_what_is_shown_to_a_classifier_is_as_large_as_its_crops_or_else_its_images(painted: Recipe):
+def test_default_crop_has_the_training_size(painted: Recipe):
     checkpoint = checkpoint_of(painted, [], {SET_SIZE: 1})
     assert model_of(Path("checkpoint.ckpt"), "0", checkpoint).crop == Crop(37, 32, "bilinear")
     checkpoint["classifier"]["config"] = vars(dataclasses.replace(CONFIG, crop_size=28))
     assert model_of(Path("checkpoint.ckpt"), "0", checkpoint).crop == Crop(32, 28, "bilinear")
 
 
-def test_a_run_on_real_images_does_not_go_on_with_other_files_or_with_generated_ones(painted: Recipe):
+def test_run_on_real_images_does_not_resume_with_other_data(painted: Recipe):
     sets = sets_of(1000, names_hash=7, real=None)
     checkpoint = checkpoint_of(painted, [range(640)], sets)
     check_goes_on(checkpoint, painted, CONFIG, sets)
@@ -74,7 +72,7 @@ def test_a_run_on_real_images_does_not_go_on_with_other_files_or_with_generated_
 
 
 @pytest.mark.parametrize("other", [{"reservoir_min_images": 1}, {"reservoir_bytes": 10**8}, {"num_workers": 2}])
-def test_what_decides_draws_may_change_unless_a_run_is_deterministic(other: dict, painted: Recipe):
+def test_random_settings_may_change_unless_deterministic(other: dict, painted: Recipe):
     sets = sets_of(1000, names_hash=7, real=None)
     for is_deterministic in (False, True):
         config = dataclasses.replace(CONFIG, reuse=4, deterministic=is_deterministic)
@@ -88,7 +86,7 @@ def test_what_decides_draws_may_change_unless_a_run_is_deterministic(other: dict
             check_goes_on(checkpoint, painted, changed, sets)
 
 
-def test_a_run_that_a_damaged_image_ended_goes_on_without_it(painted: Recipe):
+def test_run_resumes_without_a_damaged_image(painted: Recipe):
     sets = sets_of(1000, names_hash=7, real=None)
     checkpoint = checkpoint_of(painted, [range(640)], sets)
     check_goes_on(checkpoint, painted, dataclasses.replace(CONFIG, allow_unreadable=1), sets)

@@ -19,7 +19,7 @@ FOUR = Guesses(
 
 
 def hit_or_miss(right: np.ndarray, confidences: np.ndarray | None = None) -> Guesses:
-    """Return guesses for images of class 0, those that are not `right` bool [N] guessed to be of class 1."""
+    """Return guesses for images of class 0: class 0 where `right` bool [N], else class 1."""
     confidences = np.full(len(right), 0.5) if confidences is None else confidences
     return Guesses(np.zeros(len(right), dtype=np.int64), np.where(right, 0, 1)[:, None], confidences)
 
@@ -28,13 +28,13 @@ def confusion(label: int, predicted: int, num_images: int) -> Confusion:
     return {"label": label, "predicted": predicted, "num_images": num_images}
 
 
-def test_accuracies_of_four_images_are_as_counted_by_hand():
+def test_accuracies_of_four_images():
     measures = measure(FOUR, NAMES)
     assert (measures["num_images"], measures["num_without_label"]) == (4, 0)
     assert (measures["top1"], measures["top5"]) == (2 / 4, 3 / 4)
 
 
-def test_classes_with_images_count_alike_whatever_their_size():
+def test_classes_with_images_have_equal_weight():
     # ant 2 of 3, bee 0 of 1.
     assert measure(FOUR, NAMES)["mean_per_class_top1"] == pytest.approx((2 / 3 + 0) / 2)
 
@@ -54,13 +54,13 @@ def test_confusions_hold_the_pairs_that_occur_and_the_diagonal():
     assert measure(FOUR, NAMES)["confusions"] == measure(shuffled, NAMES)["confusions"] == expected
 
 
-def test_the_fifth_guess_counts_for_top5_and_is_all_there_is():
+def test_top5_counts_the_fifth_guess():
     guesses = np.array([[0, 1, 2, 3, 4]])
     assert measure(Guesses(np.array([4]), guesses, np.array([0.5])), "abcdef")["top5"] == 1.0
     assert measure(Guesses(np.array([5]), guesses, np.array([0.5])), "abcdef")["top5"] == 0.0
 
 
-def test_calibration_error_of_four_images_is_as_worked_out_by_hand():
+def test_calibration_error_of_four_images():
     # Three images at 0.9, two of them right: |2/3 - 0.9| = 0.7/3. One at 0.3, wrong: 0.3.
     measures = measure(FOUR, NAMES)
     assert measures["ece"] == pytest.approx(3 / 4 * 0.7 / 3 + 1 / 4 * 0.3)
@@ -83,7 +83,7 @@ def test_a_bin_holds_its_upper_edge_and_the_first_one_zero(dtype: type):
     assert [of_bin["num_images"] for of_bin in bins] == ([2, 1, 2, 1] if dtype == np.float32 else [2, 2, 1, 1])
 
 
-def test_what_is_always_right_may_still_be_wrong_on_other_images():
+def test_interval_of_a_perfect_score_has_a_lower_bound():
     always = measure(hit_or_miss(np.ones(9, dtype=bool), np.full(9, 0.75)), NAMES)
     assert always["top1_interval"] == always["top5_interval"] == pytest.approx((0.7009, 1.0), abs=1e-4)
     assert always["ece_interval"] == (0.25, 0.25)
@@ -94,15 +94,15 @@ def test_a_class_has_wilsons_interval():
     assert measures["per_class"][0]["top1_interval"] == measures["top1_interval"] == wilson_interval(50, 100)
 
 
-def test_hits_are_those_of_the_images_that_are_counted():
-    guesses = replace(FOUR, accepted=[np.array([0]), np.array([], dtype=np.int64), np.array([1]), np.array([1])])
+def test_hits_cover_only_counted_images():
+    guesses = replace(FOUR, accepted_labels=[np.array([0]), np.array([], dtype=np.int64), np.array([1]), np.array([1])])
     assert is_counted(guesses).tolist() == [True, False, True, True]
     first = FOUR.predictions[:, 0]
     assert top1_hits(guesses).tolist() == [first[0] == 0, first[2] == 1, first[3] == 1]
     assert top1_hits(FOUR).tolist() == (first == FOUR.labels).tolist()
 
 
-def test_the_interval_of_calibration_is_that_of_images_that_are_really_resampled(monkeypatch: pytest.MonkeyPatch):
+def test_calibration_interval_matches_resampling(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(5)
     confidences = random.random(200)
     right = random.random(200) < confidences**2
@@ -111,12 +111,12 @@ def test_the_interval_of_calibration_is_that_of_images_that_are_really_resampled
     draws = (random.integers(200, size=200) for _ in range(2000))
     again = [measure(hit_or_miss(right[drawn], confidences[drawn]), NAMES) for drawn in draws]
     ece = np.percentile([each["ece"] for each in again], [2.5, 97.5])
-    # Both are drawn: three images of 200 apart at most.
+    # Both are random: they differ by at most three images of 200.
     assert measures["ece_interval"] == pytest.approx(ece, abs=0.015)
     assert measures["ece_interval"][0] < measures["ece"] < measures["ece_interval"][1]
 
 
-def test_a_seed_gives_the_same_numbers_and_another_moves_intervals_alone():
+def test_seed_only_affects_intervals():
     guesses = hit_or_miss(np.arange(300) < 100, np.linspace(0, 1, 300))
     first, other = measure(guesses, NAMES, seed=1), measure(guesses, NAMES, seed=2)
     assert first == measure(guesses, NAMES, seed=1)
@@ -124,40 +124,40 @@ def test_a_seed_gives_the_same_numbers_and_another_moves_intervals_alone():
     assert (first["top1"], first["ece"], first["confusions"]) == (other["top1"], other["ece"], other["confusions"])
 
 
-def test_any_accepted_label_is_right_and_images_without_one_are_left_out():
+def test_any_accepted_label_is_correct():
     guesses = Guesses(
         labels=np.array([0, 1, 2]),
         predictions=np.array([[1, 0], [1, 0], [0, 2]]),
         confidences=np.array([0.6, 0.1, 0.6]),
-        accepted=[np.array([2, 1]), np.array([]), np.array([2])],
+        accepted_labels=[np.array([2, 1]), np.array([]), np.array([2])],
     )
     measures = measure(guesses, NAMES)
     assert (measures["num_images"], measures["num_without_label"]) == (2, 1)
     assert (measures["top1"], measures["top5"]) == (1 / 2, 1.0)
     assert measures["ece"] == pytest.approx(0.6 - 1 / 2)
-    # By the original label: the ant was taken for a bee, which it is as well.
+    # By the original label: the ant was predicted as a bee, which is also accepted.
     assert [row["num_images"] for row in measures["per_class"]] == [1, 0, 1, 0]
     assert [row["top1"] for row in measures["per_class"]] == [1.0, None, 0.0, None]
     assert measures["confusions"] == [confusion(0, 1, 1), confusion(2, 0, 1)]
 
 
 def test_the_original_label_is_wrong_where_it_is_not_accepted():
-    guesses = replace(hit_or_miss(np.array([True])), accepted=(np.array([3]),))
+    guesses = replace(hit_or_miss(np.array([True])), accepted_labels=(np.array([3]),))
     assert measure(guesses, NAMES)["top5"] == 0.0
 
 
 def test_accepting_the_original_label_alone_changes_nothing():
     accepted = [np.array([label]) for label in FOUR.labels]
-    assert measure(replace(FOUR, accepted=accepted), NAMES) == measure(FOUR, NAMES)
+    assert measure(replace(FOUR, accepted_labels=accepted), NAMES) == measure(FOUR, NAMES)
 
 
 def test_only_shared_classes_are_listed():
-    whole, part = measure(FOUR, NAMES), measure(FOUR, NAMES, shared=np.array([2, 1, 0]))
+    whole, part = measure(FOUR, NAMES), measure(FOUR, NAMES, shared_labels=np.array([2, 1, 0]))
     assert [row["label"] for row in part["per_class"]] == [0, 1, 2]
     assert {**part, "per_class": whole["per_class"]} == whole
 
 
-def test_the_numbers_of_a_set_survive_a_file():
+def test_set_results_survive_a_round_trip_to_json():
     measures = measure(FOUR, NAMES)
     assert TypeAdapter(Measures).validate_json(json.dumps(measures)) == measures
     assert measures["calibration"][0] == {"confidence": 0.3, "accuracy": 0.0, "num_images": 1}
@@ -178,7 +178,7 @@ def test_no_images_have_no_accuracy():
     with pytest.raises(ValueError, match="no images"):
         hit_or_miss(np.zeros(0, dtype=bool))
     with pytest.raises(ValueError, match="no images with a label"):
-        measure(replace(FOUR, accepted=[np.array([])] * 4), NAMES)
+        measure(replace(FOUR, accepted_labels=[np.array([])] * 4), NAMES)
 
 
 @pytest.mark.parametrize(
@@ -189,29 +189,29 @@ def test_no_images_have_no_accuracy():
         ({"labels": np.array([0, 0, -1, 1])}, "labels has the value -1"),
         ({"predictions": np.array([0, 0, 1, 2])}, r"predictions has shape \[4\]"),
         ({"predictions": np.zeros((3, 5), dtype=np.int64)}, r"predictions has shape \[3, 5\]"),
-        ({"predictions": np.zeros((4, 0), dtype=np.int64)}, r"shape \[4, 0\] and type int64; \[4, 1\]"),
-        ({"predictions": np.zeros((4, 6), dtype=np.int64)}, r"shape \[4, 6\] and type int64; \[4, 5\]"),
+        ({"predictions": np.zeros((4, 0), dtype=np.int64)}, r"shape \[4, 0\] and type int64; expected \[4, 1\]"),
+        ({"predictions": np.zeros((4, 6), dtype=np.int64)}, r"shape \[4, 6\] and type int64; expected \[4, 5\]"),
         ({"confidences": np.full(3, 0.5)}, r"confidences has shape \[3\]"),
         ({"confidences": np.ones(4, dtype=np.int64)}, "confidences .* type int64"),
-        ({"confidences": np.array([0.5, 1.5, 0.5, 0.5])}, "confidences has the value 1.5; 0 to 1 .* softmax"),
+        ({"confidences": np.array([0.5, 1.5, 0.5, 0.5])}, "confidences has the value 1.5; use softmax outputs, 0 to 1"),
         ({"confidences": np.array([0.5, np.nan, 0.5, 0.5])}, "confidences has the value nan"),
-        ({"accepted": [np.array([1])] * 3}, "accepted has 3 arrays for 4 images"),
-        ({"accepted": [np.array([1])] * 3 + [np.array([[1]])]}, r"accepted\[3\] has shape \[1, 1\]"),
-        ({"accepted": [np.array([0.5])] * 4}, r"accepted\[0\] .* type float64"),
-        ({"accepted": [np.array([1, -1])] * 4}, r"accepted\[0\] has the value -1"),
+        ({"accepted_labels": [np.array([1])] * 3}, "accepted_labels has 3 arrays for 4 images"),
+        ({"accepted_labels": [np.array([1])] * 3 + [np.array([[1]])]}, r"accepted_labels\[3\] has shape \[1, 1\]"),
+        ({"accepted_labels": [np.array([0.5])] * 4}, r"accepted_labels\[0\] .* type float64"),
+        ({"accepted_labels": [np.array([1, -1])] * 4}, r"accepted_labels\[0\] has the value -1"),
     ],
 )
-def test_guesses_that_do_not_fit_are_refused(wrong: dict[str, np.ndarray], message: str):
+def test_inconsistent_guesses_are_refused(wrong: dict[str, np.ndarray], message: str):
     with pytest.raises(ValueError, match=message):
         replace(FOUR, **wrong)
 
 
-def test_labels_that_do_not_compete_are_refused():
+def test_labels_outside_the_shared_ones_are_refused():
     with pytest.raises(ValueError, match="labels has the label 1, which is not among the 2"):
-        measure(FOUR, NAMES, shared=np.array([0, 2]))
+        measure(FOUR, NAMES, shared_labels=np.array([0, 2]))
     with pytest.raises(ValueError, match="predictions has the label 2, which is not among the 2"):
         measure(FOUR, NAMES[:2])
-    with pytest.raises(ValueError, match="shared has the label 4, which is not among the 4"):
-        measure(FOUR, NAMES, shared=np.array([0, 4]))
-    with pytest.raises(ValueError, match="accepted has the label 9, which is not among the 4"):
-        measure(replace(FOUR, accepted=[np.array([9])] * 4), NAMES)
+    with pytest.raises(ValueError, match="shared_labels has the label 4, which is not among the 4"):
+        measure(FOUR, NAMES, shared_labels=np.array([0, 4]))
+    with pytest.raises(ValueError, match="accepted_labels has the label 9, which is not among the 4"):
+        measure(replace(FOUR, accepted_labels=[np.array([9])] * 4), NAMES)

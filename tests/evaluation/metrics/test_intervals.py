@@ -3,10 +3,10 @@ import pytest
 import scipy.stats
 
 from evaluation.metrics.intervals import (
-    packed_hits,
+    pack_hits,
     paired_difference,
     student_interval,
-    unpacked_hits,
+    unpack_hits,
     wilson_interval,
 )
 
@@ -20,58 +20,58 @@ from evaluation.metrics.intervals import (
         (50, 100, (0.4038, 0.5962)),
     ],
 )
-def test_an_interval_of_a_share_is_wilsons(num_hits: int, num_images: int, expected: tuple[float, float]):
+def test_interval_of_a_fraction_is_wilsons(num_hits: int, num_images: int, expected: tuple[float, float]):
     assert wilson_interval(num_hits, num_images) == pytest.approx(expected, abs=1e-4)
     theirs = scipy.stats.binomtest(num_hits, num_images).proportion_ci(method="wilson")
     assert wilson_interval(num_hits, num_images) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
-def test_it_covers_what_it_promises_at_ten_images():
+def test_wilson_interval_covers_95_percent_for_ten_images():
     ends = [wilson_interval(hits, 10) for hits in range(11)]
     covered = [low <= 0.9 <= high for low, high in ends]
     assert sum(scipy.stats.binom.pmf(hits, 10, 0.9) for hits in range(11) if covered[hits]) > 0.92
 
 
 def of_counts(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return hits of two models: so many images that both have right, the first alone, the second alone, neither."""
+    """Return hits of two models, by the number of images that both, only the first, only the second, or neither got."""
     pairs = [(True, True)] * both + [(True, False)] * first + [(False, True)] * second + [(False, False)] * neither
     hits = np.array(pairs)
     return hits[:, 0], hits[:, 1]
 
 
-def test_two_models_differ_by_the_images_that_one_alone_has_right():
+def test_difference_of_two_models():
     difference = paired_difference(*of_counts(60, 12, 3, 25))
     assert difference.points == pytest.approx(0.09)
     assert difference.p_value == pytest.approx(2 * sum(scipy.stats.binom.pmf(k, 15, 0.5) for k in range(4)))  # 0.035
     # (12.5 - 3.5) / 102 is 0.08824, its deviation sqrt(16 - 81 / 102) / 102 is 0.03823
     assert difference.interval == pytest.approx((0.0133, 0.1632), abs=1e-4)
-    assert difference.is_told_apart
+    assert difference.is_significant
 
 
-def test_models_that_are_right_equally_often_are_not_told_apart():
+def test_equal_accuracies_are_not_significant():
     same = paired_difference(*of_counts(5, 0, 0, 5))
     assert (same.points, same.p_value) == (0.0, 1.0)
-    assert not same.is_told_apart
-    assert not paired_difference(*of_counts(50, 4, 2, 50)).is_told_apart
+    assert not same.is_significant
+    assert not paired_difference(*of_counts(50, 4, 2, 50)).is_significant
 
 
-def test_models_are_told_apart_where_both_interval_and_p_say_so():
+def test_significance_needs_both_interval_and_p():
     five, six = (paired_difference(*of_counts(50, num, 0, 50 - num)) for num in (5, 6))
     assert five.interval[0] > 0
     assert five.p_value == pytest.approx(2 / 2**5)  # 0.0625
-    assert not five.is_told_apart
+    assert not five.is_significant
     assert six.p_value == pytest.approx(2 / 2**6)  # 0.03125
-    assert six.is_told_apart
+    assert six.is_significant
 
 
-def test_an_interval_over_seeds_ends_where_shares_do():
+def test_interval_over_seeds_is_within_0_and_1():
     low, high = student_interval([1.0, 1.0, 0.98]) or (0.0, 0.0)
     assert low == pytest.approx(0.9933 - 4.303 * 0.00667, abs=1e-3)  # 0.0115 / sqrt(3) is 0.00667
     assert high == 1.0
     assert student_interval([0.0, 0.0, 0.02]) == (0.0, pytest.approx(0.0354, abs=1e-3))
 
 
-def test_hits_come_back_from_their_text():
+def test_packed_hits_are_unpacked():
     hits = np.random.default_rng(0).random(50_001) < 0.7
-    np.testing.assert_array_equal(unpacked_hits(packed_hits(hits), 50_001), hits)
-    assert len(packed_hits(hits)) < 8400
+    np.testing.assert_array_equal(unpack_hits(pack_hits(hits), 50_001), hits)
+    assert len(pack_hits(hits)) < 8400

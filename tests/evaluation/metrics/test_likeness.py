@@ -5,18 +5,18 @@ import pytest
 
 from evaluation.metrics import representation
 from evaluation.metrics.likeness import (
-    Judged,
+    ClassifiedImages,
     Overlap,
     equal_numbers,
     frechet_distance,
-    judgement,
     neighbour_radii,
     overlap,
+    quality_report,
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 NAMES = ("zero", "one")
-REAL = Judged(LABELS, np.array([[0.0], [1.0], [3.0], [10.0], [11.0], [13.0]]), np.array([0, 0, 1, 1, 1, 1]))
+REAL = ClassifiedImages(LABELS, np.array([[0.0], [1.0], [3.0], [10.0], [11.0], [13.0]]), np.array([0, 0, 1, 1, 1, 1]))
 
 
 def column(*values: float) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_copies_are_neighbours_at_distance_zero():
     assert neighbour_radii(column(2, 2, 2, 5), 2).tolist() == [0, 0, 0, 3]
 
 
-def test_overlap_on_a_line_is_as_worked_out_by_hand():
+def test_overlap_on_a_line():
     # Real radii 4, 2, 2, 2, 2; generated radii 3.5, 1, 1, 15.
     # 0.5 is near -3 and 1; 4 near 3; 5 is at the very edge of 3 and 7, which is outside; 20 near none.
     # 7 and 9 have no generated neighbour but lie in the ball of 20; -3 is at the edge of that of 0.5.
@@ -42,7 +42,7 @@ def test_overlap_on_a_line_is_as_worked_out_by_hand():
     )
 
 
-def test_overlap_around_a_square_is_as_worked_out_by_hand():
+def test_overlap_around_a_square():
     square = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     generated = np.array([[0.5, 0.5], [0.5, -0.5], [2.0, 0.0]])
     # With two neighbours the corners' radii are 1. The centre is in four balls, the point below in two.
@@ -50,13 +50,13 @@ def test_overlap_around_a_square_is_as_worked_out_by_hand():
     assert overlap(square, generated, 2) == Overlap(precision=2 / 3, recall=1.0, density=6 / (2 * 3), coverage=1.0)
 
 
-def test_roles_change_places_when_the_sets_do():
+def test_swapping_sets_swaps_precision_and_recall():
     generator = np.random.default_rng(3)
     real, generated = generator.normal(size=(40, 2)), generator.normal(1, 1, size=(30, 2))
     assert overlap(real, generated).precision == overlap(generated, real).recall
 
 
-def test_a_set_overlaps_itself_wholly():
+def test_set_overlaps_itself_completely():
     points = np.random.default_rng(4).normal(size=(50, 3))
     itself = overlap(points, points.copy())
     assert (itself.precision, itself.recall, itself.coverage) == (1.0, 1.0, 1.0)
@@ -64,7 +64,7 @@ def test_a_set_overlaps_itself_wholly():
     assert overlap(column(0, 1, 3, 7), column(0, 1, 3, 7), 2).density == 1.0
 
 
-def test_sets_far_apart_share_nothing():
+def test_distant_sets_do_not_overlap():
     assert overlap(column(0, 1, 2), column(100, 101, 102), 1) == Overlap(0.0, 0.0, 0.0, 0.0)
 
 
@@ -86,7 +86,7 @@ def naive_overlap(real: np.ndarray, generated: np.ndarray, k: int) -> Overlap:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("k", [1, 5])
-def test_blocks_of_two_rows_give_what_a_loop_does(seed: int, k: int, monkeypatch: pytest.MonkeyPatch):
+def test_blocks_match_a_plain_loop(seed: int, k: int, monkeypatch: pytest.MonkeyPatch):
     generator = np.random.default_rng(seed)
     real, generated = generator.normal(size=(37, 4)), generator.normal(0.5, 0.8, size=(43, 4))
     monkeypatch.setattr(representation, "BLOCK_MEBIBYTES", 0.001)
@@ -117,7 +117,7 @@ def test_frechet_distance_of_gaussians_that_do_not_commute_has_its_closed_form()
 
 
 def test_frechet_distance_to_a_point_is_the_variance():
-    # Nothing is shared with a Gaussian without width: |m|^2 + Tr S, of variances 2 and 5.
+    # A Gaussian without width has no common covariance: |m|^2 + Tr S, with variances 2 and 5.
     points = mirrored((math.sqrt(3), 0), (0, math.sqrt(7.5)))
     assert frechet_distance(points, np.zeros((3, 2))) == pytest.approx(7)
 
@@ -137,37 +137,37 @@ def test_frechet_distance_of_a_shifted_set_is_the_squared_shift(shape: tuple[int
     assert frechet_distance(points, points + 0.5) == pytest.approx(0.25 * shape[1])
 
 
-def test_frechet_distance_has_no_direction():
+def test_frechet_distance_is_symmetric():
     generator = np.random.default_rng(6)
     real, generated = generator.normal(size=(30, 8)), generator.normal(1, 2, size=(6, 8))
     assert frechet_distance(real, generated) == pytest.approx(frechet_distance(generated, real))
 
 
-def test_recognised_is_the_share_of_a_class_that_the_judge_takes_for_it():
+def test_recognised_is_the_fraction_classified_as_the_label():
     assert REAL.recognised() == pytest.approx(5 / 6)
     assert [REAL.at(np.equal(LABELS, label)).recognised() for label in (0, 1)] == [pytest.approx(2 / 3), 1.0]
 
 
-def test_a_copy_of_the_real_images_is_as_diverse_and_covers_all():
-    told = judgement(REAL, REAL, NAMES, num_neighbours=1)
-    overall = told["overall"]
+def test_copy_of_the_real_images_has_full_coverage():
+    report = quality_report(REAL, REAL, NAMES, num_neighbours=1)
+    overall = report["overall"]
     assert (overall["precision"], overall["recall"], overall["coverage"]) == (1.0, 1.0, 1.0)
     assert overall["frechet_distance"] == pytest.approx(0.0, abs=1e-9)
     assert overall["diversity"] == overall["real_diversity"] == pytest.approx(2.0)  # of 1, 2 and 3 in each class
     assert overall["recognised"] == overall["real_recognised"] == pytest.approx(5 / 6)
-    assert [(row["class_name"], row["num_real"]) for row in told["per_class"]] == [("zero", 3), ("one", 3)]
+    assert [(row["class_name"], row["num_real"]) for row in report["per_class"]] == [("zero", 3), ("one", 3)]
 
 
-def test_images_of_one_kind_are_precise_and_cover_little():
-    same = Judged(LABELS, np.array([[1.0], [1.0], [1.0], [11.0], [11.0], [11.0]]), LABELS)
-    overall = judgement(REAL, same, NAMES, num_neighbours=1)["overall"]
+def test_identical_images_have_high_precision_and_low_coverage():
+    same = ClassifiedImages(LABELS, np.array([[1.0], [1.0], [1.0], [11.0], [11.0], [11.0]]), LABELS)
+    overall = quality_report(REAL, same, NAMES, num_neighbours=1)["overall"]
     assert (overall["precision"], overall["diversity"], overall["recognised"]) == (1.0, 0.0, 1.0)
     assert overall["coverage"] < 0.5
 
 
-def seen(features: np.ndarray, *labels: int) -> Judged:
-    """Return images that the judge takes for what they should show."""
-    return Judged(np.array(labels), features, np.array(labels))
+def seen(features: np.ndarray, *labels: int) -> ClassifiedImages:
+    """Return images that are classified as their labels."""
+    return ClassifiedImages(np.array(labels), features, np.array(labels))
 
 
 def test_diversity_is_the_mean_distance_within_a_class():
@@ -175,10 +175,10 @@ def test_diversity_is_the_mean_distance_within_a_class():
     assert seen(column(0, 1, 3, 50, 60), 0, 0, 0, 1, 1).diversity() == pytest.approx(6)
 
 
-def test_a_judgement_has_every_class_and_their_pool():
+def test_quality_report_has_each_class_and_overall():
     real = seen(column(0, 1, 3, 50, 60), 4, 4, 4, 9, 9)
     generated = seen(column(0, 2, 5, 1000, 1008), 4, 4, 4, 9, 9)
-    found = judgement(real, generated, "abcdefghij", num_neighbours=1)
+    found = quality_report(real, generated, "abcdefghij", num_neighbours=1)
     four, nine = found["per_class"]
     assert [(row["label"], row["class_name"]) for row in (four, nine)] == [(4, "e"), (9, "j")]
     assert (four["num_real"], four["num_generated"]) == (3, 3)
@@ -197,45 +197,45 @@ def shared_by(row: dict[str, float]) -> Overlap:
     return Overlap(row["precision"], row["recall"], row["density"], row["coverage"])
 
 
-def test_as_many_images_of_each_class_are_compared_on_both_sides():
+def test_classes_are_compared_at_equal_numbers():
     labels, other_labels = np.array([4, 9, 4, 4, 9]), np.array([9, 4, 9, 4, 9, 9])
     rows, other_rows = equal_numbers(labels, other_labels, seed=0)
     assert sorted(labels[rows].tolist()) == sorted(other_labels[other_rows].tolist()) == [4, 4, 9, 9]
     assert len(set(other_rows.tolist())) == 4
     drawn = {tuple(equal_numbers(labels, other_labels, seed)[0].tolist()) for seed in range(20)}
-    assert len(drawn) == 3  # which of three images of class 4 is left out
+    assert len(drawn) == 3  # one of three images of class 4 is dropped
 
 
-def test_more_generated_images_alone_cover_no_more():
+def test_coverage_does_not_grow_with_the_number_of_images():
     random = np.random.default_rng(0)
     real, generated = random.normal(size=(50, 4)), random.normal(size=(5000, 4))
     once, often = (
-        judgement(seen(real, *[0] * 50), seen(generated[:num], *[0] * num), NAMES)["overall"] for num in (50, 5000)
+        quality_report(seen(real, *[0] * 50), seen(generated[:num], *[0] * num), NAMES)["overall"] for num in (50, 5000)
     )
     assert often["num_generated"] == 50
     assert abs(often["coverage"] - once["coverage"]) < 0.2
     assert overlap(real, generated).coverage == 1.0  # as it was
 
 
-def test_a_class_that_only_one_side_has_is_refused():
+def test_class_in_only_one_set_is_refused():
     with pytest.raises(ValueError, match=r"1 class\(es\) have only real or only generated images, first 2"):
-        judgement(seen(column(0, 1), 1, 1), seen(column(0, 1, 2), 1, 1, 2), NAMES, 1)
+        quality_report(seen(column(0, 1), 1, 1), seen(column(0, 1, 2), 1, 1, 2), NAMES, 1)
 
 
 def test_too_few_images_for_the_neighbours_are_refused_by_class():
     with pytest.raises(ValueError, match=r"2 generated images of class 1, too few for 2 neighbours.*at least 3"):
-        judgement(seen(column(0, 1, 2), 1, 1, 1), seen(column(0, 1), 1, 1), NAMES, 2)
+        quality_report(seen(column(0, 1, 2), 1, 1, 1), seen(column(0, 1), 1, 1), NAMES, 2)
     with pytest.raises(ValueError, match="num_neighbours is 0"):
-        judgement(REAL, REAL, NAMES, 0)
+        quality_report(REAL, REAL, NAMES, 0)
 
 
 def test_features_of_two_networks_are_refused():
     with pytest.raises(ValueError, match="2 dimensions and generated ones 3"):
-        judgement(seen(np.eye(2), 0, 0), seen(np.eye(3), 0, 0, 0), NAMES, 1)
+        quality_report(seen(np.eye(2), 0, 0), seen(np.eye(3), 0, 0, 0), NAMES, 1)
 
 
-def test_features_that_are_none_are_refused_by_name():
+def test_invalid_features_are_named():
     with pytest.raises(ValueError, match="generated has NaN or infinite values in 1 of 2 rows"):
-        judgement(seen(column(0, 1), 0, 0), seen(column(0, math.nan), 0, 0), NAMES, 1)
+        quality_report(seen(column(0, 1), 0, 0), seen(column(0, math.nan), 0, 0), NAMES, 1)
     with pytest.raises(ValueError, match=r"real has shape \[0, 2\]"):
-        judgement(seen(np.zeros((0, 2))), seen(np.eye(2), 0, 0), NAMES, 1)
+        quality_report(seen(np.zeros((0, 2))), seen(np.eye(2), 0, 0), NAMES, 1)

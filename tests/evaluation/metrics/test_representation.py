@@ -19,7 +19,7 @@ def test_an_activation_at_the_threshold_counts_as_zero():
     assert sparsity(features) == 4 / 6
 
 
-def test_classes_count_alike_whatever_their_size_and_features_lose_their_length():
+def test_classes_have_equal_weight_and_features_are_normalized():
     features = np.array([[3.0, 0.0], [0.0, 5.0], [1.0, 0.0], [2.0, 0.0], [-4.0, 0.0]])
     labels = np.array([7, 7, 2, 2, 2])
     # Class 7: (1, 0) and (0, 1). Class 2: (1, 0), (1, 0), (-1, 0) with distances 0, 2, 2.
@@ -43,7 +43,7 @@ def test_distances_in_blocks_of_two_rows_are_those_of_a_loop(monkeypatch: pytest
 
 
 def test_redundancy_is_the_mean_over_pairs_of_different_dimensions():
-    # x, then one that is uncorrelated with it, then -2x: magnitudes 0, 1, 0.
+    # x, then a dimension uncorrelated with it, then -2x: magnitudes 0, 1, 0.
     assert feature_redundancy(np.array([[-1.0, 1.0, 2.0], [0.0, -2.0, 0.0], [1.0, 1.0, -2.0]])) == pytest.approx(1 / 3)
 
 
@@ -52,12 +52,12 @@ def test_redundancy_of_two_half_correlated_dimensions_is_a_half():
 
 
 def test_constant_dimensions_do_not_change_the_redundancy():
-    # 0.1 has no exact mean in binary: its deviation from the mean need not be zero.
+    # The mean of 0.1 is not exact in binary, so its deviation from the mean may not be zero.
     features = np.array([[0.0, 0.1, 0.0], [0.0, 0.1, 1.0], [1.0, 0.1, 1.0]])
     assert feature_redundancy(features) == pytest.approx(0.5)
 
 
-def test_coding_length_of_orthogonal_features_is_as_worked_out_by_hand():
+def test_coding_length_of_orthogonal_features():
     # d = m = 2 and eps^2 = 0.5: det(I + 2 I) = 9. Lengths do not matter.
     assert coding_length(np.array([[3.0, 0.0], [0.0, 0.1]])) == pytest.approx(math.log(9) / 2)
 
@@ -75,7 +75,7 @@ def test_the_smaller_gram_matrix_gives_the_formula_of_the_source(shape: tuple[in
     assert coding_length(features) == pytest.approx(0.5 * math.log(np.linalg.det(np.eye(d) + d / (m * 0.5) * z @ z.T)))
 
 
-def test_describe_holds_all_four_and_single_precision_does():
+def test_describe_accepts_single_precision():
     features = np.array([[3.0, 0.0], [0.0, 5.0]], dtype=np.float32)
     described = describe(features, np.array([1, 1]))
     assert list(described.values()) == pytest.approx([0.5, math.sqrt(2), 1.0, math.log(3)])
@@ -91,18 +91,18 @@ def test_describe_holds_all_four_and_single_precision_does():
         (np.array([[np.inf, 1.0], [0.0, 1.0]]), "1 of 2 rows, first in row 0"),
     ],
 )
-def test_features_that_are_none_are_refused(features: np.ndarray, message: str):
+def test_invalid_features_are_refused(features: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
         describe(features, np.zeros(len(features), dtype=np.int64))
 
 
 @pytest.mark.parametrize("labels", [np.array([0]), np.array([[0, 0]]), np.array([0.0, 1.0])])
 def test_labels_that_do_not_fit_are_refused(labels: np.ndarray):
-    with pytest.raises(ValueError, match="one integer a feature vector"):
+    with pytest.raises(ValueError, match="one integer per feature vector"):
         describe(np.eye(2), labels)
 
 
-def test_what_has_no_pair_is_refused():
+def test_features_without_pairs_are_refused():
     with pytest.raises(ValueError, match="None of the 2 images"):
         intra_class_distance(np.eye(2), np.array([0, 1]))
     with pytest.raises(ValueError, match="1 of 2 feature dimensions vary"):

@@ -1,4 +1,4 @@
-"""Pages and CSV of evaluations: what they say, what they survive, and that they need no other file."""
+"""Pages and CSV of evaluations: contents, escaping, and no dependence on other files."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.metrics.intervals import packed_hits, wilson_interval
+from evaluation.metrics.intervals import pack_hits, wilson_interval
 from evaluation.pages.html import by_unique_name, html_table, percent
 from evaluation.pages.model_page import CSV_HEAD, csv_text, model_page
 from evaluation.pages.side_by_side import best_of, same_classes, side_by_side_page
@@ -19,7 +19,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)> & \"$\\frac'"
 
 
 def one_set(top1: float = 0.75, num_classes: int = 2, names: str = "class") -> dict[str, Any]:
-    """Four images a class, three of them right, the fourth taken for the next class."""
+    """Four images per class: three correct, the fourth predicted as the next class."""
     per_class = [
         {
             "label": i,
@@ -104,7 +104,7 @@ def embedded(page: str) -> Any:
 
 
 def cells(page: str) -> list[list[str]]:
-    """The text of all rows of all tables, marks and all."""
+    """Return the text of all rows of all tables, with markup."""
     return [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
 
 
@@ -127,7 +127,7 @@ def test_a_page_needs_no_other_file(make: Callable[[dict[str, Any]], str]):
 
 
 @pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, one])], ids=["one", "several"])
-def test_hostile_names_stay_text(make: Callable[[dict[str, Any]], str]):
+def test_hostile_names_are_escaped(make: Callable[[dict[str, Any]], str]):
     sets = {HOSTILE: one_set(names=HOSTILE) | {"num_unreadable": 1, "unreadable": [HOSTILE]}}
     evaluation = evaluated(HOSTILE, sets, settings=HOSTILE, circumstances=dict.fromkeys(BARE["circumstances"], HOSTILE))
     evaluation["model"] |= {"templates": [HOSTILE], "augmentation": HOSTILE, "checkpoint": HOSTILE}
@@ -144,27 +144,27 @@ def test_the_page_holds_its_evaluation_as_json():
     assert embedded(model_page(evaluation)) == evaluation
 
 
-def test_a_page_says_what_was_evaluated_and_where():
+def test_page_states_model_and_environment():
     page = model_page(FULL)
-    told = {row[0]: row[1] for row in cells(page) if len(row) == 2}
-    assert told["trained on"] == "20,000 generated images, 80,000 uses"
-    assert told["guidance scale"] == "1, 2.5"
-    assert told["recipe"] == "1f82c32187e1"
-    assert told["commit"] == "cbdc476"
-    assert told["machine"] == "x86_64, 2 cores"
+    table = {row[0]: row[1] for row in cells(page) if len(row) == 2}
+    assert table["trained on"] == "20,000 generated images, 80,000 uses"
+    assert table["guidance scale"] == "1, 2.5"
+    assert table["recipe"] == "1f82c32187e1"
+    assert table["commit"] == "cbdc476"
+    assert table["machine"] == "x86_64, 2 cores"
     assert "<h1>mine</h1>" in page
     assert "<pre>batch_size: 64\n</pre>" in page
 
 
-def test_a_set_is_told_in_per_cent_with_its_intervals():
+def test_set_results_are_percentages_with_intervals():
     row = ["digits", "8", "2", "0", "0", "75.00%\n[62.50,\xa087.50]", "100.00%\n[90.00,\xa0100.00]", "71.25%"]
     assert [*row, "3.21%\n[1.00,\xa05.00]"] in cells(model_page(FULL))
 
 
-def test_representation_and_transfer_are_told_where_there_are():
-    told = cells(model_page(FULL))
-    assert ["mine", "digits", "540", "512", "0.25", "0.8125", "0.125", "412.3"] in told
-    assert ["flowers", "2,040", "6,149", "3", "102", "3", "79.00%", "81.25%\n[80.00,\xa082.50]", "80.00%"] in told
+def test_representation_and_transfer_are_shown_if_measured():
+    table = cells(model_page(FULL))
+    assert ["mine", "digits", "540", "512", "0.25", "0.8125", "0.125", "412.3"] in table
+    assert ["flowers", "2,040", "6,149", "3", "102", "3", "79.00%", "81.25%\n[80.00,\xa082.50]", "80.00%"] in table
     assert "Average of the log-odds: 1.466." in model_page(FULL)
     assert "Representation" not in model_page(BARE)
     assert "Transfer" not in model_page(BARE)
@@ -176,20 +176,27 @@ def test_unreadable_images_are_named():
     assert "<summary>Unreadable in digits: 2</summary>\n<pre>a.png\nb&amp;c.png</pre>" in page
 
 
-def test_classes_without_images_are_left_out():
+def test_classes_without_images_are_not_shown():
     of_set = one_set()
     of_set["per_class"][0] |= {"num_images": 0, "num_top1": 0, "top1": None, "top5": None, "top1_interval": None}
-    assert "Without images, and left out: 1." in model_page(evaluated(sets={"digits": of_set}))
+    assert "Classes without images, not shown: 1." in model_page(evaluated(sets={"digits": of_set}))
 
 
 def test_a_set_without_images_and_a_model_without_sets_have_pages():
     empty = one_set(num_classes=0) | {"per_class": [{"label": 0, "class_name": "a", "num_images": 0, "top1": None}]}
     assert "No class has images." in model_page(evaluated(sets={"digits": empty}))
-    assert "There is no set." in model_page(evaluated(sets={}))
-    assert "There is no set." in side_by_side_page([evaluated(sets={})])
+    for page in (model_page(evaluated(sets={})), side_by_side_page([evaluated(sets={})])):
+        assert "Robustness" not in page
 
 
-def test_of_many_classes_the_commonest_confusions_are_listed_by_name():
+def test_robustness_is_shown_for_two_points_or_more():
+    for page in (model_page(BARE), side_by_side_page([BARE])):
+        assert "Robustness" not in page
+    for page in (model_page(FULL), side_by_side_page([FULL]), side_by_side_page([evaluated(), BARE])):
+        assert "<h2>Robustness</h2>\n<svg" in page
+
+
+def test_most_frequent_confusions_of_many_classes_are_listed():
     many = one_set(num_classes=101)
     many["confusions"].append({"label": 7, "predicted": 100, "num_images": 2})
     page = model_page(evaluated(sets={"big": many}))
@@ -197,39 +204,39 @@ def test_of_many_classes_the_commonest_confusions_are_listed_by_name():
     assert listed[0] == ["class 7", "class 100", "2", "50.00%"]
     assert listed[1] == ["class 0", "class 1", "1", "25.00%"]
     assert len(listed) == 25
-    assert "Of 101 classes the 25 worst and best." in page
+    assert "The 25 worst and best of 101 classes." in page
 
 
 def test_up_to_a_hundred_classes_have_a_matrix():
     page = model_page(evaluated(sets={"hundred": one_set(num_classes=100)}))
-    assert "taken for</text>" in page
+    assert "predicted as</text>" in page
     assert not [row for row in cells(page) if len(row) == 4]
 
 
-def test_side_by_side_what_is_missing_is_a_dash():
-    told = cells(side_by_side_page([FULL, BARE]))
-    assert ["mine", "75.00%\n[62.50,\xa087.50]", "50.00%\n[37.50,\xa062.50]"] in told
-    assert ["yours", "62.50%\n[50.00,\xa075.00]", "-"] in told
-    assert ["mine", "81.25%\n[80.00,\xa082.50]", "1.466"] in told
-    assert ["yours", "-", "-"] in told
-    assert ["yours", *7 * ["-"]] in told
+def test_missing_results_are_dashes_side_by_side():
+    table = cells(side_by_side_page([FULL, BARE]))
+    assert ["mine", "75.00%\n[62.50,\xa087.50]", "50.00%\n[37.50,\xa062.50]"] in table
+    assert ["yours", "62.50%\n[50.00,\xa075.00]", "-"] in table
+    assert ["mine", "81.25%\n[80.00,\xa082.50]", "1.466"] in table
+    assert ["yours", "-", "-"] in table
+    assert ["yours", *7 * ["-"]] in table
 
 
 @pytest.mark.parametrize("num_models", [1, 3, 8])
-def test_some_models_have_a_page(num_models: int):
+def test_page_compares_any_number_of_models(num_models: int):
     names = ["mine", *(f"other {i}" for i in range(1, num_models))]
     page = side_by_side_page([FULL, *map(evaluated, names[1:])])
     assert [row[0] for row in cells(page) if row[1:] and "75.00%" in row[1]][:num_models] == names
     assert all(f">{name}</text>" in page for name in names)
 
 
-def test_sets_in_which_other_numbers_of_classes_compete_say_so_and_have_no_best():
+def test_sets_with_different_numbers_of_classes_have_no_best():
     page = side_by_side_page([evaluated(), evaluated("b", sets={"digits": one_set(num_classes=3)})])
     assert "<th>digits\n2 or 3 classes</th>" in page
     assert "<b>" not in page
 
 
-def test_a_transfer_set_says_whose_split_it_has_where_that_is_known():
+def test_transfer_set_shows_its_split_if_known():
     drawn = transfer()
     drawn["sets"]["flowers"]["split"] = "drawn"
     one = evaluated("b", transfer=drawn)
@@ -240,38 +247,38 @@ def test_a_transfer_set_says_whose_split_it_has_where_that_is_known():
 def test_a_model_trained_on_real_images_has_no_row_of_prompts():
     real = evaluated("real")
     real["model"] |= {"trained_on": "real", "architecture": "resnet50"}
-    told = {row[0]: row[1:] for row in cells(side_by_side_page([real, FULL])) if row}
-    assert told["architecture"] == ["resnet50", "resnet18"]
-    assert told["guidance scale"] == ["-", "1, 2.5"]
-    assert told["templates"] == ["-", "a photo of a {}"]
-    assert told["augmentation"] == ["crops", "crops"]
-    assert told["recipe"] == ["1f82c32187e1", "1f82c32187e1"]
-    assert told["date"] == ["2026-11-24", "2026-11-24"]
+    table = {row[0]: row[1:] for row in cells(side_by_side_page([real, FULL])) if row}
+    assert table["architecture"] == ["resnet50", "resnet18"]
+    assert table["guidance scale"] == ["-", "1, 2.5"]
+    assert table["templates"] == ["-", "a photo of a {}"]
+    assert table["augmentation"] == ["crops", "crops"]
+    assert table["recipe"] == ["1f82c32187e1", "1f82c32187e1"]
+    assert table["date"] == ["2026-11-24", "2026-11-24"]
 
 
 @pytest.mark.parametrize(("name", "num_top1", "says"), [("digits", 3, False), ("digits", 4, True)])
-def test_confusions_say_where_other_labels_than_the_images_own_are_right(name: str, num_top1: int, says: bool):
+def test_confusions_note_other_accepted_labels(name: str, num_top1: int, says: bool):
     of_set = one_set()
     of_set["per_class"][0]["num_top1"] = num_top1
-    assert ("By the image's own label" in model_page(evaluated(sets={name: of_set}))) == says
+    assert ("By the image's original label" in model_page(evaluated(sets={name: of_set}))) == says
 
 
-def test_confusions_of_reassessed_labels_say_so_even_where_the_counts_are_equal():
-    assert "By the image's own label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
+def test_confusions_note_reassessed_labels_despite_equal_counts():
+    assert "By the image's original label" in model_page(evaluated(sets={"imagenet_real": one_set()}))
 
 
 def test_classes_are_sorted_by_the_difference_between_first_and_last_model():
     last = one_set()
     last["per_class"][0]["top1"], last["per_class"][1]["top1"] = 1.0, 0.0
-    told = cells(side_by_side_page([evaluated(), BARE, evaluated("last", sets={"digits": last})]))
-    rows = [row for row in told if row and row[0].startswith("class ")]
+    table = cells(side_by_side_page([evaluated(), BARE, evaluated("last", sets={"digits": last})]))
+    rows = [row for row in table if row and row[0].startswith("class ")]
     assert rows == [
         ["class 1", "4", "75.00%", "0.00%", "-75.00"],
         ["class 0", "4", "75.00%", "100.00%", "+25.00"],
     ]
 
 
-def test_classes_of_other_label_spaces_are_the_same_by_a_name_that_occurs_once():
+def test_classes_of_different_label_spaces_match_by_unique_name():
     first, last = evaluated(), evaluated()
     last["model"]["label_space"] = "other"
     for one, names in ((first, ["crane", "crane", "cat"]), (last, ["cat", "crane", "dog"])):
@@ -291,27 +298,27 @@ def test_classes_of_two_files_match_by_label_only_where_their_names_agree():
     assert [(row["label"], other["label"]) for row, other in pairs] == [(0, 0), (1, 2), (2, 1)]
 
 
-def test_classes_of_one_label_space_that_share_a_name_are_told_apart_by_label():
+def test_classes_with_the_same_name_match_by_label():
     one = evaluated(sets={"digits": one_set(num_classes=2)})
     for row in one["sets"]["digits"]["per_class"]:
         row["class_name"] = "crane"
     assert [(row["label"], other["label"]) for row, other in same_classes(one, one, "digits")] == [(0, 0), (1, 1)]
 
 
-def test_classes_without_a_difference_or_a_common_name_are_a_sentence():
+def test_no_class_differences_are_one_sentence():
     other = evaluated("other", sets={"digits": one_set(names="kind")})
-    for last, sentence in ((BARE, "are alike in all 2 classes."), (other, "have no class in common that a name tells")):
+    for last, sentence in ((BARE, "are equal in all 2 classes."), (other, "matches one of other by name.")):
         page = side_by_side_page([evaluated(), last])
         assert sentence in page
         assert "difference, points" not in page
 
 
-def test_nothing_cannot_be_laid_side_by_side():
+def test_comparison_without_evaluations_is_refused():
     with pytest.raises(ValueError, match="0 evaluations"):
         side_by_side_page([])
 
 
-def test_the_csv_has_a_line_a_model_and_set_and_numbers_come_back_whole():
+def test_csv_has_a_line_per_model_and_set_in_full_precision():
     of_set = one_set(1 / 3) | {"top1_interval": (0.25, 0.5)}
     text = csv_text([FULL, evaluated('a, "b"', sets={"digits": of_set})])
     head, *rows = csv.reader(io.StringIO(text))
@@ -322,7 +329,7 @@ def test_the_csv_has_a_line_a_model_and_set_and_numbers_come_back_whole():
     assert rows[2][4:6] == ["0.25", "0.5"]
 
 
-def test_models_of_one_name_are_numbered():
+def test_models_with_the_same_name_are_numbered():
     assert list(by_unique_name([evaluated(name) for name in ("a", "a", "a (2)", "a")])) == [
         "a",
         "a (2)",
@@ -332,35 +339,35 @@ def test_models_of_one_name_are_numbered():
 
 
 def of_hits(num_right: int, images: str = "the same") -> dict[str, Any]:
-    """A hundred images, the first ones right."""
+    """A hundred images, of which the first are correct."""
     hits = np.arange(100) < num_right
-    told = {"num_images": 100, "images": images, "top1_hits": packed_hits(hits)}
-    return one_set(num_right / 100) | told | {"top1_interval": wilson_interval(num_right, 100)}
+    table = {"num_images": 100, "images": images, "top1_hits": pack_hits(hits)}
+    return one_set(num_right / 100) | table | {"top1_interval": wilson_interval(num_right, 100)}
 
 
-def test_the_best_is_better_than_each_other_by_an_interval_without_zero_and_p():
+def test_best_model_is_significantly_better_than_every_other():
     good, fair, near, elsewhere = of_hits(90), of_hits(80), of_hits(89), of_hits(50, "other images")
     assert best_of([good, of_hits(84)]) == 0
-    assert best_of([good, of_hits(85)]) is None  # the interval has no zero, but p is 2 / 2 ** 5
+    assert best_of([good, of_hits(85)]) is None  # the interval excludes zero, but p is 2 / 2 ** 5
     assert best_of([fair, good]) == 1
     assert best_of([good, near, fair]) is None
     assert best_of([good, elsewhere]) is None
-    assert best_of([good, one_set()]) is None  # of before hits were kept
+    assert best_of([good, one_set()]) is None  # from a version without hits
     assert best_of([good]) is None
 
 
-def test_side_by_side_models_are_compared_on_the_same_images():
+def test_models_are_compared_on_the_same_images():
     pair = (evaluated("a", sets={"digits": of_hits(80)}), evaluated("b", sets={"digits": of_hits(90)}))
-    told = cells(side_by_side_page(pair))
-    # 10 images more of 100 right, none less: 10/102 with a deviation of sqrt(11 - 100/102)/102; p is 2 / 2 ** 10
-    assert ["b - a", "+10.00\n[3.72,\xa015.89]\np 0.002"] in told
-    assert ["b", "<b>90.00%\n[82.56,\xa094.48]</b>"] in told
+    table = cells(side_by_side_page(pair))
+    # 10 of 100 images gained, none lost: 10/102 with a deviation of sqrt(11 - 100/102)/102; p is 2 / 2 ** 10
+    assert ["b - a", "+10.00\n[3.72,\xa015.89]\np 0.002"] in table
+    assert ["b", "<b>90.00%\n[82.56,\xa094.48]</b>"] in table
 
 
 @pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, BARE])], ids=["one", "several"])
-def test_a_page_says_what_a_transfers_interval_covers(make: Callable[[dict[str, Any]], str]):
-    assert "covers the seeds alone" in make(FULL)
-    assert "covers the seeds alone" not in make(BARE)
+def test_page_explains_the_transfer_interval(make: Callable[[dict[str, Any]], str]):
+    assert "covers only the seeds" in make(FULL)
+    assert "covers only the seeds" not in make(BARE)
 
 
 def test_cells_are_text_and_some_bold():
@@ -369,6 +376,6 @@ def test_cells_are_text_and_some_bold():
     assert cells(table) == [[], ["b"], ["<b>&amp;</b>"]]
 
 
-def test_nothing_is_a_dash():
+def test_none_is_a_dash():
     assert percent(None) == "-"
     assert percent(0.0) == "0.00%"

@@ -1,4 +1,4 @@
-"""What an evaluation's figures are drawn from, and the SVG that comes out."""
+"""Data of an evaluation's figures, and their SVG."""
 
 import re
 import warnings
@@ -26,7 +26,7 @@ CATS_AND_DOGS = [
 
 
 def classes(num: int) -> list[dict]:
-    """Class `i` of `num` has `i` of `num` images right."""
+    """Class `i` of `num` has `i` of `num` images correct."""
     return [
         {"label": i, "class_name": f"class {i}", "num_images": num, "num_top1": i, "top1": i / num} for i in range(num)
     ]
@@ -39,7 +39,7 @@ def trained_on(num_images: int, top1: float, **others: object) -> dict:
 
 
 def joined(models: dict[str, dict]) -> list[list[list[float]]]:
-    """Numbers of images and top-1 of each grey line with more than one model."""
+    """Return the numbers of images and top-1 of each gray line with more than one model."""
     lines = growth_figure(models, ["digits"]).axes[0].lines
     data = [[[*np.asarray(x)], [*np.asarray(y)]] for x, y in (line.get_data() for line in lines)]
     return [line for line in data if len(line[0]) > 1]
@@ -55,13 +55,13 @@ def test_measures_are_scaled_by_the_largest_of_all_models():
     np.testing.assert_allclose(largest, [0.5, 400, 0])
 
 
-def test_a_model_that_was_not_measured_does_not_move_the_scale():
+def test_unmeasured_model_does_not_change_the_scale():
     scaled, largest = scaled_by_maximum(np.array([[0.5], [np.nan]]))
     np.testing.assert_allclose(scaled, [[1], [np.nan]])
     np.testing.assert_allclose(largest, [0.5])
 
 
-def test_a_radar_says_where_its_axes_end_and_names_only_models_that_were_measured():
+def test_radar_shows_axis_limits_and_measured_models():
     measured = {"sparsity": 0.5, "intra_class_distance": 0.8, "feature_redundancy": 0.1, "coding_length": 412.3}
     drawn = svg(plots.spider_figure({"mine": measured, "yours": None}))
     for words in ("sparsity", "0 to 0.5", "0 to 0.8", "0 to 0.1", "0 to 412.3", "mine"):
@@ -74,11 +74,11 @@ def test_interval_bars_reach_from_the_value_to_the_ends():
     np.testing.assert_allclose(bars, [[0.25, 0], [0.125, 0]])
 
 
-def test_an_interval_that_rounding_pushed_off_its_value_has_no_negative_bar():
+def test_interval_bars_are_not_negative():
     assert interval_bars([{"top1": 1.0, "top1_interval": [0.9, 1.0 - 1e-16]}])[1] == 0
 
 
-def test_a_lone_model_has_its_first_set_as_a_reference_and_interval_bars():
+def test_single_model_has_its_first_set_as_reference():
     sets = {"digits": {"top1": 0.9, "top1_interval": [0.8, 0.95]}, "digits/noisy": {"top1": 0.4}}
     axes = robustness_figure({"": sets}, list(sets)).axes[0]
     assert [0.9, 0.9] in [list(np.asarray(line.get_ydata())) for line in axes.lines]
@@ -90,23 +90,23 @@ def test_a_lone_model_has_its_first_set_as_a_reference_and_interval_bars():
 HITS = [{"label": 0, "predicted": 0, "num_images": 3}, {"label": 2, "predicted": 2, "num_images": 2}]
 
 
-def test_the_confusion_matrix_has_no_room_for_classes_that_do_not_occur():
+def test_confusion_matrix_omits_classes_that_do_not_occur():
     counts = confusion_counts(CATS_AND_DOGS, [*HITS, {"label": 0, "predicted": 2, "num_images": 1}])
     np.testing.assert_array_equal(counts, [[3, 1], [0, 2]])
 
 
-def test_a_guess_of_another_accepted_label_is_off_the_diagonal_and_counted_once():
+def test_other_accepted_label_is_off_the_diagonal():
     both_accepted = [CATS_AND_DOGS[0] | {"num_top1": 4, "top1": 1.0}, *CATS_AND_DOGS[1:]]
     counts = confusion_counts(both_accepted, [*HITS, {"label": 0, "predicted": 2, "num_images": 1}])
     np.testing.assert_array_equal(counts, [[3, 1], [0, 2]])
 
 
-def test_a_class_without_images_that_others_are_taken_for_is_in_the_matrix():
+def test_predicted_class_without_images_is_in_the_matrix():
     counts = confusion_counts(CATS_AND_DOGS, [*HITS, {"label": 0, "predicted": 1, "num_images": 1}])
     np.testing.assert_array_equal(counts, [[3, 1, 0], [0, 0, 0], [0, 0, 2]])
 
 
-def test_a_class_that_nobody_named_is_called_by_its_label():
+def test_unnamed_class_is_named_by_its_label():
     confused = plots.confused_classes(CATS_AND_DOGS, [{"label": 0, "predicted": 9, "num_images": 1}])
     assert [row["class_name"] for row in confused.values()] == ["cat", "dog", "label 9"]
 
@@ -115,7 +115,7 @@ def test_classes_are_sorted_best_first():
     assert tick_names(plots.class_figure(CATS_AND_DOGS)) == ["dog", "cat"]
 
 
-def test_of_more_than_a_hundred_classes_the_25_worst_and_best_are_drawn():
+def test_25_worst_and_best_of_many_classes_are_drawn():
     figure = plots.class_figure(classes(101))
     assert tick_names(figure, 0) == [f"class {i}" for i in range(25)]
     assert tick_names(figure, 1) == [f"class {i}" for i in range(100, 75, -1)]
@@ -125,7 +125,7 @@ def test_a_hundred_classes_are_all_drawn():
     assert len(tick_names(plots.class_figure(classes(100)))) == 100
 
 
-def test_models_of_the_same_ingredients_are_joined_in_order_of_their_images():
+def test_similar_models_are_joined_by_number_of_images():
     models = {"c": trained_on(4000, 0.9), "a": trained_on(1000, 0.5)}
     assert joined(models) == [[[1000, 4000], [0.5, 0.9]]]
 
@@ -142,11 +142,11 @@ def test_models_of_the_same_ingredients_are_joined_in_order_of_their_images():
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_models_that_differ_in_more_than_their_images_are_not_joined(other: dict[str, object]):
+def test_different_models_are_not_joined(other: dict[str, object]):
     assert joined({"a": trained_on(1000, 0.5), "b": trained_on(4000, 0.9, **other)}) == []
 
 
-def test_models_of_real_images_are_joined_whatever_recipe_their_files_name():
+def test_models_trained_on_real_images_are_joined_despite_recipes():
     models = {
         "a": trained_on(1000, 0.5, trained_on="real"),
         "b": trained_on(4000, 0.9, trained_on="real", guidance_scale=[1.0], templates=["a {}"]),
@@ -154,13 +154,13 @@ def test_models_of_real_images_are_joined_whatever_recipe_their_files_name():
     assert joined(models) == [[[1000, 4000], [0.5, 0.9]]]
 
 
-def test_a_model_without_training_images_has_no_place_on_a_log_scale():
+def test_model_without_training_images_is_omitted():
     assert "borrowed" not in svg(
         growth_figure({"borrowed": trained_on(0, 0.9), "own": trained_on(10, 0.5)}, ["digits"])
     )
 
 
-def test_the_same_figure_is_the_same_svg_and_refers_to_nothing_outside():
+def test_svg_is_deterministic_and_self_contained():
     sets = {"digits": {"top1": 0.9, "top1_interval": [0.8, 0.95]}}
     first, second = (svg(robustness_figure({"": sets}, ["digits"])) for _ in range(2))
     assert first == second
@@ -175,7 +175,7 @@ def test_the_same_figure_is_the_same_svg_and_refers_to_nothing_outside():
     assert "@import" not in first
 
 
-def test_two_figures_share_no_id():
+def test_figures_share_no_ids():
     pages = [svg(plots.class_figure(classes(num))) for num in (2, 3)]
     ids = [{part.split('"')[0] for part in page.split(' id="')[1:]} for page in pages]
     assert ids[0]
@@ -183,7 +183,7 @@ def test_two_figures_share_no_id():
 
 
 @pytest.mark.parametrize("name", ["$x$ & <b>", r"$\frac", "_hidden", "--> ]]>", 'x id="y"', "url(#a)", "手書き数字"])
-def test_a_name_is_written_as_it_is(name: str):
+def test_names_are_drawn_literally(name: str):
     figure = robustness_figure({name: {"s": {"top1": 0.5}}, "b": {"s": {"top1": 0.4}}}, ["s"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -191,7 +191,7 @@ def test_a_name_is_written_as_it_is(name: str):
     assert f">{name.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}</text>" in drawn
 
 
-def test_other_warnings_than_of_glyphs_reach_the_caller():
+def test_warnings_not_about_glyphs_reach_the_caller():
     class TooSmall(Figure):
         def savefig(self, *args, **kwargs):
             warnings.warn("the page is too small", UserWarning, stacklevel=2)
@@ -201,6 +201,6 @@ def test_other_warnings_than_of_glyphs_reach_the_caller():
         svg(TooSmall())
 
 
-def test_a_long_name_is_cut_in_the_middle():
+def test_long_name_is_shortened_in_the_middle():
     assert plots.label("a\n b" + 40 * "c" + " (2)", 8) == "a bc…(2)"
     assert plots.label("eight on", 8) == "eight on"

@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer
 
 from evaluation.config import EvaluationConfig
 from evaluation.inference.network import Network, infer
-from evaluation.inference.outputs import shown_samples
+from evaluation.inference.outputs import network_input
 from evaluation.inference.reading import Crop
 from generation.config import GenerationConfig
 from generation.indices import SampleRequest
@@ -169,9 +169,9 @@ def test_generators_run_on_their_group_and_the_request_stage_does_not(own_recipe
         next(batches)
         generators = groups_of("ServeReplica")
         assert [generators[each] for each in generators.keys() - of_other_pools] == ["generator"] * 3
-        assert set(groups_of("Requester").values()) == {None}  # those that have started
+        assert set(groups_of("StreamStage").values()) == {None}  # those of the three that have started
         samples = stream_samples(service, own_recipe, GENERATION, SampleRequest.all_of(range(16)))
-        shown = samples.map_batches(cast(Any, partial(shown_samples, Crop(8, 8, "bilinear"))), batch_size=4, num_cpus=0)
+        shown = samples.map_batches(cast(Any, partial(network_input, Crop(8, 8, "bilinear"))), batch_size=4, num_cpus=0)
         assert groups_of_inference(shown, EvaluationConfig(label_selector={GROUP: "trainer"})) == ["trainer"] * 16
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.inference.trained_model import Model
+from evaluation.inference.trained_model import EvaluatedModel
 from generation.recipes.recipe import Recipe
 from ray_jobs import compare, train
 from ray_jobs.job.run_folder import lock_run_folder
@@ -45,8 +45,8 @@ def keep(path: Path, recipe: Recipe, step: int) -> None:
     torch.save(content, path)
 
 
-def sets_by_step(model: Model) -> dict[str, Any]:
-    """Return a top-1 of 1% of the checkpoint's step number."""
+def sets_by_step(model: EvaluatedModel) -> dict[str, Any]:
+    """Return a top-1 of a hundredth of the checkpoint's step."""
     top1 = model.facts["num_trained"] / 64 / 100
     return {"digits": {"top1": top1, "top1_interval": [top1 - 0.01, top1 + 0.01], "num_images": 540}}
 
@@ -64,7 +64,7 @@ def test_each_checkpoint_is_a_point_and_the_last_counts_once(tmp_path: Path, pai
     (tmp_path / "run" / "spent.csv").write_text(SPENT)
     evaluated: list[Path] = []
 
-    def sets_of(model: Model) -> dict[str, Any]:
+    def sets_of(model: EvaluatedModel) -> dict[str, Any]:
         evaluated.append(Path(model.facts["checkpoint"]))
         return sets_by_step(model)
 
@@ -99,7 +99,7 @@ def test_rewritten_checkpoint_is_evaluated_again(tmp_path: Path, painted: Recipe
     keep(kept, painted, 4)
     accuracies = iter([0.1, 0.2])
 
-    def sets_of(_: Model) -> dict[str, Any]:
+    def sets_of(_: EvaluatedModel) -> dict[str, Any]:
         top1 = next(accuracies)
         return {"digits": {"top1": top1, "top1_interval": [0.0, 1.0], "num_images": 540}}
 
