@@ -117,7 +117,7 @@ class IndexSet:
 def _union(starts: np.ndarray, stops: np.ndarray) -> IndexSet:
     """Return the set of ranges that may overlap, in any order."""
     if not len(starts):
-        return NOTHING
+        return EMPTY
     order = np.argsort(starts, kind="stable")
     starts, reach = starts[order], np.maximum.accumulate(stops[order])
     is_new = np.concatenate([[True], starts[1:] > reach[:-1]])
@@ -144,4 +144,4 @@ class Wanted:
         return Wanted(IndexSet.of_ranges(indices))
 
 
-NOTHING = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))
+EMPTY = IndexSet(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -88,7 +88,7 @@ class ProgressCallback(lightning.Callback):
             num_trained=trainer.global_step * classifier.config.global_batch_size,
             num_trained_before=self.num_trained_before,
             epoch=epoch,
-            asked_at=self.loader.main.asked_at,
+            requested_at=self.loader.main.requested_at,
             first_batch_at=self.loader.main.first_batch_at,
             num_delivered=self.loader.main.num_taken * trainer.world_size,
             reuse=self.loader.main.reuse,
@@ -117,7 +117,7 @@ class ProgressCallback(lightning.Callback):
             waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
             pool_waiting_seconds=self.loader.main.waiting_seconds + self.held_out.waiting_seconds,
             held_out_waiting_seconds=self.held_out.waiting_seconds,
-            judging_seconds=self._judging.seconds,
+            validation_seconds=self._judging.seconds,
         )
         self.report(self._last)
 
@@ -153,15 +153,15 @@ class KeepBest(ModelCheckpoint):
         super().load_state_dict(state_dict | paths | {"dirpath": str(self.run_dir), "best_k_models": scores})
 
 
-ONLY_TO_EVALUATE = {"only_to_evaluate": True}
+EVALUATION_ONLY = {"only_to_evaluate": True}
 
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, beside their place: Lightning would stage them in TMPDIR."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a file; OSError names it. Of `ONLY_TO_EVALUATE` what only training needs is left out."""
-        if storage_options == ONLY_TO_EVALUATE:
+        """Write a file; OSError names it. Of `EVALUATION_ONLY` what only training needs is left out."""
+        if storage_options == EVALUATION_ONLY:
             checkpoint = {name: value for name, value in checkpoint.items() if name != "optimizer_states"}
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
@@ -211,7 +211,7 @@ class KeepCallback(Checkpoint):
         size = pl_module.config.global_batch_size
         if is_reached(trainer.global_step * size, size, self.every_images):
             path = self.folder / checkpoint_name(trainer.global_step)
-            trainer.save_checkpoint(path, weights_only=False, storage_options=ONLY_TO_EVALUATE)
+            trainer.save_checkpoint(path, weights_only=False, storage_options=EVALUATION_ONLY)
 
 
 def ends_step(trainer: lightning.Trainer, batch_idx: int) -> bool:

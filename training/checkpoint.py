@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from generation.recipes.recipe import Recipe, differences, recipe_from_value
-from training.config import MAY_CHANGE, TrainingConfig
+from training.config import CHANGEABLE_ON_RESUME, TrainingConfig
 
-DECIDE_DRAWS = ("num_workers", "accumulate_batches", "reservoir_bytes", "reservoir_format", "reservoir_min_images")
-"""Of `MAY_CHANGE` what decides which images a step takes where they are used again."""
+AFFECT_DRAWS = ("num_workers", "accumulate_batches", "reservoir_bytes", "reservoir_format", "reservoir_min_images")
+"""Of `CHANGEABLE_ON_RESUME` what decides which images a step takes where they are used again."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:012d}.ckpt"
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+def newest_readable(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """Return the newest checkpoint that can be read, what it holds, and what is wrong with newer ones.
 
     None and nothing if there is none; ValueError if none can be read.
@@ -59,7 +59,9 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     return None, {}, []
 
 
-def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingConfig, sets: Mapping[str, int]) -> None:
+def check_resumable(
+    checkpoint: dict[str, Any], recipe: Recipe, config: TrainingConfig, sets: Mapping[str, int]
+) -> None:
     """Raise ValueError with what differs if a run of these settings cannot go on from a checkpoint.
 
     `sets` is what `training.job.sets_of` gives.
@@ -68,13 +70,13 @@ def check_goes_on(checkpoint: dict[str, Any], recipe: Recipe, config: TrainingCo
     different = {f"recipe.{name}": values for name, values in found.items()}
     saved = dataclasses.asdict(TrainingConfig()) | checkpoint["classifier"]["config"]  # which may lack new settings
     for name, value in dataclasses.asdict(config).items():
-        if name not in MAY_CHANGE and saved[name] != value:
+        if name not in CHANGEABLE_ON_RESUME and saved[name] != value:
             different[f"training.{name}"] = (saved[name], value)
     before = checkpoint["run"]["sets"]
     for name in before.keys() | sets.keys():
         if before.get(name) != sets.get(name):
             different[name] = (before.get(name), sets.get(name))
-    for name in DECIDE_DRAWS if config.deterministic and config.reuse != 1 else ():
+    for name in AFFECT_DRAWS if config.deterministic and config.reuse != 1 else ():
         if saved[name] != getattr(config, name):
             different[f"training.{name}"] = (saved[name], getattr(config, name))
     if different:

@@ -6,7 +6,7 @@ from typing import Literal
 from generation.ranges import AtLeastOne, BelowOne, Count, Gpus, NotNegative, Positive, check_ranges
 from generation.recipes.plan import FIRST_HELD_OUT_INDEX
 
-MAY_CHANGE = (
+CHANGEABLE_ON_RESUME = (
     "real_images",
     "allow_unreadable",
     "num_workers",

@@ -21,10 +21,10 @@ from training.config import TrainingConfig
 from training.job import TRAIN_FOLDER, FitJob
 from training.loggers import logger_environment
 
-LONGEST_WAIT_SECONDS = 7 * 24 * 3600
+COLLECTIVE_TIMEOUT_SECONDS = 7 * 24 * 3600
 """A worker that has its images waits so long for another one that has not; Ray itself sees those that are gone."""
 
-RESTARTS_WITHOUT_END = -1
+UNLIMITED_RESTARTS = -1
 """As Ray Train takes it."""
 
 
@@ -59,10 +59,10 @@ def run_workers(
             failure_config=ray.train.FailureConfig(
                 max_failures=max_restarts, max_preemption_failures=max_restarts, controller_failure_limit=0
             ),
-            callbacks=[EndAtErrors()],
+            callbacks=[FailFastOnErrors()],
         ),
-        torch_config=TorchConfig(timeout_s=LONGEST_WAIT_SECONDS),
-        dataset_config=own_execution_options(datasets),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+        dataset_config=keep_execution_options(datasets),
     )
     try:
         with interrupt_raises():
@@ -73,17 +73,17 @@ def run_workers(
         raise error.controller_failure from None
 
 
-class EndAtErrors(ray.train.UserCallback):
+class FailFastOnErrors(ray.train.UserCallback):
     """Has Ray Train start workers anew after the loss of one, and not after an error, which would come again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise a worker's error unless all may come from a loss."""
         for error in worker_exceptions.values():
-            if not may_come_from_a_loss(error):
+            if not is_worker_loss(error):
                 raise error
 
 
-def may_come_from_a_loss(error: Exception) -> bool:
+def is_worker_loss(error: Exception) -> bool:
     """Return whether a process is gone, or a collective failed, which often is the first that is seen of it."""
     if isinstance(error, RayTaskError):  # raised by code of ours in another process
         return False
@@ -92,7 +92,7 @@ def may_come_from_a_loss(error: Exception) -> bool:
     return is_rays_own or is_gloos or isinstance(error, DistError)
 
 
-def own_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:
+def keep_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:
     """Return what makes Ray Train keep the options of each dataset, above all its bound on memory.
 
     Otherwise Train replaces them by the driver's defaults, under which a stream runs ahead without limit.

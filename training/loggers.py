@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from training.config import TrainingConfig
 
-PASSED_ON = ("WANDB_", "MLFLOW_", "DATABRICKS_")
+FORWARDED_PREFIXES = ("WANDB_", "MLFLOW_", "DATABRICKS_")
 """Environment variables that begin so say where metrics go and who sends them: workers on other nodes get them too."""
 
-OF_THIS_MACHINE = "WANDB_SERVICE"
+LOCAL_VARIABLE = "WANDB_SERVICE"
 """Names a process of Weights & Biases that the driver's parent may have started."""
 
 WANDB_KEY = "WANDB_API_KEY"
@@ -24,7 +24,7 @@ WANDB_MODES_WITHOUT_KEY = ("offline", "dryrun", "disabled")
 
 PORTS = {"http": 80, "https": 443}
 
-ANSWER_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 """How long a tracking server may take to answer."""
 
 
@@ -50,8 +50,8 @@ def logger_environment(config: TrainingConfig) -> LoggerEnvironment:
     """Return what the loggers named here find in this process's environment, and in netrc."""
     if not config.loggers:
         return LoggerEnvironment()
-    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    passed.pop(OF_THIS_MACHINE, None)
+    passed = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED_PREFIXES)}
+    passed.pop(LOCAL_VARIABLE, None)
     if "wandb" in config.loggers and (key := _wandb_key()):
         passed[WANDB_KEY] = key
     return LoggerEnvironment(passed)
@@ -89,7 +89,7 @@ def _check_mlflow(server: str) -> None:
         return
     try:
         host, port = place.hostname or "", place.port or PORTS[place.scheme]
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"MLFLOW_TRACKING_URI names {place.hostname}, where no server answers ({error}). Start it, or unset it: "

@@ -17,7 +17,7 @@ class TrainingProgress:
     epoch: int
     """Logical epochs finished."""
 
-    asked_at: float
+    requested_at: float
     """When the first batch was asked for, in seconds of `time.time()`."""
 
     first_batch_at: float
@@ -37,7 +37,7 @@ class TrainingProgress:
     held_out_waiting_seconds: float = 0.0
     """How much of `waiting_seconds` went by at the end of epochs, until held-out samples were there."""
 
-    judging_seconds: float = 0.0
+    validation_seconds: float = 0.0
     """How much of `training_seconds` the held-out accuracy took, waiting for its samples aside."""
 
     num_delivered: int = 0
@@ -65,10 +65,10 @@ class TrainingProgress:
     @property
     def learning_seconds(self) -> float:
         """How long it learnt, or waited for images to learn from: neither judged nor waited for held-out ones."""
-        return self.training_seconds - self.judging_seconds - self.held_out_waiting_seconds
+        return self.training_seconds - self.validation_seconds - self.held_out_waiting_seconds
 
     @property
-    def lacking_seconds(self) -> float:
+    def starved_seconds(self) -> float:
         """How much of that it waited for generated images, real ones that are mixed in aside."""
         return self.pool_waiting_seconds - self.held_out_waiting_seconds
 
@@ -80,9 +80,9 @@ class TrainingProgress:
     @property
     def trained_per_second(self) -> float:
         """Images trained on a second, since the first batch came."""
-        return self.num_learnt / max(self.training_seconds, 1e-9)
+        return self.num_trained_since_resume / max(self.training_seconds, 1e-9)
 
     @property
-    def num_learnt(self) -> int:
+    def num_trained_since_resume(self) -> int:
         """Images trained on since the run was last taken up."""
         return self.num_trained - self.num_trained_before

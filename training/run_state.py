@@ -15,7 +15,7 @@ import torch
 import torch.distributed
 
 from generation.files import naming
-from training.data.consumption import NOT_BEGUN, Consumption, merged
+from training.data.consumption import EMPTY_CONSUMPTION, Consumption, merged
 from training.data.loader import StreamLoader
 from training.data.reservoir import Batch
 
@@ -40,7 +40,7 @@ class RunState:
 
     def of(self, domain: str) -> Consumption:
         """Return what has been used of a domain."""
-        return self.consumption.get(domain, NOT_BEGUN)
+        return self.consumption.get(domain, EMPTY_CONSUMPTION)
 
     def to_checkpoint(self) -> dict[str, Any]:
         """Return tensors and plain data."""

@@ -12,7 +12,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from generation.files import TEMPORARY, move
 from generation.indices import Wanted
-from training.checkpoint import checkpoint_files, newest_whole, read_checkpoint
+from training.checkpoint import checkpoint_files, newest_readable, read_checkpoint
 from training.config import TrainingConfig
 from training.data.consumption import RunSerials, Share, Worker, exact_share, loose_share, step_share
 from training.data.loader import MixedLoader, Pace, StreamLoader
@@ -22,7 +22,7 @@ from training.run_state import RunState
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePoint:
     """Where a run begins, or goes on; the same for all workers."""
 
     started_at: float
@@ -35,20 +35,20 @@ class Start:
     state: RunState
 
 
-def agreed_start(job: FitJob) -> Start:
+def resolve_resume_point(job: FitJob) -> ResumePoint:
     """Return where all workers go on: the first of them chooses the checkpoint."""
     sets = sets_of(job.samples.num_images, job.samples.names_hash, job.real)
     path = choose_checkpoint(job.checkpoints) if ray.train.get_context().get_world_rank() == 0 else None
     started_at, path = broadcast_from_rank_zero((time.time(), path))
     if path is None:
-        return Start(started_at, None, 0, RunState({}, sets))
+        return ResumePoint(started_at, None, 0, RunState({}, sets))
     checkpoint = read_checkpoint(path)
-    return Start(started_at, path, checkpoint["global_step"], RunState.from_checkpoint(checkpoint["run"]))
+    return ResumePoint(started_at, path, checkpoint["global_step"], RunState.from_checkpoint(checkpoint["run"]))
 
 
 def choose_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint; what is newer is set aside, as this run will write steps of these names."""
-    chosen, _, faults = newest_whole(folder)
+    chosen, _, faults = newest_readable(folder)
     for leftover in chain(*(place.glob(f"{TEMPORARY}*.ckpt-*") for place in (folder, folder.parent))):
         leftover.unlink()  # by a worker that was killed while it wrote
     for fault in faults:
@@ -59,7 +59,7 @@ def choose_checkpoint(folder: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """What each batch has of one set of samples."""
 
     domain: str
@@ -73,17 +73,17 @@ class Part:
     batch_size: int
 
 
-def open_loader(job: FitJob, start: Start) -> MixedLoader:
+def open_loader(job: FitJob, start: ResumePoint) -> MixedLoader:
     """Return this worker's share of the rest of the run, batch by batch."""
     config, uses = job.config, Uses(job.config.least_uses, job.config.most_uses)
-    parts = [Part("synthetic", job.samples, config.num_samples, uses, config.num_generated_per_batch)]
+    parts = [BatchPart("synthetic", job.samples, config.num_samples, uses, config.num_generated_per_batch)]
     if job.real is not None:
         num_serials = config.num_steps * config.num_real_per_step
-        parts.insert(0, Part("real", job.real, num_serials, Uses(1, 1), config.num_real_per_batch))
-    return MixedLoader({part.domain: open_part(job, start, part) for part in parts})
+        parts.insert(0, BatchPart("real", job.real, num_serials, Uses(1, 1), config.num_real_per_batch))
+    return MixedLoader({part.domain: open_domain_loader(job, start, part) for part in parts})
 
 
-def open_part(job: FitJob, start: Start, part: Part) -> StreamLoader:
+def open_domain_loader(job: FitJob, start: ResumePoint, part: BatchPart) -> StreamLoader:
     """Return this worker's share of what is left of a set, executed in a process of its own, beside this one."""
     config, context, samples = job.config, ray.train.get_context(), part.samples
     worker = Worker(context.get_world_rank(), context.get_world_size())
@@ -100,7 +100,7 @@ def open_part(job: FitJob, start: Start, part: Part) -> StreamLoader:
     return StreamLoader(shard, share, reservoir, pace, samples.num_images)
 
 
-def share_of(config: TrainingConfig, start: Start, part: Part, worker: Worker) -> Share:
+def share_of(config: TrainingConfig, start: ResumePoint, part: BatchPart, worker: Worker) -> Share:
     """Return which samples a worker takes of the rest of a run."""
     serials, done = RunSerials(part.num_serials, part.samples.num_images), start.state.of(part.domain)
     if config.deterministic:

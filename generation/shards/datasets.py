@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray.data
 
 from generation.config import GenerationConfig
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import EMPTY, IndexSet, Wanted
 from generation.passes import Passes
 from generation.pool.service import GenerationService
 from generation.random_streams import Purpose
@@ -68,7 +68,7 @@ def write_shards(
     """
     units = [{"number": number, "is_damaged": number in damaged} for number in numbers]
     stage = encoding(partial(write_shard, shards), is_spread=True)
-    return ask_units(service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, Wanted(NOTHING))
+    return ask_units(service, config, shards.batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, Wanted(EMPTY))
 
 
 def write_shard(shards: ShardSet, asker: Asker, unit: Unit) -> Iterator[Unit]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import EMPTY, IndexSet, Wanted
 
 
 def set_of(*ranges: range) -> IndexSet:
@@ -24,9 +24,9 @@ def test_unions_intersections_and_differences_are_those_of_sets():
     assert members(a | b) == [*range(10), *range(20, 40)]
     assert members(a & b) == [5, 6, 7, *range(25, 30)]
     assert members(a - b) == [*range(5), 8, 9, *range(20, 25)]
-    assert a - NOTHING == a | NOTHING == a
-    assert a & NOTHING == a - a == NOTHING
-    assert not NOTHING
+    assert a - EMPTY == a | EMPTY == a
+    assert a & EMPTY == a - a == EMPTY
+    assert not EMPTY
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -53,7 +53,7 @@ def test_they_agree_with_pythons_sets(seed: int):
 def test_a_part_is_by_position():
     found = set_of(range(10, 13), range(100, 104))
     assert members(found.part(1, 5)) == [11, 12, 100, 101]
-    assert found.part(5, 5) == found.part(7, 9) == NOTHING
+    assert found.part(5, 5) == found.part(7, 9) == EMPTY
     assert members(found.moved(5)) == [15, 16, 17, 105, 106, 107, 108]
 
 
@@ -62,7 +62,7 @@ def test_runs_are_shared_in_turns_by_number_and_nothing_is_left_out():
     assert members(found.every(run=4, offset=0, stride=2)) == [0, 1, 2, 3, 10, 11, 16, 17, 18, 19]
     assert members(found.every(run=4, offset=1, stride=2)) == [4, 12, 13, 14, 15, 20, 21, 22]
     assert found.every(run=20, offset=0, stride=1) == found
-    assert NOTHING.every(run=4, offset=1, stride=2) == NOTHING
+    assert EMPTY.every(run=4, offset=1, stride=2) == EMPTY
 
 
 def test_whose_number_one_is_does_not_depend_on_what_is_gone():
@@ -76,13 +76,13 @@ def test_blocks_are_the_runs_that_have_some_of_it():
     assert members(found.blocks(4)) == [0, 1, 2, 6, 7, 8]
     assert members(found.blocks(100)) == [0]
     assert found.blocks(1) == found
-    assert NOTHING.blocks(4) == NOTHING
+    assert EMPTY.blocks(4) == EMPTY
 
 
 def test_numbers_below_a_bound_are_counted_without_the_bound_itself():
     found = set_of(range(2, 5), range(8, 10))
     assert found.num_below(np.array([0, 2, 3, 5, 7, 8, 9, 10, 99])).tolist() == [0, 0, 1, 3, 3, 3, 4, 5, 5]
-    assert NOTHING.num_below(np.array([0, 7])).tolist() == [0, 0]
+    assert EMPTY.num_below(np.array([0, 7])).tolist() == [0, 0]
 
 
 def test_sections_are_numbered_and_count_from_their_own_start():
@@ -93,7 +93,7 @@ def test_sections_are_numbered_and_count_from_their_own_start():
         (2, [5, 6]),
         (4, [5]),
     ]
-    assert list(NOTHING.sections(10)) == []
+    assert list(EMPTY.sections(10)) == []
 
 
 def test_who_wants_samples_once_is_alone_and_takes_them_in_any_order():

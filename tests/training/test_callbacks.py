@@ -155,7 +155,7 @@ def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_sampl
     loader = SimpleNamespace(main=main, waiting_seconds=0.0)
     trainer = told_trainer(ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9))
     trainer.fit(Judged(clock), BATCHES, held_out)
-    ends = [(each.training_seconds, each.waiting_seconds, each.judging_seconds) for each in told if each.epoch]
+    ends = [(each.training_seconds, each.waiting_seconds, each.validation_seconds) for each in told if each.epoch]
     assert ends == [(57.0, 50.0, 2.0), (59.0, 50.0, 4.0), (61.0, 50.0, 6.0)]
 
 
@@ -191,7 +191,7 @@ def test_a_wait_is_told_while_it_lasts():
 
 def told_loader(waiting_seconds: float) -> SimpleNamespace:
     """What is told of the loader of generated images."""
-    times = {"asked_at": 990.0, "first_batch_at": 995.0, "waiting_seconds": waiting_seconds}
+    times = {"requested_at": 990.0, "first_batch_at": 995.0, "waiting_seconds": waiting_seconds}
     return SimpleNamespace(num_taken=8, reuse=1.0, reservoir=[], variety=Variety(), **times)
 
 

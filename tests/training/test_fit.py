@@ -27,7 +27,7 @@ from training.job import FitJob
 from training.model.classifier import NonFiniteLossError, load_classifier
 from training.progress import TrainingProgress
 from training.run_state import RunState
-from training.start import Start, open_loader
+from training.start import ResumePoint, open_loader
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -86,7 +86,7 @@ def take_slowly(settings: dict) -> None:
     """Take a training worker's share, resting after the first batch, and send the indices home."""
     indices = []
     job, context = settings["job"], ray.train.get_context()
-    start = Start(0.0, None, 0, RunState({}, {"synthetic": job.samples.num_images}))
+    start = ResumePoint(0.0, None, 0, RunState({}, {"synthetic": job.samples.num_images}))
     for batch in open_loader(job, start):
         if not indices:
             time.sleep(settings["rest_seconds"])

@@ -15,13 +15,13 @@ from training.augmentation.operations import (
     Interpolation,
     adjust_brightness,
     affine,
+    apply_where,
     blur,
-    change,
     grey,
     jitter,
-    on,
     resample,
     solarize,
+    to_device,
     to_float,
 )
 from training.config import TrainingConfig
@@ -84,7 +84,7 @@ class Affine(Augmentation):
         """Return one image for one."""
         spans = ((-8.0, 8.0), (-0.06, 0.06), (-0.06, 0.06), (0.9, 1.1), (0.8, 1.2))
         drawn = np.stack([between(span, draws[:, place]) for place, span in enumerate(spans)], axis=1)
-        degrees, right, down, scale, brightness = on(images_nhwc.device, drawn.astype(np.float32)).unbind(1)
+        degrees, right, down, scale, brightness = to_device(images_nhwc.device, drawn.astype(np.float32)).unbind(1)
         moved = affine(to_float(images_nhwc), degrees, torch.stack((right, down), dim=1), scale)
         return [adjust_brightness(moved, brightness.view(-1, 1, 1, 1))]
 
@@ -165,10 +165,10 @@ def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int, mode: Int
         own = drawn[chunk]
         made = resample(images_nhwc, chunk % len(images_nhwc), own, size, mode)
         jitter(made, own)
-        change(made, own.grey, grey)
-        change(made, own.sigma > 0, partial(blur, sigma=on(made.device, own.sigma[own.sigma > 0])))
-        change(made, own.solarized, solarize)
-        crops[on(crops.device, chunk)] = made
+        apply_where(made, own.grey, grey)
+        apply_where(made, own.sigma > 0, partial(blur, sigma=to_device(made.device, own.sigma[own.sigma > 0])))
+        apply_where(made, own.solarized, solarize)
+        crops[to_device(crops.device, chunk)] = made
     return crops
 
 

@@ -29,7 +29,7 @@ def to_float(images_nhwc: torch.Tensor) -> torch.Tensor:
     return images_nhwc.permute(0, 3, 1, 2).float() / 255
 
 
-def central(images: torch.Tensor, size: int) -> torch.Tensor:
+def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
     """Return the centre of square images, 224/256 of each side, as [N, 3, size, size], as evaluation cuts real ones."""
     resize_size = round(size * 256 / 224)
     if images.shape[-1] != resize_size:
@@ -56,7 +56,7 @@ def interpolate(
     )
     resized = [functional.interpolate(box, size=(size, size), mode=mode, antialias=True) for box in boxes]
     crops = torch.empty(len(resized), 3, size, size).copy_(torch.cat(resized)).div_(255)
-    change(crops, drawn.flipped, partial(torch.flip, dims=(3,)))
+    apply_where(crops, drawn.flipped, partial(torch.flip, dims=(3,)))
     return crops
 
 
@@ -65,11 +65,11 @@ def multiply(
 ) -> torch.Tensor:
     """Resample all at once on floats, as two products of matrices."""
     device = images_nhwc.device
-    images = to_float(images_nhwc[on(device, numbers)])
-    top, left, height, width = on(device, drawn.boxes.astype(np.float32)).unbind(1)
+    images = to_float(images_nhwc[to_device(device, numbers)])
+    top, left, height, width = to_device(device, drawn.boxes.astype(np.float32)).unbind(1)
     rows = resampling_matrices(top, height, size, images.shape[2], mode)
     columns = resampling_matrices(left, width, size, images.shape[3], mode)
-    columns = torch.where(on(device, drawn.flipped).view(-1, 1, 1), columns.flip(1), columns)
+    columns = torch.where(to_device(device, drawn.flipped).view(-1, 1, 1), columns.flip(1), columns)
     return (rows[:, None] @ images @ columns.mT[:, None]).clamp_(0, 1)
 
 
@@ -142,7 +142,7 @@ JITTERS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 def jitter(crops: torch.Tensor, drawn: CropDraws) -> None:
     """Change the colours in place; crops with the same order lie side by side."""
-    factors = on(crops.device, drawn.factors)
+    factors = to_device(crops.device, drawn.factors)
     for start, end in _runs(drawn.order):
         for place in JITTER_ORDERS[drawn.order[start]]:
             JITTERS[place](crops[start:end], factors[start:end, place].view(-1, 1, 1, 1))
@@ -187,10 +187,10 @@ def _grey_of(crops: torch.Tensor) -> torch.Tensor:
     return red.mul(GREY_WEIGHTS[0]).add_(green, alpha=GREY_WEIGHTS[1]).add_(blue, alpha=GREY_WEIGHTS[2])
 
 
-def change(crops: torch.Tensor, chosen: np.ndarray, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def apply_where(crops: torch.Tensor, chosen: np.ndarray, operation: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Replace the chosen crops by what the operation makes of them."""
     if chosen.any():
-        rows = on(crops.device, np.flatnonzero(chosen))
+        rows = to_device(crops.device, np.flatnonzero(chosen))
         crops[rows] = operation(crops[rows])
 
 
@@ -200,6 +200,6 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     return pairwise((0, *borders.tolist(), len(values)))
 
 
-def on(device: torch.device, values: np.ndarray) -> torch.Tensor:
+def to_device(device: torch.device, values: np.ndarray) -> torch.Tensor:
     """Return the values there, without waiting for work that the device has still to do."""
     return torch.from_numpy(values).to(device, non_blocking=True)

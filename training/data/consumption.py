@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from generation.indices import NOTHING, IndexSet
+from generation.indices import EMPTY, IndexSet
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Consumption:
     """Serials that have come to a worker, whether they are used up or not."""
 
     begun: np.ndarray
-    """int64 [K]: those among them that may still be used, in the order in which they came."""
+    """int64 [K]: those among them that may still be used, in the order in which they arrived."""
 
     uses_left: np.ndarray
     """int32 [K]: how often each may."""
@@ -40,7 +40,7 @@ class Consumption:
         return Consumption(IndexSet(ranges[:, 0], ranges[:, 1]), saved["begun"].numpy(), saved["uses_left"].numpy())
 
 
-NOT_BEGUN = Consumption(NOTHING, np.zeros(0, np.int64), np.zeros(0, np.int32))
+EMPTY_CONSUMPTION = Consumption(EMPTY, np.zeros(0, np.int64), np.zeros(0, np.int32))
 """The state of a run before its first step."""
 
 
@@ -105,14 +105,14 @@ def exact_share(done: Consumption, serials: RunSerials, reuse: int, worker: Work
     """
     ends = np.cumsum(done.uses_left, dtype=np.int64)
     num_given = min(int(ends[-1]) if len(ends) else 0, num_uses)
-    mine = _within(ends - done.uses_left, ends, *worker.part(0, num_given))
+    mine = _overlaps(ends - done.uses_left, ends, *worker.part(0, num_given))
     begun, uses_left = [done.begun[mine > 0]], [mine[mine > 0]]
-    whole = [NOTHING]
+    whole = [EMPTY]
     for number, fresh in serials.fresh(done).sections(serials.num_samples):
         until = min(num_given + len(fresh) * reuse, num_uses)
         start, stop = worker.part(num_given, until)
         borders = np.unique([start // reuse, stop // reuse])
-        mine = _within(borders * reuse, (borders + 1) * reuse, start, stop)
+        mine = _overlaps(borders * reuse, (borders + 1) * reuse, start, stop)
         is_shared = (mine > 0) & (mine < reuse)
         begun.append(fresh.at(borders[is_shared]) + number * serials.num_samples)
         uses_left.append(mine[is_shared])
@@ -120,20 +120,20 @@ def exact_share(done: Consumption, serials: RunSerials, reuse: int, worker: Work
         num_given = until
     starts, stops = (np.concatenate([getattr(part, name) for part in whole]) for name in ("starts", "stops"))
     return Share(
-        fresh=IndexSet(starts, stops) | NOTHING,
+        fresh=IndexSet(starts, stops) | EMPTY,
         begun=np.concatenate(begun).astype(np.int64),
         uses_left=np.concatenate(uses_left).astype(np.int32),
     )
 
 
-def _within(starts: np.ndarray, ends: np.ndarray, start: int, stop: int) -> np.ndarray:
+def _overlaps(starts: np.ndarray, ends: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Return int64 [N]: how many numbers of each range are among those from `start` to `stop - 1`."""
     return np.maximum(np.minimum(ends, stop) - np.maximum(starts, start), 0)
 
 
 def loose_share(done: Consumption, serials: RunSerials, worker: Worker) -> Share:
     """Return an equal part of each pass's samples that are left, where nobody has to use all of them."""
-    not_begun = Consumption(done.taken, NOT_BEGUN.begun, NOT_BEGUN.uses_left)
+    not_begun = Consumption(done.taken, EMPTY_CONSUMPTION.begun, EMPTY_CONSUMPTION.uses_left)
     mine = slice(worker.rank, None, worker.count)
     fresh = exact_share(not_begun, serials, 1, worker, num_uses=serials.count).fresh
     return Share(fresh, done.begun[mine], done.uses_left[mine])
@@ -157,7 +157,7 @@ class Ledger:
         self.least_uses = least_uses
         self.most_uses = most_uses
         self.taken = IndexSet.of(share.begun)
-        self.came: list[np.ndarray] = []
+        self.arrived: list[np.ndarray] = []
         """Serials that are not in `taken` yet: to unite sets each time would take longer and longer."""
 
         self.dropped: set[int] = set()
@@ -171,7 +171,7 @@ class Ledger:
 
     def take(self, serials: np.ndarray) -> None:
         """Note samples that have come."""
-        self.came.append(serials)
+        self.arrived.append(serials)
         for serial in serials.tolist():
             self.left.setdefault(serial, self.most_uses)
 
@@ -200,8 +200,8 @@ class Ledger:
 
     def state(self) -> Consumption:
         """Return what this worker adds to the run's state."""
-        self.taken |= IndexSet.of(np.concatenate([np.zeros(0, np.int64), *self.came]))
-        self.came = []
+        self.taken |= IndexSet.of(np.concatenate([np.zeros(0, np.int64), *self.arrived]))
+        self.arrived = []
         return Consumption(
             self.taken, np.fromiter(self.left.keys(), np.int64), np.fromiter(self.left.values(), np.int32)
         )

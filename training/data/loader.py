@@ -24,7 +24,7 @@ from training.data.consumption import Consumption, Ledger, Share
 from training.data.reservoir import Batch, Reservoir
 from training.data.variety import Variety
 
-LOOK_SECONDS = 0.01
+POLL_SECONDS = 0.01
 """How often a thread that may still wait for new images looks whether it still may."""
 
 IMAGES_AT_ONCE = 32
@@ -75,7 +75,7 @@ class StreamLoader:
         self.pace = pace
         self.ledger = Ledger(share, reservoir.uses.least, reservoir.uses.most)
         self.num_expected = len(share.serials)
-        self.asked_at = 0.0
+        self.requested_at = 0.0
         """When the first batch was asked for, in seconds of `time.time()`."""
 
         self.first_batch_at: float | None = None
@@ -115,9 +115,9 @@ class StreamLoader:
     def __next__(self) -> Batch:
         """Return the next batch, in memory that a GPU copies from while it works."""
         if not self.threads:
-            self.asked_at = time.time()
+            self.requested_at = time.time()
             works = (self._fill, self._draw_ahead)
-            self.threads = [threading.Thread(target=self._told, args=(work,), daemon=True) for work in works]
+            self.threads = [threading.Thread(target=self._run_thread, args=(work,), daemon=True) for work in works]
             for thread in self.threads:
                 thread.start()
         with self._changed:
@@ -151,7 +151,7 @@ class StreamLoader:
             self._closing = True
             self._changed.notify_all()
 
-    def _told(self, work: Callable[[], None]) -> None:
+    def _run_thread(self, work: Callable[[], None]) -> None:
         """Do a thread's work; whatever it ends with comes where batches are asked for."""
         try:
             work()
@@ -171,7 +171,7 @@ class StreamLoader:
                 if self._ended and not self.reservoir.can_draw(batch_size, is_last=True):
                     raise StopIteration
                 if not self._may_draw():
-                    self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
+                    self._changed.wait(POLL_SECONDS if self._waiting.is_running else None)
                     continue
                 batch = self.reservoir.draw(num_drawn, batch_size, self._ended)
                 self.variety.add(batch["serial"].numpy(), batch["label"].numpy())
@@ -222,8 +222,8 @@ class StreamLoader:
         wanted = len(serials)
         if self.pace.in_order:
             wanted = min(wanted, self._num_lacking(serials))
-        room, gone = self.reservoir.make_room(wanted)
-        self.ledger.drop(gone)
+        room, evicted = self.reservoir.make_room(wanted)
+        self.ledger.drop(evicted)
         return room
 
     def _num_lacking(self, serials: np.ndarray) -> int:
@@ -231,7 +231,7 @@ class StreamLoader:
         lacking = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
         num_uses = np.cumsum(self.ledger.uses_left(serials))
         num_for_uses = int(np.searchsorted(num_uses, lacking)) + 1 if lacking > 0 else 0
-        return max(num_for_uses, self.reservoir.num_lacking)
+        return max(num_for_uses, self.reservoir.num_missing)
 
 
 def pinned(images: torch.Tensor) -> torch.Tensor:

@@ -45,28 +45,28 @@ class PixelStore:
     """Images as they are, in one array."""
 
     def __init__(self, num_bytes: int, image_size: int) -> None:
-        """Take as many places as fit; memory is taken when it is first written to."""
-        self.num_places = num_bytes // (image_size**2 * 3)
-        self.images = torch.empty((self.num_places, image_size, image_size, 3), dtype=torch.uint8)
+        """Take as many slots as fit; memory is taken when it is first written to."""
+        self.num_slots = num_bytes // (image_size**2 * 3)
+        self.images = torch.empty((self.num_slots, image_size, image_size, 3), dtype=torch.uint8)
 
     def room(self, num_images: int) -> int:
         """Return for how many images there is room beside so many."""
-        return self.num_places - num_images
+        return self.num_slots - num_images
 
-    def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Keep uint8 [N, H, W, 3] in places int64 [N]."""
-        self.images.index_copy_(0, torch.from_numpy(places), torch.tensor(images))
+    def put(self, slots: np.ndarray, images: np.ndarray) -> None:
+        """Keep uint8 [N, H, W, 3] in slots int64 [N]."""
+        self.images.index_copy_(0, torch.from_numpy(slots), torch.tensor(images))
 
-    def get(self, places: np.ndarray) -> torch.Tensor:
+    def get(self, slots: np.ndarray) -> torch.Tensor:
         """Return uint8 [N, H, W, 3]; other threads run meanwhile."""
-        return self.images.index_select(0, torch.from_numpy(places))
+        return self.images.index_select(0, torch.from_numpy(slots))
 
-    def clear(self, places: np.ndarray) -> None:
+    def clear(self, slots: np.ndarray) -> None:
         """Do nothing: the next images are written over these."""
 
 
 MIN_FILE_BYTES = 100
-"""No PNG is smaller: bounds the number of places."""
+"""No PNG is smaller: bounds the number of slots."""
 
 MAX_FILE_OVERHEAD_BYTES = 4096
 """By how much a PNG may exceed its pixels, generously."""
@@ -76,33 +76,33 @@ class EncodedStore:
     """Images as PNG: several times as many in the same memory, each decoded whenever it is used."""
 
     def __init__(self, num_bytes: int, image_size: int) -> None:
-        self.num_places = num_bytes // MIN_FILE_BYTES
+        self.num_slots = num_bytes // MIN_FILE_BYTES
         self.room_bytes = num_bytes
         self.most_bytes = image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES
         self.files: dict[int, bytes] = {}
 
     def room(self, num_images: int) -> int:
         """Return for how many images there is room beside so many, however badly they compress."""
-        return min(self.num_places - num_images, self.room_bytes // self.most_bytes)
+        return min(self.num_slots - num_images, self.room_bytes // self.most_bytes)
 
-    def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Keep uint8 [N, H, W, 3] in places int64 [N]."""
-        for place, image in zip(places.tolist(), images, strict=True):
-            self.files[place] = PNG.encode(image)
-            self.room_bytes -= len(self.files[place])
+    def put(self, slots: np.ndarray, images: np.ndarray) -> None:
+        """Keep uint8 [N, H, W, 3] in slots int64 [N]."""
+        for slot, image in zip(slots.tolist(), images, strict=True):
+            self.files[slot] = PNG.encode(image)
+            self.room_bytes -= len(self.files[slot])
 
-    def get(self, places: np.ndarray) -> torch.Tensor:
+    def get(self, slots: np.ndarray) -> torch.Tensor:
         """Return uint8 [N, H, W, 3]."""
-        images = [np.asarray(Image.open(io.BytesIO(self.files[place]))) for place in places.tolist()]
+        images = [np.asarray(Image.open(io.BytesIO(self.files[slot]))) for slot in slots.tolist()]
         return torch.from_numpy(np.stack(images))
 
-    def clear(self, places: np.ndarray) -> None:
+    def clear(self, slots: np.ndarray) -> None:
         """Let images go."""
-        self.room_bytes += sum(len(self.files.pop(place)) for place in places.tolist())
+        self.room_bytes += sum(len(self.files.pop(slot)) for slot in slots.tolist())
 
 
 ImageStore = PixelStore | EncodedStore
-"""Images in numbered places."""
+"""Images in numbered slots."""
 
 
 Batch = dict[str, torch.Tensor]
@@ -135,7 +135,7 @@ def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_im
     return min(wanted, its_images // 2, room_for(config, image_size))
 
 
-def told_of_memory(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> str:
+def reservoir_memory_warning(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> str:
     """Return a line where memory holds fewer images than a default fill has; empty if it does not, or one is given."""
     held, wanted = (
         min_images(dataclasses.replace(config, reservoir_bytes=num_bytes), image_size, num_classes, num_images)
@@ -203,15 +203,15 @@ class Reservoir:
         self.free: list[int] = []
         """Places that had an image."""
 
-        self.num_begun_places = 0
-        """All places from here on have had none."""
+        self.num_used_slots = 0
+        """All slots from here on have had none."""
 
         self.order = np.zeros(0, np.int64)
         """Places in use, in the order in which their images came."""
 
-        self.serials, self.labels = (np.zeros(store.num_places, np.int64) for _ in range(2))
-        self.extents = np.zeros((store.num_places, 2), np.int64)
-        self.left = np.zeros(store.num_places, np.int32)
+        self.serials, self.labels = (np.zeros(store.num_slots, np.int64) for _ in range(2))
+        self.extents = np.zeros((store.num_slots, 2), np.int64)
+        self.left = np.zeros(store.num_slots, np.int32)
         """How often each place's image may still be used."""
 
         self.num_uses_left = 0
@@ -230,10 +230,10 @@ class Reservoir:
         """Return whether a step may take so many: the images are there, and the rest can be used up later."""
         if is_last:
             return self.num_uses_left >= size
-        return len(self) >= size and self.num_uses_left >= self.uses.needed(size) and not self.num_lacking
+        return len(self) >= size and self.num_uses_left >= self.uses.needed(size) and not self.num_missing
 
     @property
-    def num_lacking(self) -> int:
+    def num_missing(self) -> int:
         """How many more images it is to have before a step draws; none if there is room for no more."""
         return max(0, min(self.min_images - len(self), self.store.room(len(self))))
 
@@ -243,14 +243,14 @@ class Reservoir:
         Who was used most goes first, the oldest of these, and nobody before its least number of uses.
         """
         lacking = wanted - self.store.room(len(self))
-        gone = np.zeros(0, np.int64)
+        evicted = np.zeros(0, np.int64)
         if lacking > 0 and not self.uses.is_exact:
             left = self.left[self.order]
             may_go = np.flatnonzero(left <= self.uses.most - self.uses.least)
             chosen = may_go[np.argsort(left[may_go], kind="stable")[:lacking]]
-            gone = self.serials[self.order[chosen]]
-            self._let_go(chosen)
-        return min(wanted, self.store.room(len(self))), gone
+            evicted = self.serials[self.order[chosen]]
+            self._evict(chosen)
+        return min(wanted, self.store.room(len(self))), evicted
 
     def add(
         self,
@@ -264,18 +264,18 @@ class Reservoir:
 
         Extents are int64 [N, 2], of images that do not fill their array.
         """
-        places = np.array([self._free_place() for _ in serials], dtype=np.int64)
-        self.store.put(places, images)
-        self.serials[places], self.labels[places], self.left[places] = serials, labels, uses_left
-        self.extents[places] = images.shape[1:3] if extents is None else extents
-        self.order = np.concatenate([self.order, places])
+        slots = np.array([self._free_slot() for _ in serials], dtype=np.int64)
+        self.store.put(slots, images)
+        self.serials[slots], self.labels[slots], self.left[slots] = serials, labels, uses_left
+        self.extents[slots] = images.shape[1:3] if extents is None else extents
+        self.order = np.concatenate([self.order, slots])
         self.num_uses_left += int(uses_left.sum())
 
-    def _free_place(self) -> int:
+    def _free_slot(self) -> int:
         if self.free:
             return self.free.pop()
-        self.num_begun_places += 1
-        return self.num_begun_places - 1
+        self.num_used_slots += 1
+        return self.num_used_slots - 1
 
     def draw(self, step: int, size: int, is_last: bool) -> Batch:
         """Return `size` different images, drawn uniformly by a function of the step, and count a use of each.
@@ -284,19 +284,19 @@ class Reservoir:
         end nothing is left over. Where a run goes on with fewer steps left than an image has uses, it comes twice.
         """
         chosen = self._choose(step, size, is_last)
-        places = self.order[chosen]
+        slots = self.order[chosen]
         again = np.arange(size) - np.searchsorted(chosen, chosen)
         columns = {
-            "serial": self.serials[places],
-            "label": self.labels[places],
-            "use": (self.uses.most - self.left[places] + again).astype(np.int64),
-            "extent": self.extents[places],
+            "serial": self.serials[slots],
+            "label": self.labels[slots],
+            "use": (self.uses.most - self.left[slots] + again).astype(np.int64),
+            "extent": self.extents[slots],
         }
         batch = {name: torch.from_numpy(column) for name, column in columns.items()}
-        batch["image"] = self.store.get(places)
-        np.subtract.at(self.left, places, 1)
+        batch["image"] = self.store.get(slots)
+        np.subtract.at(self.left, slots, 1)
         self.num_uses_left -= size
-        self._let_go(np.unique(chosen[self.left[places] == 0]))
+        self._evict(np.unique(chosen[self.left[slots] == 0]))
         return batch
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
@@ -314,9 +314,9 @@ class Reservoir:
             return np.sort(random.choice(needed, size, replace=False))
         return np.sort(np.concatenate([needed, random.choice(others, size - len(needed), replace=False)]))
 
-    def _let_go(self, chosen: np.ndarray) -> None:
-        places = self.order[chosen]
-        self.store.clear(places)
-        self.num_uses_left -= int(self.left[places].sum())
-        self.free += places.tolist()
+    def _evict(self, chosen: np.ndarray) -> None:
+        slots = self.order[chosen]
+        self.store.clear(slots)
+        self.num_uses_left -= int(self.left[slots].sum())
+        self.free += slots.tolist()
         self.order = np.delete(self.order, chosen)

@@ -46,12 +46,12 @@ def _normalised(norm: _BatchNorm, input: torch.Tensor) -> torch.Tensor:
     mean = all_reduce(input.sum(dims)) / count
     centred = input - mean.view(shape)
     variance = all_reduce((centred**2).sum(dims)) / count
-    _remember(norm, mean.detach(), variance.detach() * count / (count - 1))
+    _update_running_statistics(norm, mean.detach(), variance.detach() * count / (count - 1))
     output = centred * (variance + norm.eps).rsqrt().view(shape)
     return output * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else output
 
 
-def _remember(norm: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
+def _update_running_statistics(norm: _BatchNorm, mean: torch.Tensor, variance: torch.Tensor) -> None:
     """Move the running statistics, which evaluation uses."""
     if norm.running_mean is None or norm.running_var is None:
         return

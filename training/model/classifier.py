@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from generation.random_streams import draws
 from generation.sample import NO_LABEL
 from training.augmentation.augmentation import Normalize, build_augmentation
-from training.augmentation.operations import central, to_float
+from training.augmentation.operations import center_crop, to_float
 from training.config import TrainingConfig
 from training.model.batch_norm import synchronized
 from training.model.domains import split_by_domain
@@ -59,7 +59,7 @@ class Classifier(lightning.LightningModule):
         inputs = self._input(images)
         if self.domains is None or is_real is None:
             return self.network(inputs)
-        return self.domains.apart(self.network, inputs, is_real)
+        return self.domains.forward(self.network, inputs, is_real)
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
@@ -106,7 +106,7 @@ class Classifier(lightning.LightningModule):
         """Count hits and losses on held-out samples: whole images, or their centre where crops are of another size."""
         images, size = to_float(batch["image"]), self.config.crop_size
         if size and size != self.image_size:
-            images = central(images, size)
+            images = center_crop(images, size)
         logits = self._logits(images, torch.full((len(images),), self.held_out_is_real))
         self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)

@@ -19,7 +19,7 @@ class Domains:
         self.counts: list[int] | None = None
         """Real rows, which come first, and synthetic ones; None where everything is taken as real."""
 
-    def apart(
+    def forward(
         self, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, is_real: torch.Tensor
     ) -> torch.Tensor:
         """Return the network's output [N, ...] for x [N, ...], of which `is_real`, bool [N], tells the domains."""

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 
 from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError
-from generation.indices import NOTHING, IndexSet, Wanted
+from generation.indices import EMPTY, IndexSet, Wanted
 from generation.pool.service import GenerationFailedError
 from generation.shards.datasets import encoding
 from generation.stream.stream import MAX_DEATHS, Asker, Requester, Stage, num_askers_of, wanted_of_unit
@@ -28,7 +28,7 @@ def test_units_are_of_whole_batches_and_leave_out_where_nothing_is_wanted():
     units = work_units(set_of(range(300), range(1000, 1010)), batch_size=8, num_askers=1, window=4)
     assert ranges_of(units) == [range(256), range(256, 1016)]
     assert ranges_of(work_units(set_of(range(250, 257)), batch_size=8, num_askers=1, window=4)) == [range(248, 264)]
-    assert work_units(NOTHING, batch_size=8, num_askers=1, window=4) == []
+    assert work_units(EMPTY, batch_size=8, num_askers=1, window=4) == []
 
 
 def test_units_become_shorter_towards_the_end_of_a_stream():
@@ -60,13 +60,13 @@ def test_a_set_that_is_scattered_over_billions_makes_no_more_units_either():
     every_other_run = set_of(range(64 * 10**7)).every(32, 0, 64)
     units = work_units(every_other_run, batch_size=32, num_askers=8, window=4)
     assert len(units) <= MAX_UNITS
-    assert every_other_run - set_of(*ranges_of(units)) == NOTHING
+    assert every_other_run - set_of(*ranges_of(units)) == EMPTY
 
 
 def test_a_billion_images_make_no_more_units_than_ray_data_can_take():
     units = ranges_of(work_units(set_of(range(10**9)), batch_size=32, num_askers=8, window=4))
     assert len(units) <= MAX_UNITS
-    assert set_of(range(10**9)) - set_of(*units) == NOTHING
+    assert set_of(range(10**9)) - set_of(*units) == EMPTY
 
 
 class LosingService:
@@ -109,7 +109,7 @@ def test_batches_of_which_nothing_is_wanted_are_not_asked_for():
     batches = list(asker.ask_set(set_of(range(6, 7), range(17, 19), range(30, 33))))
     assert [batch["index"].tolist() for batch in batches] == [[6], [17, 18], [30, 31], [32]]
     assert service.asked == [range(4, 8), range(16, 20), range(28, 32), range(32, 36)]
-    assert list(asker.ask_set(NOTHING)) == []
+    assert list(asker.ask_set(EMPTY)) == []
 
 
 def test_a_unit_requests_its_wanted_indices_and_their_serials_are_the_same():

@@ -19,12 +19,18 @@ def growing(max_actors: int) -> JobConfig:
     return dataclasses.replace(FIXED, generation=GenerationConfig(min_actors=0, max_actors=max_actors))
 
 
-def stretch(waiting_seconds: float, working_seconds: float, num_actors: int = 4, judging_seconds: float = 0) -> Stretch:
+def stretch(
+    waiting_seconds: float, working_seconds: float, num_actors: int = 4, validation_seconds: float = 0
+) -> Stretch:
     """100 s of learning and waiting, after which training has judged for some more."""
     before = looked(100.0, num_actors, worked(0.0), epoch=0)
-    until = 200.0 + judging_seconds
+    until = 200.0 + validation_seconds
     now = looked(
-        until, num_actors, worked(working_seconds), waiting_seconds=waiting_seconds, judging_seconds=judging_seconds
+        until,
+        num_actors,
+        worked(working_seconds),
+        waiting_seconds=waiting_seconds,
+        validation_seconds=validation_seconds,
     )
     return Stretch(before, now)
 
@@ -105,9 +111,9 @@ def test_generators_that_had_nothing_to_make_are_too_many_but_for_one():
 
 
 def test_judging_is_neither_waiting_nor_time_in_which_generators_are_wanted():
-    assert advise(stretch(41, 400, judging_seconds=100), FIXED) == advise(stretch(41, 400), FIXED)
-    assert advise(stretch(2, 360, judging_seconds=900), FIXED).endswith("balanced")
-    assert advise(stretch(41, 700, judging_seconds=100), FIXED) == advise(stretch(41, 400), FIXED)  # 4 are no 7
+    assert advise(stretch(41, 400, validation_seconds=100), FIXED) == advise(stretch(41, 400), FIXED)
+    assert advise(stretch(2, 360, validation_seconds=900), FIXED).endswith("balanced")
+    assert advise(stretch(41, 700, validation_seconds=100), FIXED) == advise(stretch(41, 400), FIXED)  # 4 are no 7
 
 
 def test_waiting_for_held_out_images_does_not_count_as_waiting_to_train():

@@ -277,7 +277,7 @@ FLIPPED = [False, True, False, True, True]
 def test_the_centre_is_what_torchvision_resizes_and_cuts(size: int):
     images = to_float(photos(2, 64, 64))
     resized = reference.resize(images, [round(size * 256 / 224)], antialias=True)
-    torch.testing.assert_close(operations.central(images, size), reference.center_crop(resized, [size]))
+    torch.testing.assert_close(operations.center_crop(images, size), reference.center_crop(resized, [size]))
 
 
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}

@@ -5,7 +5,7 @@ import pytest
 
 from generation.indices import IndexSet
 from training.data.consumption import (
-    NOT_BEGUN,
+    EMPTY_CONSUMPTION,
     Consumption,
     Ledger,
     RunSerials,
@@ -73,7 +73,7 @@ def test_shares_have_all_uses_that_are_left_and_no_other(seed: int):
 
 
 def test_by_steps_all_workers_together_take_what_is_next():
-    shares = [step_share(NOT_BEGUN, RunSerials(40, 40), 4, Worker(rank, 2)) for rank in range(2)]
+    shares = [step_share(EMPTY_CONSUMPTION, RunSerials(40, 40), 4, Worker(rank, 2)) for rank in range(2)]
     assert shares[0].fresh == IndexSet.of_ranges([range(4), range(8, 12), range(16, 20), range(24, 28), range(32, 36)])
     assert shares[1].fresh == IndexSet.of_ranges(
         [range(4, 8), range(12, 16), range(20, 24), range(28, 32), range(36, 40)]
@@ -152,7 +152,7 @@ class Trainer:
 def test_random_kills_and_resizes_change_no_samples_number_of_uses(seed: int):
     random = np.random.default_rng(seed)
     num_steps = NUM_SERIALS * REUSE // GLOBAL_BATCH
-    saved, committed = NOT_BEGUN, []
+    saved, committed = EMPTY_CONSUMPTION, []
     while len(committed) < num_steps:
         count = int(random.choice([1, 2, 3, 4]))
         num_uses = (num_steps - len(committed)) * GLOBAL_BATCH

@@ -47,15 +47,15 @@ class CountingShard:
 
 
 def loader_of(
-    shard: CountingShard, batch_size: int, uses: Uses, num_places: int = 100, min_images: int = 0, **pace: Any
+    shard: CountingShard, batch_size: int, uses: Uses, num_slots: int = 100, min_images: int = 0, **pace: Any
 ) -> StreamLoader:
-    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, (0, 0, 0), min_images)
+    reservoir = Reservoir(PixelStore(num_slots * 12, 2), uses, (0, 0, 0), min_images)
     return StreamLoader(shard, shard.share, reservoir, Pace(batch_size, **pace))  # pyright: ignore[reportArgumentType]
 
 
 def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
     shard = CountingShard(6)
-    loader = loader_of(shard, 1, Uses(1, 1), num_places=1)
+    loader = loader_of(shard, 1, Uses(1, 1), num_slots=1)
     epochs = []
     for _ in range(3):
         batches = iter(loader)
@@ -68,7 +68,7 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
 
 @pytest.mark.parametrize("reuse", [1, 3])
 def test_every_image_comes_as_often_as_wanted_with_its_label_and_use_number(reuse: int):
-    loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_places=24)
+    loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_slots=24)
     seen: Counter[int] = Counter()
     for batch in loader:
         indices = batch["serial"].tolist()
@@ -83,7 +83,7 @@ def test_every_image_comes_as_often_as_wanted_with_its_label_and_use_number(reus
 
 def test_the_stream_is_pulled_no_further_than_the_reservoir_has_room():
     shard = CountingShard(1000)
-    loader = loader_of(shard, 2, Uses(2, 2), num_places=10)
+    loader = loader_of(shard, 2, Uses(2, 2), num_slots=10)
     next(loader)
     time.sleep(0.2)
     assert shard.num_handed_out <= 10 + 4 + 1  # two batches may have used up four, and one is in the filler's hand
@@ -91,7 +91,7 @@ def test_the_stream_is_pulled_no_further_than_the_reservoir_has_room():
 
 
 def test_a_closed_loader_leaves_no_thread_behind():
-    loader = loader_of(CountingShard(1000), 2, Uses(2, 2), num_places=10)
+    loader = loader_of(CountingShard(1000), 2, Uses(2, 2), num_slots=10)
     next(loader)
     assert [thread.is_alive() for thread in loader.threads] == [True, True]
     loader.close()
@@ -110,7 +110,7 @@ class SleepingShard(CountingShard):
 
 
 def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
-    loader = loader_of(SleepingShard(4), 1, Uses(1, 1), num_places=1)
+    loader = loader_of(SleepingShard(4), 1, Uses(1, 1), num_slots=1)
     next(loader)
     assert loader.waiting_seconds == 0.0
     started_at = time.monotonic()
@@ -130,7 +130,7 @@ def test_a_wait_counts_while_it_lasts():
             yield from batches
 
     is_over = threading.Event()
-    loader = loader_of(WaitsOnce(4), 1, Uses(1, 1), num_places=1)
+    loader = loader_of(WaitsOnce(4), 1, Uses(1, 1), num_slots=1)
     next(loader)
     waiting = threading.Thread(target=lambda: next(loader))
     waiting.start()
@@ -142,7 +142,7 @@ def test_a_wait_counts_while_it_lasts():
 
 
 def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may():
-    loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_places=16)
+    loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_slots=16)
     seen = Counter(index for batch in loader for index in batch["serial"].tolist())
     assert set(seen) == set(range(80))
     assert max(seen.values()) <= 6
@@ -151,7 +151,7 @@ def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may()
 
 @pytest.mark.parametrize("uses", [Uses(4, 4), Uses(1, 8)])
 def test_batches_are_drawn_from_as_many_images_as_there_are_to_be_until_no_more_come(uses: Uses):
-    loader = loader_of(SleepingShard(20, batch_size=4), 4, uses, num_places=60, min_images=40)
+    loader = loader_of(SleepingShard(20, batch_size=4), 4, uses, num_slots=60, min_images=40)
     seen: list[list[int]] = []
     for batch in loader:
         if not seen:
@@ -236,7 +236,7 @@ def test_a_stream_that_ends_before_all_samples_have_come_is_an_error():
 def test_a_mixed_batch_has_its_part_of_each_domain_and_says_which_row_is_of_which():
     real, synthetic = CountingShard(4, batch_size=1), CountingShard(4, batch_size=3)
     mixed = MixedLoader(
-        {"real": loader_of(real, 1, Uses(1, 1), num_places=2), "synthetic": loader_of(synthetic, 3, Uses(1, 1))}
+        {"real": loader_of(real, 1, Uses(1, 1), num_slots=2), "synthetic": loader_of(synthetic, 3, Uses(1, 1))}
     )
     batches = list(mixed)
     assert [batch["is_real"].tolist() for batch in batches] == [[True, False, False, False]] * 4

@@ -14,7 +14,7 @@ from training.data.reservoir import (
     Uses,
     check_reservoir,
     min_images,
-    told_of_memory,
+    reservoir_memory_warning,
 )
 
 SIZE = 8
@@ -33,8 +33,8 @@ def add(reservoir: Reservoir, serials: range, uses_left: int) -> None:
     reservoir.add(numbers, numbers % 10, images_of(numbers), np.full(len(serials), uses_left, np.int32))
 
 
-def reservoir_of(num_places: int, uses: Uses, seed: int = 0, min_images: int = 0) -> Reservoir:
-    return Reservoir(PixelStore(num_places * IMAGE_BYTES, SIZE), uses, (seed, 0, 0), min_images)
+def reservoir_of(num_slots: int, uses: Uses, seed: int = 0, min_images: int = 0) -> Reservoir:
+    return Reservoir(PixelStore(num_slots * IMAGE_BYTES, SIZE), uses, (seed, 0, 0), min_images)
 
 
 def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.random.Generator) -> list[list[int]]:
@@ -43,8 +43,8 @@ def use_all(reservoir: Reservoir, num_images: int, size: int, arrivals: np.rando
     while True:
         is_last = next_serial == num_images
         if not is_last and (arrivals.random() < 0.5 or not reservoir.can_draw(size, is_last)):
-            room, gone = reservoir.make_room(min(int(arrivals.integers(1, 9)), num_images - next_serial))
-            assert len(gone) == 0
+            room, evicted = reservoir.make_room(min(int(arrivals.integers(1, 9)), num_images - next_serial))
+            assert len(evicted) == 0
             add(reservoir, range(next_serial, next_serial + room), most)
             next_serial += room
         elif reservoir.can_draw(size, is_last):
@@ -110,14 +110,14 @@ def test_while_images_are_to_come_no_step_takes_what_would_leave_some_over():
 def test_no_step_draws_from_fewer_images_than_there_are_to_be_while_more_come_or_there_is_room():
     reservoir = reservoir_of(12, Uses(least=1, most=2), min_images=8)
     add(reservoir, range(7), uses_left=2)
-    assert reservoir.num_lacking == 1
+    assert reservoir.num_missing == 1
     assert not reservoir.can_draw(4, is_last=False)
     assert reservoir.can_draw(4, is_last=True)
     add(reservoir, range(7, 8), uses_left=2)
     assert reservoir.can_draw(4, is_last=False)
     for step in range(3):
         reservoir.draw(step, 4, is_last=True)
-    assert len(reservoir) < 8  # some were used twice, and are gone
+    assert len(reservoir) < 8  # some were used twice, and are evicted
     assert not reservoir.can_draw(2, is_last=False)
     full = reservoir_of(6, Uses(1, 2), min_images=8)
     add(full, range(6), uses_left=2)
@@ -149,12 +149,16 @@ def test_of_a_set_that_comes_again_and_again_no_more_than_half_is_waited_for():
 
 def test_too_little_memory_for_the_default_fill_is_told_with_what_would_do():
     config = TrainingConfig(num_images=1_300_000, num_epochs=1, reuse=8, reservoir_bytes=1280 * IMAGE_BYTES)
-    assert told_of_memory(config, SIZE, num_classes=100, num_images=10**9) == (  # 16 batches of 256, of 192 bytes each
+    assert reservoir_memory_warning(
+        config, SIZE, num_classes=100, num_images=10**9
+    ) == (  # 16 batches of 256, of 192 bytes each
         "each worker's reservoir has memory for 1,280 images: 20% of a batch come in the next one too. "
         "training.reservoir_bytes=786_432 holds 4,096."
     )
     for enough in ({"reuse": 1}, {"reservoir_min_images": 8}, {"reservoir_bytes": 4096 * IMAGE_BYTES}):
-        assert not told_of_memory(dataclasses.replace(config, **enough), SIZE, num_classes=100, num_images=10**9)
+        assert not reservoir_memory_warning(
+            dataclasses.replace(config, **enough), SIZE, num_classes=100, num_images=10**9
+        )
 
 
 def test_more_images_than_there_is_memory_for_are_refused():
@@ -174,9 +178,9 @@ def test_the_most_used_images_are_replaced_first_but_none_before_its_least_uses(
         reservoir.draw(step, 4, is_last=False)
     assert reservoir.num_uses_owed == 0
     once_more = reservoir.draw(2, 1, is_last=False)["serial"].tolist()
-    room, gone = reservoir.make_room(2)
+    room, evicted = reservoir.make_room(2)
     others = [serial for serial in range(4) if serial not in once_more]
-    assert (room, gone.tolist()) == (2, [*once_more, others[0]])  # then the oldest
+    assert (room, evicted.tolist()) == (2, [*once_more, others[0]])  # then the oldest
     assert reservoir.serials[reservoir.order].tolist() == others[1:]
 
 
@@ -193,7 +197,7 @@ def test_both_stores_give_back_what_they_were_given_within_their_memory(kind: ty
     drawn = reservoir.draw(0, 30, is_last=True)
     assert drawn["image"].dtype == torch.uint8
     np.testing.assert_array_equal(drawn["image"].numpy(), images_of(drawn["serial"].numpy()))
-    assert reservoir.make_room(7)[0] == 7  # those that were used have gone
+    assert reservoir.make_room(7)[0] == 7  # those that were used have evicted
 
 
 def test_an_image_with_more_uses_than_steps_left_comes_twice_in_a_step():

@@ -33,14 +33,14 @@ def statistics(norm: DomainNorm) -> list[list[float]]:
 
 def test_each_domain_is_normalised_on_its_own_and_rows_keep_their_places():
     norm, domains = layer()
-    torch.testing.assert_close(domains.apart(norm, ROWS, MIXED), torch.tensor(NORMALISED))
+    torch.testing.assert_close(domains.forward(norm, ROWS, MIXED), torch.tensor(NORMALISED))
     # Half of the first values 0 and 1, and half of the unbiased variances 2 and 200.
     assert statistics(norm) == [[1.0, 1.5, 1], [10.0, 100.5, 1]]
 
 
 def test_rows_that_come_real_first_are_normalised_alike():
     norm, domains = layer()
-    normalised = domains.apart(norm, ROWS[[0, 2, 1, 3]], torch.tensor([True, True, False, False]))
+    normalised = domains.forward(norm, ROWS[[0, 2, 1, 3]], torch.tensor([True, True, False, False]))
     torch.testing.assert_close(normalised, torch.tensor(NORMALISED)[[0, 2, 1, 3]])
     assert statistics(norm) == [[1.0, 1.5, 1], [10.0, 100.5, 1]]
 
@@ -54,14 +54,14 @@ def test_without_domains_everything_is_real():
 
 def test_a_domain_that_a_batch_lacks_keeps_its_statistics():
     norm, domains = layer()
-    normalised = domains.apart(norm, ROWS[[1, 3]], torch.tensor([False, False]))
+    normalised = domains.forward(norm, ROWS[[1, 3]], torch.tensor([False, False]))
     torch.testing.assert_close(normalised, torch.tensor([[1.0], [-1.0]]))
     assert statistics(norm) == [[0.0, 1.0, 0], [10.0, 100.5, 1]]
 
 
 def test_evaluation_uses_the_statistics_of_real_images():
     norm, domains = layer()
-    domains.apart(norm, ROWS, MIXED)
+    domains.forward(norm, ROWS, MIXED)
     norm.real.running_var = torch.tensor([4.0])
     torch.testing.assert_close(norm.eval()(torch.tensor([[5.0]])), torch.tensor([[2.0]]))  # (5 - 1) / 2
 
@@ -69,14 +69,14 @@ def test_evaluation_uses_the_statistics_of_real_images():
 def test_domains_are_forgotten_where_a_step_fails():
     norm, domains = layer()
     with pytest.raises(ValueError, match=r"normalises 8 rows of a batch of 4: .*patches as rows"):
-        domains.apart(lambda rows: norm(rows.repeat(2, 1)), ROWS, MIXED)
+        domains.forward(lambda rows: norm(rows.repeat(2, 1)), ROWS, MIXED)
     assert domains.counts is None
 
 
 def test_common_parameters_learn_from_both_domains():
     norm, domains = layer()
     rows, signal = ROWS.clone().requires_grad_(), torch.tensor([[1.0], [2.0], [3.0], [5.0]])
-    (domains.apart(norm, rows, MIXED) * signal).sum().backward()
+    (domains.forward(norm, rows, MIXED) * signal).sum().backward()
     assert norm.real.weight is norm.synthetic.weight
     assert norm.real.bias is norm.synthetic.bias
     torch.testing.assert_close(norm.real.weight.grad, torch.tensor([-1.0]))  # -1 + 2 + 3 - 5
@@ -89,7 +89,7 @@ def test_gradients_are_those_of_two_batch_normalisations(mask: list[int]):
     images, signal = torch.randn(2, 7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     apart, domains = images.clone().requires_grad_(), Domains()
     norm = DomainNorm(torch.nn.BatchNorm2d(3), domains)
-    (domains.apart(norm, apart, is_real) * signal).sum().backward()
+    (domains.forward(norm, apart, is_real) * signal).sum().backward()
     for rows in (is_real, ~is_real):
         alone = images[rows].requires_grad_()
         (torch.nn.BatchNorm2d(3)(alone) * signal[rows]).sum().backward()
@@ -99,7 +99,7 @@ def test_gradients_are_those_of_two_batch_normalisations(mask: list[int]):
 def test_timms_layer_still_activates_and_shows_what_it_has():
     network = torch.nn.Sequential(BatchNormAct2d(1, eps=1e-12))
     domains, norm = split_by_domain(network), network[0]
-    activated = domains.apart(network, ROWS.view(4, 1, 1, 1), MIXED)
+    activated = domains.forward(network, ROWS.view(4, 1, 1, 1), MIXED)
     torch.testing.assert_close(activated.flatten(), torch.tensor([0.0, 1.0, 1.0, 0.0]))
     assert isinstance(norm.act, torch.nn.ReLU)
     assert norm.num_features == 1
@@ -113,7 +113,7 @@ def test_memory_format_and_type_are_kept_forwards_and_backwards(dtype: torch.dty
     norm = DomainNorm(torch.nn.BatchNorm2d(3), domains)
     norm.register_full_backward_hook(lambda _, inputs, __: gradients.append(inputs[0]))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        output = domains.apart(norm, images, MIXED)
+        output = domains.forward(norm, images, MIXED)
     output.backward(torch.randn_like(output))
     for tensor in (output, *gradients):
         assert tensor.dtype == dtype
@@ -129,7 +129,7 @@ def test_no_layer_of_a_network_mixes_domains(name: str):
     domains = split_by_domain(network)
     images = torch.randn(7, 3, 32, 32)
     is_real = torch.tensor([False, True, True, False, True, False, True])
-    logits = domains.apart(network, images, is_real)
+    logits = domains.forward(network, images, is_real)
     torch.testing.assert_close(logits[is_real], alone(images[is_real]), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits[~is_real], alone(images[~is_real]), rtol=1e-3, atol=1e-3)
 
@@ -149,7 +149,7 @@ def test_weights_and_both_statistics_come_back_from_a_state_dict():
     trained, loaded = (build_network("resnet18", 3, "linear", temperature=0.1) for _ in range(2))
     domains, images = split_by_domain(trained), torch.randn(4, 3, 64, 64)
     split_by_domain(loaded)
-    domains.apart(trained, images, MIXED).sum().backward()
+    domains.forward(trained, images, MIXED).sum().backward()
     torch.optim.SGD(trained.parameters(), lr=0.001).step()
     loaded.load_state_dict(trained.state_dict())
     torch.testing.assert_close(loaded.eval()(images), trained.eval()(images), rtol=0, atol=0)
@@ -198,7 +198,7 @@ def test_torchs_shared_normalisation_keeps_parameters_common():
 def learn(network: torch.nn.Module, domains: Domains, images: torch.Tensor, is_real: torch.Tensor) -> list[Any]:
     """Return the gradient of each parameter for sums of squares in two steps, the second synthetic, and all buffers."""
     for rows in (torch.ones_like(is_real), ~is_real):
-        (domains.apart(network, images[rows], is_real[rows]) ** 2).sum().backward()
+        (domains.forward(network, images[rows], is_real[rows]) ** 2).sum().backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return [tensor.numpy() for tensor in [*gradients, *network.buffers()]]
 
