@@ -152,8 +152,8 @@ def test_too_little_memory_for_the_default_fill_is_told_with_what_would_do():
     assert reservoir_memory_warning(
         config, SIZE, num_classes=100, num_images=10**9
     ) == (  # 16 batches of 256, of 192 bytes each
-        "each worker's reservoir has memory for 1,280 images: 20% of a batch come in the next one too. "
-        "training.reservoir_bytes=786_432 holds 4,096."
+        "each worker's reservoir holds 1,280 images, so 20% of each batch repeats in the next. "
+        "Set training.reservoir_bytes=786_432 to hold 4,096."
     )
     for enough in ({"reuse": 1}, {"reservoir_min_images": 8}, {"reservoir_bytes": 4096 * IMAGE_BYTES}):
         assert not reservoir_memory_warning(
@@ -164,7 +164,7 @@ def test_too_little_memory_for_the_default_fill_is_told_with_what_would_do():
 def test_more_images_than_there_is_memory_for_are_refused():
     config = TrainingConfig(reuse=2, reservoir_min_images=1001, reservoir_bytes=1000 * IMAGE_BYTES, global_batch_size=8)
     with pytest.raises(
-        ValueError, match=r"reservoir_min_images is 1001, and training\.reservoir_bytes 192000 holds 1000"
+        ValueError, match=r"reservoir_min_images is 1001, but training\.reservoir_bytes 192000 holds 1000"
     ):
         check_reservoir(config, SIZE)
 

@@ -66,7 +66,7 @@ class Halving(torch.nn.BatchNorm2d):
 
 
 def test_a_layer_that_does_more_than_its_name_says_is_refused_but_for_timms():
-    with pytest.raises(ValueError, match=r"has a Halving, which several workers cannot share\..*num_workers=1"):
+    with pytest.raises(ValueError, match=r"has a Halving layer, which cannot be synchronized.*num_workers=1"):
         synchronized(torch.nn.Sequential(Halving(4)), on_gpu=False)
     layer = synchronized(BatchNormAct2d(4), on_gpu=False).eval()
     assert layer(torch.full((1, 4, 1, 1), -1.0)).tolist() == BatchNormAct2d(4).eval()(-torch.ones(1, 4, 1, 1)).tolist()

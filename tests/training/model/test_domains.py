@@ -68,7 +68,7 @@ def test_evaluation_uses_the_statistics_of_real_images():
 
 def test_domains_are_forgotten_where_a_step_fails():
     norm, domains = layer()
-    with pytest.raises(ValueError, match=r"normalises 8 rows of a batch of 4: .*patches as rows"):
+    with pytest.raises(ValueError, match=r"got 8 rows for a batch of 4: .*patches as rows"):
         domains.forward(lambda rows: norm(rows.repeat(2, 1)), ROWS, MIXED)
     assert domains.counts is None
 
@@ -174,7 +174,7 @@ def test_a_layer_in_two_places_stays_one():
 
 
 def test_a_network_without_batch_normalisation_is_refused():
-    with pytest.raises(ValueError, match=r"has no batch normalisation.*such as resnet50"):
+    with pytest.raises(ValueError, match=r"has no batch normalization.*such as resnet50"):
         split_by_domain(torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1)))
 
 

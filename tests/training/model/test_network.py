@@ -49,7 +49,7 @@ def test_either_head_gives_a_logit_for_each_class(name: str):
 
 
 def test_a_network_without_a_linear_end_cannot_have_a_cosine_head():
-    with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer, .* Take another architecture"):
+    with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer, .* Use another architecture"):
         build_network("squeezenet1_1", 7, "cosine", temperature=0.1)
 
 
@@ -74,7 +74,7 @@ def test_features_of_a_distilled_network_are_the_mean_of_what_both_its_heads_see
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "repvit_m0_9"])
 def test_a_cosine_head_does_not_take_the_place_of_one_of_two(name: str):
     check_features(name)
-    with torch.device("meta"), pytest.raises(ValueError, match=r"averages two linear layers, .* Take another arch"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"averages two linear layers, .* Use another arch"):
         build_network(name, 7, "cosine", temperature=0.1)
 
 
@@ -97,9 +97,11 @@ def test_a_network_with_auxiliary_outputs_trains_on_its_main_one(name: str):
 def test_images_of_a_size_that_a_network_does_not_take_are_refused():
     check_sizes("resnet50", {8})
     check_sizes("inception_v3", {75, 299})
-    with pytest.raises(ValueError, match=r"'inception_v3' takes no images of 64 px: .*size.*\. Give another one,"):
+    with pytest.raises(
+        ValueError, match=r"'inception_v3' does not accept images of 64 px: .*size.*\. Use another one,"
+    ):
         check_sizes("inception_v3", {64, 299})
-    with pytest.raises(ValueError, match=r"'vit_b_16' takes no images of 96 px: Wrong image height"):
+    with pytest.raises(ValueError, match=r"'vit_b_16' does not accept images of 96 px: Wrong image height"):
         check_sizes("vit_b_16", {224, 96})
 
 
@@ -107,7 +109,7 @@ def test_an_architecture_that_nobody_has_is_told_with_what_is_near():
     check_architecture("resnet50")
     check_architecture("convnext_tiny")
     check_architecture("timm/resnet50")
-    with pytest.raises(ValueError, match=r"'resnet51', which neither torchvision nor timm has\. Near: .*resnet5"):
+    with pytest.raises(ValueError, match=r"'resnet51', which neither torchvision nor timm has\. Similar: .*resnet5"):
         check_architecture("resnet51")
 
 
