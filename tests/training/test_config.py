@@ -5,20 +5,20 @@ import pytest
 from training.config import TrainingConfig
 
 
-def test_logical_epochs_are_whole_steps_of_the_global_batch():
+def test_epochs_are_whole_steps():
     config = TrainingConfig(num_images=1000, num_epochs=3, global_batch_size=100, num_workers=2)
     assert (config.steps_per_epoch, config.num_steps, config.num_trained) == (3, 9, 900)
     assert config.batch_size_per_worker == 50
     assert TrainingConfig(global_batch_size=96, num_workers=2, accumulate_batches=4).batch_size_per_worker == 12
 
 
-def test_the_share_of_real_images_that_is_suggested_is_taken():
+def test_suggested_real_fraction_is_accepted():
     with pytest.raises(ValueError, match=r"Try 0\.333333"):
         TrainingConfig(global_batch_size=6, real_images="digits", real_fraction=0.3)
     assert TrainingConfig(global_batch_size=6, real_images="digits", real_fraction=0.333333).num_real_per_batch == 2
 
 
-def test_real_images_take_the_place_of_generated_ones():
+def test_real_images_replace_generated_images():
     config = TrainingConfig(
         num_images=960,
         num_epochs=1,
@@ -33,7 +33,7 @@ def test_real_images_take_the_place_of_generated_ones():
     assert config.num_samples == 360  # 720 uses
 
 
-def test_samples_that_are_used_again_need_not_be_asked_for_again():
+def test_reuse_reduces_requested_samples():
     def num_samples(**settings: Any) -> int:
         return TrainingConfig(num_images=960, num_epochs=1, global_batch_size=96, **settings).num_samples
 
@@ -103,6 +103,6 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
         ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; use at least 1 per worker, 2 or more"),
     ],
 )
-def test_impossible_settings_are_refused_with_the_value(settings: dict, message: str):
+def test_invalid_settings_are_rejected(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**settings)
