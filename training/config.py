@@ -1,4 +1,4 @@
-"""Settings of training: the classifier, its optimisation, and the workers it runs on."""
+"""Settings of training: the classifier, its optimization, and the workers it runs on."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -137,11 +137,11 @@ def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
     size = config.crop_size or image_size
     if config.augmentation == "crop_flip":
         return RandomCrops((CropKind(size, scale),), "bilinear")
-    coloured = partial(CropKind, jitter_fraction=0.8, grey_fraction=0.2)
-    local = coloured(config.local_crop_size, local_scale, blur_fraction=0.5)
+    colored = partial(CropKind, jitter_fraction=0.8, grey_fraction=0.2)
+    local = colored(config.local_crop_size, local_scale, blur_fraction=0.5)
     blurs_and_solarizes = ((0.2, 0.2),) if config.augmentation == "multi_crop" else ((1.0, 0.0), (0.1, 0.2))
     global_crops = tuple(
-        coloured(size, scale, blur_fraction=blur_fraction, solarize_fraction=solarize_fraction)
+        colored(size, scale, blur_fraction=blur_fraction, solarize_fraction=solarize_fraction)
         for blur_fraction, solarize_fraction in blurs_and_solarizes
     )
     return RandomCrops(global_crops + (local,) * config.num_local_crops)

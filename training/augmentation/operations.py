@@ -106,18 +106,18 @@ KERNELS: dict[Interpolation, Callable[[torch.Tensor], torch.Tensor]] = {"bilinea
 
 
 def adjust_brightness(crops: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Multiply in place."""
+    """Multiply by the factors in place."""
     return crops.mul_(factors).clamp_(0, 1)
 
 
 def adjust_contrast(crops: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Blend with the mean grey in place."""
+    """Blend with the mean gray value in place."""
     means = crops.mean(dim=(2, 3), keepdim=True)
     return crops.mul_(factors).add_(_grey_of(means).mul_(1 - factors)).clamp_(0, 1)
 
 
 def adjust_saturation(crops: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Blend with each pixel's grey in place."""
+    """Blend with each pixel's gray value in place."""
     return torch.lerp(_grey_of(crops), crops, factors, out=crops).clamp_(0, 1)
 
 

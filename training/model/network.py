@@ -1,4 +1,4 @@
-"""Classifiers by name, from torchvision and timm, and their last layer. Knows no images and no optimisation."""
+"""Classifiers by name, from torchvision and timm, and their last layer. Knows no images and no optimization."""
 
 import difflib
 from collections.abc import Iterable

@@ -232,8 +232,8 @@ def test_two_workers_with_domains_learn_like_one():
     both = [answers.get(timeout=120)[1] for _ in workers]
     for worker in workers:
         worker.join()
-    for learnt in both:
-        assert len(learnt) == len(expected)
+    for learned in both:
+        assert len(learned) == len(expected)
         for place, whole in enumerate(torch.as_tensor(each) for each in expected):
             same = whole / 2 if place < num_gradients else whole  # gradients are means over workers
-            torch.testing.assert_close(torch.as_tensor(learnt[place]), same, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.as_tensor(learned[place]), same, rtol=1e-4, atol=1e-4)
