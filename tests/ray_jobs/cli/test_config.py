@@ -76,7 +76,7 @@ def test_an_override_wins_over_the_file():
         ("evaluation.gpus_per_actor=1.1", r"evaluation\.gpus_per_actor is 1\.1; give a whole number, or a share"),
         ("training.cpus_per_worker=0", r"gpus_per_worker and cpus_per_worker are 0, so Ray reserves nothing"),
         ("generation.label_selector=generator", r"generation\.label_selector is generator; give a mapping"),
-        ("training.global_batch_size=1", r"batch normalisation needs two"),
+        ("training.global_batch_size=1", r"batch normalization needs 2"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line_with_the_remedy(argument: str, message: str):
