@@ -23,7 +23,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"checkpoint '{path}' cannot be read ({type(error).__name__}). Use another checkpoint."
+            f"checkpoint '{path}' cannot be read ({type(error).__name__}): the file is damaged."
         ) from error
     if not isinstance(checkpoint, dict) or not {"classifier", "recipe", "run", "state_dict"} <= checkpoint.keys():
         raise ValueError(f"checkpoint '{path}' was not written by ray_jobs.train. Use a run's checkpoint.ckpt.")
