@@ -13,7 +13,7 @@ import torch
 
 from generation.indices import IndexSet
 from ray_jobs.job.tables import print_table
-from training.data.consumption import NOT_BEGUN, Consumption, Ledger, Share, merged
+from training.data.consumption import EMPTY_CONSUMPTION, Consumption, Ledger, Share, merged
 
 NUM_SAMPLES = 10**7
 BLOCK, NUM_OVERTAKEN = 32, 64
@@ -55,7 +55,7 @@ def ledger_of(taken: IndexSet, begun: np.ndarray) -> Ledger:
 def measure(name: str, ledger: Ledger) -> tuple[list[str], bool]:
     """Return the table row, and whether the targets are met."""
     started_at = time.perf_counter()
-    state = merged(NOT_BEGUN, [ledger.state()])
+    state = merged(EMPTY_CONSUMPTION, [ledger.state()])
     file = io.BytesIO()
     torch.save(state.to_checkpoint(), file)
     saved_at = time.perf_counter()

@@ -219,7 +219,7 @@ class Comparison:
         last = cast(TrainingProgress, monitor.last().training)
         num_before = self.num_images if before else 0
         held_seconds = self.config.generation.max_actors * (ended_at - arm.began_at) if pool else 0.0
-        waited_seconds = last.first_batch_at - last.asked_at + (before.waited_seconds if before else 0.0)
+        waited_seconds = last.first_batch_at - last.requested_at + (before.waited_seconds if before else 0.0)
         return ArmRun(
             arm=arm.name,
             seed=arm.seed,

@@ -57,8 +57,8 @@ from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
 from ray_jobs.reports.summary import print_summary, summarize
 from training.augmentation.augmentation import crop_sizes
-from training.checkpoint import check_goes_on, newest_whole
-from training.data.reservoir import check_reservoir, told_of_memory
+from training.checkpoint import check_resumable, newest_readable
+from training.data.reservoir import check_reservoir, reservoir_memory_warning
 from training.fit import fit
 from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
 from training.loggers import check_loggers
@@ -157,7 +157,7 @@ def prepare(config: JobConfig) -> Prepared:
     ]
     source = open_source(config, recipe, unreadable)
     num_classes = recipe.label_space.num_classes
-    if note := told_of_memory(config.training, array_size(config, recipe), num_classes, source.num_images):
+    if note := reservoir_memory_warning(config.training, array_size(config, recipe), num_classes, source.num_images):
         notes.append(note)
     job = Prepared(config, recipe, run_dir, source, real, unreadable, planned, notes)
     return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
@@ -175,13 +175,13 @@ def predicted(config: JobConfig, recipe: Recipe) -> list[str]:
 def check_resumed(job: Prepared) -> list[str]:
     """Return what to say about where the run goes on; ValueError if it cannot."""
     check_unfinished(job.run_dir, job.recipe)
-    path, checkpoint, faults = newest_whole(job.run_dir / CHECKPOINTS)
+    path, checkpoint, faults = newest_readable(job.run_dir / CHECKPOINTS)
     if path is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
     if isinstance(job.source, StoredSource):
         job.source.limit_passes(checkpoint["run"]["sets"][SET_SIZE])
     sets = sets_of(job.source.num_images, job.source.names_hash, job.real)
-    check_goes_on(checkpoint, job.recipe, job.config.training, sets)
+    check_resumable(checkpoint, job.recipe, job.config.training, sets)
     return [*faults, f"going on from {path.name}"]
 
 

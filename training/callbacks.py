@@ -1,4 +1,4 @@
-"""What Lightning's loop does beside its steps: say how it goes, sign and save checkpoints."""
+"""Lightning callbacks: progress reports, early stopping, checkpoints and their metadata."""
 
 import dataclasses
 import threading
@@ -21,9 +21,9 @@ from training.progress import TrainingProgress
 
 
 class ProgressCallback(lightning.Callback):
-    """Says how the run goes after a step, at most once in `interval_seconds`, and at each epoch's end.
+    """Reports progress after a step, at most once per `interval_seconds`, and at the end of each epoch.
 
-    While a step takes longer, or waits for images, it says so often how long that has been.
+    During a longer step or wait, a thread repeats the last report with current times.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class ProgressCallback(lightning.Callback):
         self.interval_seconds = interval_seconds
         self.reported_at = 0.0
         self.num_trained_before = 0
-        self._judging = WorkClock(time.time)
+        self._validation = WorkClock(time.time)
         self._last: TrainingProgress | None = None
         self._lock = threading.Lock()
         self._is_over = threading.Event()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Note where the run goes on."""
+        """Record the number of images trained before this start, and start the reporting thread."""
         self.num_trained_before = trainer.global_step * pl_module.config.global_batch_size
         threading.Thread(target=self._repeat, daemon=True).start()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Report if it is time to."""
+        """Log reuse and batch variety; report if the interval has passed."""
         pl_module.log("train/reuse", self.loader.main.reuse)
         pl_module.log("train/drawn_from", float(len(self.loader.main.reservoir)))
         pl_module.log("train/batch_overlap", self.loader.main.variety.overlap)
@@ -61,23 +61,23 @@ class ProgressCallback(lightning.Callback):
             self._report(trainer, pl_module, epoch=trainer.current_epoch)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Begin to count: Lightning has fetched the first held-out samples by now, and waited for them if need be."""
-        self._judging.__enter__()
+        """Start the validation clock; Lightning has already waited for the first held-out samples."""
+        self._validation.__enter__()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """End."""
-        self._judging.__exit__()
+        """Stop the validation clock."""
+        self._validation.__exit__()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Report the epoch, its held-out accuracy known by now."""
+        """Report the epoch with its validation accuracy."""
         self._report(trainer, pl_module, epoch=trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Say no more."""
+        """Stop reporting."""
         self._is_over.set()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Say no more."""
+        """Stop reporting."""
         self._is_over.set()
 
     def _report(self, trainer: lightning.Trainer, classifier: Any, epoch: int) -> None:
@@ -88,7 +88,7 @@ class ProgressCallback(lightning.Callback):
             num_trained=trainer.global_step * classifier.config.global_batch_size,
             num_trained_before=self.num_trained_before,
             epoch=epoch,
-            asked_at=self.loader.main.asked_at,
+            requested_at=self.loader.main.requested_at,
             first_batch_at=self.loader.main.first_batch_at,
             num_delivered=self.loader.main.num_taken * trainer.world_size,
             reuse=self.loader.main.reuse,
@@ -100,16 +100,16 @@ class ProgressCallback(lightning.Callback):
             held_out_top1=None if top1 is None else float(top1),
         )
         with self._lock:
-            self._tell(progress)
+            self._send(progress)
 
     def _repeat(self) -> None:
         while not self._is_over.wait(self.interval_seconds):
             with self._lock:
                 if self._last is not None and time.time() - self.reported_at >= 2 * self.interval_seconds:
-                    self._tell(self._last)
+                    self._send(self._last)
 
-    def _tell(self, progress: TrainingProgress) -> None:
-        """Report with the times of now."""
+    def _send(self, progress: TrainingProgress) -> None:
+        """Report progress with current times."""
         self.reported_at = time.time()
         self._last = dataclasses.replace(
             progress,
@@ -117,59 +117,60 @@ class ProgressCallback(lightning.Callback):
             waiting_seconds=self.loader.waiting_seconds + self.held_out.waiting_seconds,
             pool_waiting_seconds=self.loader.main.waiting_seconds + self.held_out.waiting_seconds,
             held_out_waiting_seconds=self.held_out.waiting_seconds,
-            judging_seconds=self._judging.seconds,
+            validation_seconds=self._validation.seconds,
         )
         self.report(self._last)
 
 
 NUM_CHECKPOINTS_KEPT = 2
-"""If the newest is damaged, a run goes on from the one before."""
+"""Checkpoints kept during a run; if the newest is damaged, the run resumes from the previous one."""
 
 
 class StopEarly(EarlyStopping):
-    """Ends a run after some epochs without a better held-out accuracy."""
+    """Stops a run after `num_epochs` epochs without improvement of the validation accuracy."""
 
     def __init__(self, num_epochs: int) -> None:
         super().__init__("held_out/top1", patience=num_epochs, mode="max")
         self.num_epochs = num_epochs
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting, up to the number that is set today."""
+        """Restore the epoch counter, with the patience of the current settings."""
         super().load_state_dict(state_dict | {"patience": self.num_epochs})
 
 
 class KeepBest(ModelCheckpoint):
-    """Keeps the checkpoint of the epoch with the best held-out accuracy as `best.ckpt`."""
+    """Writes the checkpoint of the epoch with the best validation accuracy to `best.ckpt`."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(run_dir, "best", "held_out/top1", mode="max", enable_version_counter=False)
         self.run_dir = run_dir
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the best accuracy, though the run's folder may have moved."""
+        """Restore the best accuracy, with paths of the current run folder, which may have moved."""
         here = str(self.run_dir / "best.ckpt")
         paths = {name: here for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
         scores = dict.fromkeys([here], state_dict["best_model_score"]) if paths else {}
         super().load_state_dict(state_dict | paths | {"dirpath": str(self.run_dir), "best_k_models": scores})
 
 
-ONLY_TO_EVALUATE = {"only_to_evaluate": True}
+EVALUATION_ONLY = {"evaluation_only": True}
+"""Storage option of checkpoints without optimizer state."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, beside their place: Lightning would stage them in TMPDIR."""
+    """Writes checkpoints atomically, with the temporary file in the target folder: Lightning would use TMPDIR."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a file; OSError names it. Of `ONLY_TO_EVALUATE` what only training needs is left out."""
-        if storage_options == ONLY_TO_EVALUATE:
+        """Write a file; an OSError names it. With `EVALUATION_ONLY`, omit the optimizer state."""
+        if storage_options == EVALUATION_ONLY:
             checkpoint = {name: value for name, value in checkpoint.items() if name != "optimizer_states"}
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 class SaveCallback(Checkpoint):
-    """Writes a checkpoint at each epoch's end, and in between after so many steps, if not 0.
+    """Writes a checkpoint at the end of each epoch, and every `every_steps` steps; 0 writes none in between.
 
-    As a `Checkpoint` it comes after all that judges an epoch, whose state is to be saved.
+    Lightning runs `Checkpoint` callbacks last, so the checkpoint includes the state of early stopping and best epoch.
     """
 
     def __init__(self, folder: Path, every_steps: int) -> None:
@@ -179,13 +180,13 @@ class SaveCallback(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time to, but after an epoch's last step."""
+        """Save at multiples of `every_steps`, except after an epoch's last step."""
         is_inside = ends_step(trainer, batch_idx) and batch_idx + 1 != trainer.num_training_batches
         if self.every_steps and is_inside and trainer.global_step % self.every_steps == 0:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Save; the epoch has been judged."""
+        """Save after the epoch's validation."""
         self._save(trainer)
 
     def _save(self, trainer: lightning.Trainer) -> None:
@@ -196,7 +197,7 @@ class SaveCallback(Checkpoint):
 
 
 class KeepCallback(Checkpoint):
-    """Keeps weights each time that training has gone through so many more images, if not 0, for another job."""
+    """Keeps a checkpoint for evaluation every `every_images` trained images; 0 keeps none."""
 
     def __init__(self, folder: Path, every_images: int) -> None:
         self.folder = folder
@@ -205,27 +206,27 @@ class KeepCallback(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep them after the first step that reaches a multiple."""
+        """Save after the first step that reaches a multiple of `every_images`."""
         if not (self.every_images and ends_step(trainer, batch_idx)):
             return
         size = pl_module.config.global_batch_size
         if is_reached(trainer.global_step * size, size, self.every_images):
             path = self.folder / checkpoint_name(trainer.global_step)
-            trainer.save_checkpoint(path, weights_only=False, storage_options=ONLY_TO_EVALUATE)
+            trainer.save_checkpoint(path, weights_only=False, storage_options=EVALUATION_ONLY)
 
 
 def ends_step(trainer: lightning.Trainer, batch_idx: int) -> bool:
-    """Return whether all parts of a step are done."""
+    """Return whether this batch completes an optimization step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 def is_reached(num_trained: int, num_in_step: int, every_images: int) -> bool:
-    """Return whether the last step reached a multiple."""
+    """Return whether the last step reached a multiple of `every_images`."""
     return num_trained // every_images > (num_trained - num_in_step) // every_images
 
 
 class RecipeCallback(lightning.Callback):
-    """Writes the recipe into every checkpoint: what the classifier was taught, and how to make it again."""
+    """Writes the recipe and the kind of training images into every checkpoint."""
 
     def __init__(self, recipe: Recipe, trained_on: str) -> None:
         self.recipe = recipe

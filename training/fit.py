@@ -1,6 +1,6 @@
-"""Train a classifier on a stream: Ray Train starts the workers, `training.loop` is what they run.
+"""Train a classifier on a stream: Ray Train starts the workers, which run `training.loop`.
 
-Knows samples and neither generators nor prompts; they come from whatever the job opens.
+Knows nothing of generators and prompts: the job opens its samples.
 """
 
 import os
@@ -21,17 +21,17 @@ from training.config import TrainingConfig
 from training.job import TRAIN_FOLDER, FitJob
 from training.loggers import logger_environment
 
-LONGEST_WAIT_SECONDS = 7 * 24 * 3600
-"""A worker that has its images waits so long for another one that has not; Ray itself sees those that are gone."""
+COLLECTIVE_TIMEOUT_SECONDS = 7 * 24 * 3600
+"""Timeout of collectives, one week: a worker may wait this long for another one's images. Ray detects lost workers."""
 
-RESTARTS_WITHOUT_END = -1
-"""As Ray Train takes it."""
+UNLIMITED_RESTARTS = -1
+"""Ray Train's value for unlimited restarts."""
 
 
 def fit(job: FitJob, held_out: Dataset) -> Path:
-    """Train, or go on from the newest checkpoint, and return the last one's file; raises what a worker raised.
+    """Train, or resume from the newest checkpoint, and return the path of the last one. Re-raises a worker's error.
 
-    After the loss of a worker Ray Train starts them all anew, which then do the same.
+    After losing a worker, Ray Train restarts all workers, which resume from the newest checkpoint.
     """
     settings = {"job": job, "environment": logger_environment(job.config)}
     run_workers(train_on_worker, settings, job.config, job.run_dir, job.config.max_restarts, held_out)
@@ -46,7 +46,7 @@ def run_workers(
     max_restarts: int,
     held_out: Dataset | None = None,
 ) -> None:
-    """Run a loop on all workers, started anew so often after the loss of one; raises what a worker raised."""
+    """Run a loop on all workers, with up to `max_restarts` restarts after losing one. Re-raises a worker's error."""
     datasets: dict[str, Any] = {} if held_out is None else {"held_out": held_out}
     trainer = TorchTrainer(
         loop,
@@ -59,10 +59,10 @@ def run_workers(
             failure_config=ray.train.FailureConfig(
                 max_failures=max_restarts, max_preemption_failures=max_restarts, controller_failure_limit=0
             ),
-            callbacks=[EndAtErrors()],
+            callbacks=[FailFastOnErrors()],
         ),
-        torch_config=TorchConfig(timeout_s=LONGEST_WAIT_SECONDS),
-        dataset_config=own_execution_options(datasets),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+        dataset_config=keep_execution_options(datasets),
     )
     try:
         with interrupt_raises():
@@ -73,29 +73,29 @@ def run_workers(
         raise error.controller_failure from None
 
 
-class EndAtErrors(ray.train.UserCallback):
-    """Has Ray Train start workers anew after the loss of one, and not after an error, which would come again."""
+class FailFastOnErrors(ray.train.UserCallback):
+    """Stops Ray Train at errors, which would recur; it restarts the workers only after losing one."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise a worker's error unless all may come from a loss."""
+        """Raise the first error that does not come from a lost worker."""
         for error in worker_exceptions.values():
-            if not may_come_from_a_loss(error):
+            if not is_worker_loss(error):
                 raise error
 
 
-def may_come_from_a_loss(error: Exception) -> bool:
-    """Return whether a process is gone, or a collective failed, which often is the first that is seen of it."""
-    if isinstance(error, RayTaskError):  # raised by code of ours in another process
+def is_worker_loss(error: Exception) -> bool:
+    """Return whether the error means a lost process, or a failed collective, often its first symptom."""
+    if isinstance(error, RayTaskError):  # raised by Figment's code in another process
         return False
-    is_rays_own = type(error).__module__.startswith("ray.")  # not all that Ray Train says of workers is public
+    is_rays_own = type(error).__module__.startswith("ray.")  # not all of Ray Train's worker errors are public
     is_gloos = type(error) is RuntimeError and any(word in str(error).lower() for word in ("gloo", "connection"))
     return is_rays_own or is_gloos or isinstance(error, DistError)
 
 
-def own_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:
-    """Return what makes Ray Train keep the options of each dataset, above all its bound on memory.
+def keep_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:
+    """Return a DataConfig that preserves each dataset's execution options, notably its memory limit.
 
-    Otherwise Train replaces them by the driver's defaults, under which a stream runs ahead without limit.
+    Ray Train would otherwise use the driver's defaults, with which a stream prefetches without limit.
     """
     return ray.train.DataConfig(
         execution_options={name: dataset.context.execution_options for name, dataset in datasets.items()}
@@ -104,7 +104,7 @@ def own_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:
 
 @contextmanager
 def interrupt_raises() -> Iterator[None]:
-    """Make Ctrl-C during Ray Train's `fit` a KeyboardInterrupt: Train would exit with status 0, as if all were well."""
+    """Turn Ctrl-C during Ray Train's `fit` into KeyboardInterrupt; Ray Train itself would exit with status 0."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -117,7 +117,7 @@ def interrupt_raises() -> Iterator[None]:
 
 
 def worker_group(config: TrainingConfig) -> ray.train.ScalingConfig:
-    """Return how many workers there are, and on which nodes."""
+    """Return Ray Train's scaling config: number of workers, their resources and node labels."""
     return ray.train.ScalingConfig(
         num_workers=config.num_workers,
         use_gpu=config.gpus_per_worker > 0,
@@ -127,13 +127,13 @@ def worker_group(config: TrainingConfig) -> ray.train.ScalingConfig:
 
 
 def worker_resources(config: TrainingConfig) -> dict[str, float]:
-    """Return what one worker takes of the cluster."""
+    """Return the Ray resources of one worker."""
     gpus = {"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}
     return {"CPU": config.cpus_per_worker, **gpus}
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
-    """Run the loop; Lightning is imported by workers alone, since drivers and controllers start faster without it."""
+    """Run the training loop. Imports Lightning here, so that drivers and controllers start faster without it."""
     from training.loop import run
 
     os.environ.update(settings["environment"].variables)

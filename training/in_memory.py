@@ -1,4 +1,4 @@
-"""Training in one process on images that are all in memory: for many small experiments. Knows no Ray and no stream."""
+"""Training in one process on images in memory, for many small experiments. Uses neither Ray nor a stream."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,9 @@ from training.model.classifier import Classifier
 
 
 def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConfig, num_classes: int) -> Classifier:
-    """Return a classifier of uint8 images [N, H, W, 3] and int64 labels [N], in evaluation mode.
+    """Return a classifier trained on uint8 images [N, H, W, 3] and int64 labels [N], in evaluation mode.
 
-    It is trained for the steps of the settings, pass by pass over the images, each shuffled anew by the seed;
-    whatever the number of images, the steps are as many.
+    Trains for `config.num_steps` steps, whatever the number of images, in passes that are each reshuffled by the seed.
     """
     torch.set_num_threads(config.threads_per_worker)
     lightning.seed_everything(config.seed, verbose=False)
@@ -35,7 +34,7 @@ def train_in_memory(images: np.ndarray, labels: np.ndarray, config: TrainingConf
 
 
 def batches(images: np.ndarray, labels: np.ndarray, config: TrainingConfig) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the batches of a run, in the columns that `Classifier` takes; none is copied before it is asked for."""
+    """Yield the batches of a run with the columns that `Classifier` expects; each is copied when it is requested."""
     size, num_images = config.global_batch_size, len(images)
     random = np.random.default_rng(config.seed)
     num_passes = -(-config.num_steps * size // num_images)

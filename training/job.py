@@ -1,4 +1,4 @@
-"""What each training worker is told. Light to import: it crosses processes."""
+"""The job description sent to each training worker. Light to import: it crosses processes."""
 
 import logging
 from collections.abc import Callable
@@ -16,33 +16,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingSamples:
-    """A set of samples that each worker opens for its share."""
+    """A data set that each worker opens for its share of the samples."""
 
     num_images: int
-    """In a pass over the set; a run may take several."""
+    """Images per pass over the set; a run may make several passes."""
 
     open: Callable[[SampleRequest], Any]
-    """Returns what is wanted as a lazy `ray.data.Dataset` of `generation.sample.PassBatch`, but for `attempt`. Crosses
-    processes.
+    """Returns the requested samples as a lazy `ray.data.Dataset` of `generation.sample.PassBatch` without `attempt`.
+    Must be picklable.
     """
 
     kind: str = "generated"
-    """What tables call them: `generated` or `real`."""
+    """Kind of samples in tables: `generated` or `real`."""
 
     names_hash: int = 0
-    """Of files, where samples are files: whether they are the same ones when a run goes on."""
+    """Hash of the file names where samples are files, to detect changes on resume; 0 otherwise."""
 
     image_size: int = 0
-    """Height and width of their images' arrays, in pixels; 0 is the recipe's."""
+    """Side of the image arrays in pixels; 0 uses the recipe's image size."""
 
 
 SET_SIZE, SET_NAMES = "images in the set", "hash of their names"
 REAL_SET_SIZE, REAL_NAMES = "real images", "hash of the real images' names"
-"""What checkpoints keep of the sets that serials count in."""
+"""Keys under which checkpoints identify the data sets that serials count in."""
 
 
 def sets_of(num_images: int, names_hash: int, real: TrainingSamples | None) -> dict[str, int]:
-    """Return what a run has to find again when it goes on, by what a user calls it."""
+    """Return the data sets' sizes and name hashes, which must be unchanged on resume, under names for messages."""
     names = {SET_NAMES: names_hash} if names_hash else {}
     return (
         {SET_SIZE: num_images} | names | ({REAL_SET_SIZE: real.num_images, REAL_NAMES: real.names_hash} if real else {})
@@ -50,48 +50,48 @@ def sets_of(num_images: int, names_hash: int, real: TrainingSamples | None) -> d
 
 
 CHECKPOINTS, TRAIN_FOLDER = "checkpoints", "ray_train"
-"""Folders of a run that is under way, in its own: its checkpoints, and what Ray Train keeps."""
+"""Subfolders of a running run's folder: its checkpoints, and Ray Train's files."""
 
 KEPT = "kept"
-"""Folder of a run's checkpoints that stay: those that tell how its accuracy grew."""
+"""Subfolder of checkpoints that stay after the run, for the accuracy curve."""
 
 
 @dataclass(frozen=True)
 class FitJob:
-    """What each worker is told."""
+    """The job description of each training worker."""
 
     config: TrainingConfig
     recipe: Recipe
     run_dir: Path
-    """Absolute; loggers and checkpoints are written here, so several hosts need it on storage they share."""
+    """Absolute path for logs and checkpoints; with several hosts, on storage that they share."""
 
     samples: TrainingSamples
     real: TrainingSamples | None
-    """Real images, where `config.real_fraction` mixes some in."""
+    """Real images to mix in by `config.real_fraction`, or None."""
 
     listeners: tuple[Callable[[TrainingProgress], Any], ...] = ()
-    """Each is called by the first worker with its progress, which waits for it. Crosses processes."""
+    """Functions that the first worker calls with its progress, synchronously. Must be picklable."""
 
     held_out_is_real: bool = False
-    """Whether training is judged by real images."""
+    """Whether validation uses real images."""
 
     keep_every_images: int = 0
-    """After how many images trained on weights are kept in `KEPT`; 0 keeps none."""
+    """Trained images between checkpoints in `KEPT`; 0 keeps none."""
 
     def report(self, progress: TrainingProgress) -> None:
-        """Hand progress to all listeners: one that fails keeps it from no other, and does not end training."""
+        """Send progress to all listeners. A failing listener is logged and affects neither the others nor training."""
         for listen in self.listeners:
             try:
                 listen(progress)
             except Exception:
-                logger.exception("%r took no report, and training goes on.", listen)
+                logger.exception("Progress listener %r failed; training continues.", listen)
 
     @property
     def trained_on(self) -> str:
-        """What tables say that the classifier was trained on."""
+        """Kind of training images in tables."""
         return f"{self.samples.kind} and real" if self.real else self.samples.kind
 
     @property
     def checkpoints(self) -> Path:
-        """Where a run that is under way keeps its checkpoints."""
+        """Folder of the run's checkpoints during training."""
         return self.run_dir / CHECKPOINTS

@@ -1,4 +1,4 @@
-"""Where metrics go: CSV and TensorBoard always, Weights & Biases and MLflow where a setting names them."""
+"""Loggers: CSV and TensorBoard always, Weights & Biases and MLflow if configured."""
 
 import netrc
 import os
@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from training.config import TrainingConfig
 
-PASSED_ON = ("WANDB_", "MLFLOW_", "DATABRICKS_")
-"""Environment variables that begin so say where metrics go and who sends them: workers on other nodes get them too."""
+FORWARDED_PREFIXES = ("WANDB_", "MLFLOW_", "DATABRICKS_")
+"""Prefixes of the loggers' environment variables (servers and keys), which are forwarded to workers on other nodes."""
 
-OF_THIS_MACHINE = "WANDB_SERVICE"
-"""Names a process of Weights & Biases that the driver's parent may have started."""
+LOCAL_VARIABLE = "WANDB_SERVICE"
+"""Variable that names a local Weights & Biases process, possibly of the driver's parent; not forwarded."""
 
 WANDB_KEY = "WANDB_API_KEY"
 WANDB_IDENTITY = "WANDB_IDENTITY_TOKEN_FILE"
@@ -24,12 +24,12 @@ WANDB_MODES_WITHOUT_KEY = ("offline", "dryrun", "disabled")
 
 PORTS = {"http": 80, "https": 443}
 
-ANSWER_SECONDS = 5.0
-"""How long a tracking server may take to answer."""
+CONNECT_TIMEOUT_SECONDS = 5.0
+"""Connection timeout of the MLflow server check."""
 
 
 def check_loggers(config: TrainingConfig) -> None:
-    """Raise ValueError if a logger that is named is not installed, has no key, or its server does not answer."""
+    """Raise ValueError if a configured logger is not installed, has no key, or its server does not respond."""
     for name in config.loggers:
         if find_spec(name) is None:
             raise ValueError(f"training.loggers has '{name}', which is not installed. Run pip install {name}.")
@@ -41,17 +41,17 @@ def check_loggers(config: TrainingConfig) -> None:
 
 @dataclass(frozen=True)
 class LoggerEnvironment:
-    """Variables that loggers need on any node; not in its repr, which Ray shows in its dashboard."""
+    """Environment variables of loggers on any node; hidden from its repr, which Ray's dashboard shows."""
 
     variables: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def logger_environment(config: TrainingConfig) -> LoggerEnvironment:
-    """Return what the loggers named here find in this process's environment, and in netrc."""
+    """Return the configured loggers' variables from this process's environment, and the key from netrc."""
     if not config.loggers:
         return LoggerEnvironment()
-    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    passed.pop(OF_THIS_MACHINE, None)
+    passed = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED_PREFIXES)}
+    passed.pop(LOCAL_VARIABLE, None)
     if "wandb" in config.loggers and (key := _wandb_key()):
         passed[WANDB_KEY] = key
     return LoggerEnvironment(passed)
@@ -61,13 +61,13 @@ def _check_wandb() -> None:
     if os.environ.get("WANDB_MODE") in WANDB_MODES_WITHOUT_KEY or os.environ.get(WANDB_IDENTITY) or _wandb_key():
         return
     raise ValueError(
-        f"training.loggers has 'wandb', and there is no key of Weights & Biases. Set {WANDB_KEY}, run wandb login, or "
+        f"training.loggers has 'wandb', but there is no Weights & Biases API key. Set {WANDB_KEY}, run wandb login, or "
         "set WANDB_MODE=offline."
     )
 
 
 def _wandb_key() -> str:
-    """Return the key in the environment, else the one that `wandb login` has left in netrc; '' without one."""
+    """Return the API key from the environment, else from netrc, where `wandb login` writes it; '' without one."""
     if key := os.environ.get(WANDB_KEY):
         return key
     host = urlsplit(os.environ.get("WANDB_BASE_URL", WANDB_SERVER)).hostname or ""
@@ -83,25 +83,25 @@ def _wandb_key() -> str:
 
 
 def _check_mlflow(server: str) -> None:
-    """Raise ValueError if nothing listens where a server is said to be; a proxy is not asked."""
-    place = urlsplit(server)
-    if place.scheme not in PORTS or place.scheme in urllib.request.getproxies():
+    """Raise ValueError if nothing listens at the server's address; skipped if a proxy is configured."""
+    url = urlsplit(server)
+    if url.scheme not in PORTS or url.scheme in urllib.request.getproxies():
         return
     try:
-        host, port = place.hostname or "", place.port or PORTS[place.scheme]
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        host, port = url.hostname or "", url.port or PORTS[url.scheme]
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"MLFLOW_TRACKING_URI names {place.hostname}, where no server answers ({error}). Start it, or unset it: "
-            "metrics then go into the run's folder."
+            f"MLFLOW_TRACKING_URI points to {url.hostname}, where no server responds ({error}). Start the server, or "
+            "unset the variable to log to the run's folder."
         ) from error
 
 
 def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
-    """Return Lightning's loggers; what is not named is not imported.
+    """Return Lightning's loggers; imports only the configured ones.
 
-    MLflow's go to MLFLOW_TRACKING_URI, or into a database in the run's folder; Weights & Biases has its own variables.
-    A run that goes on writes its rows of CSV into a folder of their own: Lightning deletes those it finds.
+    MLflow logs to MLFLOW_TRACKING_URI, or to a database in the run's folder; Weights & Biases reads its own variables.
+    A resumed run writes its CSV into a new folder, because Lightning deletes an existing file.
     """
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -122,7 +122,7 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
 
 
 def _new_version(run_dir: Path) -> str:
-    """Return the first folder without metrics: the run's own, `resumed-2`, and so on."""
+    """Return the first subfolder without metrics: '' (the run's folder), `resumed-2`, `resumed-3`, ..."""
     version, number = "", 2
     while (run_dir / version / "metrics.csv").exists():
         version, number = f"resumed-{number}", number + 1

@@ -1,4 +1,4 @@
-"""Lightning's loop over one worker's share of the samples. Knows neither generators nor the cluster."""
+"""Lightning's training loop over one worker's share of the samples. Knows neither generators nor the cluster."""
 
 import time
 from collections.abc import Callable
@@ -27,21 +27,21 @@ from training.loggers import build_loggers
 from training.model.classifier import Classifier, prepare_network
 from training.progress import TrainingProgress
 from training.run_state import CommitCallback, Journal
-from training.start import Start, agreed_start, open_loader
+from training.start import ResumePoint, open_loader, resolve_resume_point
 
 PROGRESS_SECONDS = 1.0
-"""How often a run says how it goes."""
+"""Minimum interval between progress reports."""
 
 
 def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Classifier] = Classifier) -> None:
-    """Run Lightning's loop over this worker's share of the samples, from the newest whole checkpoint on."""
+    """Run Lightning's loop over this worker's share of the samples, from the newest readable checkpoint."""
     torch.set_num_threads(job.config.threads_per_worker)
     lightning.seed_everything(job.config.seed)
-    start = agreed_start(job)
-    if start.step == job.config.num_steps or start.state.is_over:  # interrupted after its last checkpoint
+    start = resolve_resume_point(job)
+    if start.step == job.config.num_steps or start.state.is_over:  # interrupted after the last checkpoint
         now, num_trained = time.time(), start.step * job.config.global_batch_size
         epoch = start.step // job.config.steps_per_epoch
-        job.report(TrainingProgress(num_trained, num_trained, epoch, asked_at=now, first_batch_at=now))
+        job.report(TrainingProgress(num_trained, num_trained, epoch, requested_at=now, first_batch_at=now))
         return
     loader = open_loader(job, start)
     held_out = HeldOutLoader(shard("held_out"), job.config.batch_size_per_worker)
@@ -55,8 +55,8 @@ def run(job: FitJob, build_classifier: Callable[[TrainingConfig, int, int], Clas
         raise EndedTooSoonError(f"Training ended after {trainer.global_step} of {job.config.num_steps} steps.")
 
 
-def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: HeldOutLoader) -> lightning.Trainer:
-    """Return a Trainer whose epochs are logical: parts of one stream, each a fixed number of steps."""
+def build_trainer(job: FitJob, start: ResumePoint, loader: MixedLoader, held_out: HeldOutLoader) -> lightning.Trainer:
+    """Return a Trainer with logical epochs: parts of one stream, each a fixed number of steps."""
     config, rank = job.config, ray.train.get_context().get_world_rank()
     journal = Journal(job.run_dir / "journal", rank, start.started_at) if config.journal else None
     device = ray.train.torch.get_device()
@@ -75,7 +75,7 @@ def build_trainer(job: FitJob, start: Start, loader: MixedLoader, held_out: Held
         log_every_n_steps=config.log_every_steps,
         callbacks=[
             RecipeCallback(job.recipe, job.trained_on),
-            LambdaCallback(on_train_batch_start=lambda *_: held_out.start()),  # the stream is under way then
+            LambdaCallback(on_train_batch_start=lambda *_: held_out.start()),  # the stream is running by then
             *([EMAWeightAveraging(device=device, decay=config.ema_decay)] if config.ema_decay else []),
             CommitCallback(loader.loaders, start.state, journal),
             ProgressCallback(loader, held_out, job.report, PROGRESS_SECONDS),

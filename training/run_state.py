@@ -1,6 +1,6 @@
-"""What a checkpoint holds beside weights, so that a run goes on where it was: samples used, and random states.
+"""State of a run in its checkpoints besides weights: used samples and random states.
 
-What counts as used is what an optimisation step has used. Knows Lightning, and neither Ray nor where samples come from.
+A sample counts as used once an optimization step has used it. Knows Lightning, but neither Ray nor the samples' source.
 """
 
 import csv
@@ -15,7 +15,7 @@ import torch
 import torch.distributed
 
 from generation.files import name_in_errors
-from training.data.consumption import NOT_BEGUN, Consumption, merged
+from training.data.consumption import EMPTY_CONSUMPTION, Consumption, merged
 from training.data.loader import StreamLoader
 from training.data.reservoir import Batch
 
@@ -24,23 +24,23 @@ JOURNAL_COLUMNS = ("started_at", "step", "domain", "serial", "use")
 
 @dataclass(frozen=True)
 class RunState:
-    """A run between two optimisation steps."""
+    """State of a run between two optimization steps."""
 
     consumption: Mapping[str, Consumption]
-    """Of each domain: `synthetic`, and `real` where real images are mixed in."""
+    """Used samples by domain: `synthetic`, and `real` if real images are mixed in."""
 
     sets: Mapping[str, int]
-    """Of which sets these are the serials, as `training.job.sets_of` tells it."""
+    """The data sets that serials count in, from `training.job.sets_of`."""
 
     random: tuple[torch.Tensor, ...] = ()
-    """States of torch's generators, as `random_state` gives them, of each worker."""
+    """State of torch's random generators per worker, from `random_state`."""
 
     is_over: bool = False
-    """Whether the run was to be stopped early."""
+    """Whether early stopping has ended the run."""
 
     def of(self, domain: str) -> Consumption:
-        """Return what has been used of a domain."""
-        return self.consumption.get(domain, NOT_BEGUN)
+        """Return the used samples of a domain."""
+        return self.consumption.get(domain, EMPTY_CONSUMPTION)
 
     def to_checkpoint(self) -> dict[str, Any]:
         """Return tensors and plain data."""
@@ -53,19 +53,19 @@ class RunState:
 
     @staticmethod
     def from_checkpoint(saved: dict[str, Any]) -> "RunState":
-        """Return what `to_checkpoint` wrote."""
+        """Return the state that `to_checkpoint` wrote."""
         consumption = {domain: Consumption.from_checkpoint(state) for domain, state in saved["consumption"].items()}
         return RunState(consumption, saved["sets"], tuple(saved["random"]), saved["is_over"])
 
 
 def random_state() -> torch.Tensor:
-    """Return the states of this process's generators, uint8: the CPU's, and the GPU's where it has one."""
+    """Return the state of this process's torch generators, uint8: the CPU's, followed by the GPU's if it has one."""
     states = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
     return torch.cat(states)
 
 
 def restore_random_state(state: torch.Tensor) -> None:
-    """Go on with what `random_state` gave; a GPU that was not there then keeps its own."""
+    """Restore the state from `random_state`; a GPU whose state is missing keeps its own."""
     num_bytes = len(torch.get_rng_state())
     torch.set_rng_state(state[:num_bytes])
     if torch.cuda.is_available() and len(state) > num_bytes:
@@ -73,21 +73,21 @@ def restore_random_state(state: torch.Tensor) -> None:
 
 
 class CommitCallback(lightning.Callback):
-    """Counts samples as used once the optimiser has stepped, and writes the run's state into checkpoints."""
+    """Counts samples as used after each optimizer step, and writes the run's state into checkpoints."""
 
     def __init__(self, loaders: Mapping[str, StreamLoader], before: RunState, journal: "Journal | None") -> None:
         self.loaders = loaders
-        """Of each domain."""
+        """Loaders by domain."""
 
         self.before = before
-        """With which this worker and the others began."""
+        """State of the run when all workers started."""
 
         self.journal = journal
         self.pending: list[Batch] = []
         self.step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Go on with the random numbers where they stopped, unless the workers have changed."""
+        """Restore the random state, unless the number of workers has changed."""
         self.step = trainer.global_step
         if len(self.before.random) == trainer.world_size:
             restore_random_state(self.before.random[trainer.global_rank])
@@ -95,7 +95,7 @@ class CommitCallback(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Commit a step's batches, all its parts together."""
+        """Commit all batches of a step after its optimizer step."""
         self.pending.append(batch)
         if trainer.global_step == self.step:
             return
@@ -110,7 +110,7 @@ class CommitCallback(lightning.Callback):
         self.pending = []
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add what all workers have used; each of them calls this at the same step."""
+        """Add the used samples of all workers; each of them calls this at the same step."""
         mine = ({domain: loader.state() for domain, loader in self.loaders.items()}, random_state())
         of_workers = [mine] * trainer.world_size
         if trainer.world_size > 1:
@@ -125,10 +125,10 @@ class CommitCallback(lightning.Callback):
 
 
 class Journal:
-    """One worker's record of which use of which sample each step took; later records of a step replace earlier ones."""
+    """One worker's log of the samples and use numbers of each step; later entries of a step replace earlier ones."""
 
     def __init__(self, folder: Path, rank: int, started_at: float) -> None:
-        """Append to the worker's file. `started_at` tells apart the times that the run was started, for all workers."""
+        """Open the worker's file for appending. `started_at`, equal on all workers, identifies this start."""
         folder.mkdir(exist_ok=True)
         path = folder / f"rank-{rank}.csv"
         before = path.read_bytes() if path.exists() else b""
@@ -137,11 +137,11 @@ class Journal:
         self.started_at = started_at
         if not before:
             self.writer.writerow(JOURNAL_COLUMNS)
-        elif not before.endswith(b"\n"):  # cut by a kill
+        elif not before.endswith(b"\n"):  # truncated by a kill
             self.file.write("\r\n")
 
     def write(self, step: int, domain: str, serials: np.ndarray, uses: np.ndarray) -> None:
-        """Write a row for each sample, for good."""
+        """Write and flush a row per sample."""
         rows = zip(serials.tolist(), uses.tolist(), strict=True)
         with name_in_errors(Path(self.file.name)):
             self.writer.writerows((self.started_at, step, domain, serial, use) for serial, use in rows)

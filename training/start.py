@@ -1,4 +1,4 @@
-"""Where a run begins or goes on, and what one of its workers takes of the rest. Knows no network and no steps."""
+"""Where a run starts or resumes, and one worker's share of the remaining samples. Knows no network and no steps."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from generation.files import TEMPORARY, move
 from generation.indices import SampleRequest
-from training.checkpoint import checkpoint_files, newest_whole, read_checkpoint
+from training.checkpoint import checkpoint_files, newest_readable, read_checkpoint
 from training.config import TrainingConfig
 from training.data.consumption import RunSerials, Share, Worker, exact_share, loose_share, step_share
 from training.data.loader import MixedLoader, Pace, StreamLoader
@@ -22,69 +22,69 @@ from training.run_state import RunState
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run begins, or goes on; the same for all workers."""
+class ResumePoint:
+    """Where a run starts or resumes; the same for all workers."""
 
     started_at: float
-    """In seconds of `time.time()`."""
+    """Start time in seconds of `time.time()`."""
 
     path: Path | None
-    """Its checkpoint."""
+    """Checkpoint to resume from; None for a new run."""
 
     step: int
     state: RunState
 
 
-def agreed_start(job: FitJob) -> Start:
-    """Return where all workers go on: the first of them chooses the checkpoint."""
+def resolve_resume_point(job: FitJob) -> ResumePoint:
+    """Return the resume point of all workers; the first worker chooses the checkpoint."""
     sets = sets_of(job.samples.num_images, job.samples.names_hash, job.real)
     path = choose_checkpoint(job.checkpoints) if ray.train.get_context().get_world_rank() == 0 else None
     started_at, path = broadcast_from_rank_zero((time.time(), path))
     if path is None:
-        return Start(started_at, None, 0, RunState({}, sets))
+        return ResumePoint(started_at, None, 0, RunState({}, sets))
     checkpoint = read_checkpoint(path)
-    return Start(started_at, path, checkpoint["global_step"], RunState.from_checkpoint(checkpoint["run"]))
+    return ResumePoint(started_at, path, checkpoint["global_step"], RunState.from_checkpoint(checkpoint["run"]))
 
 
 def choose_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint; what is newer is set aside, as this run will write steps of these names."""
-    chosen, _, faults = newest_whole(folder)
-    for leftover in chain(*(place.glob(f"{TEMPORARY}*.ckpt-*") for place in (folder, folder.parent))):
-        leftover.unlink()  # by a worker that was killed while it wrote
-    for fault in faults:
-        logging.getLogger(__name__).warning(fault)
-    for damaged in checkpoint_files(folder)[: len(faults)]:
+    """Return the newest readable checkpoint, or None; rename newer, damaged ones, whose names this run will reuse."""
+    chosen, _, errors = newest_readable(folder)
+    for leftover in chain(*(parent.glob(f"{TEMPORARY}*.ckpt-*") for parent in (folder, folder.parent))):
+        leftover.unlink()  # from a worker killed while writing
+    for error in errors:
+        logging.getLogger(__name__).warning(error)
+    for damaged in checkpoint_files(folder)[: len(errors)]:
         move(damaged, damaged.with_suffix(".damaged"))
     return chosen
 
 
 @dataclass(frozen=True)
-class Part:
-    """What each batch has of one set of samples."""
+class BatchPart:
+    """The part of each batch that comes from one data set."""
 
     domain: str
-    """As in `RunState.consumption`."""
+    """Key in `RunState.consumption`."""
 
     samples: TrainingSamples
     num_serials: int
-    """In the whole run."""
+    """Serials in the whole run."""
 
     uses: Uses
     batch_size: int
 
 
-def open_loader(job: FitJob, start: Start) -> MixedLoader:
-    """Return this worker's share of the rest of the run, batch by batch."""
+def open_loader(job: FitJob, start: ResumePoint) -> MixedLoader:
+    """Return a loader of this worker's share of the remaining run."""
     config, uses = job.config, Uses(job.config.least_uses, job.config.most_uses)
-    parts = [Part("synthetic", job.samples, config.num_samples, uses, config.num_generated_per_batch)]
+    parts = [BatchPart("synthetic", job.samples, config.num_samples, uses, config.num_generated_per_batch)]
     if job.real is not None:
         num_serials = config.num_steps * config.num_real_per_step
-        parts.insert(0, Part("real", job.real, num_serials, Uses(1, 1), config.num_real_per_batch))
-    return MixedLoader({part.domain: open_part(job, start, part) for part in parts})
+        parts.insert(0, BatchPart("real", job.real, num_serials, Uses(1, 1), config.num_real_per_batch))
+    return MixedLoader({part.domain: open_domain_loader(job, start, part) for part in parts})
 
 
-def open_part(job: FitJob, start: Start, part: Part) -> StreamLoader:
-    """Return this worker's share of what is left of a set, executed in a process of its own, beside this one."""
+def open_domain_loader(job: FitJob, start: ResumePoint, part: BatchPart) -> StreamLoader:
+    """Return a loader of this worker's share of one data set's rest, executed by another process on this node."""
     config, context, samples = job.config, ray.train.get_context(), part.samples
     worker = Worker(context.get_world_rank(), context.get_world_size())
     share, shard = share_of(config, start, part, worker), None
@@ -100,8 +100,8 @@ def open_part(job: FitJob, start: Start, part: Part) -> StreamLoader:
     return StreamLoader(shard, share, reservoir, pace, samples.num_images)
 
 
-def share_of(config: TrainingConfig, start: Start, part: Part, worker: Worker) -> Share:
-    """Return which samples a worker takes of the rest of a run."""
+def share_of(config: TrainingConfig, start: ResumePoint, part: BatchPart, worker: Worker) -> Share:
+    """Return a worker's share of the run's remaining samples."""
     serials, done = RunSerials(part.num_serials, part.samples.num_images), start.state.of(part.domain)
     if config.deterministic:
         return step_share(done, serials, part.batch_size * config.accumulate_batches, worker)

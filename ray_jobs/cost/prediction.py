@@ -164,19 +164,19 @@ def measured_rates(
     The startup time of a run that lost a worker is unknown.
     """
     training = config.training
-    learning_seconds = progress.training_seconds - progress.waiting_seconds - progress.judging_seconds
-    num_learnt = progress.num_trained - progress.num_trained_before
+    learning_seconds = progress.training_seconds - progress.waiting_seconds - progress.validation_seconds
+    num_trained_since_resume = progress.num_trained - progress.num_trained_before
     lost_worker = progress.num_trained_before > 0 and not config.resume
     num_epochs = progress.epoch - progress.num_trained_before // (training.steps_per_epoch * training.global_batch_size)
     num_accepted = counts.num_images_made - counts.num_refused.total()
     generated_per_second = per_second(num_accepted, counts.working_seconds)
     made_per_second = num_generators(config) * generated_per_second
     first_batch_seconds = num_before_first_batch(config, recipe) / made_per_second if made_per_second else 0.0
-    first_batch_seconds = min(first_batch_seconds, progress.first_batch_at - progress.asked_at)
+    first_batch_seconds = min(first_batch_seconds, progress.first_batch_at - progress.requested_at)
     return Rates(
         generated_per_second=generated_per_second,
-        trained_per_second=per_second(num_learnt, learning_seconds) / training.num_workers,
-        validated_per_second=per_second(num_epochs * training.num_held_out, progress.judging_seconds)
+        trained_per_second=per_second(num_trained_since_resume, learning_seconds) / training.num_workers,
+        validated_per_second=per_second(num_epochs * training.num_held_out, progress.validation_seconds)
         / training.num_workers,
         start_seconds=0.0 if lost_worker else max(0.0, progress.first_batch_at - started_at - first_batch_seconds),
         end_seconds=max(0.0, ended_at - progress.first_batch_at - progress.training_seconds),

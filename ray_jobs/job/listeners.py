@@ -18,4 +18,4 @@ def listeners_of(pool: GenerationService | None) -> tuple[Callable[[TrainingProg
 
 def report_trainer(pool: GenerationService, progress: TrainingProgress) -> None:
     """Report a trainer's busy and waiting time to its pool."""
-    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.lacking_seconds))
+    pool.report_trainer(TrainerTimes(progress.learning_seconds, progress.starved_seconds))

@@ -61,7 +61,7 @@ class Interval:
     @property
     def trained_per_second(self) -> float:
         """Images trained on per second, including time spent on waiting and validation."""
-        return self._grown(lambda training: training.num_learnt) / max(self._seconds, 1e-9)
+        return self._grown(lambda training: training.num_trained_since_resume) / max(self._seconds, 1e-9)
 
     @property
     def learning_seconds(self) -> float:
@@ -76,7 +76,7 @@ class Interval:
     @property
     def pool_waiting_fraction(self) -> float:
         """The same without waiting for real images, 0..1."""
-        return self._share(lambda training: training.lacking_seconds)
+        return self._share(lambda training: training.starved_seconds)
 
     @property
     def working_seconds(self) -> float:

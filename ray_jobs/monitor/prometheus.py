@@ -60,7 +60,7 @@ METRICS = (
     counter(
         "figment_images_trained",
         "Images trained on, counting every use; steps repeated after a lost worker count again (images)",
-        lambda run: run.now.training and run.now.training.num_learnt,
+        lambda run: run.now.training and run.now.training.num_trained_since_resume,
     ),
     gauge(
         "figment_images_generated_per_second",

@@ -62,7 +62,7 @@ def compare_with_prediction(
     prediction = predict_if_given(config, recipe)
     if prediction is None:
         return {}
-    bound_by_pool = training.lacking_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds
+    bound_by_pool = training.starved_seconds >= LITTLE_WAITING_FRACTION * training.learning_seconds
     return {
         "time_to_first_batch_seconds_predicted": prediction.time_to_first_batch_seconds,
         "wall_seconds_predicted": prediction.wall_seconds,

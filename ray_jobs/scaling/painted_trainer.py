@@ -25,7 +25,7 @@ from ray_jobs.scaling.background import Background
 from ray_jobs.scaling.loads import Phase, trainer_rate_at
 from ray_jobs.scaling.throughput import Deliveries
 from training.config import TrainingConfig
-from training.fit import RESTARTS_WITHOUT_END, run_workers
+from training.fit import UNLIMITED_RESTARTS, run_workers
 
 REPORT_SECONDS = 1.0
 """Interval at which the trainer's times are reported to the pool."""
@@ -108,7 +108,7 @@ class PaintedJob:
 def train_painted(job: PaintedJob, config: TrainingConfig) -> None:
     """Consume all images in one Ray Train worker; a lost worker is restarted and continues."""
     with tempfile.TemporaryDirectory() as scratch:
-        run_workers(take_all, {"job": job}, config, Path(scratch), RESTARTS_WITHOUT_END)
+        run_workers(take_all, {"job": job}, config, Path(scratch), UNLIMITED_RESTARTS)
 
 
 def take_all(settings: dict[str, PaintedJob]) -> None:

@@ -22,7 +22,7 @@ from ray_jobs.cli.config import MiniatureConfig
 from ray_jobs.miniature import check_training, choose_indices, places_by_class
 from tests.support.commands import call, forbid_cluster, prepared, settings
 from training.config import TrainingConfig
-from training.data.consumption import NOT_BEGUN
+from training.data.consumption import EMPTY_CONSUMPTION
 from training.job import SET_SIZE
 from training.model.classifier import Classifier
 
@@ -229,7 +229,7 @@ def painted_checkpoint(tmp_path_factory) -> Path:
     """A classifier of ten digits that nothing has trained."""
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
     classifier = Classifier(TrainingConfig(architecture="resnet18", gpus_per_worker=0), num_classes=10, image_size=32)
-    consumption = {"synthetic": NOT_BEGUN.to_checkpoint()}
+    consumption = {"synthetic": EMPTY_CONSUMPTION.to_checkpoint()}
     checkpoint = {
         "state_dict": classifier.state_dict(),
         "recipe": {"json": recipe.to_json(), "sha256": recipe.sha256},

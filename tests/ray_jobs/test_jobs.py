@@ -194,7 +194,7 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
     looks = (
         looked(100.0, counts=worked(10.0, num_made=100), epoch=0),
-        looked(130.0, 4, pool, **training, waiting_seconds=9.0, judging_seconds=7.0),
+        looked(130.0, 4, pool, **training, waiting_seconds=9.0, validation_seconds=7.0),
     )
     exporter = Exporter("größe", "0123456789ab")
     expected = {prometheus_name(metric): value for metric, _, value in values_of(Interval(*looks))}

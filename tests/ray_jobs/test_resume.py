@@ -103,7 +103,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_truncated_one(trained_run: T
     assert f"'{newest}' cannot be read" in notes[0]
     assert notes[1] == f"going on from {before.name}"
     before.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"No checkpoint in .* is whole"):
+    with pytest.raises(ValueError, match=r"No checkpoint in .* can be read"):
         prepared(train, DEMO, *SHORTENED, f"output={run_dir}", "resume=true")
 
 

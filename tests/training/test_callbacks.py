@@ -29,7 +29,7 @@ BATCHES = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
 
 
 class Scripted(lightning.LightningModule):
-    """Has a given held-out accuracy after each epoch."""
+    """Module with given held-out accuracies, one per epoch."""
 
     def __init__(self, scores: list[float]) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ def best_epoch(run_dir: Path) -> int:
     return torch.load(run_dir / "best.ckpt", weights_only=True)["epoch"]
 
 
-def test_a_run_resumed_elsewhere_remembers_its_best_epoch_and_its_age(tmp_path: Path):
+def test_moved_run_restores_best_epoch_and_patience(tmp_path: Path):
     scores = [0.5, 0.9, 0.7, 0.7, 0.8, 0.8]
-    train(tmp_path / "here", scores, patience=9, num_epochs=3)  # and then it is killed
+    train(tmp_path / "here", scores, patience=9, num_epochs=3)  # then it is killed
     (newest, _) = checkpoint_files(tmp_path / "here" / "checkpoints")
     assert newest.name == checkpoint_name(6)
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -87,15 +87,15 @@ def test_a_run_resumed_elsewhere_remembers_its_best_epoch_and_its_age(tmp_path: 
     trainer = train(tmp_path / "there", scores, patience=3, num_epochs=6, ckpt_path=newest)
     assert best_epoch(tmp_path / "there") == 1
     assert trainer.should_stop
-    assert trainer.global_step == 10  # after epoch 4, the third that was not better
+    assert trainer.global_step == 10  # after epoch 4, the third without improvement
 
 
-def test_a_multiple_is_reached_once():
+def test_each_multiple_is_reached_once():
     reached = [step for step in range(1, 13) if is_reached(step * 32, 32, every_images=100)]
     assert reached == [4, 7, 10]  # 128, 224 and 320 images: the first step at or beyond 100, 200 and 300
 
 
-def test_weights_are_kept_along_the_run_without_what_only_training_needs(tmp_path: Path):
+def test_kept_checkpoints_have_no_optimizer_state(tmp_path: Path):
     class FourAtOnce(Scripted):
         config = SimpleNamespace(global_batch_size=4)
 
@@ -112,12 +112,12 @@ def test_weights_are_kept_along_the_run_without_what_only_training_needs(tmp_pat
     trainer.fit(FourAtOnce([0.0] * 5), BATCHES)
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [checkpoint_name(2), checkpoint_name(4)]
     kept = torch.load(tmp_path / "kept" / checkpoint_name(4), weights_only=True)
-    assert kept["state_dict"]["weight"].item() == pytest.approx(-0.4)  # four steps of 0.1 by a gradient of 1
+    assert kept["state_dict"]["weight"].item() == pytest.approx(-0.4)  # four steps of 0.1 times a gradient of 1
     assert "optimizer_states" not in kept
 
 
-class Judged(Scripted):
-    """Takes a second of a clock to judge a batch."""
+class TimedValidation(Scripted):
+    """Module whose validation takes one second of a fake clock per batch."""
 
     def __init__(self, clock: list[float]) -> None:
         super().__init__([0.5, 0.5, 0.5])
@@ -133,8 +133,8 @@ class Judged(Scripted):
         super().validation_step(batch, batch_idx)
 
 
-class SlowToCome:
-    """Held-out batches that come after 50 seconds of a clock, once."""
+class SlowHeldOut:
+    """Held-out batches that arrive after 50 seconds of a fake clock, once."""
 
     def __init__(self, clock: list[float]) -> None:
         self.clock = clock
@@ -147,56 +147,58 @@ class SlowToCome:
         yield from BATCHES
 
 
-def test_the_time_of_the_held_out_accuracy_is_told_without_waiting_for_its_samples(monkeypatch):
-    clock, told = [1000.0], []
+def test_validation_time_excludes_waiting_for_samples(monkeypatch):
+    clock, reports = [1000.0], []
     monkeypatch.setattr("training.callbacks.time.time", lambda: clock[0])
-    held_out = SlowToCome(clock)
-    main = told_loader(waiting_seconds=0.0)
+    held_out = SlowHeldOut(clock)
+    main = fake_loader(waiting_seconds=0.0)
     loader = SimpleNamespace(main=main, waiting_seconds=0.0)
-    trainer = told_trainer(ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=1e9))
-    trainer.fit(Judged(clock), BATCHES, held_out)
-    ends = [(each.training_seconds, each.waiting_seconds, each.judging_seconds) for each in told if each.epoch]
+    trainer = progress_trainer(
+        ProgressCallback(cast(Any, loader), cast(Any, held_out), reports.append, interval_seconds=1e9)
+    )
+    trainer.fit(TimedValidation(clock), BATCHES, held_out)
+    ends = [(each.training_seconds, each.waiting_seconds, each.validation_seconds) for each in reports if each.epoch]
     assert ends == [(57.0, 50.0, 2.0), (59.0, 50.0, 4.0), (61.0, 50.0, 6.0)]
 
 
-class WaitsAtStep(Judged):
-    """Lets no step but the first end before it was told four times."""
+class WaitsAtStep(TimedValidation):
+    """Module that ends no step except the first before there are four reports."""
 
-    def __init__(self, told: list[Any]) -> None:
+    def __init__(self, reports: list[Any]) -> None:
         super().__init__([0.0])
-        self.told = told
+        self.reports = reports
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         give_up_at = time.monotonic() + 30
-        while self.trainer.global_step and len(self.told) < 4 and time.monotonic() < give_up_at:
+        while self.trainer.global_step and len(self.reports) < 4 and time.monotonic() < give_up_at:
             time.sleep(0.01)
         return super().training_step(batch, batch_idx)
 
 
-def test_a_wait_is_told_while_it_lasts():
-    told: list[Any] = []
-    main = told_loader(waiting_seconds=7.0)
+def test_wait_is_reported_while_it_lasts():
+    reports: list[Any] = []
+    main = fake_loader(waiting_seconds=7.0)
     loader, held_out = SimpleNamespace(main=main, waiting_seconds=9.0), SimpleNamespace(waiting_seconds=1.0)
-    callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), told.append, interval_seconds=0.05)
-    told_trainer(callback).fit(WaitsAtStep(told), BATCHES, BATCHES)
-    during = told[:4]
-    assert [each.num_trained for each in during] == [2, 2, 2, 2]  # the first step's, and what was told in the second
+    callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), reports.append, interval_seconds=0.05)
+    progress_trainer(callback).fit(WaitsAtStep(reports), BATCHES, BATCHES)
+    during = reports[:4]
+    assert [each.num_trained for each in during] == [2, 2, 2, 2]  # reports of the first step and during the second
     assert [each.training_seconds for each in during] == sorted({each.training_seconds for each in during})
     waits = {(each.waiting_seconds, each.pool_waiting_seconds, each.held_out_waiting_seconds) for each in during}
     assert waits == {(10.0, 8.0, 1.0)}
-    num_told = len(told)
+    num_reports = len(reports)
     time.sleep(0.2)
-    assert len(told) == num_told  # it is over
+    assert len(reports) == num_reports  # no reports after the end
 
 
-def told_loader(waiting_seconds: float) -> SimpleNamespace:
-    """What is told of the loader of generated images."""
-    times = {"asked_at": 990.0, "first_batch_at": 995.0, "waiting_seconds": waiting_seconds}
+def fake_loader(waiting_seconds: float) -> SimpleNamespace:
+    """Return a fake loader of generated images."""
+    times = {"requested_at": 990.0, "first_batch_at": 995.0, "waiting_seconds": waiting_seconds}
     return SimpleNamespace(num_taken=8, reuse=1.0, reservoir=[], variety=Variety(), **times)
 
 
-def told_trainer(callback: ProgressCallback) -> lightning.Trainer:
-    """Return a trainer of three epochs with this callback alone."""
+def progress_trainer(callback: ProgressCallback) -> lightning.Trainer:
+    """Return a trainer of three epochs with only this callback."""
     return lightning.Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -210,7 +212,7 @@ def told_trainer(callback: ProgressCallback) -> lightning.Trainer:
 
 
 @pytest.mark.parametrize("num_epochs", [1, 4])
-def test_the_newest_two_checkpoints_are_kept_and_nothing_unfinished(num_epochs: int, tmp_path: Path):
+def test_only_newest_two_checkpoints_are_kept(num_epochs: int, tmp_path: Path):
     train(tmp_path, [0.1, 0.2, 0.3, 0.4], patience=9, num_epochs=num_epochs)
     steps = [2 * epoch for epoch in range(1, num_epochs + 1)][-2:]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
@@ -218,14 +220,14 @@ def test_the_newest_two_checkpoints_are_kept_and_nothing_unfinished(num_epochs: 
     ]
 
 
-def test_no_checkpoint_is_staged_elsewhere(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))  # where nothing can be written
+def test_checkpoints_are_not_staged_in_tmpdir(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))  # not writable
     train(tmp_path, [0.1], patience=9, num_epochs=1)
     assert best_epoch(tmp_path) == 0
 
 
 class FullDisk(lightning.Callback):
-    """Has the kernel refuse to write after an epoch."""
+    """Makes writes fail from an epoch on, by a file size limit."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -235,17 +237,17 @@ class FullDisk(lightning.Callback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 
 
-def test_a_run_whose_disk_was_full_names_the_file_and_goes_on_from_the_checkpoint_before(tmp_path: Path):
+def test_full_disk_error_names_file_and_run_resumes(tmp_path: Path):
     scores = [0.1, 0.2, 0.3]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match="File too large") as told:
+        with pytest.raises(OSError, match="File too large") as error:
             train(tmp_path, scores, 9, 3, callbacks=[FullDisk(epoch=1)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (told.value.errno, told.value.filename) == (errno.EFBIG, str(tmp_path / "best.ckpt"))
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(tmp_path / "best.ckpt"))
     assert sorted(path.name for path in tmp_path.rglob("*.ckpt*")) == ["best.ckpt", checkpoint_name(2)]
-    assert best_epoch(tmp_path) == 0  # the one before, whole
+    assert best_epoch(tmp_path) == 0  # the previous one, complete
     trainer = train(tmp_path, scores, 9, 3, ckpt_path=tmp_path / "checkpoints" / checkpoint_name(2))
     assert trainer.global_step == 6
     assert best_epoch(tmp_path) == 2

@@ -5,20 +5,20 @@ import pytest
 from training.config import TrainingConfig
 
 
-def test_logical_epochs_are_whole_steps_of_the_global_batch():
+def test_epochs_are_whole_steps():
     config = TrainingConfig(num_images=1000, num_epochs=3, global_batch_size=100, num_workers=2)
     assert (config.steps_per_epoch, config.num_steps, config.num_trained) == (3, 9, 900)
     assert config.batch_size_per_worker == 50
     assert TrainingConfig(global_batch_size=96, num_workers=2, accumulate_batches=4).batch_size_per_worker == 12
 
 
-def test_the_share_of_real_images_that_is_suggested_is_taken():
+def test_suggested_real_fraction_is_accepted():
     with pytest.raises(ValueError, match=r"Try 0\.333333"):
         TrainingConfig(global_batch_size=6, real_images="digits", real_fraction=0.3)
     assert TrainingConfig(global_batch_size=6, real_images="digits", real_fraction=0.333333).num_real_per_batch == 2
 
 
-def test_real_images_take_the_place_of_generated_ones():
+def test_real_images_replace_generated_images():
     config = TrainingConfig(
         num_images=960,
         num_epochs=1,
@@ -33,7 +33,7 @@ def test_real_images_take_the_place_of_generated_ones():
     assert config.num_samples == 360  # 720 uses
 
 
-def test_samples_that_are_used_again_need_not_be_asked_for_again():
+def test_reuse_reduces_requested_samples():
     def num_samples(**settings: Any) -> int:
         return TrainingConfig(num_images=960, num_epochs=1, global_batch_size=96, **settings).num_samples
 
@@ -50,56 +50,59 @@ def test_samples_that_are_used_again_need_not_be_asked_for_again():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": 3, "global_batch_size": 256}, "cannot be shared by 3 workers in 1 parts each. Try 255"),
-        ({"num_images": 100, "num_epochs": 2, "global_batch_size": 64}, "Give 128 or more"),
+        ({"num_workers": 3, "global_batch_size": 256}, "num_workers 3 times accumulate_batches 1. Try 255"),
+        ({"num_images": 100, "num_epochs": 2, "global_batch_size": 64}, "Use 128 or more"),
         ({"base_learning_rate": 0.0}, "base_learning_rate is 0.0"),
-        ({"crop_size": 6}, "training.crop_size is 6; give 7 or more pixels"),
-        ({"crop_scale": (0.5,)}, r"training.crop_scale is \[0.5\]; give the smallest and the largest share"),
+        ({"crop_size": 6}, "training.crop_size is 6; use 7 or more pixels"),
+        ({"crop_scale": (0.5,)}, r"training.crop_scale is \[0.5\]; use the minimum and maximum fraction"),
         (
             {"augmentation": "multi_crop", "local_crop_scale": (0.3, 0.2)},
-            r"training.local_crop_scale is \[0.3, 0.2\]; give",
+            r"training.local_crop_scale is \[0.3, 0.2\]; use",
         ),
         (
             {"augmentation": "affine", "crop_scale": (0.3, 0.9)},
-            r"crop_scale is \[0.3, 0.9\], and .*=affine has no such",
+            r"crop_scale is \[0.3, 0.9\], but .*=affine has no such",
         ),
         (
             {"local_crop_scale": (0.3, 0.9)},
-            r"local_crop_scale is \[0.3, 0.9\], and training.augmentation=crop_flip has",
+            r"local_crop_scale is \[0.3, 0.9\], but training.augmentation=crop_flip has",
         ),
-        ({"reuse": 0}, "training.reuse is 0; give a number of 1 or more"),
-        ({"reuse": "often"}, "training.reuse is 'often'; give a number of 1 or more"),
+        ({"reuse": 0}, "training.reuse is 0; use auto, or 1 or more"),
+        ({"reuse": "often"}, "training.reuse is 'often'; use auto, or 1 or more"),
         ({"reuse": True}, "training.reuse is True"),
-        ({"reuse": "8"}, "training.reuse is '8'; give a number of 1 or more, without quotes"),
+        ({"reuse": "8"}, "training.reuse is '8'; use auto, or 1 or more without quotes"),
         ({"reuse": "auto", "min_reuse": 4, "max_reuse": 2}, "max_reuse is 2, less than min_reuse 4"),
         ({"max_waiting_fraction": 1.0}, "max_waiting_fraction is 1.0"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"local_crop_size": 0}, "local_crop_size is 0"),
-        ({"accumulate_batches": 3, "global_batch_size": 256}, "1 workers in 3 parts each. Try 255"),
+        ({"accumulate_batches": 3, "global_batch_size": 256}, "num_workers 1 times accumulate_batches 3. Try 255"),
         ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
-        ({"reuse": "auto", "deterministic": True}, "reuse is auto, which goes by the clock"),
-        ({"loggers": ("wandb", "comet")}, "training.loggers has comet. Choose among wandb and mlflow"),
-        ({"allow_unreadable": -1}, "training.allow_unreadable is -1; use 0 or more"),
-        ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0: give both, or neither"),
+        ({"reuse": "auto", "deterministic": True}, "reuse is auto, which depends on timing"),
+        ({"loggers": ("wandb", "comet")}, "training.loggers has unknown comet; use wandb or mlflow"),
+        ({"allow_unreadable": -1}, "training.allow_unreadable is -1; give 0 or more"),
+        ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0; set both or neither"),
         (
             {"real_image_size": 512, "augmentation": "affine"},
-            "real_image_size is 512, but with training.augmentation=affine real images are cut .* Leave it out",
+            "real_image_size is 512, but training.augmentation=affine crops .* Remove the setting",
         ),
-        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; use 0 to below 1"),
-        ({"real_images": "digits", "real_fraction": 0.3}, "0.3 of the 256 images .* are 76.8. Try 0.300781"),
-        ({"real_images": "digits", "real_fraction": 1e-9}, "leaves less than 1 real or generated ones"),
+        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; give 0 to below 1"),
+        (
+            {"real_images": "digits", "real_fraction": 0.3},
+            "0.3 of a worker's batch of 256 is 76.8 images, .* Try 0.300781",
+        ),
+        ({"real_images": "digits", "real_fraction": 1e-9}, "leaves fewer than 1 real or generated images"),
         (
             {"real_images": "digits", "real_fraction": 1 / 256, "separate_batch_norm": True},
-            "leaves less than 2 real or generated ones",
+            "leaves fewer than 2 real or generated images",
         ),
         ({"reuse": 5, "num_images": 1024, "num_epochs": 1}, "reuse is 5, but the run has 4 batches"),
         ({"separate_batch_norm": True}, "separate_batch_norm is true, but there are no real images"),
         ({"checkpoint_every_steps": -1}, "checkpoint_every_steps is -1"),
-        ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; give at least one for each of the 2"),
+        ({"num_held_out": 1, "num_workers": 2}, "num_held_out is 1; use at least 1 per worker, 2 or more"),
     ],
 )
-def test_impossible_settings_are_refused_with_the_value(settings: dict, message: str):
+def test_invalid_settings_are_rejected(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**settings)

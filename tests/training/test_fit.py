@@ -1,4 +1,4 @@
-"""Training on a real local cluster: which images it takes, what it writes, and how it ends."""
+"""Training on a local Ray cluster: the images it uses, the files it writes, and how it ends."""
 
 import csv
 import dataclasses
@@ -27,7 +27,7 @@ from training.job import FitJob
 from training.model.classifier import NonFiniteLossError, load_classifier
 from training.progress import TrainingProgress
 from training.run_state import RunState
-from training.start import Start, open_loader
+from training.start import ResumePoint, open_loader
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -46,7 +46,7 @@ FIFTEEN_STEPS = TrainingConfig(
 
 @pytest.fixture
 def reports(ray_cluster):
-    """A queue for what training reports."""
+    """A queue for progress reports."""
     queue = Queue(actor_options={"num_cpus": 0})
     yield queue
     queue.shutdown()
@@ -58,7 +58,7 @@ def taken_from(reports: Queue) -> list[TrainingProgress]:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_three_epochs_generate_each_image_once_and_load_no_model_again(
+def test_three_epochs_generate_each_image_once(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, reports: Queue, tmp_path: Path
 ):
     config = dataclasses.replace(FIFTEEN_STEPS, num_workers=num_workers)
@@ -83,10 +83,10 @@ def test_three_epochs_generate_each_image_once_and_load_no_model_again(
 
 
 def take_slowly(settings: dict) -> None:
-    """Take a training worker's share, resting after the first batch, and send the indices home."""
+    """Read a training worker's share, pausing after the first batch, and send the indices to the queue."""
     indices = []
     job, context = settings["job"], ray.train.get_context()
-    start = Start(0.0, None, 0, RunState({}, {"synthetic": job.samples.num_images}))
+    start = ResumePoint(0.0, None, 0, RunState({}, {"synthetic": job.samples.num_images}))
     for batch in open_loader(job, start):
         if not indices:
             time.sleep(settings["rest_seconds"])
@@ -96,7 +96,7 @@ def take_slowly(settings: dict) -> None:
 
 
 def start_taking(job: FitJob, rest_seconds: float) -> Queue:
-    """Let workers take a job's samples as they would to train on them."""
+    """Start workers that read a job's samples as in training."""
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         take_slowly,
@@ -109,7 +109,7 @@ def start_taking(job: FitJob, rest_seconds: float) -> Queue:
 
 
 @pytest.mark.nightly
-def test_two_workers_share_the_stream_without_overlap(painted: Recipe, painted_pool: GenerationService, tmp_path: Path):
+def test_two_workers_get_disjoint_shares(painted: Recipe, painted_pool: GenerationService, tmp_path: Path):
     config = dataclasses.replace(FIFTEEN_STEPS, num_workers=2, num_images=640, num_epochs=1)
     samples = streamed(painted_pool, painted, config)
     queue = start_taking(FitJob(config, painted, tmp_path, samples, None), rest_seconds=0.0)
@@ -120,14 +120,14 @@ def test_two_workers_share_the_stream_without_overlap(painted: Recipe, painted_p
 
 
 @pytest.mark.nightly
-def test_generation_stops_at_its_bound_while_the_trainer_rests(tmp_path: Path):
+def test_generation_pauses_at_its_buffer_limit(tmp_path: Path):
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=64))
     pool = dataclasses.replace(TWO_ACTORS, max_buffered_bytes=2_000_000)  # 163 images of 12,288 bytes
     config = dataclasses.replace(FIFTEEN_STEPS, num_images=4000, num_epochs=1)
     with start_generation(recipe, pool) as service:
         samples = streamed(service, recipe, config, pool)
         queue = start_taking(FitJob(config, recipe, tmp_path, samples, None), rest_seconds=10)
-        assert queue.get(timeout=120) is None  # the rest is over
+        assert queue.get(timeout=120) is None  # the pause is over
         assert service.counts().num_images_made < 1500
         rank, indices = queue.get(timeout=120)
         assert (rank, sorted(indices)) == (0, list(range(4000)))
@@ -135,7 +135,7 @@ def test_generation_stops_at_its_bound_while_the_trainer_rests(tmp_path: Path):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_images_are_reused_in_crops_by_accumulated_steps_with_averaged_weights(
+def test_reuse_crops_accumulation_and_ema_work_together(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, reports: Queue, tmp_path: Path
 ):
     config = dataclasses.replace(
@@ -153,7 +153,7 @@ def test_images_are_reused_in_crops_by_accumulated_steps_with_averaged_weights(
     made_before = painted_pool.counts().num_images_made
     checkpoint = train_by(num_workers)(painted_pool, painted, config, tmp_path, listeners=(reports.put,))
     progress = taken_from(reports)[-1]
-    assert painted_pool.counts().num_images_made - made_before == 160 + 48  # 480 uses, 40 held-out samples once
+    assert painted_pool.counts().num_images_made - made_before == 160 + 48  # 480 uses; 40 held-out samples once
     assert (progress.num_trained, progress.num_delivered, progress.reuse) == (480, 160, 3.0)
     averaged = load_classifier(checkpoint).state_dict()
     last = checkpoint["current_model_state"]
@@ -163,7 +163,7 @@ def test_images_are_reused_in_crops_by_accumulated_steps_with_averaged_weights(
 
 
 @pytest.mark.nightly
-def test_auto_reuse_trains_to_the_end_on_fewer_images_than_uses(painted: Recipe, reports: Queue, tmp_path: Path):
+def test_auto_reuse_completes_run_with_fewer_images(painted: Recipe, reports: Queue, tmp_path: Path):
     slow = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=4.0)  # 8 images a second: 2 minutes for 960
     config = dataclasses.replace(FIFTEEN_STEPS, num_workers=2, num_images=960, reuse="auto", max_reuse=1000)
     slowly, others = dataclasses.replace(painted, seed=1), dataclasses.replace(painted, seed=2)
@@ -181,7 +181,7 @@ def test_auto_reuse_trains_to_the_end_on_fewer_images_than_uses(painted: Recipe,
 
 
 @pytest.mark.parametrize("fit_once", [train_here, pytest.param(train, marks=pytest.mark.nightly)])
-def test_a_diverging_run_stops_with_the_step_and_the_samples(
+def test_diverging_run_names_step_and_samples(
     fit_once: Callable[..., object], painted: Recipe, painted_pool: GenerationService, tmp_path: Path
 ):
     config = dataclasses.replace(FIFTEEN_STEPS, base_learning_rate=1e20)

@@ -18,7 +18,7 @@ CONFIG = TrainingConfig(
 )
 
 
-def test_each_pass_has_every_image_once_and_as_many_steps_for_any_number_of_images():
+def test_each_pass_has_every_image_once():
     labels = np.arange(40)
     found = list(batches(np.zeros((40, 8, 8, 3), dtype=np.uint8), labels, CONFIG))
     assert [len(batch["label"]) for batch in found] == [16] * 6
@@ -29,7 +29,7 @@ def test_each_pass_has_every_image_once_and_as_many_steps_for_any_number_of_imag
     assert len(list(batches(np.zeros((500, 8, 8, 3), dtype=np.uint8), np.arange(500), CONFIG))) == 6
 
 
-def test_a_classifier_learns_and_is_the_same_for_a_seed():
+def test_classifier_learns_and_is_reproducible():
     images, labels = training_digits()
     config = TrainingConfig(**{**CONFIG.__dict__, "num_images": 1920, "global_batch_size": 32})
     first, second = (train_in_memory(images[:300], labels[:300], config, 10) for _ in range(2))

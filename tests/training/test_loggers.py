@@ -28,18 +28,18 @@ assert "wandb" not in sys.modules and "mlflow" not in sys.modules
 
 
 @pytest.mark.nightly
-def test_csv_and_tensorboard_are_always_there_and_nothing_else_is_imported(tmp_path: Path):
+def test_csv_and_tensorboard_are_default_loggers(tmp_path: Path):
     subprocess.run([sys.executable, "-c", NOT_INSTALLED, str(tmp_path)], check=True)
 
 
-def test_a_logger_that_is_not_installed_is_one_line_before_anything_starts(monkeypatch):
+def test_missing_logger_package_is_an_error(monkeypatch):
     monkeypatch.setattr("training.loggers.find_spec", lambda name: None)
     check_loggers(TrainingConfig())
     with pytest.raises(ValueError, match=r"loggers has 'mlflow', which is not installed\. Run pip install mlflow"):
         check_loggers(TrainingConfig(loggers=("mlflow",)))
 
 
-def test_the_metrics_of_a_run_that_goes_on_do_not_replace_those_before(tmp_path: Path):
+def test_resumed_run_keeps_earlier_metrics(tmp_path: Path):
     for expected in ("metrics.csv", "resumed-2/metrics.csv", "resumed-3/metrics.csv"):
         csv_logger = build_loggers(TrainingConfig(), tmp_path)[0]
         csv_logger.log_metrics({"loss": 1.0}, step=1)
@@ -49,7 +49,7 @@ def test_the_metrics_of_a_run_that_goes_on_do_not_replace_those_before(tmp_path:
 
 @pytest.fixture
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are installed, with no variable and no netrc."""
+    """Both loggers are installed, with no variables and no netrc."""
     monkeypatch.setattr("training.loggers.find_spec", lambda name: object())
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -58,15 +58,15 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_set")
-def test_weights_and_biases_without_a_key_are_one_line_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ValueError, match=r"loggers has 'wandb', and there is no key.* Set WANDB_API_KEY"):
+def test_missing_wandb_key_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ValueError, match=r"loggers has 'wandb', but there is no .* API key\. Set WANDB_API_KEY"):
         check_loggers(WANDB)
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_loggers(WANDB)
 
 
 @pytest.mark.usefixtures("nothing_set")
-def test_workers_get_the_keys_and_servers_of_the_loggers_that_are_named(monkeypatch: pytest.MonkeyPatch):
+def test_workers_get_variables_of_configured_loggers(monkeypatch: pytest.MonkeyPatch):
     for name, value in {"WANDB_API_KEY": "k", "WANDB_ENTITY": "us", "WANDB_SERVICE": "2-1", "OTHER": "x"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////m.db")
@@ -79,7 +79,7 @@ def test_workers_get_the_keys_and_servers_of_the_loggers_that_are_named(monkeypa
     assert "k" not in repr(passed).removeprefix("LoggerEnvironment")  # which Ray's dashboard shows
 
 
-def test_a_worker_has_the_drivers_variables_when_it_begins(monkeypatch: pytest.MonkeyPatch):
+def test_worker_starts_with_driver_variables(monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
     monkeypatch.setenv("WANDB_API_KEY", "of-the-node")
     monkeypatch.setattr("training.loop.run", lambda job: seen.append(os.environ["WANDB_API_KEY"]))
@@ -88,18 +88,18 @@ def test_a_worker_has_the_drivers_variables_when_it_begins(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("nothing_set")
-def test_workers_get_the_key_that_wandb_login_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_workers_get_key_of_wandb_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password of-login\n")
     (tmp_path / ".netrc").chmod(0o600)
     check_loggers(WANDB)
     assert logger_environment(WANDB).variables["WANDB_API_KEY"] == "of-login"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    with pytest.raises(ValueError, match="no key"):
+    with pytest.raises(ValueError, match="no Weights & Biases API key"):
         check_loggers(WANDB)
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """Asks everybody for a password."""
+    """Answers every request with 401."""
 
     def do_GET(self) -> None:
         self.send_error(401)
@@ -117,12 +117,12 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("nothing_set")
-def test_a_tracking_server_that_does_not_answer_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+def test_unreachable_mlflow_server_is_an_error(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         gone = f"http://me:secret@127.0.0.1:{listening.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gone)
-    with pytest.raises(ValueError, match=r"names 127\.0\.0\.1, where no server answers \(.*refused"):
+    with pytest.raises(ValueError, match=r"points to 127\.0\.0\.1, where no server responds \(.*refused"):
         check_loggers(MLFLOW)
-    with server() as asks_for_a_password:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", asks_for_a_password)
+    with server() as with_password:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", with_password)
         check_loggers(MLFLOW)

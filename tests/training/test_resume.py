@@ -1,4 +1,4 @@
-"""Runs that lose a training worker or a generator: no use of a sample is lost, and none is repeated."""
+"""Runs that lose a training worker or a generator: no use of a sample is lost or repeated."""
 
 import dataclasses
 from pathlib import Path
@@ -20,22 +20,20 @@ TRAINER, GENERATOR = "RayTrainWorker", "GeneratorActor"
 
 
 @pytest.mark.nightly
-def test_after_the_loss_of_a_worker_each_sample_is_used_as_often_as_without(
-    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
-):
+def test_worker_loss_changes_no_use_counts(painted: Recipe, painted_pool: GenerationService, tmp_path: Path):
     config = dataclasses.replace(FORTY_STEPS, num_workers=2)
     with killing(TRAINER, has_done(tmp_path / "journal", 15)) as killed:
         last = train(painted_pool, painted, config, tmp_path)
     assert len(killed) == 1
     check_uses(tmp_path, last)
     num_starts = [len(starts) for _, starts in sorted(steps_in(tmp_path / "journal").items())]
-    assert num_starts[0] == 1  # it went on from a checkpoint
+    assert num_starts[0] == 1  # it resumed from a checkpoint
     assert max(num_starts) == 2
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(7))
-def test_the_loss_of_a_worker_or_a_generator_at_any_step_changes_no_use(seed: int, painted: Recipe, tmp_path: Path):
+def test_loss_at_any_step_changes_no_use_counts(seed: int, painted: Recipe, tmp_path: Path):
     random = np.random.default_rng(seed)
     config = dataclasses.replace(FORTY_STEPS, num_workers=int(random.choice([1, 2])))
     name = (TRAINER, GENERATOR)[seed % 2]
@@ -52,7 +50,7 @@ def test_the_loss_of_a_worker_or_a_generator_at_any_step_changes_no_use(seed: in
 
 
 def check_uses(run_dir: Path, last: dict) -> None:
-    """Check that a run of 40 steps that is through has used each sample as often as an undisturbed one."""
+    """Check that a finished run of 40 steps used each sample as often as an undisturbed one."""
     assert last["global_step"] == 40
     assert uses_of(run_dir / "journal") == expected_uses(FORTY_STEPS)
     state = RunState.from_checkpoint(last["run"]).of("synthetic")

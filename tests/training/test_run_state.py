@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from generation.engine.generator import GenerationFailedError
-from training.data.consumption import NOT_BEGUN
+from training.data.consumption import EMPTY_CONSUMPTION
 from training.data.loader import EndedTooSoonError
-from training.fit import may_come_from_a_loss
+from training.fit import is_worker_loss
 from training.model.classifier import NonFiniteLossError
 from training.run_state import Journal, RunState, random_state, restore_random_state
 
 
-def test_a_journal_goes_on_after_a_line_that_was_cut_by_a_kill(tmp_path: Path):
+def test_journal_continues_after_truncated_line(tmp_path: Path):
     Journal(tmp_path, 0, started_at=1.0).write(1, "synthetic", np.array([5, 6]), np.array([0, 2]))
     path = tmp_path / "rank-0.csv"
     path.write_bytes(path.read_bytes()[:-10])
@@ -25,9 +25,9 @@ def test_a_journal_goes_on_after_a_line_that_was_cut_by_a_kill(tmp_path: Path):
     ]
 
 
-def test_random_numbers_go_on_where_they_stopped():
+def test_random_state_is_restored():
     torch.manual_seed(3)
-    state = RunState({"synthetic": NOT_BEGUN}, {"images in the set": 5}, (random_state(),), is_over=True)
+    state = RunState({"synthetic": EMPTY_CONSUMPTION}, {"images in the set": 5}, (random_state(),), is_over=True)
     first = torch.rand(4)
     again = RunState.from_checkpoint(state.to_checkpoint())
     restore_random_state(again.random[0])
@@ -46,5 +46,5 @@ def test_random_numbers_go_on_where_they_stopped():
         (GenerationFailedError("No actor was up"), False),
     ],
 )
-def test_the_loss_of_a_worker_is_not_an_error_that_would_come_again(error: Exception, is_one: bool):
-    assert may_come_from_a_loss(error) == is_one
+def test_worker_losses_are_distinguished_from_errors(error: Exception, is_one: bool):
+    assert is_worker_loss(error) == is_one

@@ -1,4 +1,4 @@
-"""Where a run goes on."""
+"""Choice of the checkpoint to resume from."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from training.start import choose_checkpoint
 
 
-def test_what_a_killed_worker_left_half_written_goes_and_a_damaged_checkpoint_is_set_aside(tmp_path: Path):
+def test_damaged_checkpoint_is_renamed_and_partial_files_are_deleted(tmp_path: Path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     whole = {"classifier": {}, "recipe": {}, "run": {}, "state_dict": {}}

@@ -1,4 +1,4 @@
-"""What several workers learn, in which order, and from real images too, on a real local cluster."""
+"""Training with several workers on a local Ray cluster: order, losses, determinism and real images."""
 
 import csv
 import dataclasses
@@ -46,13 +46,13 @@ TEN_STEPS = dataclasses.replace(IN_ORDER, num_images=320, num_epochs=1, base_lea
 
 
 def losses(run_dir: Path) -> np.ndarray:
-    """Return the losses that were logged, one a step."""
+    """Return the logged losses, one per step."""
     with (run_dir / "metrics.csv").open() as file:
         return np.array([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
 
 
 def order(run_dir: Path) -> list[list[int]]:
-    """Return the serials of each step, in their order, those of the first worker first."""
+    """Return the serials of each step in order, those of the first worker first."""
     steps = steps_in(run_dir / "journal")
     return [[int(row[3]) for row in next(iter(steps[step].values()))] for step in sorted(steps)]
 
@@ -65,7 +65,7 @@ def assert_same_weights(one: dict, other: dict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that is through."""
+    """A finished run."""
 
     folder: Path
     checkpoint: dict[str, Any]
@@ -79,7 +79,7 @@ def alone(painted: Recipe, painted_pool: GenerationService, tmp_path_factory: py
 
 
 def shards_of(service: GenerationService, recipe: Recipe, config: TrainingConfig, folder: Path) -> TrainingSamples:
-    """Write the samples of a run as shards, and return them to train on."""
+    """Write the samples of a run as shards, and return them for training."""
     shards = new_shard_set(
         Storage(str(folder)), recipe, range(config.num_samples), TWO_ACTORS.batch_size, DataConfig(shard_size=64)
     )
@@ -88,7 +88,7 @@ def shards_of(service: GenerationService, recipe: Recipe, config: TrainingConfig
     return TrainingSamples(config.num_samples, partial(read_shards, shards, 0, 2))
 
 
-def test_deterministic_runs_from_stream_and_shards_have_equal_weights_to_the_bit(
+def test_deterministic_stream_and_shards_give_equal_weights(
     painted: Recipe, painted_pool: GenerationService, alone: Run, tmp_path: Path
 ):
     assert order(alone.folder) == np.arange(320).reshape(10, 32).tolist()
@@ -98,9 +98,7 @@ def test_deterministic_runs_from_stream_and_shards_have_equal_weights_to_the_bit
 
 
 @pytest.mark.nightly
-def test_two_deterministic_runs_of_two_epochs_end_with_the_same_weights_to_the_bit(
-    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
-):
+def test_two_deterministic_runs_give_equal_weights(painted: Recipe, painted_pool: GenerationService, tmp_path: Path):
     first, second = (train(painted_pool, painted, IN_ORDER, tmp_path / name) for name in ("first", "second"))
     assert order(tmp_path / "first") == np.arange(640).reshape(20, 32).tolist()
     assert_same_weights(first, second)
@@ -110,7 +108,7 @@ def test_two_deterministic_runs_of_two_epochs_end_with_the_same_weights_to_the_b
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_workers", [2, 4])
-def test_several_workers_learn_as_one_does_at_the_same_global_batch(
+def test_several_workers_learn_like_one(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, alone: Run, tmp_path: Path
 ):
     config = dataclasses.replace(TEN_STEPS, num_workers=num_workers, cpus_per_worker=0.1)
@@ -121,27 +119,27 @@ def test_several_workers_learn_as_one_does_at_the_same_global_batch(
 
 
 def open_late(open_all: Callable[[SampleRequest], Dataset], first_late: int, wanted: SampleRequest) -> Dataset:
-    """Return what is wanted, late for who has none of the first serials."""
+    """Return the requested samples, delayed for a worker without any of the first serials."""
     dataset = open_all(wanted)
     if wanted.serials.starts[0] < first_late:
         return dataset
-    return dataset.map_batches(rest, batch_size=8)
+    return dataset.map_batches(delayed, batch_size=8)
 
 
-def rest(batch: Any) -> Any:
+def delayed(batch: Any) -> Any:
     time.sleep(0.2)
     return batch
 
 
 @pytest.mark.nightly
-def test_workers_wait_for_one_to_which_images_come_late(
-    painted: Recipe, painted_pool: GenerationService, tmp_path: Path
-):
+def test_workers_wait_for_late_images(painted: Recipe, painted_pool: GenerationService, tmp_path: Path):
     config = dataclasses.replace(IN_ORDER, deterministic=False, num_workers=2, reuse=3)
     stream = partial(stream_samples, painted_pool, painted, TWO_ACTORS)
-    samples = TrainingSamples(config.num_samples, partial(open_late, stream, 100))  # 214, the first has 107
+    samples = TrainingSamples(
+        config.num_samples, partial(open_late, stream, 100)
+    )  # 214 samples, 107 for the first worker
     assert train(painted_pool, painted, config, tmp_path, samples=samples)["global_step"] == 20
-    assert uses_of(tmp_path / "journal") == expected_uses(config)  # 640 of 642 uses: the uneven end is left out
+    assert uses_of(tmp_path / "journal") == expected_uses(config)  # 640 of 642 uses: an uneven rest is dropped
 
 
 @pytest.mark.nightly
@@ -163,7 +161,7 @@ def test_training_stops_early_and_keeps_the_best_epoch(
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_real_images_are_their_part_of_each_batch_and_have_statistics_of_their_own(
+def test_real_images_have_their_share_and_own_statistics(
     num_workers: int, painted: Recipe, painted_pool: GenerationService, tmp_path: Path
 ):
     config = dataclasses.replace(

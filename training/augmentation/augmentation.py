@@ -1,6 +1,6 @@
-"""Batched augmentation on the device where the images are: a function of the images and of numbers drawn elsewhere.
+"""Batched augmentation on the images' device, as a function of the images and given random numbers.
 
-What a number decides is worked out on the CPU, and no operation waits for a GPU. Knows no labels, samples or random
+The CPU turns the random numbers into parameters, and no operation waits for a GPU. Knows no labels, samples or random
 state.
 """
 
@@ -15,13 +15,13 @@ from training.augmentation.operations import (
     Interpolation,
     adjust_brightness,
     affine,
+    apply_where,
     blur,
-    change,
     grey,
     jitter,
-    on,
     resample,
     solarize,
+    to_device,
     to_float,
 )
 from training.config import TrainingConfig
@@ -31,39 +31,39 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CPU_CHUNK_BYTES = 2**23
-"""Crops worked on at once on a CPU: few enough to stay in its cache from one operation to the next."""
+"""Bytes of float crops per chunk on a CPU: small enough to stay in its cache between operations."""
 
 GPU_CHUNK_BYTES = 2**28
-"""Images of the crops worked on at once on a GPU, as floats."""
+"""Bytes of float source images per chunk of crops on a GPU."""
 
 
 Scale = tuple[float, float]
 
 SCALES: dict[str, tuple[Scale, Scale]] = {
-    "crop_flip": ((0.08, 1.0), (0.08, 1.0)),  # torchvision's RandomResizedCrop; there are no local ones
+    "crop_flip": ((0.08, 1.0), (0.08, 1.0)),  # torchvision's RandomResizedCrop; no local crops
     "multi_crop": ((0.25, 1.0), (0.05, 0.25)),  # t-ReX's (arXiv 2206.15369)
     "multi_crop_two_global": ((0.4, 1.0), (0.05, 0.4)),  # DINO's (arXiv 2104.14294)
 }
-"""Shares of an image's area where the settings name none."""
+"""Default areas of global and local crops, as fractions of the image's area."""
 
 
 class Augmentation(torch.nn.Module):
-    """Images to crops: as they are here, changed by those that inherit. Has no parameters and no state."""
+    """Turns images into crops; this base class returns them unchanged. Has no parameters and no state."""
 
     num_draws = 0
-    """Numbers in [0, 1) needed for an image."""
+    """Random numbers in [0, 1) needed per image."""
 
     num_crops = 1
-    """Crops made of an image, over all sizes."""
+    """Crops per image, over all sizes."""
 
     def forward(
         self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray | None = None
     ) -> list[torch.Tensor]:
         """Return float `[k * N, 3, S, S]` in 0..1 for each size: rows `j * N .. (j + 1) * N` are crop j of all images.
 
-        Images are uint8 `[N, H, W, 3]`, draws `[N, num_draws]`; an image's crops follow from its own row alone.
-        Extents, int64 `[N, 2]`, are height and width of what each has in its corner, by default all of its array:
-        random crops are of these pixels alone.
+        Images are uint8 `[N, H, W, 3]`, draws `[N, num_draws]`; an image's crops depend only on its own row. Extents,
+        int64 `[N, 2]`, are height and width of each image within its array, from the top left; by default, the whole
+        array. Random crops stay within the extent.
         """
         if extents is None:
             extents = np.tile(images_nhwc.shape[1:3], (len(images_nhwc), 1))
@@ -71,29 +71,29 @@ class Augmentation(torch.nn.Module):
             return self.crops(images_nhwc, draws, extents)
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
-        """Do what `forward` promises, in full precision and without gradients."""
+        """Return the crops as `forward` does; called in full precision and without gradients."""
         return [to_float(images_nhwc)]
 
 
 class Affine(Augmentation):
-    """Small turns, shifts, scales and changes of brightness of square images, black where nothing was; no flip."""
+    """Small rotations, shifts, scalings and brightness changes of square images, padded with black; no flips."""
 
     num_draws = 5
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
-        """Return one image for one."""
+        """Return one transformed image per image."""
         spans = ((-8.0, 8.0), (-0.06, 0.06), (-0.06, 0.06), (0.9, 1.1), (0.8, 1.2))
-        drawn = np.stack([between(span, draws[:, place]) for place, span in enumerate(spans)], axis=1)
-        degrees, right, down, scale, brightness = on(images_nhwc.device, drawn.astype(np.float32)).unbind(1)
+        drawn = np.stack([between(span, draws[:, column]) for column, span in enumerate(spans)], axis=1)
+        degrees, right, down, scale, brightness = to_device(images_nhwc.device, drawn.astype(np.float32)).unbind(1)
         moved = affine(to_float(images_nhwc), degrees, torch.stack((right, down), dim=1), scale)
         return [adjust_brightness(moved, brightness.view(-1, 1, 1, 1))]
 
 
 class RandomCrops(Augmentation):
-    """Random resized crops and their colours: the plain recipe of ImageNet, or DINO's multi-crop (arXiv 2104.14294)."""
+    """Random resized crops with color changes: ImageNet's usual recipe, or DINO's multi-crop (arXiv 2104.14294)."""
 
     def __init__(self, kinds: tuple[CropKind, ...], mode: Interpolation = "bicubic") -> None:
-        """Take a kind for each crop, and how pixels are interpolated; crops of one size become one tensor."""
+        """Create one crop per kind, with interpolation `mode`; crops of equal size share one tensor."""
         super().__init__()
         self.kinds = kinds
         self.mode: Interpolation = mode
@@ -101,33 +101,33 @@ class RandomCrops(Augmentation):
         self.num_draws = len(kinds) * DRAWS_PER_CROP
 
     def crops(self, images_nhwc: torch.Tensor, draws: np.ndarray, extents: np.ndarray) -> list[torch.Tensor]:
-        """Return a tensor for each size."""
+        """Return one tensor per crop size."""
         by_size: dict[int, list[CropDraws]] = {}
-        for place, kind in enumerate(self.kinds):
-            own = draws[:, place * DRAWS_PER_CROP : (place + 1) * DRAWS_PER_CROP]
+        for position, kind in enumerate(self.kinds):
+            own = draws[:, position * DRAWS_PER_CROP : (position + 1) * DRAWS_PER_CROP]
             by_size.setdefault(kind.size, []).append(draw_crops(kind, own, extents))
         return [make_crops(images_nhwc, concatenated(drawn), size, self.mode) for size, drawn in by_size.items()]
 
 
 class Normalize(torch.nn.Module):
-    """From 0..1 to ImageNet's mean and standard deviation."""
+    """Normalizes images in 0..1 by ImageNet's mean and standard deviation."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self) -> None:
-        """Keep both beside the weights, on their device, and out of checkpoints."""
+        """Register both as buffers: on the device of the weights, but not in checkpoints."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float [N, 3, H, W] for the same."""
+        """Return normalized float [N, 3, H, W] for float [N, 3, H, W]."""
         return (images - self.mean) / self.std
 
 
 def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
-    """Return the config's augmentation of images of that height and width."""
+    """Return the configured augmentation for square images of `image_size` pixels."""
     if config.augmentation == "none":
         return Augmentation()
     if config.augmentation == "affine":
@@ -137,18 +137,18 @@ def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
     size = config.crop_size or image_size
     if config.augmentation == "crop_flip":
         return RandomCrops((CropKind(size, scale),), "bilinear")
-    coloured = partial(CropKind, jitter_fraction=0.8, grey_fraction=0.2)
-    local = coloured(config.local_crop_size, local_scale, blur_fraction=0.5)
+    colored = partial(CropKind, jitter_fraction=0.8, grey_fraction=0.2)
+    local = colored(config.local_crop_size, local_scale, blur_fraction=0.5)
     blurs_and_solarizes = ((0.2, 0.2),) if config.augmentation == "multi_crop" else ((1.0, 0.0), (0.1, 0.2))
     global_crops = tuple(
-        coloured(size, scale, blur_fraction=blur_fraction, solarize_fraction=solarize_fraction)
+        colored(size, scale, blur_fraction=blur_fraction, solarize_fraction=solarize_fraction)
         for blur_fraction, solarize_fraction in blurs_and_solarizes
     )
     return RandomCrops(global_crops + (local,) * config.num_local_crops)
 
 
 def crop_sizes(config: TrainingConfig, image_size: int) -> set[int]:
-    """Return heights and widths of what a network is given of images of that size."""
+    """Return the sizes in pixels of the network's inputs for images of `image_size`."""
     if config.augmentation in ("none", "affine"):
         return {image_size}
     local = {config.local_crop_size} if config.augmentation != "crop_flip" and config.num_local_crops else set()
@@ -156,7 +156,7 @@ def crop_sizes(config: TrainingConfig, image_size: int) -> set[int]:
 
 
 def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int, mode: Interpolation) -> torch.Tensor:
-    """Return `[M, 3, size, size]`; crop m is of image `m % N`. Equal orders of jitter are done together."""
+    """Return `[M, 3, size, size]`; crop m is of image `m % N`. Crops with the same jitter order are batched."""
     crops = torch.empty(len(drawn.order), 3, size, size, device=images_nhwc.device)
     rows = np.argsort(drawn.order, kind="stable")
     step = _crops_at_once(images_nhwc, size)
@@ -165,10 +165,10 @@ def make_crops(images_nhwc: torch.Tensor, drawn: CropDraws, size: int, mode: Int
         own = drawn[chunk]
         made = resample(images_nhwc, chunk % len(images_nhwc), own, size, mode)
         jitter(made, own)
-        change(made, own.grey, grey)
-        change(made, own.sigma > 0, partial(blur, sigma=on(made.device, own.sigma[own.sigma > 0])))
-        change(made, own.solarized, solarize)
-        crops[on(crops.device, chunk)] = made
+        apply_where(made, own.grey, grey)
+        apply_where(made, own.sigma > 0, partial(blur, sigma=to_device(made.device, own.sigma[own.sigma > 0])))
+        apply_where(made, own.solarized, solarize)
+        crops[to_device(crops.device, chunk)] = made
     return crops
 
 

@@ -1,6 +1,6 @@
-"""What a random crop of an image is, decided by drawn numbers: its box, and what is done to its colours.
+"""Parameters of random crops from given random numbers: their boxes and color changes.
 
-Knows no pixels: `training.augmentation.operations` changes them.
+Knows no pixels: `training.augmentation.operations` changes those.
 """
 
 import math
@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 
 NUM_TRIES = 10
-"""As often RandomResizedCrop looks for a box that fits into the image."""
+"""Number of boxes to try before falling back to a central one, as in RandomResizedCrop."""
 
 MIN_RATIO, MAX_RATIO = 3 / 4, 4 / 3
 """Width over height of a crop."""
@@ -34,21 +34,21 @@ AREA_DRAWS, RATIO_DRAWS = slice(0, NUM_TRIES), slice(NUM_TRIES, 2 * NUM_TRIES)
 ) = range(2 * NUM_TRIES, 2 * NUM_TRIES + 13)
 
 DRAWS_PER_CROP = SOLARIZE_DRAW + 1
-"""Which draw of a crop decides what; what a kind of crop does not do leaves its draws unused."""
+"""Random numbers per crop. The constants above index them; operations that a kind of crop omits leave theirs unused."""
 
 JITTER_ORDERS = ((), *permutations(range(4)))
-"""What is done in which order, as places in `JITTERS`; the first is no jitter."""
+"""Orders of color operations, as indices into `JITTERS`; the first means no jitter."""
 
 
 @dataclass(frozen=True)
 class CropKind:
-    """How a crop is drawn; fractions are probabilities."""
+    """Distribution of a crop; `*_fraction` are probabilities."""
 
     size: int
     """Height and width in pixels."""
 
     areas: tuple[float, float]
-    """Smallest and largest share of the image's area."""
+    """Minimum and maximum area as fractions of the image's area."""
 
     jitter_fraction: float = 0.0
     grey_fraction: float = 0.0
@@ -58,21 +58,21 @@ class CropKind:
 
 @dataclass(frozen=True)
 class CropDraws:
-    """What was drawn for M crops: arrays of length M."""
+    """Parameters of M crops: arrays of length M."""
 
     boxes: np.ndarray
     """[M, 4] int64: top, left, height and width in pixels."""
 
     flipped: np.ndarray
     order: np.ndarray
-    """Place in `JITTER_ORDERS`."""
+    """Index into `JITTER_ORDERS`."""
 
     factors: np.ndarray
-    """[M, 4] float32 of brightness, contrast, saturation, and the hue's shift in turns."""
+    """[M, 4] float32: factors of brightness, contrast and saturation, and the hue shift in full turns."""
 
     grey: np.ndarray
     sigma: np.ndarray
-    """Of the blur, in pixels, float32; 0 for none."""
+    """Standard deviation of the blur in pixels, float32; 0 for none."""
 
     solarized: np.ndarray
 
@@ -81,14 +81,14 @@ class CropDraws:
 
 
 def draw_crops(kind: CropKind, draws: np.ndarray, extents: np.ndarray) -> CropDraws:
-    """Return what `[N, DRAWS_PER_CROP]` numbers decide for a crop of each of N images.
+    """Return the parameters of one crop of each of N images, from random numbers `[N, DRAWS_PER_CROP]`.
 
-    `extents` are their heights and widths, int64 [N, 2].
+    `extents` are the images' heights and widths, int64 [N, 2].
     """
     jittered = draws[:, JITTER_DRAW] < kind.jitter_fraction
     order = 1 + (draws[:, ORDER_DRAW] * (len(JITTER_ORDERS) - 1)).astype(np.int64)
     strengths = (0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)
-    factors = [between(span, draws[:, BRIGHTNESS_DRAW + place]) for place, span in enumerate(strengths)]
+    factors = [between(span, draws[:, BRIGHTNESS_DRAW + offset]) for offset, span in enumerate(strengths)]
     blurred = draws[:, BLUR_DRAW] < kind.blur_fraction
     return CropDraws(
         boxes=crop_boxes(kind.areas, draws, extents),
@@ -102,7 +102,7 @@ def draw_crops(kind: CropKind, draws: np.ndarray, extents: np.ndarray) -> CropDr
 
 
 def crop_boxes(areas: tuple[float, float], draws: np.ndarray, extents: np.ndarray) -> np.ndarray:
-    """Return int64 `[N, 4]`, top, left, height and width, as torchvision's RandomResizedCrop draws them.
+    """Return boxes int64 `[N, 4]`, top, left, height and width, distributed as in torchvision's RandomResizedCrop.
 
     `extents` are the images' heights and widths, int64 [N, 2].
     """
@@ -119,7 +119,7 @@ def crop_boxes(areas: tuple[float, float], draws: np.ndarray, extents: np.ndarra
 
 
 def central_boxes(extents: np.ndarray) -> np.ndarray:
-    """Return the largest boxes in the middle whose ratio is allowed, int64 `[N, 4]`: where no drawn one fits."""
+    """Return the largest central boxes with an allowed ratio, int64 `[N, 4]`, the fallback if no drawn box fits."""
     height, width = extents.T
     box_width = np.minimum(width, np.rint(height * MAX_RATIO).astype(np.int64))
     box_height = np.minimum(height, np.rint(width / MIN_RATIO).astype(np.int64))
@@ -127,10 +127,10 @@ def central_boxes(extents: np.ndarray) -> np.ndarray:
 
 
 def between(span: tuple[float, float], draws: np.ndarray) -> np.ndarray:
-    """Return uniform numbers of the span for those of [0, 1)."""
+    """Scale uniform numbers in [0, 1) to the span."""
     return span[0] + (span[1] - span[0]) * draws
 
 
 def concatenated(drawn: list[CropDraws]) -> CropDraws:
-    """Return all, one after another."""
+    """Concatenate the parameters of several crops."""
     return CropDraws(**{name: np.concatenate([getattr(each, name) for each in drawn]) for name in vars(drawn[0])})

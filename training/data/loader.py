@@ -1,7 +1,7 @@
-"""From a Ray dataset shard to Lightning: one iterator for the whole run, and the time spent waiting for it.
+"""Data loader from a Ray dataset shard to Lightning: one iterator for the whole run, and its waiting time.
 
-Every new iteration of a Ray dataset is a new execution that generates all again: an epoch's end must not close it. A
-thread puts what comes into the reservoir, from which steps draw.
+Each iteration over a Ray dataset is a new execution that regenerates everything, so the end of an epoch must not close
+it. One thread adds arriving images to the reservoir, another draws batches from it.
 """
 
 import threading
@@ -24,76 +24,76 @@ from training.data.consumption import Consumption, Ledger, Share
 from training.data.reservoir import Batch, Reservoir
 from training.data.variety import Variety
 
-LOOK_SECONDS = 0.01
-"""How often a thread that may still wait for new images looks whether it still may."""
+POLL_SECONDS = 0.01
+"""Polling interval while waiting for new images is still allowed."""
 
 IMAGES_AT_ONCE = 32
-"""Images that are put into the reservoir, perhaps encoded, while nothing is drawn from it."""
+"""Images added to the reservoir (and encoded, if set) under one lock, during which no batch is drawn."""
 
 
 def shard(name: str) -> DataIterator:
-    """Return this worker's share of a dataset that `fit` was handed."""
+    """Return this worker's shard of a dataset that was passed to `fit`."""
     return cast(DataIterator, ray.train.get_dataset_shard(name))
 
 
 @dataclass(frozen=True)
 class Pace:
-    """When images are put into a reservoir, and drawn."""
+    """When images are added to a reservoir, and drawn from it."""
 
     batch_size: int
     max_waiting_fraction: float = 0.0
-    """Where a reservoir leaves room, training waits for new images up to this share of the time since the first batch,
-    rather than use one beyond its least number of uses.
+    """Fraction of the time since the first batch that training may wait for new images before it uses one beyond its
+    minimum number of uses; only for inexact reuse.
     """
 
     in_order: bool = False
-    """Whether no more images are put than the next batch needs: which one it has then depends on no clock."""
+    """Add only the images that the next batch needs, which makes batches independent of timing."""
 
     num_drawn_before: int = 0
-    """Batches that were drawn before the run was taken up again."""
+    """Batches drawn before the run was resumed."""
 
 
 class EndedTooSoonError(RuntimeError):
-    """Samples or steps came to their end before the run did."""
+    """Samples or steps ended before the run was complete."""
 
 
 class StreamLoader:
-    """Batches from a reservoir, which one thread fills from the stream and another draws from, a batch ahead.
+    """Batches from a reservoir, which one thread fills from the stream; another prefetches one batch from it.
 
-    Epochs take up where the last one stopped.
+    Each epoch continues where the previous one stopped.
     """
 
     def __init__(
         self, shard: DataIterator | None, share: Share, reservoir: Reservoir, pace: Pace, num_images: int | None = None
     ) -> None:
-        """Take this worker's share and what yields it, None for an empty one.
+        """Load this worker's `share` from `shard`, None for an empty share.
 
-        Nothing is generated until the first batch is asked for. `num_images` are in a pass, if the set comes again.
+        Nothing is generated until the first batch is requested. `num_images` is the number per pass of a repeated set.
         """
         self.shard = shard
         self.reservoir = reservoir
         self.pace = pace
         self.ledger = Ledger(share, reservoir.uses.least, reservoir.uses.most)
         self.num_expected = len(share.serials)
-        self.asked_at = 0.0
-        """When the first batch was asked for, in seconds of `time.time()`."""
+        self.requested_at = 0.0
+        """Time of the first batch's request, in seconds of `time.time()`."""
 
         self.first_batch_at: float | None = None
-        """When it came."""
+        """Time when the first batch was ready, in seconds of `time.time()`; None before."""
 
         self.num_taken = 0
-        """Images that have come."""
+        """Images received so far."""
 
         self.variety = Variety(num_images)
-        """Of the batches that were drawn."""
+        """Overlap and classes of the drawn batches."""
 
         self.num_given = 0
-        """Batches that training has got."""
+        """Batches returned to training."""
 
         self.threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._ready: deque[Batch | BaseException] = deque()
-        """The next batch, or what all batches end with."""
+        """The next batch, or the exception that ends the iteration."""
 
         self._waiting = WorkClock()
         self._ended = self.num_expected == 0
@@ -101,23 +101,23 @@ class StreamLoader:
 
     @property
     def reuse(self) -> float:
-        """How often an image that has come was used, in the mean."""
+        """Mean number of uses per received image."""
         return self.num_given * self.pace.batch_size / max(1, self.num_taken)
 
     @property
     def waiting_seconds(self) -> float:
-        """Time spent waiting for batches after the first, a wait that is not over included."""
+        """Time spent waiting for batches after the first, including a wait in progress."""
         return self._waiting.seconds if self.first_batch_at else 0.0
 
     def __iter__(self) -> "StreamLoader":
         return self
 
     def __next__(self) -> Batch:
-        """Return the next batch, in memory that a GPU copies from while it works."""
+        """Return the next batch, in pinned memory if there is a GPU."""
         if not self.threads:
-            self.asked_at = time.time()
+            self.requested_at = time.time()
             works = (self._fill, self._draw_ahead)
-            self.threads = [threading.Thread(target=self._told, args=(work,), daemon=True) for work in works]
+            self.threads = [threading.Thread(target=self._run_thread, args=(work,), daemon=True) for work in works]
             for thread in self.threads:
                 thread.start()
         with self._changed:
@@ -136,23 +136,23 @@ class StreamLoader:
         return batch
 
     def commit(self, serials: np.ndarray) -> None:
-        """Note that an optimisation step has used each of these once."""
+        """Record one use of each serial by a completed optimization step."""
         with self._changed:
             self.ledger.use(serials)
 
     def state(self) -> Consumption:
-        """Return what this worker has used of its share, as far as that is committed."""
+        """Return the committed uses of this worker's share."""
         with self._changed:
             return self.ledger.state()
 
     def close(self) -> None:
-        """End both threads, and with them the stream's execution."""
+        """Stop both threads, and with them the stream's execution."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
-    def _told(self, work: Callable[[], None]) -> None:
-        """Do a thread's work; whatever it ends with comes where batches are asked for."""
+    def _run_thread(self, work: Callable[[], None]) -> None:
+        """Run a thread's work; `__next__` re-raises its exception."""
         try:
             work()
         except BaseException as error:
@@ -161,7 +161,7 @@ class StreamLoader:
                 self._changed.notify_all()
 
     def _draw_ahead(self) -> None:
-        """Have a batch ready before it is asked for."""
+        """Prefetch one batch."""
         num_drawn, batch_size = self.pace.num_drawn_before, self.pace.batch_size
         while not self._closing:
             with self._changed:
@@ -171,7 +171,7 @@ class StreamLoader:
                 if self._ended and not self.reservoir.can_draw(batch_size, is_last=True):
                     raise StopIteration
                 if not self._may_draw():
-                    self._changed.wait(LOOK_SECONDS if self._waiting.is_running else None)
+                    self._changed.wait(POLL_SECONDS if self._waiting.is_running else None)
                     continue
                 batch = self.reservoir.draw(num_drawn, batch_size, self._ended)
                 self.variety.add(batch["serial"].numpy(), batch["label"].numpy())
@@ -180,7 +180,7 @@ class StreamLoader:
                 self._changed.notify_all()
 
     def _may_draw(self) -> bool:
-        """Return whether a batch may be drawn now, or new images should be waited for."""
+        """Return whether to draw a batch now; False means to wait for new images."""
         if not self.reservoir.can_draw(self.pace.batch_size, self._ended):
             return False
         if self._ended or self.reservoir.uses.is_exact or self.first_batch_at is None:
@@ -190,17 +190,17 @@ class StreamLoader:
         return self.waiting_seconds >= self.pace.max_waiting_fraction * (time.time() - self.first_batch_at)
 
     def _fill(self) -> None:
-        """Put all that comes into the reservoir, as it has room."""
+        """Add arriving images to the reservoir while it has room."""
         if self.shard is None:
             return
         for rows in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
-            self._put(cast(PassBatch, rows))
+            self._add(cast(PassBatch, rows))
             if self._closing:
                 return
         if not self._ended:
             raise EndedTooSoonError(f"The stream ended after {self.num_taken} of {self.num_expected} samples.")
 
-    def _put(self, rows: PassBatch) -> None:
+    def _add(self, rows: PassBatch) -> None:
         start, num_images = 0, len(rows["serial"])
         while start < num_images and not self._closing:
             with self._changed:
@@ -218,53 +218,53 @@ class StreamLoader:
             start += room
 
     def _make_room(self, serials: np.ndarray) -> int:
-        """Return how many of these may be put now."""
+        """Return how many of these images may be added now, after evicting others if needed."""
         wanted = len(serials)
         if self.pace.in_order:
             wanted = min(wanted, self._num_lacking(serials))
-        room, gone = self.reservoir.make_room(wanted)
-        self.ledger.drop(gone)
+        room, evicted = self.reservoir.make_room(wanted)
+        self.ledger.drop(evicted)
         return room
 
     def _num_lacking(self, serials: np.ndarray) -> int:
-        """Return how many of these the next batch needs."""
-        lacking = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
+        """Return how many of these images the next batch needs."""
+        missing = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
         num_uses = np.cumsum(self.ledger.uses_left(serials))
-        num_for_uses = int(np.searchsorted(num_uses, lacking)) + 1 if lacking > 0 else 0
-        return max(num_for_uses, self.reservoir.num_lacking)
+        num_for_uses = int(np.searchsorted(num_uses, missing)) + 1 if missing > 0 else 0
+        return max(num_for_uses, self.reservoir.num_missing)
 
 
 def pinned(images: torch.Tensor) -> torch.Tensor:
-    """Return images in memory that a GPU copies from while it works, where there is a GPU."""
+    """Return images in pinned memory, for asynchronous copies, if there is a GPU."""
     return images.pin_memory() if torch.cuda.is_available() else images
 
 
 def padded(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Return square images uint8 [N, H, H, 3] in the corners of black ones, [N, size, size, 3]."""
-    lacking = size - images.shape[1]
-    return functional.pad(images, (0, 0, 0, lacking, 0, lacking)) if lacking else images
+    """Return square images uint8 [N, H, H, 3] padded with black at the bottom and right to [N, size, size, 3]."""
+    missing = size - images.shape[1]
+    return functional.pad(images, (0, 0, 0, missing, 0, missing)) if missing else images
 
 
 class MixedLoader:
-    """Batches of generated images, and with them real ones where there are: a part of each from a loader of its own."""
+    """Batches of generated images, and real ones if configured, each domain from its own loader."""
 
     def __init__(self, loaders: Mapping[str, StreamLoader]) -> None:
         self.loaders = loaders
-        """Of each domain; rows of a batch come in their order."""
+        """Loaders by domain; rows of a batch are in this order."""
 
         self.main = loaders["synthetic"]
-        """That of generated images, which tells how reuse goes, and when the first batch came."""
+        """Loader of generated images, which measures reuse and the first batch's time."""
 
     @property
     def waiting_seconds(self) -> float:
-        """Time spent waiting for batches after the first, a wait that is not over included."""
+        """Time spent waiting for batches after the first, including a wait in progress."""
         return sum(loader.waiting_seconds for loader in self.loaders.values())
 
     def __iter__(self) -> "MixedLoader":
         return self
 
     def __next__(self) -> Batch:
-        """Return the next batch, with the domain of each row: bool `is_real` [B]."""
+        """Return the next batch, with the domain of each row in `is_real`, bool [B]."""
         parts = [
             {**part, "is_real": torch.full((len(part["label"]),), domain == "real")}
             for domain, part in [(domain, next(loader)) for domain, loader in self.loaders.items()]
@@ -277,12 +277,12 @@ class MixedLoader:
         return batch | {"image": pinned(batch["image"])}
 
     def close(self) -> None:
-        """End all threads, and the streams' executions."""
+        """Stop all threads, and the streams' executions."""
         for loader in self.loaders.values():
             loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: `training.run_state` keeps what was used. Tells Lightning that epochs may be taken up."""
+        """Return an empty dict, which makes Lightning resume within epochs; `training.run_state` has the state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -290,10 +290,10 @@ class MixedLoader:
 
 
 class HeldOutLoader:
-    """Reads a small shard once and keeps it: every logical epoch is judged on the same samples."""
+    """Held-out samples, read once and kept in memory, so that each epoch is validated on the same samples."""
 
     def __init__(self, shard: DataIterator, batch_size: int) -> None:
-        """Take this worker's shard; nothing is generated before `start`, or before its first batch is asked for."""
+        """Load this worker's shard. Nothing is generated before `start` or the first batch's request."""
         self.shard = shard
         self.batch_size = batch_size
         self.reader = ThreadPoolExecutor(max_workers=1)
@@ -302,17 +302,17 @@ class HeldOutLoader:
 
     @property
     def waiting_seconds(self) -> float:
-        """Time spent waiting for these samples to be generated, a wait that is not over included."""
+        """Time spent waiting for these samples, including a wait in progress."""
         return self._waiting.seconds
 
     def start(self) -> Future[list[Batch]]:
-        """Begin to read in the background, once: training need not wait at its first epoch's end."""
+        """Start reading in the background, once, to avoid a wait at the end of the first epoch."""
         if self.kept is None:
             self.kept = self.reader.submit(self._read)
         return self.kept
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches, the last perhaps smaller; only the first `next` waits for them, not opening it."""
+        """Yield all batches; the last may be smaller. The first `next` waits for the samples, `iter` does not."""
         with self._waiting:
             batches = self.start().result()
         yield from batches

@@ -1,7 +1,7 @@
-"""Recent images beside the trainer, each used several times and then let go. Knows no stream, no thread and no clock.
+"""Reservoir of recent images, each used several times and then evicted. Knows no stream, no thread and no clock.
 
-How often an image is used is bounded from both sides: with `least == most` every image is used exactly so often, as
-by Reverb's SampleToInsertRatio (arXiv 2102.04736); with room between them it is used until a new one needs its place.
+The number of uses per image is bounded: if `least == most`, each image is used exactly that often, as with Reverb's
+SampleToInsertRatio (arXiv 2102.04736); otherwise it is used until a new image replaces it.
 """
 
 import dataclasses
@@ -22,108 +22,108 @@ PNG = ImageFormat("png", 0)
 
 @dataclass(frozen=True)
 class Uses:
-    """How often an image is used."""
+    """Minimum and maximum number of uses per image."""
 
     least: int
     most: int
 
     @property
     def is_exact(self) -> bool:
-        """Whether each is used equally often."""
+        """Whether every image is used equally often."""
         return self.least == self.most
 
     def needed(self, batch_size: int) -> int:
-        """Return how many uses must be left before a step takes some, while images are still to come.
+        """Return how many uses must be left in the reservoir before a step draws, while images still arrive.
 
-        Whatever comes, the rest can then be used up: an image of which `most` uses are left needs as many further
-        steps, each of different images.
+        This guarantees that the rest can be used up: an image with `most` uses left needs `most` further steps, each
+        with different images.
         """
         return batch_size * (self.most + 1 if self.is_exact and self.most > 1 else 1)
 
 
 class PixelStore:
-    """Images as they are, in one array."""
+    """Uncompressed images in one array."""
 
     def __init__(self, num_bytes: int, image_size: int) -> None:
-        """Take as many places as fit; memory is taken when it is first written to."""
-        self.num_places = num_bytes // (image_size**2 * 3)
-        self.images = torch.empty((self.num_places, image_size, image_size, 3), dtype=torch.uint8)
+        """Create as many slots as fit into `num_bytes`; the OS allocates memory at the first write."""
+        self.num_slots = num_bytes // (image_size**2 * 3)
+        self.images = torch.empty((self.num_slots, image_size, image_size, 3), dtype=torch.uint8)
 
     def room(self, num_images: int) -> int:
-        """Return for how many images there is room beside so many."""
-        return self.num_places - num_images
+        """Return how many more images fit besides `num_images`."""
+        return self.num_slots - num_images
 
-    def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Keep uint8 [N, H, W, 3] in places int64 [N]."""
-        self.images.index_copy_(0, torch.from_numpy(places), torch.tensor(images))
+    def put(self, slots: np.ndarray, images: np.ndarray) -> None:
+        """Store images uint8 [N, H, W, 3] in slots int64 [N]."""
+        self.images.index_copy_(0, torch.from_numpy(slots), torch.tensor(images))
 
-    def get(self, places: np.ndarray) -> torch.Tensor:
-        """Return uint8 [N, H, W, 3]; other threads run meanwhile."""
-        return self.images.index_select(0, torch.from_numpy(places))
+    def get(self, slots: np.ndarray) -> torch.Tensor:
+        """Return the slots' images, uint8 [N, H, W, 3]; releases the GIL."""
+        return self.images.index_select(0, torch.from_numpy(slots))
 
-    def clear(self, places: np.ndarray) -> None:
-        """Do nothing: the next images are written over these."""
+    def clear(self, slots: np.ndarray) -> None:
+        """Do nothing: new images overwrite these."""
 
 
 MIN_FILE_BYTES = 100
-"""No PNG is smaller: bounds the number of places."""
+"""Lower bound of a PNG file's size, which bounds the number of slots."""
 
 MAX_FILE_OVERHEAD_BYTES = 4096
-"""By how much a PNG may exceed its pixels, generously."""
+"""Upper bound of a PNG file's size beyond its raw pixels."""
 
 
 class EncodedStore:
-    """Images as PNG: several times as many in the same memory, each decoded whenever it is used."""
+    """Images as PNG: several times as many in the same memory, decoded at every use."""
 
     def __init__(self, num_bytes: int, image_size: int) -> None:
-        self.num_places = num_bytes // MIN_FILE_BYTES
+        self.num_slots = num_bytes // MIN_FILE_BYTES
         self.room_bytes = num_bytes
         self.most_bytes = image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES
         self.files: dict[int, bytes] = {}
 
     def room(self, num_images: int) -> int:
-        """Return for how many images there is room beside so many, however badly they compress."""
-        return min(self.num_places - num_images, self.room_bytes // self.most_bytes)
+        """Return how many more images fit besides `num_images`, even if they do not compress."""
+        return min(self.num_slots - num_images, self.room_bytes // self.most_bytes)
 
-    def put(self, places: np.ndarray, images: np.ndarray) -> None:
-        """Keep uint8 [N, H, W, 3] in places int64 [N]."""
-        for place, image in zip(places.tolist(), images, strict=True):
-            self.files[place] = PNG.encode(image)
-            self.room_bytes -= len(self.files[place])
+    def put(self, slots: np.ndarray, images: np.ndarray) -> None:
+        """Store images uint8 [N, H, W, 3] in slots int64 [N]."""
+        for slot, image in zip(slots.tolist(), images, strict=True):
+            self.files[slot] = PNG.encode(image)
+            self.room_bytes -= len(self.files[slot])
 
-    def get(self, places: np.ndarray) -> torch.Tensor:
-        """Return uint8 [N, H, W, 3]."""
-        images = [np.asarray(Image.open(io.BytesIO(self.files[place]))) for place in places.tolist()]
+    def get(self, slots: np.ndarray) -> torch.Tensor:
+        """Return the slots' images, uint8 [N, H, W, 3]."""
+        images = [np.asarray(Image.open(io.BytesIO(self.files[slot]))) for slot in slots.tolist()]
         return torch.from_numpy(np.stack(images))
 
-    def clear(self, places: np.ndarray) -> None:
-        """Let images go."""
-        self.room_bytes += sum(len(self.files.pop(place)) for place in places.tolist())
+    def clear(self, slots: np.ndarray) -> None:
+        """Delete the slots' images."""
+        self.room_bytes += sum(len(self.files.pop(slot)) for slot in slots.tolist())
 
 
 ImageStore = PixelStore | EncodedStore
-"""Images in numbered places."""
+"""Image storage with numbered slots."""
 
 
 Batch = dict[str, torch.Tensor]
-"""What a step takes, as columns: `serial`, all different, `label`, and `use`, which one of its image this is, from 0,
-int64 [B]; `image` uint8 [B, H, W, 3]; `extent` int64 [B, 2], height and width of what each image has in its corner.
+"""A batch as columns: `serial`, `label`, and `use`, the image's use number from 0, int64 [B]; `image` uint8
+[B, H, W, 3]; `extent` int64 [B, 2], height and width of each image within its array, from the top left.
 """
 
 MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 16
-"""A reservoir has as many images as so many batches, and so many of each class among all workers' together: while more
-are to come, a sixteenth of a batch comes in the next one too. Measured by `benchmarks.reservoir`.
+"""Default fill of a reservoir: images per batch size, and images per class over all workers. With 16 batches, 1/16 of a
+batch repeats in the next while images arrive. Measured by `benchmarks.reservoir`.
 """
 
 EXPECTED_USES = 8
-"""Assumed uses of each image with `auto`: the fill is at most half of the images that a run then has."""
+"""Assumed uses per image with `auto`, to estimate the run's number of images; the fill is at most half of it."""
 
 
 def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> int:
-    """Return how many images a worker has before it draws, while more are to come; 0 where none is used again.
+    """Return the number of images that a worker's reservoir must hold before it draws, until the stream ends.
 
-    By default never more than half of its share of the run's images (with `auto`: if each is used `EXPECTED_USES`
-    times), or of the `num_images` of a pass, or than there is memory for.
+    0 without reuse. The default is at most half of the worker's share of the run's images (with `auto`, at
+    `EXPECTED_USES` uses per image) or of the `num_images` of a pass, and at most what fits into memory.
     """
     if config.most_uses == 1 or config.reservoir_min_images:
         return config.reservoir_min_images if config.most_uses > 1 else 0
@@ -135,8 +135,8 @@ def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_im
     return min(wanted, its_images // 2, room_for(config, image_size))
 
 
-def told_of_memory(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> str:
-    """Return a line where memory holds fewer images than a default fill has; empty if it does not, or one is given."""
+def reservoir_memory_warning(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> str:
+    """Return a warning if memory limits the default fill; '' if it does not, or if the fill is configured."""
     held, wanted = (
         min_images(dataclasses.replace(config, reservoir_bytes=num_bytes), image_size, num_classes, num_images)
         for num_bytes in (config.reservoir_bytes, 2**62)
@@ -146,13 +146,13 @@ def told_of_memory(config: TrainingConfig, image_size: int, num_classes: int, nu
     image_bytes = config.reservoir_bytes / room_for(config, image_size)
     num_drawn = config.num_generated_per_batch
     return (
-        f"each worker's reservoir has memory for {held:,} images: {min(1, num_drawn / held):.0%} of a batch come in "
-        f"the next one too. training.reservoir_bytes={math.ceil(wanted * image_bytes):_} holds {wanted:,}."
+        f"each worker's reservoir holds {held:,} images, so {min(1, num_drawn / held):.0%} of each batch repeats in "
+        f"the next. Set training.reservoir_bytes={math.ceil(wanted * image_bytes):_} to hold {wanted:,}."
     )
 
 
 def room_for(config: TrainingConfig, image_size: int) -> int:
-    """Return how many images a worker has memory for, however badly they compress."""
+    """Return how many images fit into a worker's reservoir, even if they do not compress."""
     overhead = MAX_FILE_OVERHEAD_BYTES if config.reservoir_format == "png" else 0
     return config.reservoir_bytes // (image_size**2 * 3 + overhead)
 
@@ -160,8 +160,8 @@ def room_for(config: TrainingConfig, image_size: int) -> int:
 def build_reservoir(
     config: TrainingConfig, uses: Uses, batch_size: int, image_size: int, key: tuple[int, int, int], fill: int = 0
 ) -> "Reservoir":
-    """Return an empty reservoir, to have so many images before a step draws `batch_size` of them."""
-    if uses.most == 1:  # nothing is used again: what has to wait waits in the stream
+    """Return an empty reservoir that must hold `fill` images before a step draws `batch_size` of them."""
+    if uses.most == 1:  # no reuse: the stream does the buffering
         store = PixelStore(2 * batch_size * image_size**2 * 3, image_size)
     elif config.reservoir_format == "pixels":
         store = PixelStore(config.reservoir_bytes, image_size)
@@ -171,86 +171,86 @@ def build_reservoir(
 
 
 def check_reservoir(config: TrainingConfig, image_size: int) -> None:
-    """Raise ValueError if a worker's memory for images cannot hold those that must be there, however often used."""
+    """Raise ValueError if a worker's reservoir cannot hold the images that it needs."""
     uses = Uses(config.least_uses, config.most_uses)
     least = uses.needed(config.batch_size_per_worker) if uses.is_exact else 2 * config.batch_size_per_worker
     least_bytes = least * (image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES)
     if config.most_uses > 1 and config.reservoir_bytes < least_bytes:
         raise ValueError(
-            f"training.reservoir_bytes is {config.reservoir_bytes}, and {least} images have to fit, as batches are of "
-            f"{config.batch_size_per_worker} and training.reuse is {config.reuse}. Give {least_bytes} or more."
+            f"training.reservoir_bytes is {config.reservoir_bytes}, but must hold {least} images for worker batches of "
+            f"{config.batch_size_per_worker} and training.reuse {config.reuse}. Use {least_bytes} or more."
         )
     if config.most_uses > 1 and config.reservoir_min_images > room_for(config, image_size):
         raise ValueError(
-            f"training.reservoir_min_images is {config.reservoir_min_images}, and training.reservoir_bytes "
-            f"{config.reservoir_bytes} holds {room_for(config, image_size)}. Give fewer, or more memory."
+            f"training.reservoir_min_images is {config.reservoir_min_images}, but training.reservoir_bytes "
+            f"{config.reservoir_bytes} holds {room_for(config, image_size)}. Lower the first or raise the second."
         )
 
 
 class Reservoir:
-    """Images with the uses that each has left; at most one thread may be in it."""
+    """Images with their remaining uses. Not thread-safe."""
 
     def __init__(self, store: ImageStore, uses: Uses, key: tuple[int, int, int], min_images: int = 0) -> None:
-        """Take where images are kept, how often they are used, and by what steps draw.
+        """Create an empty reservoir.
 
-        `key` is a seed, a worker's rank and a domain's number. Before a step draws there are to be `min_images`, while
-        more are to come.
+        `key` seeds the draws: seed, worker rank and domain number. While images still arrive, no step draws from fewer
+        than `min_images`.
         """
         self.store = store
         self.uses = uses
         self.key = key
         self.min_images = min_images
         self.free: list[int] = []
-        """Places that had an image."""
+        """Slots whose image was evicted."""
 
-        self.num_begun_places = 0
-        """All places from here on have had none."""
+        self.num_used_slots = 0
+        """Slots used so far; all from this number on are new."""
 
         self.order = np.zeros(0, np.int64)
-        """Places in use, in the order in which their images came."""
+        """Slots in use, in order of their images' arrival."""
 
-        self.serials, self.labels = (np.zeros(store.num_places, np.int64) for _ in range(2))
-        self.extents = np.zeros((store.num_places, 2), np.int64)
-        self.left = np.zeros(store.num_places, np.int32)
-        """How often each place's image may still be used."""
+        self.serials, self.labels = (np.zeros(store.num_slots, np.int64) for _ in range(2))
+        self.extents = np.zeros((store.num_slots, 2), np.int64)
+        self.left = np.zeros(store.num_slots, np.int32)
+        """Remaining uses of each slot's image."""
 
         self.num_uses_left = 0
-        """How often its images may be used, all together."""
+        """Remaining uses of all images together."""
 
     def __len__(self) -> int:
         return len(self.order)
 
     @property
     def num_uses_owed(self) -> int:
-        """How often its images are still to be used, at the least."""
+        """Uses still needed to bring all images to their minimum."""
         owed = self.left[self.order] - (self.uses.most - self.uses.least)
         return int(np.maximum(owed, 0).sum())
 
     def can_draw(self, size: int, is_last: bool) -> bool:
-        """Return whether a step may take so many: the images are there, and the rest can be used up later."""
+        """Return whether `size` images can be drawn while every image can still reach its number of uses."""
         if is_last:
             return self.num_uses_left >= size
-        return len(self) >= size and self.num_uses_left >= self.uses.needed(size) and not self.num_lacking
+        return len(self) >= size and self.num_uses_left >= self.uses.needed(size) and not self.num_missing
 
     @property
-    def num_lacking(self) -> int:
-        """How many more images it is to have before a step draws; none if there is room for no more."""
+    def num_missing(self) -> int:
+        """Images missing to `min_images`, as far as there is room for them."""
         return max(0, min(self.min_images - len(self), self.store.room(len(self))))
 
     def make_room(self, wanted: int) -> tuple[int, np.ndarray]:
-        """Return for how many more images there is room, up to `wanted`, and the serials of those that went for it.
+        """Make room for up to `wanted` images; return how many fit and which serials were evicted.
 
-        Who was used most goes first, the oldest of these, and nobody before its least number of uses.
+        Evicts the most used images first, among these the oldest, and none before its minimum number of uses.
         """
-        lacking = wanted - self.store.room(len(self))
-        gone = np.zeros(0, np.int64)
-        if lacking > 0 and not self.uses.is_exact:
+        num_missing = wanted - self.store.room(len(self))
+        evicted = np.zeros(0, np.int64)
+        if num_missing > 0 and not self.uses.is_exact:
             left = self.left[self.order]
-            may_go = np.flatnonzero(left <= self.uses.most - self.uses.least)
-            chosen = may_go[np.argsort(left[may_go], kind="stable")[:lacking]]
-            gone = self.serials[self.order[chosen]]
-            self._let_go(chosen)
-        return min(wanted, self.store.room(len(self))), gone
+            evictable = np.flatnonzero(left <= self.uses.most - self.uses.least)
+            chosen = evictable[np.argsort(left[evictable], kind="stable")[:num_missing]]
+            evicted = self.serials[self.order[chosen]]
+            self._evict(chosen)
+        return min(wanted, self.store.room(len(self))), evicted
 
     def add(
         self,
@@ -260,53 +260,53 @@ class Reservoir:
         uses_left: np.ndarray,
         extents: np.ndarray | None = None,
     ) -> None:
-        """Take `N` images, for which there is room: int64 [N], int64 [N], uint8 [N, H, W, 3], int32 [N].
+        """Add `N` images, for which there must be room: int64 [N], int64 [N], uint8 [N, H, W, 3], int32 [N].
 
-        Extents are int64 [N, 2], of images that do not fill their array.
+        `extents`, int64 [N, 2], are needed for images that do not fill their array.
         """
-        places = np.array([self._free_place() for _ in serials], dtype=np.int64)
-        self.store.put(places, images)
-        self.serials[places], self.labels[places], self.left[places] = serials, labels, uses_left
-        self.extents[places] = images.shape[1:3] if extents is None else extents
-        self.order = np.concatenate([self.order, places])
+        slots = np.array([self._free_slot() for _ in serials], dtype=np.int64)
+        self.store.put(slots, images)
+        self.serials[slots], self.labels[slots], self.left[slots] = serials, labels, uses_left
+        self.extents[slots] = images.shape[1:3] if extents is None else extents
+        self.order = np.concatenate([self.order, slots])
         self.num_uses_left += int(uses_left.sum())
 
-    def _free_place(self) -> int:
+    def _free_slot(self) -> int:
         if self.free:
             return self.free.pop()
-        self.num_begun_places += 1
-        return self.num_begun_places - 1
+        self.num_used_slots += 1
+        return self.num_used_slots - 1
 
     def draw(self, step: int, size: int, is_last: bool) -> Batch:
-        """Return `size` different images, drawn uniformly by a function of the step, and count a use of each.
+        """Return `size` different images, drawn uniformly as a function of the step, and count one use of each.
 
-        Where no more will come (`is_last`), those that every batch from here on needs are taken first, so that at the
-        end nothing is left over. Where a run goes on with fewer steps left than an image has uses, it comes twice.
+        After the last arrival (`is_last`), images that every remaining batch needs are drawn first, so that all get
+        used up. If a resumed run has fewer steps left than an image has uses, the image appears twice in a batch.
         """
         chosen = self._choose(step, size, is_last)
-        places = self.order[chosen]
+        slots = self.order[chosen]
         again = np.arange(size) - np.searchsorted(chosen, chosen)
         columns = {
-            "serial": self.serials[places],
-            "label": self.labels[places],
-            "use": (self.uses.most - self.left[places] + again).astype(np.int64),
-            "extent": self.extents[places],
+            "serial": self.serials[slots],
+            "label": self.labels[slots],
+            "use": (self.uses.most - self.left[slots] + again).astype(np.int64),
+            "extent": self.extents[slots],
         }
         batch = {name: torch.from_numpy(column) for name, column in columns.items()}
-        batch["image"] = self.store.get(places)
-        np.subtract.at(self.left, places, 1)
+        batch["image"] = self.store.get(slots)
+        np.subtract.at(self.left, slots, 1)
         self.num_uses_left -= size
-        self._let_go(np.unique(chosen[self.left[places] == 0]))
+        self._evict(np.unique(chosen[self.left[slots] == 0]))
         return batch
 
     def _choose(self, step: int, size: int, is_last: bool) -> np.ndarray:
-        """Return which of `order` are taken, ascending."""
+        """Return the drawn positions in `order`, ascending."""
         random = stream(Purpose.RESERVOIR, self.key[0], step, *self.key[1:])
         left = self.left[self.order]
         if not is_last:
             return np.sort(random.choice(len(left), size, replace=False, shuffle=False))
         num_draws = left.sum() // size
-        if len(left) < size or (left > num_draws).any():  # another number of workers or parts has left no other way
+        if len(left) < size or (left > num_draws).any():  # after a change of workers or parts
             return np.sort(random.choice(np.repeat(np.arange(len(left)), left), size, replace=False))
         is_needed = left >= num_draws
         needed, others = np.flatnonzero(is_needed), np.flatnonzero(~is_needed)
@@ -314,9 +314,9 @@ class Reservoir:
             return np.sort(random.choice(needed, size, replace=False))
         return np.sort(np.concatenate([needed, random.choice(others, size - len(needed), replace=False)]))
 
-    def _let_go(self, chosen: np.ndarray) -> None:
-        places = self.order[chosen]
-        self.store.clear(places)
-        self.num_uses_left -= int(self.left[places].sum())
-        self.free += places.tolist()
+    def _evict(self, chosen: np.ndarray) -> None:
+        slots = self.order[chosen]
+        self.store.clear(slots)
+        self.num_uses_left -= int(self.left[slots].sum())
+        self.free += slots.tolist()
         self.order = np.delete(self.order, chosen)

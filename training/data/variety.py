@@ -1,4 +1,4 @@
-"""How alike successive batches are: what a uniform draw from few images costs. Knows numbers, and no images."""
+"""Overlap of successive batches, the cost of uniform draws from few images. Knows numbers, but no images."""
 
 from collections import deque
 
@@ -7,23 +7,23 @@ import numpy as np
 from generation.sample import NO_LABEL
 
 WINDOW_BATCHES = 8
-"""Batches over which overlap and classes are counted."""
+"""Number of latest batches over which overlap and classes are computed."""
 
 
 class Variety:
-    """Overlap of neighbouring batches of one worker, and how many classes they have."""
+    """Overlap of successive batches of one worker, and their number of classes."""
 
     def __init__(self, num_images: int | None = None) -> None:
-        """Begin without batches, of images that come again after so many serials, if they do."""
+        """Start without batches. Serials repeat the same images every `num_images`; None if they never do."""
         self.num_images = num_images
         self.overlap = 0.0
-        """Share of a batch whose images were in the one before too, 0..1, in the mean of the last `WINDOW_BATCHES`."""
+        """Fraction of a batch that was also in the previous one, 0..1: mean of the last `WINDOW_BATCHES`."""
 
         self.mean_overlap = 0.0
-        """The same of all batches so far."""
+        """`overlap` averaged over all batches so far."""
 
         self.num_classes = 0
-        """Classes in the last `WINDOW_BATCHES` batches."""
+        """Number of classes in the last `WINDOW_BATCHES` batches."""
 
         self._num_pairs = 0
         self._overlaps: deque[float] = deque(maxlen=WINDOW_BATCHES)
@@ -31,7 +31,7 @@ class Variety:
         self._last: np.ndarray | None = None
 
     def add(self, serials: np.ndarray, labels: np.ndarray) -> None:
-        """Count a batch: int64 [B], int64 [B]."""
+        """Add a batch: serials int64 [B], labels int64 [B]."""
         indices = serials if self.num_images is None else serials % self.num_images
         if self._last is not None:
             overlap = float(np.isin(indices, self._last).mean())

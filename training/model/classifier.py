@@ -1,4 +1,4 @@
-"""The classifier and how it learns. Knows batches, not where they come from."""
+"""The classifier and its optimization. Knows batches, but not their source."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from generation.random_streams import draws
 from generation.sample import NO_LABEL
 from training.augmentation.augmentation import Normalize, build_augmentation
-from training.augmentation.operations import central, to_float
+from training.augmentation.operations import center_crop, to_float
 from training.config import TrainingConfig
 from training.model.batch_norm import synchronized
 from training.model.domains import split_by_domain
@@ -25,7 +25,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Classifier(lightning.LightningModule):
-    """Cross-entropy on augmented images; batches are `SampleBatch` as tensors."""
+    """Classifier trained by cross-entropy on augmented images; batches are `SampleBatch` as tensors."""
 
     def __init__(self, config: TrainingConfig, num_classes: int, image_size: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Classifier(lightning.LightningModule):
         self.normalize = Normalize()
         self.loss = torch.nn.CrossEntropyLoss(ignore_index=NO_LABEL, reduction="sum")
         self.held_out_is_real = False
-        """Whether the samples that training is judged by are real: which statistics of `self.domains` they have."""
+        """Whether validation samples are real, which selects their statistics in `self.domains`."""
 
         self.held_out_top1 = MulticlassAccuracy(num_classes, average="micro", ignore_index=NO_LABEL)
         self.held_out_loss = MeanMetric()
@@ -48,18 +48,18 @@ class Classifier(lightning.LightningModule):
         return self._logits(to_float(images_nhwc))
 
     def features_and_logits(self, images_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the last layer is given, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
+        """Return the last layer's input, float [N, D], and logits, for uint8 images [N, H, W, 3]."""
         return features_and_logits(self.network, self.num_classes, self._input(to_float(images_nhwc)))
 
     def _logits(self, images: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1, by the statistics of their domains, bool [N].
+        """Return logits [N, num_classes] for float [N, 3, H, W] in 0..1.
 
-        Those are of real images where none are given.
+        `is_real`, bool [N], selects each row's batch statistics; None uses those of real images.
         """
         inputs = self._input(images)
         if self.domains is None or is_real is None:
             return self.network(inputs)
-        return self.domains.apart(self.network, inputs, is_real)
+        return self.domains.forward(self.network, inputs, is_real)
 
     def _input(self, images: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
@@ -68,54 +68,54 @@ class Classifier(lightning.LightningModule):
     def transfer_batch_to_device(
         self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
     ) -> dict[str, torch.Tensor]:
-        """Move what the network needs; what augmentation is drawn by stays on the CPU, where it is worked out."""
+        """Move images and labels; the inputs of augmentation draws stay on the CPU, which computes the draws."""
         moved = {name: batch[name].to(device, non_blocking=True) for name in ("image", "label")}
         return batch | moved
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Return the mean cross-entropy over all crops; NonFiniteLossError names the step and the samples."""
+        """Return the mean cross-entropy over all crops. NonFiniteLossError names the step and the samples."""
         crops = self.augment(batch["image"], self._draws(batch), batch["extent"].numpy())
         logits = [self._logits(each, batch["is_real"].repeat(len(each) // len(batch["label"]))) for each in crops]
         loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['serial'].tolist()}. Lower "
-                "training.base_learning_rate, or look at these samples."
+                "training.base_learning_rate, or inspect these samples."
             )
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/top1", top1_of(logits[0].detach(), batch["label"]), sync_dist=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the step's learning rate, and the length of the gradient over all weights."""
+        """Log the step's learning rate, and the gradient norm over all weights."""
         gradients = [each.grad for each in self.network.parameters() if each.grad is not None]
         self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def _draws(self, batch: dict[str, torch.Tensor]) -> np.ndarray:
-        """Return what augmentation goes by, float64 [N, num_draws]: of each use of a sample its own."""
+        """Return the random numbers of augmentation, float64 [N, num_draws], different for each use of a sample."""
         serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss of k crops of N images, times k; 0 for a sample left out."""
+        """Return the mean loss of k crops of N images, times k; excluded samples count as 0."""
         num_crops = len(logits) // len(labels)
         return self.loss(logits, labels.repeat(num_crops)) / len(labels)
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Count hits and losses on held-out samples: whole images, or their centre where crops are of another size."""
+        """Update accuracy and loss on held-out samples: whole images, or center crops if the crop size differs."""
         images, size = to_float(batch["image"]), self.config.crop_size
         if size and size != self.image_size:
-            images = central(images, size)
+            images = center_crop(images, size)
         logits = self._logits(images, torch.full((len(images),), self.held_out_is_real))
         self.held_out_top1.update(logits, batch["label"])
         self.log("held_out/top1", self.held_out_top1)
-        num_judged = int((batch["label"] != NO_LABEL).sum())
-        self.held_out_loss.update(self.loss(logits, batch["label"]) / max(1, num_judged), num_judged)
+        num_labeled = int((batch["label"] != NO_LABEL).sum())
+        self.held_out_loss.update(self.loss(logits, batch["label"]) / max(1, num_labeled), num_labeled)
         self.log("held_out/loss", self.held_out_loss)
 
     def configure_optimizers(self) -> Any:
-        """Return SGD and its schedule by images seen."""
+        """Return SGD with a learning rate schedule by images seen."""
         config = self.config
         groups = parameter_groups(self.network, config.weight_decay)
         optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum)
@@ -125,7 +125,7 @@ class Classifier(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write what rebuilds the classifier, beside its weights."""
+        """Add the settings that rebuild the classifier."""
         checkpoint["classifier"] = {
             "config": dataclasses.asdict(self.config),
             "num_classes": self.num_classes,
@@ -134,16 +134,16 @@ class Classifier(lightning.LightningModule):
 
 
 def top1_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the share of rows whose label is the likeliest class, for the first crop of each image, 0..1.
+    """Return the top-1 accuracy of the first crop of each image, 0..1.
 
-    `logits` are [k * N, num_classes], crop by crop, `labels` [N]; samples left out do not count.
+    `logits` are [k * N, num_classes], crop by crop, `labels` [N]; excluded samples (`NO_LABEL`) do not count.
     """
     hits = (logits[: len(labels)].argmax(dim=1) == labels).sum()
     return hits / (labels != NO_LABEL).sum().clamp(min=1)
 
 
 def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
-    """Apply what only training needs: shared batch statistics, memory layout, compilation. Weights keep their names."""
+    """Prepare for training: synchronized batch statistics, memory format, compilation. Weights keep their names."""
     if config.num_workers > 1:
         classifier.network = synchronized(classifier.network, on_gpu=config.gpus_per_worker > 0)
     if config.channels_last:
@@ -153,7 +153,7 @@ def prepare_network(classifier: Classifier, config: TrainingConfig) -> None:
 
 
 def load_classifier(checkpoint: dict[str, Any]) -> Classifier:
-    """Return the classifier of a checkpoint that `torch.load` has read, in evaluation mode."""
+    """Return the classifier of a loaded checkpoint, in evaluation mode."""
     saved = checkpoint["classifier"]
     try:
         config = TrainingConfig(**saved["config"])

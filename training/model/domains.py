@@ -1,7 +1,7 @@
-"""Batch normalisation that keeps the statistics of real and of synthetic images apart.
+"""Batch normalization with separate statistics for real and synthetic images.
 
-AdvProp's auxiliary batch normalisation (arXiv 1911.09665), but with weight and bias in common: only means and variances
-are apart. It knows no labels, no crops and no other workers.
+AdvProp's auxiliary batch normalization (arXiv 1911.09665), but with shared weight and bias: only means and variances
+are separate. Knows no labels, no crops and no other workers.
 """
 
 import copy
@@ -13,16 +13,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Domains:
-    """How many rows of the batch that passes through a network are real: all its layers look here."""
+    """Number of real and synthetic rows in the current batch, shared by all layers of a network."""
 
     def __init__(self) -> None:
         self.counts: list[int] | None = None
-        """Real rows, which come first, and synthetic ones; None where everything is taken as real."""
+        """Number of real rows, which come first, and of synthetic rows; None treats all rows as real."""
 
-    def apart(
+    def forward(
         self, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, is_real: torch.Tensor
     ) -> torch.Tensor:
-        """Return the network's output [N, ...] for x [N, ...], of which `is_real`, bool [N], tells the domains."""
+        """Return the network's output [N, ...] for x [N, ...], with the domain of each row in `is_real`, bool [N]."""
         order = torch.argsort((~is_real).byte(), stable=True)
         num_real = int(is_real.sum())
         self.counts = [num_real, len(is_real) - num_real]
@@ -33,45 +33,45 @@ class Domains:
 
 
 class DomainNorm(torch.nn.Module):
-    """A batch normalisation for real rows and its copy for synthetic ones, with all parameters in common."""
+    """A batch normalization for real rows and its copy for synthetic rows, with shared parameters."""
 
     def __init__(self, norm: _BatchNorm, domains: Domains) -> None:
-        """Take the layer for real rows, and copy all of it but its parameters."""
+        """Use `norm` for real rows, and copy all of it except its parameters for synthetic rows."""
         super().__init__()
         self.domains = domains
         self.real = norm
         self.synthetic = copy.deepcopy(norm, {id(parameter): parameter for parameter in norm.parameters()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x [N, C, ...], each domain normalised on its own; one that the batch lacks keeps its statistics."""
+        """Return x [N, C, ...], normalized per domain; a domain without rows keeps its statistics."""
         counts = self.domains.counts
         if counts is None:
             return self.real(x)
         if len(x) != sum(counts):
             raise ValueError(
-                f"A layer normalises {len(x)} rows of a batch of {sum(counts)}: an architecture that normalises "
-                "patches as rows cannot keep domains apart. Take another, or leave training.separate_batch_norm out."
+                f"A batch normalization got {len(x)} rows for a batch of {sum(counts)}: training.separate_batch_norm "
+                "cannot be used if an architecture normalizes patches as rows. Use another one, or turn it off."
             )
         of_domains = zip((self.real, self.synthetic), x.split(counts), strict=True)
         return torch.cat([norm(rows) for norm, rows in of_domains if len(rows)])
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the layer itself lacks from its real part, such as `num_features` or timm's `act`."""
+        """Fall back to attributes of the layer for real rows, such as `num_features` or timm's `act`."""
         modules = self.__dict__.get("_modules", {})
         return super().__getattr__(name) if name in modules or "real" not in modules else getattr(modules["real"], name)
 
 
 def split_by_domain(network: torch.nn.Module) -> Domains:
-    """Replace each batch normalisation in place, before weights are loaded, and return what tells all the domains."""
+    """Replace each batch normalization in place, before weights are loaded; return the shared `Domains`."""
     modules = network.named_modules(remove_duplicate=False)
-    norms = [(place, module) for place, module in modules if isinstance(module, _BatchNorm)]
+    norms = [(path, module) for path, module in modules if isinstance(module, _BatchNorm)]
     if not norms:
         raise ValueError(
-            "training.architecture has no batch normalisation, so real and synthetic images have no statistics to keep "
-            "apart. Take an architecture that has, such as resnet50, or leave training.separate_batch_norm out."
+            "training.architecture has no batch normalization, so training.separate_batch_norm has no effect. Use an "
+            "architecture that has it, such as resnet50, or turn training.separate_batch_norm off."
         )
     domains = Domains()
     layers = {norm: DomainNorm(norm, domains) for _, norm in norms}
-    for place, norm in norms:
-        network.set_submodule(place, layers[norm])
+    for path, norm in norms:
+        network.set_submodule(path, layers[norm])
     return domains

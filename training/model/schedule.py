@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the images seen, so that neither batch size nor workers change its course."""
+"""Learning rate schedule as a pure function of the images seen, independent of batch size and workers."""
 
 import math
 
@@ -6,7 +6,7 @@ from training.config import TrainingConfig
 
 
 def learning_rate(num_seen: int, config: TrainingConfig) -> float:
-    """Return the rate of a step after which so many images are seen: linear warm-up, then a cosine to the final one."""
+    """Return the learning rate after `num_seen` images: linear warm-up, then cosine decay to the final rate."""
     peak, final = config.peak_learning_rate, config.final_learning_rate
     seen_fraction = min(1.0, num_seen / config.num_trained)
     if seen_fraction < config.warmup_fraction:

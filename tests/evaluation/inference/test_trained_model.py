@@ -11,7 +11,7 @@ from evaluation.images.decoding import Crop
 from evaluation.inference.trained_model import model_of
 from generation.indices import IndexSet
 from generation.recipes.recipe import Recipe
-from training.checkpoint import check_goes_on
+from training.checkpoint import check_resumable
 from training.config import TrainingConfig
 from training.data.consumption import Consumption
 from training.job import SET_SIZE, TrainingSamples, sets_of
@@ -59,16 +59,16 @@ def test_default_crop_has_the_training_size(painted: Recipe):
 def test_run_on_real_images_does_not_resume_with_other_data(painted: Recipe):
     sets = sets_of(1000, names_hash=7, real=None)
     checkpoint = checkpoint_of(painted, [range(640)], sets)
-    check_goes_on(checkpoint, painted, CONFIG, sets)
+    check_resumable(checkpoint, painted, CONFIG, sets)
     for other in (sets_of(1000, names_hash=8, real=None), sets_of(1000, names_hash=0, real=None)):
         with pytest.raises(ValueError, match="hash of their names was 7, is"):
-            check_goes_on(checkpoint, painted, CONFIG, other)
+            check_resumable(checkpoint, painted, CONFIG, other)
     generated = checkpoint_of(painted, [range(640)], sets_of(1000, 0, None))
     with pytest.raises(ValueError, match="hash of their names was None, is 7"):
-        check_goes_on(generated, painted, CONFIG, sets)
+        check_resumable(generated, painted, CONFIG, sets)
     mixed = sets_of(1000, 0, TrainingSamples(50, open=lambda _: None, kind="real", names_hash=9))
     with pytest.raises(ValueError, match="real images was None, is 50"):
-        check_goes_on(generated, painted, CONFIG, mixed)
+        check_resumable(generated, painted, CONFIG, mixed)
 
 
 @pytest.mark.parametrize("other", [{"reservoir_min_images": 1}, {"reservoir_bytes": 10**8}, {"num_workers": 2}])
@@ -81,12 +81,12 @@ def test_random_settings_may_change_unless_deterministic(other: dict, painted: R
         changed = dataclasses.replace(config, **other)
         if is_deterministic:
             with pytest.raises(ValueError, match=f"training.{next(iter(other))} was"):
-                check_goes_on(checkpoint, painted, changed, sets)
+                check_resumable(checkpoint, painted, changed, sets)
         else:
-            check_goes_on(checkpoint, painted, changed, sets)
+            check_resumable(checkpoint, painted, changed, sets)
 
 
 def test_run_resumes_without_a_damaged_image(painted: Recipe):
     sets = sets_of(1000, names_hash=7, real=None)
     checkpoint = checkpoint_of(painted, [range(640)], sets)
-    check_goes_on(checkpoint, painted, dataclasses.replace(CONFIG, allow_unreadable=1), sets)
+    check_resumable(checkpoint, painted, dataclasses.replace(CONFIG, allow_unreadable=1), sets)

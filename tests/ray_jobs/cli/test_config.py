@@ -72,12 +72,12 @@ def test_an_override_wins_over_the_file():
         ("recipe.guidance_scale=nan", r"guidance_scale is nan"),
         ("training.base_learning_rate=nan", r"base_learning_rate is nan"),
         ("training.seed=-1", r"training\.seed is -1"),
-        ("generation.gpus_per_actor=1.5", r"generation\.gpus_per_actor is 1\.5; use a whole number, or a fraction"),
-        ("training.gpus_per_worker=2.5", r"training\.gpus_per_worker is 2\.5; use a whole number, or a fraction"),
-        ("evaluation.gpus_per_actor=1.1", r"evaluation\.gpus_per_actor is 1\.1; use a whole number, or a fraction"),
-        ("training.cpus_per_worker=0", r"gpus_per_worker and cpus_per_worker are 0; Ray keeps no room"),
+        ("generation.gpus_per_actor=1.5", r"generation\.gpus_per_actor is 1\.5; give a whole number, or a share"),
+        ("training.gpus_per_worker=2.5", r"training\.gpus_per_worker is 2\.5; give a whole number, or a share"),
+        ("evaluation.gpus_per_actor=1.1", r"evaluation\.gpus_per_actor is 1\.1; give a whole number, or a share"),
+        ("training.cpus_per_worker=0", r"gpus_per_worker and cpus_per_worker are 0, so Ray reserves nothing"),
         ("generation.label_selector=generator", r"generation\.label_selector is generator; give a mapping"),
-        ("training.global_batch_size=1", r"batch normalisation needs two"),
+        ("training.global_batch_size=1", r"batch normalization needs 2"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line_with_the_remedy(argument: str, message: str):

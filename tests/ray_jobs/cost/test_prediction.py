@@ -193,13 +193,13 @@ PROGRESS = TrainingProgress(
     num_trained=1024,
     num_trained_before=0,
     epoch=4,
-    asked_at=1018.0,
+    requested_at=1018.0,
     first_batch_at=1024.0,
     training_seconds=80.0,
     waiting_seconds=71.0,
     pool_waiting_seconds=71.0,
     held_out_waiting_seconds=0.0,
-    judging_seconds=1.0,
+    validation_seconds=1.0,
     num_delivered=1024,
     reuse=1.0,
     loss=0.5,
@@ -235,13 +235,13 @@ def test_startup_time_is_unknown_after_a_lost_worker():
 
 def test_startup_time_excludes_filling_reservoirs():
     counts = WorkCounts(num_images_made=320, working_seconds=40.0)
-    config, went = with_training(reuse=4), dataclasses.replace(PROGRESS, asked_at=1015.0)
+    config, went = with_training(reuse=4), dataclasses.replace(PROGRESS, requested_at=1015.0)
     rates = measured_rates(config, counts, went, started_at=1000.0, ended_at=1109.0)
     assert rates.start_seconds == 24 - 128 / 16
     four = dataclasses.replace(CONFIG.generation, max_actors=4)
     like = predict(dataclasses.replace(config, generation=four, rates=rates))
     assert like.time_to_first_batch_seconds == 16 + 128 / 32
-    near_its_end = dataclasses.replace(went, asked_at=1022.0)  # few images were missing
+    near_its_end = dataclasses.replace(went, requested_at=1022.0)  # few images were missing
     rates = measured_rates(config, counts, near_its_end, started_at=1000.0, ended_at=1109.0)
     assert rates.start_seconds == 22
 

@@ -116,7 +116,7 @@ def test_prediction_errors_are_one_line(capsys, tmp_path: Path):
 def test_invalid_run_is_not_rehearsed(monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=3))
     message = error_line(plan, capsys, DIGITS, "--cost", "data.tee=kept", "data.replays=2")
-    assert "data.replays is 2, but the 16384 samples" in message
+    assert "data.replays is 2, but the run's 16384 samples" in message
 
 
 def test_rehearsal_has_no_more_steps_than_the_run():

@@ -20,13 +20,17 @@ def growing(max_actors: int) -> JobConfig:
 
 
 def interval(
-    waiting_seconds: float, working_seconds: float, num_actors: int = 4, judging_seconds: float = 0
+    waiting_seconds: float, working_seconds: float, num_actors: int = 4, validation_seconds: float = 0
 ) -> Interval:
     """100 s of learning and waiting, followed by validation."""
     before = looked(100.0, num_actors, worked(0.0), epoch=0)
-    until = 200.0 + judging_seconds
+    until = 200.0 + validation_seconds
     now = looked(
-        until, num_actors, worked(working_seconds), waiting_seconds=waiting_seconds, judging_seconds=judging_seconds
+        until,
+        num_actors,
+        worked(working_seconds),
+        waiting_seconds=waiting_seconds,
+        validation_seconds=validation_seconds,
     )
     return Interval(before, now)
 
@@ -111,9 +115,9 @@ def test_idle_pool_is_advised_to_shrink_to_one():
 
 
 def test_validation_time_is_excluded_from_advice():
-    assert advise(interval(41, 400, judging_seconds=100), FIXED) == advise(interval(41, 400), FIXED)
-    assert advise(interval(2, 360, judging_seconds=900), FIXED).endswith("balanced")
-    assert advise(interval(41, 700, judging_seconds=100), FIXED) == advise(
+    assert advise(interval(41, 400, validation_seconds=100), FIXED) == advise(interval(41, 400), FIXED)
+    assert advise(interval(2, 360, validation_seconds=900), FIXED).endswith("balanced")
+    assert advise(interval(41, 700, validation_seconds=100), FIXED) == advise(
         interval(41, 400), FIXED
     )  # 4 is the limit, not 7
 

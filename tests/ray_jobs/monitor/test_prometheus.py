@@ -30,7 +30,7 @@ def test_known_metrics_are_exported():
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
     drawn = {"num_in_reservoir": 96, "batch_overlap": 0.25, "num_window_classes": 9}
     now = looked(
-        130.0, 4, pool, **training, **drawn, waiting_seconds=9.0, held_out_waiting_seconds=3.0, judging_seconds=7.0
+        130.0, 4, pool, **training, **drawn, waiting_seconds=9.0, held_out_waiting_seconds=3.0, validation_seconds=7.0
     )
     assert values(before, now) == {
         "figment_images_generated": 400,

@@ -22,7 +22,7 @@ from tests.support.commands import error_line
 from tests.support.settings import PAINTED
 from training.checkpoint import checkpoint_name
 from training.config import TrainingConfig
-from training.data.consumption import NOT_BEGUN
+from training.data.consumption import EMPTY_CONSUMPTION
 from training.job import SET_SIZE
 
 CONFIG = TrainingConfig(num_images=640, num_epochs=1, global_batch_size=64, gpus_per_worker=0)
@@ -38,7 +38,7 @@ def keep(path: Path, recipe: Recipe, step: int) -> None:
     content = {
         "classifier": {"config": vars(CONFIG), "num_classes": 10, "image_size": 32},
         "recipe": {"json": recipe.to_json(), "sha256": recipe.sha256},
-        "run": {"consumption": {"synthetic": NOT_BEGUN.to_checkpoint()}, "sets": {SET_SIZE: 640}},
+        "run": {"consumption": {"synthetic": EMPTY_CONSUMPTION.to_checkpoint()}, "sets": {SET_SIZE: 640}},
         "global_step": step,
         "state_dict": {},
     }

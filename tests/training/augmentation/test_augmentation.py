@@ -1,4 +1,4 @@
-"""Pixels against torchvision's functions image by image; what is drawn against its distributions."""
+"""Operations compared with torchvision image by image; random parameters with their distributions."""
 
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from training.config import TrainingConfig
 BICUBIC = v2.InterpolationMode.BICUBIC
 FLOAT_TOLERANCE = 1e-5
 TWO_ROUNDINGS = 1.2 / 255
-"""Half a step of an 8-bit image after each pass; cubic weights enlarge the first by up to a fifth or so."""
+"""Half a level of an 8-bit image after each axis; cubic weights enlarge the first by up to about a fifth."""
 
 NAMES = ("none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global")
 GLOBAL = CropKind(32, (0.25, 1.0), jitter_fraction=0.8, grey_fraction=0.2, blur_fraction=0.3, solarize_fraction=0.4)
@@ -40,13 +40,13 @@ def extents(num_images: int, height: int = 48, width: int = 48) -> np.ndarray:
 
 
 def augmentation(name: str) -> Augmentation:
-    """32 px from 48 px, with 3 local crops of 16 px."""
+    """Return the augmentation of 48 px images with 32 px crops and 3 local crops of 16 px."""
     config = TrainingConfig(augmentation=cast(Any, name), crop_size=32, num_local_crops=3, local_crop_size=16)
     return build_augmentation(config, 48)
 
 
 def photos(count: int, height: int = 48, width: int = 48) -> torch.Tensor:
-    """Return uint8 [N, H, W, 3]: smooth colours with sharp edges, black, white and grey among them."""
+    """Return uint8 [N, H, W, 3]: smooth colors with sharp edges, including black, white and gray."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     smooth = torch_interpolate(coarse, size=(height, width), mode="bicubic") * 2 - 0.5
@@ -67,7 +67,7 @@ def column(values: list[float]) -> torch.Tensor:
     return torch.tensor(values).view(-1, 1, 1, 1)
 
 
-def test_pixels_become_channels_first_in_0_to_1():
+def test_to_float_is_channels_first_in_0_to_1():
     images = torch.zeros(1, 2, 3, 3, dtype=torch.uint8)
     images[0, 1, 2, 0] = 255
     floats = to_float(images)
@@ -76,7 +76,7 @@ def test_pixels_become_channels_first_in_0_to_1():
     assert floats.sum() == 1.0
 
 
-def test_imagenets_mean_becomes_zero_and_one_deviation_more_becomes_one():
+def test_normalize_maps_mean_to_zero_and_one_deviation_to_one():
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
     torch.testing.assert_close(Normalize()(mean), torch.zeros(1, 3, 1, 1))
@@ -84,12 +84,12 @@ def test_imagenets_mean_becomes_zero_and_one_deviation_more_becomes_one():
 
 
 @pytest.mark.parametrize("module", [Normalize(), *map(augmentation, NAMES)])
-def test_nothing_is_learned_or_saved(module: torch.nn.Module):
+def test_augmentation_has_no_parameters_or_state(module: torch.nn.Module):
     assert not list(module.parameters())
     assert not module.state_dict()
 
 
-def test_no_augmentation_leaves_the_image():
+def test_no_augmentation_returns_the_image():
     (images,) = augmentation("none")(photos(2), np.empty((2, 0)))
     assert torch.equal(images, to_float(photos(2)))
 
@@ -104,7 +104,7 @@ def test_no_augmentation_leaves_the_image():
         ("multi_crop_two_global", 5, [(8, 3, 32, 32), (12, 3, 16, 16)]),
     ],
 )
-def test_an_image_gives_so_many_crops_of_such_sizes(name: str, num_crops: int, shapes: list[tuple[int, ...]]):
+def test_number_and_sizes_of_crops(name: str, num_crops: int, shapes: list[tuple[int, ...]]):
     augmented = augmentation(name)
     crops = augmented(photos(4), some_draws(4, augmented))
     assert augmented.num_crops == num_crops
@@ -112,13 +112,13 @@ def test_an_image_gives_so_many_crops_of_such_sizes(name: str, num_crops: int, s
     assert all(each.dtype == torch.float32 and each.min() >= 0 and each.max() <= 1 for each in crops)
 
 
-def test_without_a_crop_size_crops_are_as_large_as_images():
+def test_default_crop_size_is_image_size():
     config = TrainingConfig(augmentation="crop_flip", num_local_crops=3, local_crop_size=16)
     augmented = build_augmentation(config, 48)
     assert augmented(photos(1), some_draws(1, augmented))[0].shape == (1, 3, 48, 48)
 
 
-def test_crops_lie_crop_by_crop_so_that_labels_repeat():
+def test_crops_are_ordered_crop_by_crop():
     values = torch.tensor([10, 20, 30], dtype=torch.uint8)
     plain = RandomCrops((CropKind(8, (0.25, 1.0)), CropKind(8, (0.05, 0.25))))
     (crops,) = plain(values.view(3, 1, 1, 1).expand(3, 16, 16, 3), some_draws(3, plain))
@@ -126,7 +126,7 @@ def test_crops_lie_crop_by_crop_so_that_labels_repeat():
 
 
 @pytest.mark.parametrize("name", ["crop_flip", "affine", "multi_crop", "multi_crop_two_global"])
-def test_each_image_and_each_use_has_crops_of_its_own(name: str):
+def test_each_image_and_use_has_different_crops(name: str):
     augmented = augmentation(name)
     same = photos(1).expand(4, -1, -1, -1)
     uses = draws(5, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), augmented.num_draws)
@@ -136,7 +136,7 @@ def test_each_image_and_each_use_has_crops_of_its_own(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_images_crops_do_not_depend_on_its_batch(name: str):
+def test_crops_do_not_depend_on_batch(name: str):
     augmented = augmentation(name)
     images, drawn = photos(40), some_draws(40, augmented)
     together = augmented(images, drawn)
@@ -147,7 +147,7 @@ def test_an_images_crops_do_not_depend_on_its_batch(name: str):
 
 
 @pytest.mark.parametrize("name", ["crop_flip", "multi_crop"])
-def test_a_photograph_in_the_corner_of_its_array_has_the_crops_that_it_has_alone(name: str):
+def test_padding_does_not_change_crops(name: str):
     augmented, alone = augmentation(name), photos(8, 30, 40)
     drawn = some_draws(8, augmented)
     in_corner = torch.full((8, 48, 48, 3), 255, dtype=torch.uint8)
@@ -156,7 +156,7 @@ def test_a_photograph_in_the_corner_of_its_array_has_the_crops_that_it_has_alone
         assert torch.equal(crops, own)
 
 
-def test_the_gpus_way_to_crop_takes_no_pixel_from_beside_a_photograph():
+def test_matrix_resampling_ignores_padding():
     alone, drawn = photos(8, 30, 40), draw_crops(GLOBAL, numbers(8), extents(8, 30, 40))
     in_corner = torch.full((8, 48, 48, 3), 255, dtype=torch.uint8)
     in_corner[:, :30, :40] = alone
@@ -183,7 +183,7 @@ def test_mixed_precision_changes_nothing():
     assert all(torch.equal(first, second) for first, second in zip(plain, mixed, strict=True))
 
 
-def test_images_are_left_as_they_were():
+def test_input_images_are_not_modified():
     augmented = augmentation("multi_crop")
     images = photos(8)
     augmented(images, some_draws(8, augmented))
@@ -204,7 +204,7 @@ TURNS = [-0.1, -0.03, 0.0, 0.1]
         (operations.adjust_hue, reference.adjust_hue, [-1 / 6, 1 / 6, 0.16, -0.12]),
     ],
 )
-def test_colours_change_as_torchvision_changes_them(ours, torchvisions, factors: list[float]):
+def test_color_operations_match_torchvision(ours, torchvisions, factors: list[float]):
     images = to_float(photos(4))
     expected = [torchvisions(image, factor) for image, factor in zip(images, factors, strict=True)]
     torch.testing.assert_close(
@@ -212,34 +212,34 @@ def test_colours_change_as_torchvision_changes_them(ours, torchvisions, factors:
     )
 
 
-def test_red_turned_by_a_twelfth_is_orange_and_grey_stays_grey():
+def test_hue_shift_turns_red_orange_and_keeps_gray():
     red_and_grey = torch.tensor([[1.0, 0.0, 0.0], [0.4, 0.4, 0.4]]).view(2, 3, 1, 1)
     turned = operations.adjust_hue(red_and_grey.clone(), column([1 / 12, 1 / 12])).view(2, 3)
     torch.testing.assert_close(turned, torch.tensor([[1.0, 0.5, 0.0], [0.4, 0.4, 0.4]]))
 
 
-def test_grey_is_torchvisions():
+def test_grayscale_matches_torchvision():
     images = to_float(photos(3))
     torch.testing.assert_close(
         operations.grey(images), reference.rgb_to_grayscale(images, 3), rtol=0, atol=FLOAT_TOLERANCE
     )
 
 
-def test_values_from_a_half_on_are_inverted():
+def test_solarize_inverts_values_from_one_half():
     values = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]).view(1, 1, 1, 5)
     assert operations.solarize(values).flatten().tolist() == [0.0, 0.25, 0.5, 0.25, 0.0]
     images = to_float(photos(3))
     assert torch.equal(operations.solarize(images), reference.solarize(images, 0.5))
 
 
-def test_each_image_is_blurred_by_its_own_deviation():
+def test_blur_uses_sigma_per_image():
     images, sigma = to_float(photos(4)), [0.1, 0.5, 1.1, 2.0]
     expected = [reference.gaussian_blur(image, [13, 13], [own, own]) for image, own in zip(images, sigma, strict=True)]
     blurred = operations.blur(images, torch.tensor(sigma))
     torch.testing.assert_close(blurred, torch.stack(expected), rtol=0, atol=FLOAT_TOLERANCE)
 
 
-def test_each_image_is_moved_by_its_own_affine_map():
+def test_affine_uses_parameters_per_image():
     images = to_float(photos(4))
     degrees, scales = [-8.0, 8.0, 3.0, 0.0], [0.9, 1.1, 1.0, 1.0]
     shifts = [[0.06, -0.06], [-0.05, 0.01], [0.0, 0.0], [0.0, 0.06]]
@@ -254,7 +254,7 @@ def test_each_image_is_moved_by_its_own_affine_map():
 
 
 def drawn_boxes(boxes: list[list[int]], flipped: list[bool]) -> CropDraws:
-    """Return crops with these boxes and nothing else."""
+    """Return crop parameters with these boxes and flips, and no color operations."""
     nothing = np.zeros(len(boxes), dtype=np.int64)
     return CropDraws(
         boxes=np.array(boxes),
@@ -268,23 +268,23 @@ def drawn_boxes(boxes: list[list[int]], flipped: list[bool]) -> CropDraws:
 
 
 BOXES = [[0, 0, 40, 60], [3, 11, 31, 25], [17, 5, 9, 12], [20, 30, 20, 30], [39, 59, 1, 1]]
-"""Top, left, height and width in images of 40 by 60: shrunk, shrunk a little, enlarged."""
+"""Top, left, height and width in images of 40 by 60: downscaled, slightly downscaled, upscaled."""
 
 FLIPPED = [False, True, False, True, True]
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_the_centre_is_what_torchvision_resizes_and_cuts(size: int):
+def test_center_crop_matches_torchvision(size: int):
     images = to_float(photos(2, 64, 64))
     resized = reference.resize(images, [round(size * 256 / 224)], antialias=True)
-    torch.testing.assert_close(operations.central(images, size), reference.center_crop(resized, [size]))
+    torch.testing.assert_close(operations.center_crop(images, size), reference.center_crop(resized, [size]))
 
 
 MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_boxes_are_resampled_on_a_cpu_exactly_as_torchvision_does_in_8_bits(mode: operations.Interpolation):
+def test_cpu_resampling_equals_torchvision_in_8_bits(mode: operations.Interpolation):
     images, drawn = photos(5, 40, 60), drawn_boxes(BOXES, FLIPPED)
     resampled = operations.interpolate(images, np.arange(5), drawn, 24, mode)
     for image, box, flipped, own in zip(images.permute(0, 3, 1, 2), BOXES, FLIPPED, resampled, strict=True):
@@ -293,7 +293,7 @@ def test_boxes_are_resampled_on_a_cpu_exactly_as_torchvision_does_in_8_bits(mode
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_boxes_are_resampled_by_matrices_as_torchvision_does_on_floats(mode: operations.Interpolation):
+def test_matrix_resampling_matches_torchvision_on_floats(mode: operations.Interpolation):
     images, drawn = photos(5, 40, 60), drawn_boxes(BOXES, FLIPPED)
     resampled = operations.multiply(images, np.arange(5), drawn, 24, mode)
     for image, box, flipped, own in zip(to_float(images), BOXES, FLIPPED, resampled, strict=True):
@@ -302,8 +302,8 @@ def test_boxes_are_resampled_by_matrices_as_torchvision_does_on_floats(mode: ope
         torch.testing.assert_close(own, expected.flip(2) if flipped else expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
-def test_both_ways_to_resample_differ_by_two_roundings_at_most():
-    soft = photos(8) // 2 + 64  # between 64 and 191: 8 bits cut off what shoots beyond black or white after each pass
+def test_both_resampling_methods_differ_by_two_roundings():
+    soft = photos(8) // 2 + 64  # between 64 and 191, so that 8 bits do not clip overshoots
     drawn = draw_crops(GLOBAL, numbers(32), extents(32))
     by_interpolation, by_matrices = (
         way(soft, np.arange(32) % 8, drawn, 32, "bicubic") for way in (operations.interpolate, operations.multiply)
@@ -311,7 +311,7 @@ def test_both_ways_to_resample_differ_by_two_roundings_at_most():
     torch.testing.assert_close(by_interpolation, by_matrices, rtol=0, atol=TWO_ROUNDINGS)
 
 
-def test_both_ways_to_resample_differ_little_beside_black_and_white():
+def test_both_resampling_methods_differ_little_at_black_and_white():
     drawn = draw_crops(GLOBAL, numbers(32), extents(32))
     by_interpolation, by_matrices = (
         way(photos(8), np.arange(32) % 8, drawn, 32, "bicubic") for way in (operations.interpolate, operations.multiply)
@@ -322,7 +322,7 @@ def test_both_ways_to_resample_differ_little_beside_black_and_white():
 
 
 def chain(image: torch.Tensor, drawn: CropDraws, row: int, size: int) -> torch.Tensor:
-    """Return crop `row` of a uint8 [3, H, W] image by torchvision's functions, one after the other."""
+    """Return crop `row` of a uint8 [3, H, W] image, computed by torchvision's functions in sequence."""
     box = drawn.boxes[row].tolist()
     crop = reference.resized_crop(image, *box, size=[size, size], interpolation=BICUBIC, antialias=True)
     crop = crop.flip(2).float() / 255 if drawn.flipped[row] else crop.float() / 255
@@ -335,7 +335,7 @@ def chain(image: torch.Tensor, drawn: CropDraws, row: int, size: int) -> torch.T
     return reference.solarize(crop, 0.5) if drawn.solarized[row] else crop
 
 
-def test_a_batch_is_what_torchvisions_functions_make_one_by_one_in_the_drawn_order(monkeypatch: pytest.MonkeyPatch):
+def test_batched_crops_match_torchvision_one_by_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("training.augmentation.augmentation.CPU_CHUNK_BYTES", 70 * 3 * 32**2 * 4)
     images = photos(50)
     drawn = draw_crops(GLOBAL, numbers(200), extents(200))
@@ -347,26 +347,26 @@ def test_a_batch_is_what_torchvisions_functions_make_one_by_one_in_the_drawn_ord
 
 
 def draws_of(**places: float) -> np.ndarray:
-    """Return the draws of one crop, 0.5 but for the slots named."""
+    """Return the draws of one crop, 0.5 except for the given constants' columns."""
     row = np.full((1, DRAWS_PER_CROP), 0.5)
     for name, value in places.items():
         row[:, getattr(training.augmentation.crops, name)] = value
     return row
 
 
-def test_a_box_follows_from_its_draws():
-    # Half of 100 x 200 is 100 x 100; of 1 and of 101 places, 0.9 and 0.5 mean the first and number 50.
+def test_box_follows_from_draws():
+    # Half of 100 x 200 is 100 x 100; of 1 and 101 positions, draws of 0.9 and 0.5 select number 0 and number 50.
     half = draws_of(AREA_DRAWS=1 / 3, TOP_DRAW=0.9, LEFT_DRAW=0.5)
     assert crop_boxes((0.25, 1.0), half, extents(1, 100, 200)).tolist() == [[0, 50, 100, 100]]
 
 
-def test_the_first_box_that_fits_is_taken():
+def test_first_box_that_fits_is_used():
     tries = draws_of(AREA_DRAWS=1 - 1e-9, TOP_DRAW=0.0, LEFT_DRAW=0.0)
-    tries[0, 3], tries[0, 7] = 1 / 3, 0.0  # 141 x 141 is too high; the fourth try is 100 x 100, the eighth 71 x 71
+    tries[0, 3], tries[0, 7] = 1 / 3, 0.0  # 141 x 141 does not fit; the fourth try is 100 x 100, the eighth 71 x 71
     assert crop_boxes((0.25, 1.0), tries, extents(1, 100, 200)).tolist() == [[0, 0, 100, 100]]
 
 
-def test_if_no_box_fits_the_largest_allowed_one_in_the_middle_is_taken():
+def test_fallback_is_largest_central_box():
     whole = draws_of(AREA_DRAWS=1 - 1e-9)
     assert crop_boxes((0.25, 1.0), whole, extents(1, 40, 10)).tolist() == [[13, 0, 13, 10]]
     assert crop_boxes((0.25, 1.0), whole, extents(1, 10, 40)).tolist() == [[0, 13, 10, 13]]
@@ -375,7 +375,7 @@ def test_if_no_box_fits_the_largest_allowed_one_in_the_middle_is_taken():
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (31, 97), (97, 31), (3, 3)])
 @pytest.mark.parametrize("areas", [(0.05, 0.25), (0.25, 1.0), (0.999, 1.0)])
-def test_boxes_are_never_empty_and_lie_inside_the_image(areas: tuple[float, float], height: int, width: int):
+def test_boxes_are_not_empty_and_inside_the_image(areas: tuple[float, float], height: int, width: int):
     top, left, box_height, box_width = crop_boxes(areas, numbers(2000), extents(2000, height, width)).T
     assert min(top.min(), left.min()) == 0
     assert min(box_height.min(), box_width.min()) >= 1
@@ -384,7 +384,7 @@ def test_boxes_are_never_empty_and_lie_inside_the_image(areas: tuple[float, floa
 
 
 @pytest.mark.parametrize("areas", [(0.05, 0.25), (0.25, 1.0), (0.08, 1.0)])
-def test_boxes_are_spread_as_torchvisions(areas: tuple[float, float]):
+def test_boxes_are_distributed_as_in_torchvision(areas: tuple[float, float]):
     torch.manual_seed(0)
     image = torch.empty(3, 200, 240)
     crop = v2.RandomResizedCrop(1, areas)
@@ -392,7 +392,7 @@ def test_boxes_are_spread_as_torchvisions(areas: tuple[float, float]):
     ours = crop_boxes(areas, numbers(4000), extents(4000, 200, 240)).astype(float)
     for statistic in (box_area, box_log_ratio, box_centre_down, box_centre_right):
         first, second = statistic(ours), statistic(theirs)
-        deviation = second.std() * (2 / 4000) ** 0.5  # of a difference of two means
+        deviation = second.std() * (2 / 4000) ** 0.5  # of the difference of two means
         assert abs(first.mean() - second.mean()) < 4 * deviation
         assert first.std() == pytest.approx(second.std(), rel=0.05)
 
@@ -414,7 +414,7 @@ def box_centre_right(boxes: np.ndarray) -> np.ndarray:
 
 
 def assert_share(chosen: np.ndarray, probability: float) -> None:
-    """Fail beyond four deviations of a share of so many draws."""
+    """Fail if the fraction deviates by more than four standard deviations."""
     deviation = (probability * (1 - probability) / len(chosen)) ** 0.5
     assert abs(chosen.mean() - probability) <= 4 * deviation
 
@@ -433,7 +433,7 @@ def kinds_of(name: str) -> tuple[CropKind, ...]:
         (kinds_of("multi_crop_two_global")[4], 0.5, 0.0),
     ],
 )
-def test_operations_are_as_frequent_as_in_the_paper(kind: CropKind, blur_fraction: float, solarize_fraction: float):
+def test_operation_frequencies_match_the_paper(kind: CropKind, blur_fraction: float, solarize_fraction: float):
     drawn = draw_crops(kind, numbers(4000), extents(4000))
     assert_share(drawn.flipped, 0.5)
     assert_share(drawn.order > 0, 0.8)
@@ -444,18 +444,18 @@ def test_operations_are_as_frequent_as_in_the_paper(kind: CropKind, blur_fractio
         assert_share(drawn.order == order, 0.8 / 24)
 
 
-def test_strengths_are_uniform_between_the_papers_bounds():
+def test_strengths_are_uniform_in_the_papers_range():
     drawn = draw_crops(kinds_of("multi_crop_two_global")[0], numbers(4000), extents(4000))
     uniform = np.column_stack((drawn.factors, drawn.sigma))
     low, high = np.array([0.6, 0.6, 0.8, -0.1, 0.1]), np.array([1.4, 1.4, 1.2, 0.1, 2.0])
     shares = (uniform - low) / (high - low)
     assert shares.min() >= -1e-6
     assert shares.max() <= 1 + 1e-6
-    np.testing.assert_allclose(shares.mean(axis=0), 0.5, atol=0.02)  # four deviations are 0.018
+    np.testing.assert_allclose(shares.mean(axis=0), 0.5, atol=0.02)  # four standard deviations are 0.018
     np.testing.assert_allclose((shares < 0.25).mean(axis=0), 0.25, atol=0.03)
 
 
-def test_shares_of_the_area_are_those_of_each_augmentations_source_or_of_the_settings():
+def test_crop_areas_are_published_defaults_or_settings():
     assert [kind.areas for kind in kinds_of("multi_crop")[:2]] == [(0.25, 1.0), (0.05, 0.25)]  # t-ReX
     assert [kind.areas for kind in kinds_of("multi_crop_two_global")[1:3]] == [(0.4, 1.0), (0.05, 0.4)]  # DINO
     config = TrainingConfig(augmentation="multi_crop", crop_scale=(0.3, 0.9), local_crop_scale=(0.1, 0.3))
@@ -463,12 +463,12 @@ def test_shares_of_the_area_are_those_of_each_augmentations_source_or_of_the_set
     assert [kind.areas for kind in given.kinds[:2]] == [(0.3, 0.9), (0.1, 0.3)]
 
 
-def test_the_plain_recipe_is_torchvisions():
+def test_interpolation_modes_match_their_sources():
     assert cast(RandomCrops, augmentation("crop_flip")).mode == "bilinear"
     assert cast(RandomCrops, augmentation("multi_crop")).mode == "bicubic"
 
 
-def test_the_plain_recipe_crops_and_flips_and_leaves_colours():
+def test_crop_flip_does_not_change_colors():
     (kind,) = kinds_of("crop_flip")
     drawn = draw_crops(kind, numbers(4000), extents(4000))
     areas = drawn.boxes[:, 2] * drawn.boxes[:, 3] / 48**2
@@ -483,7 +483,7 @@ def test_the_plain_recipe_crops_and_flips_and_leaves_colours():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gpu_makes_the_same_crops_and_is_never_waited_for(name: str):
+def test_gpu_makes_the_same_crops_without_synchronization(name: str):
     augmented = augmentation(name)
     images, drawn = photos(64), some_draws(64, augmented)
     on_gpu, expected = images.cuda(), augmented(images, drawn)

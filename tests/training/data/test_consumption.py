@@ -5,7 +5,7 @@ import pytest
 
 from generation.indices import IndexSet
 from training.data.consumption import (
-    NOT_BEGUN,
+    EMPTY_CONSUMPTION,
     Consumption,
     Ledger,
     RunSerials,
@@ -30,7 +30,7 @@ def done(taken: range, left: dict[int, int]) -> Consumption:
     return Consumption(IndexSet.of_ranges([taken]), np.array([*left], np.int64), np.array([*left.values()], np.int32))
 
 
-def test_the_rest_of_a_run_is_shared_by_uses_and_a_border_sample_is_in_both_shares():
+def test_remaining_uses_are_split_and_border_sample_is_shared():
     before = done(range(50), {3: 2, 10: 1, 40: 3})  # 6 uses, and 4 each of 50 to 99: 206 in all
     first, second = (exact_share(before, RunSerials(100, 100), 4, Worker(rank, 2), num_uses=206) for rank in range(2))
     assert uses_in(first, 4) == {3: 2, 10: 1, **dict.fromkeys(range(50, 75), 4)}
@@ -38,10 +38,10 @@ def test_the_rest_of_a_run_is_shared_by_uses_and_a_border_sample_is_in_both_shar
     first, second, third = (exact_share(before, RunSerials(100, 100), 4, Worker(rank, 3), 204) for rank in range(3))
     assert uses_in(first, 4) == {3: 2, **dict.fromkeys(range(50, 66), 4), 66: 2}  # 66 of 198 uses, and 2 of 6
     assert uses_in(second, 4) == {10: 1, 40: 1, 66: 2, **dict.fromkeys(range(67, 83), 4)}
-    assert uses_in(third, 4) == {40: 2, **dict.fromkeys(range(83, 99), 4), 99: 2}  # the uneven end is left out
+    assert uses_in(third, 4) == {40: 2, **dict.fromkeys(range(83, 99), 4), 99: 2}  # the uneven rest is dropped
 
 
-def test_of_each_pass_every_worker_takes_an_equal_part():
+def test_each_pass_is_split_equally():
     before, serials = done(range(10), {}), RunSerials(60, 20)
     shares = [exact_share(before, serials, 2, Worker(rank, 2), num_uses=100) for rank in range(2)]
     assert [share.fresh for share in shares] == [
@@ -53,7 +53,7 @@ def test_of_each_pass_every_worker_takes_an_equal_part():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_shares_have_all_uses_that_are_left_and_no_other(seed: int):
+def test_shares_have_exactly_the_remaining_uses(seed: int):
     random = np.random.default_rng(seed)
     num_serials, reuse, count = int(random.integers(1, 60)), int(random.integers(1, 6)), int(random.integers(1, 5))
     serials = RunSerials(num_serials, int(random.integers(1, 61)))
@@ -69,11 +69,11 @@ def test_shares_have_all_uses_that_are_left_and_no_other(seed: int):
     assert [share.total() for share in shares] == [uses_each] * count
     together = sum(shares, Counter())
     assert together <= rest
-    assert (rest - together).total() == rest.total() % count  # an uneven end
+    assert (rest - together).total() == rest.total() % count  # an uneven rest
 
 
-def test_by_steps_all_workers_together_take_what_is_next():
-    shares = [step_share(NOT_BEGUN, RunSerials(40, 40), 4, Worker(rank, 2)) for rank in range(2)]
+def test_step_shares_follow_index_order():
+    shares = [step_share(EMPTY_CONSUMPTION, RunSerials(40, 40), 4, Worker(rank, 2)) for rank in range(2)]
     assert shares[0].fresh == IndexSet.of_ranges([range(4), range(8, 12), range(16, 20), range(24, 28), range(32, 36)])
     assert shares[1].fresh == IndexSet.of_ranges(
         [range(4, 8), range(12, 16), range(20, 24), range(28, 32), range(36, 40)]
@@ -83,10 +83,10 @@ def test_by_steps_all_workers_together_take_what_is_next():
         IndexSet.of_ranges([range(16, 24), range(32, 40)]),
         IndexSet.of_ranges([range(24, 32)]),
     ]
-    assert [share.begun.tolist() for share in again] == [[], [9, 13]]  # of the second run of 8
+    assert [share.begun.tolist() for share in again] == [[], [9, 13]]  # in the second block of 8
 
 
-def test_a_loose_share_is_an_equal_part():
+def test_loose_shares_are_equal():
     before = done(range(10), {2: 1, 5: 3, 7: 2})
     shares = [loose_share(before, RunSerials(31, 31), Worker(rank, 2)) for rank in range(2)]
     assert [share.fresh for share in shares] == [
@@ -97,7 +97,7 @@ def test_a_loose_share_is_an_equal_part():
     assert [share.uses_left.tolist() for share in shares] == [[1, 2], [3]]
 
 
-def test_a_ledger_counts_uses_and_survives_a_checkpoint():
+def test_ledger_counts_uses_and_survives_checkpoint():
     ledger = Ledger(Share(IndexSet.of_ranges([range(10, 20)]), np.array([3]), np.array([1], np.int32)), 2, most_uses=2)
     assert ledger.uses_left(np.array([3, 10, 11])).tolist() == [1, 2, 2]
     ledger.take(np.array([3, 10, 11]))
@@ -109,16 +109,16 @@ def test_a_ledger_counts_uses_and_survives_a_checkpoint():
     assert dict(zip(again.begun.tolist(), again.uses_left.tolist(), strict=True)) == {10: 2}
 
 
-def test_a_dropped_sample_counts_as_begun_until_steps_under_way_have_used_it():
+def test_dropped_sample_stays_begun_until_pending_steps_end():
     nothing = np.zeros(0, np.int64)
     ledger = Ledger(Share(IndexSet.of_ranges([range(10)]), nothing, nothing.astype(np.int32)), 2, most_uses=9)
     ledger.take(np.array([4, 5]))
     ledger.use(np.array([4, 4, 5]))
-    ledger.drop(np.array([4, 5]))  # a second use of 5 is drawn, and its step not done
+    ledger.drop(np.array([4, 5]))  # a second use of 5 is drawn, its step pending
     assert ledger.state().begun.tolist() == [5]
     ledger.use(np.array([5]))
     assert ledger.state().begun.tolist() == []
-    ledger.use(np.array([4]))  # of a step that was under way when it went
+    ledger.use(np.array([4]))  # by a step that was pending when 4 was dropped
     assert ledger.state().taken == IndexSet.of_ranges([range(4, 6)])
 
 
@@ -127,7 +127,7 @@ SERIALS = RunSerials(NUM_SERIALS, 40)
 
 
 class Trainer:
-    """What a training worker does with its share, without images of its own and without a clock."""
+    """A training worker's handling of its share, with empty images and without a clock."""
 
     def __init__(self, share: Share, rank: int, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -149,10 +149,10 @@ class Trainer:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_random_kills_and_resizes_change_no_samples_number_of_uses(seed: int):
+def test_random_kills_and_resizes_change_no_use_counts(seed: int):
     random = np.random.default_rng(seed)
     num_steps = NUM_SERIALS * REUSE // GLOBAL_BATCH
-    saved, committed = NOT_BEGUN, []
+    saved, committed = EMPTY_CONSUMPTION, []
     while len(committed) < num_steps:
         count = int(random.choice([1, 2, 3, 4]))
         num_uses = (num_steps - len(committed)) * GLOBAL_BATCH
@@ -161,7 +161,7 @@ def test_random_kills_and_resizes_change_no_samples_number_of_uses(seed: int):
         before, steps = saved, []
         for number in range(len(committed), min(num_steps, len(committed) + int(random.integers(1, 10)))):
             steps.append([serial for worker in workers for serial in worker.step(number, random)])
-            if random.random() < 0.4 or number == num_steps - 1:  # a checkpoint, and what came before is committed
+            if random.random() < 0.4 or number == num_steps - 1:  # a checkpoint commits the steps before it
                 saved = merged(before, [worker.ledger.state() for worker in workers])
                 committed += steps
                 steps = []

@@ -15,7 +15,7 @@ from training.data.reservoir import PixelStore, Reservoir, Uses
 
 
 class CountingShard:
-    """Stands for Ray's iterator: hands out numbered batches and counts how often it was opened."""
+    """Fake of Ray's iterator: yields numbered batches and counts how often it is opened."""
 
     def __init__(self, num_batches: int, batch_size: int = 1) -> None:
         self.num_batches = num_batches
@@ -41,21 +41,21 @@ class CountingShard:
 
     @property
     def share(self) -> Share:
-        """All of it, nothing begun."""
+        """All serials, none begun."""
         all_of_it = IndexSet.of_ranges([range(self.num_batches * self.batch_size)])
         return Share(all_of_it, np.zeros(0, np.int64), np.zeros(0, np.int32))
 
 
 def loader_of(
-    shard: CountingShard, batch_size: int, uses: Uses, num_places: int = 100, min_images: int = 0, **pace: Any
+    shard: CountingShard, batch_size: int, uses: Uses, num_slots: int = 100, min_images: int = 0, **pace: Any
 ) -> StreamLoader:
-    reservoir = Reservoir(PixelStore(num_places * 12, 2), uses, (0, 0, 0), min_images)
+    reservoir = Reservoir(PixelStore(num_slots * 12, 2), uses, (0, 0, 0), min_images)
     return StreamLoader(shard, shard.share, reservoir, Pace(batch_size, **pace))  # pyright: ignore[reportArgumentType]
 
 
-def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
+def test_epochs_continue_in_one_execution():
     shard = CountingShard(6)
-    loader = loader_of(shard, 1, Uses(1, 1), num_places=1)
+    loader = loader_of(shard, 1, Uses(1, 1), num_slots=1)
     epochs = []
     for _ in range(3):
         batches = iter(loader)
@@ -67,8 +67,8 @@ def test_epochs_take_up_where_the_last_one_stopped_in_one_execution():
 
 
 @pytest.mark.parametrize("reuse", [1, 3])
-def test_every_image_comes_as_often_as_wanted_with_its_label_and_use_number(reuse: int):
-    loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_places=24)
+def test_every_image_has_exact_uses_label_and_use_number(reuse: int):
+    loader = loader_of(CountingShard(20, batch_size=3), 5, Uses(reuse, reuse), num_slots=24)
     seen: Counter[int] = Counter()
     for batch in loader:
         indices = batch["serial"].tolist()
@@ -81,17 +81,17 @@ def test_every_image_comes_as_often_as_wanted_with_its_label_and_use_number(reus
     assert loader.reuse == reuse
 
 
-def test_the_stream_is_pulled_no_further_than_the_reservoir_has_room():
+def test_stream_is_read_only_while_reservoir_has_room():
     shard = CountingShard(1000)
-    loader = loader_of(shard, 2, Uses(2, 2), num_places=10)
+    loader = loader_of(shard, 2, Uses(2, 2), num_slots=10)
     next(loader)
     time.sleep(0.2)
-    assert shard.num_handed_out <= 10 + 4 + 1  # two batches may have used up four, and one is in the filler's hand
+    assert shard.num_handed_out <= 10 + 4 + 1  # two batches may have used up 4; the filling thread holds 1
     loader.close()
 
 
-def test_a_closed_loader_leaves_no_thread_behind():
-    loader = loader_of(CountingShard(1000), 2, Uses(2, 2), num_places=10)
+def test_closed_loader_leaves_no_threads():
+    loader = loader_of(CountingShard(1000), 2, Uses(2, 2), num_slots=10)
     next(loader)
     assert [thread.is_alive() for thread in loader.threads] == [True, True]
     loader.close()
@@ -101,7 +101,7 @@ def test_a_closed_loader_leaves_no_thread_behind():
 
 
 class SleepingShard(CountingShard):
-    """Takes 50 ms for each batch."""
+    """Takes 50 ms per batch."""
 
     def iter_batches(self, **settings: object) -> Iterator[dict[str, np.ndarray]]:
         for batch in super().iter_batches(**settings):
@@ -109,8 +109,8 @@ class SleepingShard(CountingShard):
             yield batch
 
 
-def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
-    loader = loader_of(SleepingShard(4), 1, Uses(1, 1), num_places=1)
+def test_waiting_time_starts_at_second_batch():
+    loader = loader_of(SleepingShard(4), 1, Uses(1, 1), num_slots=1)
     next(loader)
     assert loader.waiting_seconds == 0.0
     started_at = time.monotonic()
@@ -121,7 +121,7 @@ def test_waiting_is_counted_from_the_second_batch_on_and_work_is_not():
     assert 0 < loader.waiting_seconds <= waited
 
 
-def test_a_wait_counts_while_it_lasts():
+def test_waiting_time_includes_current_wait():
     class WaitsOnce(CountingShard):
         def iter_batches(self, **settings: object) -> Iterator[dict[str, np.ndarray]]:
             batches = super().iter_batches(**settings)
@@ -130,7 +130,7 @@ def test_a_wait_counts_while_it_lasts():
             yield from batches
 
     is_over = threading.Event()
-    loader = loader_of(WaitsOnce(4), 1, Uses(1, 1), num_places=1)
+    loader = loader_of(WaitsOnce(4), 1, Uses(1, 1), num_slots=1)
     next(loader)
     waiting = threading.Thread(target=lambda: next(loader))
     waiting.start()
@@ -141,17 +141,17 @@ def test_a_wait_counts_while_it_lasts():
     assert 0.1 < while_it_lasts < loader.waiting_seconds
 
 
-def test_auto_uses_images_again_rather_than_wait_and_no_more_often_than_it_may():
-    loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_places=16)
+def test_auto_reuses_images_up_to_maximum():
+    loader = loader_of(SleepingShard(20, batch_size=4), 4, Uses(least=1, most=6), num_slots=16)
     seen = Counter(index for batch in loader for index in batch["serial"].tolist())
     assert set(seen) == set(range(80))
     assert max(seen.values()) <= 6
-    assert loader.reuse > 3  # steps take no time here, so that only its bound ends the use of an image
+    assert loader.reuse > 3  # steps take no time here, so only the maximum ends an image's use
 
 
 @pytest.mark.parametrize("uses", [Uses(4, 4), Uses(1, 8)])
-def test_batches_are_drawn_from_as_many_images_as_there_are_to_be_until_no_more_come(uses: Uses):
-    loader = loader_of(SleepingShard(20, batch_size=4), 4, uses, num_places=60, min_images=40)
+def test_batches_are_drawn_from_min_images_until_stream_ends(uses: Uses):
+    loader = loader_of(SleepingShard(20, batch_size=4), 4, uses, num_slots=60, min_images=40)
     seen: list[list[int]] = []
     for batch in loader:
         if not seen:
@@ -159,11 +159,11 @@ def test_batches_are_drawn_from_as_many_images_as_there_are_to_be_until_no_more_
         seen.append(batch["serial"].tolist())
     assert set().union(*seen) == set(range(80))
     late = max(max(serials) for serials in seen[: len(seen) // 4])
-    assert late >= 30  # not only the first of them
+    assert late >= 30  # not only the first images
 
 
 class StoppingShard(CountingShard):
-    """Hands out one batch, and then nothing until it is told to."""
+    """Yields one batch, then nothing until `go_on` is set."""
 
     def __init__(self, num_batches: int, batch_size: int) -> None:
         super().__init__(num_batches, batch_size)
@@ -175,14 +175,14 @@ class StoppingShard(CountingShard):
             self.go_on.wait()
 
 
-def test_auto_waits_for_new_images_as_long_as_it_may_and_then_uses_old_ones():
+def test_auto_waits_for_new_images_up_to_its_limit():
     shard = StoppingShard(2, batch_size=4)
     loader = loader_of(shard, 4, Uses(least=1, most=100), max_waiting_fraction=0.5)
     next(loader)
     assert loader.first_batch_at is not None
     time.sleep(0.1)  # a step
     assert next(loader)["use"].tolist() == [1, 1, 1, 1]
-    assert loader.waiting_seconds >= 0.099  # as long as the step took, which makes half of the time
+    assert loader.waiting_seconds >= 0.099  # as long as the step took, half of the time
     shard.go_on.set()
     loader.close()
 
@@ -191,7 +191,7 @@ def serials_of(batches: Iterable[dict[str, torch.Tensor]]) -> list[list[int]]:
     return [batch["serial"].tolist() for batch in batches]
 
 
-def test_in_order_batches_are_those_of_the_serials_whatever_the_clock():
+def test_in_order_batches_follow_serials():
     assert serials_of(loader_of(CountingShard(6, batch_size=5), 10, Uses(1, 1), in_order=True)) == [
         [*range(10)],
         [*range(10, 20)],
@@ -200,7 +200,7 @@ def test_in_order_batches_are_those_of_the_serials_whatever_the_clock():
 
 
 @pytest.mark.parametrize("min_images", [0, 24])
-def test_in_order_what_is_used_again_depends_on_no_clock(min_images: int):
+def test_in_order_reuse_is_independent_of_timing(min_images: int):
     quick, slow = CountingShard(10, batch_size=4), SleepingShard(20, batch_size=2)
     first = serials_of(loader_of(quick, 4, Uses(3, 3), min_images=min_images, in_order=True))
     assert serials_of(loader_of(slow, 4, Uses(3, 3), min_images=min_images, in_order=True)) == first
@@ -208,13 +208,13 @@ def test_in_order_what_is_used_again_depends_on_no_clock(min_images: int):
 
 
 @pytest.mark.parametrize("min_images", [0, 16])
-def test_a_loader_that_goes_on_draws_what_it_would_have_drawn(min_images: int):
+def test_resumed_loader_draws_the_same_batches(min_images: int):
     uses, whole = Uses(3, 3), CountingShard(10, batch_size=4)
     undisturbed = serials_of(loader_of(whole, 4, uses, min_images=min_images, in_order=True))
     loader = loader_of(CountingShard(10, batch_size=4), 4, uses, min_images=min_images, in_order=True)
     for _ in range(11):
         loader.commit(next(loader)["serial"].numpy())
-    next(loader)  # a step that was not done
+    next(loader)  # a step that was not committed
     state = loader.state()
     loader.close()
     rest = Share(whole.share.fresh - state.taken, state.begun, state.uses_left)
@@ -225,7 +225,7 @@ def test_a_loader_that_goes_on_draws_what_it_would_have_drawn(min_images: int):
     assert serials_of(loader) == undisturbed[11:]
 
 
-def test_a_stream_that_ends_before_all_samples_have_come_is_an_error():
+def test_stream_that_ends_early_is_an_error():
     shard = CountingShard(3, batch_size=4)
     reservoir = Reservoir(PixelStore(1200, 2), Uses(1, 1), key=(0, 0, 0))
     loader = StreamLoader(shard, CountingShard(4, batch_size=4).share, reservoir, Pace(4))  # pyright: ignore
@@ -233,10 +233,10 @@ def test_a_stream_that_ends_before_all_samples_have_come_is_an_error():
         list(loader)
 
 
-def test_a_mixed_batch_has_its_part_of_each_domain_and_says_which_row_is_of_which():
+def test_mixed_batch_has_domain_of_each_row():
     real, synthetic = CountingShard(4, batch_size=1), CountingShard(4, batch_size=3)
     mixed = MixedLoader(
-        {"real": loader_of(real, 1, Uses(1, 1), num_places=2), "synthetic": loader_of(synthetic, 3, Uses(1, 1))}
+        {"real": loader_of(real, 1, Uses(1, 1), num_slots=2), "synthetic": loader_of(synthetic, 3, Uses(1, 1))}
     )
     batches = list(mixed)
     assert [batch["is_real"].tolist() for batch in batches] == [[True, False, False, False]] * 4
@@ -245,7 +245,7 @@ def test_a_mixed_batch_has_its_part_of_each_domain_and_says_which_row_is_of_whic
     assert all(batch["image"].shape == (4, 2, 2, 3) for batch in batches)
 
 
-def test_photographs_and_generated_images_share_the_larger_array_each_with_its_extent():
+def test_smaller_images_are_padded_and_keep_their_extent():
     class Photographs(CountingShard):
         def batch(self, i: int) -> dict[str, np.ndarray]:
             rows = super().batch(i)
@@ -263,7 +263,7 @@ def test_photographs_and_generated_images_share_the_larger_array_each_with_its_e
     assert not batch["image"][1:, 2:].any()
 
 
-def test_what_the_stream_ends_with_comes_where_its_samples_are_wanted():
+def test_stream_error_is_raised_in_consumer():
     class BrokenShard(CountingShard):
         def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
             yield self.batch(0)
@@ -274,30 +274,30 @@ def test_what_the_stream_ends_with_comes_where_its_samples_are_wanted():
         list(loader)
 
 
-def test_held_out_samples_are_generated_once_and_seen_in_every_epoch():
+def test_held_out_samples_are_read_once_for_all_epochs():
     shard = CountingShard(3)
     loader = HeldOutLoader(shard, 1)  # pyright: ignore[reportArgumentType]
-    iter(loader)  # as Lightning does at set-up
+    iter(loader)  # as Lightning does at setup
     assert shard.num_opened == 0
     epochs = [[batch["serial"].item() for batch in loader] for _ in range(3)]
     assert epochs == [[0, 1, 2]] * 3
     assert shard.num_opened == 1
 
 
-def test_held_out_samples_are_read_in_the_background_once_started():
+def test_held_out_samples_are_prefetched_after_start():
     shard = CountingShard(4)
     loader = HeldOutLoader(shard, 1)  # pyright: ignore[reportArgumentType]
     loader.start()
     give_up_at = time.monotonic() + 60
     while shard.num_handed_out < 4 and time.monotonic() < give_up_at:
         time.sleep(0.01)
-    assert shard.num_handed_out == 4  # and no one has asked for them yet
+    assert shard.num_handed_out == 4  # before any was requested
     loader.start()
     assert [batch["serial"].item() for batch in loader] == [0, 1, 2, 3]
     assert shard.num_opened == 1
 
 
-def test_an_error_while_reading_ahead_comes_where_the_samples_are_wanted():
+def test_prefetch_error_is_raised_in_consumer():
     class BrokenShard:
         def iter_torch_batches(self, **_: object) -> Iterator[dict[str, torch.Tensor]]:
             raise RuntimeError("no actor was up")

@@ -5,7 +5,7 @@ from generation.sample import NO_LABEL
 from training.data.variety import WINDOW_BATCHES, Variety
 
 
-def test_overlap_is_the_share_of_a_batch_that_the_one_before_had_too():
+def test_overlap_counts_images_of_previous_batch():
     variety = Variety()
     batches = [[0, 1, 2, 3], [3, 4, 5, 0], [0, 6, 7, 8]]  # two of four again, then one
     for serials in batches:
@@ -13,14 +13,14 @@ def test_overlap_is_the_share_of_a_batch_that_the_one_before_had_too():
     assert (variety.overlap, variety.mean_overlap) == (0.375, 0.375)
 
 
-def test_an_image_that_comes_again_in_a_later_turn_is_the_same():
+def test_overlap_recognizes_images_of_other_passes():
     variety = Variety(num_images=4)
     for serials in ([0, 1, 2, 3], [4, 5, 6, 7]):
         variety.add(np.array(serials), np.zeros(4, np.int64))
     assert variety.overlap == 1.0
 
 
-def test_overlap_and_classes_are_those_of_the_last_batches():
+def test_overlap_and_classes_use_latest_batches():
     variety = Variety()
     for _ in range(2):  # the same images twice, of five classes
         variety.add(np.arange(5), np.array([1, 2, 3, 4, NO_LABEL]))

@@ -39,7 +39,7 @@ def work(rank: int, port: int, images: torch.Tensor, answers: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_normalise_and_learn_as_one_does():
+def test_two_workers_normalize_and_learn_like_one():
     images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 3 + 5
     expected = learn(network(), images)
     context = multiprocessing.get_context("spawn")
@@ -65,14 +65,14 @@ class Halving(torch.nn.BatchNorm2d):
         return super().forward(input) / 2
 
 
-def test_a_layer_that_does_more_than_its_name_says_is_refused_but_for_timms():
-    with pytest.raises(ValueError, match=r"has a Halving, which several workers cannot share\..*num_workers=1"):
+def test_custom_batch_norm_is_rejected_except_timms():
+    with pytest.raises(ValueError, match=r"has a Halving layer, which cannot be synchronized.*num_workers=1"):
         synchronized(torch.nn.Sequential(Halving(4)), on_gpu=False)
     layer = synchronized(BatchNormAct2d(4), on_gpu=False).eval()
     assert layer(torch.full((1, 4, 1, 1), -1.0)).tolist() == BatchNormAct2d(4).eval()(-torch.ones(1, 4, 1, 1)).tolist()
 
 
-def test_judged_alone_it_uses_what_it_has_learnt():
+def test_eval_mode_uses_running_statistics():
     images = torch.randn(4, 3, 6, 6)
     plain, ours = network().eval(), synchronized(network(), on_gpu=False).eval()
     torch.testing.assert_close(ours(images), plain(images), rtol=0, atol=0)

@@ -27,7 +27,7 @@ def batch(value: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_nan_loss_stops_with_the_step_and_the_samples():
+def test_nan_loss_names_step_and_samples():
     classifier = Classifier(RESNET18, num_classes=2, image_size=32)
     with torch.no_grad():
         next(classifier.network.parameters()).fill_(float("nan"))
@@ -43,7 +43,7 @@ class Means(torch.nn.Module):
         return torch.stack([mean, torch.zeros_like(mean)], dim=1)
 
 
-def test_the_loss_is_the_mean_over_all_crops():
+def test_loss_is_mean_over_all_crops():
     config = dataclasses.replace(RESNET18, augmentation="multi_crop", num_local_crops=3, local_crop_size=16)
     classifier = Classifier(config, num_classes=2, image_size=32)
     classifier.network = Means()
@@ -57,7 +57,7 @@ def test_the_loss_is_the_mean_over_all_crops():
     torch.testing.assert_close(loss, expected)
 
 
-def test_nothing_is_learnt_from_a_sample_that_is_left_out():
+def test_excluded_sample_has_no_loss():
     classifier = Classifier(RESNET18, num_classes=2, image_size=32)
     classifier.network = Means()
     logits = Means()(torch.randn(2, 3, 32, 32))
@@ -68,7 +68,7 @@ def test_nothing_is_learnt_from_a_sample_that_is_left_out():
     assert classifier.held_out_top1.compute() == 1
 
 
-def test_training_accuracy_is_that_of_each_images_first_crop_without_those_left_out():
+def test_training_accuracy_uses_first_crops_of_included_samples():
     logits = torch.tensor(
         [[2.0, 1.0], [3.0, 0.0], [0.0, 1.0], [0.0, 9.0], [0.0, 9.0], [0.0, 9.0]]
     )  # two crops of three
@@ -77,7 +77,7 @@ def test_training_accuracy_is_that_of_each_images_first_crop_without_those_left_
     assert top1_of(logits, torch.tensor([NO_LABEL] * 3)) == 0
 
 
-def test_a_step_logs_its_learning_rate_and_the_length_of_its_gradient(monkeypatch: pytest.MonkeyPatch):
+def test_step_logs_learning_rate_and_gradient_norm(monkeypatch: pytest.MonkeyPatch):
     config = dataclasses.replace(RESNET18, num_images=2560, num_epochs=1, global_batch_size=128, base_learning_rate=0.2)
     classifier, logged = Classifier(config, num_classes=2, image_size=32), dict[str, float]()
     monkeypatch.setattr(classifier, "log", lambda name, value: logged.update({name: float(value)}))
@@ -89,7 +89,7 @@ def test_a_step_logs_its_learning_rate_and_the_length_of_its_gradient(monkeypatc
     assert logged == pytest.approx({"train/gradient_norm": 5.0, "train/learning_rate": 0.05})  # half of 0.2 * 128 / 256
 
 
-def test_held_out_loss_is_the_mean_over_samples_that_were_not_left_out():
+def test_held_out_loss_excludes_unlabeled_samples():
     classifier = Classifier(RESNET18, num_classes=2, image_size=32)
     classifier.network = Constant()
     for labels in ([0, 0, 1], [1, NO_LABEL]):
@@ -106,7 +106,7 @@ class Constant(torch.nn.Module):
         return torch.tensor([[1.0, 0.0]]).repeat(len(images), 1)
 
 
-def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):
+def test_checkpoint_restores_classifier(tmp_path: Path):
     classifier = Classifier(RESNET18, num_classes=2, image_size=32).eval()
     checkpoint = {"state_dict": classifier.state_dict(), "recipe": {}, "run": {}}
     classifier.on_save_checkpoint(checkpoint)
@@ -116,7 +116,7 @@ def test_a_checkpoint_rebuilds_the_same_classifier(tmp_path: Path):
     torch.testing.assert_close(again(batch(100)["image"]), classifier(batch(100)["image"]), rtol=0, atol=0)
 
 
-def test_a_missing_a_damaged_and_a_foreign_checkpoint_are_told_apart(tmp_path: Path):
+def test_missing_damaged_and_foreign_checkpoints_have_own_errors(tmp_path: Path):
     with pytest.raises(ValueError, match="there is no such file"):
         read_checkpoint(tmp_path / "none.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04")

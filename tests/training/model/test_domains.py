@@ -31,52 +31,52 @@ def statistics(norm: DomainNorm) -> list[list[float]]:
     return [[buffer.item() for buffer in part.buffers()] for part in (norm.real, norm.synthetic)]
 
 
-def test_each_domain_is_normalised_on_its_own_and_rows_keep_their_places():
+def test_domains_are_normalized_separately_in_row_order():
     norm, domains = layer()
-    torch.testing.assert_close(domains.apart(norm, ROWS, MIXED), torch.tensor(NORMALISED))
+    torch.testing.assert_close(domains.forward(norm, ROWS, MIXED), torch.tensor(NORMALISED))
     # Half of the first values 0 and 1, and half of the unbiased variances 2 and 200.
     assert statistics(norm) == [[1.0, 1.5, 1], [10.0, 100.5, 1]]
 
 
-def test_rows_that_come_real_first_are_normalised_alike():
+def test_sorted_rows_are_normalized_the_same():
     norm, domains = layer()
-    normalised = domains.apart(norm, ROWS[[0, 2, 1, 3]], torch.tensor([True, True, False, False]))
+    normalised = domains.forward(norm, ROWS[[0, 2, 1, 3]], torch.tensor([True, True, False, False]))
     torch.testing.assert_close(normalised, torch.tensor(NORMALISED)[[0, 2, 1, 3]])
     assert statistics(norm) == [[1.0, 1.5, 1], [10.0, 100.5, 1]]
 
 
-def test_without_domains_everything_is_real():
+def test_without_domains_all_rows_are_real():
     norm, domains = layer()
     torch.testing.assert_close(norm(ROWS[[0, 2]]), torch.tensor([[-1.0], [1.0]]))
     assert domains.counts is None
     assert statistics(norm) == [[1.0, 1.5, 1], [0.0, 1.0, 0]]
 
 
-def test_a_domain_that_a_batch_lacks_keeps_its_statistics():
+def test_missing_domain_keeps_its_statistics():
     norm, domains = layer()
-    normalised = domains.apart(norm, ROWS[[1, 3]], torch.tensor([False, False]))
+    normalised = domains.forward(norm, ROWS[[1, 3]], torch.tensor([False, False]))
     torch.testing.assert_close(normalised, torch.tensor([[1.0], [-1.0]]))
     assert statistics(norm) == [[0.0, 1.0, 0], [10.0, 100.5, 1]]
 
 
-def test_evaluation_uses_the_statistics_of_real_images():
+def test_evaluation_uses_statistics_of_real_images():
     norm, domains = layer()
-    domains.apart(norm, ROWS, MIXED)
+    domains.forward(norm, ROWS, MIXED)
     norm.real.running_var = torch.tensor([4.0])
     torch.testing.assert_close(norm.eval()(torch.tensor([[5.0]])), torch.tensor([[2.0]]))  # (5 - 1) / 2
 
 
-def test_domains_are_forgotten_where_a_step_fails():
+def test_domains_are_reset_after_error():
     norm, domains = layer()
-    with pytest.raises(ValueError, match=r"normalises 8 rows of a batch of 4: .*patches as rows"):
-        domains.apart(lambda rows: norm(rows.repeat(2, 1)), ROWS, MIXED)
+    with pytest.raises(ValueError, match=r"got 8 rows for a batch of 4: .*patches as rows"):
+        domains.forward(lambda rows: norm(rows.repeat(2, 1)), ROWS, MIXED)
     assert domains.counts is None
 
 
-def test_common_parameters_learn_from_both_domains():
+def test_shared_parameters_learn_from_both_domains():
     norm, domains = layer()
     rows, signal = ROWS.clone().requires_grad_(), torch.tensor([[1.0], [2.0], [3.0], [5.0]])
-    (domains.apart(norm, rows, MIXED) * signal).sum().backward()
+    (domains.forward(norm, rows, MIXED) * signal).sum().backward()
     assert norm.real.weight is norm.synthetic.weight
     assert norm.real.bias is norm.synthetic.bias
     torch.testing.assert_close(norm.real.weight.grad, torch.tensor([-1.0]))  # -1 + 2 + 3 - 5
@@ -84,22 +84,22 @@ def test_common_parameters_learn_from_both_domains():
 
 
 @pytest.mark.parametrize("mask", [[1, 0, 0, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0, 0]])
-def test_gradients_are_those_of_two_batch_normalisations(mask: list[int]):
+def test_gradients_match_two_batch_norms(mask: list[int]):
     is_real = torch.tensor(mask).bool()
     images, signal = torch.randn(2, 7, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     apart, domains = images.clone().requires_grad_(), Domains()
     norm = DomainNorm(torch.nn.BatchNorm2d(3), domains)
-    (domains.apart(norm, apart, is_real) * signal).sum().backward()
+    (domains.forward(norm, apart, is_real) * signal).sum().backward()
     for rows in (is_real, ~is_real):
         alone = images[rows].requires_grad_()
         (torch.nn.BatchNorm2d(3)(alone) * signal[rows]).sum().backward()
         torch.testing.assert_close(apart.grad[rows], alone.grad)  # pyright: ignore[reportOptionalSubscript]
 
 
-def test_timms_layer_still_activates_and_shows_what_it_has():
+def test_timm_layer_keeps_activation_and_attributes():
     network = torch.nn.Sequential(BatchNormAct2d(1, eps=1e-12))
     domains, norm = split_by_domain(network), network[0]
-    activated = domains.apart(network, ROWS.view(4, 1, 1, 1), MIXED)
+    activated = domains.forward(network, ROWS.view(4, 1, 1, 1), MIXED)
     torch.testing.assert_close(activated.flatten(), torch.tensor([0.0, 1.0, 1.0, 0.0]))
     assert isinstance(norm.act, torch.nn.ReLU)
     assert norm.num_features == 1
@@ -107,13 +107,13 @@ def test_timms_layer_still_activates_and_shows_what_it_has():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_format_and_type_are_kept_forwards_and_backwards(dtype: torch.dtype):
+def test_memory_format_and_dtype_are_preserved(dtype: torch.dtype):
     images = torch.randn(4, 3, 5, 5).to(dtype, memory_format=torch.channels_last).requires_grad_()
     domains, gradients = Domains(), []
     norm = DomainNorm(torch.nn.BatchNorm2d(3), domains)
     norm.register_full_backward_hook(lambda _, inputs, __: gradients.append(inputs[0]))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        output = domains.apart(norm, images, MIXED)
+        output = domains.forward(norm, images, MIXED)
     output.backward(torch.randn_like(output))
     for tensor in (output, *gradients):
         assert tensor.dtype == dtype
@@ -122,34 +122,34 @@ def test_memory_format_and_type_are_kept_forwards_and_backwards(dtype: torch.dty
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/test_efficientnet"])
-def test_no_layer_of_a_network_mixes_domains(name: str):
+def test_networks_do_not_mix_domains(name: str):
     torch.manual_seed(0)
     network = build_network(name, 3, "linear", temperature=0.1)
     alone = copy.deepcopy(network)
     domains = split_by_domain(network)
     images = torch.randn(7, 3, 32, 32)
     is_real = torch.tensor([False, True, True, False, True, False, True])
-    logits = domains.apart(network, images, is_real)
+    logits = domains.forward(network, images, is_real)
     torch.testing.assert_close(logits[is_real], alone(images[is_real]), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits[~is_real], alone(images[~is_real]), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/test_efficientnet"])
-def test_an_optimiser_has_each_parameter_once(name: str):
+def test_optimizer_has_each_parameter_once(name: str):
     network = build_network(name, 3, "linear", temperature=0.1)
     before = [len(group["params"]) for group in parameter_groups(network, weight_decay=1e-4)]
     split_by_domain(network)
     groups = parameter_groups(network, weight_decay=1e-4)
     assert [len(group["params"]) for group in groups] == before
-    torch.optim.SGD(groups, lr=0.1)  # which refuses one that comes twice
+    torch.optim.SGD(groups, lr=0.1)  # SGD rejects duplicate parameters
 
 
-def test_weights_and_both_statistics_come_back_from_a_state_dict():
+def test_state_dict_restores_weights_and_both_statistics():
     torch.manual_seed(0)
     trained, loaded = (build_network("resnet18", 3, "linear", temperature=0.1) for _ in range(2))
     domains, images = split_by_domain(trained), torch.randn(4, 3, 64, 64)
     split_by_domain(loaded)
-    domains.apart(trained, images, MIXED).sum().backward()
+    domains.forward(trained, images, MIXED).sum().backward()
     torch.optim.SGD(trained.parameters(), lr=0.001).step()
     loaded.load_state_dict(trained.state_dict())
     torch.testing.assert_close(loaded.eval()(images), trained.eval()(images), rtol=0, atol=0)
@@ -157,7 +157,7 @@ def test_weights_and_both_statistics_come_back_from_a_state_dict():
     assert not torch.equal(loaded.bn1.synthetic.running_mean, loaded.bn1.real.running_mean)  # pyright: ignore
 
 
-def test_a_copy_for_averages_has_common_parameters_and_domains_of_its_own():
+def test_copy_has_own_shared_parameters_and_domains():
     norm, _ = layer()
     twin = copy.deepcopy(norm)
     assert twin.real.weight is twin.synthetic.weight
@@ -165,7 +165,7 @@ def test_a_copy_for_averages_has_common_parameters_and_domains_of_its_own():
     assert twin.domains is not norm.domains
 
 
-def test_a_layer_in_two_places_stays_one():
+def test_layer_used_twice_stays_one():
     norm = torch.nn.BatchNorm1d(1)
     network = torch.nn.Sequential(norm, torch.nn.Sequential(norm))
     split_by_domain(network)
@@ -173,8 +173,8 @@ def test_a_layer_in_two_places_stays_one():
     assert network[0] is network[1][0]  # pyright: ignore[reportIndexIssue]
 
 
-def test_a_network_without_batch_normalisation_is_refused():
-    with pytest.raises(ValueError, match=r"has no batch normalisation.*such as resnet50"):
+def test_network_without_batch_norm_is_rejected():
+    with pytest.raises(ValueError, match=r"has no batch normalization.*such as resnet50"):
         split_by_domain(torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.LayerNorm(1)))
 
 
@@ -183,7 +183,7 @@ def small_network() -> tuple[torch.nn.Module, Domains]:
     return network, split_by_domain(network)
 
 
-def test_torchs_shared_normalisation_keeps_parameters_common():
+def test_torch_sync_batch_norm_keeps_parameters_shared():
     network, _ = small_network()
     num_parameters = len(list(network.parameters()))
     network = synchronized(network, on_gpu=True)
@@ -196,15 +196,15 @@ def test_torchs_shared_normalisation_keeps_parameters_common():
 
 
 def learn(network: torch.nn.Module, domains: Domains, images: torch.Tensor, is_real: torch.Tensor) -> list[Any]:
-    """Return the gradient of each parameter for sums of squares in two steps, the second synthetic, and all buffers."""
+    """Return gradients for sums of squares in two steps, the second with synthetic rows only, and all buffers."""
     for rows in (torch.ones_like(is_real), ~is_real):
-        (domains.apart(network, images[rows], is_real[rows]) ** 2).sum().backward()
+        (domains.forward(network, images[rows], is_real[rows]) ** 2).sum().backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return [tensor.numpy() for tensor in [*gradients, *network.buffers()]]
 
 
 IMAGES = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 3 + 5
-IS_REAL = torch.tensor([True, False, False, True, False, True, True, False])  # two of each in either half
+IS_REAL = torch.tensor([True, False, False, True, False, True, True, False])  # two of each in both halves
 
 
 def work(rank: int, port: int, answers: Any) -> None:
@@ -219,7 +219,7 @@ def work(rank: int, port: int, answers: Any) -> None:
 
 
 @pytest.mark.nightly
-def test_two_workers_with_domains_learn_as_one_does():
+def test_two_workers_with_domains_learn_like_one():
     network, domains = small_network()
     num_gradients = len(list(network.parameters()))
     expected = learn(network, domains, IMAGES, IS_REAL)
@@ -232,8 +232,8 @@ def test_two_workers_with_domains_learn_as_one_does():
     both = [answers.get(timeout=120)[1] for _ in workers]
     for worker in workers:
         worker.join()
-    for learnt in both:
-        assert len(learnt) == len(expected)
+    for learned in both:
+        assert len(learned) == len(expected)
         for place, whole in enumerate(torch.as_tensor(each) for each in expected):
             same = whole / 2 if place < num_gradients else whole  # gradients are means over workers
-            torch.testing.assert_close(torch.as_tensor(learnt[place]), same, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.as_tensor(learned[place]), same, rtol=1e-4, atol=1e-4)

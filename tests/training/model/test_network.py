@@ -12,7 +12,7 @@ from training.model.network import (
 )
 
 
-def test_a_cosine_head_sees_directions_alone():
+def test_cosine_head_ignores_lengths():
     head = CosineHead(2, 2, temperature=0.1)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[5.0, 0.0], [3.0, 4.0]]))
@@ -20,12 +20,12 @@ def test_a_cosine_head_sees_directions_alone():
     torch.testing.assert_close(head(torch.tensor([[0.2, 0.0], [0.0, 70.0]])), expected)
 
 
-def test_a_step_turns_the_classes_of_a_cosine_head_as_far_as_those_of_a_linear_layer():
+def test_cosine_head_initial_length_lets_classes_rotate():
     torch.manual_seed(0)
     features, labels = torch.randn(64, 2048), torch.arange(64) % 8
     angles = []
     for head in (CosineHead(2048, 8, temperature=0.1), CosineHead(2048, 8, temperature=0.1)):
-        if angles:  # as torch.randn starts, 78 times as long
+        if angles:  # as torch.randn initializes, 78 times longer
             head.weight = torch.nn.Parameter(torch.nn.functional.normalize(head.weight.detach(), dim=1) * 2048**0.5)
         before = head.weight.detach().clone()
         torch.nn.functional.cross_entropy(head(features), labels).backward()
@@ -39,7 +39,7 @@ def test_a_step_turns_the_classes_of_a_cosine_head_as_far_as_those_of_a_linear_l
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm/resnet10t", "vit_tiny_patch16_224"])
-def test_either_head_gives_a_logit_for_each_class(name: str):
+def test_each_head_has_a_logit_per_class(name: str):
     images = torch.zeros(2, 3, 224, 224)
     for head in ("linear", "cosine"):
         network = build_network(name, 7, head, temperature=0.1).eval()
@@ -48,13 +48,13 @@ def test_either_head_gives_a_logit_for_each_class(name: str):
     assert len(cosine_heads) == 1
 
 
-def test_a_network_without_a_linear_end_cannot_have_a_cosine_head():
-    with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer, .* Take another architecture"):
+def test_cosine_head_needs_a_linear_last_layer():
+    with pytest.raises(ValueError, match=r"SqueezeNet does not end in a linear layer, .* Use another architecture"):
         build_network("squeezenet1_1", 7, "cosine", temperature=0.1)
 
 
 class TwoTokens(torch.nn.Module):
-    """Has two tokens, of one pixel and of the next, and a last layer for each."""
+    """Network with two tokens, one per pixel, and a head for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class TwoTokens(torch.nn.Module):
         return (self.head(images[:, :, 0, 0]) + self.head_dist(images[:, :, 0, 1])) / 2
 
 
-def test_features_of_a_distilled_network_are_the_mean_of_what_both_its_heads_see():
+def test_distilled_features_are_mean_of_head_inputs():
     images = torch.tensor([[[[1.0, 3.0]], [[0.0, 8.0]], [[-2.0, 2.0]]]])
     features, logits = features_and_logits(TwoTokens(), 2, images)
     torch.testing.assert_close(features, torch.tensor([[2.0, 4.0, 0.0]]))
@@ -72,13 +72,13 @@ def test_features_of_a_distilled_network_are_the_mean_of_what_both_its_heads_see
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "repvit_m0_9"])
-def test_a_cosine_head_does_not_take_the_place_of_one_of_two(name: str):
+def test_cosine_head_is_rejected_for_two_heads(name: str):
     check_features(name)
-    with torch.device("meta"), pytest.raises(ValueError, match=r"averages two linear layers, .* Take another arch"):
+    with torch.device("meta"), pytest.raises(ValueError, match=r"averages two linear layers, .* Use another arch"):
         build_network(name, 7, "cosine", temperature=0.1)
 
 
-def test_features_of_a_distilled_network_are_timms():
+def test_distilled_features_match_timm():
     network = build_network("deit_tiny_distilled_patch16_224", 7, "linear", temperature=0.1).eval()
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -88,30 +88,32 @@ def test_features_of_a_distilled_network_are_timms():
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_a_network_with_auxiliary_outputs_trains_on_its_main_one(name: str):
+def test_auxiliary_outputs_are_disabled(name: str):
     network = build_network(name, 7, "linear", temperature=0.1).train()
     network(torch.randn(2, 3, 75, 75)).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_images_of_a_size_that_a_network_does_not_take_are_refused():
+def test_unsupported_image_sizes_are_rejected():
     check_sizes("resnet50", {8})
     check_sizes("inception_v3", {75, 299})
-    with pytest.raises(ValueError, match=r"'inception_v3' takes no images of 64 px: .*size.*\. Give another one,"):
+    with pytest.raises(
+        ValueError, match=r"'inception_v3' does not accept images of 64 px: .*size.*\. Use another one,"
+    ):
         check_sizes("inception_v3", {64, 299})
-    with pytest.raises(ValueError, match=r"'vit_b_16' takes no images of 96 px: Wrong image height"):
+    with pytest.raises(ValueError, match=r"'vit_b_16' does not accept images of 96 px: Wrong image height"):
         check_sizes("vit_b_16", {224, 96})
 
 
-def test_an_architecture_that_nobody_has_is_told_with_what_is_near():
+def test_unknown_architecture_error_names_similar_ones():
     check_architecture("resnet50")
     check_architecture("convnext_tiny")
     check_architecture("timm/resnet50")
-    with pytest.raises(ValueError, match=r"'resnet51', which neither torchvision nor timm has\. Near: .*resnet5"):
+    with pytest.raises(ValueError, match=r"'resnet51', which neither torchvision nor timm has\. Similar: .*resnet5"):
         check_architecture("resnet51")
 
 
-def test_biases_and_normalisation_do_not_decay():
+def test_biases_and_normalization_do_not_decay():
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), CosineHead(4, 2, 1)
     )
