@@ -27,7 +27,7 @@ from training.job import FitJob
 from training.model.classifier import NonFiniteLossError, load_classifier
 from training.progress import TrainingProgress
 from training.run_state import RunState
-from training.start import ResumePoint, open_loader
+from training.resume import ResumePoint, open_loader
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from training.start import choose_checkpoint
+from training.resume import choose_checkpoint
 
 
 def test_damaged_checkpoint_is_renamed_and_partial_files_are_deleted(tmp_path: Path):
