@@ -26,8 +26,8 @@ from training.job import KEPT, FitJob
 from training.loggers import build_loggers
 from training.model.classifier import Classifier, prepare_network
 from training.progress import TrainingProgress
-from training.run_state import CommitCallback, Journal
 from training.resume import ResumePoint, open_loader, resolve_resume_point
+from training.run_state import CommitCallback, Journal
 
 PROGRESS_SECONDS = 1.0
 """Minimum interval between progress reports."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from generation.files import write_whole
 from generation.shards.storage import StorageError
 
-SLICE_BYTES = 64_000_000
+PART_BYTES = 64_000_000
 PART_SECONDS = 30.0
 """A file is written after this many bytes, or this much time since the last file."""
 
@@ -74,7 +74,7 @@ class OutputCache:
         if len(columns[ROW]):
             self.pending.append(columns)
         num_bytes = sum(column.nbytes for columns in self.pending for column in columns.values())
-        if num_bytes >= SLICE_BYTES or time.monotonic() - self.written_at >= PART_SECONDS:
+        if num_bytes >= PART_BYTES or time.monotonic() - self.written_at >= PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import fsspec.config
 from fsspec.core import url_to_fs
 
+from generation.errors import FigmentError
 from generation.files import FULL, TEMPORARY, check_writable, write_new, write_whole
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ S3_OPTIONS: dict[str, Any] = {"config_kwargs": {"connect_timeout": 5, "retries":
 """Fail within seconds if a bucket is unreachable; retry failed requests."""
 
 
-class StorageError(RuntimeError):
+class StorageError(FigmentError):
     """A file could not be read or written, or has unexpected content; the message gives the remedy."""
 
 

@@ -208,7 +208,7 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
             ["evaluation.resize_size=16", "evaluation.sets=[digits]", "evaluation.crop_size=32"],
             "smaller than crop_size; use 32 or more",
         ),
-        (["evaluation.outputs=s3://bucket/a"], "is no path"),
+        (["evaluation.outputs=s3://bucket/a"], "is a URL; use a folder"),
         (["evaluation.transfer=digits"], r"the classifier \(digits\) knows all of them"),
         (["evaluation.transfer=[dtd,dtd]"], "evaluation.transfer lists dtd more than once"),
         (["evaluation.paths.digits=/data"], "evaluation.paths.digits is set, but the digits ship with Figment"),

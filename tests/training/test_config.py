@@ -81,13 +81,13 @@ def test_reuse_reduces_requested_samples():
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"reuse": "auto", "deterministic": True}, "reuse is auto, which depends on timing"),
         ({"loggers": ("wandb", "comet")}, "training.loggers has unknown comet; use wandb or mlflow"),
-        ({"allow_unreadable": -1}, "training.allow_unreadable is -1; give 0 or more"),
+        ({"allow_unreadable": -1}, "training.allow_unreadable is -1; use 0 or more"),
         ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0; set both or neither"),
         (
             {"real_image_size": 512, "augmentation": "affine"},
             "real_image_size is 512, but training.augmentation=affine crops .* Remove the setting",
         ),
-        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; give 0 to below 1"),
+        ({"real_images": "digits", "real_fraction": 1.0}, "real_fraction is 1.0; use 0 to below 1"),
         (
             {"real_images": "digits", "real_fraction": 0.3},
             "0.3 of a worker's batch of 256 is 76.8 images, .* Try 0.300781",

@@ -26,8 +26,8 @@ from training.fit import fit
 from training.job import FitJob
 from training.model.classifier import NonFiniteLossError, load_classifier
 from training.progress import TrainingProgress
-from training.run_state import RunState
 from training.resume import ResumePoint, open_loader
+from training.run_state import RunState
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -45,5 +45,5 @@ def test_guidance_outside_its_interval_is_not_computed(digits: Recipe):
 
 
 def test_reversed_interval_is_refused():
-    with pytest.raises(ValueError, match=r"guidance_interval is 0\.7, 0\.1\. Give two shares"):
+    with pytest.raises(ValueError, match=r"guidance_interval is 0\.7, 0\.1; use two ascending fractions"):
         RecipeConfig(guidance_interval=(0.7, 0.1))

@@ -164,9 +164,7 @@ def test_lora_with_unmatched_weights_is_refused(tmp_path: Path):
         return DiffusersGenerator(recipe, ON_CPU).generate(plans_of(recipe)).images_nhwc
 
     np.testing.assert_array_equal(images_with(kohya=len(weights)), images_with(kohya=0))
-    message = (
-        r"has 16 of 32 weights that fit nowhere in 'generation/digits/model', such as lora_unet_.*; 16 fit, .* unet"
-    )
+    message = r"has 16 of 32 weights that do not fit 'generation/digits/model', such as lora_unet_.*; 16 fit, .* unet"
     with pytest.raises(ValueError, match=message):
         images_with(kohya=16)
 

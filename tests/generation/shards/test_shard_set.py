@@ -261,7 +261,7 @@ def test_reader_yields_the_requested_samples_of_a_slice(in_order: bool, painted:
     [
         ({"image_format": "png", "quality": 90}, r"quality is 90; use 0 \(always lossless\) for png"),
         ({"image_format": "jpg"}, r"quality is 0; use 1 to 100 for jpg"),
-        ({"shard_size": 0}, r"data\.shard_size is 0; give 1 or more"),
+        ({"shard_size": 0}, r"data\.shard_size is 0; use 1 or more"),
         ({"source": "shards"}, r"data\.shards is empty"),
         (
             {"source": "shards", "shards": "a", "tee": "b"},

@@ -144,7 +144,7 @@ def test_run_without_file_locks_is_evaluated_with_one_warning(tmp_path: Path, pa
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (train, "every_images is 63, less than the 64 images of a step (training.global_batch_size). Give as many, or"),
+        (train, "every_images is 63, smaller than a step (training.global_batch_size); use 64 or more"),
         (compare, "every_images is 63, but a comparison"),
     ],
 )
