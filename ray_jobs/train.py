@@ -6,7 +6,9 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     run_and_exit("train")
 
 import dataclasses
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +87,11 @@ def main(config: JobConfig) -> None:
             f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on.", run_dir
         ):
             announce(f"{source.describe()}; writing to {run_dir}")
-            show_samples(recipe, source, run_dir)
-            announce("training starts; its first samples are in samples.png, where they are generated")
-            checkpoint_file, progress, advice = train(job, pool)
+            if not (run_dir / "recipe.json").exists():
+                write_anew(run_dir / "recipe.json", recipe_file_text(recipe))
+            announce("training starts; generated samples will be in samples.png")
+            with drawing_samples(recipe, source, run_dir / "samples.png"):
+                checkpoint_file, progress, advice = train(job, pool)
         with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
             for line in (f"the whole run: {advice}", *job.unreadable.report_lines()):
@@ -185,12 +189,19 @@ def check_resumed(job: Prepared) -> list[str]:
     return [*faults, f"going on from {path.name}"]
 
 
-def show_samples(recipe: Recipe, source: Source, run_dir: Path) -> None:
-    """Write the recipe and a sheet of samples, where they are not there already."""
-    recipe_file, sheet = run_dir / "recipe.json", run_dir / "samples.png"
-    if not recipe_file.exists():
-        write_anew(recipe_file, recipe_file_text(recipe))
-    samples = None if sheet.exists() else source.first_samples(NUM_SAMPLES_ON_SHEET)
+@contextmanager
+def drawing_samples(recipe: Recipe, source: Source, sheet: Path) -> Iterator[None]:
+    """Write a sheet of the first samples in a thread while the body runs, unless it exists. Re-raises its error."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        written = None if sheet.exists() else thread.submit(draw_samples, recipe, source, sheet)
+        yield
+    if written:
+        written.result()
+
+
+def draw_samples(recipe: Recipe, source: Source, sheet: Path) -> None:
+    """Write a sheet of the first samples of a source that has generated ones."""
+    samples = source.first_samples(NUM_SAMPLES_ON_SHEET)
     if samples is not None:
         write_whole(sheet, lambda file: write_contact_sheet(file, recipe, samples))
 

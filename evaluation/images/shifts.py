@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from generation.digits.real_digits import evaluation_digits
 from generation.random_streams import Purpose, stream
@@ -71,6 +70,8 @@ def erode(image: np.ndarray) -> np.ndarray:
     """Return the darkest value around each pixel, uint8 [H, W, 3]; strokes at the border are treated as continuing."""
     steps = abs(np.arange(-THINNING_RADIUS, THINNING_RADIUS + 1))
     diamond = np.add.outer(steps, steps) <= THINNING_RADIUS
+    from scipy import ndimage
+
     return ndimage.grey_erosion(image, footprint=diamond[:, :, None], mode="nearest")
 
 
@@ -89,6 +90,8 @@ def _add_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _blur(image: np.ndarray, _random: np.random.Generator) -> np.ndarray:
+    from scipy import ndimage
+
     blurred = ndimage.gaussian_filter(image.astype(np.float64), (BLUR_SIGMA, BLUR_SIGMA, 0), mode="nearest")
     return _to_pixels(blurred)
 

@@ -7,7 +7,6 @@ computes distances in blocks, never all pairs at once.
 from collections.abc import Iterator
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_chunked
 
 from evaluation.result import Representation
 
@@ -102,6 +101,8 @@ def distance_blocks(points: np.ndarray, others: np.ndarray) -> Iterator[tuple[sl
     Accurate to about 1e-8 of the vectors' lengths (|a|^2 - 2ab + |b|^2). If `others` is the same array, the distance of
     a row to itself is exactly 0.
     """
+    from sklearn.metrics import pairwise_distances_chunked
+
     start = 0
     for block in pairwise_distances_chunked(points, others, metric="euclidean", working_memory=BLOCK_MEBIBYTES):
         yield slice(start, start + len(block)), block

@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from evaluation.pages import plots
-from evaluation.pages.plots import svg
 from evaluation.result import Evaluation
 
 STYLE = """
@@ -139,13 +137,17 @@ def robustness(models: Mapping[str, Evaluation], sets: Sequence[str]) -> str:
     results = {name: one["sets"] for name, one in models.items()}
     if sum(name in of_model for of_model in results.values() for name in sets) < 2:
         return ""
-    return section("Robustness", svg(plots.robustness_figure(results, sets)))
+    from evaluation.pages.plots import robustness_figure, svg  # imports matplotlib
+
+    return section("Robustness", svg(robustness_figure(results, sets)))
 
 
 def representation_table(models: Mapping[str, Evaluation]) -> str:
     """Return a table of representation metrics, one row per model."""
-    columns = ["set", "num_images", "num_dimensions", *plots.MEASURES]
-    head = ["model", "set", "images", "dimensions", *(name.replace("_", " ") for name in plots.MEASURES)]
+    from evaluation.pages.plots import MEASURES
+
+    columns = ["set", "num_images", "num_dimensions", *MEASURES]
+    head = ["model", "set", "images", "dimensions", *(name.replace("_", " ") for name in MEASURES)]
     rows = []
     for name, one in models.items():
         measured = one.get("representation") or {}

@@ -8,8 +8,6 @@ from typing import cast
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 IMAGE_SIZE = 32
 """Height and width in pixels, enlarged from the data set's 8 by bicubic interpolation."""
@@ -20,6 +18,8 @@ NUM_TEST = 540
 @cache
 def split_positions() -> tuple[np.ndarray, np.ndarray]:
     """Return the data set's row numbers of the training split [1257] and the test split [540], disjoint."""
+    from sklearn.model_selection import train_test_split
+
     labels = _data_set()["target"]
     train, test = train_test_split(np.arange(len(labels)), test_size=NUM_TEST, stratify=labels, random_state=0)
     return np.asarray(train), np.asarray(test)
@@ -48,6 +48,8 @@ def _digits_at(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _data_set() -> dict[str, np.ndarray]:
+    from sklearn.datasets import load_digits
+
     return cast(dict[str, np.ndarray], load_digits())
 
 

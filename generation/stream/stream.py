@@ -32,13 +32,16 @@ from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError, GenerationFailedError
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.serve_controller import ControllerSilentError
-from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, beside_driver
+from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService
 from generation.recipes.recipe import Recipe
 from generation.sample import PassBatch, SampleBatch, select_samples
 from generation.stream.ordered import map_ordered
 from generation.stream.units import MAX_SOURCE_BLOCKS, bound_memory, in_blocks, work_units
 
 logger = logging.getLogger(__name__)
+
+NODE_ID = "ray.io/node-id"
+"""Label of a node that Ray sets itself; selecting it places an actor on that node."""
 
 MIN_REQUESTERS = 2
 """The minimum number of request actors per consumer.
@@ -145,7 +148,7 @@ def request_units(
         # With more tasks in flight, some actors would hold two while others idle.
         compute=ActorPoolStrategy(size=num_requesters, max_tasks_in_flight_per_actor=1),
         num_cpus=0,
-        scheduling_strategy=source.context.scheduling_strategy if stage.is_spread else beside_driver(),
+        label_selector={} if stage.is_spread else {NODE_ID: ray.get_runtime_context().get_node_id()},
     )
 
 

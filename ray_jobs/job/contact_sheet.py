@@ -3,8 +3,6 @@
 import textwrap
 from typing import BinaryIO
 
-from matplotlib.figure import Figure
-
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch
@@ -14,6 +12,8 @@ COLUMNS = 5
 
 def write_contact_sheet(file: BinaryIO, recipe: Recipe, samples: SampleBatch) -> None:
     """Write a PNG with one sample per cell, its index and class above and its prompt below."""
+    from matplotlib.figure import Figure
+
     rows = -(-len(samples["index"]) // COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 3.2 * rows))
     axes = figure.subplots(rows, COLUMNS, squeeze=False)

@@ -10,7 +10,6 @@ from evaluation.images.decoding import Crop
 from evaluation.images.real_sets import open_set
 from evaluation.inference.reading import crop_for
 from evaluation.inference.trained_model import EvaluatedModel, open_model
-from evaluation.pages.model_page import csv_text, model_page
 from evaluation.result import Evaluation, EvaluationEnvironment
 from generation.files import new_path
 from generation.recipes.labels import LabelSpace
@@ -62,6 +61,8 @@ def write_evaluation(model: EvaluatedModel, planned: EvaluationPlan, config: Job
 
     ValueError if its nodes do not join within the time in the settings.
     """
+    from evaluation.pages.model_page import csv_text, model_page  # imports matplotlib
+
     run_dir = model.run_dir
     wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
     evaluation: Evaluation = {
