@@ -80,7 +80,7 @@ def find_settings(schema: type, paths: Sequence[str]) -> list[Setting]:
 
 def print_settings(word: str) -> None:
     """Print all settings, those of a section, or those that have a word in name or meaning; ValueError for none."""
-    every = _unique_settings()
+    every = [each for _, each in _unique_settings()]
     found = [each for each in every if each.path.startswith(f"{word}.")] or [
         each for each in every if word.lower() in f"{each.path} {each.meaning}".lower()
     ]
@@ -94,21 +94,24 @@ def print_settings(word: str) -> None:
 
 def reference() -> str:
     """Return the page docs/settings.md."""
-    lines, section = [TITLE], None
-    for each in _unique_settings():
-        if (name := each.path.rpartition(".")[0]) != section:
-            section = name
-            lines += [f"## `{section}`" if section else "## Of a run", ""]
+    lines, heading = [TITLE], ""
+    for command, each in _unique_settings():
+        section = each.path.rpartition(".")[0]
+        above = f"`{section}`" if section else f"Only `{command}`" if command else "Top level"
+        if above != heading:
+            heading = above
+            lines += [f"## {heading}", ""]
         lines += [f"`{each.name_and_default}` ({each.kind})  ", each.meaning, ""]
     return "\n".join(lines)
 
 
-def _unique_settings() -> list[Setting]:
-    found: dict[str, Setting] = {}
-    for schema in SCHEMAS.values():
+def _unique_settings() -> list[tuple[str, Setting]]:
+    """Return each setting once, with the first command of `SCHEMAS` that has it."""
+    found: dict[str, tuple[str, Setting]] = {}
+    for command, schema in SCHEMAS.items():
         for each in settings_of(schema):
-            found.setdefault(each.path, each)
-    return sorted(found.values(), key=lambda each: each.path.count(".") > 0)
+            found.setdefault(each.path, (command, each))
+    return list(found.values())
 
 
 def _meanings(schema: type) -> dict[str, str]:
