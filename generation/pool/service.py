@@ -121,7 +121,7 @@ class GenerationService:
         """Return the number of running actors, which have loaded their models."""
         return _num_in(self._status(), "RUNNING")
 
-    def num_awaited(self) -> int:
+    def num_pending(self) -> int:
         """Return the number of actors that wait for a node or are loading their models."""
         return _num_in(self._status(), *STARTING)
 

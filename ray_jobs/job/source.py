@@ -59,7 +59,7 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
             wait_for_training()
         service = start_generation(recipe, generation)
         try:
-            if service.num_awaited():
+            if service.num_pending():
                 check_pending([dataclasses.replace(generators, may_start_late=True), trainers], nodes_alive())
         except BaseException:
             service.stop()

@@ -47,7 +47,7 @@ class FlakyPool:
     def num_actors(self) -> int:
         return 2
 
-    def num_awaited(self) -> int:
+    def num_pending(self) -> int:
         return 0
 
     def report_trainer(self, trainer: TrainerTimes) -> None:
