@@ -30,7 +30,7 @@ def own_recipe(painted: Recipe) -> Recipe:
     return dataclasses.replace(painted, seed=1)
 
 
-def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not(own_recipe: Recipe):
+def test_pool_grows_for_a_waiting_trainer_and_shrinks_for_a_slow_one(own_recipe: Recipe):
     """Ray Data's actor pools grow with their backlog even if the trainer is the bottleneck (ray#45331)."""
     with start_generation(own_recipe, UP_TO_SIX) as service:
         trainer = Trainer(service, own_recipe, UP_TO_SIX)
