@@ -52,7 +52,7 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
         except KeyboardInterrupt:
             TERMINATION.begin(signal.SIGINT)
         except Exception as error:
-            if TERMINATION.has_begun:  # what was cut short raises errors of its own
+            if TERMINATION.has_begun:  # interrupted work raises errors too
                 sys.exit(TERMINATION.status)
             if found := _known(error):
                 _end(str(found).partition(RAY_DATA_ADDS)[0])

@@ -41,7 +41,7 @@ class FlakyPool:
     def counts(self) -> GenerationCounts:
         self.num_hidden_looks += self.is_hidden
         if self.is_hidden:
-            raise RayServeException("the controller is starting anew")
+            raise RayServeException("the controller is restarting")
         return GenerationCounts()
 
     def num_actors(self) -> int:
