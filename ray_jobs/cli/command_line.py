@@ -136,10 +136,10 @@ def work(name: str, needs_ray: bool = True, **parameters: Any) -> Work:
 
 @job((*IMAGES[:3], *TRAINING, *POOL[:2], "output"))
 def train(config: JobConfig) -> Work:
-    """Train a classifier on images that are generated while it trains, then evaluate it on real images.
+    """Train a classifier on generated images, then evaluate it.
 
-    Writes the folder `output`: checkpoint, metrics, report.html, summary.json. resume=true continues an interrupted run
-    in that folder.
+    The images are generated while it trains; the evaluation uses real images. Writes the folder `output`: checkpoint,
+    metrics, report.html, summary.json. resume=true continues an interrupted run in that folder.
     """
     return work("train", config=config)
 
@@ -147,10 +147,10 @@ def train(config: JobConfig) -> Work:
 @job((*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output"))
 @click.option("--verify", is_flag=True, help="Check every stored sample first, and generate damaged shards again.")
 def generate(config: JobConfig, verify: bool) -> Work:
-    """Generate a data set as WebDataset shards in `output`, a folder or a URL.
+    """Generate a data set as WebDataset shards.
 
-    The set contains the samples that training with the same config would stream, and its held-out samples. Run the
-    command again to generate missing shards: after a kill, or after raising training.num_images.
+    Writes to `output`, a folder or a URL, the samples that training with the same config would stream, and its held-out
+    samples. Run the command again to generate missing shards: after a kill, or after raising training.num_images.
     """
     return work("generate", config=config, verify=verify)
 
@@ -194,19 +194,19 @@ def evaluate(config: JobConfig) -> Work:
     JudgeConfig,
 )
 def judge(config: JudgeConfig) -> Work:
-    """Compare generated images with real ones by a classifier trained on real images.
+    """Compare generated with real images by a classifier.
 
-    The classifier is checkpoint=FILE; the images are the first of the recipe, or the first of data.shards. Writes
-    judgement.json and report.html.
+    The classifier is checkpoint=FILE, trained on real images; the generated images are the first of the recipe, or the
+    first of data.shards. Writes judgement.json and report.html.
     """
     return work("judge", config=config)
 
 
 @job(("arms", "seeds", "real_images", *TRAINING[:3], *IMAGES[:2], *POOL[:1], "output"), CompareConfig)
 def compare(config: CompareConfig) -> Work:
-    """Compare training on streamed images, on images generated first, on stored and replayed ones, and on real images.
+    """Compare training on streamed, stored and real images.
 
-    Trains each arm once per seed. Writes results.json and report.html.
+    Trains each arm (`arms`) once per seed (`seeds`). Writes results.json and report.html.
     """
     return work("compare", config=config)
 
@@ -225,10 +225,10 @@ def compare(config: CompareConfig) -> Work:
     MiniatureConfig,
 )
 def miniature(config: MiniatureConfig) -> Work:
-    """Repeat the paper's experiments on a small scale, with classifiers that train within seconds.
+    """Repeat the paper's experiments on a small scale.
 
-    Trains a classifier for each prompt form, guidance scale, number of images and augmentation, and some on real
-    images. Writes README.md, results.json and plots.
+    Trains a classifier, which takes seconds, for each prompt form, guidance scale, number of images and augmentation,
+    and some on real images. Writes README.md, results.json and plots.
     """
     return work("miniature", config=config)
 
@@ -249,7 +249,7 @@ def miniature(config: MiniatureConfig) -> Work:
     ScaleConfig,
 )
 def scale(config: ScaleConfig) -> Work:
-    """Measure throughput by number of generators, autoscaling, and recovery from faults.
+    """Measure throughput, autoscaling and recovery from faults.
 
     Runs on local nodes that it starts (num_local_nodes), or on the running cluster. Writes scale.json and report.html.
     Exit status 1 if a target is missed.
@@ -271,9 +271,10 @@ def scale(config: ScaleConfig) -> Work:
 )
 @click.option("--images", type=click.IntRange(min=1), default=3, show_default=True, help="Images per cell.")
 def gallery(config: JobConfig, **options: Any) -> Work:
-    """Generate a few images of each class, side by side by prompt template or guidance scale.
+    """Generate a few images of each class, side by side.
 
-    Writes gallery.html, gallery.png and recipe.json; each image is a sample of that recipe, shown with its index.
+    Columns are prompt templates or guidance scales. Writes gallery.html, gallery.png and recipe.json; each image is a
+    sample of that recipe, shown with its index.
     """
     return work("gallery", config=config, **options)
 
@@ -293,9 +294,9 @@ def gallery(config: JobConfig, **options: Any) -> Work:
 @click.option("--index", required=True, help="Indices and ranges, such as 7,8,1000:1016.")
 @click.option("--out", required=True, help="New folder for the images.")
 def regenerate(config: JobConfig, index: str, out: str) -> Work:
-    """Generate chosen samples of a recipe again; write a PNG and a JSON file with the plan of each.
+    """Generate chosen samples of a recipe again.
 
-    CONFIG is usually the recipe.json of a run or a data set.
+    Writes a PNG, and a JSON file with the plan, per sample. CONFIG is usually the recipe.json of a run or a data set.
     """
     return work("regenerate", config=config, index=index, out=out)
 
@@ -317,9 +318,9 @@ def regenerate(config: JobConfig, index: str, out: str) -> Work:
 @click.option("--like", metavar="RUN", help="Predict time and cost from the rates of this finished run.")
 @click.pass_obj
 def plan(arguments: list[str], config: JobConfig, **options: Any) -> Work:
-    """Show a data set before it is generated: classes, prompts, token counts, size; write its recipe.
+    """Show a data set before it is generated; write its recipe.
 
-    Needs no cluster, except to rehearse the run with --cost.
+    Prints classes, prompts, token counts and size. Needs no cluster, except to rehearse the run with --cost.
     """
     return work("plan", needs_ray=False, config=config, arguments=arguments, **options)
 
@@ -338,7 +339,10 @@ def report(places: tuple[str, ...], out: str) -> Work:
 
 @figment.command()
 def configs() -> None:
-    """List the configs that ship with Figment; every command takes them by name."""
+    """List the configs that ship with Figment.
+
+    Every command takes them by name.
+    """
     found = shipped_configs()
     width = max(map(len, found))
     for name, text in found.items():
@@ -348,7 +352,10 @@ def configs() -> None:
 @figment.command()
 @click.argument("word", metavar="[SECTION|WORD]", default="")
 def settings(word: str) -> None:
-    """List all settings, one section, or the settings with WORD in their name or meaning."""
+    """List all settings, a section, or those that match a word.
+
+    WORD is searched in names and meanings.
+    """
     print_settings(word)
 
 

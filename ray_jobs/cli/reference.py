@@ -98,7 +98,7 @@ def reference() -> str:
     for each in _unique_settings():
         if (name := each.path.rpartition(".")[0]) != section:
             section = name
-            lines += [f"## `{section}`" if section else "## Of a run", ""]
+            lines += [f"## `{section}`" if section else "## Run", ""]
         lines += [f"`{each.name_and_default}` ({each.kind})  ", each.meaning, ""]
     return "\n".join(lines)
 
