@@ -380,12 +380,12 @@ def run(arguments: list[str]) -> None:
 
 def run_and_exit(name: str) -> None:
     """Run a command as `python -m ray_jobs.NAME` and exit: the rest of its module is not executed."""
-    CONSOLE.keep()
+    CONSOLE.detach_stderr()
     run([name, *sys.argv[1:]])
     sys.exit()
 
 
 def main() -> None:
     """Run the console command `figment`."""
-    CONSOLE.keep()
+    CONSOLE.detach_stderr()
     run(sys.argv[1:])

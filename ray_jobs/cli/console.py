@@ -17,23 +17,23 @@ class Console:
         self.shows_libraries = False
         """Whether messages of libraries are shown."""
 
-        self._is_kept = False
+        self._is_detached = False
 
-    def keep(self) -> None:
+    def detach_stderr(self) -> None:
         """Redirect `sys.stderr` and crash traces to a copy of file descriptor 2."""
-        if self._is_kept:
+        if self._is_detached:
             return
         sys.stderr.flush()
         copy = os.dup(2)
         sys.stderr = open(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: SIM115
-        self._is_kept = True
+        self._is_detached = True
 
     def send_native_messages_to(self, log: Path) -> None:
         """Redirect file descriptor 2 to a log file, unless library messages are shown.
 
-        Does nothing before `keep`, because `sys.stderr` would be redirected too.
+        Does nothing before `detach_stderr`, because `sys.stderr` would be redirected too.
         """
-        if not self._is_kept or self.shows_libraries:
+        if not self._is_detached or self.shows_libraries:
             return
         with log.open("ab") as file:
             os.dup2(file.fileno(), 2)

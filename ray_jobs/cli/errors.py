@@ -25,11 +25,11 @@ TRACE_NOTE = "The full traceback"
 
 
 @contextmanager
-def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
+def user_errors(hint: str = "", folder: Path | None = None) -> Iterator[None]:
     """Exit with status 2 and one line if the body raises ValueError or an error that `errors_at_work` handles."""
     TERMINATION.handle()
     print_any_text()
-    with errors_at_work(kept, folder):
+    with errors_at_work(hint, folder):
         try:
             yield
         except ValueError as error:
@@ -40,13 +40,13 @@ def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]:
+def errors_at_work(hint: str = "", folder: Path | None = None) -> Iterator[None]:
     """Exit with status 2 and one line for a FigmentError or a full disk, which Ray wraps in its own errors.
 
-    `kept` is one line about what remains after Ctrl-C or SIGTERM and how to resume. The traceback of any other error is
+    `hint` is one line about what remains after Ctrl-C or SIGTERM and how to resume. The traceback of any other error is
     written to a new file in `folder`, or in the temporary folder, and a note on the error names the file.
     """
-    with TERMINATION.keeping(kept):
+    with TERMINATION.with_hint(hint):
         try:
             yield
         except KeyboardInterrupt:
@@ -57,9 +57,9 @@ def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]
             if found := _known(error):
                 _end(str(found).partition(RAY_DATA_ADDS)[0])
             if found := _of_a_disk(error):
-                _end(f"{_place_and_remedy(found)} {TERMINATION.kept}")
+                _end(f"{_place_and_remedy(found)} {TERMINATION.hint}")
             if not any(note.startswith(TRACE_NOTE) for note in getattr(error, "__notes__", [])):
-                error.add_note(f"{keep_trace(error, folder)} {TERMINATION.kept}".rstrip())
+                error.add_note(f"{keep_trace(error, folder)} {TERMINATION.hint}".rstrip())
             raise
 
 

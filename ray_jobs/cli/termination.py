@@ -31,7 +31,7 @@ class Termination:
     """Handler of SIGTERM and Ctrl-C, and the line that it prints."""
 
     def __init__(self) -> None:
-        self._kept: list[str] = []
+        self._hints: list[str] = []
         self._head = ""
         self._waker: socket.socket | None = None
         self._announcing = threading.RLock()  # the handler may interrupt its own thread while that announces
@@ -39,18 +39,18 @@ class Termination:
         self.status = 0
 
     @property
-    def kept(self) -> str:
+    def hint(self) -> str:
         """What remains of the work and how to resume, in one line; empty if nothing is known."""
-        return next((kept for kept in reversed(self._kept) if kept), "")
+        return next((hint for hint in reversed(self._hints) if hint), "")
 
     @contextmanager
-    def keeping(self, kept: str) -> Iterator[None]:
-        """Set the line for a signal during the body; an inner body's line takes precedence."""
-        self._kept.append(kept)
+    def with_hint(self, hint: str) -> Iterator[None]:
+        """Set the hint for a signal during the body; an inner body's hint takes precedence unless it is empty."""
+        self._hints.append(hint)
         try:
             yield
         finally:
-            self._kept.pop()
+            self._hints.pop()
 
     def handle(self, head: str | None = None) -> None:
         """Handle both signals from here on; `head` is HOST:PORT of the Ray cluster that an orderly end needs."""
@@ -96,7 +96,7 @@ class Termination:
                 return
             self.has_begun, self.status = True, 128 + number  # as in shells
         with suppress(OSError, ValueError):  # not by print, which the signal may have interrupted
-            os.write(sys.stderr.fileno(), f"{f'{WORDS[number]}. {self.kept}'.rstrip()}\n".encode())
+            os.write(sys.stderr.fileno(), f"{f'{WORDS[number]}. {self.hint}'.rstrip()}\n".encode())
         threading.Thread(target=_exit_late, args=(self._head, self.status), daemon=True).start()
 
 

@@ -22,7 +22,7 @@ class ExitWithLine(Termination):
     """Raises SystemExit with the line to print, and leaves this process's signals alone."""
 
     def begin(self, number: signal.Signals) -> NoReturn:
-        raise SystemExit(f"{number.name}: {self.kept}")
+        raise SystemExit(f"{number.name}: {self.hint}")
 
 
 def test_ctrl_c_prints_what_the_outer_context_keeps(monkeypatch: pytest.MonkeyPatch):

@@ -19,7 +19,7 @@ from ray_jobs.cli import termination
 from ray_jobs.cli.termination import TERMINATION
 termination.LONGEST_END_SECONDS, termination.END_WITHOUT_RAY_SECONDS = 60.0, float(sys.argv[2])
 TERMINATION.handle(head=sys.argv[1])
-with TERMINATION.keeping("The checkpoints are stored."), TERMINATION.keeping(""):
+with TERMINATION.with_hint("The checkpoints are stored."), TERMINATION.with_hint(""):
     try:
         if "deaf" in sys.argv:  # like a Ray call: no signal interrupts it, and Python runs no handler
             ctypes.CDLL(None).system(b"echo at work; exec sleep 60 >&- 2>&-")
