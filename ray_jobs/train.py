@@ -86,7 +86,7 @@ def main(config: JobConfig) -> None:
         ):
             announce(f"{source.describe()}; writing to {run_dir}")
             show_samples(recipe, source, run_dir)
-            announce("training starts; samples.png shows the first generated samples")
+            announce("training starts; samples.png shows the first samples if they are generated")
             checkpoint_file, progress, advice = train(job, pool)
         with errors_at_work(f"The run is trained but not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
