@@ -36,8 +36,8 @@ def streamed() -> Ledger:
     """Return the ledger of a worker that received blocks out of order and still uses the last of them."""
     random = np.random.Generator(np.random.Philox(key=0))
     blocks = np.argsort(np.arange(NUM_SAMPLES // BLOCK) + random.uniform(0, NUM_OVERTAKEN, NUM_SAMPLES // BLOCK))
-    came = (blocks[:-NUM_OVERTAKEN, None] * BLOCK + np.arange(BLOCK)).ravel()
-    return ledger_of(IndexSet.of(came), came[-RESERVOIR_SIZE:])
+    arrived = (blocks[:-NUM_OVERTAKEN, None] * BLOCK + np.arange(BLOCK)).ravel()
+    return ledger_of(IndexSet.of(arrived), arrived[-RESERVOIR_SIZE:])
 
 
 def scattered() -> Ledger:

@@ -42,7 +42,7 @@ READER = Demand(
 """Task that reads the actor pool's indices; without a free CPU for it the pool waits forever."""
 
 WARM_UP_FRACTION = 0.1
-"""Fraction of the samples before the steady rate is measured; by then the initial backlog is gone."""
+"""Fraction of the samples before the steady rate is measured; by then the initial backlog is used up."""
 
 
 @dataclass(frozen=True)

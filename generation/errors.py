@@ -1,4 +1,4 @@
-"""The base of errors whose message tells the user what to do."""
+"""The base class of errors with a message for the user."""
 
 
 class FigmentError(RuntimeError):

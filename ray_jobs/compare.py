@@ -1,10 +1,10 @@
 """Compare ways to train on the same images: `python -m ray_jobs.compare CONFIG [section.key=value ...]`.
 
-Arms, each of the same recipe, classifier and number of optimisation steps, once for each seed:
-- stream: images are generated while training, and not kept;
+Trains each arm once per seed, all with the same recipe, classifier and number of optimization steps:
+- stream: images are generated while training, and not stored;
 - generate_then_train: all images are generated into shards, once for all seeds, then trained on;
-- tee_then_replay: half of the images are generated while training and kept, then trained on once more;
-- real: real images that no evaluation uses, over and over, as a reference.
+- tee_then_replay: half of the images are generated while training and stored, then trained on a second time;
+- real: real images that no evaluation uses, repeated, as a reference.
 Every epoch ends with the accuracy on real images. Writes `results.json` and `report.html`.
 """
 
@@ -74,7 +74,7 @@ def main(config: CompareConfig) -> None:
         run_lock = begin(config, [generation_demand(config.generation), training_demand(config.training, wait_seconds)])
     comparison = Comparison(config, recipe, run_dir)
     runs: list[ArmRun] = []
-    with errors_at_work(f"Finished runs are in {run_dir}; a comparison begins anew in another folder.", run_dir):
+    with errors_at_work(f"Finished runs are in {run_dir}; start the comparison again in another folder.", run_dir):
         for arm in config.arms:
             for seed in config.seeds:
                 announce(f"{arm}, seed {seed}")
@@ -89,18 +89,21 @@ def main(config: CompareConfig) -> None:
 
 
 def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
-    """Return settings, recipe and run directory, all checked as far as that goes without a cluster."""
+    """Return recipe and run folder, checked as far as possible without a cluster."""
     if unknown := set(config.arms) - set(ARMS):
-        raise ValueError(f"arms has {', '.join(sorted(unknown))}. Choose among {', '.join(ARMS)}.")
+        raise ValueError(f"arms has {', '.join(sorted(unknown))}. Choose from {', '.join(ARMS)}.")
     if not (config.arms and config.seeds):
-        raise ValueError("arms or seeds is empty. Name one of each, or more.")
+        raise ValueError("arms or seeds is empty. Use at least one of each.")
     if config.training.num_samples % 2 and "tee_then_replay" in config.arms:
-        raise ValueError(f"training.num_images: {config.training.num_samples} cannot be halved for tee_then_replay.")
+        raise ValueError(
+            f"training.num_images makes {config.training.num_samples} samples, which tee_then_replay cannot halve. Use "
+            "an even number."
+        )
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_batches(config.generation, config.data)
-    judges(config, recipe)
+    validation_set(config, recipe)
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     has_real = "real" in config.arms or config.training.real_images
@@ -109,16 +112,16 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
     check_loggers(config.training)
     if config.training.early_stop_epochs or config.training.keep_best:
         raise ValueError(
-            "training.early_stop_epochs and keep_best go by the accuracy on real images, which compares the arms here: "
-            "no choice is made by them. Leave both out."
+            "training.early_stop_epochs and keep_best would select by the real images that compare the arms. Leave "
+            "both out."
         )
     if config.evaluation.every_images:
         raise ValueError(
-            f"evaluation.every_images is {config.evaluation.every_images}, but a comparison evaluates after epochs "
-            "and keeps no weights. Leave it out."
+            f"evaluation.every_images is {config.evaluation.every_images}, but a comparison evaluates after each epoch "
+            "and stores no weights. Leave it out."
         )
     if config.training.real_images and "real" in config.arms:
-        raise ValueError("training.real_images mixes real images into every arm, and 'real' is one. Leave one out.")
+        raise ValueError("training.real_images cannot be combined with the arm 'real'. Leave one of them out.")
     if "tee_then_replay" in config.arms:
         check_workers(config.training)
     unreadable = unreadable_in(run_dir, config.training)
@@ -128,44 +131,44 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
     return recipe, run_dir
 
 
-def judges(config: CompareConfig, recipe: Recipe) -> RealSet:
-    """Return the real images that every epoch is judged by: those of the first set."""
+def validation_set(config: CompareConfig, recipe: Recipe) -> RealSet:
+    """Return the real images for validation after every epoch: the first set."""
     if not config.evaluation.sets:
-        raise ValueError("evaluation.sets names no images to judge by. Add evaluation.sets=NAME.")
+        raise ValueError("evaluation.sets is empty, but every epoch needs real images. Add evaluation.sets=NAME.")
     return plan(config.evaluation, recipe.label_space).sets[0]
 
 
 @dataclass
 class Arm:
-    """One run of an arm, and when what happened."""
+    """One run of an arm."""
 
     name: str
     seed: int
     began_at: float = field(default_factory=time.time)
-    """Seconds of `time.time()`."""
+    """Start of the run, as `time.time()` in seconds."""
 
     @property
     def label(self) -> str:
-        """What its files are called."""
+        """Name of the run's files."""
         return f"{self.name}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class GeneratedShards:
-    """The shards that were generated before training, and what that took."""
+    """Shards generated before training, and the time that it took."""
 
     shards: ShardSet
     waited_seconds: float
-    """From the first image that was asked for to the last shard."""
+    """Seconds from the first request to the last shard."""
 
     seconds: float
-    """In all, the pool's start and end included."""
+    """Seconds in total, with the pool's start and shutdown."""
 
     device_seconds: float
 
 
 class Comparison:
-    """What all arms share."""
+    """State shared by all arms."""
 
     def __init__(self, config: CompareConfig, recipe: Recipe, run_dir: Path) -> None:
         self.config = config
@@ -174,23 +177,23 @@ class Comparison:
         self.num_images = config.training.num_samples
 
     @cached_property
-    def made(self) -> GeneratedShards:
-        """All images, generated into shards once, with nothing else at work."""
+    def generated(self) -> GeneratedShards:
+        """All images, generated into shards once, before any arm trains on them."""
         began_at = time.time()
         with self.start_pool() as service:
-            asked_at = time.time()
+            requested_at = time.time()
             shards = self.new_shards("generated", self.num_images, service.common_batch_size())
             write_shards(service, self.config.generation, shards, shards.missing()).materialize()
-            made_at = time.time()
-            device_seconds = self.config.generation.max_actors * (made_at - began_at)
-        return GeneratedShards(shards, made_at - asked_at, time.time() - began_at, device_seconds)
+            generated_at = time.time()
+            device_seconds = self.config.generation.max_actors * (generated_at - began_at)
+        return GeneratedShards(shards, generated_at - requested_at, time.time() - began_at, device_seconds)
 
     def start_pool(self) -> GenerationService:
-        """Return a pool, with room kept for training beside it."""
+        """Return a pool that leaves resources for training."""
         return start_pool(self.recipe, self.config.generation, self.config.training)
 
     def new_shards(self, folder: str, num_images: int, batch_size: int) -> ShardSet:
-        """Return a new set below the run's folder."""
+        """Return a new shard set below the run's folder."""
         storage = Storage(str(self.run_dir / folder))
         shards = new_shard_set(storage, self.recipe, range(num_images), batch_size, self.config.data)
         shards.write_manifest(None)
@@ -199,22 +202,22 @@ class Comparison:
     def train(
         self, arm: Arm, images: TrainingSamples, pool: GenerationService | None, before: GeneratedShards | None = None
     ) -> ArmRun:
-        """Train on images, judged by real ones after each epoch, and return what it came to.
+        """Train on images with validation on real ones after each epoch, and return the measurements.
 
-        A pool counts as held since the arm began. What was made before, for all seeds alike, counts as if it had been
-        made for this run alone.
+        A pool's device time counts from the arm's start. `before` counts in full, although all seeds share it.
         """
         training = dataclasses.replace(self.config.training, seed=arm.seed)
         run_dir = self.run_dir / arm.label
         run_dir.mkdir()
-        judging = validation_images(judges(self.config, self.recipe), self.recipe.image_size, self.config.evaluation)
-        fitting_at = time.time()
+        real_set = validation_set(self.config, self.recipe)
+        validation = validation_images(real_set, self.recipe.image_size, self.config.evaluation)
+        fit_began_at = time.time()
         exporter = Exporter(run_dir.name, self.recipe.sha256[:12])
         line = ProgressLine(training)
         with RunMonitor(pool, Observer(line.observe, line.close), Observer(exporter.observe)) as monitor:
             real = real_samples(self.config, self.recipe, arm.seed, self.unreadable(arm))
             listeners = (*listeners_of(pool), monitor.report)
-            fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), judging)
+            fit(FitJob(training, self.recipe, run_dir, images, real, listeners, held_out_is_real=True), validation)
         ended_at = time.time()
         last = cast(TrainingProgress, monitor.last().training)
         num_before = self.num_images if before else 0
@@ -224,12 +227,12 @@ class Comparison:
             arm=arm.name,
             seed=arm.seed,
             top1=cast(float, last.held_out_top1),
-            moments=moments_of(monitor.epochs, arm.began_at, num_before),
+            moments=epoch_points(monitor.epochs, arm.began_at, num_before),
             waited_seconds=waited_seconds,
             first_step_seconds=last.first_batch_at - arm.began_at,
             total_seconds=ended_at - arm.began_at,
             generation_device_seconds=before.device_seconds if before else held_seconds,
-            training_device_seconds=training.num_workers * (ended_at - fitting_at),
+            training_device_seconds=training.num_workers * (ended_at - fit_began_at),
             waiting_fraction=last.waiting_fraction,
             num_generated=num_before + monitor.last().num_generated,
             num_trained=last.num_trained,
@@ -238,7 +241,7 @@ class Comparison:
         )
 
     def unreadable(self, arm: Arm) -> Unreadable:
-        """Return how many real images a run may leave out, and where they are named."""
+        """Return the limit on unreadable real images of a run, and the file that lists them."""
         return Unreadable(self.config.training.allow_unreadable, self.run_dir / arm.label / "unreadable.txt")
 
 
@@ -253,16 +256,16 @@ def run_stream(comparison: Comparison, arm: Arm) -> ArmRun:
 
 def run_generate_then_train(comparison: Comparison, arm: Arm) -> ArmRun:
     """Generate all, then train."""
-    made = comparison.made
-    arm.began_at = time.time() - made.seconds  # as if all had been made for this run
-    images = shard_samples(comparison.config, made.shards, arm.seed)
+    generated = comparison.generated
+    arm.began_at = time.time() - generated.seconds  # as if generated for this run alone
+    images = shard_samples(comparison.config, generated.shards, arm.seed)
     wait_for_trainers(comparison.config)
-    run = comparison.train(arm, images, None, before=made)
-    return dataclasses.replace(run, stored_bytes=stored_bytes(made.shards))
+    run = comparison.train(arm, images, None, before=generated)
+    return dataclasses.replace(run, stored_bytes=stored_bytes(generated.shards))
 
 
 def run_tee_then_replay(comparison: Comparison, arm: Arm) -> ArmRun:
-    """Generate half while training and keep it, then train on it once more."""
+    """Generate and store half of the images while training, then train on them a second time."""
     half = comparison.num_images // 2
     with comparison.start_pool() as service:
         shards = comparison.new_shards(f"{arm.label}-kept", half, service.common_batch_size())
@@ -281,8 +284,8 @@ def run_real(comparison: Comparison, arm: Arm) -> ArmRun:
     return comparison.train(arm, as_samples(images), None)
 
 
-def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[EpochPoint]:
-    """Return the ends of epochs, in seconds since `began_at`, with the images that were there before."""
+def epoch_points(epochs: Sequence[RunProgress], began_at: float, num_before: int) -> list[EpochPoint]:
+    """Return a point per validated epoch: seconds since `began_at`, and images, with `num_before` generated earlier."""
     return [
         EpochPoint(
             seconds=training.first_batch_at + training.training_seconds - began_at,
@@ -296,7 +299,7 @@ def moments_of(epochs: Sequence[RunProgress], began_at: float, num_before: int) 
 
 
 def stored_bytes(shards: ShardSet) -> int:
-    """Return the size of a set's shards, on storage that this machine mounts."""
+    """Return the size of a set's shards in bytes; its storage must be mounted on this machine."""
     return sum(path.stat().st_size for path in Path(shards.storage.url).rglob("*") if path.is_file())
 
 

@@ -1,11 +1,11 @@
 """Evaluate a classifier on real images: `python -m ray_jobs.evaluate CONFIG checkpoint=FILE [section.key=value]`.
 
-Writes a new folder beside the checkpoint: `evaluation.json`, `evaluation.csv` and `report.html`. What the classifier
-says of each image is kept, so that a job that was stopped goes on where it ended when it is started again.
+Writes a new folder beside the checkpoint: `evaluation.json`, `evaluation.csv` and `report.html`. The classifier's
+outputs are cached, so a stopped job continues where it ended when it is started again.
 
-With the folder of a run, `checkpoint=DIR`, each checkpoint that `evaluation.every_images` kept is evaluated on
-`evaluation.sets`, also those that come while the run is at work. `curve` in it has accuracy over images and device
-time.
+If `checkpoint` is a run's folder, each checkpoint stored by `evaluation.every_images` is evaluated on
+`evaluation.sets`, also while the run is still training. The result is a folder `curve` with accuracy over images and
+device time.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -39,11 +39,12 @@ from ray_jobs.reports.accuracy_curve import first_kept, follow
 
 
 def main(config: JobConfig) -> None:
-    """Compose the job: a checkpoint, real images, numbers."""
+    """Compose the job: a checkpoint, real images, results."""
     with user_errors():
         if not (config.evaluation.sets or config.evaluation.transfer):
             raise ValueError(
-                "evaluation.sets and evaluation.transfer name nothing to evaluate on. Add evaluation.sets=NAME."
+                "evaluation.sets and evaluation.transfer are empty: there is nothing to evaluate on. Add "
+                "evaluation.sets=NAME."
             )
         run_dir = folder_of_run(config)
         model = open_model(first_kept(run_dir)) if run_dir else open_classifier(config)
@@ -60,7 +61,7 @@ def main(config: JobConfig) -> None:
 
 
 def folder_of_run(config: JobConfig) -> Path | None:
-    """Return the folder if the settings name a run, and not one checkpoint; ValueError without sets for it."""
+    """Return the run's folder if `checkpoint` is one, else None; ValueError if there are no sets to evaluate it on."""
     if not config.checkpoint or is_external(config.checkpoint):
         return None
     place = resolve(config.checkpoint)
@@ -72,16 +73,15 @@ def folder_of_run(config: JobConfig) -> Path | None:
 
 
 def sets_of(model: EvaluatedModel, planned: EvaluationPlan, config: JobConfig) -> dict[str, SetResult]:
-    """Return how one of a run's checkpoints classifies the sets."""
+    """Return the results of one of a run's checkpoints on the sets."""
     wait_for_resources(evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds))
-    alone = dataclasses.replace(config.evaluation, representation=False)
-    return evaluate(model, EvaluationPlan(planned.sets, []), alone, outputs_folder(alone, model.run_dir), announce)[
-        "sets"
-    ]
+    evaluation = dataclasses.replace(config.evaluation, representation=False)
+    outputs = outputs_folder(evaluation, model.run_dir)
+    return evaluate(model, EvaluationPlan(planned.sets, []), evaluation, outputs, announce)["sets"]
 
 
 def open_classifier(config: JobConfig) -> EvaluatedModel:
-    """Return the classifier that the settings name: of a run, or one that Figment did not train."""
+    """Return the classifier in `checkpoint`: one of a run, or an external one."""
     if not is_external(config.checkpoint):
         return open_checkpoint(config.checkpoint)
     found = config.checkpoint if ":" in config.checkpoint else str(resolve(config.checkpoint))

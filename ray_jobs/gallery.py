@@ -1,8 +1,8 @@
-"""A look at classes and prompts side by side: `python -m ray_jobs.gallery CONFIG --out DIR [section.key=value ...]`.
+"""Show classes and prompts side by side: `python -m ray_jobs.gallery CONFIG --out DIR [section.key=value ...]`.
 
-Rows are classes, columns the recipe's templates (`--columns templates`) or guidance scales (`--columns
-guidance_scale`). `--classes cat,dog` or `--classes 20` says which, `--images 3` how many a cell. Every picture is a
-sample of the recipe that is written beside the page, by its index.
+Rows are classes; columns are the recipe's templates (`--columns templates`) or guidance scales (`--columns
+guidance_scale`). `--classes cat,dog` or `--classes 20` selects the classes, `--images 3` sets the number per cell. Each
+picture is a sample of the recipe written beside the page, and is shown with its index.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -25,12 +25,12 @@ from ray_jobs.job.run_folder import check_output, resolve, write_anew
 from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
-"""So many samples are looked through to fill the cells: about 20 s."""
+"""Limit of the samples searched to fill the cells: about 20 s."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the gallery shows."""
+    """The gallery's rows, columns and number of images per cell."""
 
     labels: tuple[int, ...]
     by_guidance: bool
@@ -38,7 +38,7 @@ class Choice:
 
 
 def main(config: JobConfig, out: str, columns: str, classes: str, images: int) -> None:
-    """Compose the job: which samples, a pool, a page and a picture."""
+    """Compose the job: samples, a pool, a page and a picture."""
     with user_errors():
         folder = resolve(out)
         check_output(folder)
@@ -51,11 +51,11 @@ def main(config: JobConfig, out: str, columns: str, classes: str, images: int) -
     with errors_at_work():
         with service:
             indices = [plan.index for plans in cells.values() for plan in plans]
-            made = drop_left_out(fetch_samples(service, config.generation, indices))
+            samples = drop_left_out(fetch_samples(service, config.generation, indices))
         pictures = {
             index: Picture(plan_sample(recipe, index, attempt), image)
             for index, attempt, image in zip(
-                made["index"].tolist(), made["attempt"].tolist(), made["image"], strict=True
+                samples["index"].tolist(), samples["attempt"].tolist(), samples["image"], strict=True
             )
         }
         gallery = compose(recipe, choice, cells, pictures)
@@ -67,9 +67,12 @@ def main(config: JobConfig, out: str, columns: str, classes: str, images: int) -
 
 
 def choose(recipe: Recipe, columns: str, classes: str, num_images: int) -> Choice:
-    """Return what the options ask for; ValueError for what the recipe cannot show."""
+    """Return the choice made by the options; ValueError if the recipe cannot show it."""
     if columns == "guidance_scale" and recipe.guidance_draw == "between":
-        raise ValueError("--columns guidance_scale needs a list: set recipe.guidance_draw=one_of and name the scales.")
+        raise ValueError(
+            "--columns guidance_scale needs a list of scales, but recipe.guidance_draw is between. Set "
+            "recipe.guidance_draw=one_of and list the scales."
+        )
     return Choice(
         labels=choose_labels(recipe, classes),
         by_guidance=columns == "guidance_scale",
@@ -78,12 +81,12 @@ def choose(recipe: Recipe, columns: str, classes: str, num_images: int) -> Choic
 
 
 def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
-    """Return the labels of classes named with commas between, or of so many classes, evenly spread."""
+    """Return the labels of comma-separated class names, or of a number of evenly spread classes."""
     space = recipe.label_space
     if not text.isdecimal():
         return tuple(space.label_of(name.strip()) for name in text.split(","))
     if int(text) < 1:
-        raise ValueError(f"--classes is '{text}'; give class names, or a number of 1 or more.")
+        raise ValueError(f"--classes is '{text}'; use class names, or a number of 1 or more.")
     number = min(int(text), space.num_classes)
     return tuple(space.num_classes * i // number for i in range(number))
 
@@ -106,14 +109,14 @@ def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[Sam
     for (label, column), plans in cells.items():
         if len(plans) < choice.num_images:
             raise ValueError(
-                f"Of the first {MAX_PLANS:,} samples {len(plans)} are a '{recipe.label_space.class_names[label]}' with "
-                f"'{column}'. Ask for fewer --images, or for other classes or templates."
+                f"Of the first {MAX_PLANS:,} samples, only {len(plans)} are '{recipe.label_space.class_names[label]}' "
+                f"with '{column}'. Use fewer --images, or other classes or templates."
             )
     return cells
 
 
 def check_weights(recipe: Recipe, choice: Choice) -> None:
-    """Raise ValueError for a class or a template that never comes."""
+    """Raise ValueError for a class or a template that is never drawn."""
     for label in choice.labels:
         if recipe.class_weights and not recipe.class_weights[label]:
             raise ValueError(
@@ -133,7 +136,7 @@ def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:
 def compose(
     recipe: Recipe, choice: Choice, cells: dict[tuple[int, str], list[SamplePlan]], pictures: dict[int, Picture]
 ) -> Gallery:
-    """Return the pictures that there are, by index, in their cells."""
+    """Return the gallery with the pictures of each cell; samples that were left out are missing."""
     columns = column_names(recipe, choice)
     return Gallery(
         title=f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",

@@ -1,7 +1,7 @@
-"""Judge generated images beside real ones: `python -m ray_jobs.judge CONFIG checkpoint=JUDGE [key=value ...]`.
+"""Compare generated images with real ones: `python -m ray_jobs.judge CONFIG checkpoint=JUDGE [key=value ...]`.
 
-The judge is a classifier that was trained on real images (`data.source=real`); generated images are the first of the
-config's recipe, made for the purpose, or those kept in `data.shards`. Writes `judgement.json` and `report.html`.
+The judge is a classifier trained on real images (`data.source=real`). The generated images are the first of the
+config's recipe, or the first of `data.shards`. Writes `judgement.json` and `report.html`.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -44,7 +44,7 @@ from ray_jobs.job.run_folder import check_output, resolve, resolve_place, unlock
 
 
 def main(config: JudgeConfig) -> None:
-    """Compose the job: a judge, real images, generated ones."""
+    """Compose the job: a judge, real images, generated images."""
     with user_errors():
         job = prepare(config)
         for note in job.notes:
@@ -54,17 +54,18 @@ def main(config: JudgeConfig) -> None:
     with user_errors(RESUME_HINT):
         wait_for_resources(demand)
         outputs = outputs_folder(job.config.evaluation, job.judge.run_dir)
-        said = infer_sets({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
-        real = ClassifiedImages(job.real.labels[said.rows], said.read("feature"), said.read("prediction")[:, 0])
-        announce(f"{len(real.labels):,} real images are looked at")
-        generated = look_at_generated(job)
-        announce(f"{len(generated.labels):,} generated images are looked at, of {job.config.num_generated:,} at most")
-        found = quality_report(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
+        columns = infer_sets({job.real: KINDS}, job.judge, job.config.evaluation, outputs, announce)[job.real]
+        predictions = columns.read("prediction")[:, 0]
+        real = ClassifiedImages(job.real.labels[columns.rows], columns.read("feature"), predictions)
+        announce(f"{len(real.labels):,} real images are classified")
+        generated = classify_generated(job)
+        announce(f"{len(generated.labels):,} generated images are classified, of up to {job.config.num_generated:,}")
+        report = quality_report(real, generated, job.recipe.label_space.class_names, job.config.num_neighbours)
         settings = to_yaml(job.config)
-        told = {"facts": facts(job), "circumstances": environment(), "judgement": found, "settings": settings}
-        write_json(job.run_dir / "judgement.json", told)
-        write_anew(job.run_dir / "report.html", quality_page(told))
-    overall = found["overall"]
+        result = {"facts": facts(job), "circumstances": environment(), "judgement": report, "settings": settings}
+        write_json(job.run_dir / "judgement.json", result)
+        write_anew(job.run_dir / "report.html", quality_page(result))
+    overall = report["overall"]
     shares = f"recognised {overall['recognised']:.2%}, coverage {overall['coverage']:.2%}"
     announce(f"{shares}, density {overall['density']:.3f}")
     unlock(run_lock)
@@ -73,7 +74,7 @@ def main(config: JudgeConfig) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that can run, as far as that is known without a cluster."""
+    """A job, checked as far as possible without a cluster."""
 
     config: JudgeConfig
     recipe: Recipe
@@ -82,7 +83,7 @@ class Prepared:
     real: RealSet
     shards: ShardSet | None
     notes: list[str]
-    """What a user should know before images are made."""
+    """Notes to the user before images are generated."""
 
 
 def prepare(config: JudgeConfig) -> Prepared:
@@ -95,20 +96,20 @@ def prepare(config: JudgeConfig) -> Prepared:
     judge_file = judge.facts["checkpoint"]
     if judge.label_space.sha256 != recipe.label_space.sha256:
         raise ValueError(
-            f"The judge in '{judge_file}' knows the classes of {judge.label_space.name}, the recipe has those of "
-            f"{recipe.label_space.name}. Give a judge of the same classes."
+            f"The judge in '{judge_file}' has the classes of {judge.label_space.name}, but the recipe has those of "
+            f"{recipe.label_space.name}. Use a judge trained on the recipe's classes."
         )
     if (trained_on := judge.facts["trained_on"]) != "real":
         raise ValueError(
-            f"The judge in '{judge_file}' was trained on {trained_on} images, and would know others like them by their "
-            "marks. Train one on real images: ray_jobs.train with data.source=real data.real=PLACE."
+            f"The judge in '{judge_file}' was trained on {trained_on} images, so it may rely on artifacts of generated "
+            "images. Train one on real images: figment train with data.source=real data.real=FOLDER."
         )
     if not config.evaluation.sets:
-        raise ValueError("evaluation.sets names no real images to compare with. Add evaluation.sets=NAME.")
+        raise ValueError("evaluation.sets is empty, but judge needs real images. Add evaluation.sets=NAME.")
     first = dataclasses.replace(config.evaluation, sets=config.evaluation.sets[:1], transfer=(), representation=True)
     planned = plan(first, judge.label_space)
     check_evaluation(planned, first, judge.run_dir, judge.crop, judge.facts["architecture"])
-    # As generated images are shown, and the judge's were.
+    # The same framing as for generated images, and as in the judge's training.
     real = dataclasses.replace(planned.sets[0], center_crop=False)
     shards = open_shards(config, recipe)
     indices = (
@@ -120,33 +121,33 @@ def prepare(config: JudgeConfig) -> Prepared:
 
 
 def open_shards(config: JudgeConfig, recipe: Recipe) -> ShardSet | None:
-    """Return the shards that generated images are kept in, if they are; ValueError if these are not there."""
+    """Return the shards with the generated images, or None for a stream; ValueError if shards are missing."""
     if config.data.source == "real":
-        raise ValueError("data.source is real, but generated images are judged. Give stream, or shards.")
+        raise ValueError("data.source is real, but judge needs generated images. Use stream or shards.")
     if config.data.source == "stream":
         return None
     found = open_complete(Storage(resolve_place(config.data.shards)), recipe, config.num_generated)
     return found.first(min(found.num_images, config.num_generated))
 
 
-def look_at_generated(job: Prepared) -> ClassifiedImages:
-    """Return the first generated images, as the judge sees them."""
+def classify_generated(job: Prepared) -> ClassifiedImages:
+    """Return labels, features and predictions of the first generated images."""
     config = job.config
     with ExitStack() as pool_up:
         if job.shards:
-            wanted = SampleRequest.all_of(range(job.shards.num_images))
-            samples = read_shards(job.shards, 0, config.data.num_readers, wanted)
+            request = SampleRequest.all_of(range(job.shards.num_images))
+            samples = read_shards(job.shards, 0, config.data.num_readers, request)
         else:
             service = pool_up.enter_context(start_generation(job.recipe, config.generation))
-            wanted = SampleRequest.all_of(range(config.num_generated))
-            samples = stream_samples(service, job.recipe, config.generation, wanted)
+            request = SampleRequest.all_of(range(config.num_generated))
+            samples = stream_samples(service, job.recipe, config.generation, request)
         columns = infer_generated(samples, job.judge, config.evaluation)
-    seen = ClassifiedImages(columns["label"], columns["feature"], columns["prediction"][:, 0])
-    return seen.at(seen.labels != NO_LABEL)
+    classified = ClassifiedImages(columns["label"], columns["feature"], columns["prediction"][:, 0])
+    return classified.at(classified.labels != NO_LABEL)
 
 
 def facts(job: Prepared) -> dict[str, str]:
-    """Return what was compared with what."""
+    """Return the facts about the comparison that its page shows."""
     recipe = job.recipe
     return {
         "generated": f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",

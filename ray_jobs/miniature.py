@@ -1,8 +1,8 @@
 """The paper's experiments in miniature: `python -m ray_jobs.miniature CONFIG output=DIR [section.key=value]`.
 
-A classifier for each prompt form, guidance scale, number of images and augmentation, all from one set of the embedded
-model's digits, and some on real digits; tested on real ones, clean and shifted. Writes `README.md`, `results.json` and
-plots.
+Trains a classifier for each prompt form, guidance scale, number of images and augmentation, all on one set of digits
+from the embedded model, and some on real digits; tests them on real digits, clean and shifted. Writes `README.md`,
+`results.json` and plots.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -45,28 +45,28 @@ from ray_jobs.reports.miniature import markdown, write_plots
 from training.config import TrainingConfig
 from training.model.network import check_architecture
 
-LINE_SECONDS = 15.0
-"""How often a line says how it goes."""
+PROGRESS_SECONDS = 15.0
+"""Interval of progress lines."""
 
 WITHOUT_EFFECT = (
     "ema_decay reuse num_workers accumulate_batches real_images compile deterministic checkpoint_every_steps "
     "early_stop_epochs keep_best loggers journal max_restarts min_reuse max_reuse label_selector"
 ).split()
-"""Settings of `training` that `training.in_memory` does not know."""
+"""Settings of `training` that `training.in_memory` ignores."""
 
 EVALUATION_WITHOUT_EFFECT = ("transfer", "every_images", "representation")
-"""Settings of `evaluation` that go beyond top-1 at the end."""
+"""Settings of `evaluation` for anything but top-1 after training."""
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """A classifier to be trained."""
+    """A classifier to train."""
 
     cell: Cell
-    """With no accuracies yet."""
+    """Its cell of the grid, still without accuracies."""
 
     rows: np.ndarray
-    """int64: which of the images it is taught."""
+    """int64: rows of its training images."""
 
     config: TrainingConfig
 
@@ -85,21 +85,21 @@ def main(config: MiniatureConfig) -> None:
         for note in check_recipe(recipe, config.recipe):
             announce(note)
         chosen = choose_indices(recipe, config.images_per_class * max(config.multiples))
-        experiments, judges = plan_experiments(config, recipe, chosen), judging(sets)
+        experiments, test_sets = plan_experiments(config, recipe, chosen), read_sets(sets)
         run_lock = begin(config, [generation_demand(config.generation)])
-    with errors_at_work("Nothing is kept; the same command begins anew."):
+    with errors_at_work("Nothing is stored; the same command starts again from the beginning."):
         num_images = sum(map(len, chosen.values()))
-        announce(f"{num_images:,} images of {len(chosen)} kinds are generated")
+        announce(f"generating {num_images:,} images of {len(chosen)} kinds")
         generated = generate(recipe, config.generation, in_order(chosen))
-        announce(f"{len(experiments)} classifiers are trained")
-        cells = run_experiments(experiments, generated, judges)
+        announce(f"training {len(experiments)} classifiers")
+        cells = run_experiments(experiments, generated, test_sets)
         write_results(run_dir, config, cells, time.time() - STARTED_AT)
         unlock(run_lock)
     announce(f"everything is in {run_dir}: README.md, results.json")
 
 
 def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
-    """Return recipe, output and real sets, all checked."""
+    """Return recipe, output folder and real sets, all checked."""
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     check_images(config)
@@ -112,78 +112,78 @@ def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
 
 
 def check_images(config: MiniatureConfig) -> None:
-    """Raise ValueError if generated images cannot be laid beside the real digits, or lack a form to compare."""
+    """Raise ValueError if generated images do not match the real digits, or a prompt form is missing."""
     if config.recipe_file:
         raise ValueError(
-            f"'{config.recipe_file}' is a recipe file, which does not say which prompt form a template is. Give a "
-            "config with recipe.templates."
+            f"'{config.recipe_file}' is a recipe file, which does not record the templates' prompt forms. Use a config "
+            "with recipe.templates."
         )
     for name, wanted in (("label_space", DIGITS), ("image_size", IMAGE_SIZE)):
         if (given := getattr(config.recipe, name)) != wanted:
-            raise ValueError(f"recipe.{name} is {given}; the real digits' is {wanted}. Give {wanted}.")
+            raise ValueError(f"recipe.{name} is {given}, but the real digits need {wanted}. Use {wanted}.")
     if config.recipe.leave_out_after:
         raise ValueError(
-            f"recipe.leave_out_after is {config.recipe.leave_out_after}, but classifiers are compared on equal numbers "
-            "of images. Leave it out."
+            f"recipe.leave_out_after is {config.recipe.leave_out_after}, but the comparison needs equal numbers of "
+            "images. Leave it out."
         )
     if missing := [form for form in FORMS if form not in config.recipe.templates]:
         raise ValueError(
-            f"recipe.templates are {', '.join(config.recipe.templates)}; the findings also need {', '.join(missing)}. "
-            "Add what is missing."
+            f"recipe.templates is {', '.join(config.recipe.templates)}, but the findings also need "
+            f"{', '.join(missing)}. Add the missing ones."
         )
     if config.images_per_class > (fewest := np.bincount(training_digits()[1]).min()):
         raise ValueError(
-            f"images_per_class is {config.images_per_class}, but there are {fewest} real digits of a class. Give "
-            f"{fewest} or less."
+            f"images_per_class is {config.images_per_class}, but a class has only {fewest} real digits. Use {fewest} "
+            "or fewer."
         )
 
 
 def check_training(training: TrainingConfig) -> None:
-    """Raise ValueError for an unknown architecture, and for settings that change nothing in memory on a CPU."""
+    """Raise ValueError for an unknown architecture, and for settings without effect in memory on a CPU."""
     if training.gpus_per_worker:
         raise ValueError(
-            f"training.gpus_per_worker is {training.gpus_per_worker:g}; these classifiers are trained on CPUs. Give 0."
+            f"training.gpus_per_worker is {training.gpus_per_worker:g}; these classifiers train on CPUs. Use 0."
         )
     check_effect("training", training, WITHOUT_EFFECT)
     check_architecture(training.architecture)
 
 
 def check_effect(section: str, given: TrainingConfig | EvaluationConfig, without: Sequence[str]) -> None:
-    """Raise ValueError for a setting without effect on a miniature that is not what it is by default."""
+    """Raise ValueError for a setting without effect here that differs from its default."""
     usual = type(given)()
     for name in without:
         if (value := getattr(given, name)) != getattr(usual, name):
             raise ValueError(
-                f"{section}.{name} is {value}, which changes nothing here, where images are in memory and top-1 at the "
-                "end is all that is measured. Leave it out."
+                f"{section}.{name} is {value}, but has no effect in miniature, which trains in memory and measures "
+                "only top-1 after training. Leave it out."
             )
 
 
 def check_sets(names: Sequence[str]) -> None:
-    """Raise ValueError unless these are the digits, and then shifts of them."""
+    """Raise ValueError unless these are the digits, followed by shifts of them."""
     shifts = [name.partition("/") for name in names[1:]]
     if names[:1] != (DIGITS,) or not shifts or not all(place == DIGITS and shift for place, _, shift in shifts):
         raise ValueError(
-            f"evaluation.sets are {', '.join(names) or 'empty'}; give digits, and then shifts of them, such as "
+            f"evaluation.sets is {', '.join(names) or 'empty'}; use digits followed by shifts of them, such as "
             "[digits,digits/noisy]."
         )
 
 
 def check_kinds(recipe: Recipe) -> None:
-    """Raise ValueError unless each kind of image comes, and as often as the others: `choose_indices` waits for all."""
+    """Raise ValueError unless all kinds of images are equally frequent, without which `choose_indices` may not end."""
     scales = recipe.guidance_scale
     if len(set(scales)) < max(2, len(scales)) or recipe.guidance_draw != "one_of":
         raise ValueError(
             f"recipe.guidance_scale is {', '.join(f'{scale:g}' for scale in scales)} and guidance_draw "
-            f"{recipe.guidance_draw}; give two scales or more, each once, and one_of."
+            f"{recipe.guidance_draw}; use two or more different scales, and one_of."
         )
     if twice := {text for text in recipe.templates if recipe.templates.count(text) > 1}:
-        raise ValueError(f"recipe.templates has '{min(twice)}' twice. Give each form once.")
+        raise ValueError(f"recipe.templates has '{min(twice)}' twice. Use each form once.")
     for name in ("class_weights", "template_weights"):
         if weights := getattr(recipe, name):
             raise ValueError(
-                f"recipe.{name} are {', '.join(f'{weight:g}' for weight in weights)}; the grid has as many images of "
-                "each class and form. Leave them out."
+                f"recipe.{name} is {', '.join(f'{weight:g}' for weight in weights)}, but the grid needs equal numbers "
+                "of images per class and form. Leave it out."
             )
 
 
@@ -192,9 +192,9 @@ Kind = tuple[str, float]
 
 
 def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
-    """Return for each kind the recipe's first indices with so many of each class, int64.
+    """Return for each kind the recipe's first indices with `per_class` images of each class, int64.
 
-    Every `num_classes` of them have each class once, so that any such part of the beginning is a smaller set.
+    Every `num_classes` consecutive entries have each class once, so the start of an array is a smaller balanced set.
     """
     num_classes = recipe.label_space.num_classes
     found: dict[Kind, list[list[int]]] = defaultdict(lambda: [[] for _ in range(num_classes)])
@@ -210,24 +210,24 @@ def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
 
 
 def generate(recipe: Recipe, generation: GenerationConfig, indices: np.ndarray) -> Images:
-    """Return the images of these indices, in their order."""
+    """Return the images with these indices, in order."""
     batches: list[SampleBatch] = []
-    num_made, said_at = 0, time.monotonic()
+    num_images, announced_at = 0, time.monotonic()
     with start_generation(recipe, generation) as service:
         for batch in request_samples(service, generation, indices.tolist()):
             batches.append(batch)
-            num_made += len(batch["index"])
-            if time.monotonic() - said_at > LINE_SECONDS:
-                announce(f"{num_made:,} of {len(indices):,} images are there")
-                said_at = time.monotonic()
+            num_images += len(batch["index"])
+            if time.monotonic() - announced_at > PROGRESS_SECONDS:
+                announce(f"{num_images:,} of {len(indices):,} images are generated")
+                announced_at = time.monotonic()
     images, labels = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label"))
     return Images(images, labels)
 
 
 def plan_experiments(config: MiniatureConfig, recipe: Recipe, chosen: dict[Kind, np.ndarray]) -> list[Experiment]:
-    """Return all classifiers of the grid, those on real digits last.
+    """Return all experiments of the grid, those on real digits last.
 
-    Rows are those of the real digits, or of the generated images in the order of their indices.
+    Their rows are rows of the real digits, or of the generated images in the order of their indices.
     """
     forms = dict(zip(recipe.templates, config.recipe.templates, strict=True))
     one = config.images_per_class * recipe.label_space.num_classes
@@ -238,9 +238,9 @@ def plan_experiments(config: MiniatureConfig, recipe: Recipe, chosen: dict[Kind,
         for multiple in config.multiples:
             cell = Cell("generated", forms[template], guidance, f"{multiple}x", "", multiple * one, {})
             experiments += both_ways(cell, rows[: multiple * one], config)
-    by_class = places_by_class(training_digits()[1])
-    for size, places in (("1x", by_class[:one]), ("all", by_class)):
-        experiments += both_ways(Cell("real", "", 0.0, size, "", len(places), {}), places, config)
+    by_class = rows_by_class(training_digits()[1])
+    for size, rows in (("1x", by_class[:one]), ("all", by_class)):
+        experiments += both_ways(Cell("real", "", 0.0, size, "", len(rows), {}), rows, config)
     return experiments
 
 
@@ -250,71 +250,72 @@ def in_order(chosen: dict[Kind, np.ndarray]) -> np.ndarray:
 
 
 def both_ways(cell: Cell, rows: np.ndarray, config: MiniatureConfig) -> Iterator[Experiment]:
-    """Yield an experiment with plain augmentation and one with strong."""
+    """Yield an experiment with plain augmentation and one with strong augmentation."""
     ways = (("plain", config.training.augmentation), ("strong", config.strong_augmentation))
     for name, augmentation in ways:
         training = dataclasses.replace(config.training, augmentation=augmentation)
         yield Experiment(dataclasses.replace(cell, augmentation=name), rows, training)
 
 
-def places_by_class(labels: np.ndarray) -> np.ndarray:
-    """Return all places, one of each class after another as long as there are some, int64 [N]."""
+def rows_by_class(labels: np.ndarray) -> np.ndarray:
+    """Return all rows in rounds of one per class, int64 [N]; later rounds lack the classes that are used up."""
     order = np.argsort(labels, kind="stable")
     rank = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
     return order[np.lexsort((labels[order], rank))]
 
 
-def judging(sets: Sequence[RealSet]) -> dict[str, Images]:
-    """Return the real sets' images."""
-    judges = {}
+def read_sets(sets: Sequence[RealSet]) -> dict[str, Images]:
+    """Return the images of the real sets by name."""
+    found = {}
     for each in sets:
         read = each.source.opener()
         images = np.stack([np.asarray(read(position)) for position in each.positions.tolist()])
-        judges[each.name] = Images(images, each.labels)
-    return judges
+        found[each.name] = Images(images, each.labels)
+    return found
 
 
-def run_experiments(experiments: Sequence[Experiment], generated: Images, judges: dict[str, Images]) -> list[Cell]:
-    """Return all cells with their accuracies, in the order of the experiments; as many at once as there are cores."""
-    taught = {"generated": ray.put(generated), "real": ray.put(Images(*training_digits()))}
-    judges_ref = ray.put(judges)
-    under_way = {
-        run_experiment.remote(each, taught[each.cell.data], judges_ref): number
+def run_experiments(experiments: Sequence[Experiment], generated: Images, test_sets: dict[str, Images]) -> list[Cell]:
+    """Return all cells with their accuracies, in the order of the experiments; one experiment runs per core."""
+    training_sets = {"generated": ray.put(generated), "real": ray.put(Images(*training_digits()))}
+    test_sets_ref = ray.put(test_sets)
+    running = {
+        run_experiment.remote(each, training_sets[each.cell.data], test_sets_ref): number
         for number, each in enumerate(experiments)
     }
     cells: dict[int, Cell] = {}
-    said_at = time.monotonic()
-    while under_way:
-        (done, *_), _ = ray.wait(list(under_way), num_returns=1)
-        cells[under_way.pop(done)] = ray.get(done)
-        if time.monotonic() - said_at > LINE_SECONDS or not under_way:
+    announced_at = time.monotonic()
+    while running:
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        cells[running.pop(done)] = ray.get(done)
+        if time.monotonic() - announced_at > PROGRESS_SECONDS or not running:
             announce(f"{len(cells)} of {len(experiments)} classifiers are trained")
-            said_at = time.monotonic()
+            announced_at = time.monotonic()
     return [cells[number] for number in range(len(experiments))]
 
 
 @ray.remote(num_cpus=1)
-def run_experiment(experiment: Experiment, taught: Images, judges: dict[str, Images]) -> Cell:
-    """Return the cell with its classifier's accuracy on each real set."""
+def run_experiment(experiment: Experiment, training_set: Images, test_sets: dict[str, Images]) -> Cell:
+    """Return the cell with its classifier's top-1 accuracy on each real set."""
     import torch
 
     from training.in_memory import train_in_memory
 
     rows = experiment.rows
-    num_classes = int(taught.labels.max()) + 1
-    classifier = train_in_memory(taught.images[rows], taught.labels[rows], experiment.config, num_classes)
+    images, labels = training_set.images[rows], training_set.labels[rows]
+    classifier = train_in_memory(images, labels, experiment.config, int(training_set.labels.max()) + 1)
 
     @torch.inference_mode()
-    def top1(judge: Images) -> float:
-        guesses = classifier(torch.tensor(judge.images)).argmax(dim=1).numpy()
-        return float(np.mean(guesses == judge.labels))
+    def top1(test_set: Images) -> float:
+        predictions = classifier(torch.tensor(test_set.images)).argmax(dim=1).numpy()
+        return float(np.mean(predictions == test_set.labels))
 
-    return dataclasses.replace(experiment.cell, top1={name: top1(judge) for name, judge in judges.items()})
+    return dataclasses.replace(experiment.cell, top1={name: top1(each) for name, each in test_sets.items()})
 
 
 def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell], seconds: float) -> None:
     """Write the table, the findings and the plots."""
-    told = {**environment(), "seconds": f"{seconds:.0f}", "config": "config.yaml"}
-    write_json(run_dir / "results.json", {"circumstances": told, "cells": [dataclasses.asdict(cell) for cell in cells]})
+    facts = {**environment(), "seconds": f"{seconds:.0f}", "config": "config.yaml"}
+    results = {"circumstances": facts, "cells": [dataclasses.asdict(cell) for cell in cells]}
+    write_json(run_dir / "results.json", results)
     plots = write_plots(run_dir, cells)
-    write_anew(run_dir / "README.md", markdown(cells, told, plots))
+    write_anew(run_dir / "README.md", markdown(cells, facts, plots))

@@ -1,9 +1,8 @@
-"""Look at a data set before it is generated: `python -m ray_jobs.plan CONFIG [section.key=value ...]`.
+"""Show a data set before it is generated: `python -m ray_jobs.plan CONFIG [section.key=value ...]`.
 
-Prints what the recipe says and writes it to a file that every job takes in place of the settings. `--index N` explains
-one sample, `--compare RECIPE` says in which fields two recipes differ, `--out FILE` says where to write. `--cost`
-predicts how long a run takes and what it costs, by rates of the settings, of an earlier run (`--like RUN`), or of a
-rehearsal.
+Prints the recipe and writes it to a file, which every command takes in place of a config. `--index N` explains one
+sample, `--compare RECIPE` lists the fields in which two recipes differ, `--out FILE` sets the recipe's file. `--cost`
+predicts a run's time and cost from the rates in the settings, of an earlier run (`--like RUN`), or of a rehearsal.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -32,15 +31,15 @@ from ray_jobs.job.tables import print_facts, print_table
 NUM_EXAMPLES = 20
 DEFINITION_CHARACTERS = 60
 NUM_COUNTED = 20_000
-"""Prompts whose tokens are counted: those of the first samples."""
+"""Number of samples, from the first, whose prompts' tokens are counted."""
 
 MAX_DIFFERENCES = 20
 
 
-def main(  # noqa: PLR0913, PLR0917 - one for each option of the command
+def main(  # noqa: PLR0913, PLR0917 - one parameter per option
     config: JobConfig, arguments: Sequence[str], index: int | None, compare: str, out: str, cost: bool, like: str
 ) -> None:
-    """Compose the job: print one sample, a comparison, a prediction, or the whole recipe and its file."""
+    """Compose the job: print a sample, a comparison or a prediction; or print the recipe and write its file."""
     with user_errors():
         recipe = open_recipe(config)
         if index is not None:
@@ -60,7 +59,7 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option of the command
 
 
 def print_sample(recipe: Recipe, index: int) -> None:
-    """Explain one sample: all that decides its image, with the words and the class behind its prompt."""
+    """Print one sample's plan, with the words and the class behind its prompt."""
     plan = plan_sample(recipe, index)
     facts = describe_sample(recipe, plan)
     facts |= {f"tokens ({name})": count[0] for name, count in _token_counts(open_token_counter(recipe), [plan]).items()}
@@ -68,7 +67,7 @@ def print_sample(recipe: Recipe, index: int) -> None:
 
 
 def print_differences(ours: Recipe, theirs: dict[str, Any]) -> None:
-    """Name the fields in which two recipes differ."""
+    """Print the fields in which two recipes differ."""
     found = differences(ours.to_value(), theirs)
     if not found:
         print(f"The recipes are equal: {ours.sha256}")
@@ -84,7 +83,7 @@ def _short(value: object) -> str:
 
 
 def print_recipe(recipe: Recipe, num_images: int) -> None:
-    """Print classes, templates with token lengths, example prompts, and what is never stored."""
+    """Print a recipe's overview, classes, templates with token counts, and first prompts."""
     plans = [plan_sample(recipe, index) for index in range(min(num_images, NUM_COUNTED))]
     counter = open_token_counter(recipe)
     print_facts(f"Recipe {recipe.sha256}", overview(recipe, num_images, counter))
@@ -103,7 +102,7 @@ def print_recipe(recipe: Recipe, num_images: int) -> None:
 
 
 def negative_prompt_row(recipe: Recipe, counter: TokenCounter | None) -> str:
-    """Return the negative prompt and its length."""
+    """Return the negative prompt with its token counts."""
     if counter is None or not recipe.negative_prompt:
         return recipe.negative_prompt or "none"
     tokens = counter.count([recipe.negative_prompt]).items()
@@ -112,7 +111,7 @@ def negative_prompt_row(recipe: Recipe, counter: TokenCounter | None) -> str:
 
 
 def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> dict[str, str]:
-    """Return the recipe in a few rows."""
+    """Return a recipe's main facts."""
     size_bytes = len(recipe_file_text(recipe))
     pixels_bytes = num_images * recipe.image_bytes
     between = " to " if recipe.guidance_draw == "between" else ", "
@@ -125,14 +124,13 @@ def overview(recipe: Recipe, num_images: int, counter: TokenCounter | None) -> d
         "seed": str(recipe.seed),
         "negative prompt": negative_prompt_row(recipe, counter),
         "recipe file": f"{size_bytes:,} bytes",
-        "images it stands for": f"{num_images:,} (training.num_images over training.reuse and data.replays, "
-        "in whole steps)",
+        "images in a run": f"{num_images:,} (training.num_images over training.reuse and data.replays, in whole steps)",
         "bytes not stored": f"{pixels_bytes:,} as uint8 pixels, {pixels_bytes / size_bytes:,.0f} times the recipe",
     }
 
 
 def _weights(recipe: Recipe) -> list[str]:
-    """Return what images are made with, part by part."""
+    """Return model, decoder and LoRAs with their revisions."""
     vae = [f"decoder {recipe.vae} {recipe.vae_revision[:12]}"] if recipe.vae else []
     loras = [f"LoRA {name} {revision[:12]} x {scale:g}" for name, revision, scale in recipe.loras]
     return [f"{recipe.model or recipe.generator} {recipe.revision[:12]}, {recipe.precision}", *vae, *loras]

@@ -1,6 +1,6 @@
-"""Make chosen samples again: `python -m ray_jobs.regenerate RECIPE --index 7,8,1000:1016 --out DIR`.
+"""Generate chosen samples again: `python -m ray_jobs.regenerate RECIPE --index 7,8,1000:1016 --out DIR`.
 
-RECIPE is a recipe file or a config; settings may follow. Each sample becomes a PNG and a JSON with its plan.
+RECIPE is a recipe file or a config; settings may follow. Writes a PNG, and a JSON file with the plan, per sample.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -26,7 +26,7 @@ from ray_jobs.job.command import start_pool_alone
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 MAX_INDICES = 1_000_000
-"""More are a data set, not a look at samples."""
+"""Limit of `--index`; `ray_jobs.generate` is for more."""
 
 
 def main(config: JobConfig, index: str, out: str) -> None:
@@ -45,20 +45,20 @@ def main(config: JobConfig, index: str, out: str) -> None:
 
 
 def parse_indices(text: str) -> Sequence[int]:
-    """Return the indices of `7,8,1000:1016`, each once, in their order; a range ends before its last number."""
+    """Return the indices in `7,8,1000:1016`, each once, in order; a range excludes its end."""
     indices: dict[int, None] = {}
     for part in text.split(","):
         start, colon, stop = part.partition(":")
         try:
             chosen = range(int(start), int(stop) if colon else int(start) + 1)
         except ValueError as error:
-            raise ValueError(f"--index is '{text}'. Give indices and ranges such as 7,8,1000:1016.") from error
+            raise ValueError(f"--index is '{text}'. Use indices and ranges such as 7,8,1000:1016.") from error
         if not 0 <= chosen.start < chosen.stop <= NUM_INDICES:
             raise ValueError(
-                f"--index has '{part}'; indices are 0 to {NUM_INDICES - 1}, a range's start below its end."
+                f"--index has '{part}'; use indices from 0 to {NUM_INDICES - 1}, and ranges that start below their end."
             )
         if len(indices) + chosen.stop - chosen.start > MAX_INDICES:
-            raise ValueError(f"--index '{text}' has more than {MAX_INDICES:,} samples. Give fewer.")
+            raise ValueError(f"--index '{text}' has more than {MAX_INDICES:,} samples. Use fewer.")
         indices.update(dict.fromkeys(chosen))
     return list(indices)
 

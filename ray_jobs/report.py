@@ -1,6 +1,6 @@
-"""Lay evaluations side by side: `python -m ray_jobs.report runs/A/evaluation runs/B/evaluation ... --out DIR`.
+"""Show evaluations side by side: `python -m ray_jobs.report runs/A/evaluation runs/B/evaluation ... --out DIR`.
 
-Each is a folder that `ray_jobs.evaluate` or `ray_jobs.train` wrote, or a run's folder for its newest evaluation. Writes
+Each is a folder written by `ray_jobs.evaluate` or `ray_jobs.train`, or a run's folder for its newest evaluation. Writes
 `report.html`, `evaluations.json` and `evaluations.csv`; needs no cluster.
 """
 
@@ -38,23 +38,23 @@ def main(places: Sequence[str], out: str) -> None:
 
 
 def find_evaluation(place: Path) -> Path:
-    """Return an evaluation's file, of a run the newest; ValueError if there is none."""
+    """Return the file of an evaluation, or of a run's newest; ValueError if there is none."""
     of_run = [path for path in place.glob("evaluation*/evaluation.json") if _number(path)]
     candidates = [place, place / "evaluation.json", *sorted(of_run, key=_number, reverse=True)]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        raise ValueError(f"'{place}' holds no evaluation.json. Make it with python -m ray_jobs.evaluate.")
+        raise ValueError(f"'{place}' has no evaluation.json. Run figment evaluate first.")
     return found
 
 
 def _number(path: Path) -> int:
-    """Return the number in the name of an evaluation's folder: the first has none and is 1, another folder is 0."""
+    """Return the number in an evaluation folder's name: 1 without a number, 0 for other folders."""
     named = re.fullmatch(r"evaluation(?:-(\d+))?", path.parent.name)
     return int(named[1] or 1) if named else 0
 
 
 def read_file(path: Path) -> Evaluation:
-    """Return an evaluation; ValueError for another file."""
+    """Return the evaluation in a file; ValueError if the file is something else."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -68,7 +68,7 @@ def read_file(path: Path) -> Evaluation:
 
 
 def side_by_side_files(evaluations: list[Evaluation]) -> dict[str, str]:
-    """Return a page, a JSON and a CSV of several evaluations, by the names of their files."""
+    """Return the texts of page, JSON and CSV of several evaluations, by file name."""
     return {
         "report.html": side_by_side_page(evaluations),
         "evaluations.json": json.dumps(evaluations, indent=2) + "\n",

@@ -1,8 +1,8 @@
-"""How delivery grows with the number of generators: `python -m ray_jobs.scale CONFIG [section.key=value ...]`.
+"""Measure throughput by number of generators, autoscaling, and faults: `python -m ray_jobs.scale CONFIG [key=value]`.
 
-A sweep over pools of several sizes, a step of the trainer's appetite in mid-run that the pool follows, and, where
-`faults` has some, a run in which things go wrong. With `num_local_nodes` on nodes that the job starts on this machine,
-else on the running cluster. Writes `scale.json` and `report.html`; exit status 1 where a target is missed.
+Runs a sweep over pool sizes, a step in the trainer's speed that the pool follows, and a run with injected faults if
+`faults` has any. `num_local_nodes` starts nodes on this machine; otherwise the running cluster is used. Writes
+`scale.json` and `report.html`; exits with status 1 if a target is missed.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -43,10 +43,10 @@ def main(config: ScaleConfig) -> None:
         with (
             local_nodes(config.num_local_nodes, node_size(config)) as nodes,
             user_errors(),
-        ):  # at Ctrl-C nodes end whole
+        ):  # at Ctrl-C, nodes end completely
             check_pool(config)
             run_lock = lock_run_folder(run_dir, to_yaml(config))
-            with run_lock.undo as at_end:  # without any result no trace is left
+            with run_lock.undo as at_end:  # without any result, no files are left
                 for results in measure(Experiments(config, recipe, nodes)):
                     at_end.pop_all()
                     at_end.callback(unlock, run_lock)
@@ -57,9 +57,9 @@ def main(config: ScaleConfig) -> None:
 
 
 def prepare(config: ScaleConfig) -> tuple[Recipe, Path]:
-    """Return recipe and run folder, all checked as far as that goes without a cluster."""
+    """Return recipe and run folder, checked as far as possible without a cluster."""
     if config.training.num_workers != 1:
-        raise ValueError(f"training.num_workers is {config.training.num_workers}: the painted trainer has one. Give 1.")
+        raise ValueError(f"training.num_workers is {config.training.num_workers}; the fake trainer needs 1. Use 1.")
     run_dir = resolve(config.output)
     check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
@@ -68,7 +68,7 @@ def prepare(config: ScaleConfig) -> tuple[Recipe, Path]:
 
 
 def open_cluster(config: ScaleConfig) -> None:
-    """Connect to the running cluster, or start a head of this job's own for its local nodes."""
+    """Connect to the running cluster, or start a head for this job's local nodes."""
     if not config.num_local_nodes:
         connect()
     elif not ray.is_initialized():
@@ -76,13 +76,13 @@ def open_cluster(config: ScaleConfig) -> None:
 
 
 def check_pool(config: ScaleConfig) -> None:
-    """Raise ValueError if the cluster can never hold the largest pool and the trainer."""
+    """Raise ValueError if the cluster can never fit the largest pool and the trainer."""
     pool = fixed_pool(config, config.largest_pool)
     check_placement([generation_demand(pool), training_demand(config.training, pool.wait_for_nodes_seconds)])
 
 
 def measure(experiments: Experiments) -> Iterator[ScaleResults]:
-    """Run all experiments, one after the other, and yield after each what all came to until then."""
+    """Run the experiments one after another; yield the results so far after each."""
     config, rate, results = experiments.config, experiments.rate, ScaleResults()
     for num_actors in config.sweep.actors:
         point = sweep_point(config, experiments.run(sweep_load(config, rate, num_actors)))

@@ -84,15 +84,15 @@ def main(config: JobConfig) -> None:
         if pool:
             pool_up.enter_context(pool)
         with errors_at_work(
-            f"The run's checkpoints are in {run_dir}; the same command with resume=true goes on.", run_dir
+            f"Checkpoints are in {run_dir}; run the same command with resume=true to continue.", run_dir
         ):
             announce(f"{source.describe()}; writing to {run_dir}")
             if not (run_dir / "recipe.json").exists():
                 write_anew(run_dir / "recipe.json", recipe_file_text(recipe))
-            announce("training starts; generated samples will be in samples.png")
+            announce("training starts; samples.png will show the first samples if they are generated")
             with drawing_samples(recipe, source, run_dir / "samples.png"):
                 checkpoint_file, progress, advice = train(job, pool)
-        with errors_at_work(f"The run is trained, and not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
+        with errors_at_work(f"The run is trained but not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
             checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
             for line in (f"the whole run: {advice}", *job.unreadable.report_lines()):
                 announce(line)
@@ -104,7 +104,7 @@ def main(config: JobConfig) -> None:
                         write_card(source.sets)
                     if job.planned.sets or job.planned.transfers:
                         evaluation = write_evaluation(open_model(checkpoint_file), job.planned, config)
-            finally:  # what was trained is told, whatever becomes of its evaluation
+            finally:  # summarize the training even if the evaluation fails
                 summary = summarize(config, recipe, progress, evaluation, STARTED_AT) | {
                     "num_unreadable": len(job.unreadable.names()),
                     "advice": advice,
@@ -117,7 +117,7 @@ def main(config: JobConfig) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that can run, as far as that is known without a cluster."""
+    """A job, checked as far as possible without a cluster."""
 
     config: JobConfig
     recipe: Recipe
@@ -125,21 +125,21 @@ class Prepared:
     source: Source
     real: TrainingSamples | None
     unreadable: Unreadable
-    """Real images that training did without."""
+    """Real images that training could not read."""
 
     planned: EvaluationPlan
-    """What the classifier is evaluated on."""
+    """Sets for the evaluation after training."""
 
     notes: list[str]
-    """What to say before it starts."""
+    """Notes to the user before the job starts."""
 
 
 def prepare(config: JobConfig) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
     if config.checkpoint:
         raise ValueError(
-            f"checkpoint is '{config.checkpoint}', which training does not read. Go on with a run by output=FOLDER "
-            "resume=true, or evaluate a checkpoint with ray_jobs.evaluate."
+            f"checkpoint is '{config.checkpoint}', but training does not read it. Continue a run with output=FOLDER "
+            "resume=true, or evaluate the checkpoint with figment evaluate."
         )
     run_dir = resolve(config.output)
     if not config.resume:
@@ -168,7 +168,7 @@ def prepare(config: JobConfig) -> Prepared:
 
 
 def predicted(config: JobConfig, recipe: Recipe) -> list[str]:
-    """Return what the settings' rates lead to, in a line, if they have any; ValueError if one is missing."""
+    """Return a line with the prediction from the settings' rates, if any are set; ValueError if one is missing."""
     prediction = predict_if_given(config, recipe)
     if prediction is None:
         return []
@@ -177,16 +177,16 @@ def predicted(config: JobConfig, recipe: Recipe) -> list[str]:
 
 
 def check_resumed(job: Prepared) -> list[str]:
-    """Return what to say about where the run goes on; ValueError if it cannot."""
+    """Return notes on the checkpoint that the run resumes from; ValueError if it cannot be resumed."""
     check_unfinished(job.run_dir, job.recipe)
-    path, checkpoint, faults = newest_readable(job.run_dir / CHECKPOINTS)
+    path, checkpoint, problems = newest_readable(job.run_dir / CHECKPOINTS)
     if path is None:
         return ["the run has no checkpoint yet and starts from the beginning"]
     if isinstance(job.source, StoredSource):
         job.source.limit_passes(checkpoint["run"]["sets"][SET_SIZE])
     sets = sets_of(job.source.num_images, job.source.names_hash, job.real)
     check_resumable(checkpoint, job.recipe, job.config.training, sets)
-    return [*faults, f"going on from {path.name}"]
+    return [*problems, f"resuming from {path.name}"]
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def draw_samples(recipe: Recipe, source: Source, sheet: Path) -> None:
 
 
 def stages_of(config: JobConfig) -> list[list[Demand]]:
-    """Return what training takes of the cluster, a pool beside it, and then evaluation."""
+    """Return the resources of each stage: training beside a pool, then evaluation."""
     wait_seconds, evaluation = config.generation.wait_for_nodes_seconds, config.evaluation
     generation = [generation_demand(config.generation)] if config.data.source == "stream" else []
     return [
@@ -217,7 +217,7 @@ def stages_of(config: JobConfig) -> list[list[Demand]]:
 
 
 def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgress, str]:
-    """Train through the samples, shown as it goes; return checkpoint, last progress, and which side to grow."""
+    """Train on all samples with monitoring; return the checkpoint, the last progress and scaling advice."""
     training, adviser, missing = job.config.training, Adviser(job.config, announce), OverdueActors(job.config, announce)
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)

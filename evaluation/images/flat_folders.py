@@ -59,7 +59,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
     names = image_names(folder)
     lines = [_line_of(folder, name) for name in names]
     if not lines:
-        raise ValueError(f"'{folder}' has no images. Give the folder with ILSVRC2012_val_00000001.JPEG.")
+        raise ValueError(f"'{folder}' has no images. Use the folder with ILSVRC2012_val_00000001.JPEG.")
     devkit = _find_devkit(folder, devkit)
     wnids = _wnids_by_id(devkit)
     ids = _ids_of_lines(devkit, wnids)

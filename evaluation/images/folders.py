@@ -38,7 +38,7 @@ def list_images(place: str) -> ImageList:
     counts = np.array([len(names_of_class) for names_of_class in names.values()], np.int64)
     if not counts.sum():
         raise ValueError(
-            f"'{folder}' has no images in class folders. Give a folder with one folder of images per class, named by "
+            f"'{folder}' has no images in class folders. Use a folder with one folder of images per class, named by "
             f"wnid or class name; file names end in {', '.join(EXTENSIONS)}."
         )
     return ImageList(
@@ -110,7 +110,7 @@ def entries_of(folder: str) -> list[os.DirEntry[str]]:
             shown = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise ValueError(
-            f"'{printable_name(folder)}' cannot be listed: {error.strerror}. Give a folder with one folder of images "
+            f"'{printable_name(folder)}' cannot be listed: {error.strerror}. Use a folder with one folder of images "
             "per class."
         ) from error
     return sorted(shown, key=lambda entry: os.fsencode(entry.name))

@@ -70,7 +70,7 @@ def _inner_place(path: str) -> str:
     found = [place for place in places if os.path.isdir(place) and _places_in(place)]
     if len(found) > 1:
         names = " and ".join(os.path.relpath(place, path) for place in found)
-        raise ValueError(f"'{path}' has several sets: {names}. Give the folder of one, such as '{found[0]}'.")
+        raise ValueError(f"'{path}' has several sets: {names}. Use the folder of one, such as '{found[0]}'.")
     return found[0] if found else ""
 
 
@@ -88,19 +88,19 @@ def _first_of_split(paths: list[str], split: str) -> str:
 def _why_none(path: str, split: str) -> str:
     """Return an error message for a place without a known layout, with the folders in it that have one."""
     if not os.path.exists(path):
-        return f"'{path}' does not exist. Give {LAYOUTS}."
+        return f"'{path}' does not exist. Use {LAYOUTS}."
     inside = [place for folder in _folders_in(path) for place in _places_in(folder.path)]
     if not inside and _has_images_inside(path):
         return (
             f"'{path}' has all images in one folder, images, and no {TINY_LIST} with their classes: "
-            f"Tiny-ImageNet's test split has no labels. Give {LAYOUTS}."
+            f"Tiny-ImageNet's test split has no labels. Use {LAYOUTS}."
         )
     if not inside:
-        return f"'{path}' has no images with known classes. Give {LAYOUTS}."
+        return f"'{path}' has no images with known classes. Use {LAYOUTS}."
     names = ", ".join(os.path.relpath(place, path) for place in inside[:5])
     return (
         f"'{path}' has no images with known classes, and no folder {split or 'validation or test'} that has. Other "
-        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Give one of them, such as "
+        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Use one of them, such as "
         f"'{_first_of_split(inside, split) or inside[0]}'."
     )
 

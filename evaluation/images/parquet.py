@@ -59,7 +59,7 @@ def parquet_images(place: str, split: str = "") -> ImageList:
     _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
     labels = [label for part in parts for label in part.labels]
     if not labels:
-        raise ValueError(f"The Parquet files of '{folder}' have no rows. Give files with images.")
+        raise ValueError(f"The Parquet files of '{folder}' have no rows. Use files with images.")
     names = [name for part in parts for name in part.names]
     groups = [group for part in parts for group in part.groups]
     opener_of = partial(open_rows, parts[0].image, groups)
@@ -153,7 +153,7 @@ def _check_titles(folder: str, titles: dict[str, tuple[str, ...]]) -> None:
     first = next(iter(titles))
     if other := next((file for file in titles if titles[file] != titles[first]), None):
         raise ValueError(
-            f"'{other}' in '{folder}' has other class names in its ClassLabel than '{first}'. Give files of one set."
+            f"'{other}' in '{folder}' has other class names in its ClassLabel than '{first}'. Use files of one set."
         )
 
 

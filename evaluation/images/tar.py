@@ -53,7 +53,7 @@ def tar_images(place: str, split: str = "") -> ImageList:
     samples = [(number, sample) for number, path in enumerate(paths) for sample in _samples_of(path)]
     if not samples:
         raise ValueError(
-            f"The tars of '{folder}' have no labeled images. Give WebDataset's tars: with each KEY.jpg its KEY.cls."
+            f"The tars of '{folder}' have no labeled images. Use WebDataset's tars: with each KEY.jpg its KEY.cls."
         )
     places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
     names = [f"{tars[number]}/{sample.name}" for number, sample in samples]

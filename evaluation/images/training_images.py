@@ -55,7 +55,7 @@ def real_training_images(
     positions = np.flatnonzero(labels != NOT_SHARED)
     if place == DIGITS and not len(positions):
         raise ValueError(
-            f"The real images are 'digits', but the classes are those of {label_space.name}. Give a folder with "
+            f"The real images are 'digits', but the classes are those of {label_space.name}. Use a folder with "
             "one folder of images per class."
         )
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)

@@ -87,7 +87,7 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
     needs = {need: Path(folder, need) for need in layout.needs.split()}
     if missing := [need for need, path in needs.items() if not (path.is_file() or path.is_dir())]:
         raise ValueError(
-            f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Give the folder with {', '.join(needs)}."
+            f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Use the folder with {', '.join(needs)}."
         )
     with errors_as(ValueError, folder, name, Exception):  # readers of damaged files raise errors of any kind
         listing = layout.read(name, folder)

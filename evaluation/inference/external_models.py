@@ -180,7 +180,7 @@ def _of_file(source: str, training: TrainingConfig, label_space: LabelSpace) -> 
 
     try:
         weights = load_file(source)
-    except Exception as error:  # safetensors has errors of its own
+    except Exception as error:  # safetensors raises its own error type
         raise ValueError(f"checkpoint '{source}' cannot be read: {error}. Use a safetensors file.") from error
     network = build_network(training.architecture, label_space.num_classes, training.head, training.temperature)
     needed = network.state_dict()

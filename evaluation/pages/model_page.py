@@ -123,7 +123,7 @@ def _set_details(name: str, of_set: SetResult) -> str:
 
 
 def accepts_others(name: str, of_set: SetResult) -> bool:
-    """Return whether labels other than an image's own count as correct, judging by a set's name and counts."""
+    """Return whether labels other than an image's own count as correct, given a set's name and counts."""
     own = {row["label"]: row["num_images"] for row in of_set["confusions"] if row["label"] == row["predicted"]}
     differ = (row["num_top1"] != own.get(row["label"], 0) for row in of_set["per_class"] if row["num_images"])
     return name == "imagenet_real" or any(differ)

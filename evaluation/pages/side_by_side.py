@@ -30,7 +30,7 @@ NUM_DIFFERENCES = 20
 def side_by_side_page(evaluations: Sequence[Evaluation]) -> str:
     """Return a page that compares models, in the given order."""
     if not evaluations:
-        raise ValueError("There are 0 evaluations to compare. Give at least one.")
+        raise ValueError("There are 0 evaluations to compare. Pass at least one.")
     models = by_unique_name(evaluations)
     sets = list(dict.fromkeys(name for one in evaluations for name in one["sets"]))
     common = [name for name in sets if all(name in one["sets"] for one in evaluations)]

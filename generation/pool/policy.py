@@ -1,6 +1,6 @@
 """The autoscaling policy that Ray Serve's controller calls for a pool's size: it polls the pool's keeper.
 
-It also ends a pool whose keeper is gone.
+It also ends a pool whose keeper has ended.
 
 Serve pickles this module by value, since the controller may run older code than the job that starts a pool. It imports
 only Ray.
@@ -42,7 +42,7 @@ class KeeperPolicy:
             # Serve itself starts an empty pool's first actor; a decision from before that would remove it again.
             self.pending, self.polled_at, self.polled_while_empty, self.size = None, 0.0, False, None
         if self.pending is not None and self.pending.done():
-            if self.pending.exception() is None:  # else the keeper is gone, and the pool will be ended
+            if self.pending.exception() is None:  # else the keeper has ended, and so will the pool
                 self.size = self.pending.result()
             self.pending = None
         if self.pending is None and time.monotonic() - self.polled_at >= POLL_SECONDS:
@@ -63,7 +63,7 @@ class KeeperPolicy:
 
 
 def end_pool(app_name: str) -> None:
-    """End a pool whose keeper is gone, for example because the driver was killed. Runs in the controller's process.
+    """End a pool whose keeper has ended, for example because the driver was killed. Runs in the controller's process.
 
     Running actors end the pool too (`GeneratorReplica.check_health`), but while the pool waits for nodes there may be
     none. Actors are killed because Serve would wait for unscheduled ones as long as for running batches.

@@ -80,7 +80,7 @@ class GenerationService:
         return cast(DeploymentResponse, self.handle.generate.remote(indices))
 
     def counts(self) -> GenerationCounts:
-        """Return the pool's counts; GenerationFailedError if its keeper is gone, which ends the pool."""
+        """Return the pool's counts; GenerationFailedError if its keeper was lost, which ends the pool."""
         try:
             return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
         except ActorUnavailableError:
@@ -88,8 +88,8 @@ class GenerationService:
         except (OutOfMemoryError, RayActorError) as error:
             reason = "Ray's memory monitor killed it" if isinstance(error, OutOfMemoryError) else "its process ended"
             raise GenerationFailedError(
-                f"The keeper of the pool '{self.app_name}', an actor on the driver's node, is gone: {reason}. The pool "
-                "ends with it. Give that node more memory, or run less on it."
+                f"The keeper of the pool '{self.app_name}', an actor on the driver's node, was lost: {reason}. The "
+                "pool ends with it. Give that node more memory, or run less on it."
             ) from error
 
     def report_trainer(self, trainer: TrainerTimes) -> None:
@@ -121,7 +121,7 @@ class GenerationService:
         """Return the number of running actors, which have loaded their models."""
         return _num_in(self._status(), "RUNNING")
 
-    def num_awaited(self) -> int:
+    def num_pending(self) -> int:
         """Return the number of actors that wait for a node or are loading their models."""
         return _num_in(self._status(), *STARTING)
 
@@ -246,7 +246,7 @@ def stop_pool(app_name: str, keeper: ActorHandle) -> None:
     """Stop a pool, running or not, without waiting for running batches or unscheduled actors.
 
     If Serve's controller does not respond, the actors are killed without it; once it resumes, it ends the pool, since
-    the keeper is gone.
+    the keeper has ended.
     """
     give_up_at = time.monotonic() + STOP_TIMEOUT_SECONDS
     try:

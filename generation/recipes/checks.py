@@ -90,7 +90,7 @@ def _same_prompts(recipe: Recipe) -> Iterator[str]:
         names = ", ".join(str(label) for label in labels)
         class_name = recipe.label_space.classes[labels[0]].class_name
         yield (
-            f"labels {names} ('{class_name}') have the same prompts, so no classifier can tell them apart; add "
+            f"labels {names} ('{class_name}') have the same prompts, so no classifier can distinguish them; add "
             "{definition} or {hypernym} to recipe.templates"
         )
     if len(groups) > MAX_EXAMPLES:

@@ -28,7 +28,7 @@ def _scenes() -> tuple[str, ...]:
 def read_text(path: Path) -> str:
     """Return a file's text without a byte-order mark; raise OSError if it is not a regular file."""
     if path.exists() and not path.is_file():
-        raise OSError("not a regular file")  # reading a pipe could block forever
+        raise OSError("it is not a regular file")  # reading a pipe could block forever
     return path.read_text(encoding="utf-8-sig")
 
 

@@ -23,7 +23,7 @@ INDEX_FOLDER = "index"
 """Folder with one Parquet file per shard, written after the shard: a shard with an index is complete."""
 
 HELD_OUT_FOLDER = "held_out"
-"""Subfolder with the samples that are never trained on, as a data set of its own."""
+"""Subfolder with the held-out samples, which is a separate data set."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def map_ordered(
 ) -> Iterator[Result]:
     """Yield the result of each item in order, with up to `window` requests pending.
 
-    `send` returns at once; `receive` blocks in a thread of its own. An error is raised in the place of its result. At
+    `send` returns at once; `receive` blocks in its own thread. An error is raised in the place of its result. At
     most `window` untaken results are buffered, `WINDOWS_AHEAD` windows behind a slow one. When the consumer stops,
     pending requests are dropped; their threads are joined at process exit.
     """

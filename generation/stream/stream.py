@@ -161,7 +161,7 @@ def num_requesters_of(config: GenerationConfig, request: SampleRequest, stage: S
 
 
 def _window(config: GenerationConfig, request: SampleRequest, num_requesters: int) -> int:
-    """Return the number of pending batches per request actor; in total as many as all generator actors accept."""
+    """Return the number of pending batches per request actor; together they fill all generator actors."""
     return math.ceil(REQUESTS_PER_ACTOR * config.max_actors / (num_requesters * request.num_consumers))
 
 

@@ -1,7 +1,7 @@
 """The command line: `figment COMMAND ...`, the same as `python -m ray_jobs.COMMAND ...`.
 
-A command's arguments and settings are read and checked here, without torch and Ray, whose imports take seconds; then
-the module of its name in `ray_jobs` does the work.
+Parses and checks arguments and settings without importing torch and Ray, which takes seconds; then imports
+`ray_jobs.COMMAND` and runs it.
 """
 
 import sys
@@ -41,7 +41,7 @@ TRAINING = ("training.architecture", "training.num_images", "training.reuse", "t
 
 @dataclass(frozen=True)
 class Work:
-    """A command whose arguments and settings are checked: calling it does the work."""
+    """A command with checked arguments and settings, ready to run."""
 
     name: str
     parameters: dict[str, Any]
@@ -55,25 +55,25 @@ class Work:
 
 
 class Commands(click.Group):
-    """A group that answers a mistyped command with the nearest one."""
+    """A group that suggests the nearest command for a mistyped one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Return the command that the first argument names; UsageError for none."""
+        """Return the command named by the first argument; UsageError if there is none."""
         if not args[0].startswith("-") and args[0] not in self.commands:
             raise click.UsageError(f"There is no command '{args[0]}'. {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
 
 class Job(click.Command):
-    """A command that takes `CONFIG [section.key=value ...]`: its function gets the settings as `config`.
+    """A command that takes `CONFIG [section.key=value ...]` and passes the settings to its function as `config`.
 
-    `ctx.obj` has these arguments as they were given.
+    `ctx.obj` has the raw arguments.
     """
 
     def __init__(
         self, *args: Any, schema: type[JobConfig], often_changed: tuple[str, ...], uses_recipe: bool, **kwargs: Any
     ) -> None:
-        """`often_changed` are the settings that `--help` lists; one that `uses_recipe` checks the recipe's settings."""
+        """`--help` lists the settings in `often_changed`; with `uses_recipe` the recipe is checked too."""
         super().__init__(*args, **kwargs)
         self.schema, self.often_changed, self.uses_recipe = schema, often_changed, uses_recipe
         config = click.Argument(["config"], metavar="CONFIG")
@@ -81,7 +81,7 @@ class Job(click.Command):
         self.params = [config, overrides, *self.params]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the function with the settings in place of CONFIG and overrides; ValueError for those that cannot be."""
+        """Load the settings and call the function with them; ValueError for invalid settings."""
         ctx.obj = [ctx.params["config"], *ctx.params.pop("overrides")]
         ctx.params["config"] = load_config(self.schema, ctx.obj)
         CONSOLE.shows_libraries = ctx.params["config"].log_level == "debug"
@@ -90,11 +90,11 @@ class Job(click.Command):
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the settings that people change most, and where all others are."""
+        """Write the most changed settings, and where to find the others."""
         with formatter.section("CONFIG"):
             formatter.write_text(
-                "A YAML file, a recipe file that `figment plan` wrote, or the name of a config that ships, such as "
-                "digits; `figment configs` lists those."
+                "A YAML file, a recipe file written by `figment plan`, or the name of a config that ships with "
+                "Figment, such as digits; `figment configs` lists those."
             )
         with formatter.section("Settings that people change most"):
             formatter.write_dl(
@@ -102,8 +102,8 @@ class Job(click.Command):
             )
         with formatter.section("All settings"):
             formatter.write_text(
-                "`figment settings` lists them, `figment settings training` those of a section; docs/settings.md "
-                "has the same list."
+                "`figment settings` lists all of them, `figment settings training` one section; docs/settings.md has "
+                "the same list."
             )
 
 
@@ -125,21 +125,21 @@ def figment(ctx: click.Context) -> None:
 def job(
     often_changed: tuple[str, ...], schema: type[JobConfig] = JobConfig, uses_recipe: bool = True
 ) -> Callable[[Callable[..., Work]], click.Command]:
-    """Make a function a command that takes a config."""
+    """Return a decorator that makes a function a command with a config."""
     return figment.command(cls=Job, schema=schema, often_changed=often_changed, uses_recipe=uses_recipe)
 
 
 def work(name: str, needs_ray: bool = True, **parameters: Any) -> Work:
-    """Return a command's work, which is still to be done."""
+    """Return a command's work without running it."""
     return Work(name, parameters, needs_ray)
 
 
 @job((*IMAGES[:3], *TRAINING, *POOL[:2], "output"))
 def train(config: JobConfig) -> Work:
-    """Train a classifier on images that are generated while it trains, and evaluate it on real ones.
+    """Train a classifier on generated images, then evaluate it.
 
-    Writes the folder `output`: checkpoint, metrics, report.html, summary.json. With resume=true an interrupted run in
-    that folder is continued.
+    The images are generated while it trains; the evaluation uses real images. Writes the folder `output`: checkpoint,
+    metrics, report.html, summary.json. resume=true continues an interrupted run in that folder.
     """
     return work("train", config=config)
 
@@ -147,10 +147,10 @@ def train(config: JobConfig) -> Work:
 @job((*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output"))
 @click.option("--verify", is_flag=True, help="Check every stored sample first, and generate damaged shards again.")
 def generate(config: JobConfig, verify: bool) -> Work:
-    """Generate a data set as WebDataset shards in `output`, a folder or a URL.
+    """Generate a data set as WebDataset shards.
 
-    It holds the samples that training with the same config would stream, and its held-out samples. Run again, the
-    command generates what is missing: after a kill, or when training.num_images has grown.
+    Writes to `output`, a folder or a URL, the samples that training with the same config would stream, and its held-out
+    samples. Run the command again to generate missing shards: after a kill, or after raising training.num_images.
     """
     return work("generate", config=config, verify=verify)
 
@@ -171,11 +171,11 @@ def generate(config: JobConfig, verify: bool) -> Work:
     uses_recipe=False,
 )
 def evaluate(config: JobConfig) -> Work:
-    """Evaluate a classifier, named by checkpoint=FILE, on real images.
+    """Evaluate the classifier in checkpoint=FILE on real images.
 
-    Writes a new folder beside the checkpoint: evaluation.json, evaluation.csv, report.html. Predictions of images are
-    stored, so that an interrupted evaluation continues where it stopped. With the folder of a run as checkpoint, each
-    checkpoint that evaluation.every_images kept is evaluated, while the run is still training too.
+    Writes a new folder beside the checkpoint: evaluation.json, evaluation.csv, report.html. Predictions are stored, so
+    an interrupted evaluation continues where it stopped. If checkpoint is a run's folder, each checkpoint stored by
+    evaluation.every_images is evaluated, also while the run is still training.
     """
     return work("evaluate", config=config)
 
@@ -194,19 +194,19 @@ def evaluate(config: JobConfig) -> Work:
     JudgeConfig,
 )
 def judge(config: JudgeConfig) -> Work:
-    """Compare generated images with real ones by a classifier trained on real images.
+    """Compare generated with real images by a classifier.
 
-    The classifier is checkpoint=FILE; the images are the first of the recipe, or those in data.shards. Writes
-    judgement.json and report.html.
+    The classifier is checkpoint=FILE, trained on real images; the generated images are the first of the recipe, or the
+    first of data.shards. Writes judgement.json and report.html.
     """
     return work("judge", config=config)
 
 
 @job(("arms", "seeds", "real_images", *TRAINING[:3], *IMAGES[:2], *POOL[:1], "output"), CompareConfig)
 def compare(config: CompareConfig) -> Work:
-    """Compare ways to train on the same images: streamed, generated first, stored and replayed, and real images.
+    """Compare training on streamed, stored and real images.
 
-    Each arm is trained once with each seed. Writes results.json and report.html.
+    Trains each arm (`arms`) once per seed (`seeds`). Writes results.json and report.html.
     """
     return work("compare", config=config)
 
@@ -225,10 +225,10 @@ def compare(config: CompareConfig) -> Work:
     MiniatureConfig,
 )
 def miniature(config: MiniatureConfig) -> Work:
-    """Repeat the paper's experiments on a small scale, with classifiers that train within seconds.
+    """Repeat the paper's experiments on a small scale.
 
-    A classifier for each prompt form, guidance scale, number of images and augmentation, and some on real images.
-    Writes README.md, results.json and plots.
+    Trains a classifier, which takes seconds, for each prompt form, guidance scale, number of images and augmentation,
+    and some on real images. Writes README.md, results.json and plots.
     """
     return work("miniature", config=config)
 
@@ -249,10 +249,10 @@ def miniature(config: MiniatureConfig) -> Work:
     ScaleConfig,
 )
 def scale(config: ScaleConfig) -> Work:
-    """Measure how delivery scales with the number of generators, follows the trainer, and survives faults.
+    """Measure throughput, autoscaling and recovery from faults.
 
-    Runs on nodes that it starts on this machine (num_local_nodes), or on the running cluster. Writes scale.json and
-    report.html. Exit status 1 if a target is missed.
+    Runs on local nodes that it starts (num_local_nodes), or on the running cluster. Writes scale.json and report.html.
+    Exit status 1 if a target is missed.
     """
     return work("scale", config=config)
 
@@ -267,13 +267,14 @@ def scale(config: ScaleConfig) -> Work:
     help="What the columns of the page compare.",
 )
 @click.option(
-    "--classes", default="10", show_default=True, help="Classes by name (cat,dog), or how many, evenly spread."
+    "--classes", default="10", show_default=True, help="Class names (cat,dog), or a number of evenly spread classes."
 )
 @click.option("--images", type=click.IntRange(min=1), default=3, show_default=True, help="Images per cell.")
 def gallery(config: JobConfig, **options: Any) -> Work:
-    """Generate a few images of each class, side by side by prompt template or guidance scale.
+    """Generate a few images of each class, side by side.
 
-    Writes gallery.html, gallery.png and recipe.json; each image is a sample of that recipe, shown with its index.
+    Columns are prompt templates or guidance scales. Writes gallery.html, gallery.png and recipe.json; each image is a
+    sample of that recipe, shown with its index.
     """
     return work("gallery", config=config, **options)
 
@@ -293,9 +294,9 @@ def gallery(config: JobConfig, **options: Any) -> Work:
 @click.option("--index", required=True, help="Indices and ranges, such as 7,8,1000:1016.")
 @click.option("--out", required=True, help="New folder for the images.")
 def regenerate(config: JobConfig, index: str, out: str) -> Work:
-    """Generate chosen samples of a recipe again: a PNG, and a JSON file with the plan, of each.
+    """Generate chosen samples of a recipe again.
 
-    CONFIG is usually the recipe.json of a run or a data set.
+    Writes a PNG, and a JSON file with the plan, per sample. CONFIG is usually the recipe.json of a run or a data set.
     """
     return work("regenerate", config=config, index=index, out=out)
 
@@ -310,16 +311,16 @@ def regenerate(config: JobConfig, index: str, out: str) -> Work:
         "prices.generation_device_hour",
     )
 )
-@click.option("--index", type=int, help="Explain the sample of this index, and stop.")
-@click.option("--compare", metavar="RECIPE", help="List the fields in which another recipe file differs, and stop.")
+@click.option("--index", type=int, help="Explain the sample with this index, and exit.")
+@click.option("--compare", metavar="RECIPE", help="List the fields in which another recipe file differs, and exit.")
 @click.option("--out", metavar="FILE", help="Where to write the recipe.  [default: runs/recipe-HASH.json]")
 @click.option("--cost", is_flag=True, help="Predict the run's time and cost; without known rates, rehearse it first.")
-@click.option("--like", metavar="RUN", help="Predict by the rates of this finished run.")
+@click.option("--like", metavar="RUN", help="Predict time and cost from the rates of this finished run.")
 @click.pass_obj
 def plan(arguments: list[str], config: JobConfig, **options: Any) -> Work:
-    """Show a data set before it is generated: classes, prompts, token counts, size; write its recipe.
+    """Show a data set before it is generated; write its recipe.
 
-    Needs no cluster, but for a rehearsal with --cost.
+    Prints classes, prompts, token counts and size. Needs no cluster, except to rehearse the run with --cost.
     """
     return work("plan", needs_ray=False, config=config, arguments=arguments, **options)
 
@@ -328,9 +329,9 @@ def plan(arguments: list[str], config: JobConfig, **options: Any) -> Work:
 @click.argument("places", metavar="EVALUATION ...", nargs=-1, required=True)
 @click.option("--out", required=True, help="New folder for the page.")
 def report(places: tuple[str, ...], out: str) -> Work:
-    """Lay evaluations side by side on one page.
+    """Show several evaluations side by side on one page.
 
-    EVALUATION is a folder that evaluate or train wrote, or a run's folder for its newest evaluation. Writes
+    EVALUATION is a folder written by evaluate or train, or a run's folder for its newest evaluation. Writes
     report.html, evaluations.json and evaluations.csv; needs no cluster.
     """
     return work("report", needs_ray=False, places=places, out=out)
@@ -338,7 +339,10 @@ def report(places: tuple[str, ...], out: str) -> Work:
 
 @figment.command()
 def configs() -> None:
-    """List the configs that ship, which every command takes by name."""
+    """List the configs that ship with Figment.
+
+    Every command takes them by name.
+    """
     found = shipped_configs()
     width = max(map(len, found))
     for name, text in found.items():
@@ -348,12 +352,15 @@ def configs() -> None:
 @figment.command()
 @click.argument("word", metavar="[SECTION|WORD]", default="")
 def settings(word: str) -> None:
-    """List all settings, those of a section, or those in whose name or meaning a word occurs."""
+    """List all settings, a section, or those that match a word.
+
+    WORD is searched in names and meanings.
+    """
     print_settings(word)
 
 
 def read(arguments: list[str], program: str = "figment") -> Work | None:
-    """Return the work that arguments name, or None where all is printed; ValueError or exit status 2 for bad ones."""
+    """Return the command to run, or None if its output is already printed; ValueError for bad arguments."""
     try:
         found = figment.main(arguments, prog_name=program, standalone_mode=False)
     except click.UsageError as error:
@@ -364,7 +371,7 @@ def read(arguments: list[str], program: str = "figment") -> Work | None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run the command that the arguments name, until its end."""
+    """Run the command named by the arguments."""
     with user_errors():
         found = read(arguments)
     if found:
@@ -372,13 +379,13 @@ def run(arguments: list[str]) -> None:
 
 
 def run_and_exit(name: str) -> None:
-    """Run a command as `python -m ray_jobs.NAME`, and end the process: what follows in its module is not executed."""
-    CONSOLE.keep()
+    """Run a command as `python -m ray_jobs.NAME` and exit: the rest of its module is not executed."""
+    CONSOLE.detach_stderr()
     run([name, *sys.argv[1:]])
     sys.exit()
 
 
 def main() -> None:
     """Run the console command `figment`."""
-    CONSOLE.keep()
+    CONSOLE.detach_stderr()
     run(sys.argv[1:])

@@ -1,6 +1,6 @@
-"""From a YAML file and `section.key=value` overrides to frozen settings. The only file that imports OmegaConf.
+"""Load frozen settings from a YAML file and `section.key=value` overrides. The only file that imports OmegaConf.
 
-After `load_config` there are no dicts; each setting has its home in the `config.py` of its floor.
+`load_config` returns dataclasses, not dicts; each package's `config.py` defines its own settings.
 """
 
 import dataclasses
@@ -27,30 +27,30 @@ from ray_jobs.cli.overrides import checked_number, read_overrides, read_yaml
 from training.config import TrainingConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-"""The configs that ship."""
+"""The configs that ship with Figment."""
 
 
 @dataclass(frozen=True)
 class Rates(Documented):
-    """How fast a run goes, by which `ray_jobs.plan --cost` predicts it; 0 is unknown.
+    """Rates from which `figment plan --cost` predicts a run's time and cost; 0 is unknown.
 
-    Every run's summary.json has its own.
+    Every run writes its own rates to summary.json.
     """
 
     generated_per_second: NotNegative = 0.0
-    """Images that a generator actor makes while it has anything to do."""
+    """Images that one generator actor generates per second of work; 0 is unknown."""
 
     trained_per_second: NotNegative = 0.0
-    """Images that a training worker learns from while it neither waits nor judges."""
+    """Images that one training worker trains on per second, without waiting and validation; 0 is unknown."""
 
     validated_per_second: NotNegative = 0.0
-    """Held-out images that a training worker judges; where it is unknown, judging is taken to need no time."""
+    """Held-out images that one training worker validates per second; 0 is unknown, and counts as no time."""
 
     start_seconds: NotNegative = 0.0
-    """From the job's start until the first batch would be there if generating it took no time."""
+    """Seconds from the job's start to the first batch, without the time to generate it; 0 is unknown."""
 
     end_seconds: NotNegative = 0.0
-    """From the last step to the job's end, evaluation included."""
+    """Seconds from the last step to the job's end, evaluation included; 0 is unknown."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "rates")
@@ -58,35 +58,35 @@ class Rates(Documented):
 
 @dataclass(frozen=True)
 class Prices(Documented):
-    """What devices and storage cost, in any one currency; 0 leaves it out."""
+    """Prices of devices and storage, all in one currency; 0 leaves the item out."""
 
     currency: str = "USD"
-    """Name of the currency, for printing."""
+    """Name of the currency of all prices; only printed."""
 
     generation_device_hour: NotNegative = 0.0
-    """A device that holds a generator actor, for an hour."""
+    """Price of one hour of a device with a generator actor; 0 leaves it out."""
 
     training_device_hour: NotNegative = 0.0
-    """A device that holds a training worker, for an hour."""
+    """Price of one hour of a device with a training worker; 0 leaves it out."""
 
     stored_gb: NotNegative = 0.0
-    """A gigabyte of shards, for as long as they are kept."""
+    """Price of storing a gigabyte of shards for as long as they are needed; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "prices")
 
     def of_devices(self, generation_hours: float, training_hours: float) -> float:
-        """Return what devices cost that are held for so long, added up over them."""
+        """Return the price of all devices, given their total hours."""
         return generation_hours * self.generation_device_hour + training_hours * self.training_device_hour
 
 
 @dataclass(frozen=True)
 class JobConfig(Documented):
-    """A named run: what `ray_jobs/configs/*.yaml` hold, for every job alike."""
+    """Settings of a run, common to all commands."""
 
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     recipe_file: str = ""
-    """A recipe that `ray_jobs.plan` wrote, in place of the settings in `recipe`."""
+    """Recipe file written by `figment plan`, used instead of the settings in `recipe`; empty uses those."""
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -95,45 +95,47 @@ class JobConfig(Documented):
     rates: Rates = field(default_factory=Rates)
     prices: Prices = field(default_factory=Prices)
     output: str = "runs/run"
-    """Folder for all that a run writes; it must not exist, or be empty, unless the run goes on. For `ray_jobs.generate`
-    also a URL.
+    """Folder for all files of a run; it must be new or empty, unless the run is resumed. `figment generate` also takes
+    a URL.
     """
 
     log_level: Literal["info", "debug"] = "info"
-    """`debug` also prints what Ray, its workers and other libraries log; with `info` only Ray's log files have it."""
+    """`debug` also prints messages of Ray, its workers and other libraries; `info` leaves them to Ray's log files."""
 
     resume: bool = False
-    """Whether `ray_jobs.train` goes on with the run in `output`, which was interrupted."""
+    """Continue the interrupted run in `output` from its newest checkpoint (`figment train`)."""
 
     checkpoint: str = ""
-    """What `ray_jobs.evaluate` evaluates: a run's checkpoint, or a network that Figment did not train, as
-    `evaluation.inference.external_models` names them.
+    """Classifier for `figment evaluate` and `figment judge`: a run's checkpoint. `evaluate` also takes the folder of a
+    run, or an external network such as `torchvision:resnet50/IMAGENET1K_V1` (docs/evaluation.md).
     """
 
 
 @dataclass(frozen=True)
 class CompareConfig(JobConfig):
-    """A comparison of ways to have the same images."""
+    """Compare ways to train on the same images."""
 
     arms: tuple[str, ...] = ("stream", "generate_then_train", "tee_then_replay", "real")
-    """What is compared; `ray_jobs/compare.py` says what each is."""
+    """Ways to train that are compared: `stream` generates while training, `generate_then_train` generates all images
+    first, `tee_then_replay` stores half while training and replays them, `real` trains on real images.
+    """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each arm is trained once with each, in place of `training.seed`."""
+    """Seeds that replace `training.seed`; each arm is trained once with each."""
 
     real_images: str = "digits"
-    """What the arm `real` trains on: `digits`, or a place of real images as in `training.real_images`."""
+    """Training images of the arm `real`: `digits`, or a folder as in `training.real_images`."""
 
 
 @dataclass(frozen=True)
 class JudgeConfig(JobConfig):
-    """A look at generated images beside those of the first real set, by the classifier in `checkpoint`."""
+    """Compare generated images with the first real set by the classifier in `checkpoint`."""
 
     num_generated: AtLeastOne = 5_000
-    """Generated images that are looked at: the first of the recipe, or of the shards."""
+    """Number of generated images to compare: the first of the recipe, or of the shards."""
 
     num_neighbours: AtLeastOne = 5
-    """Neighbours that density, coverage, precision and recall go by."""
+    """Number of nearest neighbours in density, coverage, precision and recall."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -141,27 +143,28 @@ class JudgeConfig(JobConfig):
 
 @dataclass(frozen=True)
 class MiniatureConfig(JobConfig):
-    """A grid of small classifiers: each template, guidance scale and number of images, twice augmented."""
+    """A grid of small classifiers: each template, guidance scale and number of images, with two augmentations."""
 
     images_per_class: AtLeastOne = 25
-    """How many images `1x` is."""
+    """Number of training images per class at `1x`."""
 
     multiples: tuple[AtLeastOne, ...] = (1, 3, 10)
-    """How many times as many a classifier is taught: two or more, which are compared."""
+    """Sizes of the training sets to compare, as multiples of `images_per_class`: two or more, all different."""
 
     strong_augmentation: Literal["none", "crop_flip", "affine", "multi_crop", "multi_crop_two_global"] = "multi_crop"
-    """What `training.augmentation` is compared with."""
+    """Augmentation to compare with `training.augmentation`; must differ from it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if len(set(self.multiples)) < max(2, len(self.multiples)):
             raise ValueError(
-                f"multiples are {', '.join(map(str, self.multiples))}; give two or more, each once, such as [1, 3, 10]."
+                f"multiples is {', '.join(map(str, self.multiples))}; use two or more different numbers, such as "
+                "[1, 3, 10]."
             )
         if self.strong_augmentation == self.training.augmentation:
             raise ValueError(
-                f"strong_augmentation is {self.strong_augmentation}, and so is training.augmentation: nothing would be "
-                "compared. Give another."
+                f"strong_augmentation is {self.strong_augmentation}, the same as training.augmentation. Use another "
+                "one for either."
             )
 
 
@@ -171,11 +174,11 @@ RENAMED = {
     "rates.judged_per_second": "validated_per_second",
     "step.appetite_fraction": "trainer_fraction",
 }
-"""Settings that had another name before version 0.2.0, which is still read, and their names now."""
+"""Settings renamed in version 0.2.0: the old name, which is still accepted, to the new one."""
 
 
 def renamed(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section's settings under the names that they have now; print a line for each old one."""
+    """Return a section's settings under their current names; print a note for each old name."""
     found = {}
     for key, value in settings.items():
         old = f"{section}.{key}"
@@ -190,7 +193,7 @@ def _renamed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed_override(argument: str) -> str:
-    """Return an override under its setting's name of now."""
+    """Return an override with its setting's current name."""
     key, equals, value = argument.partition("=")
     section, _, name = key.partition(".")
     if not equals or key not in RENAMED:
@@ -200,9 +203,9 @@ def _renamed_override(argument: str) -> str:
 
 
 def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
-    """Return the settings of `CONFIG section.key=value ...`; ValueError in one line for what cannot be.
+    """Return the settings of `CONFIG section.key=value ...`; ValueError with a one-line message for invalid ones.
 
-    CONFIG is a YAML file, which may name another as its `base`, or a recipe file, to which all else is default.
+    CONFIG is a YAML file, which may name another as its `base`, or a recipe file, which leaves all else at defaults.
     """
     if not arguments or "=" in arguments[0]:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
@@ -215,7 +218,7 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
         _let_last_selector_count(sources)
         settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
     except YAMLError as error:
-        raise ValueError(f"An override is no YAML: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"An override is not valid YAML: {' '.join(str(error).split())}.") from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
@@ -223,13 +226,13 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the names that a mistyped one is nearest to, or with all if none is near."""
+    """Return a sentence that suggests the nearest names to a mistyped one, or lists all if none is near."""
     near = difflib.get_close_matches(name, known, n=2)
-    return f"Did you mean {' or '.join(near)}?" if near else f"Choose among {', '.join(sorted(known))}."
+    return f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(sorted(known))}."
 
 
 def shipped_configs() -> dict[str, str]:
-    """Return the configs that ship, by the name that commands take, each with the first line of its comment."""
+    """Return the shipped configs: the name that commands take to the first line of the file's comment."""
     return {
         path.relative_to(CONFIGS).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
         .partition("\n")[0]
@@ -239,27 +242,27 @@ def shipped_configs() -> dict[str, str]:
 
 
 def _find_config(name: str) -> Path:
-    """Return the file of a config: a path, or the name of one that ships; ValueError for neither."""
+    """Return the file of a config, given its path or the name of a shipped one; ValueError if it does not exist."""
     path, shipped = local_path(name), CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
     if path.is_file():
         return path
     if shipped.is_file():
         return shipped
     near = nearest(path.stem, shipped_configs())
-    raise ValueError(f"There is no config '{name}'. {near} `figment configs` lists those that ship.")
+    raise ValueError(f"There is no config '{name}'. {near} `figment configs` lists the shipped ones.")
 
 
 def _check_text(arguments: Sequence[str]) -> None:
-    """Raise ValueError for bytes that are no UTF-8: they could not be written into config.yaml."""
+    """Raise ValueError for arguments that are not UTF-8: they cannot be written to config.yaml."""
     for argument in arguments:
         try:
             argument.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{argument!r} has bytes that are no UTF-8. Rename what it names.") from error
+            raise ValueError(f"{argument!r} is not UTF-8. Rename the file or folder that it names.") from error
 
 
 def _let_last_selector_count(sources: Sequence[dict[str, Any]]) -> None:
-    """Leave of several label selectors of a section the last alone: their keys are not to add up, as others' do."""
+    """Let the last `label_selector` of a section win; other mappings merge by key."""
     for section in ("generation", "training", "evaluation"):
         given = [source[section] for source in sources if "label_selector" in source.get(section, {})]
         for earlier in given[:-1]:
@@ -267,21 +270,21 @@ def _let_last_selector_count(sources: Sequence[dict[str, Any]]) -> None:
 
 
 def _check_one_recipe(sources: Sequence[dict[str, Any]]) -> None:
-    """Raise ValueError where settings of a recipe come with, or after, the file that stands in their place."""
+    """Raise ValueError for recipe settings with, or after, the recipe file that replaces them."""
     files = [i for i, source in enumerate(sources) if source.get("recipe_file")]
     if files and any(source.get("recipe") for source in sources[files[0] :]):
         raise ValueError(
-            f"Settings in recipe would change nothing: the recipe is that of '{sources[files[-1]]['recipe_file']}'. "
-            "Leave them out, or plan another recipe."
+            f"Settings in recipe have no effect, because the recipe comes from '{sources[files[-1]]['recipe_file']}'. "
+            "Remove them, or plan another recipe."
         )
 
 
 def _read_files(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """Return the content of a config, after that of its base and its base's base."""
+    """Return the content of a config, preceded by its bases, the outermost first."""
     if path.suffix == ".json":
         return [{"recipe_file": str(path)}]
     if path.resolve() in above:
-        raise ValueError(f"'{path}' is its own base. Take its line 'base:' out.")
+        raise ValueError(f"'{path}' is its own base. Remove its line 'base:'.")
     content = _renamed(_read_yaml(path))
     base = content.pop("base", None)
     return [
@@ -294,21 +297,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"There is no config '{path}'. `figment configs` lists those that ship.") from error
+        raise ValueError(f"There is no config '{path}'. `figment configs` lists the shipped ones.") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"'{path}' is not a readable YAML file: {' '.join(str(error).split())}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"'{path}' must hold sections such as 'recipe:', but holds a {type(content).__name__}.")
+        raise ValueError(f"'{path}' contains a {type(content).__name__}; expected sections such as 'recipe:'.")
     return {str(key): value for key, value in content.items()}
 
 
 def _fitted(content: Any, schema: Any, prefix: str) -> Any:
-    """Return settings in the shape of the schema: nothing stands for an empty one, a single value for a list of one.
+    """Return settings in the shape of the schema; an empty value becomes an empty list, a single value a list of one.
 
-    Raises ValueError for a key that the dataclass does not have, with the nearest one that it has, and for a value of
-    another shape.
+    Raises ValueError for an unknown key, with the nearest known one, and for a value of the wrong shape.
     """
     name, origin = prefix.removesuffix("."), get_origin(schema)
     if dataclasses.is_dataclass(schema):
@@ -320,14 +322,14 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
     if schema is str and content is None:
         return ""
     if content is None or (content == "" and schema is not str):
-        raise ValueError(f"{name} is empty. Give a value, or leave it out.")
+        raise ValueError(f"{name} is empty. Set a value, or leave it out.")
     if isinstance(content, list | dict):
-        raise ValueError(f"{name} is {content}; give a single value.")
+        raise ValueError(f"{name} is {content}; use a single value.")
     content = str(content)  # a tag such as !!int makes a number
     if prefix.startswith("recipe.") and "${" in content:
-        raise ValueError(f"{name} is '{content}', and a recipe is published with its images. Write the value itself.")
+        raise ValueError(f"{name} is '{content}', but a recipe must be self-contained. Write the value itself.")
     if content == "???":  # OmegaConf's sign that a setting is missing
-        raise ValueError(f"{name} is '???'. Give a value, or leave it out.")
+        raise ValueError(f"{name} is '???'. Set a value, or leave it out.")
     if schema == int | str and content.isdecimal():
         return int(checked_number(content, int, name))
     return checked_number(content, schema, name) if schema in (int, float) else content
@@ -336,7 +338,7 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
 def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         example = f"{prefix}{dataclasses.fields(schema)[0].name}"
-        raise ValueError(f"{prefix.removesuffix('.')} is a section, not {content!r}. Give its settings, as {example}.")
+        raise ValueError(f"{prefix.removesuffix('.')} is a section, not {content!r}. Set {example}, for example.")
     fields = get_type_hints(schema)  # without ranges
     for key in content:
         if key not in fields:
@@ -349,23 +351,23 @@ def _fitted_section(content: Any, schema: Any, prefix: str) -> dict[str, Any]:
 
 def _fitted_list(content: Any, element: Any, name: str) -> list[Any]:
     if isinstance(content, dict):
-        raise ValueError(f"{name} is {content}; give a list. A text that begins with {{ needs quotes.")
+        raise ValueError(f"{name} is {content}; use a list. Quote a text that begins with {{.")
     return [_fitted(value, element, name) for value in (content if isinstance(content, list) else [content])]
 
 
 def _fitted_mapping(content: Any, value: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"{name} is {content}; give a mapping.")
+        raise ValueError(f"{name} is {content}; use a mapping.")
     return {str(key): _fitted(each, value, f"{name}.{key}") for key, each in content.items()}
 
 
 def open_recipe(config: JobConfig) -> Recipe:
-    """Return the recipe that the settings mean, or that of the recipe file they name."""
+    """Return the recipe that the settings describe, or that of `recipe_file`."""
     return read_recipe(local_path(config.recipe_file)) if config.recipe_file else build_recipe(config.recipe)
 
 
 def to_yaml(config: Any) -> str:
-    """Return the resolved settings, in a form that `load_config` reads."""
+    """Return the resolved settings as YAML that `load_config` reads."""
     content = OmegaConf.structured(config)
     if getattr(config, "recipe_file", ""):
         content = OmegaConf.masked_copy(content, [name for name in content if name != "recipe"])

@@ -1,7 +1,7 @@
-"""What a command shows on the console of what Ray and other libraries print: with `log_level=debug` all, else nothing.
+"""Hide the messages of Ray and other libraries from a command's console, unless `log_level` is `debug`.
 
-Ray's C++ code writes to file descriptor 2, past `sys.stderr`. A command keeps a copy of that descriptor for its own
-lines, and sends the original to a log file once it has one.
+Ray's C++ code writes to file descriptor 2, not to `sys.stderr`. A command writes its own lines to a copy of that
+descriptor, and redirects the original to a log file once it has one.
 """
 
 import faulthandler
@@ -17,23 +17,23 @@ class Console:
         self.shows_libraries = False
         """Whether messages of libraries are shown."""
 
-        self._is_kept = False
+        self._is_detached = False
 
-    def keep(self) -> None:
-        """Let `sys.stderr`, and the trace of a crash, write to a copy of file descriptor 2."""
-        if self._is_kept:
+    def detach_stderr(self) -> None:
+        """Redirect `sys.stderr` and crash traces to a copy of file descriptor 2."""
+        if self._is_detached:
             return
         sys.stderr.flush()
         copy = os.dup(2)
         sys.stderr = open(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: SIM115
-        self._is_kept = True
+        self._is_detached = True
 
     def send_native_messages_to(self, log: Path) -> None:
-        """Append what goes to file descriptor 2 from here on to a log file, unless it is to be shown.
+        """Redirect file descriptor 2 to a log file, unless library messages are shown.
 
-        Without `keep` it stays where it is: `sys.stderr` would go there too.
+        Does nothing before `detach_stderr`, because `sys.stderr` would be redirected too.
         """
-        if not self._is_kept or self.shows_libraries:
+        if not self._is_detached or self.shows_libraries:
             return
         with log.open("ab") as file:
             os.dup2(file.fileno(), 2)
@@ -41,4 +41,4 @@ class Console:
 
 
 CONSOLE = Console()
-"""That of this process."""
+"""The console of this process."""

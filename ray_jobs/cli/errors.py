@@ -1,4 +1,4 @@
-"""How a job ends early: one clear line where the user can do something, else a trace and a file that keeps it."""
+"""How a job fails: one line for errors that the user can fix, otherwise a traceback that is also written to a file."""
 
 import io
 import signal
@@ -18,17 +18,18 @@ from ray_jobs.cli.uploads import not_uploaded
 USER_ERROR_STATUS = 2
 
 RAY_DATA_ADDS = "\nFailed to apply UDF transform after"
-"""What Ray Data adds to the message of a task's error begins so."""
+"""Start of the text that Ray Data appends to the message of a task's error."""
 
-TRACE_IS_IN = "The whole trace is in"
+TRACE_NOTE = "The full traceback"
+"""Start of the note on an error that names the file with its traceback."""
 
 
 @contextmanager
-def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
-    """End the process with status 2 and one line where the body finds that the job cannot run."""
+def user_errors(hint: str = "", folder: Path | None = None) -> Iterator[None]:
+    """Exit with status 2 and one line if the body raises ValueError or an error that `errors_at_work` handles."""
     TERMINATION.handle()
     print_any_text()
-    with errors_at_work(kept, folder):
+    with errors_at_work(hint, folder):
         try:
             yield
         except ValueError as error:
@@ -39,65 +40,65 @@ def user_errors(kept: str = "", folder: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def errors_at_work(kept: str = "", folder: Path | None = None) -> Iterator[None]:
-    """Do the same while a job is at work, for what generators and storage end with: Ray wraps it in traces.
+def errors_at_work(hint: str = "", folder: Path | None = None) -> Iterator[None]:
+    """Exit with status 2 and one line for a FigmentError or a full disk, which Ray wraps in its own errors.
 
-    `kept` is what Ctrl-C or SIGTERM leaves, and how to go on, in one line. The trace of an error that nobody foresaw
-    is written to a new file in `folder`, else in the temporary folder, and ends with a line that says so.
+    `hint` is one line about what remains after Ctrl-C or SIGTERM and how to resume. The traceback of any other error is
+    written to a new file in `folder`, or in the temporary folder, and a note on the error names the file.
     """
-    with TERMINATION.keeping(kept):
+    with TERMINATION.with_hint(hint):
         try:
             yield
         except KeyboardInterrupt:
             TERMINATION.begin(signal.SIGINT)
         except Exception as error:
-            if TERMINATION.has_begun:  # what was cut short raises errors of its own
+            if TERMINATION.has_begun:  # interrupted work raises errors too
                 sys.exit(TERMINATION.status)
             if found := _known(error):
                 _end(str(found).partition(RAY_DATA_ADDS)[0])
             if found := _of_a_disk(error):
-                _end(f"{_place_and_remedy(found)} {TERMINATION.kept}")
-            if not any(note.startswith(TRACE_IS_IN) for note in getattr(error, "__notes__", [])):
-                error.add_note(f"{keep_trace(error, folder)} {TERMINATION.kept}".rstrip())
+                _end(f"{_place_and_remedy(found)} {TERMINATION.hint}")
+            if not any(note.startswith(TRACE_NOTE) for note in getattr(error, "__notes__", [])):
+                error.add_note(f"{keep_trace(error, folder)} {TERMINATION.hint}".rstrip())
             raise
 
 
 def print_any_text() -> None:
-    """Print characters that stdout or stderr cannot encode as escapes: a folder's name must not end a run."""
+    """Escape characters that stdout or stderr cannot encode, so that a folder's name cannot end a run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def keep_trace(error: BaseException, folder: Path | None = None) -> str:
-    """Write an error's trace to a new file, and return a sentence that names the file."""
+    """Write an error's traceback to a new file, and return a sentence that names the file."""
     try:
         if folder is None or not folder.is_dir():
             folder = Path(tempfile.mkdtemp(prefix="figment-error-"))
         path = new_path(folder, "error", ".log")
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
     except OSError as not_written:
-        return f"{TRACE_IS_IN} no file: {not_written}."
-    return f"{TRACE_IS_IN} {path}."
+        return f"{TRACE_NOTE} could not be written: {not_written}."
+    return f"{TRACE_NOTE} is in {path}."
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind if it has none."""
+    """Return the first line of an error's message, or its type if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _known(error: BaseException) -> BaseException | None:
-    """Return what tells a user what to do, among what led to an error."""
+    """Return the FigmentError among an error and its causes, if any."""
     return next((each for each in _chain(error, with_context=True) if isinstance(each, FigmentError)), None)
 
 
 def _of_a_disk(error: BaseException) -> BaseException | None:
-    """Return the error of a place that is full, or may not be used, if it caused another one."""
+    """Return the full-disk or permission error among an error and its causes, if any."""
     return next(filter(_is_of_a_disk, _chain(error, with_context=False)), None)
 
 
 def _chain(error: BaseException | None, with_context: bool) -> Iterator[BaseException]:
-    """Yield an error and what caused it; with context, also what was being handled when it came."""
+    """Yield an error and its causes; with context, also the errors that were being handled."""
     while error is not None:
         cause = getattr(error, "cause", None)  # Ray's errors are of their cause's class too, with a trace as message
         if cause is None:
@@ -115,12 +116,12 @@ def _is_of_a_disk(error: BaseException) -> bool:
 def _place_and_remedy(error: BaseException) -> str:
     if not isinstance(error, OSError):
         return (
-            "Ray's memory for objects and the disk beside it are full. Make room in RAY_TMPDIR of each node, or /tmp."
+            "Ray's object store and the disk that it spills to are full. Free space in each node's RAY_TMPDIR, or /tmp."
         )
     place = f"'{error.filename}'" if error.filename else "A file"
     if error.errno in FULL:
-        return f"{place} cannot be written: {error.strerror}. Make room."
-    return f"{place} cannot be used: {error.strerror}. Give another place, or this account the right to it."
+        return f"{place} cannot be written: {error.strerror}. Free some space."
+    return f"{place} cannot be used: {error.strerror}. Use another path, or give this account access."
 
 
 def _end(message: str) -> NoReturn:

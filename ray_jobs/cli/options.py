@@ -1,4 +1,4 @@
-"""Options of a job beside its settings: `--name value`, anywhere among the arguments."""
+"""Command-line options besides settings: `--name value`, anywhere among the arguments."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ def split_options(
 ) -> tuple[dict[str, str], list[str]]:
     """Return the options by name and the other arguments; ValueError for an unknown option or one without a value.
 
-    Flags are options that have none.
+    Flags are options without a value.
     """
     options, others = {}, []
     remaining = iter(arguments)
@@ -22,7 +22,7 @@ def split_options(
             continue
         if name not in names:
             known = ", ".join(f"--{known}" for known in (*names, *flags))
-            raise ValueError(f"'{argument}' is no option. Options are {known}.")
+            raise ValueError(f"'{argument}' is not an option. Options are {known}.")
         options[name] = value if separator else next(remaining, "")
         if not options[name]:
             raise ValueError(f"'--{name}' has no value. Write --{name} VALUE.")

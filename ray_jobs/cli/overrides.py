@@ -1,7 +1,7 @@
-"""Settings as text: YAML whose values stay as typed until the setting's own type reads them.
+"""Settings as text: YAML values stay as typed until the setting's type parses them.
 
-YAML by itself turns `2024_11_28` into 20241128, `010` into 8, `12:30` into 750, `12e4567` into infinity and
-`exp #3` into `exp`; a folder's name or a model's revision must not become another one.
+YAML itself turns `2024_11_28` into 20241128, `010` into 8, `12:30` into 750, `12e4567` into infinity and `exp #3` into
+`exp`, which would change the name of a folder or the revision of a model.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ LIST_OR_MAPPING = ("[", "{")
 
 
 class TextLoader(yaml.SafeLoader):
-    """Reads YAML, leaves every value but null as text, and refuses a key that comes twice."""
+    """YAML loader that leaves every value but null as text and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping; ConstructorError for a key that comes twice."""
+        """Return a mapping; ConstructorError for a duplicate key."""
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         for number, key in enumerate(keys):
             if key in keys[:number]:
@@ -37,34 +37,34 @@ TextLoader.yaml_implicit_resolvers = {
 
 
 def read_yaml(text: str) -> Any:
-    """Return what YAML holds, its values as text, None where there is none; YAMLError if it is no YAML."""
+    """Return the content of YAML with values as text, empty ones as None; YAMLError for invalid YAML."""
     return yaml.load(text, TextLoader)
 
 
 def read_overrides(arguments: Sequence[str], schema: type) -> dict[str, Any]:
-    """Return `section.key=value` arguments as nested dicts, the last one of a key alone.
+    """Return `section.key=value` arguments as nested dicts; the last value of a key wins.
 
-    Raises ValueError for what is no override, and YAMLError for a list or mapping that is no YAML.
+    Raises ValueError for other arguments, and YAMLError for a list or mapping that is not valid YAML.
     """
     settings: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals or not all(key.split(".")):
-            raise ValueError(f"'{argument}' is no override. Write section.key=value.")
+            raise ValueError(f"'{argument}' is not an override. Write section.key=value.")
         (*above, last), kind = _walk(key, schema)
         section = settings
         for name in above:
             section = section.setdefault(name, {})
             if not isinstance(section, dict):
-                raise ValueError(f"'{argument}' is part of {name}, which another override sets as a whole.")
+                raise ValueError(f"'{argument}' sets a part of {name}, but another override sets all of it. Use one.")
         section[last] = _value(text, kind)
     return settings
 
 
 def _walk(key: str, schema: Any) -> tuple[list[str], Any]:
-    """Return the names that a key leads through, of which a mapping's own may have dots, and the type of its setting.
+    """Return the names in a key and the type of its setting, or None if there is no such setting.
 
-    That is None where there is none of that name.
+    The key of a mapping may itself have dots.
     """
     names: list[str] = []
     while get_origin(schema) is not dict:
@@ -78,7 +78,7 @@ def _walk(key: str, schema: Any) -> tuple[list[str], Any]:
 
 
 def _value(text: str, kind: Any) -> Any:
-    """Return an override's value: a list or a mapping by YAML, and anything else as it was typed."""
+    """Return an override's value: a list or a mapping parsed as YAML, anything else as typed."""
     is_text = get_origin(kind) not in (tuple, dict) and not dataclasses.is_dataclass(kind)
     if is_text or (get_origin(kind) is tuple and not text.lstrip().startswith(LIST_OR_MAPPING[0]) and text):
         return _unquoted(text)
@@ -86,12 +86,12 @@ def _value(text: str, kind: Any) -> Any:
 
 
 def _unquoted(text: str) -> str:
-    """Return a text without the one pair of quotes around it."""
+    """Return a text without its surrounding quotes, if any."""
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def checked_number(text: str, kind: type, name: str) -> str:
-    """Return a number's text; ValueError for what is no number, or another one to YAML than to Python."""
+    """Return a number's text; ValueError if it is not a number, or a different one in YAML than in Python."""
     if re.fullmatch(r"[-+]?0[0-9_]+", text):
         raise ValueError(f"{name} is {text}, which YAML reads as octal. Write it without the leading zero.")
     if "${" in text:  # another setting's, which OmegaConf looks up
@@ -99,7 +99,7 @@ def checked_number(text: str, kind: type, name: str) -> str:
     try:
         number = kind(text)
     except ValueError as error:
-        raise ValueError(f"{name} is '{text}'; give a {'whole ' if kind is int else ''}number.") from error
+        raise ValueError(f"{name} is '{text}'; use a {'whole ' if kind is int else ''}number.") from error
     if math.isinf(number) and "inf" not in text.lower():
-        raise ValueError(f"{name} is {text}, more than a float holds.")
+        raise ValueError(f"{name} is {text}, too large for a float. Use a smaller number.")
     return text

@@ -1,7 +1,7 @@
-"""Whether Python imports Figment's packages, and not others of their names.
+"""Check that Python imports Figment's packages, not others with the same names.
 
-Python looks first in the folder where a command is started: a folder `training` there goes before Figment's. This runs
-before a command imports any of them.
+Python searches the folder in which a command is started first, so a folder `training` there hides Figment's. The check
+runs before a command imports any of the packages.
 """
 
 import os
@@ -13,7 +13,7 @@ PACKAGES = ("generation", "training", "evaluation")
 
 
 def other_package(root: Path) -> tuple[str, str] | None:
-    """Return the first package that is not the one in `root`, and where it is; None if all are."""
+    """Return name and path of the first package that is not imported from `root`; None if all are."""
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is None:
@@ -26,13 +26,13 @@ def other_package(root: Path) -> tuple[str, str] | None:
 
 
 def check_own_packages() -> None:
-    """End a command with one line and status 2 where another package takes the place of one of Figment's."""
+    """Exit with one line and status 2 if another package hides one of Figment's."""
     other = other_package(Path(__file__).resolve().parents[2])
     if other:
         name, place = other
         print(
-            f"error: '{place}' takes the place of Figment's own package '{name}', since Python looks there first. "
-            "Rename it, or start the command in another folder.",
+            f"error: '{place}' hides Figment's package '{name}', because Python searches there first. Rename it, or "
+            "start the command in another folder.",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The reference of all settings, from the dataclasses that hold them: for `--help`, `figment settings` and the docs.
+"""The reference of all settings, built from their dataclasses for `--help`, `figment settings` and the docs.
 
 `python -m ray_jobs.cli.reference > docs/settings.md` writes the page.
 """
@@ -23,18 +23,18 @@ SCHEMAS: dict[str, type[JobConfig]] = {
     "miniature": MiniatureConfig,
     "scale": ScaleConfig,
 }
-"""The settings of all commands, and those of one command besides."""
+"""The common settings, and the additional ones of some commands."""
 
 TITLE = """# Settings
 
-Each is set in a config, or on the command line as `section.key=value`. Written by `python -m ray_jobs.cli.reference`
-from the dataclasses named below, which have the same texts; `figment settings [SECTION|WORD]` prints them.
+Set a setting in a config, or on the command line as `section.key=value`. `figment settings [SECTION|WORD]` prints this
+list. The page is generated from the settings' docstrings by `python -m ray_jobs.cli.reference`.
 """
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, as users write and read it."""
+    """One setting, as users write it."""
 
     path: str
     """Such as `training.num_images`."""
@@ -44,7 +44,7 @@ class Setting:
     """Its type and range, in words."""
 
     meaning: str
-    """What its docstring says, in one line."""
+    """Its docstring, in one line."""
 
     @property
     def summary(self) -> str:
@@ -73,7 +73,7 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[Setting]:
 
 
 def find_settings(schema: type, paths: Sequence[str]) -> list[Setting]:
-    """Return the settings of these paths, in their order; KeyError for one that does not exist."""
+    """Return the settings with these paths, in order; KeyError for an unknown path."""
     found = {each.path: each for each in settings_of(schema)}
     return [found[path] for path in paths]
 
@@ -115,7 +115,7 @@ def _unique_settings() -> list[tuple[str, Setting]]:
 
 
 def _meanings(schema: type) -> dict[str, str]:
-    """Return the text of each setting, those of the classes that a dataclass inherits from included."""
+    """Return the docstring of each setting of a dataclass, inherited settings included."""
     found: dict[str, str] = {}
     for base in [base for base in reversed(schema.__mro__) if dataclasses.is_dataclass(base)]:
         properties = TypeAdapter(base).json_schema()["properties"]
@@ -130,7 +130,7 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
 
 
 def _as_yaml(value: Any) -> str:
-    """Return a default as users write it."""
+    """Return a default value as users write it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -141,7 +141,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _kind(hint: Any) -> str:
-    """Return a type in words, with the range of its values."""
+    """Return a type in words, or the range of its values."""
     words = allowed_values(hint)
     if words:
         return words

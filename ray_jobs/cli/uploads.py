@@ -1,6 +1,6 @@
-"""Why a file is not in the working directory that `ray job submit` uploaded.
+"""Why a file is missing from the working directory that `ray job submit` uploaded.
 
-Ray is imported only where it has uploaded something: commands without Ray end by these lines too.
+Ray is imported only in a submitted job, because commands without Ray use this module too.
 """
 
 import json
@@ -18,12 +18,12 @@ def in_package() -> bool:
 
 
 def not_uploaded(message: str) -> str:
-    """Return a sentence for the first path that an error message quotes and a rule kept out of the upload; else ''.
+    """Return a sentence about the first quoted path in an error message that was excluded from the upload; else ''.
 
-    Relative paths are those of the working directory, absolute ones may be below it or, by `run_folder.resolve`,
-    below the home folder.
+    Relative paths start at the working directory; absolute ones may be below it or, after `run_folder.resolve`, below
+    the home folder.
     """
-    if not in_package() or message.startswith("output "):  # which is made, not uploaded
+    if not in_package() or message.startswith("output "):  # the job creates it
         return ""
     for quoted in re.findall(r"'([^']+)'", message):
         path = _in_working_directory(quoted)
@@ -31,14 +31,14 @@ def not_uploaded(message: str) -> str:
             continue
         if rule := rule_against(path):
             return (
-                f" '{path}' was not uploaded with the job: {rule} excludes it. Give an absolute path on storage that "
+                f" '{path}' was not uploaded with the job: {rule} excludes it. Use an absolute path on storage that "
                 "all nodes share, or change that rule."
             )
     return ""
 
 
 def rule_against(path: PurePosixPath) -> str:
-    """Return the rule that keeps a path of the working directory from being uploaded, and its file; else ''."""
+    """Return the rule that excludes a path of the working directory from the upload, and its file; else ''."""
     from ray._private.ray_constants import get_runtime_env_default_excludes
 
     for folder in path.parents:
@@ -53,7 +53,7 @@ def rule_against(path: PurePosixPath) -> str:
 
 
 def _last_match(lines: Iterable[str], path: PurePosixPath) -> str:
-    """Return the line that decides about a path, if it ignores it; the path may be a folder's."""
+    """Return the ignore rule that excludes a path, which may be a folder; '' if none does."""
     from ray._private.thirdparty.pathspec.pathspec import PathSpec
 
     deciding = ""
@@ -70,7 +70,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _excludes() -> list[str]:
-    """Return what the job's runtime environment leaves out."""
+    """Return the `excludes` of the job's runtime environment."""
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
@@ -78,7 +78,7 @@ def _excludes() -> list[str]:
 
 
 def _in_working_directory(quoted: str) -> PurePosixPath | None:
-    """Return a quoted path relative to the working directory; None for what is no path of it."""
+    """Return a quoted path relative to the working directory; None if it is not below it."""
     if "://" in quoted or ".." in Path(quoted).parts:
         return None
     for root in (Path.cwd(), Path.home()):

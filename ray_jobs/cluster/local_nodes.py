@@ -86,7 +86,7 @@ class LocalNode:
         self.node.kill_all_processes(check_alive=False, allow_graceful=False)
 
     def leave(self) -> None:
-        """Shut the node down gracefully, if it is still running; return once the cluster lists it as gone."""
+        """Shut the node down gracefully, if it is still running; return once the cluster lists it as dead."""
         self.node.kill_all_processes(check_alive=False, allow_graceful=True)
         self._wait_until(lambda: not self.is_alive(), "leave")
 

@@ -123,7 +123,7 @@ def open_to_read(url: str, recipe: Recipe, training: TrainingConfig) -> tuple[Sh
     """Return the training and the held-out set; ValueError if missing, incomplete, too small or of another recipe."""
     storage = Storage(resolve_place(url))
     train = open_complete(storage, recipe, training.num_samples)
-    held_out = open_complete(storage.inside(HELD_OUT_FOLDER), recipe, training.num_held_out, "held-out part")
+    held_out = open_complete(storage.inside(HELD_OUT_FOLDER), recipe, training.num_held_out, "held-out split")
     if held_out.num_images < training.num_held_out:
         raise ValueError(
             f"'{url}' has {held_out.num_images} held-out images, but training.num_held_out is {training.num_held_out}. "

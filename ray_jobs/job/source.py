@@ -59,7 +59,7 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
             wait_for_training()
         service = start_generation(recipe, generation)
         try:
-            if service.num_awaited():
+            if service.num_pending():
                 check_pending([dataclasses.replace(generators, may_start_late=True), trainers], nodes_alive())
         except BaseException:
             service.stop()
@@ -136,7 +136,7 @@ class StreamSource:
 
     config: JobConfig
     recipe: Recipe
-    parts: list[DataSplit]
+    splits: list[DataSplit]
     """Training and held-out splits to store; empty stores nothing."""
 
     sets: list[ShardSet] = field(default_factory=list)
@@ -150,7 +150,7 @@ class StreamSource:
         self.service = start_pool(self.recipe, self.config.generation, self.config.training)
         try:
             batch_size = self.service.common_batch_size()
-            self.sets = [part.create_or_extend(self.recipe, self.config.data, batch_size) for part in self.parts]
+            self.sets = [split.create_or_extend(self.recipe, self.config.data, batch_size) for split in self.splits]
         except BaseException:
             self.service.stop()
             raise
@@ -158,7 +158,7 @@ class StreamSource:
 
     def describe(self) -> str:
         """Return the number of actors and their batch size."""
-        stored = f", stored in {self.parts[0].storage.url}" if self.parts else ""
+        stored = f", stored in {self.splits[0].storage.url}" if self.splits else ""
         training, batch_size = self.config.training, self.service.batch_size()
         share, note = training.num_generated_per_batch * training.accumulate_batches, ""
         if training.deterministic and training.num_workers > 1 and share % batch_size:
@@ -251,13 +251,13 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> So
         return open_shards(config, recipe)
     if config.data.source == "real":
         return open_real_alone(config, recipe, unreadable)
-    parts: list[DataSplit] = []
+    splits: list[DataSplit] = []
     if config.data.tee:
-        config, parts = open_splits(config.data.tee, recipe, config)
+        config, splits = open_splits(config.data.tee, recipe, config)
         check_workers(config.training)
     if config.training.deterministic:
         check_deterministic(recipe, config.generation)
-    return StreamSource(config, recipe, parts)
+    return StreamSource(config, recipe, splits)
 
 
 def open_shards(config: JobConfig, recipe: Recipe) -> StoredSource:

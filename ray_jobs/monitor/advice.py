@@ -67,12 +67,12 @@ class OverdueActors:
     def observe(self, progress: RunProgress) -> None:
         """Take the run's progress; every newly loaded actor restarts the timeout."""
         num_loads = progress.counts.num_loads.total()
-        if not progress.num_awaited or num_loads != self._num_loads:
+        if not progress.num_pending or num_loads != self._num_loads:
             self._awaited_since, self._num_loads, self._has_warned = progress.observed_at, num_loads, False
         elif not self._has_warned and progress.observed_at - self._awaited_since >= self.seconds:
             self._has_warned = True
             self.log(
-                f"{counted(progress.num_awaited, 'more generator')} did not start within {self.seconds:g} s; check "
+                f"{counted(progress.num_pending, 'more generator')} did not start within {self.seconds:g} s; check "
                 f"that the cluster has nodes for them. Continuing with {progress.num_actors}"
             )
 

@@ -41,8 +41,8 @@ class ProgressLine:
 def progress_line(progress: RunProgress, config: TrainingConfig) -> str:
     """Return the run's progress in one line."""
     training = progress.training
-    awaited = f" of {progress.num_actors + progress.num_awaited}" if progress.num_awaited else ""
-    generation = f"generated {progress.generated_per_second:.1f}/s  actors {progress.num_actors}{awaited}"
+    pending = f" of {progress.num_actors + progress.num_pending}" if progress.num_pending else ""
+    generation = f"generated {progress.generated_per_second:.1f}/s  actors {progress.num_actors}{pending}"
     if training is None:
         return f"  0%  waiting for the first images  {generation}"
     seconds_left = (config.num_trained - training.num_trained) / max(training.trained_per_second, 1e-9)

@@ -142,11 +142,11 @@ class RunMonitor:
     def _snapshot(self) -> RunProgress:
         counts, observed_at = self._counts(), time.monotonic()
         num_made = counts.num_images_made - self._num_made_before
-        num_actors, num_awaited = (self.pool.num_actors(), self.pool.num_awaited()) if self.pool else (0, 0)
+        num_actors, num_pending = (self.pool.num_actors(), self.pool.num_pending()) if self.pool else (0, 0)
         up_seconds = self._latest.actor_seconds + num_actors * (observed_at - self._latest.observed_at)
         per_second = self._per_second(num_made)
         return RunProgress(
-            observed_at, self._training, num_actors, up_seconds, num_awaited, counts, num_made, per_second
+            observed_at, self._training, num_actors, up_seconds, num_pending, counts, num_made, per_second
         )
 
     def _counts(self) -> GenerationCounts:

@@ -21,7 +21,7 @@ class RunProgress:
     actor_seconds: float
     """Total running time of all actors since the monitor was opened."""
 
-    num_awaited: int
+    num_pending: int
     """Pending actors: waiting for a node, or loading their model."""
 
     counts: GenerationCounts

@@ -95,7 +95,7 @@ METRICS = (
     gauge(
         "figment_generator_awaited_actors",
         "Pending actors: waiting for a node or loading their model (actors)",
-        lambda run: run.now.num_awaited,
+        lambda run: run.now.num_pending,
     ),
     gauge(
         "figment_generator_batch_images",

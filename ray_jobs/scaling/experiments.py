@@ -43,7 +43,7 @@ class PoolState:
     num_actors: int
     """Running actors."""
 
-    num_awaited: int
+    num_pending: int
     """Actors that are starting."""
 
     num_loads: int
@@ -182,7 +182,7 @@ def pool_state(service: GenerationService) -> PoolState:
     return PoolState(
         at=time.time(),
         num_actors=service.num_actors(),
-        num_awaited=service.num_awaited(),
+        num_pending=service.num_pending(),
         num_loads=service.counts().num_loads.total(),
         driver_bytes=resident_bytes(),
         store_bytes=round(total.get(STORE, 0.0) - free.get(STORE, 0.0)),

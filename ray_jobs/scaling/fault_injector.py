@@ -143,7 +143,7 @@ class FaultInjector:
         self._background.start(self._add_node)
 
     def _add_node(self) -> None:
-        """Start a replacement node after `node_return_seconds`; runs in a thread of its own so faults go on."""
+        """Start a replacement node after `node_return_seconds`; runs in its own thread so that faults continue."""
         if not self._background.stopped.wait(self.config.node_return_seconds):
             self.nodes.append(LocalNode(self.node_size))
 

@@ -119,7 +119,7 @@ def step_result(config: ScaleConfig, result: LoadResult) -> StepResult:
     parts = [(first, up), (up, down), (down, last)]
     trainer_rates = [phase.images_per_second for phase in result.load.phases]
     reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * trainer_rates[1], RATE_WINDOW_SECONDS)
-    held = [(state.at, state.num_actors + state.num_awaited) for state in states if first <= state.at <= last]
+    held = [(state.at, state.num_actors + state.num_pending) for state in states if first <= state.at <= last]
     device_seconds = held_seconds(held, last) * (config.generation.gpus_per_actor or 1.0)
     return StepResult(
         few_actors=step.few_actors,
@@ -140,10 +140,10 @@ def step_result(config: ScaleConfig, result: LoadResult) -> StepResult:
 def start_seconds(states: Sequence[PoolState], start: float, stop: float) -> float | None:
     """Return how long the first scale-up between two times took; None if it did not complete."""
     within = [state for state in states if start <= state.at <= stop]
-    first = next((state for state in within if state.num_awaited), None)
+    first = next((state for state in within if state.num_pending), None)
     if first is None:
         return None
-    target = first.num_actors + first.num_awaited
+    target = first.num_actors + first.num_pending
     up_at = (state.at for state in within if state.at > first.at and state.num_actors >= target)
     return next((at - first.at for at in up_at), None)
 

@@ -1,4 +1,4 @@
-"""The comparison of ways to have the same images."""
+"""The comparison of ways to train on the same images."""
 
 import json
 from pathlib import Path
@@ -28,24 +28,24 @@ RUN = ArmRun(
 )
 
 
-def test_a_run_costs_its_devices_and_its_bytes():
+def test_cost_includes_devices_and_storage():
     prices = Prices(generation_device_hour=3.0, training_device_hour=8.0, stored_gb=0.5)
     assert RUN.cost(prices) == 2 * 3.0 + 0.5 * 8.0 + 2 * 0.5
 
 
-def test_seeds_are_told_by_mean_and_standard_deviation():
+def test_table_shows_mean_and_standard_deviation_over_seeds():
     assert mean_and_spread([0.9, 1.0, 1.1], ".2f") == "1.00 ± 0.10"
     assert mean_and_spread([0.9], ".2f") == "0.90"
     head, row = results_table([RUN], Prices())
     assert head[:2] == ["arm", "top-1 on real images"]
     assert row[:2] == ["stream", "0.5000"]
-    assert len(head) == len(row) == len(results_table([RUN], Prices(stored_gb=1.0))[0]) - 1  # without prices no costs
+    assert len(head) == len(row) == len(results_table([RUN], Prices(stored_gb=1.0))[0]) - 1  # no costs without prices
 
 
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path):
+def test_all_arms_have_the_same_budget_and_one_report(tmp_path: Path):
     folder = tmp_path / "compared"
     settings = [*KEEPING, "training.num_images=256", "seeds=[0]", "prices.generation_device_hour=1"]
     call(compare, PAINTED, *settings, f"output={folder}")
@@ -65,8 +65,8 @@ def test_all_arms_have_the_same_budget_and_stand_in_one_report(tmp_path: Path):
         assert run["top1"] == run["moments"][-1]["top1"]
     assert runs["generate_then_train"]["stored_bytes"] > runs["tee_then_replay"]["stored_bytes"] > 0
     assert runs["stream"]["stored_bytes"] == 0
-    kept = json.loads((folder / "tee_then_replay-0" / "result.json").read_text())
-    assert kept == runs["tee_then_replay"]  # what is measured stays, should a later run fail
+    stored = json.loads((folder / "tee_then_replay-0" / "result.json").read_text())
+    assert stored == runs["tee_then_replay"]  # survives if a later run fails
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 2
     assert "cost, USD" in page

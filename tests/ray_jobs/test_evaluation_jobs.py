@@ -1,4 +1,4 @@
-"""The jobs that look at classifiers and at generated images, as a user calls them."""
+"""The commands that evaluate classifiers and generated images, called as a user would."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import build_recipe, recipe_file_text
 from ray_jobs import evaluate, judge, miniature, report, train
 from ray_jobs.cli.config import MiniatureConfig
-from ray_jobs.miniature import check_training, choose_indices, places_by_class
+from ray_jobs.miniature import check_training, choose_indices, rows_by_class
 from tests.support.commands import call, forbid_cluster, prepared, settings
 from training.config import TrainingConfig
 from training.data.consumption import EMPTY_CONSUMPTION
@@ -32,7 +32,7 @@ SMALL = ["training.num_images=128", "training.num_epochs=1", "training.num_held_
 FIVE = "".join(
     f"- {{class_name: {entry.class_name}, definition: a digit}}\n" for entry in load_label_space("digits").classes[:5]
 )
-"""A class file that needs no WordNet, since each class says all of itself."""
+"""A class file that needs no WordNet, because each class has a name and a definition."""
 
 
 def read(path: Path):
@@ -42,23 +42,24 @@ def read(path: Path):
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_classifier_of_five_digits_is_evaluated_in_every_way_and_compared(tmp_path: Path, monkeypatch):
+def test_classifier_of_five_digits_is_evaluated_in_every_way(tmp_path: Path, monkeypatch):
     classes = tmp_path / "five.yaml"
     classes.write_text(FIVE)
     real = ["data.source=real", "data.real=digits", f"recipe.label_space={classes}", "recipe.templates=class_name"]
-    wanted = [
+    sets = [
         "evaluation.sets=[digits,digits/rotated]",
         "evaluation.transfer=digits",
         "evaluation.representation=true",
     ]
-    call(train, PAINTED, *SMALL, *real, *wanted, "evaluation.every_images=64", f"output={tmp_path / 'real'}")
-    assert not (tmp_path / "real" / "samples.png").exists()  # there is no prompt to show
-    told = read(tmp_path / "real" / "evaluation" / "evaluation.json")
-    assert told["model"]["trained_on"] == "real"
-    assert {name: each["num_images"] for name, each in told["sets"].items()} == {"digits": 271, "digits/rotated": 271}
-    assert [row["class_name"] for row in told["sets"]["digits"]["per_class"]] == ["zero", "one", "two", "three", "four"]
-    assert told["representation"]["num_images"] == 271
-    transfer = told["transfer"]["sets"]["digits"]
+    call(train, PAINTED, *SMALL, *real, *sets, "evaluation.every_images=64", f"output={tmp_path / 'real'}")
+    assert not (tmp_path / "real" / "samples.png").exists()  # there are no prompts to show
+    result = read(tmp_path / "real" / "evaluation" / "evaluation.json")
+    assert result["model"]["trained_on"] == "real"
+    assert {name: each["num_images"] for name, each in result["sets"].items()} == {"digits": 271, "digits/rotated": 271}
+    names = [row["class_name"] for row in result["sets"]["digits"]["per_class"]]
+    assert names == ["zero", "one", "two", "three", "four"]
+    assert result["representation"]["num_images"] == 271
+    transfer = result["transfer"]["sets"]["digits"]
     assert (transfer["num_classes"], transfer["num_test"]) == (5, 540 - 271)  # five to nine
     assert transfer["top1"] > 0.5
 
@@ -74,28 +75,28 @@ def test_a_classifier_of_five_digits_is_evaluated_in_every_way_and_compared(tmp_
     with (tmp_path / "real" / "curve" / "accuracy.csv").open() as file:
         points = list(csv.DictReader(file))
     assert [float(point["num_trained"]) for point in points] == [64, 128]
-    assert float(points[1]["top1"]) == told["sets"]["digits"]["top1"]
+    assert float(points[1]["top1"]) == result["sets"]["digits"]["top1"]
     assert 0 < float(points[0]["training_device_seconds"]) < float(points[1]["training_device_seconds"])
 
 
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_generated_images_are_judged_beside_real_ones(tmp_path: Path):
+def test_judge_compares_generated_with_real_images(tmp_path: Path):
     call(train, PAINTED, *SMALL, "data.source=real", "data.real=digits", f"output={tmp_path / 'judge'}")
     checkpoint = f"checkpoint={tmp_path / 'judge' / 'checkpoint.ckpt'}"
     call(judge, PAINTED, checkpoint, "recipe.image_size=32", "num_generated=100", f"output={tmp_path / 'judged'}")
-    told = read(tmp_path / "judged" / "judgement.json")
-    overall = told["judgement"]["overall"]
-    assert (overall["num_generated"], overall["num_real"]) == (100, 100)  # of 540, as many of each class
-    assert [row["num_generated"] for row in told["judgement"]["per_class"]] == [10] * 10
+    result = read(tmp_path / "judged" / "judgement.json")
+    overall = result["judgement"]["overall"]
+    assert (overall["num_generated"], overall["num_real"]) == (100, 100)  # equal numbers per class, of 540
+    assert [row["num_generated"] for row in result["judgement"]["per_class"]] == [10] * 10
     assert overall["coverage"] < 0.5  # painted images are far from handwriting
 
 
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tmp_path: Path):
+def test_small_miniature_trains_the_grid_and_writes_its_findings(tmp_path: Path):
     small = ["training.num_images=64", "images_per_class=2", "multiples=[1,2]", "recipe.generator=painted"]
     sets = ["evaluation.sets=[digits,digits/noisy]", "recipe.num_inference_steps=1", "recipe.model=''"]
     call(miniature, MINIATURE, *small, *sets, f"output={tmp_path / 'out'}")
@@ -112,7 +113,7 @@ def test_a_small_miniature_trains_each_kind_both_ways_and_writes_its_findings(tm
     assert (tmp_path / "out" / "clean.svg").exists()
 
 
-def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
+def test_committed_miniature_can_be_prepared(tmp_path: Path):
     config = settings(miniature, MINIATURE, f"output={tmp_path / 'out'}")
     recipe, run_dir, sets = miniature.prepare(config)
     assert (config.multiples, len(recipe.templates), len(sets)) == ((1, 3, 10), 3, 7)
@@ -122,9 +123,9 @@ def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["recipe.guidance_scale=[2,2]"], r"guidance_scale is 2, 2 and .*give two scales or more, each once"),
-        (["recipe.guidance_scale=2"], r"guidance_scale is 2 and .*give two scales or more"),
-        (["recipe.guidance_scale=[1,2]", "recipe.guidance_draw=between"], r"guidance_draw between; give .* one_of"),
+        (["recipe.guidance_scale=[2,2]"], r"guidance_scale is 2, 2 and .*use two or more different scales"),
+        (["recipe.guidance_scale=2"], r"guidance_scale is 2 and .*use two or more different scales"),
+        (["recipe.guidance_scale=[1,2]", "recipe.guidance_draw=between"], r"guidance_draw between; use .* one_of"),
         (["recipe.templates=[class_name,definition]"], r"the findings also need background"),
         (
             ["recipe.templates=[class_name,definition,background,class_name]"],
@@ -134,53 +135,51 @@ def test_the_committed_miniature_can_be_prepared(tmp_path: Path):
             ["recipe.templates=[class_name,definition,background,'{lemmas}']"],
             r"recipe\.templates has '\{lemmas\}' twice",
         ),
-        (["recipe.template_weights=[0.5,0.5,0]"], r"template_weights are 0\.5, 0\.5, 0; .* Leave them out"),
-        (["recipe.class_weights.zero=0"], r"class_weights are 0, 1, .* Leave them out"),
-        (["recipe.label_space=imagenet100"], r"label_space is imagenet100; .* Give digits"),
-        (["recipe.image_size=64"], r"image_size is 64; .* Give 32"),
-        (["images_per_class=123"], r"images_per_class is 123, but there are 122 real digits of a class"),
-        (["multiples=1"], r"multiples are 1; give two or more"),
-        (["multiples=[1,3,3]"], r"multiples are 1, 3, 3; give two or more, each once"),
-        (["strong_augmentation=none"], r"strong_augmentation is none, and so is training\.augmentation"),
+        (["recipe.template_weights=[0.5,0.5,0]"], r"template_weights is 0\.5, 0\.5, 0, but .* Leave it out"),
+        (["recipe.class_weights.zero=0"], r"class_weights is 0, 1, .* Leave it out"),
+        (["recipe.label_space=imagenet100"], r"label_space is imagenet100, but .* Use digits"),
+        (["recipe.image_size=64"], r"image_size is 64, but .* Use 32"),
+        (["images_per_class=123"], r"images_per_class is 123, but a class has only 122 real digits"),
+        (["multiples=1"], r"multiples is 1; use two or more different"),
+        (["multiples=[1,3,3]"], r"multiples is 1, 3, 3; use two or more different"),
+        (["strong_augmentation=none"], r"strong_augmentation is none, the same as training\.augmentation"),
         (["strong_augmentation=strong"], r"strong_augmentation: .*'strong'.*multi_crop"),
-        (["training.gpus_per_worker=1"], r"gpus_per_worker is 1; .* Give 0"),
-        (["training.keep_best=true"], r"keep_best is True, which changes nothing here"),
-        (["evaluation.every_images=64"], r"evaluation\.every_images is 64, which changes nothing here"),
+        (["training.gpus_per_worker=1"], r"gpus_per_worker is 1; .* Use 0"),
+        (["training.keep_best=true"], r"keep_best is True, but has no effect in miniature"),
+        (["evaluation.every_images=64"], r"evaluation\.every_images is 64, but has no effect in miniature"),
         (["training.architecture=resnet17"], r"architecture is 'resnet17'.*resnet18"),
-        (["evaluation.sets=[digits]"], r"evaluation\.sets are digits; give digits, and then shifts"),
-        (["evaluation.sets=[]"], r"evaluation\.sets are empty"),
-        (["evaluation.sets=[digits/noisy,digits]"], r"evaluation\.sets are digits/noisy, digits; give digits"),
-        (["evaluation.sets=[digits,imagenet_val]"], r"evaluation\.sets are digits, imagenet_val; give digits"),
-        (["evaluation.sets=[digits,digits/]"], r"evaluation\.sets are digits, digits/; give digits"),
+        (["evaluation.sets=[digits]"], r"evaluation\.sets is digits; use digits followed by shifts"),
+        (["evaluation.sets=[]"], r"evaluation\.sets is empty"),
+        (["evaluation.sets=[digits/noisy,digits]"], r"evaluation\.sets is digits/noisy, digits; use digits"),
+        (["evaluation.sets=[digits,imagenet_val]"], r"evaluation\.sets is digits, imagenet_val; use digits"),
+        (["evaluation.sets=[digits,digits/]"], r"evaluation\.sets is digits, digits/; use digits"),
         (["evaluation.sets=[digits,digits/nosy]"], r"no shift 'nosy'. Did you mean noisy"),
     ],
 )
-def test_a_miniature_that_cannot_end_or_compare_is_refused_in_one_line(
-    overrides: list[str], message: str, tmp_path: Path
-):
+def test_unusable_miniature_is_refused_in_one_line(overrides: list[str], message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message) as caught:
         prepared(miniature, MINIATURE, *overrides, f"output={tmp_path / 'out'}")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("step", ["choose_indices", "plan_experiments", "judging"])
-def test_whatever_can_fail_without_a_cluster_fails_before_one_is_asked(step: str, tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.parametrize("step", ["choose_indices", "plan_experiments", "read_sets"])
+def test_miniature_fails_before_it_connects_to_a_cluster(step: str, tmp_path: Path, monkeypatch, capsys):
     def fail(*_: object):
-        raise ValueError(f"{step} cannot be")
+        raise ValueError(f"{step} failed")
 
     monkeypatch.setattr(miniature, step, fail)
     forbid_cluster(monkeypatch)
     small = ["images_per_class=1", "multiples=[1,2]"]
     with pytest.raises(SystemExit) as ended:
         call(miniature, MINIATURE, *small, f"output={tmp_path / 'out'}")
-    assert (ended.value.code, f"{step} cannot be" in capsys.readouterr().err) == (2, True)
+    assert (ended.value.code, f"{step} failed" in capsys.readouterr().err) == (2, True)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_miniature_of_a_recipe_file_is_refused(tmp_path: Path):
+def test_miniature_refuses_a_recipe_file(tmp_path: Path):
     recipe_file = str(tmp_path / "recipe.json")
     Path(recipe_file).write_text(recipe_file_text(build_recipe(RecipeConfig(generator="painted"))))
-    with pytest.raises(ValueError, match=r"/recipe\.json' is a recipe file, .* Give a config"):
+    with pytest.raises(ValueError, match=r"/recipe\.json' is a recipe file, .* Use a config"):
         prepared(miniature, recipe_file)
 
 
@@ -188,14 +187,14 @@ def test_a_miniature_of_a_recipe_file_is_refused(tmp_path: Path):
     ("name", "value"),
     [("ema_decay", 0.9), ("reuse", 2), ("num_workers", 2), ("accumulate_batches", 2), ("real_images", "digits")],
 )
-def test_settings_that_change_nothing_in_memory_are_refused(name: str, value: Any):
+def test_miniature_refuses_settings_without_effect(name: str, value: Any):
     mixed: dict[str, Any] = {"real_fraction": 0.25} if name == "real_images" else {}
     training = TrainingConfig(gpus_per_worker=0, **mixed, **{name: value})
-    with pytest.raises(ValueError, match=rf"training\.{name} is {value}, which changes nothing here.* Leave it out"):
+    with pytest.raises(ValueError, match=rf"training\.{name} is {value}, but has no effect in .* Leave it out"):
         check_training(training)
 
 
-def test_strong_augmentation_may_be_whatever_augmentation_may_be():
+def test_strong_augmentation_accepts_every_augmentation():
     assert get_type_hints(MiniatureConfig)["strong_augmentation"] == get_type_hints(TrainingConfig)["augmentation"]
 
 
@@ -203,7 +202,7 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
     ("arguments", "message"),
     [
         (["evaluation.sets=[imagenet_val]"], r"Add evaluation\.paths\.imagenet_val=FOLDER"),
-        (["evaluation.sets=[]"], "name nothing to evaluate on"),
+        (["evaluation.sets=[]"], "there is nothing to evaluate on"),
         (
             ["evaluation.resize_size=16", "evaluation.sets=[digits]", "evaluation.crop_size=32"],
             "smaller than crop_size; use 32 or more",
@@ -214,19 +213,18 @@ def test_strong_augmentation_may_be_whatever_augmentation_may_be():
         (["evaluation.paths.digits=/data"], "evaluation.paths.digits is set, but the digits ship with Figment"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_line_before_a_cluster_is_touched(
+def test_impossible_evaluation_is_one_line_before_connecting(
     arguments: list[str], message: str, tmp_path: Path, capsys, painted_checkpoint: Path
 ):
     with pytest.raises(SystemExit) as ended:
         call(evaluate, PAINTED, f"checkpoint={painted_checkpoint}", *arguments)
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", said)
+    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", capsys.readouterr().err)
 
 
 @pytest.fixture(scope="module")
 def painted_checkpoint(tmp_path_factory) -> Path:
-    """A classifier of ten digits that nothing has trained."""
+    """An untrained classifier of ten digits."""
     recipe = build_recipe(RecipeConfig(generator="painted", image_size=32, num_inference_steps=1))
     classifier = Classifier(TrainingConfig(architecture="resnet18", gpus_per_worker=0), num_classes=10, image_size=32)
     consumption = {"synthetic": EMPTY_CONSUMPTION.to_checkpoint()}
@@ -244,14 +242,14 @@ def painted_checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge_checkpoint(tmp_path_factory: pytest.TempPathFactory, painted_checkpoint: Path) -> Path:
-    """The same as if real images had taught it."""
+    """The same classifier, marked as trained on real images."""
     path = tmp_path_factory.mktemp("judge") / "checkpoint.ckpt"
     torch.save(torch.load(painted_checkpoint, weights_only=False) | {"trained_on": "real"}, path)
     return path
 
 
 @pytest.mark.parametrize("trained_on", ["generated", "generated and real"])
-def test_a_judge_that_generated_images_taught_is_refused(
+def test_judge_trained_on_generated_images_is_refused(
     tmp_path: Path, capsys, painted_checkpoint: Path, trained_on: str
 ):
     path = tmp_path / "checkpoint.ckpt"
@@ -262,11 +260,11 @@ def test_a_judge_that_generated_images_taught_is_refused(
     assert f"was trained on {trained_on} images" in capsys.readouterr().err
 
 
-def test_a_judge_needs_more_images_of_each_class_than_neighbours(tmp_path: Path, capsys, judge_checkpoint: Path):
+def test_judge_needs_more_images_per_class_than_neighbours(tmp_path: Path, capsys, judge_checkpoint: Path):
     for arguments, message in (
         (["num_generated=50"], "There are 5 generated images of class 0, too few for 5 neighbours"),
         (["num_generated=5"], "have only real or only generated images"),
-        (["recipe.label_space=imagenet100"], "knows the classes of digits, the recipe has those of imagenet100"),
+        (["recipe.label_space=imagenet100"], "has the classes of digits, but the recipe has those of imagenet100"),
     ):
         with pytest.raises(SystemExit) as ended:
             call(judge, PAINTED, f"checkpoint={judge_checkpoint}", *arguments, f"output={tmp_path / 'judged'}")
@@ -274,7 +272,7 @@ def test_a_judge_needs_more_images_of_each_class_than_neighbours(tmp_path: Path,
         assert message in capsys.readouterr().err
 
 
-def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, judge_checkpoint: Path):
+def test_judge_frames_real_images_like_generated_ones(tmp_path: Path, judge_checkpoint: Path):
     for i, entry in enumerate(load_label_space("digits").classes):
         (tmp_path / entry.wnid).mkdir()
         for number in range(6):
@@ -291,7 +289,7 @@ def test_a_judge_is_shown_real_images_as_generated_ones_are(tmp_path: Path, judg
     assert crop_for(job.judge.crop, job.config.evaluation, job.real.center_crop) == Crop(32, 32, "bicubic")
 
 
-def test_indices_of_each_kind_have_each_class_once_in_every_ten():
+def test_indices_of_each_kind_go_round_the_classes():
     recipe = build_recipe(
         RecipeConfig(
             generator="painted",
@@ -311,6 +309,6 @@ def test_indices_of_each_kind_have_each_class_once_in_every_ten():
     assert len(np.unique(every)) == len(every) == 4 * 30
 
 
-def test_places_of_real_images_go_round_the_classes_and_each_comes_once():
+def test_rows_by_class_go_round_the_classes():
     labels = np.array([1, 1, 0, 2, 0, 1])
-    assert places_by_class(labels).tolist() == [2, 0, 3, 4, 1, 5]
+    assert rows_by_class(labels).tolist() == [2, 0, 3, 4, 1, 5]

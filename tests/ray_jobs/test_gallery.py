@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture
 def mixed(painted: Recipe) -> Recipe:
-    """Two templates and two guidance scales."""
+    """A recipe with two templates and two guidance scales."""
     return dataclasses.replace(painted, templates=("{lemmas}", "<b>{lemmas}</b>"), guidance_scale=(1.0, 7.5))
 
 
@@ -31,7 +31,7 @@ def composed(recipe: Recipe, choice: Choice) -> Gallery:
     )
 
 
-def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe):
+def test_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe):
     cells = fill_cells(mixed, Choice(labels=(3, 8), by_guidance=False, num_images=2))
     assert list(cells) == [(3, "{lemmas}"), (3, "<b>{lemmas}</b>"), (8, "{lemmas}"), (8, "<b>{lemmas}</b>")]
     for (label, template), plans in cells.items():
@@ -43,7 +43,7 @@ def test_each_cell_has_the_first_samples_of_its_class_and_template(mixed: Recipe
         assert plans == fitting[:2]
 
 
-def test_columns_may_be_guidance_scales(mixed: Recipe):
+def test_columns_can_be_guidance_scales(mixed: Recipe):
     shown = composed(mixed, Choice(labels=(0,), by_guidance=True, num_images=1))
     assert shown.columns == {"1": "guidance 1", "7.5": "guidance 7.5"}
     assert [shown.cells[0, column][0].plan.guidance_scale for column in shown.columns] == [1.0, 7.5]
@@ -59,20 +59,20 @@ def test_classes_are_named_or_evenly_spread(mixed: Recipe):
     ("classes", "message"),
     [
         ("seven,letter", "'letter' is not a class of digits"),
-        ("0", "--classes is '0'; give class names"),
+        ("0", "--classes is '0'; use class names"),
     ],
 )
-def test_what_the_recipe_cannot_show_is_refused(classes: str, message: str, mixed: Recipe):
+def test_unknown_classes_are_refused(classes: str, message: str, mixed: Recipe):
     with pytest.raises(ValueError, match=message):
         choose(mixed, "templates", classes, 1)
 
 
-def test_a_range_of_guidance_scales_has_no_columns(mixed: Recipe):
-    with pytest.raises(ValueError, match=r"needs a list: set recipe\.guidance_draw=one_of"):
+def test_range_of_guidance_scales_has_no_columns(mixed: Recipe):
+    with pytest.raises(ValueError, match=r"needs a list of scales, .* Set recipe\.guidance_draw=one_of"):
         choose(dataclasses.replace(mixed, guidance_draw="between"), "guidance_scale", "10", 1)
 
 
-def test_what_never_comes_or_not_often_enough_is_named(mixed: Recipe, monkeypatch):
+def test_classes_and_templates_that_cannot_fill_the_cells_are_named(mixed: Recipe, monkeypatch):
     monkeypatch.setattr(gallery, "MAX_PLANS", 500)
     never = dataclasses.replace(mixed, template_weights=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"Template '<b>\{lemmas\}</b>' has weight 0"):
@@ -80,11 +80,11 @@ def test_what_never_comes_or_not_often_enough_is_named(mixed: Recipe, monkeypatc
     without = dataclasses.replace(mixed, class_weights=(1.0, 0.0, *[1.0] * 8))
     with pytest.raises(ValueError, match="Class 'one' has weight 0"):
         fill_cells(without, Choice(labels=(0, 1), by_guidance=False, num_images=1))
-    with pytest.raises(ValueError, match=r"Of the first 500 samples \d+ are a 'three' with"):
+    with pytest.raises(ValueError, match=r"Of the first 500 samples, only \d+ are 'three' with"):
         fill_cells(mixed, Choice(labels=(3,), by_guidance=False, num_images=400))
 
 
-def test_the_page_needs_nothing_else_and_takes_prompts_for_text(mixed: Recipe, tmp_path: Path):
+def test_page_is_self_contained_and_escapes_prompts(mixed: Recipe, tmp_path: Path):
     write_page(tmp_path / "gallery.html", composed(mixed, Choice(labels=(3,), by_guidance=False, num_images=2)))
     page = (tmp_path / "gallery.html").read_text()
     assert page.count("data:image/png;base64,") == 4
@@ -95,7 +95,7 @@ def test_the_page_needs_nothing_else_and_takes_prompts_for_text(mixed: Recipe, t
     assert f"noise seed {plan_sample(mixed, 7).noise_seed}" in page  # sample 7 is a three
 
 
-def test_the_picture_has_each_image_in_its_cell(painted: Recipe, tmp_path: Path):
+def test_png_has_each_image_in_its_cell(painted: Recipe, tmp_path: Path):
     write_png(tmp_path / "gallery.png", composed(painted, Choice(labels=(0, 5), by_guidance=False, num_images=1)))
     sheet = np.asarray(Image.open(tmp_path / "gallery.png"))
     red, cyan = sheet[48 + 20, 130 + 20], sheet[48 + 102 + 20, 130 + 20]  # 20 px into the two cells
@@ -105,7 +105,7 @@ def test_the_picture_has_each_image_in_its_cell(painted: Recipe, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_shows_the_pictures(painted: Recipe, tmp_path: Path):
+def test_browser_shows_the_images(painted: Recipe, tmp_path: Path):
     write_page(tmp_path / "gallery.html", composed(painted, Choice(labels=(0, 5), by_guidance=False, num_images=2)))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,700"]
     subprocess.run(

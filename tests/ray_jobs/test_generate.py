@@ -1,4 +1,4 @@
-"""Data sets as a user generates, keeps and trains on them, on a real local cluster."""
+"""Generating, extending, repairing and training on data sets, on a real local cluster."""
 
 import json
 import signal
@@ -35,11 +35,11 @@ def times_in(folder: Path) -> dict[str, int]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_path: Path, capsys):
+def test_damaged_and_missing_shards_are_regenerated_to_the_byte(tmp_path: Path, capsys):
     folder, settings = tmp_path / "set", [*KEEPING, "training.num_images=128", f"output={tmp_path / 'set'}"]
     call(generate, PAINTED, *settings)
     whole, before = files_in(folder), times_in(folder)
-    assert len(whole) == 2 * (1 + 4)  # shards and their indices, of held-out images and of those to train on
+    assert len(whole) == 2 * (1 + 4)  # shards and their indices, of held-out and of training images
     spoilt = bytearray(whole["shard-000001.tar"])
     spoilt[pq.read_table(folder / "index" / "shard-000001.parquet").to_pylist()[3]["offset"] + 40] ^= 1
     (folder / "shard-000001.tar").write_bytes(spoilt)
@@ -47,7 +47,7 @@ def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_pat
     assert "shard 1 is damaged: sample " in printed(generate, capsys, PAINTED, "--verify", *settings)
     assert files_in(folder) == whole
     assert times_in(folder)["shard-000000.tar"] == before["shard-000000.tar"]
-    assert "nothing to make" in printed(generate, capsys, PAINTED, *settings)
+    assert "nothing to generate" in printed(generate, capsys, PAINTED, *settings)
     line = error_line(generate, capsys, PAINTED, *settings, "recipe.seed=1")
     assert "contains a different data set: recipe.seed is 0 there, 1 here" in line
     assert files_in(folder) == whole
@@ -56,7 +56,7 @@ def test_damaged_and_missing_shards_are_found_and_made_again_to_the_byte(tmp_pat
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys):
+def test_data_set_is_generated_extended_checked_and_repaired(tmp_path: Path, capsys):
     folder, at_once = tmp_path / "set", tmp_path / "at_once"
     call(generate, PAINTED, *KEEPING, "training.num_images=128", f"output={folder}")
     assert list(files_in(folder)) == [
@@ -73,7 +73,7 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys
     before = times_in(folder)
     capsys.readouterr()
     call(generate, PAINTED, *KEEPING, "training.num_images=128", f"output={folder}")
-    assert "nothing to make" in capsys.readouterr().out
+    assert "nothing to generate" in capsys.readouterr().out
     call(generate, PAINTED, *KEEPING, "training.num_images=320", f"output={folder}")
     assert len(files_in(folder)) == 2 + 20
     assert {name: time for name, time in times_in(folder).items() if name in before} == before
@@ -92,9 +92,9 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys
     before = times_in(folder)
     capsys.readouterr()
     call(generate, PAINTED, "--verify", *KEEPING, "training.num_images=320", f"output={folder}")
-    said = capsys.readouterr().out
-    assert "shard 3 is damaged: shard-000003.tar " in said
-    assert f"shard 7 is damaged: sample {index[3]['index']}: the image does not match its SHA-256" in said
+    out = capsys.readouterr().out
+    assert "shard 3 is damaged: shard-000003.tar " in out
+    assert f"shard 7 is damaged: sample {index[3]['index']}: the image does not match its SHA-256" in out
     assert files_in(folder) == whole
     after = times_in(folder)
     changed = {name for name in after if before.get(name) != after[name]}
@@ -103,7 +103,7 @@ def test_a_data_set_is_made_extended_checked_and_repaired(tmp_path: Path, capsys
     (folder / "shard-000008.tar").unlink()
     capsys.readouterr()
     call(generate, PAINTED, *KEEPING, "training.num_images=128", f"output={folder}")
-    assert "nothing to make" in capsys.readouterr().out  # of these 128, in a place that is planned for 320
+    assert "nothing to generate" in capsys.readouterr().out  # of these 128, in a set planned for 320
     assert not (folder / "shard-000008.tar").exists()
     (folder / "shard-000008.tar").write_bytes(whole["shard-000008.tar"])
 
@@ -118,7 +118,7 @@ SLOWLY = [*KEEPING, "training.num_images=640", "generation.painted_batch_seconds
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_rerun_after_a_killed_driver_ends_with_the_bytes_of_an_undisturbed_run(tmp_path: Path, capsys):
+def test_rerun_after_a_killed_driver_gives_the_bytes_of_an_undisturbed_run(tmp_path: Path, capsys):
     folder, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     driver = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.generate", PAINTED, *SLOWLY, f"output={folder}"], cwd=PROJECT_ROOT
@@ -130,7 +130,7 @@ def test_a_rerun_after_a_killed_driver_ends_with_the_bytes_of_an_undisturbed_run
     assert f"Another job is using '{folder}'" in second
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    time.sleep(2)  # its actors end with it
+    time.sleep(2)  # until its actors have ended
     assert 3 <= len(list(folder.glob("index/*"))) < 20
     call(generate, PAINTED, *KEEPING, "training.num_images=640", f"output={folder}")
     call(generate, PAINTED, *KEEPING, "training.num_images=640", f"output={undisturbed}")
@@ -142,7 +142,7 @@ def test_a_rerun_after_a_killed_driver_ends_with_the_bytes_of_an_undisturbed_run
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_path: Path, capsys):
+def test_full_disk_is_one_line_and_a_rerun_generates_the_rest(tmp_path: Path, capsys):
     small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
     settings = [*KEEPING, "training.num_images=640"]
     call(generate, PAINTED, *settings, f"output={undisturbed}")
@@ -160,13 +160,13 @@ def test_a_full_disk_ends_in_one_line_and_with_room_a_rerun_makes_the_rest(tmp_p
         before = {name: time for name, time in times_in(small).items() if name.endswith(".parquet")}
         call(generate, PAINTED, *settings, f"output={small}")
         assert files_in(small) == whole
-        assert times_in(small).items() >= before.items()  # a shard with an index was whole, and is not made again
+        assert times_in(small).items() >= before.items()  # shards with an index are complete and not regenerated
 
 
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_again(tmp_path: Path, monkeypatch):
+def test_tee_on_s3_equals_a_generated_set_and_trains_again(tmp_path: Path, monkeypatch):
     settings = [*KEEPING, "training.num_images=128"]
     call(generate, PAINTED, *settings, f"output={tmp_path / 'generated'}")
     with serve_s3("bucket") as environment:
@@ -188,7 +188,7 @@ def test_what_was_kept_on_s3_while_training_is_what_is_generated_and_trains_agai
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
-def test_shards_that_cannot_be_trained_on_are_one_line(tmp_path: Path, capsys):
+def test_unusable_shards_are_one_line(tmp_path: Path, capsys):
     folder = tmp_path / "set"
     settings = [*KEEPING, "training.num_images=64", "data.source=shards", f"data.shards={folder}"]
     assert "has no data set. Generate it with" in error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")

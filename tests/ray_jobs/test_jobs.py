@@ -1,4 +1,4 @@
-"""Whole jobs on a real local cluster, as a user calls them."""
+"""Whole jobs on a real local cluster, called as a user would."""
 
 import base64
 import io
@@ -58,21 +58,21 @@ SUMMARY_KEYS = {
 }
 
 
-TOLD_LIKE_SUMMARY = {
+METRICS_IN_SUMMARY = {
     "images_generated_total": "num_generated",
     "images_delivered_total": "num_trained",  # each is used once
     "images_trained_total": "num_trained",
     "image_uses": "reuse",
     "model_loads_total": "num_model_loads",
 }
-"""What Prometheus is told of a run that its summary has too."""
+"""Prometheus metrics to the fields of summary.json with the same values."""
 
 
 @contextmanager
 def scraped_metrics(run: str) -> Iterator[dict[str, float]]:
     """Scrape a run's metrics from Ray's exporter while the body runs, and keep the last value of each.
 
-    Ray takes a gauge out 25 s after it was set last: a run that is through has none.
+    Ray removes a gauge 25 s after its last update, so a finished run has none.
     """
     scraped: dict[str, float] = {}
 
@@ -87,14 +87,14 @@ def scraped_metrics(run: str) -> Iterator[dict[str, float]]:
 
 
 @pytest.mark.ray
-def test_the_demo_reaches_its_accuracy_on_an_eighth_of_its_images(trained_run: TrainedRun):
-    """One run at 9b56d1f had 0.935 (95% by the 540 digits: 0.91 to 0.95); the whole demo has 0.99, chance is 0.10."""
+def test_demo_reaches_its_accuracy_on_an_eighth_of_its_images(trained_run: TrainedRun):
+    """One run at 9b56d1f had 0.935 (95% interval on 540 digits: 0.91 to 0.95); the full demo has 0.99, chance 0.1."""
     assert trained_run.summary["num_real_images"] == 540
     assert trained_run.summary["top1"] >= 0.85
 
 
 @pytest.mark.ray
-def test_a_run_leaves_all_it_promises(trained_run: TrainedRun):
+def test_run_writes_all_its_files(trained_run: TrainedRun):
     assert trained_run.files == {
         "config.yaml",
         "recipe.json",
@@ -110,15 +110,15 @@ def test_a_run_leaves_all_it_promises(trained_run: TrainedRun):
     summary = trained_run.summary
     assert summary.keys() >= SUMMARY_KEYS
     assert summary["num_trained"] == 2048
-    assert summary["num_model_loads"] == 2  # once for each actor, over two logical epochs
-    assert summary["num_generated"] == 2048 + 64 + 20  # trained on, held out, a sheet
+    assert summary["num_model_loads"] == 2  # once per actor, over two logical epochs
+    assert summary["num_generated"] == 2048 + 64 + 20  # trained on, held out, samples.png
     assert 0 <= summary["waiting_fraction"] <= 1
     assert summary["recipe_hash"] == read_recipe(trained_run.folder / "recipe.json").sha256
     assert "2,048/2,048 trained" in trained_run.log
 
 
 @pytest.mark.ray
-def test_a_run_evaluates_again_to_the_same_numbers(trained_run: TrainedRun):
+def test_evaluating_a_run_again_gives_the_same_numbers(trained_run: TrainedRun):
     call(evaluate, DEMO, f"checkpoint={trained_run.folder / 'checkpoint.ckpt'}")
     first, again = (
         json.loads((trained_run.folder / name / "evaluation.json").read_text())
@@ -129,7 +129,7 @@ def test_a_run_evaluates_again_to_the_same_numbers(trained_run: TrainedRun):
 
 
 @pytest.mark.ray
-def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
+def test_evaluation_counts_equal_a_plain_loops(trained_run: TrainedRun):
     classifier = load_classifier(read_checkpoint(trained_run.folder / "checkpoint.ckpt")).eval()
     num_right, num_right_of = 0, Counter[int]()
     with torch.inference_mode():
@@ -148,14 +148,14 @@ def test_evaluation_counts_what_a_plain_loop_counts(trained_run: TrainedRun):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp_path: Path, capsys):
+def test_run_exports_metrics_prediction_and_rates(tmp_path: Path, capsys):
     run_dir = tmp_path / "predicted"
     rates = ["generated_per_second=37", "trained_per_second=64", "validated_per_second=40", "start_seconds=7"]
     given = [f"rates.{rate}" for rate in rates]
     with scraped_metrics("predicted") as scraped:
         call(train, PAINTED, *SMALL, *given, "evaluation.sets=[]", f"output={run_dir}")
         wait_until(lambda: scraped.get("ray_figment_images_trained_total") == 128)
-    # the first batch of 64 from two actors of 37 a second, then 2 x 64 images and 2 x 20 held-out ones
+    # the first batch of 64 from two actors with 37 per second, then 2 x 64 training and 2 x 20 held-out images
     predicted = 7 + 64 / 74 + 128 / 64 + 40 / 40
     log = capsys.readouterr().out
     assert f"predicted: first batch at 7.9 s, end at {predicted:.1f} s; training binds" in log
@@ -166,12 +166,12 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
     assert summary["binding_side_predicted"] == "training"
     assert summary["binding_side"] in ("generation", "training")
     assert all(rate > 0 for rate in summary["rates"].values())
-    learning_seconds = summary["training_seconds"] * (1 - summary["waiting_fraction"])
-    learning_seconds -= 40 / summary["rates"]["validated_per_second"]
-    assert summary["rates"]["trained_per_second"] == pytest.approx(128 / learning_seconds)
+    busy_seconds = summary["training_seconds"] * (1 - summary["waiting_fraction"])
+    busy_seconds -= 40 / summary["rates"]["validated_per_second"]
+    assert summary["rates"]["trained_per_second"] == pytest.approx(128 / busy_seconds)
 
-    told = {name: scraped[f"ray_figment_{name}"] for name in TOLD_LIKE_SUMMARY}
-    assert told == {name: summary[of_summary] for name, of_summary in TOLD_LIKE_SUMMARY.items()}
+    exported = {name: scraped[f"ray_figment_{name}"] for name in METRICS_IN_SUMMARY}
+    assert exported == {name: summary[field] for name, field in METRICS_IN_SUMMARY.items()}
     assert (scraped["ray_figment_generator_actors"], scraped["ray_figment_generator_batch_images"]) == (2, 64)
     assert scraped["ray_figment_model_load_seconds_total"] > 0
     assert 0 <= scraped["ray_figment_trainer_waiting_fraction"] <= 1
@@ -186,7 +186,7 @@ def test_a_run_exports_metrics_and_its_prediction_and_rates_for_the_next_one(tmp
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_every_metric_comes_to_prometheus_as_it_was_told():
+def test_every_metric_reaches_prometheus():
     pool = worked(70.0, num_made=400, black=5)
     pool.num_loads.update({"a:1": 1, "b:2": 2})
     pool.num_left_out.update({"seven": 2})
@@ -208,7 +208,7 @@ def test_every_metric_comes_to_prometheus_as_it_was_told():
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path):
+def test_sample_is_regenerated_from_recipe_and_index(tmp_path: Path):
     on_cpu = ["generation.gpus_per_actor=0", "generation.cpus_per_actor=0.1", "generation.batch_size=2"]
     call(regenerate, PAINTED, "--index", "7,1000:1003", "--out", str(tmp_path / "a"), "recipe.image_size=32")
     names = {f"{index}.{suffix}" for index in (7, 1000, 1001, 1002) for suffix in ("png", "json")}
@@ -229,7 +229,7 @@ def test_a_sample_is_made_again_from_its_recipe_and_index(tmp_path: Path):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, capsys):
+def test_gallery_shows_samples_of_its_recipe(tmp_path: Path, capsys):
     folder = tmp_path / "gallery"
     arguments = ["recipe.templates=[class_name,definition]", "--classes=zero,seven", "--images=2", f"--out={folder}"]
     call(gallery, PAINTED, *arguments)
@@ -248,8 +248,8 @@ def test_the_gallery_shows_samples_of_its_recipe_in_one_page(tmp_path: Path, cap
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_the_benchmark_delivers_every_sample_once_by_both_ways(tmp_path: Path, monkeypatch, capsys):
-    (tmp_path / "floors.toml").write_text('[delivery]\n"stream (Ray Serve)" = 1e-9')  # speed is not for tests
+def test_benchmark_delivers_every_sample_once_both_ways(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "floors.toml").write_text('[delivery]\n"stream (Ray Serve)" = 1e-9')  # tests do not measure speed
     monkeypatch.setattr(floors, "FLOORS_FILE", tmp_path / "floors.toml")
     call(
         benchmark,
@@ -257,7 +257,7 @@ def test_the_benchmark_delivers_every_sample_once_by_both_ways(tmp_path: Path, m
         "training.num_images=640",
         "training.num_epochs=1",
         "generation.batch_size=8",
-        "generation.cpus_per_actor=0.1",  # Ray Data's reading tasks take a whole CPU, and the session's pools a part
+        "generation.cpus_per_actor=0.1",  # Ray Data's read tasks take a whole CPU, and the session's pools a part
         "generation.painted_batch_seconds=0.02",
     )
     rows = [line for line in capsys.readouterr().out.splitlines() if "Ray Serve" in line or "Ray Data" in line]
@@ -268,7 +268,7 @@ def test_the_benchmark_delivers_every_sample_once_by_both_ways(tmp_path: Path, m
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
-def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: Path, capsys):
+def test_generators_error_during_a_job_is_one_line(tmp_path: Path, capsys):
     save_with_safety_checker(tmp_path / "strict", flagged_share=1.0)
     model = [
         "recipe.generator=diffusers",
@@ -281,7 +281,7 @@ def test_what_generators_find_while_a_job_is_at_work_is_one_line_too(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_command_line_gives_status_2():
+def test_command_line_exits_with_status_2():
     ended = subprocess.run(
         [sys.executable, "-m", "ray_jobs.train", PAINTED, "recipe.image_size=30"],
         cwd=PROJECT_ROOT,
@@ -300,11 +300,11 @@ def test_the_command_line_gives_status_2():
     ("at", "kept"),
     [
         ("connected to Ray", ""),
-        ("training starts", " The run's checkpoints are in {run}; the same command with resume=true goes on."),
+        ("training starts", " Checkpoints are in {run}; run the same command with resume=true to continue."),
     ],
 )
-def test_sigterm_to_all_of_a_job_and_its_ray_ends_it_at_once(at: str, kept: str, tmp_path: Path):
-    """Before its pool is up, nothing is left that refuses the same command; afterwards the run can go on."""
+def test_sigterm_to_a_jobs_process_group_ends_it_at_once(at: str, kept: str, tmp_path: Path):
+    """Before the pool is up, the same command can be repeated; afterwards the run can be resumed."""
     run_dir = tmp_path / "run"
     settings = [PAINTED, f"output={run_dir}"]
     with in_own_group(sys.executable, "-m", "ray_jobs.train", *settings, RAY_ADDRESS="local") as driver:

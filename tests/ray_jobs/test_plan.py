@@ -14,7 +14,7 @@ OF_OTHER_COMMANDS = {CONFIGS / f"{name}.yaml" for name in ("compare", "miniature
 DIGITS = str(CONFIGS / "digits_prompts.yaml")
 
 
-def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(capsys, tmp_path: Path):
+def test_plan_prints_sizes_and_writes_the_recipe_once(capsys, tmp_path: Path):
     path = tmp_path / "recipes" / "digits.json"
     out = printed(plan, capsys, DIGITS, f"--out={path}")
     recipe = read_recipe(path)
@@ -37,7 +37,7 @@ def test_it_prints_what_a_user_pays_for_and_writes_the_recipe_once(capsys, tmp_p
 
 
 @pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.yaml")) - OF_OTHER_COMMANDS), ids=lambda path: path.stem)
-def test_every_committed_config_plans_a_sample_of_one_of_its_classes(path: Path, capsys):
+def test_committed_configs_plan_a_sample(path: Path, capsys):
     plans = printed(plan, capsys, str(path), "--index", "7")
     recipe = plan.open_recipe(settings(plan, str(path)))
     planned = plan.plan_sample(recipe, 7)
@@ -45,7 +45,7 @@ def test_every_committed_config_plans_a_sample_of_one_of_its_classes(path: Path,
     assert str(planned.noise_seed) in plans
 
 
-def test_one_sample_is_explained_fully(capsys):
+def test_plan_explains_one_sample(capsys):
     config = str(CONFIGS / "paper" / "imagenet1k_definition_guidance2.0.yaml")
     out = printed(plan, capsys, config, "--index", "1234567")
     recipe = plan.open_recipe(settings(plan, config))
@@ -55,7 +55,7 @@ def test_one_sample_is_explained_fully(capsys):
         assert text in out
 
 
-def test_two_recipes_differ_in_named_fields(capsys, tmp_path: Path):
+def test_plan_names_the_fields_in_which_recipes_differ(capsys, tmp_path: Path):
     path = tmp_path / "digits.json"
     printed(plan, capsys, DIGITS, f"--out={path}")
     out = printed(plan, capsys, DIGITS, "recipe.guidance_scale=7.5", "recipe.seed=3", f"--compare={path}")
@@ -63,7 +63,7 @@ def test_two_recipes_differ_in_named_fields(capsys, tmp_path: Path):
     assert "The recipes are equal" in printed(plan, capsys, DIGITS, f"--compare={path}")
 
 
-def test_words_in_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
+def test_words_in_brackets_are_printed_unchanged(capsys, tmp_path: Path):
     (tmp_path / "mine.csv").write_text("class_name,definition\ncrane,[red] machine\nheron,a bird\n")
     arguments = [f"recipe.label_space={tmp_path / 'mine.csv'}", "recipe.generator=painted", f"--out={tmp_path / 'r'}"]
     assert "crane, [red] machine" in printed(plan, capsys, str(CONFIGS / "digits.yaml"), *arguments)
@@ -80,15 +80,15 @@ def test_words_in_brackets_are_printed_as_they_are(capsys, tmp_path: Path):
         (["recipe.label_space=letters"], "'letters', which is unknown"),
         (["recipe.class_weights.n00000000=2"], "'n00000000' is not a class of digits"),
         (["recipe.templates='{class_name:{caption}}'"], "whose field {class_name} has a ! or :"),
-        (["recipe.class_weights=[1]"], "recipe.class_weights is ['1']; give a mapping"),
+        (["recipe.class_weights=[1]"], "recipe.class_weights is ['1']; use a mapping"),
         (["--out", "/proc/recipe.json"], "'/proc/recipe.json' cannot be written"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(arguments: list[str], message: str, capsys):
+def test_impossible_plan_is_one_line(arguments: list[str], message: str, capsys):
     assert message in error_line(plan, capsys, DIGITS, *arguments)
 
 
-def test_a_recipe_edited_by_hand_is_one_line(capsys, tmp_path: Path):
+def test_recipe_edited_by_hand_is_one_line(capsys, tmp_path: Path):
     path = tmp_path / "digits.json"
     printed(plan, capsys, DIGITS, f"--out={path}")
     content = json.loads(path.read_text())
@@ -97,7 +97,7 @@ def test_a_recipe_edited_by_hand_is_one_line(capsys, tmp_path: Path):
     assert "it was edited by hand" in error_line(plan, capsys, str(path))
 
 
-def test_a_recipe_whose_model_is_gone_is_still_compared(capsys, tmp_path: Path):
+def test_recipe_is_compared_without_its_model(capsys, tmp_path: Path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "model_index.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Real images that commands read: where they are looked for, and which may be left out."""
+"""Real images of the commands: where they are found, and how many may be unreadable."""
 
 import shutil
 from pathlib import Path
@@ -34,7 +34,7 @@ def trained_on_and_held_out(job: train.Prepared) -> tuple[RealTrainingImages, Re
     return behind(source.images), behind(source.held_out_images)
 
 
-def test_sets_and_training_images_are_found_where_the_driver_is_and_at_home(tmp_path: Path, monkeypatch):
+def test_real_images_are_found_from_the_working_and_the_home_folder(tmp_path: Path, monkeypatch):
     names = [f"{entry.wnid or entry.class_name}/a.png" for entry in BIRDS.classes]
     write(tmp_path / "birds", *names)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -44,14 +44,14 @@ def test_sets_and_training_images_are_found_where_the_driver_is_and_at_home(tmp_
         assert images.path == real_place(place) == str(tmp_path / "birds")
 
 
-def test_a_run_on_real_images_leaves_out_as_many_as_it_may(tmp_path: Path):
+def test_run_on_real_images_may_leave_unreadable_ones_out(tmp_path: Path):
     job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, "training.allow_unreadable=3")
     expected = Unreadable(3, tmp_path / "run" / "unreadable.txt")
     assert [images.unreadable for images in trained_on_and_held_out(job)] == [expected, expected]
     assert job.unreadable == expected
 
 
-def test_random_crops_are_of_whole_photographs_and_held_out_images_are_squares(tmp_path: Path):
+def test_random_crops_use_whole_photographs_and_held_out_images_are_squares(tmp_path: Path):
     sizes = ["training.augmentation=crop_flip", "training.real_image_size=48"]
     job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, *sizes)
     assert [(images.is_whole, images.image_size) for images in trained_on_and_held_out(job)] == [
@@ -61,10 +61,10 @@ def test_random_crops_are_of_whole_photographs_and_held_out_images_are_squares(t
     assert job.source.samples().image_size == 48
 
 
-def test_the_papers_training_can_be_of_imagenets_own_photographs(tmp_path: Path):
+def test_paper_config_trains_on_imagenets_photographs(tmp_path: Path):
     wnids = [entry.wnid for entry in load_label_space("imagenet100").classes]
     names = [f"train/{wnid}/{i}.JPEG" for wnid in wnids for i in range(12)]
-    write(tmp_path / "imagenet", *names, "train/n01440764/1001.JPEG")  # tench, which is none of the hundred
+    write(tmp_path / "imagenet", *names, "train/n01440764/1001.JPEG")  # tench, not among the hundred
     real = ["data.tee=", "data.replays=0", "data.source=real", f"data.real={tmp_path / 'imagenet'}"]
     job = prepared(train, str(CONFIGS / "paper.yaml"), f"output={tmp_path}/run", *real)
     images, _ = trained_on_and_held_out(job)
@@ -76,7 +76,7 @@ def test_the_papers_training_can_be_of_imagenets_own_photographs(tmp_path: Path)
 
 
 @pytest.mark.parametrize("is_upright", [False, True])
-def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_path: Path):
+def test_upright_setting_rotates_real_images(is_upright: bool, tmp_path: Path):
     job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, f"training.upright={is_upright}")
     assert [images.is_upright for images in trained_on_and_held_out(job)] == [is_upright] * 2
     config = EvaluationConfig(upright=is_upright)
@@ -85,25 +85,25 @@ def test_real_images_are_turned_upright_where_that_is_set(is_upright: bool, tmp_
     ] * 2
 
 
-def test_what_is_not_cropped_at_random_is_trained_on_as_squares(tmp_path: Path):
+def test_images_without_random_crops_are_squares(tmp_path: Path):
     job = prepared(train, PAINTED, f"output={tmp_path}/run", *REAL, "training.augmentation=affine")
     images, _ = trained_on_and_held_out(job)
     assert (images.is_whole, job.source.samples().image_size) == (False, 32)
 
 
-def test_real_images_that_are_mixed_in_are_left_out_alike(tmp_path: Path):
+def test_mixed_in_real_images_may_be_unreadable_too(tmp_path: Path):
     job = prepared(train, PAINTED, f"output={tmp_path}/run", *MIXED, "training.allow_unreadable=3")
     assert job.real is not None
     assert behind(job.real).unreadable == job.unreadable == Unreadable(3, tmp_path / "run" / "unreadable.txt")
 
 
-def test_a_run_that_goes_on_names_them_in_a_new_file(tmp_path: Path):
+def test_resumed_run_lists_unreadable_images_in_a_new_file(tmp_path: Path):
     (tmp_path / "unreadable.txt").write_text("repaired.png\n")
     assert train.unreadable_in(tmp_path, train.JobConfig().training).file == tmp_path / "unreadable-2.txt"
 
 
 @pytest.mark.parametrize("arm", ["stream", "real"])
-def test_each_arm_of_a_comparison_has_its_own(arm: str, tmp_path: Path):
+def test_each_arm_of_a_comparison_has_its_own_list_of_unreadable_images(arm: str, tmp_path: Path):
     arguments = [str(CONFIGS / "compare.yaml"), f"output={tmp_path}/run", "training.allow_unreadable=3"]
     config = settings(compare, *arguments)
     recipe, run_dir = compare.prepare(config)

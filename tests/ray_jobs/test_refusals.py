@@ -1,4 +1,4 @@
-"""What a user got wrong ends a command with exit status 2 and one line that has the value and the remedy."""
+"""A user's mistake ends a command with exit status 2 and one line with the value and the remedy."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ REFUSED = [
         [*DIGITS, "training.deterministic=true", "generation.batch_size=0"],
         "Set generation.batch_size and leave batch_sizes out",
     ),
-    (train, ["checkpoint=run/checkpoint.ckpt"], "checkpoint is 'run/checkpoint.ckpt', which training does not read"),
+    (train, ["checkpoint=run/checkpoint.ckpt"], "checkpoint is 'run/checkpoint.ckpt', but training does not read it"),
     (train, ["output="], "The folder's path is empty. Choose another folder with output="),
     (train, ["evaluation.sets=[mine]", "evaluation.paths.mine="], "Add evaluation.paths.mine=FOLDER"),
     (train, ["output={taken}"], "already contains files"),
@@ -48,13 +48,13 @@ REFUSED = [
         "data.shard_size is 100, which is not a multiple of the batch",
     ),
     (generate, ["--check"], "No such option '--check'"),
-    (compare, ["arms=[streams]"], "arms has streams. Choose among stream, generate_then_train"),
+    (compare, ["arms=[streams]"], "arms has streams. Choose from stream, generate_then_train"),
     (compare, ["seeds=[]"], "arms or seeds is empty"),
-    (compare, ["training.keep_best=true"], "early_stop_epochs and keep_best go by the accuracy on real images"),
+    (compare, ["training.keep_best=true"], "early_stop_epochs and keep_best would select by the real images"),
     (train, ["training.architecture=vit_b_16"], "'vit_b_16' does not accept images of"),
     (compare, ["data.shard_size=100"], "data.shard_size is 100, which is not a multiple of the batch size 64"),
-    (compare, ["evaluation.sets=[]"], "names no images to judge by"),
-    (scale, ["training.num_workers=2"], "training.num_workers is 2: the painted trainer has one"),
+    (compare, ["evaluation.sets=[]"], "evaluation.sets is empty, but every epoch needs real images"),
+    (scale, ["training.num_workers=2"], "training.num_workers is 2; the fake trainer needs 1"),
     (scale, ["generation.painted_batch_seconds=0"], "painted_batch_seconds and generation.batch_size above 0"),
     (scale, ["generation.batch_sizes={{L4: 8}}"], "scale experiments need one rate for all actors"),
     (scale, ["num_local_nodes=-1"], "num_local_nodes is -1; use 0 or more"),
@@ -77,21 +77,21 @@ REFUSED_ON_A_CLUSTER = [
 
 
 @pytest.mark.parametrize("command", [compare, scale])
-def test_the_committed_config_of_a_command_of_its_own_can_run(command: ModuleType, tmp_path: Path):
+def test_committed_configs_of_compare_and_scale_can_be_prepared(command: ModuleType, tmp_path: Path):
     name = command.__name__.rpartition(".")[2]
     assert prepared(command, name, f"output={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()
 
 
 def damaged_model(folder: Path) -> Path:
-    """Copy the embedded model, its UNet cut short."""
+    """Copy the embedded model with a truncated UNet."""
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", folder)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
     return folder
 
 
 @pytest.mark.parametrize(("command", "arguments", "message"), REFUSED)
-def test_a_wrong_input_is_one_line_and_exit_status_2(
+def test_wrong_input_is_one_line_and_exit_status_2(
     command: ModuleType, arguments: list[str], message: str, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
@@ -112,7 +112,7 @@ def test_a_wrong_input_is_one_line_and_exit_status_2(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("arguments", "message"), REFUSED_ON_A_CLUSTER)
-def test_what_the_cluster_cannot_run_is_one_line_and_exit_status_2(
+def test_impossible_job_on_the_cluster_is_one_line_and_exit_status_2(
     arguments: list[str], message: str, tmp_path: Path, capsys
 ):
     damaged = damaged_model(tmp_path / "damaged")

@@ -1,4 +1,4 @@
-"""Which evaluations are laid side by side, and what becomes of files that are none."""
+"""Evaluations side by side: which file is found, and which files are refused."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def written(folder: Path, evaluation: object = EVALUATION) -> Path:
 
 
 def but(*place: str | int, value: object) -> dict[str, Any]:
-    """The evaluation with another value at a place."""
+    """Return the evaluation with one value changed."""
     changed = copy.deepcopy(EVALUATION)
     inner: Any = changed
     for key in place[:-1]:
@@ -73,20 +73,20 @@ def lay(out: Path, *places: Path) -> None:
     call(report, *map(str, places), "--out", str(out))
 
 
-def test_a_run_stands_for_its_newest_evaluation(tmp_path: Path):
+def test_runs_folder_means_its_newest_evaluation(tmp_path: Path):
     for name in ("evaluation", "evaluation-2", "evaluation-10", "evaluation-of-old"):
         written(tmp_path / name)
     (tmp_path / "evaluation-11").mkdir()
     assert find_evaluation(tmp_path) == tmp_path / "evaluation-10" / "evaluation.json"
 
 
-def test_an_evaluations_folder_and_its_file_stand_for_themselves(tmp_path: Path):
+def test_evaluation_is_found_by_its_folder_and_its_file(tmp_path: Path):
     path = written(tmp_path / "evaluation")
     written(tmp_path / "evaluation-2")
     assert find_evaluation(path.parent) == find_evaluation(path) == path
 
 
-def test_the_job_says_which_file_each_model_was_read_from(tmp_path: Path, capsys):
+def test_report_prints_the_file_of_each_model(tmp_path: Path, capsys):
     first, second = written(tmp_path / "a" / "evaluation"), written(tmp_path / "b", but("model", "name", value="b"))
     lay(tmp_path / "out", tmp_path / "a", second)
     assert f"mine: {first}\nb: {second}\n" in capsys.readouterr().out
@@ -97,12 +97,12 @@ def test_the_job_says_which_file_each_model_was_read_from(tmp_path: Path, capsys
     }
 
 
-def test_an_evaluation_is_read_as_it_was_written(tmp_path: Path):
+def test_evaluation_survives_a_round_trip(tmp_path: Path):
     later = but("sets", "digits", "of_a_later_version", value=[1])
     assert json.loads(json.dumps(read_file(written(tmp_path / "a", later)))) == later
 
 
-def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
+def test_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
     earlier = copy.deepcopy(EVALUATION)
     del earlier["model"]["trained_on"]
     earlier["sets"]["digits"] = {
@@ -148,18 +148,20 @@ def test_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_of_another_shape_is_one_line_and_leaves_no_folder(tmp_path: Path, capsys, content: object, named: str):
+def test_file_of_another_shape_is_one_line_and_leaves_no_folder(tmp_path: Path, capsys, content: object, named: str):
     path = written(tmp_path / "other", content)
     with pytest.raises(SystemExit) as ended:
         lay(tmp_path / "out", path)
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: '{path}' was not written by this version's ray_jobs.evaluate: {named} is missing")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith(
+        f"error: '{path}' was not written by this version's ray_jobs.evaluate: {named} is missing"
+    )
+    assert message.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_json_leaves_no_folder(tmp_path: Path, capsys):
+def test_file_that_is_not_json_leaves_no_folder(tmp_path: Path, capsys):
     path = written(tmp_path / "cut")
     path.write_text('{"model": ')
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Jobs whose driver is killed, and that go on elsewhere, as a user calls them."""
+"""Runs that resume after their driver was killed, called as a user would."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def start(run_dir: Path, *arguments: str) -> subprocess.Popen:
 
 
 def kill_at(job: subprocess.Popen, run_dir: Path, step: int) -> None:
-    """Kill a driver, and nothing else, once a step is done; wait until what it had started is gone."""
+    """Kill only the driver once a step is done; wait until the processes that it started have ended."""
     started = psutil.Process(job.pid)
     while not any(done >= step for done in steps_in(run_dir / "journal")):
         assert job.poll() is None, job.communicate()[0]
@@ -43,7 +43,7 @@ def kill_at(job: subprocess.Popen, run_dir: Path, step: int) -> None:
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(3))
-def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(seed: int, tmp_path: Path):
+def test_run_with_a_killed_driver_resumes_with_other_workers_and_actors(seed: int, tmp_path: Path):
     random = np.random.default_rng(seed)
     run_dir = tmp_path / "run"
     workers = [1, 2, 1] if seed % 2 else [2, 1, 2]
@@ -51,7 +51,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(see
     kill_at(job, run_dir, int(random.integers(7, 36)))
     first = max(steps_in(run_dir / "journal"))
     actors = int(random.integers(1, 4))
-    go_on = start(
+    resumed = start(
         run_dir,
         "resume=true",
         f"training.num_workers={workers[1]}",
@@ -60,17 +60,17 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(see
         "generation.cpus_per_actor=0.1",
         "generation.batch_size=16",
     )
-    said = go_on.communicate(timeout=240)[0]
-    assert go_on.returncode == 0, said
-    assert "going on from step-" in said
+    log = resumed.communicate(timeout=240)[0]
+    assert resumed.returncode == 0, log
+    assert "resuming from step-" in log
     config = load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training
     assert uses_of(run_dir / "journal") == expected_uses(config)
     starts = steps_in(run_dir / "journal")
     assert len(starts[1]) == 1  # not from the beginning
-    # each sixth step, and the fortieth as its epoch's last, was saved before the next one began
+    # every sixth step, and the fortieth as the epoch's last, was saved before the next one began
     saved = max(step for step in [*range(0, first, 6), 40] if step < first)
     done_again = [step for step, each in sorted(starts.items()) if len(each) == 2]
-    was_saved = not done_again and (first % 6 == 0 or first == 40)  # its last step too, before it was killed
+    was_saved = not done_again and (first % 6 == 0 or first == 40)  # its last step was saved before it was killed
     assert was_saved or done_again == list(range(saved + 1, first + 1))
     assert read_checkpoint(run_dir / "checkpoint.ckpt")["global_step"] == 80
     assert {"config.yaml", "config-2.yaml", "metrics.csv", "resumed-2"} <= {path.name for path in run_dir.iterdir()}
@@ -85,7 +85,7 @@ def test_a_run_whose_driver_was_killed_goes_on_with_other_workers_and_actors(see
         ("training.reuse=2", "training.reuse was 1, is 2"),
     ],
 )
-def test_a_run_does_not_go_on_as_another_one(
+def test_run_does_not_resume_with_other_settings(
     change: str, message: str, trained_run: TrainedRun, tmp_path: Path, capsys
 ):
     run_dir = interrupted_copy(trained_run, tmp_path / "run")
@@ -95,19 +95,19 @@ def test_a_run_does_not_go_on_as_another_one(
 
 
 @pytest.mark.ray
-def test_a_run_goes_on_from_the_checkpoint_before_a_truncated_one(trained_run: TrainedRun, tmp_path: Path):
+def test_run_resumes_from_the_checkpoint_before_a_truncated_one(trained_run: TrainedRun, tmp_path: Path):
     run_dir = interrupted_copy(trained_run, tmp_path / "run")
     newest, before = checkpoint_files(run_dir / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:100_000])
     notes = prepared(train, DEMO, *SHORTENED, f"output={run_dir}", "resume=true").notes
     assert f"'{newest}' cannot be read" in notes[0]
-    assert notes[1] == f"going on from {before.name}"
+    assert notes[1] == f"resuming from {before.name}"
     before.write_bytes(b"")
     with pytest.raises(ValueError, match=r"No checkpoint in .* can be read"):
         prepared(train, DEMO, *SHORTENED, f"output={run_dir}", "resume=true")
 
 
-def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, capsys):
+def test_resume_needs_an_unfinished_run(tmp_path: Path, capsys):
     assert "contains no run to resume" in error_line(
         train, capsys, PAINTED, *EIGHTY_STEPS, f"output={tmp_path}", "resume=true"
     )
@@ -116,7 +116,7 @@ def test_there_has_to_be_a_run_that_is_not_finished(tmp_path: Path, capsys):
     assert "is finished" in error_line(train, capsys, PAINTED, *EIGHTY_STEPS, f"output={tmp_path}", "resume=true")
 
 
-def test_a_real_folder_with_unknown_classes_is_one_line(tmp_path: Path, capsys):
+def test_real_folder_with_unknown_classes_is_one_line(tmp_path: Path, capsys):
     (tmp_path / "real" / "aardvark").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "real" / "aardvark" / "0.png")
     real = [f"training.real_images={tmp_path / 'real'}", "training.real_fraction=0.5"]

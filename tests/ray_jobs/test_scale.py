@@ -37,14 +37,14 @@ def status_of(*arguments: str) -> object:
     return ended.value.code
 
 
-def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: Path):
+def test_sweep_measures_each_pool(tmp_path: Path):
     small = [*SMALL, *NO_STEP, "sweep.actors=[1,2]", "sweep.seconds=2", "prices.generation_device_hour=2"]
     status_of(*small, f"output={tmp_path / 'run'}")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "scale.json", "report.html"}
-    told = json.loads((tmp_path / "run" / "scale.json").read_text())
-    assert (told["step"], told["faults"], told["is_complete"]) == (None, None, True)
-    assert [point["nominal_per_second"] for point in told["sweep"]] == [20.0, 40.0]
-    for point, num_images in zip(told["sweep"], (40, 80), strict=True):
+    result = json.loads((tmp_path / "run" / "scale.json").read_text())
+    assert (result["step"], result["faults"], result["is_complete"]) == (None, None, True)
+    assert [point["nominal_per_second"] for point in result["sweep"]] == [20.0, 40.0]
+    for point, num_images in zip(result["sweep"], (40, 80), strict=True):
         assert point["exactness"] == {"num_images": num_images, "num_lost": 0, "num_doubled": 0}
         rate = point["delivered_per_second"]
         assert rate > 0
@@ -56,9 +56,9 @@ def test_a_sweep_of_one_and_two_actors_tells_what_each_pool_delivered(tmp_path: 
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_a_pool_follows_a_step_and_results_stay_though_the_next_experiment_fails(tmp_path: Path, monkeypatch):
+def test_pool_follows_a_step_and_results_survive_a_failed_experiment(tmp_path: Path, monkeypatch):
     def fail(*_: object) -> None:
-        raise GenerationFailedError("the pool is gone")
+        raise GenerationFailedError("the pool has ended")
 
     monkeypatch.setattr(scale, "faults_load", fail)
     sizes = ["sweep.actors=[1]", "sweep.seconds=2", "step.few_actors=1", "step.many_actors=3"]
@@ -66,33 +66,33 @@ def test_a_pool_follows_a_step_and_results_stay_though_the_next_experiment_fails
     faults = "faults.actor_kills_per_minute=1"
     assert status_of(*SMALL, *sizes, *times, faults, f"output={tmp_path / 'run'}") == 2
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "scale.json", "report.html"}
-    told = json.loads((tmp_path / "run" / "scale.json").read_text())
-    assert (len(told["sweep"]), told["faults"], told["is_complete"]) == (1, None, False)
+    result = json.loads((tmp_path / "run" / "scale.json").read_text())
+    assert (len(result["sweep"]), result["faults"], result["is_complete"]) == (1, None, False)
     assert "Not complete." in (tmp_path / "run" / "report.html").read_text()
-    step = told["step"]
-    assert step["exactness"] == {"num_images": 2040, "num_lost": 0, "num_doubled": 0}  # 17 a second, 51, and 17 again
+    step = result["step"]
+    assert step["exactness"] == {"num_images": 2040, "num_lost": 0, "num_doubled": 0}  # 17 per second, then 51, then 17
     assert step["most_actors"] == 3
     assert 0 < step["start_seconds"] <= step["reaction_seconds"] < 30
     assert 5 <= step["release_seconds"] < 20
 
 
-def test_nothing_is_lost_or_doubled_when_an_actor_and_the_trainer_are_killed(tmp_path: Path):
+def test_no_sample_is_lost_or_doubled_by_killed_actors_and_trainers(tmp_path: Path):
     faults = [
         "faults.num_actors=2",
         "faults.seconds=8",
-        "faults.actor_kills_per_minute=3.75",  # of each of two: one in 8 s, after 4 s, as of the trainer
+        "faults.actor_kills_per_minute=3.75",  # per actor, of two: one in 8 s, after 4 s, like the trainer's
         "faults.trainer_kills_per_minute=7.5",
     ]
     status_of(*SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
-    told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
-    assert told["num_struck"] == {"actor_kill": 1, "trainer_kill": 1}
-    assert told["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
-    assert 0 < told["lost_actor_fraction"] <= told["lost_fraction"] <= 1
+    result = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
+    assert result["num_struck"] == {"actor_kill": 1, "trainer_kill": 1}
+    assert result["exactness"] == {"num_images": 320, "num_lost": 0, "num_doubled": 0}
+    assert 0 < result["lost_actor_fraction"] <= result["lost_fraction"] <= 1
 
 
-def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp_path: Path):
+def test_no_sample_is_lost_or_doubled_by_paused_and_lost_nodes(tmp_path: Path):
     faults = [
-        "num_local_nodes=2",  # of one GPU each: each holds one of the two actors
+        "num_local_nodes=2",  # one GPU each, so each holds one of the two actors
         "generation.gpus_per_actor=1",
         "generation.cpus_per_actor=0",
         "faults.num_actors=2",
@@ -103,17 +103,17 @@ def test_nothing_is_lost_or_doubled_when_a_node_stands_still_and_one_is_lost(tmp
         "faults.node_return_seconds=1",
     ]
     status_of(*SMALL, *NO_STEP, "sweep.actors=[]", *faults, f"output={tmp_path / 'run'}")
-    told = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
-    assert told["num_struck"] == {"node_delay": 2, "node_drop": 1}
-    assert [(fault["kind"], fault["num_actors"]) for fault in told["struck"][:2]] == [
+    result = json.loads((tmp_path / "run" / "scale.json").read_text())["faults"]
+    assert result["num_struck"] == {"node_delay": 2, "node_drop": 1}
+    assert [(fault["kind"], fault["num_actors"]) for fault in result["struck"][:2]] == [
         ("node_delay", 1),
         ("node_drop", 1),
     ]
-    assert told["exactness"] == {"num_images": 640, "num_lost": 0, "num_doubled": 0}
-    assert 0 < told["lost_actor_fraction"] <= 1
+    assert result["exactness"] == {"num_images": 640, "num_lost": 0, "num_doubled": 0}
+    assert 0 < result["lost_actor_fraction"] <= 1
 
 
-def test_a_job_that_is_told_to_end_leaves_none_of_its_nodes(tmp_path: Path):
+def test_terminated_job_leaves_no_nodes(tmp_path: Path):
     arguments = [CONFIG, *NO_STEP, "sweep.actors=[1]", "sweep.seconds=600", "num_local_nodes=1"]
     command = [sys.executable, "-m", "ray_jobs.scale", *arguments, f"output={tmp_path / 'run'}"]
     job = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -124,7 +124,7 @@ def test_a_job_that_is_told_to_end_leaves_none_of_its_nodes(tmp_path: Path):
         processes = psutil.Process(job.pid).children(recursive=True)
         assert (
             sum("raylet" in command_of(process).split(" ")[0] for process in processes) >= 2
-        )  # of the head, and of the node
+        )  # the head's and the node's
     finally:
         job.terminate()
     assert job.wait(60) == 128 + 15

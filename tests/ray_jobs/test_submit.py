@@ -1,4 +1,4 @@
-"""Jobs by `ray job submit`, on a head of their own that asks for a token."""
+"""Jobs started by `ray job submit`, on a separate head that requires a token."""
 
 import json
 import os
@@ -33,7 +33,7 @@ SMALL_SCALE = [
     *("sweep.seconds=5", "sweep.trainer_images_per_second=20", "step.few_actors=1", "step.many_actors=1"),
     OUTPUT,
 ]
-"""With an appetite: then it is not judged how fast the pool is, which is not for tests."""
+"""With a speed limit for the trainer, so that no target for the pool's speed applies."""
 
 SMALL_MINIATURE = [
     *("training.num_images=64", "images_per_class=2", "multiples=[1,2]", "recipe.generator=painted", "recipe.model=''"),
@@ -42,21 +42,21 @@ SMALL_MINIATURE = [
 
 
 def saved_steps(run_dir: Path) -> list[int]:
-    """Return the steps of a run's checkpoints, each of which can be read and is of a sixth step."""
+    """Return the steps of a run's checkpoints; all must be readable and multiples of six."""
     steps = [read_checkpoint(path)["global_step"] for path in checkpoint_files(run_dir / "checkpoints")]
-    assert all(step % 6 == 0 or step == 40 for step in steps)  # the fortieth is an epoch's last
+    assert all(step % 6 == 0 or step == 40 for step in steps)  # the fortieth is the epoch's last
     return steps
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head for all jobs here."""
+    """A head for all jobs of this module."""
     with started_head(TOKEN, num_cpus=4) as head:
         yield head
 
 
 def ray_job(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Call `ray job` as a user does."""
+    """Run `ray job` like a user."""
     command = [RAY, "job", arguments[0], "--address", head.jobs_url, *arguments[1:]]
     return subprocess.run(
         command,
@@ -72,7 +72,7 @@ def ray_job(head: Head, *arguments: str) -> subprocess.CompletedProcess[str]:
 def submit(
     head: Head, module: str, name: str, *settings: str, waits: bool = True, config: str = CONFIG
 ) -> subprocess.CompletedProcess[str]:
-    """Submit a command under a name; with its log, unless nobody waits for it. Tests are not in what it uploads."""
+    """Submit a command under a name; wait for it and return its log if `waits`. The upload excludes tests."""
     paths = json.dumps({"env_vars": {"PYTHONPATH": str(PROJECT_ROOT)}} if module.startswith("tests.") else {})
     options = ["--submission-id", name, "--working-dir", ".", "--runtime-env-json", paths]
     no_wait = [] if waits else ["--no-wait"]
@@ -88,7 +88,7 @@ def log_of(head: Head, name: str) -> str:
 
 
 def left_over(head: Head) -> list[str]:
-    """Return what holds or does something on the cluster: placement groups, generators, workers."""
+    """Return what still occupies the cluster: placement groups, generators, workers."""
     groups, actors = (
         head.request(f"v0/{kind}?limit=1000")["data"]["result"]["result"] for kind in ("placement_groups", "actors")
     )
@@ -101,11 +101,11 @@ def left_over(head: Head) -> list[str]:
 
 
 SLOWLY = ["generation.painted_batch_seconds=2", "generation.batch_size=32"]
-"""27 batches of 32 by two actors, 27 s: a run is at work for as long as a test takes to disturb it."""
+"""27 batches of 32 by two actors take 27 s, enough for a test to disturb the run."""
 
 
 def kill_driver_after_seven_steps(run_dir: Path, *settings: str) -> None:
-    """Train in a process of its own, on the session's cluster by Ray Train's local mode, and kill it."""
+    """Train in a separate process, on the session's cluster in Ray Train's local mode, and kill it after 7 steps."""
     command = [sys.executable, "-m", "tests.support.train_in_one_process", CONFIG, *settings]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     driver = subprocess.Popen(command, cwd=PROJECT_ROOT, env=os.environ | address, stdout=subprocess.DEVNULL)
@@ -117,10 +117,10 @@ def kill_driver_after_seven_steps(run_dir: Path, *settings: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)  # three starts of a job; each wait has a limit of its own
+@pytest.mark.timeout(600)  # three starts of a job; each wait has its own limit
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_outlives_a_killed_driver_a_lost_worker_and_a_stop(head: Head, tmp_path: Path, capsys):
-    """A driver is killed; a submitted job of two workers goes on, loses one and is stopped; a third ends the run."""
+def test_run_survives_a_killed_driver_a_lost_worker_and_a_stop(head: Head, tmp_path: Path, capsys):
+    """A driver is killed; a job with two workers resumes, loses one and is stopped; a third job finishes the run."""
     run_dir = tmp_path / "run"
     journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
     kill_driver_after_seven_steps(run_dir, *settings, *SLOWLY)
@@ -141,18 +141,18 @@ def test_a_run_outlives_a_killed_driver_a_lost_worker_and_a_stop(head: Head, tmp
     actors = ["generation.min_actors=3", "generation.max_actors=3", "generation.batch_size=16"]
     with in_this_process():
         log = printed(train, capsys, PAINTED, *settings, "resume=true", *actors)
-    for line in ("going on from step-", "3 generator actors up, batches of 16", "2,560/2,560 trained"):
+    for line in ("resuming from step-", "3 generator actors up, batches of 16", "2,560/2,560 trained"):
         assert line in log
     assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
     assert len(steps_by_start(journal)) == 4
-    assert len(steps_in(journal)[1]) == 1  # no start but the first began at the beginning
+    assert len(steps_in(journal)[1]) == 1  # only the first start began at the beginning
     assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
     assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
 
 
 @pytest.mark.ray
 @pytest.mark.nightly
-def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job(head: Head, tmp_path: Path):
+def test_stopped_job_leaves_nothing_running_and_another_job_resumes_it(head: Head, tmp_path: Path):
     run_dir = tmp_path / "run"
     journal, settings = run_dir / "journal", [*EIGHTY_STEPS, f"output={run_dir}"]
     assert submit(head, "ray_jobs.train", "first", *settings, *SLOWLY, waits=False).returncode == 0
@@ -170,7 +170,7 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
     log = submit(head, "ray_jobs.train", "second", *settings, "resume=true").stdout
     assert state_of(head, "second") == "SUCCEEDED", log
     for line in (
-        "going on from step-",
+        "resuming from step-",
         "connected to Ray; its logs are in /",
         "2 generator actors up, batches of 64",
         "2,560/2,560 trained",
@@ -180,7 +180,7 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
         assert line in log
     assert uses_of(journal) == expected_uses(load_config(JobConfig, [PAINTED, *EIGHTY_STEPS]).training)
     assert json.loads((run_dir / "summary.json").read_text())["num_trained"] == 2560
-    # those since the last checkpoint: the stop may come between a sixth step and its checkpoint
+    # steps since the last checkpoint: the stop may come between a sixth step and its checkpoint
     done_again = [step for step, starts in sorted(steps_in(journal).items()) if len(starts) == 2]
     assert done_again == list(range(saved + 1, first + 1))
     assert not {"lock", "checkpoints"}.intersection(path.name for path in run_dir.iterdir())
@@ -189,7 +189,7 @@ def test_a_stopped_job_leaves_nothing_at_work_and_its_run_goes_on_by_another_job
 
 @pytest.fixture(scope="module")
 def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of a classifier that real digits have taught, by a submitted job."""
+    """A run on real digits by a submitted job."""
     run_dir = tmp_path_factory.mktemp("submitted") / "run"
     small = ["training.num_images=128", "training.num_epochs=1", "training.num_held_out=20", "evaluation.sets=[]"]
     log = submit(
@@ -202,7 +202,7 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.ray
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    "asked",
+    "arguments",
     [
         ["{run}/evaluation/evaluation.json", "evaluate", CONFIG, "checkpoint={run}/checkpoint.ckpt"],
         ["{out}/judgement.json", "judge", CONFIG, "checkpoint={run}/checkpoint.ckpt", "num_generated=100", OUTPUT],
@@ -212,10 +212,11 @@ def trained_on_real(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ["{out}/scale.json", "scale", "ray_jobs/configs/scale.yaml", *SMALL_SCALE],
         ["{out}/results.json", "miniature", "ray_jobs/configs/miniature.yaml", *SMALL_MINIATURE],
     ],
-    ids=lambda asked: asked[1],
+    ids=lambda arguments: arguments[1],
 )
-def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, tmp_path: Path, trained_on_real: Path):
-    written, job, config, *settings = (each.format(run=trained_on_real, out=tmp_path / "out") for each in asked)
+def test_submitted_job_writes_its_result(arguments: list[str], head: Head, tmp_path: Path, trained_on_real: Path):
+    formatted = (each.format(run=trained_on_real, out=tmp_path / "out") for each in arguments)
+    written, job, config, *settings = formatted
     log = submit(head, f"ray_jobs.{job}", f"small-{job}", *settings, config=config).stdout
     assert state_of(head, f"small-{job}") == "SUCCEEDED", log
     assert Path(written).is_file()
@@ -224,7 +225,7 @@ def test_a_submitted_job_writes_what_it_promises(asked: list[str], head: Head, t
 
 @pytest.mark.ray
 @pytest.mark.nightly
-def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, tmp_path: Path):
+def test_jobs_share_a_cluster_and_an_impossible_one_fails_in_one_line(head: Head, tmp_path: Path):
     small = ["recipe.image_size=16", "training.num_images=64", "training.num_held_out=16", "training.num_epochs=1"]
     keeping = ["data.shard_size=16", "generation.batch_size=16", f"output={tmp_path / 'set'}"]
     submit(head, "ray_jobs.train", "wrong", "recipe.image_size=30", f"output={tmp_path / 'wrong'}", waits=False)
@@ -246,7 +247,7 @@ def test_jobs_share_a_cluster_and_what_cannot_run_fails_in_one_line(head: Head, 
 
 @pytest.mark.ray
 @pytest.mark.nightly
-def test_who_comes_with_another_token_or_none_is_told_in_one_line_what_to_set(head: Head, tmp_path: Path):
+def test_wrong_or_missing_token_is_one_line_with_the_remedy(head: Head, tmp_path: Path):
     home = os.environ | {"HOME": str(tmp_path), "RAY_ADDRESS": head.address, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
     drivers = [

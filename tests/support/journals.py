@@ -41,5 +41,5 @@ def expected_uses(config: TrainingConfig) -> Counter[int]:
 
 
 def has_done(journal: Path, step: int) -> Callable[[], bool]:
-    """Return a function for `wait_until` that tells whether a run has done a step."""
+    """Return a function for `wait_until` that is true once a run has done a step."""
     return lambda: any(done >= step for done in steps_in(journal))

@@ -308,12 +308,12 @@ def test_incomplete_class_label_is_refused(tmp_path: Path, described: bytes, mes
 def test_files_with_different_class_labels_are_refused(tmp_path: Path):
     for i, names in enumerate((["auk", "kite"], ["auk", "kite"], ["kite", "auk"])):
         parquet(tmp_path / f"{i}.parquet", [(png(i), None, 0)], described=class_label(names))
-    with pytest.raises(ValueError, match=r"^'2\.parquet' in '.*' has other class names .* than '0\.parquet'\. Give"):
+    with pytest.raises(ValueError, match=r"^'2\.parquet' in '.*' has other class names .* than '0\.parquet'\. Use"):
         parquet_images(str(tmp_path))
     (tmp_path / "2.parquet").unlink()
     assert parquet_images(str(tmp_path)).titles == ("auk", "kite")
     parquet(tmp_path / "3.parquet", [(png(3), None, 0)])  # has no table
-    with pytest.raises(ValueError, match=r"^'3\.parquet' in '.*' has other class names .* than '0\.parquet'\. Give"):
+    with pytest.raises(ValueError, match=r"^'3\.parquet' in '.*' has other class names .* than '0\.parquet'\. Use"):
         parquet_images(str(tmp_path))
 
 
@@ -572,7 +572,7 @@ def test_keys_and_endings_are_webdatasets(name: str):
         ({"a__cls": b"1" * 5000, "a__jpg": b""}, r"'a\.cls' in .*a\.tar' cannot be read: Exceeds the limit"),
         ({"a__json": b'{"label": %s}' % (b"1" * 5000), "a__jpg": b""}, r"'a\.json' in .* cannot be read: Exceeds"),
         ({"a__json": b'{"label": [%s0]}' % (b"0," * 5000), "a__jpg": b""}, r"the label \[0, 0, 0, 0, 0, 0, \.\.\.\]\."),
-        ({"a__txt": b"0"}, r"have no labeled images\. Give WebDataset"),
+        ({"a__txt": b"0"}, r"have no labeled images\. Use WebDataset"),
     ],
 )
 def test_samples_without_one_image_and_label_are_refused(tmp_path: Path, members: dict[str, bytes], message: str):
@@ -693,13 +693,13 @@ def test_subfolders_with_images_are_suggested(tmp_path: Path):
 
     assert message("train/bus") == (
         "'ROOT' has no images with known classes, and no folder validation or test that has. Other folders in it "
-        "have some: train. Give one of them, such as 'ROOT/train'."
+        "have some: train. Use one of them, such as 'ROOT/train'."
     )
-    assert "have some: data/train, data/val. Give" in message("data/train/bus", "data/val/bus")
+    assert "have some: data/train, data/val. Use" in message("data/train/bus", "data/val/bus")
     assert message("data/train/bus", "data/val/bus").endswith("as 'ROOT/data/val'.")
     assert message("data/train/bus", "data/val/bus", split="train").endswith("as 'ROOT/data/train'.")
-    assert "no folder train that has. Other folders in it have some: val. Give" in message("val/bus", split="train")
-    assert "some: a, b, c, d, e, ... Give" in message(*(f"{name}/bus" for name in "abcdef"))
+    assert "no folder train that has. Other folders in it have some: val. Use" in message("val/bus", split="train")
+    assert "some: a, b, c, d, e, ... Use" in message(*(f"{name}/bus" for name in "abcdef"))
 
 
 def test_images_both_in_and_next_to_class_folders_are_refused(tmp_path: Path):
@@ -713,7 +713,7 @@ def test_unknown_layout_is_refused_with_the_known_ones(tmp_path: Path):
     (tmp_path / "cat.png").write_bytes(png(1))
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     (tmp_path / "a.zip").touch()
-    layouts = r"Give a folder with one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
+    layouts = r"Use a folder with one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
     for place, message in (
         (tmp_path, "has no images with"),
         (tmp_path / "empty", "has no images with"),
@@ -828,7 +828,7 @@ def test_tiny_imagenets_test_has_no_labels_and_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^[^\n]*test' has all images in one folder, images, and no val_annotations"):
         open_layout(str(tmp_path / "test"))
     for split in ("", "test"):
-        with pytest.raises(ValueError, match=r"^[^\n]* Other folders in it have some: train\. Give [^\n]*/train'\.$"):
+        with pytest.raises(ValueError, match=r"^[^\n]* Other folders in it have some: train\. Use [^\n]*/train'\.$"):
             open_layout(str(tmp_path), split)
 
 

@@ -174,7 +174,7 @@ def test_whole_photographs_come_with_their_extents(tmp_path: Path):
 
 
 def test_digits_are_refused_for_other_classes():
-    with pytest.raises(ValueError, match=r"'digits', but the classes are those of birds\. Give a folder"):
+    with pytest.raises(ValueError, match=r"'digits', but the classes are those of birds\. Use a folder"):
         real_training_images("digits", BIRDS, image_size=32, seed=0)
 
 
@@ -309,7 +309,9 @@ def wnids(space: LabelSpace) -> list[str]:
 @pytest.mark.parametrize("title_of", [lambda entry: ", ".join(entry.lemmas), lambda entry: entry.wnid])
 def test_imagenet100_is_selected_from_a_table_of_1000_classes(tmp_path: Path, title_of: Callable[[ClassEntry], str]):
     hundred, thousand = load_label_space("imagenet100"), load_label_space("imagenet1k")
-    number, other = (wnids(thousand).index(wnid) for wnid in (wnids(hundred)[7], "n01440764"))  # tench is no other
+    number, other = (
+        wnids(thousand).index(wnid) for wnid in (wnids(hundred)[7], "n01440764")
+    )  # the latter is tench, which is not among the hundred
     labels = [number, other, number]
     write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [title_of(entry) for entry in thousand.classes])
     source = real_training_images(str(tmp_path), hundred, image_size=8, seed=0)

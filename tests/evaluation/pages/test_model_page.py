@@ -256,11 +256,11 @@ def test_a_model_trained_on_real_images_has_no_row_of_prompts():
     assert table["date"] == ["2026-11-24", "2026-11-24"]
 
 
-@pytest.mark.parametrize(("name", "num_top1", "says"), [("digits", 3, False), ("digits", 4, True)])
-def test_confusions_note_other_accepted_labels(name: str, num_top1: int, says: bool):
+@pytest.mark.parametrize(("name", "num_top1", "has_note"), [("digits", 3, False), ("digits", 4, True)])
+def test_confusions_note_other_accepted_labels(name: str, num_top1: int, has_note: bool):
     of_set = one_set()
     of_set["per_class"][0]["num_top1"] = num_top1
-    assert ("By the image's original label" in model_page(evaluated(sets={name: of_set}))) == says
+    assert ("By the image's original label" in model_page(evaluated(sets={name: of_set}))) == has_note
 
 
 def test_confusions_note_reassessed_labels_despite_equal_counts():

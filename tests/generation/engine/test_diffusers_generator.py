@@ -30,7 +30,7 @@ def generator(digits: Recipe) -> DiffusersGenerator:
     return DiffusersGenerator(digits, ON_CPU)
 
 
-def test_an_image_is_the_same_alone_in_a_batch_and_on_another_actor(digits: Recipe, generator: DiffusersGenerator):
+def test_image_is_the_same_alone_in_a_batch_and_on_another_actor(digits: Recipe, generator: DiffusersGenerator):
     plans = [plan_sample(digits, index) for index in range(20, 28)]
     together = generator.generate(plans).images_nhwc
     alone = generator.generate(plans[3:4]).images_nhwc[0]

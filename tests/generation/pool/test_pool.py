@@ -30,13 +30,13 @@ def own_recipe(painted: Recipe) -> Recipe:
     return dataclasses.replace(painted, seed=1)
 
 
-def test_a_pool_grows_for_a_trainer_that_waits_and_shrinks_for_one_that_does_not(own_recipe: Recipe):
+def test_pool_grows_for_a_waiting_trainer_and_shrinks_for_a_slow_one(own_recipe: Recipe):
     """Ray Data's actor pools grow with their backlog even if the trainer is the bottleneck (ray#45331)."""
     with start_generation(own_recipe, UP_TO_SIX) as service:
         trainer = Trainer(service, own_recipe, UP_TO_SIX)
         with trainer.running(images_per_second=5):
             wait_until(lambda: trainer.num_taken >= 32)  # 6 s, two windows
-            assert service.num_actors() + service.num_awaited() == 1  # the trainer is the bottleneck
+            assert service.num_actors() + service.num_pending() == 1  # the trainer is the bottleneck
             trainer.images_per_second = 37
             wait_until(lambda: service.num_actors() >= 3)
             trainer.images_per_second = 5
@@ -70,7 +70,7 @@ def test_pool_warns_of_missing_nodes_and_works_with_the_others(own_recipe: Recip
     )
     with start_generation(own_recipe, too_many) as service:
         assert "2 of 3 generator actors are running after 15 s" in caplog.text
-        assert (service.num_actors(), service.num_awaited()) == (2, 1)
+        assert (service.num_actors(), service.num_pending()) == (2, 1)
         images = stream_samples(service, own_recipe, too_many, SampleRequest.all_of(range(400)))
         batches = iter(images.iter_batches(batch_size=8))
         delivered = []

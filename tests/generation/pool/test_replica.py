@@ -40,13 +40,13 @@ def test_actor_exits_only_after_an_unexpected_error(
     monkeypatch.setattr(replica.os, "_exit", ended.append)
     monkeypatch.setattr(replica, "EXIT_DELAY_SECONDS", 0.0)
 
-    async def ask() -> None:
+    async def send_requests() -> None:
         with pytest.raises(seen, match=str(error)) as raised:
             await failing(error).generate([0])
         assert raised.type is seen
         await asyncio.sleep(0.01)  # it exits after the result
 
-    asyncio.run(ask())
+    asyncio.run(send_requests())
     assert ended == exits
 
 

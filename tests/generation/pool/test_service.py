@@ -105,7 +105,7 @@ def of_keeper(error: Exception, monkeypatch: pytest.MonkeyPatch) -> GenerationSe
     ],
 )
 def test_pool_without_its_keeper_fails(error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(GenerationFailedError, match=f"^The keeper of the pool 'pool', .* is gone: {reason}"):
+    with pytest.raises(GenerationFailedError, match=f"^The keeper of the pool 'pool', .* was lost: {reason}"):
         of_keeper(error, monkeypatch).counts()
 
 

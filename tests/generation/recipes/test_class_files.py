@@ -146,7 +146,7 @@ def test_missing_file_is_named():
 
 def test_pipe_is_not_read(tmp_path: Path):
     os.mkfifo(tmp_path / "mine.yaml")
-    with pytest.raises(ValueError, match=r"mine\.yaml' cannot be read: not a regular file"):
+    with pytest.raises(ValueError, match=r"mine\.yaml' cannot be read: it is not a regular file"):
         read_class_file(tmp_path / "mine.yaml")
 
 

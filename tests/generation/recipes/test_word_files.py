@@ -70,5 +70,5 @@ def test_invalid_captions_are_rejected(text: str, message: str, tmp_path: Path):
 @pytest.mark.parametrize("read", [read_captions, lambda path, space: read_backgrounds(path, space, have_common=True)])
 def test_pipe_is_not_read(read, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"pipe' cannot be read: not a regular file"):
+    with pytest.raises(ValueError, match=r"pipe' cannot be read: it is not a regular file"):
         read(tmp_path / "pipe", DIGITS)

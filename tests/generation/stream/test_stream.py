@@ -108,7 +108,7 @@ def test_two_consumers_share_slow_actors_from_the_start(painted: Recipe):
     assert 0 < pending[0] <= 2 * REQUESTS_PER_ACTOR
 
 
-def test_a_killed_actor_costs_a_retry_and_never_a_sample(guarded_digits: Recipe, digits_pool: GenerationService):
+def test_killed_actor_costs_a_retry_and_no_sample(guarded_digits: Recipe, digits_pool: GenerationService):
     stream = stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, SampleRequest.all_of(range(240)))
     undisturbed, before = rows_of(stream), digits_pool.counts()
     made_when_killed = []

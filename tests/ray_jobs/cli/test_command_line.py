@@ -1,4 +1,4 @@
-"""What `figment` answers before torch and Ray are imported."""
+"""The command line, which runs before torch and Ray are imported."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_every_command_file_is_a_command():
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_help_lists_ten_settings_and_where_the_others_are(name: str, capsys):
+def test_help_lists_ten_settings_and_where_to_find_the_others(name: str, capsys):
     command = figment.commands[name]
     assert isinstance(command, Job)
     assert len(set(command.often_changed)) == 10
@@ -37,7 +37,7 @@ def test_help_lists_ten_settings_and_where_the_others_are(name: str, capsys):
     assert f"Usage: figment {name} [OPTIONS] CONFIG [section.key=value ...]" in out
     for setting in command.often_changed:
         assert f"  {setting}=" in out
-    assert "`figment settings` lists them" in out
+    assert "`figment settings` lists all of them" in out
 
 
 def test_help_without_a_command_lists_all_commands(capsys):
@@ -47,7 +47,7 @@ def test_help_without_a_command_lists_all_commands(capsys):
         assert f"\n  {name} " in out
 
 
-def test_settings_reach_the_command_as_they_were_given():
+def test_settings_reach_the_command():
     work = read(["train", "painted", "recipe.seed=7", "output=runs/x"])
     assert isinstance(work, Work)
     assert (work.name, work.needs_ray) == ("train", True)
@@ -56,14 +56,14 @@ def test_settings_reach_the_command_as_they_were_given():
     assert read(["train", PAINTED, "recipe.seed=7", "output=runs/x"]) == work
 
 
-def test_options_may_stand_anywhere_among_the_arguments():
+def test_options_are_accepted_anywhere():
     work = read(["gallery", "--images", "2", "painted", "recipe.seed=1", "--out=there", "--classes", "zero,one"])
     assert work is not None
     given = {name: value for name, value in work.parameters.items() if name != "config"}
     assert given == {"out": "there", "columns": "templates", "classes": "zero,one", "images": 2}
 
 
-def test_plan_gets_its_arguments_for_a_rehearsal():
+def test_plan_receives_its_arguments_for_a_rehearsal():
     work = read(["plan", "--cost", "painted", "recipe.seed=7"])
     assert work is not None
     assert (work.needs_ray, work.parameters["arguments"]) == (False, ["painted", "recipe.seed=7"])
@@ -76,7 +76,7 @@ def test_plan_gets_its_arguments_for_a_rehearsal():
         (["train"], "Missing argument 'CONFIG'. See figment train --help."),
         (
             ["train", "dgits"],
-            "There is no config 'dgits'. Did you mean digits? `figment configs` lists those that ship.",
+            "There is no config 'dgits'. Did you mean digits? `figment configs` lists the shipped ones.",
         ),
         (["train", "painted", "training.reus=2"], "There is no setting 'training.reus'. Did you mean training.reuse?"),
         (
@@ -97,7 +97,7 @@ def test_bad_arguments_are_one_line_with_the_nearest_name(arguments: list[str], 
     assert message in line
 
 
-def test_configs_lists_each_shipped_config_with_a_line(capsys):
+def test_configs_lists_one_line_per_shipped_config(capsys):
     assert read(["configs"]) is None
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(shipped_configs()) == len(list(CONFIGS.rglob("*.yaml")))
@@ -120,7 +120,7 @@ def test_settings_are_listed_by_section_or_word(word: str, listed: str, not_list
     assert not any(name.startswith(not_listed) for name in names)
 
 
-def test_settings_are_read_without_torch_and_ray():
+def test_command_line_imports_neither_torch_nor_ray():
     script = (
         "import sys; from ray_jobs.cli.command_line import read; "
         "read(['train', 'digits']); read(['train', '--help']); read(['settings']); "

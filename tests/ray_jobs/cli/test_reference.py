@@ -1,4 +1,4 @@
-"""The reference of settings: complete, and the same in the docs."""
+"""The settings reference is complete and equals docs/settings.md."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,7 +37,7 @@ class Outer(Base):
     sizes: dict[str, AtLeastOne] = field(default_factory=dict)
 
 
-def test_settings_come_with_default_type_and_meaning():
+def test_settings_have_default_type_and_meaning():
     found = {each.path: (each.default, each.kind, each.meaning) for each in settings_of(Outer)}
     assert found == {
         "names": ("[a, b]", "list of text", "Names; several are used in turn."),
@@ -51,7 +51,7 @@ def test_settings_come_with_default_type_and_meaning():
     }
 
 
-def test_a_summary_is_the_first_clause():
+def test_summary_is_the_first_clause():
     (names,) = find_settings(Outer, ["names"])
     assert (names.summary, names.name_and_default) == ("Names.", "names=[a, b]")
 
@@ -61,6 +61,6 @@ def test_every_setting_has_a_meaning(schema: type[JobConfig]):
     assert [each.path for each in settings_of(schema) if not each.meaning] == []
 
 
-def test_the_page_of_settings_is_up_to_date():
+def test_settings_page_is_up_to_date():
     page = (PROJECT_ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert page == reference(), "write it anew: python -m ray_jobs.cli.reference > docs/settings.md"
+    assert page == reference(), "write it again: python -m ray_jobs.cli.reference > docs/settings.md"

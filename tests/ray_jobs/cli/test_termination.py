@@ -1,4 +1,4 @@
-"""How a job ends at a signal, in processes of their own without Ray."""
+"""How a job ends at a signal, tested in separate processes without Ray."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ from ray_jobs.cli import termination
 from ray_jobs.cli.termination import TERMINATION
 termination.LONGEST_END_SECONDS, termination.END_WITHOUT_RAY_SECONDS = 60.0, float(sys.argv[2])
 TERMINATION.handle(head=sys.argv[1])
-with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
+with TERMINATION.with_hint("The checkpoints are stored."), TERMINATION.with_hint(""):
     try:
-        if "deaf" in sys.argv:  # as in a call of Ray's: no signal interrupts it, and Python runs no handler
+        if "deaf" in sys.argv:  # like a Ray call: no signal interrupts it, and Python runs no handler
             ctypes.CDLL(None).system(b"echo at work; exec sleep 60 >&- 2>&-")
         print("at work", flush=True)
         threading.Event().wait()
@@ -40,7 +40,7 @@ with TERMINATION.keeping("The checkpoints stay."), TERMINATION.keeping(""):
 
 @contextmanager
 def job(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A job at work that waits for a signal, in a process group of its own."""
+    """Run a job that waits for a signal, in its own process group."""
     with in_own_group(sys.executable, "-c", JOB, *arguments) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
@@ -49,7 +49,7 @@ def job(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def head() -> Iterator[str]:
-    """A head that takes connections."""
+    """Address of a head that accepts connections."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -62,7 +62,7 @@ def head() -> Iterator[str]:
         (signal.SIGINT, signal.SIGTERM, 130, "interrupted"),
     ],
 )
-def test_a_signal_is_told_in_one_line_with_what_stays_and_a_second_one_does_not_cut_the_clean_up_short(
+def test_signal_prints_one_line_and_a_second_one_does_not_cut_the_clean_up_short(
     head: str, first: signal.Signals, second: signal.Signals, status: int, word: str
 ):
     with job(head, "60") as process:
@@ -71,52 +71,52 @@ def test_a_signal_is_told_in_one_line_with_what_stays_and_a_second_one_does_not_
         assert process.stdout.readline() == "cleaning up\n"
         os.killpg(process.pid, second)
         out, errors = process.communicate("go on\n", timeout=60)
-    assert (process.returncode, out, errors) == (status, "clean\n", f"{word}. The checkpoints stay.\n")
+    assert (process.returncode, out, errors) == (status, "clean\n", f"{word}. The checkpoints are stored.\n")
 
 
 @pytest.fixture
-def gone() -> str:
-    """Where a head took connections once."""
+def ended_head() -> str:
+    """Address of a head that no longer accepts connections."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_clean_up_that_waits_for_a_ray_that_is_gone_is_given_up(gone: str):
-    with job(gone, "0.1", "stuck") as process:
+def test_clean_up_that_waits_for_an_ended_ray_is_abandoned(ended_head: str):
+    with job(ended_head, "0.1", "stuck") as process:
         process.terminate()
-        assert process.communicate(timeout=60) == ("cleaning up\n", "terminated. The checkpoints stay.\n")
+        assert process.communicate(timeout=60) == ("cleaning up\n", "terminated. The checkpoints are stored.\n")
     assert process.returncode == 143
 
 
-def test_a_main_thread_that_waits_in_a_call_of_rays_is_ended_too(gone: str):
-    with job(gone, "0.1", "deaf") as process:
+def test_main_thread_in_a_ray_call_is_ended(ended_head: str):
+    with job(ended_head, "0.1", "deaf") as process:
         process.terminate()
-        assert process.communicate(timeout=60) == ("", "terminated. The checkpoints stay.\n")
+        assert process.communicate(timeout=60) == ("", "terminated. The checkpoints are stored.\n")
     assert process.returncode == 143
 
 
-def test_the_status_is_the_signals_also_where_a_call_of_rays_has_put_its_own_in_its_place(head: str):
+def test_exit_status_is_the_signals_after_an_interrupted_ray_call(head: str):
     with job(head, "60", "other") as process:
         process.send_signal(signal.SIGINT)
         process.communicate("go on\n", timeout=60)
     assert process.returncode == 130
 
 
-def test_ctrl_c_while_a_command_imports_is_told_in_one_line():
+def test_ctrl_c_during_imports_is_one_line():
     job = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = ['-m']; "
-        "import ray_jobs; signal.raise_signal(signal.SIGINT); print('went on')"
+        "import ray_jobs; signal.raise_signal(signal.SIGINT); print('continued')"
     )
     ended = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted.\n")
 
 
-def test_ctrl_c_does_not_end_what_a_script_started_in_the_background(head: str):
+def test_ctrl_c_does_not_end_a_background_job(head: str):
     with job(head, "60", "background") as process:
         process.send_signal(signal.SIGINT)
         process.terminate()
         assert process.communicate("go on\n", timeout=60) == (
             "cleaning up\nclean\n",
-            "terminated. The checkpoints stay.\n",
+            "terminated. The checkpoints are stored.\n",
         )
     assert process.returncode == 143

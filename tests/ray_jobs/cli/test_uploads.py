@@ -1,4 +1,4 @@
-"""Why a file is not in what a submitted job uploaded."""
+"""Why a file is missing from a submitted job's upload."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from ray_jobs.cli.uploads import not_uploaded
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A submitted job's copy of the working directory, where this process is."""
+    """A submitted job's copy of the working directory, as the current folder."""
     folder = tmp_path / "working_dir_files" / "_ray_pkg_1"
     folder.mkdir(parents=True)
     (folder / ".gitignore").write_text("# large\n*.jpg\n!kept.jpg\n/photos/\n")
@@ -30,27 +30,27 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (".git/config", "Ray's own rule '.git'"),
     ],
 )
-def test_the_rule_and_its_file_are_named(package: Path, path: str, rule: str):
+def test_rule_and_its_file_are_named(package: Path, path: str, rule: str):
     assert f" '{path}' was not uploaded with the job: {rule} excludes it." in not_uploaded(f"'{path}' is not there.")
 
 
-def test_a_path_that_a_job_looks_for_in_the_home_folder_is_one_of_the_working_directory(package: Path, tmp_path: Path):
+def test_path_in_the_home_folder_is_matched_to_the_working_directory(package: Path, tmp_path: Path):
     message = f"'{tmp_path / 'home' / 'data' / 'birds'}' is not there."
     assert "'data/birds' was not uploaded with the job: '/data/' in .rayignore" in not_uploaded(message)
 
 
-def test_a_long_text_between_quotes_is_no_path(package: Path):
+def test_long_text_between_quotes_is_not_a_path(package: Path):
     assert not_uploaded(f"Sample 7 was refused: '{'a photo ' * 40}'.") == ""
 
 
-def test_an_ignore_file_in_a_folder_counts_from_there(package: Path):
+def test_ignore_file_in_a_folder_applies_from_there(package: Path):
     (package / "classes").mkdir()
     (package / "classes" / ".gitignore").write_text("*.csv\n")
     assert "'*.csv' in classes/.gitignore" in not_uploaded("'classes/birds.csv' is not there.")
     assert not_uploaded("'birds.csv' is not there.") == ""
 
 
-def test_what_the_jobs_environment_excludes_is_named(package: Path, monkeypatch: pytest.MonkeyPatch):
+def test_excludes_of_the_runtime_environment_are_named(package: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"excludes": ["words"]}}))
     assert "'words' in the runtime environment's excludes" in not_uploaded("'words/list.txt' is not there.")
 
@@ -58,23 +58,23 @@ def test_what_the_jobs_environment_excludes_is_named(package: Path, monkeypatch:
 @pytest.mark.parametrize(
     "message", ["'kept.jpg' is not there.", "'other' is not there.", "'https://x/a.jpg' is not there.", "no path"]
 )
-def test_nothing_is_said_of_what_no_rule_keeps_back(package: Path, message: str):
+def test_message_without_an_excluded_path_is_unchanged(package: Path, message: str):
     assert not_uploaded(message) == ""
 
 
-def test_nothing_is_said_of_what_is_there_or_is_to_be_written(package: Path):
+def test_existing_files_and_outputs_are_not_explained(package: Path):
     (package / "a.jpg").write_text("")
-    assert not_uploaded("'a.jpg' is no image.") == ""
-    assert not_uploaded("output 'data/run' cannot be made.") == ""
+    assert not_uploaded("'a.jpg' is not an image.") == ""
+    assert not_uploaded("output 'data/run' cannot be created.") == ""
 
 
-def test_nothing_is_said_outside_a_submitted_job(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_explained_outside_a_submitted_job(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".gitignore").write_text("*.jpg\n")
     assert not_uploaded("'a.jpg' is not there.") == ""
 
 
-def test_a_jobs_error_ends_with_the_rule(package: Path, capsys: pytest.CaptureFixture[str]):
+def test_error_line_ends_with_the_rule(package: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit), user_errors():
         raise ValueError("'data/birds' is not there.")
     (line,) = capsys.readouterr().err.splitlines()

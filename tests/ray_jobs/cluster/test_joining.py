@@ -92,6 +92,6 @@ def test_failed_start_of_local_ray_is_an_error_and_saves_the_traceback(monkeypat
         monkeypatch.setattr(cluster, name, lambda: None)
     with pytest.raises(ValueError, match=r"Ray did not start on this machine \(The current node timed out during") as e:
         start_local()
-    trace = str(e.value).split("The whole trace is in ")[1].split(". ")[0]
+    trace = str(e.value).split("The full traceback is in ")[1].split(". ")[0]
     with open(trace) as file:
         assert file.read().rstrip().endswith("Exception: The current node timed out during startup.\nDetails")

@@ -170,9 +170,9 @@ def test_overdue_generators_are_logged_once_until_one_starts():
     overdue = OverdueActors(JobConfig(generation=pool), advice.append)
     snapshots = [(0, 3, 2), (59, 3, 2), (60, 3, 2), (90, 3, 2)]  # seconds, pending actors, loaded actors
     snapshots += [(91, 1, 4), (150, 1, 4), (151, 1, 4), (170, 0, 5), (229, 1, 5), (230, 1, 5)]
-    for at, num_awaited, num_loads in snapshots:
+    for at, num_pending, num_loads in snapshots:
         snapshot = looked(float(at), num_loads, GenerationCounts(num_loads=Counter(a=num_loads)))
-        overdue.observe(dataclasses.replace(snapshot, num_awaited=num_awaited))
+        overdue.observe(dataclasses.replace(snapshot, num_pending=num_pending))
     assert advice == [
         "3 more generators did not start within 60 s; check that the cluster has nodes for them. Continuing with 2",
         "1 more generator did not start within 60 s; check that the cluster has nodes for them. Continuing with 4",

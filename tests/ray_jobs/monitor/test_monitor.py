@@ -41,13 +41,13 @@ class FlakyPool:
     def counts(self) -> GenerationCounts:
         self.num_hidden_looks += self.is_hidden
         if self.is_hidden:
-            raise RayServeException("the controller is starting anew")
+            raise RayServeException("the controller is restarting")
         return GenerationCounts()
 
     def num_actors(self) -> int:
         return 2
 
-    def num_awaited(self) -> int:
+    def num_pending(self) -> int:
         return 0
 
     def report_trainer(self, trainer: TrainerTimes) -> None:

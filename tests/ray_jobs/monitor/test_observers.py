@@ -88,7 +88,7 @@ def test_failed_observer_is_disabled(error: BaseException, caplog: pytest.LogCap
 
     observer = Observer(fail, end=lambda: ends.append("end"))
     observer.show(SNAPSHOTS[0])
-    wait_until(lambda: "fail failed and was disabled; the run continues. The whole trace is in" in caplog.text)
+    wait_until(lambda: "fail failed and was disabled; the run continues. The full traceback is in" in caplog.text)
     observer.show(SNAPSHOTS[1])
     observer.close()
     observer.join()

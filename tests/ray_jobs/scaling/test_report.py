@@ -24,8 +24,8 @@ CONFIG = ScaleConfig(
 )
 
 
-def state(at: float, num_actors: int, num_awaited: int = 0, num_loads: int = 4, megabytes: int = 100) -> PoolState:
-    return PoolState(at, num_actors, num_awaited, num_loads, megabytes * 1_000_000, 2_000_000)
+def state(at: float, num_actors: int, num_pending: int = 0, num_loads: int = 4, megabytes: int = 100) -> PoolState:
+    return PoolState(at, num_actors, num_pending, num_loads, megabytes * 1_000_000, 2_000_000)
 
 
 def run_of(load: Load, came_at: np.ndarray, states: list[PoolState], events: tuple[FaultEvent, ...] = ()) -> LoadResult:
