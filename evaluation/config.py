@@ -84,7 +84,7 @@ class EvaluationConfig(Documented):
         check_ranges(self, "evaluation")
         if not self.transfer_seeds or len(set(self.transfer_seeds)) < len(self.transfer_seeds):
             raise ValueError(
-                f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; give one or more different seeds."
+                f"evaluation.transfer_seeds is {list(self.transfer_seeds)}; use one or more different seeds."
             )
         if 0 < self.resize_size < self.crop_size:
             raise ValueError(

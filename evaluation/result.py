@@ -226,5 +226,5 @@ def read_evaluation(text: bytes) -> Evaluation:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise ValueError(first["msg"]) from error
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ValueError(f"{place or 'the whole'} is missing or has the wrong type") from error
+        location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise ValueError(f"{location or 'the whole'} is missing or has the wrong type") from error

@@ -38,7 +38,7 @@ class Guesses:
         """Reject arrays that do not fit together."""
         num_images = self.labels.size
         if not num_images:
-            raise ValueError("There are no images with a label to evaluate. Give at least one.")
+            raise ValueError("There are no images with a label to evaluate. Pass at least one.")
         num_guesses = min(max(self.predictions.size // num_images, 1), 5)
         _check("labels", self.labels, (num_images,))
         _check("predictions", self.predictions, (num_images, num_guesses))
@@ -47,7 +47,7 @@ class Guesses:
             return
         if len(self.accepted_labels) != num_images:
             raise ValueError(
-                f"accepted_labels has {len(self.accepted_labels)} arrays for {num_images} images. Give one per image."
+                f"accepted_labels has {len(self.accepted_labels)} arrays for {num_images} images. Pass one per image."
             )
         for i, of_image in enumerate(self.accepted_labels):
             if of_image.size:
@@ -192,7 +192,7 @@ def _check_among(name: str, labels: np.ndarray, allowed: np.ndarray) -> None:
     others = np.setdiff1d(labels, allowed)
     if others.size:
         raise ValueError(
-            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} allowed labels. Give a "
+            f"{name} has the label {int(others[0])}, which is not among the {len(allowed)} allowed labels. Pass a "
             "class name for each label, and drop images and predictions of other labels."
         )
 
@@ -202,7 +202,7 @@ def _check(name: str, values: np.ndarray, shape: tuple[int, ...], kind: str = "i
     if values.shape != shape or values.dtype.kind != kind:
         raise ValueError(
             f"{name} has shape {list(values.shape)} and type {values.dtype}; expected {list(shape)} and "
-            f"{'float32' if kind == 'f' else 'int64'}. Give one entry per image, with its five best predictions."
+            f"{'float32' if kind == 'f' else 'int64'}. Pass one entry per image, with its five best predictions."
         )
     bad = values[(values < 0) | ((values > 1) & (kind == "f")) | np.isnan(values)]
     if bad.size:

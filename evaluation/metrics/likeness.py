@@ -149,7 +149,7 @@ def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_ne
     lonely = np.setxor1d(real_labels, generated_labels)
     if len(lonely):
         raise ValueError(
-            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Give both for each "
+            f"{len(lonely)} class(es) have only real or only generated images, first {lonely[0]}. Pass both for each "
             "class."
         )
     for name, labels in (("real", real_labels), ("generated", generated_labels)):
@@ -158,7 +158,7 @@ def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_ne
         if counts[fewest] <= num_neighbours:
             raise ValueError(
                 f"There are {counts[fewest]} {name} images of class {classes[fewest]}, too few for {num_neighbours} "
-                f"neighbours. Give at least {num_neighbours + 1}, or lower num_neighbours."
+                f"neighbours. Pass at least {num_neighbours + 1}, or lower num_neighbours."
             )
     return np.unique(real_labels).tolist()
 

@@ -84,7 +84,7 @@ def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> fl
     means = [mean_pairwise_distance(points) for points in classes if len(points) > 1]
     if not means:
         raise ValueError(
-            f"None of the {len(features)} images shares its class with another. Give two or more per class."
+            f"None of the {len(features)} images shares its class with another. Pass two or more per class."
         )
     return float(np.mean(means))
 
@@ -112,7 +112,7 @@ def checked_features(features: np.ndarray, name: str = "features") -> np.ndarray
     """Return `features` as float64 [N, D]; ValueError unless N and D are at least 1 and every value is finite."""
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise ValueError(
-            f"{name} has shape {list(np.shape(features))}; expected [N, D], both at least 1. Give one feature vector "
+            f"{name} has shape {list(np.shape(features))}; expected [N, D], both at least 1. Pass one feature vector "
             "per image."
         )
     values = np.asarray(features, dtype=np.float64)
@@ -131,6 +131,6 @@ def checked_labels(labels: np.ndarray, num_images: int, name: str = "labels") ->
     if values.shape != (num_images,) or values.dtype.kind not in "iu":
         raise ValueError(
             f"{name} has shape {list(values.shape)} and type {values.dtype}, but there are {num_images} features. "
-            "Give one integer per feature vector."
+            "Pass one integer per feature vector."
         )
     return values

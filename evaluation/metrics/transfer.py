@@ -238,7 +238,7 @@ def log_odds_average(accuracies: Sequence[float], num_test: Sequence[int]) -> fl
     """
     if not accuracies or len(accuracies) != len(num_test) or min(num_test) < 1:
         raise ValueError(
-            f"There are {len(accuracies)} accuracies for sets of {list(num_test)} test images. Give one or more, and "
+            f"There are {len(accuracies)} accuracies for sets of {list(num_test)} test images. Pass one or more, and "
             "the number of test images for each."
         )
     if bad := [p for p in accuracies if not 0 <= p <= 1]:

@@ -79,12 +79,12 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
     for i, of_model in enumerate(models.values()):
-        present = [(place, of_model[name]) for place, name in enumerate(sets) if name in of_model]
+        present = [(x, of_model[name]) for x, name in enumerate(sets) if name in of_model]
         if not present:
             continue
         # Offset the models, or similar ones would hide each other's intervals.
         beside = (i - (len(models) - 1) / 2) * 0.6 / max(8, len(models))
-        _dots(axes, [place + beside for place, _ in present], [row for _, row in present], i)
+        _dots(axes, [x + beside for x, _ in present], [row for _, row in present], i)
         if len(models) == 1:
             axes.axhline(present[0][1]["top1"], color="gray", linestyle="--", linewidth=1, zorder=0)
     axes.set_xticks(range(len(sets)), [label(name) for name in sets])
@@ -99,9 +99,9 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
     return figure
 
 
-def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int) -> None:
+def _dots(axes: Axes, xs: Sequence[float], rows: Rows, i: int) -> None:
     values = [row["top1"] for row in rows]
-    axes.errorbar(places, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
+    axes.errorbar(xs, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
 
 
 def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
@@ -109,8 +109,8 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for name, _, _ in lines))
-    for name, places, rows in lines:
-        _dots(axes, places, rows, names.index(name))
+    for name, columns, rows in lines:
+        _dots(axes, columns, rows, names.index(name))
     axes.set(xlabel=along, ylabel="top-1 on real images")
     _in_percent(axes)
     _legend_below(figure, dict(enumerate(names)))
@@ -164,10 +164,10 @@ def confusion_counts(per_class: Rows, confusions: Rows) -> np.ndarray:
     A class is the image's original label, whatever else is accepted for it.
     """
     classes = confused_classes(per_class, confusions)
-    place = {number: i for i, number in enumerate(classes)}
-    counts = np.zeros((len(place), len(place)), dtype=np.int64)
+    index = {number: i for i, number in enumerate(classes)}
+    counts = np.zeros((len(index), len(index)), dtype=np.int64)
     for row in confusions:
-        counts[place[row["label"]], place[row["predicted"]]] = row["num_images"]
+        counts[index[row["label"]], index[row["predicted"]]] = row["num_images"]
     return counts
 
 

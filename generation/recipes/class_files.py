@@ -104,7 +104,9 @@ def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
     if wordnet is not None and "wnid" in row:
         entry = wordnet.by_wnid(row["wnid"])
         if row.get("synset", entry.synset) != entry.synset:
-            raise ValueError(f"wnid {row['wnid']} is {entry.synset}, not {row['synset']}. Keep one of the two.")
+            raise ValueError(
+                f"wnid {row['wnid']} is the synset {entry.synset}, not {row['synset']}. Remove the wrong one."
+            )
         return entry
     if wordnet is not None and "synset" in row:
         return wordnet.by_synset(row["synset"])

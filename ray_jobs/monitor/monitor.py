@@ -103,8 +103,8 @@ class RunMonitor:
     def _reports(self, wait_seconds: float) -> list[TrainingProgress]:
         """Return training's new reports; wait up to `wait_seconds` for one."""
         with self._warn_once("Training's progress reports do not arrive"):
-            answer = self._inbox.read.remote(self._num_reports, wait_seconds)
-            reports = cast(list[TrainingProgress], ray.get(answer, timeout=READ_SECONDS))
+            pending = self._inbox.read.remote(self._num_reports, wait_seconds)
+            reports = cast(list[TrainingProgress], ray.get(pending, timeout=READ_SECONDS))
             self._num_reports += len(reports)
             return reports
         self._closing.wait(wait_seconds)

@@ -16,8 +16,8 @@ TAUGHT = ("inverted", "backgrounds", "noisy")
 
 KINDS = {
     "clean": "on clean digits",
-    "untaught": "under shifts that no prompt was taught",
-    "taught": "under shifts that prompts were taught",
+    "untaught": "under shifts that no prompt names",
+    "taught": "under shifts that prompts name",
 }
 """Kinds of real sets and their descriptions; each kind has its own findings."""
 
@@ -118,7 +118,7 @@ def verdict_of(*found: np.ndarray) -> str:
     """Return in how many of all pairs a choice is better as text, or that it is worse in all."""
     gains = np.concatenate(found)
     if (gains < 0).all():
-        return f"the contrary in {len(gains)} of {len(gains)} pairs"
+        return f"the reverse in {len(gains)} of {len(gains)} pairs"
     return f"seen in {(gains > 0).sum()} of {len(gains)} pairs"
 
 
@@ -245,7 +245,7 @@ def on_real(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
     return Finding(
         "Generated images teach nearly as well as real ones.",
         "cannot be shown here",
-        f"The generator was taught by the real images that it would be compared with; there is one seed. {evidence}.",
+        f"The generator was trained on the real images of this comparison; there is one seed. {evidence}.",
     )
 
 

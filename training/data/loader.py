@@ -116,8 +116,10 @@ class StreamLoader:
         """Return the next batch, in pinned memory if there is a GPU."""
         if not self.threads:
             self.requested_at = time.time()
-            works = (self._fill, self._draw_ahead)
-            self.threads = [threading.Thread(target=self._run_thread, args=(work,), daemon=True) for work in works]
+            targets = (self._fill, self._draw_ahead)
+            self.threads = [
+                threading.Thread(target=self._run_thread, args=(target,), daemon=True) for target in targets
+            ]
             for thread in self.threads:
                 thread.start()
         with self._changed:
