@@ -20,13 +20,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentForm
 Rows = Sequence[Mapping[str, Any]]
 """A list from an evaluation's JSON."""
 
-MOST_CLASSES = 100
+MAX_CLASSES = 100
 """With more classes, only the best and worst are drawn, and no confusion matrix."""
 
 NUM_EXTREMES = 25
 """Number of best, and of worst, classes drawn when there are too many."""
 
-MOST_CLASSES_WITH_COUNTS = 20
+MAX_CLASSES_WITH_COUNTS = 20
 """Larger confusion matrices have no room for counts."""
 
 MEASURES = ("sparsity", "intra_class_distance", "feature_redundancy", "coding_length")
@@ -131,10 +131,10 @@ def _legend_below(figure: Figure, names: Mapping[int, str]) -> None:
 
 
 def class_figure(per_class: Rows) -> Figure:
-    """Return a plot of top-1 per class with intervals, sorted; above `MOST_CLASSES`, only the best and worst."""
+    """Return a plot of top-1 per class with intervals, sorted; above `MAX_CLASSES`, only the best and worst."""
     ranked = sorted((row for row in per_class if row["top1"] is not None), key=lambda row: -row["top1"])
     parts = {"": ranked}
-    if len(ranked) > MOST_CLASSES:
+    if len(ranked) > MAX_CLASSES:
         parts = {
             f"{NUM_EXTREMES} worst": ranked[: -NUM_EXTREMES - 1 : -1],
             f"{NUM_EXTREMES} best": ranked[:NUM_EXTREMES],
@@ -177,7 +177,7 @@ def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
     classes = confused_classes(per_class, confusions)
     sizes = np.array([row["num_images"] for row in classes.values()], dtype=np.float64)
     shares = counts / np.where(sizes > 0, sizes, np.nan)[:, None]
-    few = len(classes) <= MOST_CLASSES_WITH_COUNTS
+    few = len(classes) <= MAX_CLASSES_WITH_COUNTS
     side = 2 + len(classes) * (0.4 if few else 0.09)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import psutil
 
-MOST_THREADS = 1_000
+MAX_THREADS = 1_000
 
 Value = TypeVar("Value")
 
@@ -20,7 +20,7 @@ class Background:
         self.stopped = threading.Event()
         """Set when the body ends; threads poll it or wait for it."""
 
-        self._threads = ThreadPoolExecutor(MOST_THREADS)
+        self._threads = ThreadPoolExecutor(MAX_THREADS)
         self._futures: list[Future[None]] = []
 
     def start(self, work: Callable[[], None]) -> None:

@@ -106,7 +106,7 @@ def test_folder_with_several_sets_is_refused(tmp_path: Path, split: str):
     for name, labels in (("MNIST", [1]), ("FashionMNIST", [2]), ("KMNIST", [3])):
         for files in ("train", "t10k"):
             write_mnist(tmp_path / name / "raw", files, labels)
-    message = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Give the folder of one, such as"
+    message = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Use one of these folders, such as"
     with pytest.raises(ValueError, match=rf"^'{tmp_path}' {message} '{tmp_path}/MNIST/raw'\.$"):
         open_layout(str(tmp_path), split)
     assert open_layout(str(tmp_path / "KMNIST"), split).classes == ("3",)

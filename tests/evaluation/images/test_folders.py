@@ -77,14 +77,14 @@ def test_image_with_a_broken_link_is_reported_when_read(tmp_path: Path):
 
 
 def test_a_place_without_images_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"gone' cannot be listed: No such file or directory\. Give a folder"):
+    with pytest.raises(ValueError, match=r"gone' cannot be listed: No such file or directory\. Use a folder"):
         list_images(str(tmp_path / "gone"))
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"file' cannot be listed: Not a directory\. Give a folder"):
+    with pytest.raises(ValueError, match=r"file' cannot be listed: Not a directory\. Use a folder"):
         list_images(str(tmp_path / "file"))
     (tmp_path / "puffin").mkdir()
     write(tmp_path, "flat.png")
-    with pytest.raises(ValueError, match=r"has no images in class folders\. Give a folder"):
+    with pytest.raises(ValueError, match=r"has no images in class folders\. Use a folder"):
         list_images(str(tmp_path))
 
 

@@ -421,13 +421,16 @@ def test_last_word_for_a_split_in_a_name_counts(name: str, split: str):
         ("train-0-of-1-6ad5 train-0-of-1-77ab", r"part 0 twice: 'train-0-of-1-6ad5\.parquet' and 'train-0-of-1-77ab"),
         (
             "train-0-of-1 train-0-of-2 train-1-of-2",
-            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet' of one split, with",
+            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet', which are of one split",
         ),
         (
             "train train-0-of-1",
-            r"'train-0-of-1\.parquet' and 'train\.parquet' of one split, with different numbers of parts\. Remove",
+            r"'train-0-of-1\.parquet' and 'train\.parquet', which are of one split, but in different numbers of parts\. Remove",
         ),
-        ("train-0-of-1 train-1-of-1", r"^'train-1-of-1\.parquet' in '.*' is not one of 1 parts counted from 0\."),
+        (
+            "train-0-of-1 train-1-of-1",
+            r"^'train-1-of-1\.parquet' in '.*' has a part number above 0, the last of 1 parts\.",
+        ),
     ],
 )
 def test_split_with_missing_or_duplicate_parts_is_refused(tmp_path: Path, files: str, message: str):
@@ -557,9 +560,9 @@ def test_keys_and_endings_are_webdatasets(name: str):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a__jpg": b"", "a__txt": b"0"}, r"has for 'a' a\.jpg: not one image with its label"),
-        ({"a__jpg": b"", "a__json": b'{"height": 8}'}, r"has for 'a' a\.jpg, a\.json: not one image"),
-        ({"a__cls": b"0", "a__avif": b""}, r"has for 'a' a\.cls: not one image"),
+        ({"a__jpg": b"", "a__txt": b"0"}, r"has a\.jpg for key 'a', but needs one image and one label"),
+        ({"a__jpg": b"", "a__json": b'{"height": 8}'}, r"has a\.jpg, a\.json for key 'a', but needs one image"),
+        ({"a__cls": b"0", "a__avif": b""}, r"has a\.cls for key 'a', but needs one image"),
         ({"a__cls": b"0", "a__jpg": b"", "a__png": b""}, r"for 'a' a\.cls, a\.jpg, a\.png: not one"),
         ({"a__cls": b"0", "a__jpg": b"", "a__JPG": b""}, r"has two of 'a\.jpg'\. Write"),
         ({"a__cls": b"-1", "a__jpg": b""}, r"'a\.cls' in .* has the label '-1'\. Use"),
@@ -572,7 +575,7 @@ def test_keys_and_endings_are_webdatasets(name: str):
         ({"a__cls": b"1" * 5000, "a__jpg": b""}, r"'a\.cls' in .*a\.tar' cannot be read: Exceeds the limit"),
         ({"a__json": b'{"label": %s}' % (b"1" * 5000), "a__jpg": b""}, r"'a\.json' in .* cannot be read: Exceeds"),
         ({"a__json": b'{"label": [%s0]}' % (b"0," * 5000), "a__jpg": b""}, r"the label \[0, 0, 0, 0, 0, 0, \.\.\.\]\."),
-        ({"a__txt": b"0"}, r"have no labeled images\. Give WebDataset"),
+        ({"a__txt": b"0"}, r"have no labeled images\. Use WebDataset"),
     ],
 )
 def test_samples_without_one_image_and_label_are_refused(tmp_path: Path, members: dict[str, bytes], message: str):
@@ -693,7 +696,7 @@ def test_subfolders_with_images_are_suggested(tmp_path: Path):
 
     assert message("train/bus") == (
         "'ROOT' has no images with known classes, and no folder validation or test that has. Other folders in it "
-        "have some: train. Give one of them, such as 'ROOT/train'."
+        "have some: train. Use one of these, such as 'ROOT/train'."
     )
     assert "have some: data/train, data/val. Give" in message("data/train/bus", "data/val/bus")
     assert message("data/train/bus", "data/val/bus").endswith("as 'ROOT/data/val'.")
@@ -713,7 +716,7 @@ def test_unknown_layout_is_refused_with_the_known_ones(tmp_path: Path):
     (tmp_path / "cat.png").write_bytes(png(1))
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     (tmp_path / "a.zip").touch()
-    layouts = r"Give a folder with one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
+    layouts = r"Use a folder with one folder .*\*\.parquet .*\*\.tar; ILSVRC2012_val_\*\.JPEG[^\n]*\.$"
     for place, message in (
         (tmp_path, "has no images with"),
         (tmp_path / "empty", "has no images with"),
@@ -828,7 +831,7 @@ def test_tiny_imagenets_test_has_no_labels_and_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^[^\n]*test' has all images in one folder, images, and no val_annotations"):
         open_layout(str(tmp_path / "test"))
     for split in ("", "test"):
-        with pytest.raises(ValueError, match=r"^[^\n]* Other folders in it have some: train\. Give [^\n]*/train'\.$"):
+        with pytest.raises(ValueError, match=r"^[^\n]* Other folders in it have some: train\. Use [^\n]*/train'\.$"):
             open_layout(str(tmp_path), split)
 
 

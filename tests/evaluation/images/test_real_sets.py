@@ -302,10 +302,10 @@ def test_class_numbers_of_another_set_are_refused(v2: Path):
 
 
 def test_empty_folder_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' has no images with known classes\. Give a folder"):
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' has no images with known classes\. Use a folder"):
         opened("imagenet_val", tmp_path, THOUSAND)
     shutil.rmtree(tmp_path)
-    with pytest.raises(ValueError, match=rf"^'{tmp_path}' does not exist\. Give a folder[^\n]*$"):
+    with pytest.raises(ValueError, match=rf"^'{tmp_path}' does not exist\. Use a folder[^\n]*$"):
         opened("imagenet_val", tmp_path, THOUSAND)
 
 

@@ -174,7 +174,7 @@ def test_whole_photographs_come_with_their_extents(tmp_path: Path):
 
 
 def test_digits_are_refused_for_other_classes():
-    with pytest.raises(ValueError, match=r"'digits', but the classes are those of birds\. Give a folder"):
+    with pytest.raises(ValueError, match=r"'digits', but the classes are those of birds\. Use a folder"):
         real_training_images("digits", BIRDS, image_size=32, seed=0)
 
 
