@@ -87,7 +87,9 @@ def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
         raise ValueError(f"'{path}' is not an idx file of bytes in {num_dimensions} dimensions. Download it again.")
     shape = np.frombuffer(content[4:start], ">u4").tolist()
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of shape {shape}. Download it again.")
+        raise ValueError(
+            f"'{path}' has {len(content):,} bytes, which does not match its shape {shape}. Download it again."
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

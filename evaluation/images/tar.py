@@ -166,7 +166,7 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             value = content.decode().strip()
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{member.name}' in '{path}' cannot be read: {error}. Write a label there.") from error
+        raise ValueError(f"'{member.name}' in '{path}' cannot be read: {error}. Write a label into it.") from error
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | str) or re.fullmatch(r"-\d+|", str(value)):

@@ -83,7 +83,7 @@ def _check_numbers(source: ImageList, path: str, space: LabelSpace) -> None:
     if is_numbered and not are_names and len(source.classes) < space.num_classes:
         raise ValueError(
             f"'{path}' has numbers for {len(source.classes)} classes, but {space.name} has {space.num_classes}, so "
-            "which classes these are is unknown. Name classes by wnid or class name, or add images of all classes."
+            "it is unknown which classes these are. Name classes by wnid or class name, or add images of all classes."
         )
 
 

@@ -52,7 +52,7 @@ def _rows(path: Path) -> Sequence[Row]:
 
 
 def _named(row: Row) -> Row:
-    """Return a row whose only field is really a wnid or synset under that key."""
+    """Return a row; move a lone `class_name` that is a wnid or synset to the field of that name."""
     if row.keys() != {"class_name"}:
         return row
     name = row["class_name"]

@@ -228,7 +228,7 @@ def on_definitions(cells: Sequence[Cell]) -> Finding:
     """Report the effect of definitions without a verdict: to the model, each name has one meaning."""
     found = by_augmentation(cells, "form", "definition", "class_name", "clean")
     return Finding(
-        "Definitions help against names of several meanings.",
+        "Definitions help with ambiguous class names.",
         "cannot be shown here",
         f"The digits model has learnt one meaning of each name. Clean digits, definition instead of name: "
         f"{differences(found)}.",

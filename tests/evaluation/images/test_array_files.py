@@ -70,7 +70,9 @@ def test_damaged_files_are_named(tmp_path: Path):
     images = tmp_path / "t10k-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"images-idx3-ubyte' has 55 bytes, not those of shape \[2, 4, 5\]"):
+    with pytest.raises(
+        ValueError, match=r"images-idx3-ubyte' has 55 bytes, which does not match its shape \[2, 4, 5\]"
+    ):
         seen(array_images(str(tmp_path)))
     images.write_bytes(b"text")
     with pytest.raises(ValueError, match="is not an idx file of bytes in 3 dimensions"):

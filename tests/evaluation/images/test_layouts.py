@@ -425,7 +425,7 @@ def test_last_word_for_a_split_in_a_name_counts(name: str, split: str):
         ),
         (
             "train train-0-of-1",
-            r"'train-0-of-1\.parquet' and 'train\.parquet', which are of one split, but in different numbers of parts\. Remove",
+            r"'train-0-of-1\.parquet' and 'train\.parquet', which are of one split, but in different numbers",
         ),
         (
             "train-0-of-1 train-1-of-1",
