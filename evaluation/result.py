@@ -128,7 +128,7 @@ class SetResult(Measures):
     """Identifies the images counted; two models are only compared on the same ones."""
 
     top1_hits: Annotated[str, Field(default="")]
-    """Which of them have a correct top prediction, packed as text."""
+    """Which of these images have a correct top prediction, packed as text."""
 
 
 class Representation(TypedDict):

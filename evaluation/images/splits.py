@@ -51,10 +51,10 @@ def _names_ending(folder: str, extension: str) -> list[str]:
     return [entry.name for entry in entries_of(folder) if entry.name.endswith(extension) and is_file(entry)]
 
 
-def wanted_split(split: str, there: list[str]) -> str | None:
-    """Return the requested split, by default the preferred one for evaluation; None if `there` does not have it."""
+def wanted_split(split: str, available: list[str]) -> str | None:
+    """Return the requested split, by default the preferred one for evaluation; None if `available` does not have it."""
     choices = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
-    return next((choice for choice in choices if choice in there), None)
+    return next((choice for choice in choices if choice in available), None)
 
 
 def split_of(name: str) -> str:
@@ -75,10 +75,10 @@ def _of_split(folder: str, names: list[str], split: str) -> list[str]:
         return names
     wanted = wanted_split(split, splits)
     if wanted is None:
-        there = " and ".join(name or "no split" for name in sorted(set(splits)))
+        available = " and ".join(name or "no split" for name in sorted(set(splits)))
         raise ValueError(
-            f"'{folder}' has files of {there}, but not of {split or 'validation or test'}. Use another folder, or a "
-            "single file."
+            f"'{folder}' has files of {available}, but not of {split or 'validation or test'}. Use another folder, or "
+            "a single file."
         )
     return [name for name, its_split in zip(names, splits, strict=True) if its_split == wanted]
 

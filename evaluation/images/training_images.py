@@ -193,22 +193,22 @@ class RealTrainingImages:
         """Size of the image in a row, in bytes."""
         return self.image_size**2 * 3
 
-    def passes(self, wanted: SampleRequest) -> Passes:
-        """Return the passes over the images that `wanted` covers."""
-        return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
+    def passes(self, request: SampleRequest) -> Passes:
+        """Return the passes over the images that `request` covers."""
+        return Passes(self.num_images, request, Purpose.REAL_IMAGE_ORDER, self.seed)
 
-    def open(self, wanted: SampleRequest) -> ray.data.Dataset:
+    def open(self, request: SampleRequest) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
         With whole photographs, also `extent` int64 [2], the height and width of the photograph in its corner.
 
-        Passes come in order, each shuffled differently, or by ascending serial if `wanted.in_order`; otherwise readers
+        Passes come in order, each shuffled differently, or by ascending serial if `request.in_order`; otherwise readers
         may be a block of units apart.
         """
-        units = reading_units(self.passes(wanted), self.images_per_unit)
-        num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
-        dataset = map_units((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
-        dataset.context.execution_options.preserve_order = wanted.in_order
+        units = reading_units(self.passes(request), self.images_per_unit)
+        num_readers = 1 if request.in_order else max(1, self.num_readers // request.num_consumers)
+        dataset = map_units((RealReader, [self, request]), units, num_readers, MAX_READING_BLOCKS)
+        dataset.context.execution_options.preserve_order = request.in_order
         unit_bytes = self.images_per_unit * self.image_bytes
         bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)
         return dataset
@@ -217,12 +217,12 @@ class RealTrainingImages:
 class RealReader:
     """Ray actor that reads the units of `reading_units`."""
 
-    def __init__(self, source: RealTrainingImages, wanted: SampleRequest) -> None:
+    def __init__(self, source: RealTrainingImages, request: SampleRequest) -> None:
         self.source = source
         order = positions_by_index(source.num_images)
         self.positions, self.labels = source.positions[order], source.labels[order]
         self.read = source.source.opener()
-        self.passes = source.passes(wanted)
+        self.passes = source.passes(request)
         self.order = lru_cache(maxsize=1)(lambda pass_number: order_of_pass(self.passes, pass_number))
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

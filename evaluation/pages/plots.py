@@ -21,7 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 """A list from an evaluation's JSON."""
 
 MAX_CLASSES = 100
-"""With more classes, only the best and worst are drawn, and no confusion matrix."""
+"""Maximum number of classes drawn in full; with more, only the best and worst, and no confusion matrix."""
 
 NUM_EXTREMES = 25
 """Number of best, and of worst, classes drawn when there are too many."""

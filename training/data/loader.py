@@ -299,7 +299,7 @@ class HeldOutLoader:
         self.shard = shard
         self.batch_size = batch_size
         self.reader = ThreadPoolExecutor(max_workers=1)
-        self.kept: Future[list[Batch]] | None = None
+        self.batches: Future[list[Batch]] | None = None
         self._waiting = WorkClock()
 
     @property
@@ -309,9 +309,9 @@ class HeldOutLoader:
 
     def start(self) -> Future[list[Batch]]:
         """Start reading in the background, once, to avoid a wait at the end of the first epoch."""
-        if self.kept is None:
-            self.kept = self.reader.submit(self._read)
-        return self.kept
+        if self.batches is None:
+            self.batches = self.reader.submit(self._read)
+        return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches; the last may be smaller. The first `next` waits for the samples, `iter` does not."""
