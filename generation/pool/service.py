@@ -101,7 +101,7 @@ class GenerationService:
         return max(self.counts().batch_sizes.values())
 
     def common_batch_size(self) -> int:
-        """Return the smallest batch size of any actor; batches of this size are identical to the bit on all actors."""
+        """Return the smallest batch size of any actor; batches of this size are bit-identical on all actors."""
         return min(self.counts().batch_sizes.values())
 
     def check_batch_size(self, batch_size: int) -> None:

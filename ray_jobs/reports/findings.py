@@ -219,7 +219,7 @@ def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
     return Finding(
         f"Backgrounds in prompts help {KINDS[kind]}.",
         verdict_by_augmentation([found]),
-        f"Background instead of name: {differences(found)}; by shift, in the mean of both augmentations: {each}. On "
+        f"Background instead of name: {differences(found)}; by shift, averaged over both augmentations: {each}. On "
         f"clean digits: {differences(by_augmentation(cells, *choice, 'clean'))}.",
     )
 
