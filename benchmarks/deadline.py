@@ -23,4 +23,4 @@ class Deadline:
 
 def deadlines(end_at: float, part_seconds: Sequence[float]) -> list[Deadline]:
     """Return one deadline per part; each leaves the later parts their own seconds."""
-    return [Deadline(end_at - sum(part_seconds[place + 1 :])) for place in range(len(part_seconds))]
+    return [Deadline(end_at - sum(part_seconds[part + 1 :])) for part in range(len(part_seconds))]

@@ -167,7 +167,7 @@ def deliver(dataset: Dataset, config: TrainingConfig) -> Delivery:
         train_painted(job, dataclasses.replace(config, num_workers=1))
     delivered = close_ledger(ledger)
     deliveries, indices = delivered.deliveries(), np.concatenate(delivered.indices)
-    warm_at, last_at = deliveries.came_at[[int(len(deliveries.nums) * WARM_UP_FRACTION), -1]]
+    warm_at, last_at = deliveries.delivered_at[[int(len(deliveries.nums) * WARM_UP_FRACTION), -1]]
     return Delivery(
         num_samples=len(indices),
         num_distinct=len(set(indices.tolist())),

@@ -3,7 +3,8 @@
 Needs neither Ray nor a network. Runs the tests marked `gpu`; Stable Diffusion 1.4's architecture with random weights
 in the engine and in diffusers' pipeline; the fast preset and the paper's; training steps; copies overlapping the next
 batch; batch sizes; float32. `device.json` and `device.md` are rewritten after each step. A failed part is recorded with
-its error, the others continue, and the exit status is 1. Lines without time left are marked in the table.
+its error, the others continue, and the exit status is 1. The table
+marks measurements that were skipped for lack of time.
 
 `--tiny` runs the same parts on a CPU with tiny models. `--parts engine,training` runs only those. `--commit ID` names
 the commit in a copy of the files without the repository.
@@ -22,17 +23,17 @@ import torch
 
 from benchmarks.deadline import deadlines
 from benchmarks.device_facts import facts
-from benchmarks.device_parts import TINY, WORKS, Run, Size, Work
+from benchmarks.device_parts import PLANNED_PARTS, TINY, PlannedPart, Run, Size
 from benchmarks.device_report import Part, Report, one_line, to_json, to_markdown
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
 from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 TOTAL_SECONDS = 440.0
-"""Time limit; no line starts that would end later."""
+"""Time limit; a measurement that would end later is skipped."""
 
 HARD_SECONDS = 460.0
-"""A hanging run is ended after this time with a traceback; its results so far are in the files. Excludes imports."""
+"""Time after the imports at which a hanging run is ended with a traceback; its results so far are in the files."""
 
 
 def main() -> None:
@@ -41,14 +42,14 @@ def main() -> None:
         options, others = split_options(sys.argv[1:], ("out", "parts", "commit"), flags=("tiny",))
         if others:
             raise ValueError(f"'{others[0]}' is not an option. Use --out, --parts, --commit or --tiny.")
-        size, works = choose_size("tiny" in options), choose_works(options.get("parts", ""))
+        size, planned_parts = choose_size("tiny" in options), choose_parts(options.get("parts", ""))
         out = resolve(options.get("out", "runs/device"))
         check_output(out)
     faulthandler.dump_traceback_later(HARD_SECONDS, exit=True)
     out.mkdir(parents=True, exist_ok=True)
     report = Report(facts(size.on_gpu, options.get("commit", "")))
     with tempfile.TemporaryDirectory() as weights:
-        run_works(works, Run(size, out, Path(weights)), report, time.monotonic() + TOTAL_SECONDS)
+        run_parts(planned_parts, Run(size, out, Path(weights)), report, time.monotonic() + TOTAL_SECONDS)
     faulthandler.cancel_dump_traceback_later()
     print(to_markdown(report))
     sys.exit(1 if report.failed else 0)
@@ -65,33 +66,33 @@ def choose_size(is_tiny: bool) -> Size:
     return Size()
 
 
-def choose_works(names: str) -> list[Work]:
+def choose_parts(names: str) -> list[PlannedPart]:
     """Return the parts with these comma-separated names, or all if empty; ValueError for an unknown name."""
-    known = {work.name.replace(" ", "_"): work for work in WORKS}
+    known = {planned.name.replace(" ", "_"): planned for planned in PLANNED_PARTS}
     wanted = names.split(",") if names else list(known)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"--parts has the unknown part '{unknown[0]}'. Use {', '.join(known)}.")
     return [known[name] for name in wanted]
 
 
-def run_works(works: Sequence[Work], run: Run, report: Report, end_at: float) -> None:
+def run_parts(planned_parts: Sequence[PlannedPart], run: Run, report: Report, end_at: float) -> None:
     """Run all parts in order and write the report after each step."""
-    report.parts = [Part(work.name) for work in works]
+    report.parts = [Part(planned.name) for planned in planned_parts]
     write(report, run.out)
-    each_deadline = deadlines(end_at, [work.seconds for work in works])
-    for work, part, deadline in zip(works, report.parts, each_deadline, strict=True):
+    each_deadline = deadlines(end_at, [planned.seconds for planned in planned_parts])
+    for planned, part, deadline in zip(planned_parts, report.parts, each_deadline, strict=True):
         started_at = time.monotonic()
         try:
-            for lines in work.lines(run, deadline):
+            for lines in planned.lines(run, deadline):
                 part.lines, part.seconds = list(lines), time.monotonic() - started_at
                 write(report, run.out)
         except Exception as error:  # the other parts still run; the exit status is 1
-            logging.getLogger(__name__).exception("%s failed.", work.name)
+            logging.getLogger(__name__).exception("%s failed.", planned.name)
             part.error = one_line(error)
         free_memory()
         part.seconds = time.monotonic() - started_at
         write(report, run.out)
-        print(f"{work.name}: {part.seconds:.0f} s", file=sys.stderr, flush=True)
+        print(f"{planned.name}: {part.seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def write(report: Report, out: Path) -> None:

@@ -139,7 +139,7 @@ Lines = Iterator[Sequence[Line]]
 
 
 @dataclass(frozen=True)
-class Work:
+class PlannedPart:
     """A part of a run."""
 
     name: str
@@ -175,9 +175,9 @@ def arithmetic_line(name: str, outcomes: Sequence[Row | Line], case: Case, size:
         return not_measured(name, OUT_OF_TIME)
     generator = rows[0].make.generator
     achieved = flops_of_image(generator, case.plans[0]) * rows[0].images_per_second
-    most = matmul_flops(generator.device, generator.dtype)
-    values = {"arithmetic_tflops": achieved / 1e12, "matrix_multiplication_tflops": most / 1e12}
-    return Line(name, values=values | {"share_fraction": achieved / most})
+    peak = matmul_flops(generator.device, generator.dtype)
+    values = {"arithmetic_tflops": achieved / 1e12, "matrix_multiplication_tflops": peak / 1e12}
+    return Line(name, values=values | {"share_fraction": achieved / peak})
 
 
 def presets(run: Run, deadline: Deadline) -> Lines:
@@ -388,13 +388,13 @@ def with_ratios(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-WORKS = (
-    Work("gpu tests", 70.0, gpu_tests),
-    Work("engine", 200.0, engine),
-    Work("presets", 85.0, presets),
-    Work("training", 25.0, training),
-    Work("copies", 15.0, copies),
-    Work("batch sizes", 25.0, batch_sizes),
-    Work("float32", 20.0, float32),
+PLANNED_PARTS = (
+    PlannedPart("gpu tests", 70.0, gpu_tests),
+    PlannedPart("engine", 200.0, engine),
+    PlannedPart("presets", 85.0, presets),
+    PlannedPart("training", 25.0, training),
+    PlannedPart("copies", 15.0, copies),
+    PlannedPart("batch sizes", 25.0, batch_sizes),
+    PlannedPart("float32", 20.0, float32),
 )
 """Ordered by importance: if time runs out, the last parts are cut."""

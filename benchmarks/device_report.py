@@ -94,7 +94,7 @@ def _rows(part: Part) -> list[tuple[str, ...]]:
     if part.error:
         rows.append(("", "", "", f"failed: {part.error}"))
     rows = rows or [("", "", "", "not measured yet")]
-    return [(part.name if place == 0 else "", *row) for place, row in enumerate(rows)]
+    return [(part.name if i == 0 else "", *row) for i, row in enumerate(rows)]
 
 
 def _cells(line: Line) -> tuple[str, ...]:

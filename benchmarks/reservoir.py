@@ -187,21 +187,21 @@ def read_images() -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]
         pixels = np.frombuffer(images.read(), np.uint8, offset=16)
         garments = np.frombuffer(labels.read(), np.uint8, offset=8)
     random = np.random.default_rng(0)
-    places = [random.permutation(np.flatnonzero(garments == garment)) for garment in range(NUM_GARMENTS)]
+    positions = [random.permutation(np.flatnonzero(garments == garment)) for garment in range(NUM_GARMENTS)]
     num_of_class = NUM_IMAGES * REUSE // NUM_CLASSES
     order = [random.permutation(NUM_CLASSES) for _ in range(num_of_class + NUM_VALIDATION_PER_CLASS)]
-    images, labels = turned(pixels.reshape(-1, 28, 28), places, order)
+    images, labels = turned(pixels.reshape(-1, 28, 28), positions, order)
     num_trained = num_of_class * NUM_CLASSES
     return images[:num_trained], labels[:num_trained], (images[num_trained:], labels[num_trained:])
 
 
-def turned(pixels: np.ndarray, places: Sequence[np.ndarray], order: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
+def turned(pixels: np.ndarray, positions: Sequence[np.ndarray], order: Sequence[np.ndarray]) -> tuple[np.ndarray, Any]:
     """Return images in the classes of `order`, rotated accordingly, and their labels; no photograph is used twice."""
     labels = np.concatenate(order).astype(np.int64)
     images = np.zeros((len(labels), SIZE, SIZE, 3), np.uint8)
     for i, label in enumerate(labels.tolist()):
         garment, turn = divmod(label, NUM_TURNS)
-        image = pixels[places[garment][i // NUM_CLASSES * NUM_TURNS + turn]]
+        image = pixels[positions[garment][i // NUM_CLASSES * NUM_TURNS + turn]]
         images[i, 2:-2, 2:-2] = np.rot90(image, turn)[..., None]
     return images, labels
 

@@ -108,14 +108,14 @@ def check(config: JobConfig, recipe: Recipe) -> None:
 
 def measure(recipe: Recipe, generation: GenerationConfig, training: TrainingConfig) -> Measured:
     """Return the measurements of a run with painted generators."""
-    answer = Queue(actor_options={"num_cpus": 0})
+    results = Queue(actor_options={"num_cpus": 0})
     held_out = SampleRequest.all_of(training.indices()[1])
     with start_generation(recipe, generation) as service, tempfile.TemporaryDirectory() as scratch:
         samples = TrainingSamples(training.num_samples, partial(stream_samples, service, recipe, generation))
         validation = stream_samples(service, recipe, generation, held_out)
-        settings = {"job": FitJob(training, recipe, Path(scratch), samples, None), "answer": answer}
+        settings = {"job": FitJob(training, recipe, Path(scratch), samples, None), "results": results}
         run_workers(train_and_time, settings, training, Path(scratch), max_restarts=0, held_out=validation)
-    return answer.get(timeout=10)
+    return results.get(timeout=10)
 
 
 def train_and_time(settings: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ def train_and_time(settings: dict[str, Any]) -> None:
     from benchmarks.timed_classifier import TimedClassifier
     from training.loop import run
 
-    run(settings["job"], partial(TimedClassifier, settings["answer"]))
+    run(settings["job"], partial(TimedClassifier, settings["results"]))
 
 
 def missed(plenty: Measured, scarce: Measured) -> list[str]:

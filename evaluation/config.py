@@ -56,7 +56,7 @@ class EvaluationConfig(Documented):
     """Number of undecodable images per set that are skipped; with more, the job fails."""
 
     allow_missing_classes: bool = False
-    """Whether a set may lack images of some of its classes; predictions are then restricted to the others."""
+    """Whether a set may lack images of some of its classes; predictions are then restricted to the classes it has."""
 
     outputs: str = ""
     """Folder in which network outputs are cached as Parquet and reused; empty is `outputs` next to the checkpoint."""

@@ -128,7 +128,7 @@ class SetResult(Measures):
     """Identifies the images counted; two models are only compared on the same ones."""
 
     top1_hits: Annotated[str, Field(default="")]
-    """Which of them have a correct top prediction, packed as text."""
+    """Which of these images have a correct top prediction, packed as text."""
 
 
 class Representation(TypedDict):
@@ -226,5 +226,5 @@ def read_evaluation(text: bytes) -> Evaluation:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise ValueError(first["msg"]) from error
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ValueError(f"{place or 'the whole'} is missing or has the wrong type") from error
+        location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise ValueError(f"{location or 'the whole'} is missing or has the wrong type") from error

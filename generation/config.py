@@ -97,7 +97,8 @@ class GenerationConfig(Documented):
             )
         if self.attention == "xformers" and (self.fuse_qkv or not self.gpus_per_actor):
             raise ValueError(
-                "generation.attention is xformers, which needs gpus_per_actor above 0 and fuse_qkv=false. Use sdpa."
+                "generation.attention is xformers, which needs gpus_per_actor above 0 and fuse_qkv=false. "
+                "Set generation.attention=sdpa."
             )
 
     @property

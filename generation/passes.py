@@ -30,17 +30,17 @@ class Passes:
         """Yield each requested pass with the requested positions in the set."""
         return self.request.serials.sections(self.num_images)
 
-    def order(self, num_items: int, *place: int) -> np.ndarray:
+    def order(self, num_items: int, *position: int) -> np.ndarray:
         """Return a permutation of a pass's items, int64 [num_items]; the identity if the request is in order.
 
-        `place` is the pass, followed by numbers that separate several orders within it.
+        `position` is the pass, then numbers that tell apart several orders within it.
         """
         if self.request.in_order:
             return np.arange(num_items)
-        return stream(self.purpose, self.seed, *place).permutation(num_items)
+        return stream(self.purpose, self.seed, *position).permutation(num_items)
 
     def choose(self, pass_number: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the requested ones of these positions, in the given order, and their serials; both int64."""
+        """Return those of `positions` that are requested, in the same order, and their serials; both int64."""
         serials = pass_number * self.num_images + positions
         is_requested = self.request.serials.contains(serials)
         return positions[is_requested], serials[is_requested]

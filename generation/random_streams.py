@@ -1,7 +1,7 @@
-"""Random numbers as a function of purpose, seed and place; no process keeps a state.
+"""Random numbers as a function of purpose, seed and position; no process keeps a state.
 
 numpy's Philox4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the key is seed and purpose,
-the counter is the place. Streams that differ in purpose, seed or place are independent.
+the counter is the position. Streams that differ in purpose, seed or position are independent.
 """
 
 from enum import IntEnum
@@ -22,15 +22,15 @@ class Purpose(IntEnum):
     SHIFTS = 7
 
 
-def bits(purpose: Purpose, seed: int, *place: int) -> np.random.Philox:
-    """Return the bit generator at a place of up to three numbers; the first counter word belongs to Philox itself."""
-    counter = np.array([0, *place, *[0] * (3 - len(place))], dtype=np.uint64)
+def bits(purpose: Purpose, seed: int, *position: int) -> np.random.Philox:
+    """Return the bit generator at a position of up to three numbers; Philox increments the first counter word."""
+    counter = np.array([0, *position, *[0] * (3 - len(position))], dtype=np.uint64)
     return np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64), counter=counter)
 
 
-def stream(purpose: Purpose, seed: int, *place: int) -> np.random.Generator:
-    """Return a numpy generator at a place of up to three numbers."""
-    return np.random.Generator(bits(purpose, seed, *place))
+def stream(purpose: Purpose, seed: int, *position: int) -> np.random.Generator:
+    """Return a numpy generator at a position of up to three numbers."""
+    return np.random.Generator(bits(purpose, seed, *position))
 
 
 def draws(seed: int, serials: np.ndarray, uses: np.ndarray, count: int, domains: np.ndarray | int = 0) -> np.ndarray:

@@ -241,7 +241,7 @@ class TrainingConfig(Documented):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"training.seed is {self.seed}; use 0 to 2**32 - 1.")
         if unknown := set(self.loggers) - {"wandb", "mlflow"}:
-            raise ValueError(f"training.loggers has unknown {', '.join(sorted(unknown))}; use wandb or mlflow.")
+            raise ValueError(f"training.loggers lists {', '.join(sorted(unknown))}; use wandb or mlflow.")
         self._check_crops()
         self._check_reuse()
         self._check_batches()

@@ -74,7 +74,7 @@ def run_workers(
 
 
 class FailFastOnErrors(ray.train.UserCallback):
-    """Stops Ray Train at errors, which would recur; it restarts the workers only after losing one."""
+    """Ends the run at an error in Figment's code, which would recur; Ray Train restarts workers only after a loss."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise the first error that does not come from a lost worker."""
@@ -84,12 +84,12 @@ class FailFastOnErrors(ray.train.UserCallback):
 
 
 def is_worker_loss(error: Exception) -> bool:
-    """Return whether the error means a lost process, or a failed collective, often its first symptom."""
+    """Return whether the error means a lost worker: an error of Ray, or of a collective, often the first symptom."""
     if isinstance(error, RayTaskError):  # raised by Figment's code in another process
         return False
-    is_rays_own = type(error).__module__.startswith("ray.")  # not all of Ray Train's worker errors are public
-    is_gloos = type(error) is RuntimeError and any(word in str(error).lower() for word in ("gloo", "connection"))
-    return is_rays_own or is_gloos or isinstance(error, DistError)
+    is_ray_error = type(error).__module__.startswith("ray.")  # not all of Ray Train's worker errors are public
+    is_gloo_error = type(error) is RuntimeError and any(word in str(error).lower() for word in ("gloo", "connection"))
+    return is_ray_error or is_gloo_error or isinstance(error, DistError)
 
 
 def keep_execution_options(datasets: dict[str, Dataset]) -> ray.train.DataConfig:

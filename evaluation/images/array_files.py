@@ -55,11 +55,12 @@ def has_arrays(folder: str) -> bool:
 def array_images(folder: str, split: str = "") -> ImageList:
     """Return the images of a split, by default test; ValueError if files are missing or damaged."""
     kind = _cifar_kind(folder)
-    there = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
+    available = [name for name, files in kind.parts.items() if _all_in(folder, files)] if kind else _idx_splits(folder)
     chosen = SPLITS.get(split, split) or "test"
-    if chosen not in there:
+    if chosen not in available:
         raise ValueError(
-            f"'{folder}' has {' and '.join(there)}, but not {chosen}. Add the files of {chosen}, or use another folder."
+            f"'{folder}' has {' and '.join(available)}, but not {chosen}. Add the files of {chosen}, or use another "
+            "folder."
         )
     return _cifar_images(folder, kind, chosen) if kind else _idx_images(folder, chosen)
 
@@ -87,7 +88,9 @@ def _idx_array(path: str, num_dimensions: int) -> np.ndarray:
         raise ValueError(f"'{path}' is not an idx file of bytes in {num_dimensions} dimensions. Download it again.")
     shape = np.frombuffer(content[4:start], ">u4").tolist()
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"'{path}' has {len(content):,} bytes, not those of shape {shape}. Download it again.")
+        raise ValueError(
+            f"'{path}' has {len(content):,} bytes, which does not match its shape {shape}. Download it again."
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

@@ -10,19 +10,19 @@ NOT_SHARED = -1
 """Label of classes that the classifier does not know."""
 
 
-def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np.ndarray:
-    """Return the label of each class of the set in `place`, named by wnid, class name or number, int64 [len(names)].
+def labels_of_classes(names: Sequence[str], path: str, space: LabelSpace) -> np.ndarray:
+    """Return the label of each class of the set at `path`, named by wnid, class name or number, int64 [len(names)].
 
     ValueError for names that match no class, or more than one.
     """
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
-        return _labels_of_numbers([int(name) for name in names], place, space)
+        return _labels_of_numbers([int(name) for name in names], path, space)
     folded_labels = _labels_by_name(space, normalized_name)
     found = [exact.get(name) or folded_labels.get(normalized_name(name), []) for name in names]
     if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} classes in '{place}' match no class of {space.name}: "
+            f"{len(unknown)} of {len(names)} classes in '{path}' match no class of {space.name}: "
             f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, remove "
             "them, or use a label space that has them."
         )
@@ -30,14 +30,14 @@ def labels_of_classes(names: Sequence[str], place: str, space: LabelSpace) -> np
         if len(labels) > 1:
             entries = [space.classes[label] for label in labels]
             raise ValueError(
-                f"The class '{name}' in '{place}' matches {len(labels)} classes of {space.name}. Name it by its wnid: "
+                f"The class '{name}' in '{path}' matches {len(labels)} classes of {space.name}. Name it by its wnid: "
                 f"{' or '.join(entry.wnid or entry.class_name for entry in entries)}."
             )
     return np.array([labels[0] for labels in found], dtype=np.int64)
 
 
 def labels_of_titles(
-    names: Sequence[str], titles: Sequence[str], place: str, space: LabelSpace, is_order_known: bool
+    names: Sequence[str], titles: Sequence[str], path: str, space: LabelSpace, is_order_known: bool
 ) -> np.ndarray:
     """Return labels like `labels_of_classes`, for numbers with the set's own titles, by number.
 
@@ -45,13 +45,13 @@ def labels_of_titles(
     space's.
     """
     if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
-        return labels_of_classes(names, place, space)
+        return labels_of_classes(names, path, space)
     try:
-        return labels_of_classes([titles[int(name)] for name in names], place, space)
+        return labels_of_classes([titles[int(name)] for name in names], path, space)
     except ValueError:
         if not is_order_known:
             raise
-        return labels_of_classes(names, place, space)
+        return labels_of_classes(names, path, space)
 
 
 def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
@@ -78,11 +78,11 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
     return np.array([label_of(entry) for entry in theirs.classes], dtype=np.int64)
 
 
-def _labels_of_numbers(numbers: Sequence[int], place: str, space: LabelSpace) -> np.ndarray:
+def _labels_of_numbers(numbers: Sequence[int], path: str, space: LabelSpace) -> np.ndarray:
     """Return numbers as labels: sets with numbered classes sort them by wnid, as the shipped label spaces do."""
     if (highest := max(numbers, default=0)) >= space.num_classes:
         raise ValueError(
-            f"'{place}' has the class number {highest}, but {space.name} has {space.num_classes} classes, from 0. "
+            f"'{path}' has the class number {highest}, but {space.name} has {space.num_classes} classes, from 0. "
             "Check that the set and the label space belong together."
         )
     return np.array(numbers, dtype=np.int64)

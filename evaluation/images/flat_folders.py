@@ -31,7 +31,7 @@ GROUND_TRUTH = os.path.join("data", "ILSVRC2012_validation_ground_truth.txt")
 META = os.path.join("data", "meta.mat")
 
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d+)[._]")
-"""Names of ImageNet's validation images, with their line of the ground truth, counted from 1."""
+"""Names of ImageNet's validation images; the number is the image's line in the ground truth, counted from 1."""
 
 LAYOUTS = (
     "a folder with one folder of images per class; *.parquet with columns image and label; WebDataset's *.tar; "
@@ -44,7 +44,7 @@ LAYOUTS = (
 def is_flat(folder: str) -> bool:
     """Return whether a folder has Tiny-ImageNet's list, or images with wnids or validation numbers in their names."""
     names = image_names(folder)
-    return bool(_images_of_tiny(folder)) or any(WNID.search(name) or VALIDATION_NAME.match(name) for name in names)
+    return bool(_tiny_images(folder)) or any(WNID.search(name) or VALIDATION_NAME.match(name) for name in names)
 
 
 def flat_images(folder: str, devkit: str = "") -> ImageList:
@@ -59,7 +59,7 @@ def flat_images(folder: str, devkit: str = "") -> ImageList:
     names = image_names(folder)
     lines = [_line_of(folder, name) for name in names]
     if not lines:
-        raise ValueError(f"'{folder}' has no images. Use the folder with ILSVRC2012_val_00000001.JPEG.")
+        raise ValueError(f"'{folder}' has no images. Use the folder that contains ILSVRC2012_val_00000001.JPEG.")
     devkit = _find_devkit(folder, devkit)
     wnids = _wnids_by_id(devkit)
     ids = _ids_of_lines(devkit, wnids)
@@ -77,19 +77,19 @@ def _listed_flat(folder: str) -> ImageList | None:
     names = image_names(folder)
     wnids = [WNID.findall(name) for name in names]
     above = [folder, *map(str, Path(folder).parents)][: MAX_FOLDERS_UP + 1]
-    if images := _images_of_tiny(folder):
-        names, place = images, _tiny_list(folder)
-        class_of = _tiny_classes(place)
+    if images := _tiny_images(folder):
+        names, path = images, _tiny_list(folder)
+        class_of = _tiny_classes(path)
     elif names and all(wnids):
-        class_of, place = {name: found[-1] for name, found in zip(names, wnids, strict=True)}, ""
-    elif names and (place := _file_in(above, KAGGLE_LIST)):
-        class_of = _kaggles_classes(place, names)
+        class_of, path = {name: found[-1] for name, found in zip(names, wnids, strict=True)}, ""
+    elif names and (path := _file_in(above, KAGGLE_LIST)):
+        class_of = _kaggle_classes(path, names)
     else:
         return None
     if unknown := [name for name in names if name not in class_of]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{place}', first '{unknown[0]}'. Download "
-            "the list again, or remove them."
+            f"{len(unknown)} of {len(names)} images in '{folder}' are not in '{path}', first '{unknown[0]}'. Download "
+            "the list again, or remove these images."
         )
     return build_list(folder, names, [class_of[name] for name in names])
 
@@ -101,37 +101,37 @@ def _file_in(folders: list[str], name: str) -> str:
 
 def _tiny_list(folder: str) -> str:
     """Return the path of Tiny-ImageNet's list, which lies next to the folder `images`; empty if there is none."""
-    places = [folder, os.path.dirname(folder)] if os.path.basename(folder) == "images" else [folder]
-    return _file_in(places, TINY_LIST)
+    folders = [folder, os.path.dirname(folder)] if os.path.basename(folder) == "images" else [folder]
+    return _file_in(folders, TINY_LIST)
 
 
-def _images_of_tiny(folder: str) -> list[str]:
+def _tiny_images(folder: str) -> list[str]:
     if not _tiny_list(folder):
         return []
     inside = os.path.join(folder, "images")
     return [f"images/{name}" for name in image_names(inside)] if os.path.isdir(inside) else image_names(folder)
 
 
-def _tiny_classes(place: str) -> dict[str, str]:
-    lines = Path(place).read_text(errors="replace").splitlines()
+def _tiny_classes(path: str) -> dict[str, str]:
+    lines = Path(path).read_text(errors="replace").splitlines()
     columns = [line.split("\t") for line in lines if line.strip()]
     return {name: row[1] for row in columns if len(row) > 1 for name in (row[0], f"images/{row[0]}")}
 
 
-def _kaggles_classes(place: str, names: list[str]) -> dict[str, str]:
-    """Return the class of each name in the list; all boxes of an image are of its class."""
-    lines = Path(place).read_text(errors="replace").splitlines()[1:]
+def _kaggle_classes(path: str, names: list[str]) -> dict[str, str]:
+    """Return the wnid of each name in Kaggle's list: that of its first box, since an image's boxes share one class."""
+    lines = Path(path).read_text(errors="replace").splitlines()[1:]
     wnids = dict(line.split(" ")[0].split(",") for line in lines if re.match(r"[^,]+,n\d{8} ", line))
     return {name: wnids[stem] for name in names if (stem := name.split(".")[0]) in wnids}
 
 
 def _line_of(folder: str, name: str) -> int:
-    """Return the line number in an image's name, counted from 1."""
+    """Return the image's line in the ground truth, counted from 1: the number in its name."""
     match = VALIDATION_NAME.match(name)
     if match is None:
         raise ValueError(
             f"'{name}' in '{folder}' is not named like ILSVRC2012_val_00000001.JPEG, so its class is unknown. "
-            f"Remove it, or give {LAYOUTS}."
+            f"Remove it, or use {LAYOUTS}."
         )
     return int(match[1])
 
@@ -139,12 +139,12 @@ def _line_of(folder: str, name: str) -> int:
 def _find_devkit(folder: str, devkit: str) -> str:
     """Return the devkit's folder."""
     beside = [os.path.join(folder, DEVKIT), os.path.join(os.path.dirname(folder), DEVKIT)]
-    for place in [os.path.abspath(os.path.expanduser(devkit))] if devkit else beside:
-        if os.path.isfile(os.path.join(place, GROUND_TRUTH)):
-            return place
+    for candidate in [os.path.abspath(os.path.expanduser(devkit))] if devkit else beside:
+        if os.path.isfile(os.path.join(candidate, GROUND_TRUTH)):
+            return candidate
     raise ValueError(
         f"The classes of the images in '{folder}' are in ImageNet's devkit, but '{devkit or beside[0]}' has no "
-        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz next to the images, or give the devkit's folder."
+        f"{GROUND_TRUTH}. Unpack {DEVKIT}.tar.gz next to the images, or set evaluation.paths.imagenet_devkit."
     )
 
 

@@ -26,12 +26,12 @@ HIDDEN_NAMES = (
 """Folders created by file systems, archives and network disks, ignored like names that begin with a dot."""
 
 
-def list_images(place: str) -> ImageList:
+def list_images(path: str) -> ImageList:
     """Return the images of a folder of class folders, sorted by folder, then by name; ValueError if there are none.
 
     Skips hidden entries, and anything that is neither a folder nor a regular file.
     """
-    folder = os.path.abspath(os.path.expanduser(place))
+    folder = os.path.abspath(os.path.expanduser(path))
     names = {entry.name: class_images(entry.path) for entry in class_folders(folder)}
     if not names.get("images", True):
         del names["images"]  # left over when Tiny-ImageNet's images were sorted into class folders
@@ -60,12 +60,12 @@ def class_images(folder: str) -> list[str]:
     names: dict[str, list[str]] = {}
     left = [folder]
     while left:
-        place = left.pop()
-        entries = entries_of(place)
-        names[place] = _names_of_images(entries)
+        current = left.pop()
+        entries = entries_of(current)
+        names[current] = _names_of_images(entries)
         left += [entry.path for entry in entries if is_folder(entry)]
     start = len(folder) + 1
-    return [f"{place}/{name}"[start:] for place in sorted(names, key=os.fsencode) for name in names[place]]
+    return [f"{below}/{name}"[start:] for below in sorted(names, key=os.fsencode) for name in names[below]]
 
 
 def _names_of_images(entries: list[os.DirEntry[str]]) -> list[str]:

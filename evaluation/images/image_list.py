@@ -139,7 +139,7 @@ def _as_bytes(name: str) -> bytes:
             return os.fsencode(name)
     except UnicodeEncodeError:
         pass
-    raise ValueError(f"{name!r} cannot name a file or a class. Rename it where the images are listed.")
+    raise ValueError(f"{name!r} cannot name a file or a class. Rename it in the list, tar or Parquet file.")
 
 
 @contextmanager

@@ -34,11 +34,11 @@ VALIDATION_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 def classes_of_set(name: str) -> LabelSpace:
     """Return the classes of one of `IMAGENET_SETS`, in the order of its class numbers."""
-    thousand = load_label_space("imagenet1k")
+    imagenet1k = load_label_space("imagenet1k")
     if name in ALL_CLASSES:
-        return thousand
+        return imagenet1k
     wnids = set(_timm_file(f"{name}_synsets.txt").read_text().split())
-    return LabelSpace(name, tuple(entry for entry in thousand.classes if entry.wnid in wnids))
+    return LabelSpace(name, tuple(entry for entry in imagenet1k.classes if entry.wnid in wnids))
 
 
 def reassessed_labels(names: Sequence[str]) -> list[list[int]]:
@@ -52,14 +52,14 @@ def reassessed_labels(names: Sequence[str]) -> list[list[int]]:
         if not match or not 1 <= int(match[1]) <= len(by_number):
             raise ValueError(
                 f"'{name}' is not named like a validation image, ILSVRC2012_val_00000001 to _000{len(by_number)}, and "
-                "ReaL labels are by that number. Use the original file names."
+                "ReaL labels are looked up by that number. Use the original file names."
             )
     return [by_number[int(cast(re.Match[str], match)[1]) - 1] for match in found]
 
 
-def map_labels(theirs: Sequence[Sequence[int]], labels: np.ndarray) -> tuple[np.ndarray, ...]:
+def map_labels(lists: Sequence[Sequence[int]], labels: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return lists of labels mapped by `labels` int64 [1000], which is -1 for classes that are dropped."""
-    mapped = (labels[np.array(each, dtype=np.int64)] for each in theirs)
+    mapped = (labels[np.array(each, dtype=np.int64)] for each in lists)
     return tuple(each[each >= 0] for each in mapped)
 
 

@@ -31,19 +31,19 @@ INNER = (
 """Subfolders in which archives, torchvision and Hugging Face's CIFAR store images."""
 
 
-def open_layout(place: str, split: str = "", devkit: str = "") -> ImageList:
+def open_layout(path: str, split: str = "", devkit: str = "") -> ImageList:
     """Return the images of a folder, or of one Parquet file or tar, in the layout detected there.
 
     A split is searched for among its subfolders, then in the names of Parquet files and tars; if nothing is named like
     a split, all images are used. By default it is validation, else test, if there are several. ValueError if there are
     no images with classes, or several splits without the requested one.
     """
-    path = os.path.abspath(os.path.expanduser(place))
+    path = os.path.abspath(os.path.expanduser(path))
     inside = _folder_of_split(path, split)
     if inside:
         return open_layout(inside, "", devkit)
     layout = _layout_of(path)
-    if not layout and (inner := _inner_place(path)):
+    if not layout and (inner := _inner_folder(path)):
         return open_layout(inner, split, devkit)
     if layout not in READERS:
         raise ValueError(_why_none(path, split))
@@ -64,13 +64,13 @@ def _folder_of_split(path: str, split: str) -> str:
     return found
 
 
-def _inner_place(path: str) -> str:
+def _inner_folder(path: str) -> str:
     """Return the subfolder of `INNER` in a folder, empty if there is none; ValueError if there are several."""
-    places = [os.path.join(path, name) for name in INNER]
-    found = [place for place in places if os.path.isdir(place) and _places_in(place)]
+    folders = [os.path.join(path, name) for name in INNER]
+    found = [folder for folder in folders if os.path.isdir(folder) and _folders_with_layout(folder)]
     if len(found) > 1:
-        names = " and ".join(os.path.relpath(place, path) for place in found)
-        raise ValueError(f"'{path}' has several sets: {names}. Use the folder of one, such as '{found[0]}'.")
+        names = " and ".join(os.path.relpath(folder, path) for folder in found)
+        raise ValueError(f"'{path}' has several sets: {names}. Use one of these folders, such as '{found[0]}'.")
     return found[0] if found else ""
 
 
@@ -86,10 +86,10 @@ def _first_of_split(paths: list[str], split: str) -> str:
 
 
 def _why_none(path: str, split: str) -> str:
-    """Return an error message for a place without a known layout, with the folders in it that have one."""
+    """Return an error message for a path without a known layout, with the folders in it that have one."""
     if not os.path.exists(path):
         return f"'{path}' does not exist. Use {LAYOUTS}."
-    inside = [place for folder in _folders_in(path) for place in _places_in(folder.path)]
+    inside = [found for folder in _folders_in(path) for found in _folders_with_layout(folder.path)]
     if not inside and _has_images_inside(path):
         return (
             f"'{path}' has all images in one folder, images, and no {TINY_LIST} with their classes: "
@@ -97,21 +97,21 @@ def _why_none(path: str, split: str) -> str:
         )
     if not inside:
         return f"'{path}' has no images with known classes. Use {LAYOUTS}."
-    names = ", ".join(os.path.relpath(place, path) for place in inside[:5])
+    names = ", ".join(os.path.relpath(folder, path) for folder in inside[:5])
     return (
         f"'{path}' has no images with known classes, and no folder {split or 'validation or test'} that has. Other "
-        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Use one of them, such as "
+        f"folders in it have some: {names}{', ...' if len(inside) > 5 else '.'} Use one of these, such as "
         f"'{_first_of_split(inside, split) or inside[0]}'."
     )
 
 
-def _places_in(folder: str) -> list[str]:
+def _folders_with_layout(folder: str) -> list[str]:
     """Return a folder if it has a known layout, else its subfolders that have one."""
     return [folder] if _layout_of(folder) else [inner.path for inner in _folders_in(folder) if _layout_of(inner.path)]
 
 
 def _layout_of(path: str) -> str:
-    """Return the name of a place's layout, empty if it is unknown."""
+    """Return the name of the layout at a path; empty if it is unknown."""
     if os.path.isfile(path):
         return {".parquet": "parquet", ".tar": "tar"}.get(os.path.splitext(path)[1], "")
     if not os.path.isdir(path):
@@ -149,4 +149,4 @@ READERS: dict[str, Callable[[str, str, str], ImageList]] = {
     "tar": lambda path, split, _devkit: tar_images(path, split),
     "flat": lambda path, _split, devkit: flat_images(path, devkit),
 }
-"""Readers by layout, called with place, split and devkit."""
+"""Readers by layout, called with path, split and devkit."""

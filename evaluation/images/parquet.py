@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
     path: str
     number: int
-    """Index in its file."""
+    """Index of the row group in its file."""
 
     num_rows: int
 
@@ -46,15 +46,16 @@ class _Rows(NamedTuple):
     labels: list[str]
     groups: list[Group]
     titles: tuple[str, ...]
+    """Class names of integer labels, by label; empty without such a table."""
 
 
-def parquet_images(place: str, split: str = "") -> ImageList:
-    """Return the images of a Parquet file, or of those in a folder or its `data` folder, sorted by file, then by row.
+def parquet_images(path: str, split: str = "") -> ImageList:
+    """Return the images of one Parquet file, or of all Parquet files of a split in a folder or its `data` subfolder.
 
-    No image is read. Labels are integers or strings. ValueError if a file, a column, a label or the split is missing,
-    or if files disagree on the names of class numbers.
+    They are sorted by file, then by row; none is read. Labels are integers or strings. ValueError if a file, a column,
+    a label or the split is missing, or if the files name the integer labels differently.
     """
-    folder, files = files_of(place, ".parquet", split)
+    folder, files = files_of(path, ".parquet", split)
     parts = [_rows_of(os.path.join(folder, file), file) for file in files]
     _check_titles(folder, {file: part.titles for file, part in zip(files, parts, strict=True)})
     labels = [label for part in parts for label in part.labels]
@@ -72,17 +73,17 @@ def open_rows(image: str, groups: list[Group], names: Sequence[str]) -> Opener:
     `image` is the name of the image column; `groups` are all row groups in order.
     """
     starts = np.cumsum([0, *(group.num_rows for group in groups)])
-    kept: dict[int, pa.ChunkedArray] = {}
+    buffered: dict[int, pa.ChunkedArray] = {}
 
     def read(position: int) -> Image.Image:
         number = int(np.searchsorted(starts, position, side="right")) - 1
-        if number not in kept:
-            kept.clear()  # before reading: a row group may have 1000 photographs
+        if number not in buffered:
+            buffered.clear()  # before reading, to save memory: a row group may have 1000 photographs
             path = groups[number].path
             with errors_as(StorageError, path, "Parquet", pa.ArrowException), pq.ParquetFile(path) as parquet:
                 table = parquet.read_row_group(groups[number].number, columns=[f"{image}.bytes"])
-                kept[number] = _field(table, image, "bytes")
-        return read_image(BytesIO(kept[number][int(position - starts[number])].as_py() or b""), names[position])
+                buffered[number] = _field(table, image, "bytes")
+        return read_image(BytesIO(buffered[number][int(position - starts[number])].as_py() or b""), names[position])
 
     return read
 

@@ -24,26 +24,26 @@ PART_OF_SPLIT = re.compile(r"(.+?)-(\d+)-of-(\d+)")
 """Hugging Face's names for the files of a split: `validation-00000-of-00014.parquet`, formerly with a hash."""
 
 
-def files_of(place: str, extension: str, split: str) -> tuple[str, list[str]]:
+def files_of(path: str, extension: str, split: str) -> tuple[str, list[str]]:
     """Return a folder and the names of a split's files in it, sorted; ValueError if some or all are missing.
 
-    `place` is a single file, whatever its split, or a folder as for `folder_with`. By default, the split is validation,
+    `path` is a single file, whatever its split, or a folder as for `folder_with`. By default, the split is validation,
     else test, else the only one.
     """
-    place = os.path.abspath(os.path.expanduser(place))
-    if os.path.isfile(place):
-        folder, name = os.path.split(place)
+    path = os.path.abspath(os.path.expanduser(path))
+    if os.path.isfile(path):
+        folder, name = os.path.split(path)
         return folder, [name]
-    if not (folder := folder_with(place, extension)):
-        raise ValueError(f"'{place}' has no *{extension}, nor has its folder data. Use a folder with such files.")
+    if not (folder := folder_with(path, extension)):
+        raise ValueError(f"Neither '{path}' nor its subfolder data has *{extension} files. Use a folder that has them.")
     names = _of_split(folder, _names_ending(folder, extension), split)
     _check_parts(folder, names)
     return folder, names
 
 
-def folder_with(place: str, extension: str) -> str:
+def folder_with(path: str, extension: str) -> str:
     """Return a folder, or its `data` folder, if it has files with the extension; empty if neither has."""
-    folders = [folder for folder in (place, os.path.join(place, "data")) if os.path.isdir(folder)]
+    folders = [folder for folder in (path, os.path.join(path, "data")) if os.path.isdir(folder)]
     return next((folder for folder in folders if _names_ending(folder, extension)), "")
 
 
@@ -51,10 +51,10 @@ def _names_ending(folder: str, extension: str) -> list[str]:
     return [entry.name for entry in entries_of(folder) if entry.name.endswith(extension) and is_file(entry)]
 
 
-def wanted_split(split: str, there: list[str]) -> str | None:
-    """Return the requested split, by default the preferred one for evaluation; None if `there` does not have it."""
+def wanted_split(split: str, available: list[str]) -> str | None:
+    """Return the requested split, by default the preferred one for evaluation; None if `available` does not have it."""
     choices = [SPLITS.get(split, split)] if split else PREFERRED_SPLITS
-    return next((choice for choice in choices if choice in there), None)
+    return next((choice for choice in choices if choice in available), None)
 
 
 def split_of(name: str) -> str:
@@ -75,9 +75,10 @@ def _of_split(folder: str, names: list[str], split: str) -> list[str]:
         return names
     wanted = wanted_split(split, splits)
     if wanted is None:
-        there = " and ".join(name or "files of no split" for name in sorted(set(splits)))
+        available = " and ".join(name or "no split" for name in sorted(set(splits)))
         raise ValueError(
-            f"'{folder}' has {there}, but not {split or 'validation or test'}. Use another folder, or a single file."
+            f"'{folder}' has files of {available}, but not of {split or 'validation or test'}. Use another folder, or "
+            "a single file."
         )
     return [name for name, its_split in zip(names, splits, strict=True) if its_split == wanted]
 
@@ -90,25 +91,25 @@ def _check_parts(folder: str, names: list[str]) -> None:
     num_parts = [int(part[3]) if part else 0 for part in parts]
     if other := next((name for name, num in zip(names, num_parts, strict=True) if num != num_parts[0]), None):
         raise ValueError(
-            f"'{folder}' has '{names[0]}' and '{other}' of one split, with different numbers of parts. Remove one of "
-            "them, or give a single file."
+            f"'{folder}' has '{names[0]}' and '{other}', which are of one split, but in different "
+            "numbers of parts. Remove one of them, or use a single file."
         )
     name_of: dict[int, str] = {}
     for name, number in [(name, int(part[2])) for name, part in zip(names, parts, strict=True) if part]:
         if number in name_of:
             raise ValueError(
-                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Remove one of them, or give "
+                f"'{folder}' has part {number} twice: '{name_of[number]}' and '{name}'. Remove one of them, or use "
                 "a single file."
             )
         name_of[number] = name
     if (last := max(name_of)) >= num_parts[0]:
         raise ValueError(
-            f"'{name_of[last]}' in '{folder}' is not one of {num_parts[0]} parts counted from 0. Remove it, or give a "
-            "single file."
+            f"'{name_of[last]}' in '{folder}' has a part number above {num_parts[0] - 1}, the last of {num_parts[0]} "
+            "parts. Remove it, or use a single file."
         )
     missing = next((number for number in range(num_parts[0]) if number not in name_of), None)
     if missing is not None:
         raise ValueError(
-            f"'{folder}' has {len(names)} of the {num_parts[0]} parts that '{names[0]}' belongs to: part {missing} "
-            "is missing. Add it, or give a single file."
+            f"'{folder}' has {len(names)} of the {num_parts[0]} parts of the split of '{names[0]}': part {missing} "
+            "is missing. Add it, or use a single file."
         )

@@ -43,32 +43,34 @@ class _Sample(NamedTuple):
     size: int
 
 
-def tar_images(place: str, split: str = "") -> ImageList:
-    """Return the images of a tar, or of those in a folder or its `data` folder, sorted by tar, then by position in it.
+def tar_images(path: str, split: str = "") -> ImageList:
+    """Return the images of one tar, or of all tars of a split in a folder or its `data` subfolder.
+
+    They are sorted by tar, then by position in it.
 
     Only headers and labels are read. ValueError if a tar is damaged, an image has no label, or a label no image.
     """
-    folder, tars = files_of(place, ".tar", split)
+    folder, tars = files_of(path, ".tar", split)
     paths = [os.path.join(folder, tar) for tar in tars]
     samples = [(number, sample) for number, path in enumerate(paths) for sample in _samples_of(path)]
     if not samples:
         raise ValueError(
-            f"The tars of '{folder}' have no labeled images. Use WebDataset's tars: with each KEY.jpg its KEY.cls."
+            f"The tars of '{folder}' have no labeled images. Use WebDataset tars with a KEY.cls for each KEY.jpg."
         )
-    places = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
+    locations = np.array([(number, sample.offset, sample.size) for number, sample in samples], np.int64)
     names = [f"{tars[number]}/{sample.name}" for number, sample in samples]
     labels = [sample.label for _, sample in samples]
-    return build_list(folder, names, labels, opener_of=partial(open_members, paths, places))
+    return build_list(folder, names, labels, opener_of=partial(open_members, paths, locations))
 
 
-def open_members(paths: list[str], places: np.ndarray, names: Sequence[str]) -> Opener:
+def open_members(paths: list[str], locations: np.ndarray, names: Sequence[str]) -> Opener:
     """Return a function that decodes the image at a position.
 
-    `places` int64 [num_images, 3] has the tar's index, and the offset and size in bytes of each image in it.
+    `locations` int64 [num_images, 3] has the tar's index, and the offset and size in bytes of each image in it.
     """
 
     def read(position: int) -> Image.Image:
-        number, offset, size = places[position].tolist()
+        number, offset, size = locations[position].tolist()
         path = paths[number]
         with errors_as(StorageError, path, "the tar that was listed", tarfile.TarError), open(path, "rb") as tar:
             content = _read(tar, offset, size)
@@ -107,7 +109,7 @@ def _members_by_key(path: str, file: BinaryIO) -> dict[str, Members]:
                 raise ValueError(f"'{path}' has two of '{key}.{ending}'. Write each sample once.")
             by_key[key][ending] = member
     if _read(file, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats damage as the end
-        raise tarfile.ReadError("after its last whole member comes neither a member nor the end")
+        raise tarfile.ReadError("the data after the last complete member is neither a member nor the end")
     _check_dots(path, others, by_key)
     return by_key
 
@@ -128,7 +130,8 @@ def _check_dots(path: str, others: list[str], by_key: dict[str, Members]) -> Non
         key, ending = key_and_ending(meant[0])
         raise ValueError(
             f"'{path}' has {len(meant)} images and labels with a dot inside their names, such as '{meant[0]}': "
-            f"WebDataset ends a key at the first dot after the folders, so this is '{ending}' of '{key}'. Rename them."
+            "WebDataset ends a key at the first dot after the folders, so it reads this file as "
+            f"'{ending}' of '{key}'. Rename them."
         )
 
 
@@ -147,7 +150,7 @@ def _sample(path: str, file: BinaryIO, key: str, members: Members) -> _Sample | 
         return None
     names = ", ".join(member.name for member in members.values())
     raise ValueError(
-        f"'{path}' has for '{key}' {names}: not one image with its label. Write a KEY.cls with each KEY.jpg."
+        f"'{path}' has {names} for key '{key}', but needs one image and one label. Write a KEY.cls for each KEY.jpg."
     )
 
 
@@ -163,7 +166,7 @@ def _label(path: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             value = content.decode().strip()
         value = int(value) if isinstance(value, str) and value.isdecimal() else value
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{member.name}' in '{path}' cannot be read: {error}. Write a label there.") from error
+        raise ValueError(f"'{member.name}' in '{path}' cannot be read: {error}. Write a label into it.") from error
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | str) or re.fullmatch(r"-\d+|", str(value)):

@@ -36,24 +36,24 @@ MAX_IMAGES_PER_UNIT = 64
 
 
 def real_training_images(
-    place: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
+    path: str, label_space: LabelSpace, image_size: int, seed: int, num_readers: int = 2
 ) -> "RealTrainingImages":
-    """Return the images of a place in one of `evaluation.images.layouts`, or the training split of `digits`.
+    """Return the images at a path, in any layout of `evaluation.images.layouts`, or the training split of `digits`.
 
     Files are listed, not opened. ValueError if the classes are not those of the label space, or are only numbered and
     incomplete.
     """
-    if place == DIGITS:
+    if path == DIGITS:
         source, space = digit_images(for_training=True), load_label_space(DIGITS)
     else:
-        source = open_layout(place, split="train")
-        space = _space_of(source, place, label_space)
-        _check_numbers(source, place, space)
+        source = open_layout(path, split="train")
+        space = _space_of(source, path, label_space)
+        _check_numbers(source, path, space)
     is_imagenet = space.name == "imagenet1k" and len(source.titles) == space.num_classes
-    by_class = labels_of_titles(source.classes, source.titles, place, space, is_order_known=is_imagenet)
+    by_class = labels_of_titles(source.classes, source.titles, path, space, is_order_known=is_imagenet)
     labels = matching_labels(space, label_space)[by_class[source.class_numbers()]]
     positions = np.flatnonzero(labels != NOT_SHARED)
-    if place == DIGITS and not len(positions):
+    if path == DIGITS and not len(positions):
         raise ValueError(
             f"The real images are 'digits', but the classes are those of {label_space.name}. Use a folder with "
             "one folder of images per class."
@@ -61,7 +61,7 @@ def real_training_images(
     return RealTrainingImages(source, positions, labels[positions], image_size, seed, num_readers)
 
 
-def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSpace:
+def _space_of(source: ImageList, path: str, label_space: LabelSpace) -> LabelSpace:
     """Return the label space of a source: ImageNet's 1,000 classes if `label_space` is only a part of those it has."""
     thousand = load_label_space("imagenet1k")
     if not {entry.wnid for entry in label_space.classes} < {entry.wnid for entry in thousand.classes}:
@@ -70,31 +70,31 @@ def _space_of(source: ImageList, place: str, label_space: LabelSpace) -> LabelSp
         return thousand
     names = source.titles or source.classes
     try:
-        labels_of_classes(names, place, label_space)
+        labels_of_classes(names, path, label_space)
     except ValueError:
         return thousand
     return label_space
 
 
-def _check_numbers(source: ImageList, place: str, space: LabelSpace) -> None:
+def _check_numbers(source: ImageList, path: str, space: LabelSpace) -> None:
     """Raise ValueError if classes are only numbered and incomplete: the numbers may be those of another set."""
     is_numbered = not source.titles and all(name.isdecimal() for name in source.classes)
     are_names = set(source.classes) <= set(space.class_names)
     if is_numbered and not are_names and len(source.classes) < space.num_classes:
         raise ValueError(
-            f"'{place}' has numbers for {len(source.classes)} classes, but {space.name} has {space.num_classes}, so "
-            "which ones is unknown. Name classes by wnid or class name, or give images of all."
+            f"'{path}' has numbers for {len(source.classes)} classes, but {space.name} has {space.num_classes}, so "
+            "it is unknown which classes these are. Name classes by wnid or class name, or add images of all classes."
         )
 
 
-def missing_classes(images: "RealTrainingImages", place: str, label_space: LabelSpace) -> str:
+def missing_classes(images: "RealTrainingImages", path: str, label_space: LabelSpace) -> str:
     """Return a sentence with the classes that have no images; empty if there are none."""
     missing = np.setdiff1d(np.arange(label_space.num_classes), images.labels)
     if not len(missing):
         return ""
     names = [label_space.classes[label].wnid or label_space.class_names[label] for label in missing[:3].tolist()]
     return (
-        f"'{place}' has no images of {len(missing)} of the {label_space.num_classes} classes of {label_space.name}: "
+        f"'{path}' has no images of {len(missing)} of the {label_space.num_classes} classes of {label_space.name}: "
         f"{', '.join(names)}{', ...' if len(missing) > 3 else '.'}"
     )
 
@@ -193,22 +193,22 @@ class RealTrainingImages:
         """Size of the image in a row, in bytes."""
         return self.image_size**2 * 3
 
-    def passes(self, wanted: SampleRequest) -> Passes:
-        """Return the passes over the images that `wanted` covers."""
-        return Passes(self.num_images, wanted, Purpose.REAL_IMAGE_ORDER, self.seed)
+    def passes(self, request: SampleRequest) -> Passes:
+        """Return the passes over the images that `request` covers."""
+        return Passes(self.num_images, request, Purpose.REAL_IMAGE_ORDER, self.seed)
 
-    def open(self, wanted: SampleRequest) -> ray.data.Dataset:
+    def open(self, request: SampleRequest) -> ray.data.Dataset:
         """Return rows `serial`, `index` and `label` int64, `image` uint8 [image_size, image_size, 3].
 
         With whole photographs, also `extent` int64 [2], the height and width of the photograph in its corner.
 
-        Passes come in order, each shuffled differently, or by ascending serial if `wanted.in_order`; otherwise readers
+        Passes come in order, each shuffled differently, or by ascending serial if `request.in_order`; otherwise readers
         may be a block of units apart.
         """
-        units = reading_units(self.passes(wanted), self.images_per_unit)
-        num_readers = 1 if wanted.in_order else max(1, self.num_readers // wanted.num_consumers)
-        dataset = map_units((RealReader, [self, wanted]), units, num_readers, MAX_READING_BLOCKS)
-        dataset.context.execution_options.preserve_order = wanted.in_order
+        units = reading_units(self.passes(request), self.images_per_unit)
+        num_readers = 1 if request.in_order else max(1, self.num_readers // request.num_consumers)
+        dataset = map_units((RealReader, [self, request]), units, num_readers, MAX_READING_BLOCKS)
+        dataset.context.execution_options.preserve_order = request.in_order
         unit_bytes = self.images_per_unit * self.image_bytes
         bound_memory(dataset, unit_bytes, num_readers * PARTS_PER_READER * unit_bytes)
         return dataset
@@ -217,12 +217,12 @@ class RealTrainingImages:
 class RealReader:
     """Ray actor that reads the units of `reading_units`."""
 
-    def __init__(self, source: RealTrainingImages, wanted: SampleRequest) -> None:
+    def __init__(self, source: RealTrainingImages, request: SampleRequest) -> None:
         self.source = source
         order = positions_by_index(source.num_images)
         self.positions, self.labels = source.positions[order], source.labels[order]
         self.read = source.source.opener()
-        self.passes = source.passes(wanted)
+        self.passes = source.passes(request)
         self.order = lru_cache(maxsize=1)(lambda pass_number: order_of_pass(self.passes, pass_number))
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

@@ -87,7 +87,8 @@ def open_transfer_set(name: str, path: str) -> TransferSet:
     needs = {need: Path(folder, need) for need in layout.needs.split()}
     if missing := [need for need, path in needs.items() if not (path.is_file() or path.is_dir())]:
         raise ValueError(
-            f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Use the folder with {', '.join(needs)}."
+            f"'{folder}' is not a folder of {name}: {missing[0]} is missing. Use the folder that contains "
+            f"{', '.join(needs)}."
         )
     with errors_as(ValueError, folder, name, Exception):  # readers of damaged files raise errors of any kind
         listing = layout.read(name, folder)
@@ -170,8 +171,8 @@ def _sun397(_name: str, folder: str) -> Listing:
         return f"SUN397/{line}", line.rpartition("/")[0][len("a/") :]
 
     listed = lines(Path(folder, "SUN397/ClassName.txt"))
-    for place in (Path(folder), Path(folder, "SUN397")):
-        training, testing = place / "Training_01.txt", place / "Testing_01.txt"
+    for parent in (Path(folder), Path(folder, "SUN397")):
+        training, testing = parent / "Training_01.txt", parent / "Testing_01.txt"
         if training.is_file() and testing.is_file():
             classes = [class_folder[len("a/") :] for class_folder in listed]
             return Listing(classes, [item(line) for line in lines(training)], [item(line) for line in lines(testing)])

@@ -60,10 +60,10 @@ class OutputCache:
 
     def rows(self) -> np.ndarray:
         """Return the cached rows, int64, ascending."""
-        there = np.zeros(self.num_rows, dtype=bool)
+        is_cached = np.zeros(self.num_rows, dtype=bool)
         for path in self.parts():
-            there[_read(path, [ROW])[ROW]] = True
-        return np.flatnonzero(there)
+            is_cached[_read(path, [ROW])[ROW]] = True
+        return np.flatnonzero(is_cached)
 
     def missing(self) -> np.ndarray:
         """Return the rows that are not cached yet, int64, ascending."""

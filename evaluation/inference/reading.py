@@ -43,16 +43,16 @@ class ReadRequest:
 
     source: ImageList
     positions: np.ndarray
-    """int64 [N]: their positions in `source`."""
+    """int64 [N]: the images' positions in `source`."""
 
     rows: np.ndarray
-    """int64 [N]: their positions in the set."""
+    """int64 [N]: the images' row numbers in the results of the set."""
 
     crop: Crop
 
 
 def read_images(sets: Sequence[ReadRequest], config: EvaluationConfig) -> ray.data.Dataset:
-    """Return blocks of one set each, in no fixed order.
+    """Return a dataset of cropped images in no fixed order; all images of a block are of one set.
 
     Columns are `set`, the set's number, int64 [N]; `row` int64 [N]; `image` uint8 [N, crop_size, crop_size, 3]; and
     `is_read`, bool [N], False if an image cannot be decoded.
@@ -73,7 +73,7 @@ def read_images(sets: Sequence[ReadRequest], config: EvaluationConfig) -> ray.da
 
 
 def _unit_size(num_images: int, image_bytes: int, config: EvaluationConfig) -> int:
-    """Return the number of images per unit: whole batches, of up to 16 MB if the set is large enough."""
+    """Return the number of images per unit: whole batches of up to 16 MB, fewer for small sets, but at least one."""
     most = min(MAX_IMAGES_PER_UNIT, SLICE_BYTES // image_bytes, num_images // (UNITS_PER_READER * config.num_readers))
     return max(1, most // config.batch_size) * config.batch_size
 
@@ -91,13 +91,13 @@ class ImageReader:
         A generator, because Ray Data wraps the exceptions of plain functions in its own.
         """
         number, start, stop = (int(unit[name][0]) for name in ("set", "start", "stop"))
-        to_read, read = self.sets[number], self.opener_of(number)
-        rows, size = to_read.rows[start:stop], to_read.crop.crop_size
+        request, read = self.sets[number], self.opener_of(number)
+        rows, size = request.rows[start:stop], request.crop.crop_size
         images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
         is_read = np.ones(len(rows), dtype=bool)
-        for i, position in enumerate(to_read.positions[start:stop].tolist()):
+        for i, position in enumerate(request.positions[start:stop].tolist()):
             try:
-                images[i] = to_read.crop(read(position))
+                images[i] = request.crop(read(position))
             except UnreadableImageError:
                 is_read[i] = False
         yield {"set": np.full(len(rows), number), ROW: rows, "image": images, "is_read": is_read}

@@ -112,7 +112,7 @@ def _set_details(name: str, of_set: SetResult) -> str:
         return "<p>No class has images.</p>"
     num_without = len(of_set["per_class"]) - len(with_images)
     classes = f"<p>Classes without images, not shown: {number(num_without)}.</p>" if num_without else ""
-    if len(with_images) > plots.MOST_CLASSES:
+    if len(with_images) > plots.MAX_CLASSES:
         classes += f"<p>The {plots.NUM_EXTREMES} worst and best of {number(len(with_images))} classes.</p>"
     classes += svg(plots.class_figure(with_images))
     note = OWN_LABELS if accepts_others(name, of_set) else ""
@@ -132,7 +132,7 @@ def accepts_others(name: str, of_set: SetResult) -> bool:
 def _confusions(per_class: plots.Rows, confusions: plots.Rows) -> str:
     """Return the confusion matrix, or the most frequent confusions if there are too many classes."""
     classes = plots.confused_classes(per_class, confusions)
-    if len(classes) <= plots.MOST_CLASSES:
+    if len(classes) <= plots.MAX_CLASSES:
         return f'<div class="wide">{svg(plots.confusion_figure(per_class, confusions))}</div>'
     wrong = [row for row in confusions if row["label"] != row["predicted"]]
     rows = []

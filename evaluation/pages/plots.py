@@ -20,13 +20,13 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentForm
 Rows = Sequence[Mapping[str, Any]]
 """A list from an evaluation's JSON."""
 
-MOST_CLASSES = 100
-"""With more classes, only the best and worst are drawn, and no confusion matrix."""
+MAX_CLASSES = 100
+"""Maximum number of classes drawn in full; with more, only the best and worst, and no confusion matrix."""
 
 NUM_EXTREMES = 25
 """Number of best, and of worst, classes drawn when there are too many."""
 
-MOST_CLASSES_WITH_COUNTS = 20
+MAX_CLASSES_WITH_COUNTS = 20
 """Larger confusion matrices have no room for counts."""
 
 MEASURES = ("sparsity", "intra_class_distance", "feature_redundancy", "coding_length")
@@ -79,12 +79,12 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
     for i, of_model in enumerate(models.values()):
-        present = [(place, of_model[name]) for place, name in enumerate(sets) if name in of_model]
+        present = [(x, of_model[name]) for x, name in enumerate(sets) if name in of_model]
         if not present:
             continue
         # Offset the models, or similar ones would hide each other's intervals.
         beside = (i - (len(models) - 1) / 2) * 0.6 / max(8, len(models))
-        _dots(axes, [place + beside for place, _ in present], [row for _, row in present], i)
+        _dots(axes, [x + beside for x, _ in present], [row for _, row in present], i)
         if len(models) == 1:
             axes.axhline(present[0][1]["top1"], color="gray", linestyle="--", linewidth=1, zorder=0)
     axes.set_xticks(range(len(sets)), [label(name) for name in sets])
@@ -99,9 +99,9 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
     return figure
 
 
-def _dots(axes: Axes, places: Sequence[float], rows: Rows, i: int) -> None:
+def _dots(axes: Axes, xs: Sequence[float], rows: Rows, i: int) -> None:
     values = [row["top1"] for row in rows]
-    axes.errorbar(places, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
+    axes.errorbar(xs, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
 
 
 def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
@@ -109,8 +109,8 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for name, _, _ in lines))
-    for name, places, rows in lines:
-        _dots(axes, places, rows, names.index(name))
+    for name, columns, rows in lines:
+        _dots(axes, columns, rows, names.index(name))
     axes.set(xlabel=along, ylabel="top-1 on real images")
     _in_percent(axes)
     _legend_below(figure, dict(enumerate(names)))
@@ -131,10 +131,10 @@ def _legend_below(figure: Figure, names: Mapping[int, str]) -> None:
 
 
 def class_figure(per_class: Rows) -> Figure:
-    """Return a plot of top-1 per class with intervals, sorted; above `MOST_CLASSES`, only the best and worst."""
+    """Return a plot of top-1 per class with intervals, sorted; above `MAX_CLASSES`, only the best and worst."""
     ranked = sorted((row for row in per_class if row["top1"] is not None), key=lambda row: -row["top1"])
     parts = {"": ranked}
-    if len(ranked) > MOST_CLASSES:
+    if len(ranked) > MAX_CLASSES:
         parts = {
             f"{NUM_EXTREMES} worst": ranked[: -NUM_EXTREMES - 1 : -1],
             f"{NUM_EXTREMES} best": ranked[:NUM_EXTREMES],
@@ -164,10 +164,10 @@ def confusion_counts(per_class: Rows, confusions: Rows) -> np.ndarray:
     A class is the image's original label, whatever else is accepted for it.
     """
     classes = confused_classes(per_class, confusions)
-    place = {number: i for i, number in enumerate(classes)}
-    counts = np.zeros((len(place), len(place)), dtype=np.int64)
+    index = {number: i for i, number in enumerate(classes)}
+    counts = np.zeros((len(index), len(index)), dtype=np.int64)
     for row in confusions:
-        counts[place[row["label"]], place[row["predicted"]]] = row["num_images"]
+        counts[index[row["label"]], index[row["predicted"]]] = row["num_images"]
     return counts
 
 
@@ -177,7 +177,7 @@ def confusion_figure(per_class: Rows, confusions: Rows) -> Figure:
     classes = confused_classes(per_class, confusions)
     sizes = np.array([row["num_images"] for row in classes.values()], dtype=np.float64)
     shares = counts / np.where(sizes > 0, sizes, np.nan)[:, None]
-    few = len(classes) <= MOST_CLASSES_WITH_COUNTS
+    few = len(classes) <= MAX_CLASSES_WITH_COUNTS
     side = 2 + len(classes) * (0.4 if few else 0.09)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()

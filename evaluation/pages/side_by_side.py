@@ -153,13 +153,15 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
     if len(models) < 2 or not common:
         return "<p>No two models have a common set.</p>"
     (first, before), *_, (last, after) = models.items()
-    place = escape(common[0])
+    set_name = escape(common[0])
     pairs = [(row, other, other["top1"] - row["top1"]) for row, other in same_classes(before, after, common[0])]
     if not pairs:
-        return f"<p>On {place}, no class of {escape(first)} matches one of {escape(last)} by name.</p>"
+        return f"<p>On {set_name}, no class of {escape(first)} matches one of {escape(last)} by name.</p>"
     largest = sorted((pair for pair in pairs if pair[2]), key=lambda pair: -abs(pair[2]))[:NUM_DIFFERENCES]
     if not largest:
-        return f"<p>On {place}, {escape(first)} and {escape(last)} are equal in all {number(len(pairs))} classes.</p>"
+        return (
+            f"<p>On {set_name}, {escape(first)} and {escape(last)} are equal in all {number(len(pairs))} classes.</p>"
+        )
     rows = [
         [
             row["class_name"],
@@ -170,7 +172,7 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
         ]
         for row, other, gain in largest
     ]
-    note = f"<p>On {place}: the {len(rows)} largest differences in top-1, of {number(len(pairs))} classes.</p>"
+    note = f"<p>On {set_name}: the {len(rows)} largest differences in top-1, of {number(len(pairs))} classes.</p>"
     return note + html_table(["class", "images", first, last, "difference, points"], rows)
 
 

@@ -3,7 +3,7 @@
     python -m generation.data.build_table
 
 writes `digits.json` and `imagenet1k.json` beside this file, classes sorted by wnid as torchvision's ImageFolder does.
-The wnids of ImageNet-1K are timm's. The other lists are unmodified copies: `imagenet100.txt` has the wnids of
+The wnids of ImageNet-1K come from timm. The other lists are unmodified copies: `imagenet100.txt` has the wnids of
 ImageNet-100 from the repository HobbitLong/CMC (commit 7b227be), `places365.txt` the scene categories of
 CSAILVision/places365 (commit 0621862) in label order.
 """
@@ -18,7 +18,7 @@ DIGITS = tuple(f"{name}.n.01" for name in "one two three four five six seven eig
 
 
 def digits(wordnet: WordNet) -> list[ClassEntry]:
-    """Return the digits zero to nine; `zero` is the number, not the quantity nothing."""
+    """Return the digits zero to nine; `zero` is the digit (`zero.n.02`), not nothing (`zero.n.01`)."""
     return [wordnet.by_synset(name) for name in ("zero.n.02", *DIGITS)]
 
 

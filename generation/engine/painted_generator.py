@@ -1,6 +1,7 @@
 """A generator without a model: the label's color, speckled by the plan's noise seed.
 
-For tests and load experiments, at a known rate. A classifier can learn these images, which has no bearing on real ones.
+For tests and load experiments, at a known rate. A classifier can learn these images, but that says nothing about real
+ones.
 """
 
 import colorsys
@@ -15,10 +16,10 @@ from generation.engine.generator import GeneratedImages
 from generation.recipes.plan import SamplePlan
 
 SPECKLE = 64
-"""Speckles darken each value by less than this, of 255."""
+"""Exclusive upper limit of the darkening by speckles, in levels of 255."""
 
 TILE_SIZE = 8
-"""Period of the speckles in pixels; drawing few of them saves CPU time for the code under measurement."""
+"""Period of the speckles in pixels; a small tile leaves more CPU time to the code under measurement."""
 
 
 DEFAULT_BATCH_SIZE = 32

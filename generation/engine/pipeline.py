@@ -195,7 +195,7 @@ def speed_up(pipeline: Any, config: GenerationConfig) -> None:
         if others := sorted(kinds - XFORMERS_COMPATIBLE):
             raise ValueError(
                 f"generation.attention is xformers, which would change the images of this model: its attention is "
-                f"{', '.join(others)}. Use sdpa."
+                f"{', '.join(others)}. Set generation.attention=sdpa."
             )
         try:
             pipeline.enable_xformers_memory_efficient_attention()

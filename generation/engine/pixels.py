@@ -1,4 +1,4 @@
-"""From decoder output to bytes on the host: resized and measured on the device, copied beside its next batch."""
+"""Turn decoder output into bytes on the host: resize and measure on the device, copy while it makes the next batch."""
 
 from collections.abc import Callable
 

@@ -101,7 +101,7 @@ class GenerationService:
         return max(self.counts().batch_sizes.values())
 
     def common_batch_size(self) -> int:
-        """Return the smallest batch size of any actor; batches of this size are identical to the bit on all actors."""
+        """Return the smallest batch size of any actor; batches of this size are bit-identical on all actors."""
         return min(self.counts().batch_sizes.values())
 
     def check_batch_size(self, batch_size: int) -> None:
@@ -109,8 +109,8 @@ class GenerationService:
         if (common := self.common_batch_size()) < batch_size:
             raise GenerationFailedError(
                 f"A generator actor has memory for batches of {common} images, but the stored images are made in "
-                f"batches of {batch_size}, which decides their last bits. Give the actor more memory, or generate the "
-                f"whole data set again in another folder with generation.batch_size={common}."
+                f"batches of {batch_size}; the batch size affects their last bits. Give the actor more memory, or "
+                f"generate the whole data set again in another folder with generation.batch_size={common}."
             )
 
     def num_loaded(self) -> int:

@@ -52,7 +52,7 @@ def _rows(path: Path) -> Sequence[Row]:
 
 
 def _named(row: Row) -> Row:
-    """Return a row whose only field is really a wnid or synset under that key."""
+    """Return a row; move a lone `class_name` that is a wnid or synset to the field of that name."""
     if row.keys() != {"class_name"}:
         return row
     name = row["class_name"]
@@ -104,7 +104,9 @@ def _look_up(row: Row, wordnet: WordNet | None) -> ClassEntry:
     if wordnet is not None and "wnid" in row:
         entry = wordnet.by_wnid(row["wnid"])
         if row.get("synset", entry.synset) != entry.synset:
-            raise ValueError(f"wnid {row['wnid']} is {entry.synset}, not {row['synset']}. Keep one of the two.")
+            raise ValueError(
+                f"wnid {row['wnid']} is the synset {entry.synset}, not {row['synset']}. Remove the wrong one."
+            )
         return entry
     if wordnet is not None and "synset" in row:
         return wordnet.by_synset(row["synset"])

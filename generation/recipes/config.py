@@ -125,7 +125,7 @@ class RecipeConfig(SharedSettings):
             len(self.guidance_scale) == 2 and self.guidance_scale[0] < self.guidance_scale[1]
         ):
             raise ValueError(
-                f"recipe.guidance_scale is {_shown(self.guidance_scale)}, but guidance_draw is between: set two "
+                f"recipe.guidance_scale is {_shown(self.guidance_scale)}, but recipe.guidance_draw is between: set two "
                 "values, the smaller first, such as [1.5, 3]."
             )
         start, end = self.guidance_interval

@@ -179,8 +179,8 @@ def files_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and bytes of a folder's model files."""
     digest = hashlib.sha256()
     for file in model_files(path):
-        place = file.name if path.is_file() else file.relative_to(path).as_posix()
-        digest.update(f"{place}\0{file.stat().st_size}\0".encode())
+        relative = file.name if path.is_file() else file.relative_to(path).as_posix()
+        digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as opened:
             while chunk := opened.read(1 << 24):
                 digest.update(chunk)

@@ -97,7 +97,8 @@ def check_scheduler(recipe: Recipe, own: str) -> None:
     """Raise ValueError if recipe.scheduler replaces a flow-matching scheduler; `own` is the class of the model's."""
     if recipe.scheduler != "model" and own.startswith("FlowMatch"):
         raise ValueError(
-            f"recipe.scheduler is {recipe.scheduler}, but the model uses flow matching ({own}). Use model."
+            f"recipe.scheduler is {recipe.scheduler}, but the model uses flow matching ({own}). Set "
+            "recipe.scheduler=model."
         )
 
 

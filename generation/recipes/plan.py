@@ -54,8 +54,8 @@ def plan_sample(recipe: Recipe, index: int, attempt: int = 0) -> SamplePlan:
     """Return the plan of sample `index` (0 or more); another `attempt` changes only the noise."""
     if not 0 <= index < NUM_INDICES:
         raise ValueError(f"Sample index {index} is out of range; indices are 0 to {NUM_INDICES - 1}.")
-    run, position = divmod(index, recipe.label_space.num_classes)
-    label = _labels_of_run(recipe.seed, run, recipe.label_space.num_classes, recipe.class_weights)[position]
+    block, position = divmod(index, recipe.label_space.num_classes)
+    label = _labels_of_block(recipe.seed, block, recipe.label_space.num_classes, recipe.class_weights)[position]
     words = _prompt_words(recipe, index)
     template = recipe.templates[_pick(words[TEMPLATE_DRAW], len(recipe.templates), recipe.template_weights)]
     return SamplePlan(
@@ -115,13 +115,13 @@ def describe_sample(recipe: Recipe, plan: SamplePlan) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _labels_of_run(seed: int, run: int, num_classes: int, weights: tuple[float, ...]) -> Sequence[int]:
-    """Return the shuffled labels of run number `run`, an aligned run of `num_classes` indices.
+def _labels_of_block(seed: int, block: int, num_classes: int, weights: tuple[float, ...]) -> Sequence[int]:
+    """Return the shuffled labels of block number `block`; a block is `num_classes` consecutive indices.
 
-    Each label occurs once. With weights, it occurs as often as its share of the run, rounded up or down at random so
+    Each label occurs once. With weights, it occurs as often as its share of the block, rounded up or down at random so
     that the mean is exact (systematic sampling).
     """
-    random = stream(Purpose.LABELS, seed, run)
+    random = stream(Purpose.LABELS, seed, block)
     order = random.permutation(num_classes)
     if not weights:
         return order.tolist()

@@ -166,7 +166,7 @@ def check_class_words(recipe: Recipe) -> None:
             if name in fields and not words:
                 raise ValueError(
                     f"recipe.templates use {{{name}}}, which class '{entry.class_name}' of "
-                    f"{recipe.label_space.name} lacks. Add it or a synset there, or remove {{{name}}}."
+                    f"{recipe.label_space.name} lacks. Add it or a synset to the class, or remove {{{name}}}."
                 )
 
 

@@ -116,16 +116,16 @@ def _list_senses(senses: Sequence[ClassEntry]) -> str:
 
 def open_wordnet() -> WordNet:
     """Open this machine's WordNet 3.0; raise ValueError with the remedy if it is missing or damaged."""
-    place = "WordNet"
+    source = "WordNet"
     try:
         root = _find()
-        place = f"WordNet in '{root}'"
+        source = f"WordNet in '{root}'"
         data, index = (_read_lines(root, name) for name in NUM_LINES)
         return WordNet(data, index)
     except _UnusableError as error:
-        raise ValueError(f"{place} {error}. {REMEDY}.") from error
+        raise ValueError(f"{source} {error}. {REMEDY}.") from error
     except Exception as error:  # damaged files raise any kind
-        raise ValueError(f"{place} cannot be read ({type(error).__name__}: {error}). {REMEDY}.") from error
+        raise ValueError(f"{source} cannot be read ({type(error).__name__}: {error}). {REMEDY}.") from error
 
 
 class _UnusableError(Exception):

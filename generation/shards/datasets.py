@@ -117,7 +117,7 @@ def tee_samples(
     config: GenerationConfig,
     shards: ShardSet,
     num_images: int,
-    wanted: SampleRequest,
+    request: SampleRequest,
     seed: int = 0,
 ) -> ray.data.Dataset:
     """Return a lazy dataset of the requested samples of a set's first `num_images`, storing missing shards on the way.
@@ -128,28 +128,28 @@ def tee_samples(
     first, missing = shards.first(num_images), set(shards.missing())
     first_pass = IndexSet.of_ranges([range(num_images)])
     bounds = np.array([0, *(indices.stop - first.first_index for indices in first.ranges)])
-    to_generate = np.flatnonzero(np.diff((wanted.serials & first_pass).num_below(bounds))).tolist()
-    to_read = reading_units(first, seed, dataclasses.replace(wanted, serials=wanted.serials - first_pass))
+    to_generate = np.flatnonzero(np.diff((request.serials & first_pass).num_below(bounds))).tolist()
+    to_read = reading_units(first, seed, dataclasses.replace(request, serials=request.serials - first_pass))
     only_later = missing.intersection(unit["number"] for unit in to_read).difference(to_generate)
     numbers = [*to_generate, *sorted(only_later)]
     generation_units = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in numbers]
     blocks = in_blocks(generation_units, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
-    stage = encoding_stage(Tee(shards, missing, ShardReader(first, seed, wanted)))
-    dataset = request_units(service, config, shards.batch_size, blocks, stage, wanted)
+    stage = encoding_stage(Tee(shards, missing, ShardReader(first, seed, request)))
+    dataset = request_units(service, config, shards.batch_size, blocks, stage, request)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
-    bound_memory(dataset, batch_bytes, config.max_buffered_bytes, wanted.num_consumers)
+    bound_memory(dataset, batch_bytes, config.max_buffered_bytes, request.num_consumers)
     return dataset
 
 
-def read_shards(shards: ShardSet, seed: int, num_readers: int, wanted: SampleRequest) -> ray.data.Dataset:
+def read_shards(shards: ShardSet, seed: int, num_readers: int, request: SampleRequest) -> ray.data.Dataset:
     """Return a lazy dataset of the requested samples of a set, in the stream's format and a reproducible order.
 
     Serials count positions in the set, pass after pass. `seed` shuffles each pass differently: the slices, and the
-    samples in each slice. With `wanted.in_order`, samples come in serial order.
+    samples in each slice. With `request.in_order`, samples come in serial order.
     """
-    units = reading_units(shards, seed, wanted)
-    num_readers = max(1, num_readers // wanted.num_consumers)
-    dataset = map_units((ShardReader, [shards, seed, wanted]), units, num_readers, MAX_READING_BLOCKS)
+    units = reading_units(shards, seed, request)
+    num_readers = max(1, num_readers // request.num_consumers)
+    dataset = map_units((ShardReader, [shards, seed, request]), units, num_readers, MAX_READING_BLOCKS)
     dataset.context.execution_options.preserve_order = True
     slice_bytes = images_per_slice(shards.recipe) * shards.recipe.image_bytes
     bound_memory(dataset, slice_bytes, num_readers * PARTS_PER_READER * slice_bytes)
@@ -196,7 +196,7 @@ class Tee:
     def _wanted_in_first_pass(self, number: int) -> IndexSet:
         """Return the requested indices of a shard in the first pass."""
         held, first = self.shards.ranges[number], self.shards.first_index
-        num_images, serials = self.reader.shards.num_images, self.reader.wanted.serials
+        num_images, serials = self.reader.shards.num_images, self.reader.request.serials
         this_pass = IndexSet.of_ranges([range(held.start, min(held.stop, first + num_images))])
         return this_pass & serials.shifted(first)
 
@@ -206,12 +206,12 @@ def images_per_slice(recipe: Recipe) -> int:
     return max(1, SLICE_BYTES // recipe.image_bytes)
 
 
-def passes_of(shards: ShardSet, seed: int, wanted: SampleRequest) -> Passes:
+def passes_of(shards: ShardSet, seed: int, request: SampleRequest) -> Passes:
     """Return the requested passes over a set of shards."""
-    return Passes(shards.num_images, wanted, Purpose.SHARD_ORDER, seed)
+    return Passes(shards.num_images, request, Purpose.SHARD_ORDER, seed)
 
 
-def reading_units(shards: ShardSet, seed: int, wanted: SampleRequest) -> list[dict[str, int]]:
+def reading_units(shards: ShardSet, seed: int, request: SampleRequest) -> list[dict[str, int]]:
     """Return the slices with requested samples, in reading order, pass by pass."""
     size, slices, position = images_per_slice(shards.recipe), [], 0
     for number, held in enumerate(shards.ranges):
@@ -220,7 +220,7 @@ def reading_units(shards: ShardSet, seed: int, wanted: SampleRequest) -> list[di
             slices.append({"number": number, "row": row, "num_rows": num_rows, "position": position})
             position += num_rows
     bounds = np.array([*(each["position"] for each in slices), position])
-    passes, units = passes_of(shards, seed, wanted), []
+    passes, units = passes_of(shards, seed, request), []
     for pass_number, positions in passes.sections():
         is_wanted = np.diff(positions.num_below(bounds)) > 0
         order = passes.order(len(slices), pass_number)
@@ -234,12 +234,12 @@ class ShardReader:
 
     shards: ShardSet
     seed: int
-    wanted: SampleRequest
+    request: SampleRequest
 
     @cached_property
     def passes(self) -> Passes:
         """The requested passes over the set."""
-        return passes_of(self.shards, self.seed, self.wanted)
+        return passes_of(self.shards, self.seed, self.request)
 
     @cached_property
     def index_of(self) -> Callable[[int], pa.Table]:

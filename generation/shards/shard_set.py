@@ -194,7 +194,8 @@ def check_same(found: ShardSet, recipe: Recipe, data: DataConfig | None = None) 
         if getattr(found, name) != getattr(data, name):
             different[f"data.{name}"] = (getattr(found, name), getattr(data, name))
     if different:
-        named = "; ".join(f"{name} is {a!r} there, {b!r} here" for name, (a, b) in list(different.items())[:5])
+        shown = list(different.items())[:5]
+        named = "; ".join(f"{name} is {a!r} in the data set, {b!r} in this job" for name, (a, b) in shown)
         raise ValueError(
             f"'{found.storage.url}' contains a different data set: {named}. Choose another location or its settings."
         )

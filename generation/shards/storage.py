@@ -142,10 +142,8 @@ class Storage:
         for path in Path(self.url).rglob(f"{TEMPORARY}*") if self.is_local else ():
             if path.name == LOCK:  # held by the caller
                 continue
-            with (
-                self._errors(f"'{path}' cannot be removed"),
-                suppress(FileNotFoundError),
-            ):  # its writer may still be running
+            # FileNotFoundError: the file's writer still runs and has just renamed it.
+            with self._errors(f"'{path}' cannot be removed"), suppress(FileNotFoundError):
                 if path.stat().st_mtime < began_at:
                     path.unlink()
 

@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError, RpcError
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 """Timeout for a TCP connection to a cluster's head."""
 
 OWN_RAY = "RAY_ADDRESS=local starts a local Ray for this job"
@@ -27,7 +27,7 @@ OWN_RAY = "RAY_ADDRESS=local starts a local Ray for this job"
 
 def running_address() -> str | None:
     """Return the cluster named by RAY_ADDRESS or the last `ray start` on this machine; None if neither names one."""
-    # Not `auto`: it also finds another job's private Ray, and waits for it at an address it does not listen on.
+    # `auto` would also find another job's private Ray, and wait at an address on which that Ray does not listen.
     if os.environ.get("RAY_ADDRESS") == "auto":
         del os.environ["RAY_ADDRESS"]
     try:
@@ -120,7 +120,7 @@ def _as_ray_takes_it(host: str, port: int) -> str:
 def _connect(address: str) -> None:
     """Raise OSError if nothing listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _listens(address: str) -> bool:

@@ -59,5 +59,5 @@ def _on_its_host(process: str, do: Callable[[int], bool]) -> bool:
     on_host = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == host]
     if not on_host:
         return False
-    there = NodeAffinitySchedulingStrategy(on_host[0], soft=False)
-    return ray.get(ray.remote(num_cpus=0)(do).options(scheduling_strategy=there).remote(pid_of(process)))
+    on_its_node = NodeAffinitySchedulingStrategy(on_host[0], soft=False)
+    return ray.get(ray.remote(num_cpus=0)(do).options(scheduling_strategy=on_its_node).remote(pid_of(process)))

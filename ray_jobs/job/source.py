@@ -85,8 +85,8 @@ def unreadable_in(run_dir: Path, training: TrainingConfig) -> Unreadable:
 
 def real_samples(config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable) -> TrainingSamples | None:
     """Return the real images to mix in, in an order of the seed; ValueError if they are missing."""
-    place = config.training.real_images
-    return as_samples(open_real(place, config, recipe, seed, unreadable)) if place else None
+    path = config.training.real_images
+    return as_samples(open_real(path, config, recipe, seed, unreadable)) if path else None
 
 
 def as_samples(images: RealTrainingImages) -> TrainingSamples:
@@ -95,16 +95,16 @@ def as_samples(images: RealTrainingImages) -> TrainingSamples:
 
 
 def open_real(
-    place: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable, *, are_alone: bool = False
+    path: str, config: JobConfig, recipe: Recipe, seed: int, unreadable: Unreadable, *, are_alone: bool = False
 ) -> RealTrainingImages:
-    """Return the real images of a place, uncropped if crops are random; ValueError if they are missing.
+    """Return the real images at a path, uncropped if crops are random; ValueError if they are missing.
 
     A class without images is a warning, or ValueError if training uses real images only.
     """
     training = config.training
     size = training.real_image_size or recipe.image_size
-    images = real_training_images(real_place(place), recipe.label_space, size, seed, config.data.num_readers)
-    if missing := missing_classes(images, place, recipe.label_space):
+    images = real_training_images(real_path(path), recipe.label_space, size, seed, config.data.num_readers)
+    if missing := missing_classes(images, path, recipe.label_space):
         if are_alone:
             raise ValueError(f"{missing} Add them, or choose a label space without these classes.")
         logger.warning("training.real_images: %s", missing)
@@ -113,9 +113,9 @@ def open_real(
     )
 
 
-def real_place(place: str) -> str:
+def real_path(path: str) -> str:
     """Return `digits` unchanged, and anything else as an absolute path."""
-    return place if place == "digits" else str(resolve_input(place))
+    return path if path == "digits" else str(resolve_input(path))
 
 
 def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
@@ -198,7 +198,7 @@ class StoredSource:
     config: JobConfig
     images: TrainingSamples
     held_out_images: TrainingSamples
-    place: str
+    path: str
     shards: ShardSet | None = None
     """The shards of `images`; None for real images."""
 
@@ -217,8 +217,8 @@ class StoredSource:
         wait_for_trainers(self.config)
 
     def describe(self) -> str:
-        """Return the number of images and their place."""
-        return f"{self.num_images:,} {'' if self.shards else 'real '}images from {self.place}"
+        """Return the number of images and their path."""
+        return f"{self.num_images:,} {'' if self.shards else 'real '}images from {self.path}"
 
     def limit_passes(self, num_images: int) -> None:
         """Keep the number of samples per pass from the run's start, even if the shards have grown since."""
@@ -278,4 +278,4 @@ def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -
     images = open_real(config.data.real, config, recipe, config.training.seed, unreadable, are_alone=True)
     held_out, train = images.split(config.training.num_held_out)
     held_out = dataclasses.replace(held_out, image_size=recipe.image_size, is_whole=False)
-    return StoredSource(config, as_samples(train), as_samples(held_out), real_place(config.data.real))
+    return StoredSource(config, as_samples(train), as_samples(held_out), real_path(config.data.real))

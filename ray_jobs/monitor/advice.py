@@ -14,7 +14,7 @@ from ray_jobs.monitor.progress import Interval, RunProgress
 LITTLE_WAITING_FRACTION = 0.05
 """Below this waiting fraction training has enough images."""
 
-MOST_WAITING_FRACTION = 0.99
+MAX_WAITING_FRACTION = 0.99
 """Cap on the waiting fraction: at 1 training would need infinitely many generators."""
 
 NOTABLE_REUSE = 1.05
@@ -96,7 +96,7 @@ def actors_at_work(interval: Interval) -> float:
 
 def _actors_needed(interval: Interval) -> float:
     """Return the number of always busy actors that would feed training without waiting."""
-    return actors_needed(actors_at_work(interval), min(interval.pool_waiting_fraction, MOST_WAITING_FRACTION))
+    return actors_needed(actors_at_work(interval), min(interval.pool_waiting_fraction, MAX_WAITING_FRACTION))
 
 
 def _of_readers(waiting_fraction: float, images: str) -> str:

@@ -34,7 +34,7 @@ LAST_SNAPSHOT_SECONDS = 60.0
 
 
 class RunMonitor:
-    """A context manager: inside it, a thread of this process samples the run."""
+    """A context manager: inside it, a thread of this process takes snapshots of the run."""
 
     def __init__(self, pool: GenerationService | None, *observers: Observer) -> None:
         """Watch a pool (None if nothing is generated) and a training run that reports to `self.report`.
@@ -55,10 +55,10 @@ class RunMonitor:
         """Training's last report."""
 
         self._ended: list[TrainingProgress] = []
-        """Reports at the ends of epochs for which the pool has not been sampled yet."""
+        """Reports at the ends of epochs for which there is no snapshot of the pool yet."""
 
         self._unresponsive: set[str] = set()
-        """What did not respond in the last sample."""
+        """Problems of the last snapshot: what did not respond."""
 
         self.epochs: list[RunProgress] = []
         """The run's progress at the end of each epoch."""
@@ -69,7 +69,7 @@ class RunMonitor:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "RunMonitor":
-        """Start sampling."""
+        """Start taking snapshots."""
         self._thread.start()
         return self
 
@@ -96,22 +96,22 @@ class RunMonitor:
             for report in self._reports(0.0 if is_last else POLL_SECONDS) or [None]:
                 if report is not None:
                     self._add_report(report)
-                if self._sample():
+                if self._take_snapshot():
                     for observer in self.observers:
                         observer.show(self._latest)
 
     def _reports(self, wait_seconds: float) -> list[TrainingProgress]:
         """Return training's new reports; wait up to `wait_seconds` for one."""
         with self._warn_once("Training's progress reports do not arrive"):
-            answer = self._inbox.read.remote(self._num_reports, wait_seconds)
-            reports = cast(list[TrainingProgress], ray.get(answer, timeout=READ_SECONDS))
+            pending = self._inbox.read.remote(self._num_reports, wait_seconds)
+            reports = cast(list[TrainingProgress], ray.get(pending, timeout=READ_SECONDS))
             self._num_reports += len(reports)
             return reports
         self._closing.wait(wait_seconds)
         return []
 
-    def _sample(self) -> bool:
-        """Sample the pool; return whether it responded."""
+    def _take_snapshot(self) -> bool:
+        """Update the latest snapshot; return whether the pool responded."""
         with self._warn_once("The generator pool does not respond"):
             self._latest = self._snapshot()
             self.epochs += [dataclasses.replace(self._latest, training=ended) for ended in self._ended]

@@ -16,8 +16,8 @@ TAUGHT = ("inverted", "backgrounds", "noisy")
 
 KINDS = {
     "clean": "on clean digits",
-    "untaught": "under shifts that no prompt was taught",
-    "taught": "under shifts that prompts were taught",
+    "untaught": "under shifts that no prompt names",
+    "taught": "under shifts that prompts name",
 }
 """Kinds of real sets and their descriptions; each kind has its own findings."""
 
@@ -118,7 +118,7 @@ def verdict_of(*found: np.ndarray) -> str:
     """Return in how many of all pairs a choice is better as text, or that it is worse in all."""
     gains = np.concatenate(found)
     if (gains < 0).all():
-        return f"the contrary in {len(gains)} of {len(gains)} pairs"
+        return f"the reverse in {len(gains)} of {len(gains)} pairs"
     return f"seen in {(gains > 0).sum()} of {len(gains)} pairs"
 
 
@@ -219,7 +219,7 @@ def on_backgrounds(cells: Sequence[Cell], kind: str) -> Finding:
     return Finding(
         f"Backgrounds in prompts help {KINDS[kind]}.",
         verdict_by_augmentation([found]),
-        f"Background instead of name: {differences(found)}; by shift, in the mean of both augmentations: {each}. On "
+        f"Background instead of name: {differences(found)}; by shift, averaged over both augmentations: {each}. On "
         f"clean digits: {differences(by_augmentation(cells, *choice, 'clean'))}.",
     )
 
@@ -228,7 +228,7 @@ def on_definitions(cells: Sequence[Cell]) -> Finding:
     """Report the effect of definitions without a verdict: to the model, each name has one meaning."""
     found = by_augmentation(cells, "form", "definition", "class_name", "clean")
     return Finding(
-        "Definitions help against names of several meanings.",
+        "Definitions help with ambiguous class names.",
         "cannot be shown here",
         f"The digits model has learnt one meaning of each name. Clean digits, definition instead of name: "
         f"{differences(found)}.",
@@ -245,7 +245,7 @@ def on_real(generated: Sequence[Cell], real: Sequence[Cell]) -> Finding:
     return Finding(
         "Generated images teach nearly as well as real ones.",
         "cannot be shown here",
-        f"The generator was taught by the real images that it would be compared with; there is one seed. {evidence}.",
+        f"The generator was trained on the real images of this comparison; there is one seed. {evidence}.",
     )
 
 

@@ -27,7 +27,7 @@ def markdown(cells: Sequence[Cell], circumstances: Mapping[str, str], plots: Seq
         "A pair is two classifiers that differ only in the compared setting; differences are means over pairs, with "
         "minimum and maximum. All use one seed, and pairs share test images and some training images: they are not "
         "independent repetitions, and the number of pairs that agree says nothing about other seeds. Clean digits, "
-        "shifts that no prompt was taught and shifts that prompts were taught have separate findings (the digits model "
+        "shifts that no prompt names and shifts that prompts name have separate findings (the digits model "
         "learned inverted digits, backgrounds and noise from prompts that name them), and separate verdicts for plain "
         "and strong augmentation unless these are compared. Strong augmentation helps generated images more in a pair "
         "of generated sets if their gain exceeds the mean gain on real images.",

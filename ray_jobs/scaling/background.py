@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import psutil
 
-MOST_THREADS = 1_000
+MAX_THREADS = 1_000
 
 Value = TypeVar("Value")
 
@@ -20,12 +20,12 @@ class Background:
         self.stopped = threading.Event()
         """Set when the body ends; threads poll it or wait for it."""
 
-        self._threads = ThreadPoolExecutor(MOST_THREADS)
-        self._works: list[Future[None]] = []
+        self._threads = ThreadPoolExecutor(MAX_THREADS)
+        self._futures: list[Future[None]] = []
 
     def start(self, work: Callable[[], None]) -> None:
         """Run a function in its own thread."""
-        self._works.append(self._threads.submit(work))
+        self._futures.append(self._threads.submit(work))
 
     def __enter__(self) -> "Background":
         """Return self."""
@@ -34,7 +34,9 @@ class Background:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         """Stop and join all threads; raise the first thread's error unless the body raised one."""
         self.stopped.set()
-        errors = [work.exception() for work in self._works]  # waits; includes threads started by threads meanwhile
+        errors = [
+            future.exception() for future in self._futures
+        ]  # waits; includes threads started by threads meanwhile
         self._threads.shutdown()
         for error in errors:
             if error is not None and error_type is None:

@@ -98,11 +98,11 @@ class LoadResult:
     @property
     def first_batch_at(self) -> float:
         """Time of the trainer's first batch."""
-        return float(self.deliveries.came_at[0])
+        return float(self.deliveries.delivered_at[0])
 
     def series(self) -> Series:
         """Return rates and pool size for the plots."""
-        first, last = self.first_batch_at, float(self.deliveries.came_at[-1])
+        first, last = self.first_batch_at, float(self.deliveries.delivered_at[-1])
         ends, rates = self.deliveries.rates(first, last, WINDOW_SECONDS)
         return Series(
             (ends - first).round(3).tolist(),

@@ -1,7 +1,7 @@
 """A fake trainer: consumes images at a given rate, trains nothing and records each delivery.
 
 It runs in a Ray Train worker, as training does; after a crash its replacement continues with the remaining samples.
-Knows neither the pool nor the reason for its speed.
+Knows neither the pool nor the experiment that sets its rate.
 """
 
 import tempfile
@@ -41,7 +41,7 @@ class DeliveryLedger:
         self.begun: list[tuple[float, str]] = []
         """Start of each trainer in seconds of `time.time()`, and its process as `host:pid`."""
 
-        self.came_at: list[float] = []
+        self.delivered_at: list[float] = []
         self.indices: list[np.ndarray] = []
         self.waiting_seconds: list[float] = []
         """Waiting time of the trainer for each batch."""
@@ -51,15 +51,15 @@ class DeliveryLedger:
         self.begun.append((time.time(), process))
         return IndexSet.of(np.concatenate([np.zeros(0, np.int64), *self.indices])), self.first_batch_at()
 
-    def take(self, indices: np.ndarray, waiting_seconds: float) -> None:
+    def record(self, indices: np.ndarray, waiting_seconds: float) -> None:
         """Record a batch."""
-        self.came_at.append(time.time())
+        self.delivered_at.append(time.time())
         self.indices.append(indices)
         self.waiting_seconds.append(waiting_seconds)
 
     def first_batch_at(self) -> float | None:
         """Return the time of the first batch in seconds of `time.time()`; None before it."""
-        return self.came_at[0] if self.came_at else None
+        return self.delivered_at[0] if self.delivered_at else None
 
     def trainer(self) -> str:
         """Return the current trainer's process as `host:pid`."""
@@ -68,7 +68,7 @@ class DeliveryLedger:
     def deliveries(self) -> Deliveries:
         """Return times, sizes and waiting times of all batches."""
         nums = np.array([len(part) for part in self.indices])
-        return Deliveries(np.array(self.came_at), nums, np.array(self.waiting_seconds))
+        return Deliveries(np.array(self.delivered_at), nums, np.array(self.waiting_seconds))
 
     def snapshot(self) -> "DeliveryLedger":
         """Return self; through Ray, a copy of the ledger."""
@@ -147,14 +147,14 @@ class PaintedTrainer:
             background.start(lambda: self._report_times(background))
             due_at, requested_at = 0.0, time.time()
             while (batch := self._next(batches)) is not None:
-                came_at = time.time()
-                ray.get(self.job.ledger.take.remote(batch["index"], came_at - requested_at))
+                delivered_at = time.time()
+                ray.get(self.job.ledger.record.remote(batch["index"], delivered_at - requested_at))
                 if self.began_at is None:
                     self.waiting.take()
-                    self.began_at = came_at
-                self.run_began_at = self.run_began_at or came_at
-                if rate := trainer_rate_at(self.job.phases, came_at - self.run_began_at):
-                    due_at = next_due_at(due_at, came_at, len(batch["index"]) / rate)
+                    self.began_at = delivered_at
+                self.run_began_at = self.run_began_at or delivered_at
+                if rate := trainer_rate_at(self.job.phases, delivered_at - self.run_began_at):
+                    due_at = next_due_at(due_at, delivered_at, len(batch["index"]) / rate)
                     time.sleep(max(0.0, due_at - time.time()))
                 requested_at = time.time()
 
@@ -168,9 +168,9 @@ class PaintedTrainer:
                 self.job.report(TrainerTimes(time.time() - self.began_at, self.waiting.seconds))
 
 
-def next_due_at(due_at: float, came_at: float, period_seconds: float) -> float:
+def next_due_at(due_at: float, delivered_at: float, period_seconds: float) -> float:
     """Return the due time of the next batch's request: one period after the due time of this batch.
 
     A delay shorter than the period, such as handing over a batch, is caught up; a longer wait is not.
     """
-    return max(due_at, came_at - period_seconds) + period_seconds
+    return max(due_at, delivered_at - period_seconds) + period_seconds

@@ -115,7 +115,7 @@ def step_result(config: ScaleConfig, result: LoadResult) -> StepResult:
     first = result.first_batch_at
     up = first + step.few_seconds
     down = up + step.many_seconds
-    last = min(down + step.last_seconds, float(deliveries.came_at[-1]))  # later images have no speed limit
+    last = min(down + step.last_seconds, float(deliveries.delivered_at[-1]))  # later images have no speed limit
     parts = [(first, up), (up, down), (down, last)]
     trainer_rates = [phase.images_per_second for phase in result.load.phases]
     reaction = reaction_seconds(deliveries, up, down, REACHED_FRACTION * trainer_rates[1], RATE_WINDOW_SECONDS)

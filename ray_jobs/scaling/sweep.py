@@ -106,7 +106,7 @@ def sweep_point(config: ScaleConfig, result: LoadResult) -> SweepPoint:
         pool_start_seconds=result.up_at - result.began_at,
         first_batch_seconds=first - result.trainers_began_at[0],
         time_to_first_batch_seconds=first - result.began_at,
-        waiting_fraction=deliveries.waiting_fraction(first, float(deliveries.came_at[-1])),
+        waiting_fraction=deliveries.waiting_fraction(first, float(deliveries.delivered_at[-1])),
         device_seconds_per_image=devices / delivered,
         cost_per_thousand=cost_per_thousand(devices, config, delivered),
         driver_bytes=max(driver),

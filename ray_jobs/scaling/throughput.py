@@ -19,7 +19,7 @@ STEADY_FROM, STEADY_UNTIL = 0.1, 0.9
 class Deliveries:
     """The batches delivered to the trainer."""
 
-    came_at: np.ndarray
+    delivered_at: np.ndarray
     """float64 [N]: arrival times, ascending."""
 
     nums: np.ndarray
@@ -30,7 +30,7 @@ class Deliveries:
 
     def num_between(self, start: float, stop: float) -> int:
         """Return the number of images delivered after `start` and no later than `stop`."""
-        first, last = np.searchsorted(self.came_at, [start, stop], side="right")
+        first, last = np.searchsorted(self.delivered_at, [start, stop], side="right")
         return int(self.nums[first:last].sum())
 
     def rate_between(self, start: float, stop: float) -> float:
@@ -39,12 +39,12 @@ class Deliveries:
 
     def waiting_fraction(self, start: float, stop: float) -> float:
         """Return the trainer's waiting time for the batches delivered between two times, as a fraction of it, 0..1."""
-        waited = self.waiting_seconds[(self.came_at > start) & (self.came_at <= stop)].sum()
+        waited = self.waiting_seconds[(self.delivered_at > start) & (self.delivered_at <= stop)].sum()
         return min(1.0, float(waited) / (stop - start))
 
     def mean_rate(self) -> float:
         """Return images per second since the first batch, which is not counted; 0 for a single batch."""
-        return self.rate_between(self.came_at[0], self.came_at[-1]) if len(self.nums) > 1 else 0.0
+        return self.rate_between(self.delivered_at[0], self.delivered_at[-1]) if len(self.nums) > 1 else 0.0
 
     def steady_rate(self) -> float:
         """Return images per second in the steady part: the slope of a straight line fitted to the count over time.
@@ -56,7 +56,7 @@ class Deliveries:
         is_steady = (totals >= STEADY_FROM * totals[-1]) & (totals <= STEADY_UNTIL * totals[-1])
         if is_steady.sum() < 2:
             return self.mean_rate()
-        times = self.came_at[is_steady]
+        times = self.delivered_at[is_steady]
         return float(np.polyfit(times - times.mean(), totals[is_steady], 1)[0])
 
     def rates(self, start: float, stop: float, window_seconds: float) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ def reaction_seconds(deliveries: Deliveries, start: float, stop: float, rate: fl
 
     Rates are measured in windows that begin at each batch and at `start`.
     """
-    begins = np.concatenate([[start], deliveries.came_at])
+    begins = np.concatenate([[start], deliveries.delivered_at])
     begins = begins[(begins >= start) & (begins <= stop - window_seconds)]
     is_slow = np.array([deliveries.rate_between(begin, begin + window_seconds) < rate for begin in begins], bool)
     first = int(np.flatnonzero(is_slow)[-1]) + 1 if is_slow.any() else 0

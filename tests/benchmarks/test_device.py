@@ -16,8 +16,18 @@ import torch
 from benchmarks import copies, device, training_step
 from benchmarks.copies import MatrixBatches, hidden_fraction, num_products
 from benchmarks.deadline import Deadline, deadlines
-from benchmarks.device import choose_works, run_works
-from benchmarks.device_parts import TINY, WORKS, Lines, Run, Work, compare, lines_of, outcome, with_ratios
+from benchmarks.device import choose_parts, run_parts
+from benchmarks.device_parts import (
+    PLANNED_PARTS,
+    TINY,
+    Lines,
+    PlannedPart,
+    Run,
+    compare,
+    lines_of,
+    outcome,
+    with_ratios,
+)
 from benchmarks.device_report import Line, Part, Report, failed, in_words, not_measured, to_markdown
 from benchmarks.engine import Case, Row, RowPlan, plan_rows
 from benchmarks.gpu_tests import files_with_gpu_tests, read_junit
@@ -98,14 +108,14 @@ def test_folder_with_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_parts_are_chosen_by_name():
-    assert [work.name for work in choose_works("batch_sizes,engine")] == ["batch sizes", "engine"]
-    assert choose_works("") == list(WORKS)
+    assert [planned.name for planned in choose_parts("batch_sizes,engine")] == ["batch sizes", "engine"]
+    assert choose_parts("") == list(PLANNED_PARTS)
     with pytest.raises(ValueError, match=r"--parts has the unknown part 'x'\. Use gpu_tests, engine, "):
-        choose_works("engine,x")
+        choose_parts("engine,x")
 
 
 def test_part_times_add_up_to_the_limit():
-    assert sum(work.seconds for work in WORKS) == device.TOTAL_SECONDS < device.HARD_SECONDS < 480
+    assert sum(planned.seconds for planned in PLANNED_PARTS) == device.TOTAL_SECONDS < device.HARD_SECONDS < 480
 
 
 @pytest.mark.nightly
@@ -161,7 +171,9 @@ def test_failed_part_is_recorded_and_the_others_run(tmp_path: Path):
         yield [Line("second", 3.0)]
 
     report = Report({"commit": "abc"})
-    run_works([Work("a", 1.0, breaks), Work("b", 1.0, works)], run_in(tmp_path), report, time.monotonic() + 100)
+    run_parts(
+        [PlannedPart("a", 1.0, breaks), PlannedPart("b", 1.0, works)], run_in(tmp_path), report, time.monotonic() + 100
+    )
     assert report.failed
     assert [(part.name, part.lines, part.error) for part in report.parts] == [
         ("a", [Line("first", 2.0)], "RuntimeError: CUDA error: unspecified"),
@@ -178,7 +190,7 @@ def test_results_are_on_disk_while_a_part_runs(tmp_path: Path):
         yield [Line("first", 2.0)]
         seen.append(json.loads((run.out / "device.json").read_text())["parts"][0]["lines"][0]["images_per_second"])
 
-    run_works([Work("a", 1.0, part)], run_in(tmp_path), Report({}), time.monotonic() + 100)
+    run_parts([PlannedPart("a", 1.0, part)], run_in(tmp_path), Report({}), time.monotonic() + 100)
     assert seen == [2.0]
 
 

@@ -118,9 +118,9 @@ def test_cached_fit_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("error", "kind", "line"),
     [
         (
-            of_a_task(ValueError("One class is too few. Use two.")),
+            of_a_task(ValueError("One class is too few. Add one.")),
             EvaluationError,
-            "Transfer to digits with seed 0: One class is too few. Use two. Finished fits are kept.",
+            "Transfer to digits with seed 0: One class is too few. Add one. Finished fits are kept.",
         ),
         (of_a_task(KeyError("C")), RayTaskError, "a trace"),
     ],

@@ -49,7 +49,7 @@ def test_damaged_and_missing_shards_are_regenerated_to_the_byte(tmp_path: Path, 
     assert times_in(folder)["shard-000000.tar"] == before["shard-000000.tar"]
     assert "nothing to generate" in printed(generate, capsys, PAINTED, *settings)
     line = error_line(generate, capsys, PAINTED, *settings, "recipe.seed=1")
-    assert "contains a different data set: recipe.seed is 0 there, 1 here" in line
+    assert "contains a different data set: recipe.seed is 0 in the data set, 1 in this job" in line
     assert files_in(folder) == whole
 
 
@@ -108,7 +108,7 @@ def test_data_set_is_generated_extended_checked_and_repaired(tmp_path: Path, cap
     (folder / "shard-000008.tar").write_bytes(whole["shard-000008.tar"])
 
     line = error_line(generate, capsys, PAINTED, *KEEPING, "recipe.seed=1", f"output={folder}")
-    assert "contains a different data set: recipe.seed is 0 there, 1 here" in line
+    assert "contains a different data set: recipe.seed is 0 in the data set, 1 in this job" in line
     assert files_in(folder) == whole
 
 
@@ -194,7 +194,7 @@ def test_unusable_shards_are_one_line(tmp_path: Path, capsys):
     assert "has no data set. Generate it with" in error_line(train, capsys, PAINTED, *settings, f"output={tmp_path}/r")
     call(generate, PAINTED, *KEEPING, "training.num_images=64", f"output={folder}")
     line = error_line(train, capsys, PAINTED, *settings, "recipe.seed=5", f"output={tmp_path}/r")
-    assert "recipe.seed is 0 there, 5 here" in line
+    assert "recipe.seed is 0 in the data set, 5 in this job" in line
     more = "training.num_held_out=100"
     line = error_line(train, capsys, PAINTED, *settings, more, f"output={tmp_path}/r")
     assert "has 24 held-out images, but training.num_held_out is 100" in line

@@ -15,7 +15,7 @@ from evaluation.inference.reading import crop_for
 from generation.recipes.labels import load_label_space
 from ray_jobs import compare, train
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.source import StoredSource, real_place
+from ray_jobs.job.source import StoredSource, real_path
 from tests.support.birds import BIRDS, write
 from tests.support.commands import prepared, settings
 from tests.support.settings import CONFIGS, PAINTED
@@ -41,7 +41,7 @@ def test_real_images_are_found_from_the_working_and_the_home_folder(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     for place in ("birds", "~/birds", str(tmp_path / "birds")):
         (images,) = plan(EvaluationConfig(sets=("mine",), paths={"mine": place}), BIRDS).sets
-        assert images.path == real_place(place) == str(tmp_path / "birds")
+        assert images.path == real_path(place) == str(tmp_path / "birds")
 
 
 def test_run_on_real_images_may_leave_unreadable_ones_out(tmp_path: Path):

@@ -80,7 +80,7 @@ def test_reuse_reduces_requested_samples():
         ({"warmup_fraction": 1.0}, "warmup_fraction is 1.0"),
         ({"num_epochs": 0}, "num_epochs is 0"),
         ({"reuse": "auto", "deterministic": True}, "reuse is auto, which depends on timing"),
-        ({"loggers": ("wandb", "comet")}, "training.loggers has unknown comet; use wandb or mlflow"),
+        ({"loggers": ("wandb", "comet")}, "training.loggers lists comet; use wandb or mlflow"),
         ({"allow_unreadable": -1}, "training.allow_unreadable is -1; use 0 or more"),
         ({"real_images": "digits"}, "real_images is 'digits' and real_fraction 0.0; set both or neither"),
         (

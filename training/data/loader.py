@@ -116,8 +116,10 @@ class StreamLoader:
         """Return the next batch, in pinned memory if there is a GPU."""
         if not self.threads:
             self.requested_at = time.time()
-            works = (self._fill, self._draw_ahead)
-            self.threads = [threading.Thread(target=self._run_thread, args=(work,), daemon=True) for work in works]
+            targets = (self._fill, self._draw_ahead)
+            self.threads = [
+                threading.Thread(target=self._run_thread, args=(target,), daemon=True) for target in targets
+            ]
             for thread in self.threads:
                 thread.start()
         with self._changed:
@@ -297,7 +299,7 @@ class HeldOutLoader:
         self.shard = shard
         self.batch_size = batch_size
         self.reader = ThreadPoolExecutor(max_workers=1)
-        self.kept: Future[list[Batch]] | None = None
+        self.batches: Future[list[Batch]] | None = None
         self._waiting = WorkClock()
 
     @property
@@ -307,9 +309,9 @@ class HeldOutLoader:
 
     def start(self) -> Future[list[Batch]]:
         """Start reading in the background, once, to avoid a wait at the end of the first epoch."""
-        if self.kept is None:
-            self.kept = self.reader.submit(self._read)
-        return self.kept
+        if self.batches is None:
+            self.batches = self.reader.submit(self._read)
+        return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches; the last may be smaller. The first `next` waits for the samples, `iter` does not."""

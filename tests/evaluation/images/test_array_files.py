@@ -70,7 +70,9 @@ def test_damaged_files_are_named(tmp_path: Path):
     images = tmp_path / "t10k-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"images-idx3-ubyte' has 55 bytes, not those of shape \[2, 4, 5\]"):
+    with pytest.raises(
+        ValueError, match=r"images-idx3-ubyte' has 55 bytes, which does not match its shape \[2, 4, 5\]"
+    ):
         seen(array_images(str(tmp_path)))
     images.write_bytes(b"text")
     with pytest.raises(ValueError, match="is not an idx file of bytes in 3 dimensions"):
@@ -106,7 +108,7 @@ def test_folder_with_several_sets_is_refused(tmp_path: Path, split: str):
     for name, labels in (("MNIST", [1]), ("FashionMNIST", [2]), ("KMNIST", [3])):
         for files in ("train", "t10k"):
             write_mnist(tmp_path / name / "raw", files, labels)
-    message = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Use the folder of one, such as"
+    message = "has several sets: MNIST/raw and FashionMNIST/raw and KMNIST/raw. Use one of these folders, such as"
     with pytest.raises(ValueError, match=rf"^'{tmp_path}' {message} '{tmp_path}/MNIST/raw'\.$"):
         open_layout(str(tmp_path), split)
     assert open_layout(str(tmp_path / "KMNIST"), split).classes == ("3",)

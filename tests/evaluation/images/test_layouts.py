@@ -365,7 +365,7 @@ def test_validation_is_the_default_of_several_splits(tmp_path: Path):
     assert greys(open_layout(str(tmp_path))) == [2]
     assert greys(open_layout(str(tmp_path), split="val")) == [2]
     assert greys(open_layout(str(tmp_path), split="train")) == [1]
-    with pytest.raises(ValueError, match=r"data' has test and train and validation, but not extra\. Use another"):
+    with pytest.raises(ValueError, match=r"data' has test and train and validation, but not of extra\. Use another"):
         open_layout(str(tmp_path), split="extra")
     (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
     assert greys(open_layout(str(tmp_path))) == [0]
@@ -377,7 +377,7 @@ def test_default_split_is_the_only_one(tmp_path: Path):
     parquet(tmp_path / "train-00001-of-00002-6ad52a061d95a2d9.parquet", [(png(2), None, 0)])
     assert greys(parquet_images(str(tmp_path))) == [1, 2]
     parquet(tmp_path / "blur-00000-of-00001.parquet", [(png(3), None, 0)])
-    with pytest.raises(ValueError, match=r"has blur and train, but not validation or test\. Use"):
+    with pytest.raises(ValueError, match=r"has files of blur and train, but not of validation or test\. Use"):
         parquet_images(str(tmp_path))
     assert greys(parquet_images(str(tmp_path), "blur")) == [3]
 
@@ -388,7 +388,7 @@ def test_files_without_a_split_match_any_split(tmp_path: Path):
     assert greys(open_layout(str(tmp_path), split="train")) == [1, 2]
     parquet(tmp_path / "valid.parquet", [(png(3), None, 0)])
     assert greys(open_layout(str(tmp_path))) == [3]
-    with pytest.raises(ValueError, match="has files of no split and validation, but not train"):
+    with pytest.raises(ValueError, match="has files of no split and validation, but not of train"):
         open_layout(str(tmp_path), split="train")
 
 
@@ -415,19 +415,22 @@ def test_last_word_for_a_split_in_a_name_counts(name: str, split: str):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ("train-1-of-3", r"has 1 of the 3 parts that 'train-1-of-3\.parquet' belongs to: part 0 is missing\. Add"),
-        ("train-0-of-3 train-2-of-3-6ad5", r"has 2 of the 3 parts that 'train-0-of-3\..*: part 1 is missing\. Add"),
+        ("train-1-of-3", r"has 1 of the 3 parts of the split of 'train-1-of-3\.parquet': part 0 is missing\. Add"),
+        ("train-0-of-3 train-2-of-3-6ad5", r"has 2 of the 3 parts of the split of 'train-0-of-3\..*: part 1"),
         ("train-00000-of-00002 train-0-of-2", r"part 0 twice: 'train-0-of-2\.parquet' and 'train-00000-of-00002\."),
         ("train-0-of-1-6ad5 train-0-of-1-77ab", r"part 0 twice: 'train-0-of-1-6ad5\.parquet' and 'train-0-of-1-77ab"),
         (
             "train-0-of-1 train-0-of-2 train-1-of-2",
-            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet' of one split, with",
+            r"'train-0-of-1\.parquet' and 'train-0-of-2\.parquet', which are of one split",
         ),
         (
             "train train-0-of-1",
-            r"'train-0-of-1\.parquet' and 'train\.parquet' of one split, with different numbers of parts\. Remove",
+            r"'train-0-of-1\.parquet' and 'train\.parquet', which are of one split, but in different numbers",
         ),
-        ("train-0-of-1 train-1-of-1", r"^'train-1-of-1\.parquet' in '.*' is not one of 1 parts counted from 0\."),
+        (
+            "train-0-of-1 train-1-of-1",
+            r"^'train-1-of-1\.parquet' in '.*' has a part number above 0, the last of 1 parts\.",
+        ),
     ],
 )
 def test_split_with_missing_or_duplicate_parts_is_refused(tmp_path: Path, files: str, message: str):
@@ -443,7 +446,7 @@ def test_split_with_missing_or_duplicate_parts_is_refused(tmp_path: Path, files:
 def test_split_of_tars_with_a_missing_part_is_refused(tmp_path: Path):
     for part in (0, 1, 3):
         tar(tmp_path / f"set-train-{part:06}-of-000004.tar", {"png": png(part), "cls": 0})
-    with pytest.raises(ValueError, match=r"has 3 of the 4 parts that .*: part 2 is missing\. Add it"):
+    with pytest.raises(ValueError, match=r"has 3 of the 4 parts of the split of .*: part 2 is missing\. Add it"):
         open_layout(str(tmp_path))
     tar(tmp_path / "set-train-000002-of-000004.tar", {"png": png(2), "cls": 0})
     assert greys(open_layout(str(tmp_path))) == [0, 1, 2, 3]
@@ -557,10 +560,10 @@ def test_keys_and_endings_are_webdatasets(name: str):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a__jpg": b"", "a__txt": b"0"}, r"has for 'a' a\.jpg: not one image with its label"),
-        ({"a__jpg": b"", "a__json": b'{"height": 8}'}, r"has for 'a' a\.jpg, a\.json: not one image"),
-        ({"a__cls": b"0", "a__avif": b""}, r"has for 'a' a\.cls: not one image"),
-        ({"a__cls": b"0", "a__jpg": b"", "a__png": b""}, r"for 'a' a\.cls, a\.jpg, a\.png: not one"),
+        ({"a__jpg": b"", "a__txt": b"0"}, r"has a\.jpg for key 'a', but needs one image and one label"),
+        ({"a__jpg": b"", "a__json": b'{"height": 8}'}, r"has a\.jpg, a\.json for key 'a', but needs one image"),
+        ({"a__cls": b"0", "a__avif": b""}, r"has a\.cls for key 'a', but needs one image"),
+        ({"a__cls": b"0", "a__jpg": b"", "a__png": b""}, r"has a\.cls, a\.jpg, a\.png for key 'a', but"),
         ({"a__cls": b"0", "a__jpg": b"", "a__JPG": b""}, r"has two of 'a\.jpg'\. Write"),
         ({"a__cls": b"-1", "a__jpg": b""}, r"'a\.cls' in .* has the label '-1'\. Use"),
         ({"a__cls": b" \n", "a__jpg": b""}, r"'a\.cls' in .* has the label ''\. Use"),
@@ -596,7 +599,7 @@ def test_images_and_labels_with_extra_dots_are_refused(
 ):
     path = raw_tar(tmp_path / "a.tar", good__jpg=png(1), good__cls=b"0", **members)
     ending = first.removeprefix("photo.").lower()
-    message = rf"has {num_meant} images and labels with a dot .*, such as '{first}': .* this is '{ending}' of 'photo'\."
+    message = rf"has {num_meant} images and labels with a dot .*, such as '{first}': .* as '{ending}' of 'photo'"
     with pytest.raises(ValueError, match=message):
         tar_images(str(path))
 
@@ -693,7 +696,7 @@ def test_subfolders_with_images_are_suggested(tmp_path: Path):
 
     assert message("train/bus") == (
         "'ROOT' has no images with known classes, and no folder validation or test that has. Other folders in it "
-        "have some: train. Use one of them, such as 'ROOT/train'."
+        "have some: train. Use one of these, such as 'ROOT/train'."
     )
     assert "have some: data/train, data/val. Use" in message("data/train/bus", "data/val/bus")
     assert message("data/train/bus", "data/val/bus").endswith("as 'ROOT/data/val'.")

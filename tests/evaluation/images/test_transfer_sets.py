@@ -291,7 +291,7 @@ def test_hash_depends_on_names_but_not_on_the_folder(tmp_path: Path):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_folder_without_the_set_is_refused(name: str, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=f"'{tmp_path}' is not a folder of {name}: .* is missing\\. Use the folder with"
+        ValueError, match=f"'{tmp_path}' is not a folder of {name}: .* is missing\\. Use the folder that contains"
     ):
         open_transfer_set(name, str(tmp_path))
 

@@ -45,7 +45,7 @@ def by_index(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def read(shards: ShardSet, *serials: range) -> dict[str, np.ndarray]:
     """Return the samples of these serials, sorted by index."""
-    return by_index(rows_of(read_shards(shards, seed=0, num_readers=1, wanted=SampleRequest.all_of(*serials))))
+    return by_index(rows_of(read_shards(shards, seed=0, num_readers=1, request=SampleRequest.all_of(*serials))))
 
 
 def assert_rows_are_those_of_their_serials(rows: dict[str, np.ndarray], one_pass: dict[str, np.ndarray]) -> None:
@@ -91,7 +91,7 @@ def written(recipe: Recipe, service: GenerationService, tmp_path_factory) -> Sha
 
 def test_shards_equal_the_stream_bit_by_bit(recipe: Recipe, service: GenerationService, written: ShardSet):
     streamed = by_index(rows_of(stream_samples(service, recipe, TWO_ACTORS_OF_8, SampleRequest.all_of(ALL))))
-    kept = by_index(rows_of(read_shards(written, seed=0, num_readers=2, wanted=SampleRequest.all_of(ALL))))
+    kept = by_index(rows_of(read_shards(written, seed=0, num_readers=2, request=SampleRequest.all_of(ALL))))
     assert streamed.keys() == kept.keys() == {"serial", "index", "label", "image", "attempt"}
     for name, column in streamed.items():
         assert column.dtype == kept[name].dtype
@@ -201,7 +201,7 @@ def test_fewer_samples_than_planned_are_stored_in_full_shards_and_replayed(
 ):
     planned = set_in(tmp_path, recipe)
     rows = rows_of(
-        tee_samples(service, TWO_ACTORS_OF_8, planned, num_images=40, wanted=SampleRequest.all_of(range(80)))
+        tee_samples(service, TWO_ACTORS_OF_8, planned, num_images=40, request=SampleRequest.all_of(range(80)))
     )
     assert sorted(rows["serial"].tolist()) == list(range(80))
     np.testing.assert_array_equal(rows["index"], rows["serial"] % 40)
@@ -252,7 +252,7 @@ def test_ray_data_reads_shards(written: ShardSet):
 
 
 def order_of(shards: ShardSet, serials: IndexSet, seed: int = 3) -> list[int]:
-    return rows_of(read_shards(shards, seed, num_readers=2, wanted=SampleRequest(serials)))["serial"].tolist()
+    return rows_of(read_shards(shards, seed, num_readers=2, request=SampleRequest(serials)))["serial"].tolist()
 
 
 TWO_PASSES = IndexSet.of_ranges([range(600)])
@@ -280,7 +280,7 @@ def test_remaining_samples_keep_their_order(written: ShardSet, num_taken: int):
 @pytest.mark.nightly
 def test_scattered_serials_return_their_own_samples_once(written: ShardSet):
     wanted = IndexSet.of_ranges([range(5, 8), range(290, 310), range(655, 657), range(1499, 1500)])
-    rows = rows_of(read_shards(written, 3, num_readers=2, wanted=SampleRequest(wanted)))
+    rows = rows_of(read_shards(written, 3, num_readers=2, request=SampleRequest(wanted)))
     assert sorted(rows["serial"].tolist()) == [5, 6, 7, *range(290, 310), 655, 656, 1499]
     assert sorted(rows["index"].tolist()) == sorted([5, 6, 7, *range(290, 300), *range(10), 55, 56, 299])
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
@@ -291,7 +291,7 @@ def test_scattered_serials_return_their_own_samples_once(written: ShardSet):
 @pytest.mark.nightly
 def test_in_order_reading_yields_ascending_serials(written: ShardSet):
     wanted = SampleRequest(IndexSet.of_ranges([range(40), range(250, 340), range(655, 657)]), in_order=True)
-    rows = rows_of(read_shards(written, 3, num_readers=2, wanted=wanted))
+    rows = rows_of(read_shards(written, 3, num_readers=2, request=wanted))
     assert rows["serial"].tolist() == [*range(40), *range(250, 340), 655, 656]
     assert_rows_are_those_of_their_serials(rows, read(written, ALL))
 
@@ -300,7 +300,7 @@ def test_in_order_reading_yields_ascending_serials(written: ShardSet):
 def test_two_concurrent_consumers_get_each_serial_once_in_a_reproducible_order(written: ShardSet):
     def samples_of(rank: int) -> list[int]:
         serials = TWO_PASSES.strided(run=16, offset=rank, stride=2)
-        rows = rows_of(read_shards(written, 3, num_readers=2, wanted=SampleRequest(serials, num_consumers=2)))
+        rows = rows_of(read_shards(written, 3, num_readers=2, request=SampleRequest(serials, num_consumers=2)))
         return rows["serial"].tolist()
 
     def both() -> list[list[int]]:

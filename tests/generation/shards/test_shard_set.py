@@ -71,9 +71,13 @@ def test_needed_shards_hold_the_first_images(painted: Recipe, tmp_path: Path):
 def test_other_recipe_or_storage_settings_are_an_error_with_the_differences(painted: Recipe, tmp_path: Path):
     shards = set_of(painted, tmp_path, 10)
     other = dataclasses.replace(painted, seed=3, guidance_scale=(7.5,))
-    with pytest.raises(ValueError, match=r"recipe\.seed is 0 there, 3 here; recipe\.guidance_scale is \[2\.0\] there"):
+    with pytest.raises(
+        ValueError, match=r"recipe\.seed is 0 in the data set, 3 in this job; recipe\.guidance_scale is \[2\.0\] in the"
+    ):
         check_same(shards, other, FOURS)
-    with pytest.raises(ValueError, match=r"data\.shard_size is 4 there, 8 here; data\.image_format is 'png' there"):
+    with pytest.raises(
+        ValueError, match=r"data\.shard_size is 4 in the data set, 8 in this job; data\.image_format is 'png' in the"
+    ):
         check_same(shards, painted, DataConfig(shard_size=8, image_format="webp"))
     check_same(shards, painted)  # readers need not know the storage settings
 

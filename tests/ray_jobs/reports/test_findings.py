@@ -76,7 +76,7 @@ def test_cells_without_a_pair_are_refused():
         ((0.1, 0.2), "seen in 2 of 2 pairs"),
         ((0.1, -0.9), "seen in 1 of 2 pairs"),
         ((0.0, -0.1), "seen in 0 of 2 pairs"),
-        ((-0.2, -0.1), "the contrary in 2 of 2 pairs"),
+        ((-0.2, -0.1), "the reverse in 2 of 2 pairs"),
     ],
 )
 def test_verdict_counts_pairs(values: tuple[float, ...], verdict: str):
@@ -92,11 +92,11 @@ def test_strong_augmentation_has_a_finding_for_each_kind_of_sets():
     found = by_claim(grid(strong=-0.1), "Strong augmentation helps generated images more than real ones ")
     assert list(found) == [
         "on clean digits.",
-        "under shifts that no prompt was taught.",
-        "under shifts that prompts were taught.",
+        "under shifts that no prompt names.",
+        "under shifts that prompts name.",
     ]
     on_clean = found["on clean digits."]
-    assert on_clean.verdict == f"the contrary in 12 of 12 pairs; {UNTESTED}"
+    assert on_clean.verdict == f"the reverse in 12 of 12 pairs; {UNTESTED}"
     assert on_clean.evidence.endswith("over 2 pairs) on real images.")
 
 
@@ -117,7 +117,7 @@ def test_all_gains_positive_is_seen_in_all_pairs():
 
 def test_all_gains_negative_is_the_contrary():
     found = findings(grid(low=-0.1, strong=-0.1, large=-0.1, background=-0.1, untaught=-0.1))
-    assert [each.verdict.startswith("the contrary in ") for each in found[:2] + found[4:5] + found[7:9]] == [True] * 5
+    assert [each.verdict.startswith("the reverse in ") for each in found[:2] + found[4:5] + found[7:9]] == [True] * 5
 
 
 def test_no_verdict_of_one_seed_claims_proof():
@@ -133,8 +133,8 @@ def test_kinds_of_shifts_have_separate_findings():
         for each in grid()
     ]
     found = by_claim(cells, "More images help ")
-    assert "+20.0 points (+20.0 to +20.0 over 6 pairs)" in found["under shifts that no prompt was taught."].evidence
-    assert "+0.0 points (+0.0 to +0.0 over 6 pairs)" in found["under shifts that prompts were taught."].evidence
+    assert "+20.0 points (+20.0 to +20.0 over 6 pairs)" in found["under shifts that no prompt names."].evidence
+    assert "+0.0 points (+0.0 to +0.0 over 6 pairs)" in found["under shifts that prompts name."].evidence
 
 
 def test_missing_kind_of_shifts_has_no_finding():
@@ -148,8 +148,8 @@ def test_missing_kind_of_shifts_has_no_finding():
 
 def test_gain_under_taught_shifts_does_not_count_for_others():
     found = by_claim(grid(background=0.4, untaught=-0.1), "Backgrounds in prompts help under shifts ")
-    assert found["that no prompt was taught."].verdict.startswith("the contrary in 4 of 4 pairs with plain")
-    assert found["that prompts were taught."].verdict.startswith("seen in 4 of 4 pairs with plain")
+    assert found["that no prompt names."].verdict.startswith("the reverse in 4 of 4 pairs with plain")
+    assert found["that prompts name."].verdict.startswith("seen in 4 of 4 pairs with plain")
 
 
 def test_each_augmentation_has_its_own_verdict():
@@ -160,7 +160,7 @@ def test_each_augmentation_has_its_own_verdict():
         for each in grid(low=0.1)
     ]
     found = findings(cells)[0]
-    assert found.verdict.startswith("seen in 6 of 6 pairs with plain, the contrary in 6 of 6 pairs with strong aug")
+    assert found.verdict.startswith("seen in 6 of 6 pairs with plain, the reverse in 6 of 6 pairs with strong aug")
     assert "+9.9" in found.evidence
     assert "-9.9" in found.evidence
 
@@ -180,7 +180,7 @@ def test_optimum_in_between_is_named():
 def test_larger_gain_on_real_images_is_the_contrary():
     cells = [each for each in grid(strong=0.1) if each.data == "generated"]
     real = [cell("", 0.0, size, way, 0.6 + 0.2 * (way == "strong")) for size in SIZES for way in AUGMENTATIONS]
-    assert findings(cells + real)[1].verdict == f"the contrary in 12 of 12 pairs; {UNTESTED}"
+    assert findings(cells + real)[1].verdict == f"the reverse in 12 of 12 pairs; {UNTESTED}"
 
 
 def test_claims_beyond_this_grid_have_no_verdict():

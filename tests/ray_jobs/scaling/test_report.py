@@ -28,7 +28,9 @@ def state(at: float, num_actors: int, num_pending: int = 0, num_loads: int = 4, 
     return PoolState(at, num_actors, num_pending, num_loads, megabytes * 1_000_000, 2_000_000)
 
 
-def run_of(load: Load, came_at: np.ndarray, states: list[PoolState], events: tuple[FaultEvent, ...] = ()) -> LoadResult:
+def run_of(
+    load: Load, delivered_at: np.ndarray, states: list[PoolState], events: tuple[FaultEvent, ...] = ()
+) -> LoadResult:
     """Return a run whose batches of 8 arrive at these times, each after half a second of waiting."""
     return LoadResult(
         load=load,
@@ -36,8 +38,8 @@ def run_of(load: Load, came_at: np.ndarray, states: list[PoolState], events: tup
         began_at=0.0,
         up_at=6.0,
         trainers_began_at=[9.0, 55.0],
-        deliveries=Deliveries(came_at, np.full(len(came_at), 8), np.full(len(came_at), 0.5)),
-        exactness=Exactness.of(np.arange(8 * len(came_at)), load.num_images),
+        deliveries=Deliveries(delivered_at, np.full(len(delivered_at), 8), np.full(len(delivered_at), 0.5)),
+        exactness=Exactness.of(np.arange(8 * len(delivered_at)), load.num_images),
         pool_states=states,
         events=list(events),
     )
@@ -92,7 +94,7 @@ def test_slow_pool_and_lost_or_duplicated_samples_miss_targets():
 def step_load_result(reached_at: float) -> LoadResult:
     """Return a run with its first batch at 10 s, its step up at 30 s and down at 90 s."""
     slow, fast = 8 / 7.2, 8 / 57.6
-    came_at = np.concatenate(
+    delivered_at = np.concatenate(
         [
             np.arange(10, reached_at, slow),
             np.arange(reached_at, 90, fast),
@@ -108,7 +110,7 @@ def step_load_result(reached_at: float) -> LoadResult:
         state(104, 2),
         state(140, 2),
     ]
-    return run_of(step_load(CONFIG, 4.0), came_at, states)
+    return run_of(step_load(CONFIG, 4.0), delivered_at, states)
 
 
 def exact(result: LoadResult) -> LoadResult:
@@ -123,7 +125,7 @@ def test_step_reports_reaction_start_and_release_times():
     assert result.appetite_per_second == pytest.approx([7.2, 57.6, 7.2])
     assert result.delivered_per_second == pytest.approx([7.2, 45 / 60 * 57.6 + 15 / 60 * 7.2, 7.2], rel=0.05)
     # 2 actors for 22 s, 16 for 72 s, 2 for the rest, each half a GPU
-    seconds = (2 * 22 + 16 * 72 + 2 * (step_load_result(45.0).deliveries.came_at[-1] - 104)) / 2
+    seconds = (2 * 22 + 16 * 72 + 2 * (step_load_result(45.0).deliveries.delivered_at[-1] - 104)) / 2
     assert result.device_seconds_per_image == pytest.approx(
         seconds / (step_load_result(45.0).deliveries.nums.sum() - 8)
     )
@@ -168,8 +170,8 @@ def test_throughput_loss_may_exceed_capacity_loss_by_the_spare_fraction():
     )
     states = [state(10, 4), state(29, 4, num_loads=4), state(30, 4, num_loads=5), state(40, 4, num_loads=6)]
     load = Load(dataclasses.replace(CONFIG.generation, min_actors=4, max_actors=4), (), 8 * 181)
-    came_at = np.concatenate([10 + 0.5 * np.arange(81), 55.5 + 0.5 * np.arange(100)])  # 16 images/s, but for 5 s
-    result = faults_result(CONFIG, run_of(load, came_at, states, events))
+    delivered_at = np.concatenate([10 + 0.5 * np.arange(81), 55.5 + 0.5 * np.arange(100)])  # 16 images/s, but for 5 s
+    result = faults_result(CONFIG, run_of(load, delivered_at, states, events))
     assert result.num_struck == {"actor_kill": 2, "trainer_kill": 1}
     assert result.num_planned == {"actor_kill": 1, "trainer_kill": 1}
     assert result.delivered_per_second == pytest.approx(8 * 180 / 100)
@@ -178,7 +180,7 @@ def test_throughput_loss_may_exceed_capacity_loss_by_the_spare_fraction():
     assert result.lost_fraction == pytest.approx(0.05 + 0.05)
     assert [fault.began_at for fault in result.struck] == [10, 20, 40]
     assert result.missed == []
-    slower = faults_result(CONFIG, at_rate(run_of(load, came_at, states, events), 4.5))
+    slower = faults_result(CONFIG, at_rate(run_of(load, delivered_at, states, events), 4.5))
     assert slower.missed == ["Faults: throughput loss 20.0% exceeds capacity loss 10.0% by more than 5%."]
 
 

@@ -18,18 +18,21 @@ from ray_jobs.scaling.throughput import (
 
 def at_intervals(seconds: float, until: float, num: int = 1, start: float = 0.0) -> Deliveries:
     """Return batches of `num` images at `start`, `start + seconds` and so on."""
-    came_at = np.arange(start, until + 1e-9, seconds)
-    return deliveries_at(came_at, num)
+    delivered_at = np.arange(start, until + 1e-9, seconds)
+    return deliveries_at(delivered_at, num)
 
 
-def deliveries_at(came_at: np.ndarray, num: int) -> Deliveries:
+def deliveries_at(delivered_at: np.ndarray, num: int) -> Deliveries:
     """Return batches of `num` images, each after half a second of waiting."""
-    return Deliveries(came_at, np.full(len(came_at), num), np.full(len(came_at), 0.5))
+    return Deliveries(delivered_at, np.full(len(delivered_at), num), np.full(len(delivered_at), 0.5))
 
 
 def joined(*parts: Deliveries) -> Deliveries:
     return Deliveries(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("came_at", "nums", "waiting_seconds"))
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("delivered_at", "nums", "waiting_seconds")
+        )
     )
 
 
