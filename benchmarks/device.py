@@ -27,7 +27,7 @@ from benchmarks.device_parts import PLANNED_PARTS, TINY, PlannedPart, Run, Size
 from benchmarks.device_report import Part, Report, one_line, to_json, to_markdown
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.options import split_options
-from ray_jobs.job.run_folder import check_output, resolve, write_anew
+from ray_jobs.cli.run_folder import check_output, resolve, write_anew
 
 TOTAL_SECONDS = 440.0
 """Time limit; a measurement that would end later is skipped."""

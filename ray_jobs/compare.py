@@ -32,14 +32,14 @@ from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.announce import announce
-from ray_jobs.cli.config import CompareConfig, open_recipe, to_yaml
+from ray_jobs.cli.config import CompareConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.run_folder import resolve, unlock, write_json
 from ray_jobs.cluster.room import generation_demand, training_demand
 from ray_jobs.job.command import begin
 from ray_jobs.job.data_set import check_batches, check_workers
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.listeners import listeners_of
-from ray_jobs.job.run_folder import check_output, resolve, unlock, write_json
 from ray_jobs.job.source import (
     as_samples,
     open_real,
@@ -100,7 +100,6 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
             "an even number."
         )
     run_dir = resolve(config.output)
-    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_batches(config.generation, config.data)
     validation_set(config, recipe)

@@ -24,6 +24,7 @@ from generation.recipes.recipe import find_label_space
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.run_folder import resolve
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand, wait_for_resources
 from ray_jobs.job.evaluation import (
@@ -34,7 +35,6 @@ from ray_jobs.job.evaluation import (
     plan,
     write_evaluation,
 )
-from ray_jobs.job.run_folder import resolve
 from ray_jobs.reports.accuracy_curve import first_kept, follow
 
 

@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from generation.recipes.checks import check_recipe
 from generation.recipes.plan import SamplePlan, plan_sample
@@ -20,8 +21,8 @@ from generation.sample import drop_left_out
 from generation.stream.stream import fetch_samples
 from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.job.command import start_pool_alone
-from ray_jobs.job.run_folder import check_output, resolve, write_anew
 from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
@@ -37,11 +38,9 @@ class Choice:
     num_images: int
 
 
-def main(config: JobConfig, out: str, columns: str, classes: str, images: int) -> None:
+def main(config: JobConfig, out: Path, columns: str, classes: str, images: int) -> None:
     """Compose the job: samples, a pool, a page and a picture."""
     with user_errors():
-        folder = resolve(out)
-        check_output(folder)
         recipe = open_recipe(config)
         choice = choose(recipe, columns, classes, images)
         for note in check_recipe(recipe, config.recipe):
@@ -59,11 +58,11 @@ def main(config: JobConfig, out: str, columns: str, classes: str, images: int) -
             )
         }
         gallery = compose(recipe, choice, cells, pictures)
-        write_anew(folder / "recipe.json", recipe_file_text(recipe))
-        write_page(folder / "gallery.html", gallery)
-        write_png(folder / "gallery.png", gallery)
+        write_anew(out / "recipe.json", recipe_file_text(recipe))
+        write_page(out / "gallery.html", gallery)
+        write_png(out / "gallery.png", gallery)
     left_out = f"; {len(indices) - len(pictures)} samples are left out" if len(pictures) < len(indices) else ""
-    print(f"{len(pictures)} images are in {folder}: gallery.html, gallery.png, recipe.json{left_out}")
+    print(f"{len(pictures)} images are in {out}: gallery.html, gallery.png, recipe.json{left_out}")
 
 
 def choose(recipe: Recipe, columns: str, classes: str, num_images: int) -> Choice:

@@ -22,11 +22,11 @@ from generation.shards.shard_set import ShardSet
 from ray_jobs.cli.announce import STARTED_AT, announce
 from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.run_folder import locked
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand
 from ray_jobs.job.data_card import write_card
 from ray_jobs.job.data_set import DataSplit, open_splits
-from ray_jobs.job.run_folder import locked
 
 PROGRESS_SECONDS = 10.0
 

@@ -35,12 +35,12 @@ from generation.stream.stream import stream_samples
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JudgeConfig, open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.run_folder import resolve, resolve_place, unlock, write_anew, write_json
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_resources
 from ray_jobs.job.command import begin
 from ray_jobs.job.data_set import open_complete
 from ray_jobs.job.environment import environment
 from ray_jobs.job.evaluation import RESUME_HINT, check_evaluation, open_checkpoint, outputs_folder, plan
-from ray_jobs.job.run_folder import check_output, resolve, resolve_place, unlock, write_anew, write_json
 
 
 def main(config: JudgeConfig) -> None:
@@ -89,7 +89,6 @@ class Prepared:
 def prepare(config: JudgeConfig) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
     run_dir = resolve(config.output)
-    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     notes = check_recipe(recipe, config.recipe) if config.data.source == "stream" else []
     judge = open_checkpoint(config.checkpoint)

@@ -33,13 +33,13 @@ from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import request_samples
 from ray_jobs.cli.announce import STARTED_AT, announce
-from ray_jobs.cli.config import MiniatureConfig, open_recipe, to_yaml
+from ray_jobs.cli.config import MiniatureConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.run_folder import resolve, unlock, write_anew, write_json
 from ray_jobs.cluster.room import generation_demand
 from ray_jobs.job.command import begin
 from ray_jobs.job.environment import environment
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.run_folder import check_output, resolve, unlock, write_anew, write_json
 from ray_jobs.reports.findings import FORMS, Cell
 from ray_jobs.reports.miniature import markdown, write_plots
 from training.config import TrainingConfig
@@ -101,7 +101,6 @@ def main(config: MiniatureConfig) -> None:
 def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
     """Return recipe, output folder and real sets, all checked."""
     run_dir = resolve(config.output)
-    check_output(run_dir, to_yaml(config))
     check_images(config)
     check_training(config.training)
     check_sets(config.evaluation.sets)

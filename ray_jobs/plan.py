@@ -24,8 +24,8 @@ from generation.recipes.recipe import Recipe, differences, read_recipe_value, re
 from generation.recipes.tokens import TokenCounter, open_token_counter
 from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.run_folder import resolve, write_once
 from ray_jobs.cost.table import print_cost
-from ray_jobs.job.run_folder import resolve, write_once
 from ray_jobs.job.tables import print_facts, print_table
 
 NUM_EXAMPLES = 20

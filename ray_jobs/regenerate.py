@@ -22,26 +22,24 @@ from generation.sample import NO_LABEL, SampleBatch, drop_left_out
 from generation.stream.stream import request_samples
 from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.job.command import start_pool_alone
-from ray_jobs.job.run_folder import check_output, resolve, write_anew
 
 MAX_INDICES = 1_000_000
 """Limit of `--index`; `ray_jobs.generate` is for more."""
 
 
-def main(config: JobConfig, index: str, out: str) -> None:
+def main(config: JobConfig, index: str, out: Path) -> None:
     """Compose the job: indices, a pool, files."""
     with user_errors():
         indices = parse_indices(index)
-        folder = resolve(out)
-        check_output(folder)
         recipe = open_recipe(config)
         service = start_pool_alone(recipe, config.generation)
     with errors_at_work(), service:
-        folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for samples in request_samples(service, config.generation, indices):
-            write_samples(folder, recipe, samples)
-    print(f"{len(indices):,} samples are in {folder}")
+            write_samples(out, recipe, samples)
+    print(f"{len(indices):,} samples are in {out}")
 
 
 def parse_indices(text: str) -> Sequence[int]:

@@ -18,14 +18,12 @@ from evaluation.pages.model_page import csv_text
 from evaluation.pages.side_by_side import side_by_side_page
 from evaluation.result import Evaluation, read_evaluation
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.job.run_folder import check_output, resolve, write_anew
+from ray_jobs.cli.run_folder import resolve, write_anew
 
 
-def main(places: Sequence[str], out: str) -> None:
+def main(places: Sequence[str], out: Path) -> None:
     """Compose the job: evaluations, a page."""
     with user_errors():
-        folder = resolve(out)
-        check_output(folder)
         paths = [find_evaluation(resolve(place)) for place in places]
         evaluations = [read_file(path) for path in paths]
         files = side_by_side_files(evaluations)
@@ -33,8 +31,8 @@ def main(places: Sequence[str], out: str) -> None:
         print(f"{evaluation['model']['name']}: {path}")
     with user_errors():
         for name, text in files.items():
-            write_anew(folder / name, text)
-    print(f"Everything is in {folder}: {', '.join(files)}")
+            write_anew(out / name, text)
+    print(f"Everything is in {out}: {', '.join(files)}")
 
 
 def find_evaluation(place: Path) -> Path:

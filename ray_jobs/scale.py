@@ -21,11 +21,11 @@ from generation.recipes.recipe import Recipe
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import open_recipe, to_yaml
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.run_folder import lock_run_folder, resolve, unlock
 from ray_jobs.cli.scale_config import ScaleConfig
 from ray_jobs.cluster.connect import connect, start_local
 from ray_jobs.cluster.local_nodes import local_nodes
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
-from ray_jobs.job.run_folder import check_output, lock_run_folder, resolve, unlock
 from ray_jobs.scaling.experiments import Experiments, node_size
 from ray_jobs.scaling.faults import faults_load, faults_result
 from ray_jobs.scaling.loads import fixed_pool, rate_per_actor
@@ -61,7 +61,6 @@ def prepare(config: ScaleConfig) -> tuple[Recipe, Path]:
     if config.training.num_workers != 1:
         raise ValueError(f"training.num_workers is {config.training.num_workers}; the fake trainer needs 1. Use 1.")
     run_dir = resolve(config.output)
-    check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     rate_per_actor(config, recipe)
     return recipe, run_dir

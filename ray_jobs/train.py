@@ -21,18 +21,9 @@ from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs.cli.announce import STARTED_AT, announce
-from ray_jobs.cli.config import JobConfig, open_recipe, to_yaml
+from ray_jobs.cli.config import JobConfig, open_recipe
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cluster.placement import Demand
-from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
-from ray_jobs.cost.prediction import predict_if_given
-from ray_jobs.job.command import begin
-from ray_jobs.job.contact_sheet import write_contact_sheet
-from ray_jobs.job.data_card import write_card
-from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
-from ray_jobs.job.listeners import listeners_of
-from ray_jobs.job.run_folder import (
-    check_output,
+from ray_jobs.cli.run_folder import (
     check_unfinished,
     keep_checkpoint,
     resolve,
@@ -41,6 +32,14 @@ from ray_jobs.job.run_folder import (
     write_anew,
     write_json,
 )
+from ray_jobs.cluster.placement import Demand
+from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
+from ray_jobs.cost.prediction import predict_if_given
+from ray_jobs.job.command import begin
+from ray_jobs.job.contact_sheet import write_contact_sheet
+from ray_jobs.job.data_card import write_card
+from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
+from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.source import (
     Source,
     StoredSource,
@@ -142,8 +141,6 @@ def prepare(config: JobConfig) -> Prepared:
             "resume=true, or evaluate the checkpoint with figment evaluate."
         )
     run_dir = resolve(config.output)
-    if not config.resume:
-        check_output(run_dir, to_yaml(config))
     recipe = open_recipe(config)
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,10 +23,12 @@ from ray_jobs.cli.config import (
     nearest,
     open_recipe,
     shipped_configs,
+    to_yaml,
 )
 from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.reference import find_settings, print_settings
+from ray_jobs.cli.run_folder import check_output, resolve
 from ray_jobs.cli.scale_config import ScaleConfig
 
 POOL = ("generation.max_actors", "generation.gpus_per_actor", "generation.batch_size")
@@ -37,6 +40,29 @@ IMAGES = (
     "recipe.num_inference_steps",
 )
 TRAINING = ("training.architecture", "training.num_images", "training.reuse", "training.num_workers")
+
+
+def check_run_folder(config: JobConfig) -> None:
+    """Raise ValueError if `output` cannot be the folder of a new run; a resumed run's is checked by its command."""
+    if not config.resume:
+        check_output(resolve(config.output), to_yaml(config))
+
+
+Checks = tuple[Callable[[JobConfig], object], ...]
+RECIPE_CHECKS: Checks = (open_recipe,)
+RUN_CHECKS: Checks = (open_recipe, check_run_folder)
+
+
+class NewFolder(click.ParamType):
+    """A folder that does not exist, or is empty."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the absolute path; ValueError if it cannot be a new folder."""
+        folder = resolve(str(value))
+        check_output(folder)
+        return folder
 
 
 @dataclass(frozen=True)
@@ -71,11 +97,11 @@ class Job(click.Command):
     """
 
     def __init__(
-        self, *args: Any, schema: type[JobConfig], often_changed: tuple[str, ...], uses_recipe: bool, **kwargs: Any
+        self, *args: Any, schema: type[JobConfig], often_changed: tuple[str, ...], checks: Checks, **kwargs: Any
     ) -> None:
-        """`--help` lists the settings in `often_changed`; with `uses_recipe` the recipe is checked too."""
+        """`--help` lists the settings in `often_changed`; `checks` raise ValueError for settings that cannot work."""
         super().__init__(*args, **kwargs)
-        self.schema, self.often_changed, self.uses_recipe = schema, often_changed, uses_recipe
+        self.schema, self.often_changed, self.checks = schema, often_changed, checks
         config = click.Argument(["config"], metavar="CONFIG")
         overrides = click.Argument(["overrides"], nargs=-1, metavar="[section.key=value ...]")
         self.params = [config, overrides, *self.params]
@@ -85,8 +111,8 @@ class Job(click.Command):
         ctx.obj = [ctx.params["config"], *ctx.params.pop("overrides")]
         ctx.params["config"] = load_config(self.schema, ctx.obj)
         CONSOLE.shows_libraries = ctx.params["config"].log_level == "debug"
-        if self.uses_recipe:
-            open_recipe(ctx.params["config"])
+        for check in self.checks:
+            check(ctx.params["config"])
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -123,10 +149,10 @@ def figment(ctx: click.Context) -> None:
 
 
 def job(
-    often_changed: tuple[str, ...], schema: type[JobConfig] = JobConfig, uses_recipe: bool = True
+    often_changed: tuple[str, ...], schema: type[JobConfig] = JobConfig, checks: Checks = RUN_CHECKS
 ) -> Callable[[Callable[..., Work]], click.Command]:
     """Return a decorator that makes a function a command with a config."""
-    return figment.command(cls=Job, schema=schema, often_changed=often_changed, uses_recipe=uses_recipe)
+    return figment.command(cls=Job, schema=schema, often_changed=often_changed, checks=checks)
 
 
 def work(name: str, needs_ray: bool = True, **parameters: Any) -> Work:
@@ -144,7 +170,7 @@ def train(config: JobConfig) -> Work:
     return work("train", config=config)
 
 
-@job((*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output"))
+@job((*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output"), checks=RECIPE_CHECKS)
 @click.option("--verify", is_flag=True, help="Check every stored sample first, and generate damaged shards again.")
 def generate(config: JobConfig, verify: bool) -> Work:
     """Generate a data set as WebDataset shards.
@@ -168,7 +194,7 @@ def generate(config: JobConfig, verify: bool) -> Work:
         "evaluation.outputs",
         "recipe.label_space",
     ),
-    uses_recipe=False,
+    checks=(),
 )
 def evaluate(config: JobConfig) -> Work:
     """Evaluate the classifier in checkpoint=FILE on real images.
@@ -257,8 +283,8 @@ def scale(config: ScaleConfig) -> Work:
     return work("scale", config=config)
 
 
-@job((*IMAGES, "recipe.seed", "recipe.image_size", *POOL))
-@click.option("--out", default="runs/gallery", show_default=True, help="New folder for the page.")
+@job((*IMAGES, "recipe.seed", "recipe.image_size", *POOL), checks=RECIPE_CHECKS)
+@click.option("--out", type=NewFolder(), default="runs/gallery", show_default=True, help="New folder for the page.")
 @click.option(
     "--columns",
     type=click.Choice(["templates", "guidance_scale"]),
@@ -289,11 +315,12 @@ def gallery(config: JobConfig, **options: Any) -> Work:
         "generation.attention",
         "generation.label_selector",
         "generation.start_timeout_seconds",
-    )
+    ),
+    checks=RECIPE_CHECKS,
 )
 @click.option("--index", required=True, help="Indices and ranges, such as 7,8,1000:1016.")
-@click.option("--out", required=True, help="New folder for the images.")
-def regenerate(config: JobConfig, index: str, out: str) -> Work:
+@click.option("--out", type=NewFolder(), required=True, help="New folder for the images.")
+def regenerate(config: JobConfig, index: str, out: Path) -> Work:
     """Generate chosen samples of a recipe again.
 
     Writes a PNG, and a JSON file with the plan, per sample. CONFIG is usually the recipe.json of a run or a data set.
@@ -309,7 +336,8 @@ def regenerate(config: JobConfig, index: str, out: str) -> Work:
         "training.num_images",
         "rates.generated_per_second",
         "prices.generation_device_hour",
-    )
+    ),
+    checks=RECIPE_CHECKS,
 )
 @click.option("--index", type=int, help="Explain the sample with this index, and exit.")
 @click.option("--compare", metavar="RECIPE", help="List the fields in which another recipe file differs, and exit.")
@@ -327,8 +355,8 @@ def plan(arguments: list[str], config: JobConfig, **options: Any) -> Work:
 
 @figment.command()
 @click.argument("places", metavar="EVALUATION ...", nargs=-1, required=True)
-@click.option("--out", required=True, help="New folder for the page.")
-def report(places: tuple[str, ...], out: str) -> Work:
+@click.option("--out", type=NewFolder(), required=True, help="New folder for the page.")
+def report(places: tuple[str, ...], out: Path) -> Work:
     """Show several evaluations side by side on one page.
 
     EVALUATION is a folder written by evaluate or train, or a run's folder for its newest evaluation. Writes

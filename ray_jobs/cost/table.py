@@ -14,8 +14,8 @@ from pathlib import Path
 from generation.files import new_path
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, Prices, Rates, load_config, renamed
+from ray_jobs.cli.run_folder import resolve
 from ray_jobs.cost.prediction import Prediction, num_generators, num_images_needed, predict
-from ray_jobs.job.run_folder import resolve
 from ray_jobs.job.tables import print_facts
 from training.config import TrainingConfig
 

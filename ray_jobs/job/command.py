@@ -7,10 +7,10 @@ from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig, to_yaml
+from ray_jobs.cli.run_folder import RunLock, lock_run_folder, resolve, undo_on_error
 from ray_jobs.cluster.connect import connect, session_logs
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.cluster.room import check_placement, generation_demand
-from ray_jobs.job.run_folder import RunLock, lock_run_folder, resolve, undo_on_error
 
 
 def begin(config: JobConfig, *stages: Sequence[Demand], resume: bool = False) -> RunLock:

@@ -17,7 +17,7 @@ from generation.shards.shard_set import (
 )
 from generation.shards.storage import Storage
 from ray_jobs.cli.config import JobConfig
-from ray_jobs.job.run_folder import resolve_place
+from ray_jobs.cli.run_folder import resolve_place
 from training.config import TrainingConfig
 
 

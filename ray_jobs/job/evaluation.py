@@ -15,9 +15,9 @@ from generation.files import new_path
 from generation.recipes.labels import LabelSpace
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig, to_yaml
+from ray_jobs.cli.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
 from ray_jobs.cluster.room import evaluation_demand, wait_for_resources
 from ray_jobs.job.environment import environment
-from ray_jobs.job.run_folder import check_writable, resolve, resolve_input, write_anew, write_json
 from ray_jobs.job.tables import print_table
 from training.model.network import check_features
 

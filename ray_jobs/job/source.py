@@ -22,6 +22,7 @@ from generation.shards.datasets import first_samples, read_shards, tee_samples
 from generation.shards.shard_set import ShardSet
 from generation.stream.stream import fetch_samples, stream_samples
 from ray_jobs.cli.config import JobConfig
+from ray_jobs.cli.run_folder import resolve_input
 from ray_jobs.cluster.placement import check_pending
 from ray_jobs.cluster.room import (
     generation_demand,
@@ -36,7 +37,6 @@ from ray_jobs.job.data_set import (
     open_splits,
     open_to_read,
 )
-from ray_jobs.job.run_folder import resolve_input
 from training.config import TrainingConfig
 from training.job import TrainingSamples
 

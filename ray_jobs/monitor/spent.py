@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_jobs.cli.config import JobConfig
-from ray_jobs.job.run_folder import write_anew
+from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.monitor.progress import RunProgress
 
 SPENT_FILE = "spent.csv"

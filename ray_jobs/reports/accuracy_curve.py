@@ -12,7 +12,7 @@ from evaluation.pages.html import html_table, page, percent, section
 from evaluation.pages.plots import curve_figure, svg
 from evaluation.result import SetResult
 from generation.files import new_path
-from ray_jobs.job.run_folder import is_in_use, write_anew
+from ray_jobs.cli.run_folder import is_in_use, write_anew
 from ray_jobs.monitor.spent import SPENT_FILE, read_spent, spent_at
 from training.checkpoint import checkpoint_files
 from training.job import KEPT

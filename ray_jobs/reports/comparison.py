@@ -13,8 +13,8 @@ from evaluation.pages.html import html_table, page
 from evaluation.pages.plots import curve_figure, svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import CompareConfig, Prices, to_yaml
+from ray_jobs.cli.run_folder import write_anew, write_json
 from ray_jobs.job.environment import environment
-from ray_jobs.job.run_folder import write_anew, write_json
 from ray_jobs.job.tables import print_table
 
 

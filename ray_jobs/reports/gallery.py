@@ -16,7 +16,7 @@ from evaluation.pages.html import page
 from generation.files import write_whole
 from generation.recipes.labels import ClassEntry
 from generation.recipes.plan import SamplePlan
-from ray_jobs.job.run_folder import write_anew
+from ray_jobs.cli.run_folder import write_anew
 
 STYLE = """
 :root { color-scheme: light dark; }

@@ -15,9 +15,9 @@ from evaluation.pages.html import details, html_table, page, section
 from evaluation.pages.plots import svg
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import to_yaml
+from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.cli.scale_config import ScaleConfig
 from ray_jobs.job.environment import environment
-from ray_jobs.job.run_folder import write_anew
 from ray_jobs.job.tables import print_facts, print_table
 from ray_jobs.scaling.experiments import Series
 from ray_jobs.scaling.faults import FaultsResult

@@ -15,7 +15,7 @@ import torch
 from evaluation.inference.trained_model import EvaluatedModel
 from generation.recipes.recipe import Recipe
 from ray_jobs import compare, train
-from ray_jobs.job.run_folder import lock_run_folder
+from ray_jobs.cli.run_folder import lock_run_folder
 from ray_jobs.reports import accuracy_curve
 from ray_jobs.reports.accuracy_curve import first_kept, follow
 from tests.support.commands import error_line

@@ -10,8 +10,8 @@ from generation.files import new_path
 from generation.recipes.recipe import Recipe
 from generation.shards.shard_set import read_shard_set
 from generation.shards.storage import Storage
-from ray_jobs.job import run_folder as run_directory
-from ray_jobs.job.run_folder import (
+from ray_jobs.cli import run_folder as run_directory
+from ray_jobs.cli.run_folder import (
     LOCK,
     check_output,
     check_unfinished,
