@@ -105,6 +105,7 @@ def test_a_run_leaves_all_it_promises(trained_run: TrainedRun):
         "evaluation",
         "outputs",
         "spent.csv",
+        "report.html",
         "summary.json",
     }
     summary = trained_run.summary
