@@ -56,6 +56,7 @@ from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
+from ray_jobs.reports.run_page_file import RunPage, write_last_page
 from ray_jobs.reports.summary import print_summary, summarize
 from training.augmentation.augmentation import crop_sizes
 from training.checkpoint import check_resumable, newest_readable
@@ -110,6 +111,7 @@ def main(config: JobConfig) -> None:
                 }
                 print_summary(summary)
                 write_json(run_dir / "summary.json", summary)
+                write_last_page(run_dir, config, recipe, summary, evaluation)
                 unlock(run_lock)
     print(f"Everything is in {run_dir}")
 
@@ -219,7 +221,8 @@ def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgr
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
     line = ProgressLine(training)
-    others = (exporter.observe, adviser.observe, missing.observe, spent.observe)
+    page = RunPage(job.run_dir, job.config, job.recipe, adviser.run_advice)
+    others = (exporter.observe, adviser.observe, missing.observe, spent.observe, page.observe)
     with RunMonitor(pool, Observer(line.observe, line.close), *map(Observer, others)) as monitor:
         fit_job = FitJob(
             training,

@@ -32,6 +32,13 @@ MAX_CLASSES_WITH_COUNTS = 20
 MEASURES = ("sparsity", "intra_class_distance", "feature_redundancy", "coding_length")
 """Representation metrics, see `evaluation.metrics.representation`."""
 
+Points = Sequence[tuple[float, float]]
+"""Seconds, and a value."""
+
+TIME_UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
+MOST_MARKERS = 40
+"""Longer lines are drawn without markers."""
+
 MARKERS = "osD^vPX"
 """Seven, so that with ten colors 70 models look different."""
 
@@ -115,6 +122,35 @@ def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str)
     _in_percent(axes)
     _legend_below(figure, dict(enumerate(names)))
     return figure
+
+
+def time_figure(title: str, lines: Mapping[str, Points], is_fraction: bool = False) -> Figure:
+    """Return a small plot over time in s, min or h; lines are named if there are several. `title` is our own text."""
+    figure = Figure(figsize=(4.7, 2.5), layout="constrained")
+    axes = figure.subplots()
+    last_seconds = max(seconds for points in lines.values() for seconds, _ in points)
+    name, unit_seconds = next(
+        (unit, each) for unit, each in TIME_UNITS.items() if last_seconds >= 2 * each or each == 1
+    )
+    for of_line, points in lines.items():
+        places = [seconds / unit_seconds for seconds, _ in points]
+        marker = "o" if len(points) <= MOST_MARKERS else ""
+        axes.plot(places, [value for _, value in points], label=of_line, marker=marker, markersize=3, linewidth=1.3)
+    axes.set(xlim=(0, last_seconds / unit_seconds * 1.02), xlabel=name)
+    axes.set_ylim(*_from_zero(axes, is_fraction))
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    if is_fraction:
+        _in_percent(axes)
+    if len(lines) > 1:
+        figure.legend(loc="outside lower center", ncols=len(lines), frameon=False)
+    return figure
+
+
+def _from_zero(axes: Axes, is_fraction: bool) -> tuple[float, float]:
+    """Return limits that contain 0, and leave room above the highest value; of fractions, up to 1."""
+    highest = axes.dataLim.y1
+    return 0.0, min(1.03, highest * 1.08 + 0.01) if is_fraction else max(highest, 1e-9) * 1.08
 
 
 def _in_percent(axes: Axes) -> None:

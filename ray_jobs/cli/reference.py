@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
@@ -76,6 +77,12 @@ def find_settings(schema: type, paths: Sequence[str]) -> list[Setting]:
     """Return the settings with these paths, in order; KeyError for an unknown path."""
     found = {each.path: each for each in settings_of(schema)}
     return [found[path] for path in paths]
+
+
+def non_default_settings(config: JobConfig) -> list[tuple[Setting, str]]:
+    """Return the settings that differ from their defaults, each with its value as users write it."""
+    values = ((each, _as_yaml(attrgetter(each.path)(config))) for each in settings_of(type(config)))
+    return [(each, value) for each, value in values if value != each.default]
 
 
 def print_settings(word: str) -> None:

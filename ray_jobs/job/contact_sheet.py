@@ -29,5 +29,7 @@ def write_contact_sheet(file: BinaryIO, recipe: Recipe, samples: SampleBatch) ->
         caption = textwrap.fill(plan.prompt, width=38)
         axis.text(0.5, -0.04, caption, transform=axis.transAxes, ha="center", va="top", fontsize=6, parse_math=False)
     model = recipe.model or recipe.generator
-    figure.suptitle(f"{model}, recipe {recipe.sha256[:12]}", fontsize=9, parse_math=False)
+    above = figure.subplotpars.top + 0.35 / figure.get_figheight()  # inches, for the titles of the first row
+    title = f"{model}, recipe {recipe.sha256[:12]}"
+    figure.suptitle(title, y=above, va="bottom", fontsize=9, parse_math=False)
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight")

@@ -69,14 +69,19 @@ class Interval:
         return self._grown(lambda training: training.learning_seconds)
 
     @property
+    def waiting_seconds(self) -> float:
+        """Part of `learning_seconds` in which the first worker waited."""
+        return self._grown(lambda training: training.waiting_seconds - training.held_out_waiting_seconds)
+
+    @property
     def waiting_fraction(self) -> float:
         """Share of `learning_seconds` in which the first worker waited, 0..1."""
-        return self._share(lambda training: training.waiting_seconds - training.held_out_waiting_seconds)
+        return self.waiting_seconds / max(self.learning_seconds, 1e-9)
 
     @property
     def pool_waiting_fraction(self) -> float:
         """The same without waiting for real images, 0..1."""
-        return self._share(lambda training: training.starved_seconds)
+        return self._grown(lambda training: training.starved_seconds) / max(self.learning_seconds, 1e-9)
 
     @property
     def working_seconds(self) -> float:
@@ -96,9 +101,6 @@ class Interval:
     @property
     def _seconds(self) -> float:
         return self.now.observed_at - self.before.observed_at
-
-    def _share(self, seconds: Callable[[TrainingProgress], float]) -> float:
-        return self._grown(seconds) / max(self.learning_seconds, 1e-9)
 
     def _grown(self, number: Callable[[TrainingProgress], float]) -> float:
         """Return the increase of one of training's numbers."""

@@ -105,6 +105,7 @@ def test_run_writes_all_its_files(trained_run: TrainedRun):
         "evaluation",
         "outputs",
         "spent.csv",
+        "report.html",
         "summary.json",
     }
     summary = trained_run.summary
