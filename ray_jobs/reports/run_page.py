@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 from evaluation.pages.html import STYLE, html_table, number, page, percent, section
-from evaluation.pages.plots import svg, time_figure
 from evaluation.result import Evaluation
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig
@@ -31,12 +30,12 @@ PAGE_STYLE = f"""{STYLE}
 """
 
 NO_RATES = (
-    "The settings had no rates, so nothing was predicted. <code>figment plan CONFIG --like RUN</code> predicts the next "
-    "run from the rates of this one."
+    "The settings had no rates, so nothing was predicted. <code>figment plan CONFIG --like RUN</code> predicts the "
+    "next run from the rates of this one."
 )
 CURVES_NOTE = (
-    "Over the time in which a job was running, from when its generators were ready. Rates are means over a hundredth of "
-    "the run, at least 5 s."
+    "Over the time in which a job was running, from when its generators were ready. Rates are means over a hundredth "
+    "of the run, at least 5 s."
 )
 
 
@@ -132,6 +131,8 @@ def _accuracy(run: RunFacts) -> str:
 
 
 def _curves(rows: Sequence[SpentRow]) -> str:
+    from evaluation.pages.plots import svg, time_figure  # imports matplotlib
+
     figures = [svg(time_figure(curve.title, curve.lines, curve.is_fraction)) for curve in curves_of(rows)]
     if not figures:
         return "<p>No step has ended yet.</p>"
@@ -179,8 +180,8 @@ def _measured(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _samples(png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<div class="sheet"><img alt="Generated samples, each with its prompt" src="data:image/png;base64,{data}"></div>'
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<div class="sheet"><img alt="Generated samples, each with its prompt" src="{source}"></div>'
 
 
 def _settings(config: JobConfig) -> str:
