@@ -106,8 +106,8 @@ def _difference_cell(difference: Difference | None) -> str:
 
 
 def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
-    if not common or not any(one["model"]["num_images"] for one in models.values()):
-        return "<p>The models have no common set, or no known number of training images.</p>"
+    if not common or sum(bool(one["model"]["num_images"]) for one in models.values()) < 2:
+        return "<p>No common set, or fewer than two models with a known number of training images.</p>"
     note = (
         "<p>A line joins models with the same architecture, label space and augmentation, all trained on real images, "
         "or all on generated ones with the same guidance scales and templates.</p>"

@@ -196,6 +196,12 @@ def test_robustness_is_shown_for_two_points_or_more():
         assert "<h2>Robustness</h2>\n<svg" in page
 
 
+def test_accuracy_over_training_images_is_plotted_for_two_models_or_more():
+    without_plot = "fewer than two models with a known number of training images"
+    assert without_plot in side_by_side_page([FULL])
+    assert without_plot not in side_by_side_page([FULL, BARE])
+
+
 def test_most_frequent_confusions_of_many_classes_are_listed():
     many = one_set(num_classes=101)
     many["confusions"].append({"label": 7, "predicted": 100, "num_images": 2})
