@@ -25,8 +25,8 @@ from benchmarks.deadline import deadlines
 from benchmarks.device_facts import facts
 from benchmarks.device_parts import PLANNED_PARTS, TINY, PlannedPart, Run, Size
 from benchmarks.device_report import Part, Report, one_line, to_json, to_markdown
+from benchmarks.options import split_options
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.cli.run_folder import check_output, resolve, write_anew
 
 TOTAL_SECONDS = 440.0

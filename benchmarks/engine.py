@@ -28,6 +28,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock
+from benchmarks.options import split_options
 from benchmarks.timer import Timer, seconds_of
 from generation.config import GenerationConfig
 from generation.engine.batch_size import MemoryMeter
@@ -36,7 +37,6 @@ from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.job.tables import text_table
 
 NUM_ROUNDS = 7

@@ -20,6 +20,7 @@ import psutil
 import ray
 from PIL import Image
 
+from benchmarks.options import split_options
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import whole_set
 from evaluation.inference.network import Network, Request, infer
@@ -28,7 +29,6 @@ from evaluation.inference.reading import Crop, ReadRequest, crop_for, read_image
 from evaluation.inference.trained_model import build_classifier, crop_of
 from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
-from ray_jobs.cli.options import split_options
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
 from ray_jobs.scaling.background import sampling

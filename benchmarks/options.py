@@ -1,4 +1,4 @@
-"""Command-line options besides settings: `--name value`, anywhere among the arguments."""
+"""Options of a benchmark next to its settings: `--name value`, anywhere among the arguments."""
 
 from collections.abc import Sequence
 

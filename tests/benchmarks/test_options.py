@@ -1,6 +1,6 @@
 import pytest
 
-from ray_jobs.cli.options import split_options
+from benchmarks.options import split_options
 
 
 def test_options_are_found_anywhere_among_the_arguments():
