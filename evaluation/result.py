@@ -227,4 +227,4 @@ def read_evaluation(text: bytes) -> Evaluation:
         if first["type"] == "json_invalid":
             raise ValueError(first["msg"]) from error
         location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ValueError(f"{location or 'the whole'} is missing or has the wrong type") from error
+        raise ValueError(f"{location or 'the whole file'} is missing or has the wrong type") from error

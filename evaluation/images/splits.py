@@ -35,7 +35,9 @@ def files_of(path: str, extension: str, split: str) -> tuple[str, list[str]]:
         folder, name = os.path.split(path)
         return folder, [name]
     if not (folder := folder_with(path, extension)):
-        raise ValueError(f"Neither '{path}' nor its subfolder data has *{extension} files. Use a folder that has them.")
+        raise ValueError(
+            f"'{path}' has no *{extension} files, and neither has its subfolder 'data'. Use a folder that has them."
+        )
     names = _of_split(folder, _names_ending(folder, extension), split)
     _check_parts(folder, names)
     return folder, names

@@ -34,9 +34,8 @@ class Background:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         """Stop and join all threads; raise the first thread's error unless the body raised one."""
         self.stopped.set()
-        errors = [
-            future.exception() for future in self._futures
-        ]  # waits; includes threads started by threads meanwhile
+        # `exception` waits for the thread; the list includes threads that other threads start meanwhile.
+        errors = [future.exception() for future in self._futures]
         self._threads.shutdown()
         for error in errors:
             if error is not None and error_type is None:

@@ -116,10 +116,8 @@ class StreamLoader:
         """Return the next batch, in pinned memory if there is a GPU."""
         if not self.threads:
             self.requested_at = time.time()
-            targets = (self._fill, self._draw_ahead)
-            self.threads = [
-                threading.Thread(target=self._run_thread, args=(target,), daemon=True) for target in targets
-            ]
+            loops = (self._fill, self._draw_ahead)
+            self.threads = [threading.Thread(target=self._run_thread, args=(loop,), daemon=True) for loop in loops]
             for thread in self.threads:
                 thread.start()
         with self._changed:

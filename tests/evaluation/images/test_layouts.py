@@ -365,7 +365,9 @@ def test_validation_is_the_default_of_several_splits(tmp_path: Path):
     assert greys(open_layout(str(tmp_path))) == [2]
     assert greys(open_layout(str(tmp_path), split="val")) == [2]
     assert greys(open_layout(str(tmp_path), split="train")) == [1]
-    with pytest.raises(ValueError, match=r"data' has test and train and validation, but not of extra\. Use another"):
+    with pytest.raises(
+        ValueError, match=r"data' has files of test and train and validation, but not of extra\. Use another"
+    ):
         open_layout(str(tmp_path), split="extra")
     (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
     assert greys(open_layout(str(tmp_path))) == [0]

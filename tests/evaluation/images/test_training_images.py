@@ -321,7 +321,9 @@ def test_imagenet100_is_selected_from_a_table_of_1000_classes(tmp_path: Path, ti
 @pytest.mark.parametrize("labels", [[0, 1, 50], [0, 1, 999]])
 def test_incomplete_unnamed_class_numbers_are_refused(tmp_path: Path, labels: list[int]):
     write_parquet(tmp_path / "train-00000-of-00001.parquet", labels, [])
-    with pytest.raises(ValueError, match=r"has numbers for 3 classes, but imagenet\d+k? has \d+, so which"):
+    with pytest.raises(
+        ValueError, match=r"has numbers for 3 classes, but imagenet\d+k? has \d+, so it is unknown which"
+    ):
         real_training_images(str(tmp_path), load_label_space("imagenet100"), image_size=8, seed=0)
 
 

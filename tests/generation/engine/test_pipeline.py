@@ -123,7 +123,9 @@ def test_flux_without_guidance_ignores_scale_and_negative_prompt(tmp_path: Path)
 
 def test_flow_matching_model_refuses_other_schedulers(tmp_path: Path):
     save_tiny_flux(tmp_path)
-    with pytest.raises(ValueError, match=r"recipe\.scheduler is euler, but the model uses flow matching.*Use model"):
+    with pytest.raises(
+        ValueError, match=r"recipe\.scheduler is euler, but the model uses flow matching.*Set recipe\.scheduler=model"
+    ):
         DiffusersGenerator(recipe_of(model=str(tmp_path), scheduler="euler"), ON_CPU)
 
 
@@ -240,12 +242,14 @@ def test_xformers_is_refused_for_incompatible_attention():
     denoiser = SimpleNamespace(attn_processors={"attn1": SanaLinearAttnProcessor2_0()})
     pipeline = SimpleNamespace(components={"unet": denoiser}, unet=denoiser)
     config = GenerationConfig(attention="xformers")
-    with pytest.raises(ValueError, match=r"would change the images .* is SanaLinearAttnProcessor2_0\. Use sdpa"):
+    with pytest.raises(ValueError, match=r"would change the images .* is SanaLinearAttnProcessor2_0\. Set generation"):
         speed_up(pipeline, config)
 
 
 def test_xformers_without_a_gpu_is_refused():
-    with pytest.raises(ValueError, match=r"attention is xformers, which needs gpus_per_actor.*Use sdpa"):
+    with pytest.raises(
+        ValueError, match=r"attention is xformers, which needs gpus_per_actor.*Set generation\.attention=sdpa"
+    ):
         GenerationConfig(attention="xformers", gpus_per_actor=0)
 
 

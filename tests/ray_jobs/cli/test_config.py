@@ -48,7 +48,7 @@ def test_override_wins_over_the_file():
         ("recipe.template_weights=0.8", r"template_weights are 0\.8, which sum to 0\.8"),
         ("recipe.class_weights.zero=-1", r"class_weights\.zero is -1\.0; use 0 or more"),
         ("recipe.guidance_scale=0.5", r"guidance_scale is 0\.5; use 1"),
-        ("recipe.guidance_draw=between", r"guidance_scale is 2, but guidance_draw is between: set two"),
+        ("recipe.guidance_draw=between", r"guidance_scale is 2, but recipe.guidance_draw is between: set two"),
         ("generation.min_actors=5", r"min_actors is 5, but max_actors is 2"),
         ("training.seed", r"'training\.seed' is not an override"),
         ("evaluation.sets=[", r"override is not valid YAML"),
