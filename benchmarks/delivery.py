@@ -22,6 +22,7 @@ from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.placement import Demand
@@ -196,4 +197,5 @@ def print_deliveries(deliveries: dict[str, Delivery], nominal: float) -> None:
 
 
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()

@@ -28,6 +28,7 @@ from evaluation.inference.output_cache import ROW
 from evaluation.inference.reading import Crop, ReadRequest, crop_for, read_images
 from evaluation.inference.trained_model import build_classifier, crop_of
 from ray_jobs.cli.config import JobConfig, load_config
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, evaluation_demand
@@ -195,4 +196,5 @@ def private_bytes() -> int:
 
 
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()

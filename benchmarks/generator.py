@@ -10,6 +10,7 @@ from generation.engine.actor import GeneratorActor
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.job.tables import print_table
 
 BATCH_SIZES = (1, 8, 32, 64, 128)
@@ -48,4 +49,5 @@ def plans_per_second(recipe: Recipe) -> float:
 
 
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()

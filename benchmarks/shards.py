@@ -24,6 +24,7 @@ from generation.shards.datasets import read_shards, tee_samples, write_shards
 from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from ray_jobs.cli.config import JobConfig
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.job.tables import print_table
 
@@ -161,4 +162,5 @@ def print_rates(rates: Rates, floors: Mapping[str, float]) -> None:
 
 
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()

@@ -21,6 +21,7 @@ from generation.pool.service import start_generation
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
 from ray_jobs.cluster.room import check_placement, generation_demand, training_demand
@@ -157,4 +158,5 @@ def print_runs(runs: dict[str, Measured]) -> None:
 
 
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()

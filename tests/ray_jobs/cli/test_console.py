@@ -14,7 +14,7 @@ from pathlib import Path
 from ray_jobs.cli.console import CONSOLE
 
 if "keep" in sys.argv:
-    CONSOLE.keep()
+    CONSOLE.detach_stderr()
 CONSOLE.shows_libraries = "debug" in sys.argv
 CONSOLE.send_native_messages_to(Path(sys.argv[1]))
 print("own line", file=sys.stderr)
