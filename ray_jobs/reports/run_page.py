@@ -31,12 +31,12 @@ PAGE_STYLE = f"""{STYLE}
 """
 
 NO_RATES = (
-    "The settings had no rates, so nothing was predicted. <code>figment plan CONFIG --like RUN</code> predicts the next "
-    "run from the rates of this one."
+    "The settings had no rates, so nothing was predicted. <code>figment plan CONFIG --like RUN</code> predicts the "
+    "next run from the rates of this one."
 )
 CURVES_NOTE = (
-    "Over the time in which a job was running, from when its generators were ready. Rates are means over a hundredth of "
-    "the run, at least 5 s."
+    "Over the time in which a job was running, from when its generators were ready. Rates are means over a hundredth "
+    "of the run, at least 5 s."
 )
 
 
@@ -180,7 +180,8 @@ def _measured(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _samples(png: bytes) -> str:
     data = base64.b64encode(png).decode()
-    return f'<div class="sheet"><img alt="Generated samples, each with its prompt" src="data:image/png;base64,{data}"></div>'
+    alt = "Generated samples, each with its prompt"
+    return f'<div class="sheet"><img alt="{alt}" src="data:image/png;base64,{data}"></div>'
 
 
 def _settings(config: JobConfig) -> str:
