@@ -160,7 +160,7 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
     images = whole_set("photographs", str(folder), open_layout(str(folder)))
     every = np.arange(images.num_images)
     to_read = ReadRequest(images.source, images.positions, every, crop)
-    rows, came_at = [], []
+    rows, delivered_at = [], []
     memory: list[float] = []
     with ExitStack() as watched:
         for columns in infer(read_images([to_read], config.evaluation), network):
@@ -171,10 +171,10 @@ def measure(network: Network, folder: Path, crop: Crop, config: JobConfig) -> Pa
             if not rows:
                 memory = watched.enter_context(sampling(megabytes_held, WATCH_SECONDS))
             rows.append(columns[ROW])
-            came_at.append(time.monotonic())
+            delivered_at.append(time.monotonic())
     if not np.array_equal(np.sort(np.concatenate(rows)), every):
         raise RuntimeError("Some photographs were evaluated twice or not at all.")
-    return Pass(sum(map(len, rows[1:])), came_at[-1] - came_at[0], memory)
+    return Pass(sum(map(len, rows[1:])), delivered_at[-1] - delivered_at[0], memory)
 
 
 def megabytes_held() -> float:
