@@ -128,7 +128,7 @@ def test_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ([], "the whole"),
+        ([], "the whole file"),
         ({}, "sets"),
         (but("model", value="mine"), "model"),
         (but("model", "num_images", value="100"), "model.num_images"),

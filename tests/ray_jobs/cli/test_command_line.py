@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -60,7 +61,7 @@ def test_options_are_accepted_anywhere():
     work = read(["gallery", "--images", "2", "painted", "recipe.seed=1", "--out=there", "--classes", "zero,one"])
     assert work is not None
     given = {name: value for name, value in work.parameters.items() if name != "config"}
-    assert given == {"out": "there", "columns": "templates", "classes": "zero,one", "images": 2}
+    assert given == {"out": Path.cwd() / "there", "columns": "templates", "classes": "zero,one", "images": 2}
 
 
 def test_plan_receives_its_arguments_for_a_rehearsal():
@@ -95,6 +96,15 @@ def test_bad_arguments_are_one_line_with_the_nearest_name(arguments: list[str], 
     (line,) = error_of(*arguments, capsys=capsys).splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "painted", "output={taken}"], ["regenerate", "painted", "--index=1", "--out={taken}"]]
+)
+def test_used_output_folder_is_refused_before_torch_is_imported(arguments: list[str], tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="already contains files"):
+        read([argument.format(taken=tmp_path) for argument in arguments])
 
 
 def test_configs_lists_one_line_per_shipped_config(capsys):
