@@ -16,6 +16,12 @@ from tests.support.settings import PAINTED
 JOBS = [name for name, command in figment.commands.items() if isinstance(command, Job)]
 
 
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use an empty working directory, so that relative outputs are new folders."""
+    monkeypatch.chdir(tmp_path)
+
+
 def error_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         command_line.run(list(arguments))
@@ -130,13 +136,14 @@ def test_settings_are_listed_by_section_or_word(word: str, listed: str, not_list
     assert not any(name.startswith(not_listed) for name in names)
 
 
-def test_command_line_imports_neither_torch_nor_ray():
+def test_command_line_imports_neither_torch_nor_ray(tmp_path: Path):
     script = (
         "import sys; from ray_jobs.cli.command_line import read; "
-        "read(['train', 'digits']); read(['train', '--help']); read(['settings']); "
+        "read(['train', 'digits', f'output={sys.argv[1]}/run']); read(['train', '--help']); read(['settings']); "
         "print({'torch', 'ray', 'lightning', 'diffusers', 'sklearn', 'scipy', 'fastapi'} & set(sys.modules))"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     assert ended.stdout.splitlines()[-1] == "set()"
 
 
