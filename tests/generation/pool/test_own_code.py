@@ -30,7 +30,8 @@ PaintedGenerator.paint = lambda self, plan: 255 - _paint(self, plan)
 DRIVER = """
 import sys
 import numpy as np
-from generation.config import GenerationConfig, RecipeConfig
+from generation.config import GenerationConfig
+from generation.recipes.config import RecipeConfig
 from generation.recipes.recipe import build_recipe
 from generation.pool.service import start_generation
 from generation.stream.stream import fetch_samples
@@ -48,7 +49,7 @@ def copied_code(folder: Path) -> Path:
     """Copy all packages to a folder, the images of the painted generator inverted."""
     for package in PACKAGES:
         shutil.copytree(PROJECT_ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "generation" / "painted_generator.py").open("a") as file:
+    with (folder / "generation" / "engine" / "painted_generator.py").open("a") as file:
         file.write(INVERTED)
     return folder
 
