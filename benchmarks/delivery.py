@@ -21,7 +21,7 @@ from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import stream_samples
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
@@ -109,7 +109,7 @@ def start_painters(arguments: Sequence[str], *beside: Demand) -> tuple[JobConfig
     ValueError if their rate is unknown, or the cluster cannot hold the pool, the trainer and the demands `beside`.
     """
     config = load_config(JobConfig, arguments)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     if recipe.generator != "painted" or not (config.generation.painted_batch_seconds and config.generation.batch_size):
         raise ValueError(
             "The benchmark needs generators of known rate. Set recipe.generator=painted, and "

@@ -36,7 +36,7 @@ from benchmarks.training_step import Steps, measure_steps
 from generation.engine.batch_size import MemoryMeter
 from generation.engine.diffusers_generator import DiffusersGenerator
 from generation.recipes.model_files import PROJECT_ROOT
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config
 from training.config import TrainingConfig
 
 LOG = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def presets(run: Run, deadline: Deadline) -> Lines:
 def training(run: Run, deadline: Deadline) -> Lines:
     """Measure training steps with the paper's settings and its variants."""
     config = load_config(JobConfig, [str(PAPER), *run.size.settings, *run.size.training_settings])
-    recipe, lines = open_recipe(config), list[Line]()
+    recipe, lines = config.opened_recipe, list[Line]()
     for change, settings in TRAINING_WAYS.items():
         changed = dataclasses.replace(config.training, **settings)
         name = f"{changed.architecture}, {changed.precision}{change}"

@@ -35,7 +35,7 @@ from generation.engine.batch_size import MemoryMeter
 from generation.engine.diffusers_generator import DiffusersGenerator
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.job.tables import text_table
 
@@ -150,7 +150,7 @@ def ratios_of(rows: Sequence[Row]) -> dict[str, float]:
 def open_case(arguments: Sequence[str], random_weights_in: Path | None) -> Case:
     """Return the case of a config; chooses the batch size if the config has none."""
     config = load_config(JobConfig, arguments)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     if recipe.generator != "diffusers":
         raise ValueError(f"recipe.generator is {recipe.generator}; the engine needs recipe.generator=diffusers.")
     if random_weights_in is not None:

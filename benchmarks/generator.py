@@ -9,7 +9,7 @@ import time
 from generation.engine.actor import GeneratorActor
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.console import CONSOLE
 from ray_jobs.job.tables import print_table
 
@@ -21,7 +21,7 @@ MIN_SECONDS = 5.0
 def main() -> None:
     """Measure the config's generator at several batch sizes."""
     config = load_config(JobConfig, sys.argv[1:])
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     actor = GeneratorActor(recipe, config.generation)
     title = f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads"
     rows = [[str(batch_size), f"{images_per_second(actor, batch_size):.1f}"] for batch_size in BATCH_SIZES]

@@ -20,7 +20,7 @@ from generation.indices import SampleRequest
 from generation.pool.service import start_generation
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import stream_samples
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cluster.connect import connect
@@ -72,7 +72,7 @@ def main() -> None:
     """Compose the job: three runs, a table and an exit status."""
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
-        recipe = open_recipe(config)
+        recipe = config.opened_recipe
         check(config, recipe)
         connect()
         wait_seconds = config.generation.wait_for_nodes_seconds

@@ -32,7 +32,7 @@ from generation.shards.shard_set import ShardSet, new_shard_set
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.announce import announce
-from ray_jobs.cli.config import CompareConfig, open_recipe
+from ray_jobs.cli.config import CompareConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.run_folder import resolve, unlock, write_json
 from ray_jobs.cluster.room import generation_demand, training_demand
@@ -100,7 +100,7 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
             "an even number."
         )
     run_dir = resolve(config.output)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     check_batches(config.generation, config.data)
     validation_set(config, recipe)
     check_architecture(config.training.architecture)

@@ -19,7 +19,7 @@ from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe, recipe_file_text
 from generation.sample import drop_left_out
 from generation.stream.stream import fetch_samples
-from ray_jobs.cli.config import JobConfig, open_recipe
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.job.command import start_pool_alone
@@ -41,7 +41,7 @@ class Choice:
 def main(config: JobConfig, out: Path, columns: str, classes: str, images: int) -> None:
     """Compose the job: samples, a pool, a page and a picture."""
     with user_errors():
-        recipe = open_recipe(config)
+        recipe = config.opened_recipe
         choice = choose(recipe, columns, classes, images)
         for note in check_recipe(recipe, config.recipe):
             print(f"note: {note}")

@@ -20,7 +20,7 @@ from generation.recipes.recipe import Recipe
 from generation.shards.datasets import check_shards, write_shards
 from generation.shards.shard_set import ShardSet
 from ray_jobs.cli.announce import STARTED_AT, announce
-from ray_jobs.cli.config import JobConfig, open_recipe
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.run_folder import locked
 from ray_jobs.cluster.connect import connect
@@ -59,7 +59,7 @@ def main(config: JobConfig, verify: bool) -> None:
 
 def prepare(config: JobConfig) -> tuple[JobConfig, Recipe, list[DataSplit]]:
     """Return settings, recipe and splits with their stored shards, checked as far as possible without a cluster."""
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     config, splits = open_splits(config.output, recipe, config)
     return config, recipe, splits
 

@@ -33,7 +33,7 @@ from generation.shards.shard_set import ShardSet
 from generation.shards.storage import Storage
 from generation.stream.stream import stream_samples
 from ray_jobs.cli.announce import announce
-from ray_jobs.cli.config import JudgeConfig, open_recipe, to_yaml
+from ray_jobs.cli.config import JudgeConfig, to_yaml
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.run_folder import resolve, resolve_place, unlock, write_anew, write_json
 from ray_jobs.cluster.room import evaluation_demand, generation_demand, wait_for_resources
@@ -89,7 +89,7 @@ class Prepared:
 def prepare(config: JudgeConfig) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
     run_dir = resolve(config.output)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     notes = check_recipe(recipe, config.recipe) if config.data.source == "stream" else []
     judge = open_checkpoint(config.checkpoint)
     judge_file = judge.facts["checkpoint"]

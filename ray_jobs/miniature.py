@@ -33,7 +33,7 @@ from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import request_samples
 from ray_jobs.cli.announce import STARTED_AT, announce
-from ray_jobs.cli.config import MiniatureConfig, open_recipe
+from ray_jobs.cli.config import MiniatureConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.run_folder import resolve, unlock, write_anew, write_json
 from ray_jobs.cluster.room import generation_demand
@@ -105,7 +105,7 @@ def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
     check_training(config.training)
     check_sets(config.evaluation.sets)
     check_effect("evaluation", config.evaluation, EVALUATION_WITHOUT_EFFECT)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     check_kinds(recipe)
     return recipe, run_dir, plan(config.evaluation, recipe.label_space).sets
 

@@ -22,7 +22,7 @@ from generation.recipes.model_files import find_local, local_path
 from generation.recipes.plan import SamplePlan, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe, differences, read_recipe_value, recipe_file_text
 from generation.recipes.tokens import TokenCounter, open_token_counter
-from ray_jobs.cli.config import JobConfig, open_recipe
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.run_folder import resolve, write_once
 from ray_jobs.cost.table import print_cost
@@ -41,7 +41,7 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Compose the job: print a sample, a comparison or a prediction; or print the recipe and write its file."""
     with user_errors():
-        recipe = open_recipe(config)
+        recipe = config.opened_recipe
         if index is not None:
             print_sample(recipe, index)
         elif compare:

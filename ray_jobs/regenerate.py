@@ -20,7 +20,7 @@ from generation.recipes.plan import NUM_INDICES, describe_sample, plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL, SampleBatch, drop_left_out
 from generation.stream.stream import request_samples
-from ray_jobs.cli.config import JobConfig, open_recipe
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.job.command import start_pool_alone
@@ -33,7 +33,7 @@ def main(config: JobConfig, index: str, out: Path) -> None:
     """Compose the job: indices, a pool, files."""
     with user_errors():
         indices = parse_indices(index)
-        recipe = open_recipe(config)
+        recipe = config.opened_recipe
         service = start_pool_alone(recipe, config.generation)
     with errors_at_work(), service:
         out.mkdir(parents=True, exist_ok=True)

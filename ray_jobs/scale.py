@@ -19,7 +19,7 @@ import ray
 
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.announce import announce
-from ray_jobs.cli.config import open_recipe, to_yaml
+from ray_jobs.cli.config import to_yaml
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.run_folder import lock_run_folder, resolve, unlock
 from ray_jobs.cli.scale_config import ScaleConfig
@@ -61,7 +61,7 @@ def prepare(config: ScaleConfig) -> tuple[Recipe, Path]:
     if config.training.num_workers != 1:
         raise ValueError(f"training.num_workers is {config.training.num_workers}; the fake trainer needs 1. Use 1.")
     run_dir = resolve(config.output)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     rate_per_actor(config, recipe)
     return recipe, run_dir
 

@@ -21,7 +21,7 @@ from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs.cli.announce import STARTED_AT, announce
-from ray_jobs.cli.config import JobConfig, open_recipe
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
 from ray_jobs.cli.run_folder import (
     check_unfinished,
@@ -143,7 +143,7 @@ def prepare(config: JobConfig) -> Prepared:
             "resume=true, or evaluate the checkpoint with figment evaluate."
         )
     run_dir = resolve(config.output)
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     check_reservoir(config.training, array_size(config, recipe))

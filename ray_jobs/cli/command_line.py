@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from ray_jobs.cli.config import (
     MiniatureConfig,
     load_config,
     nearest,
-    open_recipe,
     shipped_configs,
     to_yaml,
 )
@@ -49,8 +49,8 @@ def check_run_folder(config: JobConfig) -> None:
 
 
 Checks = tuple[Callable[[JobConfig], object], ...]
-RECIPE_CHECKS: Checks = (open_recipe,)
-RUN_CHECKS: Checks = (open_recipe, check_run_folder)
+RECIPE_CHECKS: Checks = (attrgetter("opened_recipe"),)
+RUN_CHECKS: Checks = (attrgetter("opened_recipe"), check_run_folder)
 
 
 class NewFolder(click.ParamType):

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -109,6 +110,11 @@ class JobConfig(Documented):
     """Classifier for `figment evaluate` and `figment judge`: a run's checkpoint. `evaluate` also takes the folder of a
     run, or an external network such as `torchvision:resnet50/IMAGENET1K_V1` (docs/evaluation.md).
     """
+
+    @cached_property
+    def opened_recipe(self) -> Recipe:
+        """The recipe that the settings describe, or that of `recipe_file`, built on first use."""
+        return read_recipe(local_path(self.recipe_file)) if self.recipe_file else build_recipe(self.recipe)
 
 
 @dataclass(frozen=True)
@@ -359,11 +365,6 @@ def _fitted_mapping(content: Any, value: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} is {content}; use a mapping.")
     return {str(key): _fitted(each, value, f"{name}.{key}") for key, each in content.items()}
-
-
-def open_recipe(config: JobConfig) -> Recipe:
-    """Return the recipe that the settings describe, or that of `recipe_file`."""
-    return read_recipe(local_path(config.recipe_file)) if config.recipe_file else build_recipe(config.recipe)
 
 
 def to_yaml(config: Any) -> str:

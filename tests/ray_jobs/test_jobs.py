@@ -28,7 +28,7 @@ from generation.recipes.model_files import PROJECT_ROOT
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import read_recipe, recipe_file_text
 from ray_jobs import evaluate, gallery, plan, regenerate, train
-from ray_jobs.cli.config import JobConfig, load_config, open_recipe
+from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.monitor.progress import Interval
 from ray_jobs.monitor.prometheus import METRICS, Exporter, values_of
 from tests.support.commands import call, error_line, prepared
@@ -215,7 +215,7 @@ def test_sample_is_regenerated_from_recipe_and_index(tmp_path: Path):
     names = {f"{index}.{suffix}" for index in (7, 1000, 1001, 1002) for suffix in ("png", "json")}
     assert {path.name for path in (tmp_path / "a").iterdir()} == names
     config = load_config(JobConfig, [PAINTED, "recipe.image_size=32"])
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     for index in (7, 1000, 1001, 1002):
         planned = plan_sample(recipe, index)
         image = np.asarray(Image.open(tmp_path / "a" / f"{index}.png"))

@@ -39,7 +39,7 @@ def test_plan_prints_sizes_and_writes_the_recipe_once(capsys, tmp_path: Path):
 @pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.yaml")) - OF_OTHER_COMMANDS), ids=lambda path: path.stem)
 def test_committed_configs_plan_a_sample(path: Path, capsys):
     plans = printed(plan, capsys, str(path), "--index", "7")
-    recipe = plan.open_recipe(settings(plan, str(path)))
+    recipe = settings(plan, str(path)).opened_recipe
     planned = plan.plan_sample(recipe, 7)
     assert recipe.label_space.classes[planned.label].wnid in plans
     assert str(planned.noise_seed) in plans
@@ -48,7 +48,7 @@ def test_committed_configs_plan_a_sample(path: Path, capsys):
 def test_plan_explains_one_sample(capsys):
     config = str(CONFIGS / "paper" / "imagenet1k_definition_guidance2.0.yaml")
     out = printed(plan, capsys, config, "--index", "1234567")
-    recipe = plan.open_recipe(settings(plan, config))
+    recipe = settings(plan, config).opened_recipe
     planned = plan.plan_sample(recipe, 1234567)
     entry = recipe.label_space.classes[planned.label]
     for text in (entry.wnid, entry.synset, str(planned.noise_seed), "{lemmas}, {definition}", "CompVis/stable-diff"):

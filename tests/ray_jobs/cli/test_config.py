@@ -6,7 +6,7 @@ from generation.recipes.plan import plan_sample
 from generation.recipes.prompts import PAPER_TEMPLATES
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs import train
-from ray_jobs.cli.config import CompareConfig, JobConfig, MiniatureConfig, load_config, open_recipe, to_yaml
+from ray_jobs.cli.config import CompareConfig, JobConfig, MiniatureConfig, load_config, to_yaml
 from ray_jobs.cli.scale_config import ScaleConfig
 from tests.support.commands import prepared
 
@@ -170,8 +170,8 @@ def test_config_overrides_its_bases(tmp_path: Path):
 def test_recipe_file_replaces_a_config_or_its_recipe(painted: Recipe, tmp_path: Path):
     path = tmp_path / "recipe.json"
     path.write_text(recipe_file_text(painted))
-    assert open_recipe(load_config(JobConfig, [str(path), "training.seed=3"])) == painted
-    assert open_recipe(load_config(JobConfig, [PAINTED, f"recipe_file={path}"])) == painted
+    assert load_config(JobConfig, [str(path), "training.seed=3"]).opened_recipe == painted
+    assert load_config(JobConfig, [PAINTED, f"recipe_file={path}"]).opened_recipe == painted
     with pytest.raises(ValueError, match=r"Settings in recipe have no effect, .*recipe\.json"):
         load_config(JobConfig, [str(path), "recipe.seed=3"])
     (tmp_path / "both.yaml").write_text("base: recipe.json\nrecipe: {seed: 3}")
@@ -187,7 +187,7 @@ def test_recipe_file_replaces_a_config_or_its_recipe(painted: Recipe, tmp_path: 
 @pytest.mark.parametrize("form", PAPER_TEMPLATES)
 def test_every_run_of_the_paper_has_a_config(space: str, guidance: str, form: str):
     config = load_config(JobConfig, [str(FOLDER / "paper" / f"{space}_{form}_guidance{guidance}.yaml")])
-    recipe = open_recipe(config)
+    recipe = config.opened_recipe
     assert (recipe.model, recipe.num_inference_steps) == ("CompVis/stable-diffusion-v1-4", 50)
     plan = plan_sample(recipe, 0)
     assert (plan.template, plan.guidance_scale) == (PAPER_TEMPLATES[form], float(guidance))
@@ -266,12 +266,12 @@ def test_tilde_is_the_home_folder_in_every_setting_with_a_file(tmp_path: Path, m
         *("recipe.label_space=~/classes.csv", "recipe.captions_file=~/captions.jsonl"),
         *("recipe.templates=[caption, background]", "recipe.backgrounds_file=~/backgrounds.yaml"),
     ]
-    recipe = open_recipe(load_config(JobConfig, ["~/mine.yaml", *settings]))
+    recipe = load_config(JobConfig, ["~/mine.yaml", *settings]).opened_recipe
     assert (recipe.captions, recipe.label_space.class_names) == ((("a auk",), ("a owl",)), ("auk", "owl"))
     assert recipe.class_backgrounds == ((0, ("sea",)), (1, ("wood",)))
     (tmp_path / "recipe.json").write_text(recipe_file_text(recipe))
-    assert open_recipe(load_config(JobConfig, ["~/mine.yaml", "recipe_file=~/recipe.json"])) == recipe
-    assert open_recipe(load_config(JobConfig, ["~/recipe.json"])) == recipe
+    assert load_config(JobConfig, ["~/mine.yaml", "recipe_file=~/recipe.json"]).opened_recipe == recipe
+    assert load_config(JobConfig, ["~/recipe.json"]).opened_recipe == recipe
 
 
 def test_unknown_home_folder_is_one_line():

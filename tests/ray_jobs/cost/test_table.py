@@ -10,7 +10,7 @@ import pytest
 
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import plan
-from ray_jobs.cli.config import JobConfig, Rates, load_config, open_recipe, to_yaml
+from ray_jobs.cli.config import JobConfig, Rates, load_config, to_yaml
 from ray_jobs.cost import table as cost
 from ray_jobs.cost.prediction import predict
 from tests.support.commands import error_line, printed
@@ -62,7 +62,7 @@ def test_earlier_run_provides_rates_and_changed_settings(capsys, tmp_path: Path)
     earlier = run_with(tmp_path / "earlier", "training.num_images=4096", "recipe.num_inference_steps=8")
     out = printed(plan, capsys, DIGITS, f"--like={earlier}", *GIVEN)
     config = dataclasses.replace(load_config(JobConfig, [DIGITS]), rates=RATES)
-    assert f"{predict(config, open_recipe(config)).wall_seconds:.1f} s (0:02:" in out
+    assert f"{predict(config, config.opened_recipe).wall_seconds:.1f} s (0:02:" in out
     assert "differ from earlier: recipe.num_inference_steps, training.num_images" in out
     (line,) = [line for line in out.splitlines() if line.startswith("To compare the run with this prediction, add: ")]
     added = [word for word in line.split() if word.startswith("rates.")]
