@@ -1,12 +1,13 @@
 """Value ranges as types, such as `num_workers: AtLeastOne = 1`. Knows no particular setting."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 
 class Documented:
@@ -17,7 +18,7 @@ class Documented:
 
 @dataclass(frozen=True, slots=True)
 class Only(AfterValidator):
-    """A range that pydantic has no type for."""
+    """A range of values."""
 
     words: str = ""
     """Which values are allowed."""
@@ -34,11 +35,11 @@ def _only(words: str, is_allowed: Callable[[Any], bool]) -> Only:
     return Only(checked, words)
 
 
-AtLeastOne = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AtLeastOne = Annotated[int, _only("1 or more", lambda number: number >= 1)]
+Count = Annotated[int, _only("0 or more", lambda number: number >= 0)]
+Finite = Annotated[float, _only("a finite number", math.isfinite)]
+NotNegative = Annotated[Finite, _only("0 or more", lambda number: number >= 0)]
+Positive = Annotated[Finite, _only("more than 0", lambda number: number > 0)]
 BelowOne = Annotated[float, _only("0 to below 1", lambda share: 0 <= share < 1)]
 Attempts = Annotated[int, _only("0 to 127", lambda attempts: 0 <= attempts <= 127)]
 """Limited by a sample's `attempt`, an int8."""
@@ -57,21 +58,13 @@ def check_ranges(settings: Any, section: str = "") -> None:
         except ValidationError as error:
             found = error.errors()[0]
             path = ".".join([*([section] if section else []), name, *map(str, found["loc"])])
-            raise ValueError(f"{path} is {found['input']}; use {_in_words(found)}.") from None
+            allowed = found.get("ctx", {}).get("error", "a value of its type")
+            raise ValueError(f"{path} is {found['input']}; use {allowed}.") from None
 
 
 def allowed_values(kind: Any) -> str:
-    """Return in words which values a type with a range allows; empty for a type without one."""
-    if get_origin(kind) is not Annotated:
-        return ""
-    limits = [each for limit in get_args(kind)[1:] for each in getattr(limit, "metadata", [limit])]
-    for limit in limits:
-        if isinstance(limit, Only):
-            return limit.words
-    bounds = {
-        name: getattr(each, name) for each in limits for name in ("ge", "gt") if getattr(each, name, None) is not None
-    }
-    return _bounds_in_words(bounds) if bounds else "a finite number"
+    """Return in words which values a type with a range allows, the last range of several; empty without one."""
+    return get_args(kind)[-1].words if get_origin(kind) is Annotated else ""
 
 
 def is_of_type(value: Any, kind: Any) -> bool:
@@ -94,19 +87,3 @@ def _adapters(schema: type) -> dict[str, TypeAdapter[Any]]:
     hints, plain = get_type_hints(schema, include_extras=True), get_type_hints(schema)
     names = [entry.name for entry in dataclasses.fields(schema)]
     return {name: TypeAdapter(hints[name]) for name in names if hints[name] != plain[name]}
-
-
-def _in_words(error: Any) -> str:
-    """Return the allowed range in words."""
-    bounds, kind = error.get("ctx", {}), error["type"]
-    if kind == "value_error":
-        return str(bounds["error"])
-    if kind == "finite_number":
-        return "a finite number"
-    return _bounds_in_words(bounds)
-
-
-def _bounds_in_words(bounds: dict[str, float]) -> str:
-    if "ge" in bounds:
-        return f"{bounds['ge']:g} or more"
-    return f"more than {bounds['gt']:g}" if "gt" in bounds else "a value of its type"

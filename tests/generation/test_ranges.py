@@ -54,6 +54,7 @@ def test_settings_within_range_pass():
         ({"seed": 2**64}, f"training.seed is {2**64}; use 0 to 2**64 - 1."),
         ({"gpus": 1.5}, "training.gpus is 1.5; use a whole number, or a fraction below 1."),
         ({"gpus": -0.5}, "training.gpus is -0.5; use 0 or more."),
+        ({"workers": 1.5}, "training.workers is 1.5; use a value of its type."),
     ],
 )
 def test_error_names_setting_value_and_range(setting: dict[str, Any], line: str):
