@@ -155,6 +155,11 @@ def job(
     return figment.command(cls=Job, schema=schema, often_changed=often_changed, checks=checks)
 
 
+def recipe_job(*often_changed: str) -> Callable[[Callable[..., Work]], click.Command]:
+    """Return the decorator of a command that needs a recipe, and has its own check of the place it writes to."""
+    return job(often_changed, checks=RECIPE_CHECKS)
+
+
 def work(name: str, needs_ray: bool = True, **parameters: Any) -> Work:
     """Return a command's work without running it."""
     return Work(name, parameters, needs_ray)
@@ -170,7 +175,7 @@ def train(config: JobConfig) -> Work:
     return work("train", config=config)
 
 
-@job((*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output"), checks=RECIPE_CHECKS)
+@recipe_job(*IMAGES, "training.num_images", "data.shard_size", *POOL[:2], "output")
 @click.option("--verify", is_flag=True, help="Check every stored sample first, and generate damaged shards again.")
 def generate(config: JobConfig, verify: bool) -> Work:
     """Generate a data set as WebDataset shards.
@@ -283,7 +288,7 @@ def scale(config: ScaleConfig) -> Work:
     return work("scale", config=config)
 
 
-@job((*IMAGES, "recipe.seed", "recipe.image_size", *POOL), checks=RECIPE_CHECKS)
+@recipe_job(*IMAGES, "recipe.seed", "recipe.image_size", *POOL)
 @click.option("--out", type=NewFolder(), default="runs/gallery", show_default=True, help="New folder for the page.")
 @click.option(
     "--columns",
@@ -305,18 +310,15 @@ def gallery(config: JobConfig, **options: Any) -> Work:
     return work("gallery", config=config, **options)
 
 
-@job(
-    (
-        *POOL,
-        "generation.min_actors",
-        "generation.cpus_per_actor",
-        "generation.channels_last",
-        "generation.compile",
-        "generation.attention",
-        "generation.label_selector",
-        "generation.start_timeout_seconds",
-    ),
-    checks=RECIPE_CHECKS,
+@recipe_job(
+    *POOL,
+    "generation.min_actors",
+    "generation.cpus_per_actor",
+    "generation.channels_last",
+    "generation.compile",
+    "generation.attention",
+    "generation.label_selector",
+    "generation.start_timeout_seconds",
 )
 @click.option("--index", required=True, help="Indices and ranges, such as 7,8,1000:1016.")
 @click.option("--out", type=NewFolder(), required=True, help="New folder for the images.")
@@ -328,16 +330,13 @@ def regenerate(config: JobConfig, index: str, out: Path) -> Work:
     return work("regenerate", config=config, index=index, out=out)
 
 
-@job(
-    (
-        *IMAGES,
-        "recipe.seed",
-        "recipe.image_size",
-        "training.num_images",
-        "rates.generated_per_second",
-        "prices.generation_device_hour",
-    ),
-    checks=RECIPE_CHECKS,
+@recipe_job(
+    *IMAGES,
+    "recipe.seed",
+    "recipe.image_size",
+    "training.num_images",
+    "rates.generated_per_second",
+    "prices.generation_device_hour",
 )
 @click.option("--index", type=int, help="Explain the sample with this index, and exit.")
 @click.option("--compare", metavar="RECIPE", help="List the fields in which another recipe file differs, and exit.")
