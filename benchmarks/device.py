@@ -19,13 +19,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import torch
 
 from benchmarks.deadline import deadlines
 from benchmarks.device_facts import facts
 from benchmarks.device_parts import PLANNED_PARTS, TINY, PlannedPart, Run, Size
 from benchmarks.device_report import Part, Report, one_line, to_json, to_markdown
-from benchmarks.options import split_options
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.cli.run_folder import check_output, resolve, write_anew
 
@@ -36,20 +36,22 @@ HARD_SECONDS = 460.0
 """Time after the imports at which a hanging run is ended with a traceback; its results so far are in the files."""
 
 
-def main() -> None:
+@click.command()
+@click.option("--tiny", is_flag=True)
+@click.option("--out", default="runs/device")
+@click.option("--parts", default="")
+@click.option("--commit", default="")
+def main(tiny: bool, out: str, parts: str, commit: str) -> None:
     """Check the options, run the parts, print the table."""
     with user_errors():
-        options, others = split_options(sys.argv[1:], ("out", "parts", "commit"), flags=("tiny",))
-        if others:
-            raise ValueError(f"'{others[0]}' is not an option. Use --out, --parts, --commit or --tiny.")
-        size, planned_parts = choose_size("tiny" in options), choose_parts(options.get("parts", ""))
-        out = resolve(options.get("out", "runs/device"))
-        check_output(out)
+        size, planned_parts = choose_size(tiny), choose_parts(parts)
+        folder = resolve(out)
+        check_output(folder)
     faulthandler.dump_traceback_later(HARD_SECONDS, exit=True)
-    out.mkdir(parents=True, exist_ok=True)
-    report = Report(facts(size.on_gpu, options.get("commit", "")))
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(facts(size.on_gpu, commit))
     with tempfile.TemporaryDirectory() as weights:
-        run_parts(planned_parts, Run(size, out, Path(weights)), report, time.monotonic() + TOTAL_SECONDS)
+        run_parts(planned_parts, Run(size, folder, Path(weights)), report, time.monotonic() + TOTAL_SECONDS)
     faulthandler.cancel_dump_traceback_later()
     print(to_markdown(report))
     sys.exit(1 if report.failed else 0)

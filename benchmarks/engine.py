@@ -11,7 +11,6 @@ import dataclasses
 import importlib.util
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from rich.console import Console
@@ -28,7 +28,6 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock
-from benchmarks.options import split_options
 from benchmarks.timer import Timer, seconds_of
 from generation.config import GenerationConfig
 from generation.engine.batch_size import MemoryMeter
@@ -106,22 +105,23 @@ class Row:
         return {part: 1000 * seconds / self.make.num_images for part, seconds in self.part_seconds.items()}
 
 
-def main() -> None:
+@click.command()
+@click.argument("arguments", nargs=-1)
+@click.option("--weights", type=click.Choice(["random"]))
+@click.option("--beside", metavar="CONFIG")
+def main(arguments: tuple[str, ...], weights: str | None, beside: str | None) -> None:
     """Load each row, time all rows alternately, print the table."""
     with user_errors(), tempfile.TemporaryDirectory() as folder:
-        options, arguments = split_options(sys.argv[1:], ("weights", "beside"))
-        if options.get("weights", "random") != "random":
-            raise ValueError(f"--weights is '{options['weights']}'; use random, or omit it for the model's weights.")
         logging.basicConfig(format="%(message)s")
         logging.getLogger("generation").setLevel(logging.INFO)
-        random_weights_in = Path(folder) if "weights" in options else None
+        random_weights_in = Path(folder) if weights else None
         case = open_case(arguments, random_weights_in)
         plans = [*plan_rows(case), *plan_processes(case)]
-        if "beside" in options:
+        if beside:
             for_device = [argument for argument in arguments[1:] if argument.startswith("generation.")]
-            other = open_case([options["beside"], *for_device], random_weights_in)
+            other = open_case([beside, *for_device], random_weights_in)
             load = partial(Engine, other.recipe, other.config, other.plans)
-            plans.append(RowPlan(Path(options["beside"]).stem, load))
+            plans.append(RowPlan(Path(beside).stem, load))
         rows = [load_row(plan) for plan in plans if not plan.missing]
         for _ in chain(take_turns(rows, NUM_ROUNDS, MIN_TURN_SECONDS), look_inside_each(rows)):
             pass

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import psutil
 import ray
 from PIL import Image
 
-from benchmarks.options import split_options
 from evaluation.images.layouts import open_layout
 from evaluation.images.real_sets import whole_set
 from evaluation.inference.network import Network, Request, infer
@@ -53,12 +53,14 @@ WATCH_SECONDS = 2.0
 """Sampling interval of the memory."""
 
 
-def main() -> None:
+@click.command()
+@click.argument("arguments", nargs=-1)
+@click.option("--images", "num_images", default=1000)
+def main(arguments: tuple[str, ...], num_images: int) -> None:
     """Measure and print; exit status 1 if the target is missed."""
     with user_errors():
-        options, arguments = split_options(sys.argv[1:], ("images",))
         config = load_config(JobConfig, arguments)
-        num_images = parse_images(options.get("images", "1000"), config)
+        check_images(num_images, config)
         connect()
         check_placement([evaluation_demand(config.evaluation, config.generation.wait_for_nodes_seconds)])
     crop_size = config.evaluation.crop_size or 224
@@ -81,12 +83,11 @@ def main() -> None:
     sys.exit(fraction < MIN_FRACTION)
 
 
-def parse_images(text: str, config: JobConfig) -> int:
-    """Return the number of photographs; ValueError if it is too small for several units of reading."""
+def check_images(num_images: int, config: JobConfig) -> None:
+    """Raise ValueError for too few photographs for several units of reading."""
     least = 8 * config.evaluation.num_readers * config.evaluation.batch_size
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"--images is '{text}'; use {least} or more, so that the first and last batch differ.")
-    return int(text)
+    if num_images < least:
+        raise ValueError(f"--images is {num_images}; use {least} or more, so that the first and last batch differ.")
 
 
 @dataclass
