@@ -1,6 +1,4 @@
 import dataclasses
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ from generation.recipes.recipe import Recipe
 from ray_jobs import gallery
 from ray_jobs.gallery import Choice, choose, compose, fill_cells
 from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
-
-CHROMIUM = shutil.which("chromium")
+from tests.support.browser import needs_browser, screenshot
 
 
 @pytest.fixture
@@ -104,17 +101,10 @@ def test_png_has_each_image_in_its_cell(painted: Recipe, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_browser
 def test_browser_shows_the_images(painted: Recipe, tmp_path: Path):
     write_page(tmp_path / "gallery.html", composed(painted, Choice(labels=(0, 5), by_guidance=False, num_images=2)))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=900,700"]
-    subprocess.run(
-        [str(CHROMIUM), *options, f"--screenshot={tmp_path / 'seen.png'}", f"file://{tmp_path / 'gallery.html'}"],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB")).astype(int)
+    seen = screenshot(tmp_path / "gallery.html", 900, 700).astype(int)
     reds = ((seen[..., 0] - seen[..., 2]) > 80).sum()
     cyans = ((seen[..., 2] - seen[..., 0]) > 80).sum()
     assert reds == pytest.approx(2 * 96 * 96, rel=0.2)

@@ -2,12 +2,9 @@
 
 import dataclasses
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,10 +14,10 @@ from ray_jobs.monitor.spent import SpentFile, SpentRow
 from ray_jobs.reports import run_page_file
 from ray_jobs.reports.run_page import RunFacts, run_page
 from ray_jobs.reports.run_page_file import RunPage, write_last_page
+from tests.support.browser import needs_browser, screenshot
 from tests.support.looks import looked
 from training.config import TrainingConfig
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"$\\frac'"
 CONFIG = JobConfig(training=TrainingConfig(num_images=1024, num_epochs=4, global_batch_size=256))
 ROWS = [
@@ -183,18 +180,11 @@ def test_error_in_the_last_page_is_printed(tmp_path: Path, painted: Recipe, monk
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_browser
 def test_browser_shows_samples_and_curves(facts: RunFacts, tmp_path: Path):
     Image.new("RGB", (100, 50), (255, 0, 0)).save(tmp_path / "samples.png")
     shown = dataclasses.replace(facts, samples_png=(tmp_path / "samples.png").read_bytes())
     (tmp_path / "page.html").write_text(run_page(shown))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,2400"]
-    subprocess.run(
-        [str(CHROMIUM), *options, f"--screenshot={tmp_path / 'seen.png'}", f"file://{tmp_path / 'page.html'}"],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))
+    seen = screenshot(tmp_path / "page.html", 1000, 2400)
     assert (seen == (255, 0, 0)).all(axis=-1).sum() == pytest.approx(960 * 480, rel=0.05)  # as wide as 60 rem
     assert (seen == (31, 119, 180)).all(axis=-1).sum() > 1000  # the first line of each curve
