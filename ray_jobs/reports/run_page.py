@@ -170,7 +170,7 @@ def _predicted(run: RunFacts) -> dict[str, str]:
 
 
 def _measured(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the run came to; the bottleneck is in the summary of a run with a prediction only."""
+    """Return the measured values; only a run with a prediction has a bottleneck in its summary."""
     measured = {
         "time to first batch": duration(summary["time_to_first_batch_seconds"]),
         "time of the whole job": duration(summary["wall_seconds"]),

@@ -32,8 +32,8 @@ from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.monitor.progress import Interval
 from ray_jobs.monitor.prometheus import METRICS, Exporter, values_of
 from tests.support.commands import call, error_line, prepared
-from tests.support.looks import looked, prometheus_name, worked
 from tests.support.processes import in_own_group
+from tests.support.progress import pool_counts, progress_at, prometheus_name
 from tests.support.tiny_models import save_with_safety_checker
 from tests.support.trained_run import DEMO, TrainedRun
 from tests.support.waits import repeated_meanwhile, wait_until
@@ -188,21 +188,21 @@ def test_run_exports_metrics_prediction_and_rates(tmp_path: Path, capsys):
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.nightly
 def test_every_metric_reaches_prometheus():
-    pool = worked(70.0, num_made=400, black=5)
+    pool = pool_counts(70.0, num_made=400, black=5)
     pool.num_loads.update({"a:1": 1, "b:2": 2})
     pool.num_left_out.update({"seven": 2})
     pool.load_seconds, pool.batch_sizes, pool.num_requests = 45.0, {"a:1": 16, "b:2": 8}, {"a:1": 3, "b:2": 1}
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
-    looks = (
-        looked(100.0, counts=worked(10.0, num_made=100), epoch=0),
-        looked(130.0, 4, pool, **training, waiting_seconds=9.0, validation_seconds=7.0),
+    snapshots = (
+        progress_at(100.0, counts=pool_counts(10.0, num_made=100), epoch=0),
+        progress_at(130.0, 4, pool, **training, waiting_seconds=9.0, validation_seconds=7.0),
     )
     exporter = Exporter("größe", "0123456789ab")
-    expected = {prometheus_name(metric): value for metric, _, value in values_of(Interval(*looks))}
+    expected = {prometheus_name(metric): value for metric, _, value in values_of(Interval(*snapshots))}
     assert expected.keys() == {prometheus_name(metric) for metric in METRICS}
     with scraped_metrics(r"gr\\xf6\\xdfe") as scraped:
-        for look in looks:
-            exporter.observe(look)
+        for snapshot in snapshots:
+            exporter.observe(snapshot)
         wait_until(lambda: scraped == pytest.approx(expected))
 
 

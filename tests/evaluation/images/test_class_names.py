@@ -42,7 +42,7 @@ def test_class_named_3_is_not_the_fourth():
     assert labels("1", "2", space=LINES) == [1, 2]  # none of these is a name
 
 
-def test_a_number_among_names_is_a_name():
+def test_number_among_names_is_a_name():
     with pytest.raises(ValueError, match=r"^1 of 2 classes .* no class of birds: 2\. Name"):
         labels("puffin", "2")
 

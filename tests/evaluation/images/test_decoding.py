@@ -48,7 +48,7 @@ def write_tiff(path: Path, values: np.ndarray) -> None:
         path.write_bytes(tagged.replace(signed, unsigned))
 
 
-def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
+def test_shorter_side_is_resized_and_the_centre_cropped(tmp_path: Path):
     for image, name in (
         (stripes(RED, GREEN, BLUE, width=8, height=8), "as it is.png"),
         (stripes(RED, GREEN, BLUE, width=16, height=16), "halved.png"),
@@ -83,7 +83,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, quarters:
     assert colours(square(upright(read), 8)) == [list(colour) for colour in quarters]
 
 
-def test_an_upright_jpeg_of_a_camera_and_one_with_damaged_exif(tmp_path: Path):
+def test_jpeg_with_exif_is_turned_and_one_with_damaged_exif_is_not(tmp_path: Path):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
     for content, name, top_right in ((exif, "turned.jpg", RED), (b"Exif\0\0no TIFF header", "damaged.jpg", BLUE)):
@@ -166,7 +166,7 @@ def test_images_of_any_mode_and_format_become_rgb(tmp_path: Path, image: Image.I
     np.testing.assert_allclose(np.asarray(read).astype(int), np.broadcast_to(colour, (8, 8, 3)), atol=1)
 
 
-def test_a_file_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path: Path):
+def test_undecodable_file_is_named_with_the_remedy(tmp_path: Path):
     noise(32, 32).save(tmp_path / "cut.png")
     content = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])

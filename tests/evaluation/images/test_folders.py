@@ -76,7 +76,7 @@ def test_image_with_a_broken_link_is_reported_when_read(tmp_path: Path):
         images.opener()(1)
 
 
-def test_a_place_without_images_is_refused(tmp_path: Path):
+def test_place_without_images_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"gone' cannot be listed: No such file or directory\. Use a folder"):
         list_images(str(tmp_path / "gone"))
     (tmp_path / "file").touch()

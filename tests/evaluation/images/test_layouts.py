@@ -216,14 +216,14 @@ def test_validation_image_without_a_number_is_refused(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_an_image_without_a_line_in_the_ground_truth_is_refused(tmp_path: Path, number: int):
+def test_image_without_a_line_in_the_ground_truth_is_refused(tmp_path: Path, number: int):
     devkit(tmp_path, [1, 2])
     validation(tmp_path, 1, number)
     with pytest.raises(ValueError, match=rf"^'ILSVRC2012_val_0000000{number}\.JPEG' .* among the 2 lines of"):
         flat_images(str(tmp_path))
 
 
-def test_a_damaged_devkit_is_refused(tmp_path: Path):
+def test_damaged_devkit_is_refused(tmp_path: Path):
     validation(tmp_path, 1)
     data = devkit(tmp_path, [1, 4]) / "data"
     with pytest.raises(ValueError, match=r"^Line 2 of .*ground_truth\.txt' is '4', which is not .* of the 3 classes"):
@@ -455,7 +455,7 @@ def test_split_of_tars_with_a_missing_part_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("label", "kind"), [(-1, pa.int64()), (None, pa.int64()), ("", pa.string())])
-def test_a_row_without_a_label_is_refused(tmp_path: Path, label: object, kind: pa.DataType):
+def test_row_without_a_label_is_refused(tmp_path: Path, label: object, kind: pa.DataType):
     parquet(tmp_path / "test.parquet", [(png(1), None, 1 if kind == pa.int64() else "a"), (png(2), None, label)], kind)
     with pytest.raises(ValueError, match=rf"test\.parquet' row 1 has the label {label!r}, .* Use another split"):
         parquet_images(str(tmp_path))
@@ -865,7 +865,7 @@ def test_kaggles_imagenet_is_read_from_any_of_its_folders(tmp_path: Path):
     assert classes_of(open_layout(str(tmp_path), split="train")) == ["n01440764"]
 
 
-def test_a_wnid_in_an_images_name_is_its_class(tmp_path: Path):
+def test_wnid_in_an_images_name_is_its_class(tmp_path: Path):
     png_at(tmp_path / "a" / "ILSVRC2012_val_00000001_n01751748.JPEG")
     png_at(tmp_path / "a" / "ILSVRC2012_val_00000002_n01440764.JPEG")
     png_at(tmp_path / "b" / "n01440764_10026_n01440764.JPEG")

@@ -212,7 +212,7 @@ def test_training_digits_differ_from_evaluation_digits():
     )
 
 
-def test_a_whole_set_keeps_its_own_classes(tmp_path: Path):
+def test_whole_set_keeps_its_own_classes(tmp_path: Path):
     source = open_layout(str(touch(tmp_path, ["cat/a.png", "dog/b.png", "dog/c.png", "eel/d.png"])))
     images = whole_set("pets", "", source)
     assert (images.positions.tolist(), images.labels.tolist()) == ([0, 1, 2, 3], [0, 1, 1, 2])
@@ -255,13 +255,13 @@ def test_three_of_many_missing_classes_are_named(few: Path):
         opened("imagenet_val", few, THOUSAND)
 
 
-def test_a_missing_class_without_a_wnid_is_named_by_its_name(tmp_path: Path):
+def test_missing_class_without_a_wnid_is_named_by_its_name(tmp_path: Path):
     touch(tmp_path, ["n01621127/a.png"])
     with pytest.raises(ValueError, match=r"^'mine' has no images of 2 of the 3 classes .*: puffin, auk\. Add"):
         opened("mine", tmp_path, BIRDS)
 
 
-def test_a_folder_of_a_class_without_images_is_a_missing_class(tmp_path: Path):
+def test_class_folder_without_images_is_a_missing_class(tmp_path: Path):
     touch(tmp_path, ["n01621127/a.png", "auk/a.png"])
     (tmp_path / "puffin").mkdir()
     with pytest.raises(ValueError, match=r"^'mine' has no images of 1 of the 3 classes .*: puffin\. Add"):
@@ -278,7 +278,7 @@ def test_set_without_any_shared_class_is_always_refused(tmp_path: Path, allow: b
 
 
 @pytest.mark.parametrize("allow", [False, True])
-def test_a_classifier_that_shares_no_class_is_refused(v2: Path, allow: bool):
+def test_classifier_that_shares_no_class_is_refused(v2: Path, allow: bool):
     message = r"^evaluation\.sets lists '{}', whose .* of {}, have none .* checkpoint's, those of {}\. Use[^\n]*$"
     with pytest.raises(ValueError, match=message.format("digits", "digits", "imagenet1k")):
         open_set("digits", EvaluationConfig(allow_missing_classes=allow), THOUSAND)

@@ -94,7 +94,7 @@ def test_ink_is_blended_by_its_brightness(monkeypatch: pytest.MonkeyPatch):
     assert shift_image("backgrounds", grey([[51]]), 0).ravel().tolist() == [51 + 80] * 3
 
 
-def test_a_background_is_smooth_coloured_and_darker_than_ink():
+def test_background_is_smooth_coloured_and_darker_than_ink():
     fields = np.stack([texture(32, 32, shift_random("backgrounds", position)) for position in range(50)])
     assert fields.min() >= 0
     assert 130 < fields.max() <= 144
@@ -195,7 +195,7 @@ def test_every_thinned_digit_has_white_ink():
     assert (shifted_digits("thinned")[0].max(axis=(1, 2, 3)) == 255).all()
 
 
-def test_an_unknown_shift_is_refused_with_the_nearest_names():
+def test_unknown_shift_is_refused_with_the_nearest_names():
     with pytest.raises(ValueError, match=r"no shift 'blured'\. Did you mean blurred"):
         shifted_digits("blured")
 

@@ -131,7 +131,7 @@ def test_units_of_work_are_small_and_of_one_pass():
     ]
 
 
-def test_a_unit_has_64_images_or_16_megabytes(owls_and_puffins: RealTrainingImages):
+def test_unit_has_64_images_or_16_megabytes(owls_and_puffins: RealTrainingImages):
     def images_per_unit(image_size: int) -> int:
         return dataclasses.replace(owls_and_puffins, image_size=image_size).images_per_unit
 
@@ -270,7 +270,7 @@ def test_empty_request_is_a_dataset_without_rows(owls_and_puffins: RealTrainingI
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
+def test_damaged_file_ends_the_dataset_with_its_name(tmp_path: Path):
     write(tmp_path, "puffin/a.png", "puffin/b.png", "puffin/c.png")
     source = real_training_images(str(tmp_path), BIRDS, image_size=8, seed=0)
     (tmp_path / "puffin" / "b.png").write_text("no image")

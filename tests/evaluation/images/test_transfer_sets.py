@@ -289,7 +289,7 @@ def test_hash_depends_on_names_but_not_on_the_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_folder_without_the_set_is_refused(name: str, tmp_path: Path):
+def test_folder_without_the_set_is_refused(name: str, tmp_path: Path):
     with pytest.raises(
         ValueError, match=f"'{tmp_path}' is not a folder of {name}: .* is missing\\. Use the folder that contains"
     ):
@@ -301,7 +301,7 @@ def test_unknown_name_is_refused_with_the_nearest():
         open_transfer_set("inat2017", "anywhere")
 
 
-def test_a_split_without_images_is_refused(tmp_path: Path):
+def test_split_without_images_is_refused(tmp_path: Path):
     cog(tmp_path)
     (tmp_path / "test/n2/d.JPEG").unlink()
     with pytest.raises(ValueError, match=r"cog_l2 in .* has no training images, or no test images"):

@@ -43,6 +43,6 @@ def test_by_default_the_first_ends_the_run_and_no_file_is_written(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_is_named():
+def test_file_that_cannot_be_written_is_named():
     with pytest.raises(StorageError, match=r"^'/proc/figment/u\.txt' cannot be written: No such file.*'a\.png'"):
         Unreadable(1, Path("/proc/figment/u.txt")).record(damaged("a.png"))

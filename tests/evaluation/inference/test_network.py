@@ -34,7 +34,7 @@ def test_single_shared_label_has_confidence_1():
     assert guesses["confidence"].tolist() == [1.0, 1.0]
 
 
-def test_a_network_computes_the_same_guesses_with_its_features_and_without():
+def test_network_computes_the_same_guesses_with_and_without_features():
     images = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     requests = [Request(KINDS, [0, 2]), Request(("guesses",), [0, 2]), Request(("features",))]
     compute = Network(untrained().build, EvaluationConfig(), requests).load()

@@ -107,7 +107,7 @@ def test_unfinished_file_is_ignored(tmp_path: Path):
 
 
 @pytest.mark.parametrize("num_bytes", [0, 3, 200])
-def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path, num_bytes: int):
+def test_damaged_part_is_named_with_the_remedy(tmp_path: Path, num_bytes: int):
     kept = opened(tmp_path)
     for number in (0, 1):
         kept.add(rows(number))

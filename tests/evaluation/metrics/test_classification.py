@@ -76,7 +76,7 @@ def test_errors_of_one_bin_cancel_and_those_of_two_bins_do_not():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_bin_holds_its_upper_edge_and_the_first_one_zero(dtype: type):
+def test_bin_holds_its_upper_edge_and_the_first_one_zero(dtype: type):
     # 0 and 1/16 | 1/2 and 8/15 | 9/16 | 1; in single precision 8/15 is 0.53333336, beyond its edge.
     confidences = np.array([0.0, 1 / 16, 1 / 2, 8 / 15, 9 / 16, 1.0], dtype=dtype)
     bins = measure(hit_or_miss(np.ones(6, dtype=bool), confidences), NAMES)["calibration"]
@@ -89,7 +89,7 @@ def test_interval_of_a_perfect_score_has_a_lower_bound():
     assert always["ece_interval"] == (0.25, 0.25)
 
 
-def test_a_class_has_wilsons_interval():
+def test_class_has_wilsons_interval():
     measures = measure(hit_or_miss(np.arange(100) < 50), NAMES)
     assert measures["per_class"][0]["top1_interval"] == measures["top1_interval"] == wilson_interval(50, 100)
 
@@ -141,7 +141,7 @@ def test_any_accepted_label_is_correct():
     assert measures["confusions"] == [confusion(0, 1, 1), confusion(2, 0, 1)]
 
 
-def test_the_original_label_is_wrong_where_it_is_not_accepted():
+def test_original_label_is_wrong_where_it_is_not_accepted():
     guesses = replace(hit_or_miss(np.array([True])), accepted_labels=(np.array([3]),))
     assert measure(guesses, NAMES)["top5"] == 0.0
 

@@ -23,7 +23,7 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float64)[:, None]
 
 
-def test_a_point_is_not_its_own_neighbour():
+def test_point_is_not_its_own_neighbour():
     assert neighbour_radii(column(0, 1, 3, 7), 1).tolist() == [1, 1, 2, 4]
     assert neighbour_radii(column(0, 1, 3, 7), 2).tolist() == [3, 2, 3, 6]
     assert neighbour_radii(column(0, 1, 3, 7), 3).tolist() == [7, 6, 4, 7]

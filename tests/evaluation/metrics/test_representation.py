@@ -14,7 +14,7 @@ from evaluation.metrics.representation import (
 )
 
 
-def test_an_activation_at_the_threshold_counts_as_zero():
+def test_activation_at_the_threshold_counts_as_zero():
     features = np.array([[0.0, 1e-5, -2.0], [0.5, -1e-6, 0.0]])
     assert sparsity(features) == 4 / 6
 
@@ -26,12 +26,12 @@ def test_classes_have_equal_weight_and_features_are_normalized():
     assert intra_class_distance(features, labels) == pytest.approx((math.sqrt(2) + 4 / 3) / 2)
 
 
-def test_a_class_with_one_image_has_no_distance():
+def test_class_with_one_image_has_no_distance():
     features = np.array([[3.0, 0.0], [0.0, 5.0], [1.0, 1.0]])
     assert intra_class_distance(features, np.array([0, 0, 1])) == pytest.approx(math.sqrt(2))
 
 
-def test_a_dead_feature_vector_stays_at_the_origin():
+def test_dead_feature_vector_stays_at_the_origin():
     assert intra_class_distance(np.array([[0.0, 0.0], [0.0, 9.0]]), np.array([0, 0])) == 1.0
 
 
@@ -68,7 +68,7 @@ def test_coding_length_of_one_image_has_one_factor():
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5)])
-def test_the_smaller_gram_matrix_gives_the_formula_of_the_source(shape: tuple[int, int]):
+def test_smaller_gram_matrix_gives_the_formula_of_the_source(shape: tuple[int, int]):
     features = np.random.default_rng(1).normal(size=shape)
     z = (features / np.linalg.norm(features, axis=1, keepdims=True)).T
     d, m = z.shape

@@ -223,7 +223,7 @@ def test_unconverged_fit_is_used_without_warning(monkeypatch: pytest.MonkeyPatch
     assert classify(np.array([[1.5], [-1.5]])).tolist() == [9, 4]
 
 
-def test_a_fifth_of_each_class_is_held_out():
+def test_one_fifth_of_each_class_is_held_out():
     labels = np.repeat([3, 8, 5, 1], [11, 4, 2, 1])
     held_out = held_out_rows(labels, 0.2, seed=0)
     assert {label: int(held_out[labels == label].sum()) for label in (3, 8, 5, 1)} == {3: 2, 8: 1, 5: 1, 1: 0}

@@ -115,7 +115,7 @@ BARE = evaluated("yours", sets={"digits": one_set(0.625)})
 
 
 @pytest.mark.parametrize("make", [model_page, lambda one: side_by_side_page([one, BARE])], ids=["one", "several"])
-def test_a_page_needs_no_other_file(make: Callable[[dict[str, Any]], str]):
+def test_page_needs_no_other_file(make: Callable[[dict[str, Any]], str]):
     page = make(FULL)
     without_namespaces = re.sub(r' xmlns(:\w+)?="[^"]*"', "", page)
     assert "http:" not in without_namespaces
@@ -139,7 +139,7 @@ def test_hostile_names_are_escaped(make: Callable[[dict[str, Any]], str]):
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
-def test_the_page_holds_its_evaluation_as_json():
+def test_page_holds_its_evaluation_as_json():
     evaluation = evaluated(HOSTILE)
     assert embedded(model_page(evaluation)) == evaluation
 
@@ -182,7 +182,7 @@ def test_classes_without_images_are_not_shown():
     assert "Classes without images, not shown: 1." in model_page(evaluated(sets={"digits": of_set}))
 
 
-def test_a_set_without_images_and_a_model_without_sets_have_pages():
+def test_set_without_images_and_model_without_sets_have_pages():
     empty = one_set(num_classes=0) | {"per_class": [{"label": 0, "class_name": "a", "num_images": 0, "top1": None}]}
     assert "No class has images." in model_page(evaluated(sets={"digits": empty}))
     for page in (model_page(evaluated(sets={})), side_by_side_page([evaluated(sets={})])):
@@ -250,7 +250,7 @@ def test_transfer_set_shows_its_split_if_known():
     assert "<th>flowers\ndrawn split</th>" in side_by_side_page([FULL, one])
 
 
-def test_a_model_trained_on_real_images_has_no_row_of_prompts():
+def test_model_trained_on_real_images_has_no_row_of_prompts():
     real = evaluated("real")
     real["model"] |= {"trained_on": "real", "architecture": "resnet50"}
     table = {row[0]: row[1:] for row in cells(side_by_side_page([real, FULL])) if row}

@@ -121,7 +121,7 @@ def test_25_worst_and_best_of_many_classes_are_drawn():
     assert tick_names(figure, 1) == [f"class {i}" for i in range(100, 75, -1)]
 
 
-def test_a_hundred_classes_are_all_drawn():
+def test_hundred_classes_are_all_drawn():
     assert len(tick_names(plots.class_figure(classes(100)))) == 100
 
 

@@ -9,7 +9,7 @@ from generation.shards.config import DataConfig
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.monitor.advice import NO_DATA, Adviser, OverdueActors, advise
 from ray_jobs.monitor.progress import Interval
-from tests.support.looks import looked, worked
+from tests.support.progress import pool_counts, progress_at
 from training.config import TrainingConfig
 
 FIXED = JobConfig(generation=GenerationConfig(min_actors=4, max_actors=4))
@@ -23,12 +23,12 @@ def interval(
     waiting_seconds: float, working_seconds: float, num_actors: int = 4, validation_seconds: float = 0
 ) -> Interval:
     """100 s of learning and waiting, followed by validation."""
-    before = looked(100.0, num_actors, worked(0.0), epoch=0)
+    before = progress_at(100.0, num_actors, pool_counts(0.0), epoch=0)
     until = 200.0 + validation_seconds
-    now = looked(
+    now = progress_at(
         until,
         num_actors,
-        worked(working_seconds),
+        pool_counts(working_seconds),
         waiting_seconds=waiting_seconds,
         validation_seconds=validation_seconds,
     )
@@ -59,8 +59,8 @@ def test_idle_generators_are_not_increased_while_training_waits():
 
 
 def test_growing_pool_is_judged_by_its_mean_size():
-    before = dataclasses.replace(looked(100.0, 2, worked(0.0), epoch=0), actor_seconds=0.0)
-    now = dataclasses.replace(looked(200.0, 16, worked(500.0), waiting_seconds=40.0), actor_seconds=500.0)
+    before = dataclasses.replace(progress_at(100.0, 2, pool_counts(0.0), epoch=0), actor_seconds=0.0)
+    now = dataclasses.replace(progress_at(200.0, 16, pool_counts(500.0), waiting_seconds=40.0), actor_seconds=500.0)
     assert advise(Interval(before, now), growing(16)) == (  # 5 of 5 busy on average; 5 / 0.6 = 8.3
         "trainer waited 40%: about 9 generators would be enough, and 16 are running now"
     )
@@ -71,10 +71,10 @@ def test_advice_is_limited_to_a_hundred_times_the_generators():
 
 
 def test_waiting_for_mixed_in_real_images_does_not_add_generators():
-    begun, learnt = looked(100.0, epoch=0), worked(200.0)
-    waited = looked(200.0, counts=learnt, waiting_seconds=40.0, pool_waiting_seconds=10.0)
+    begun, learnt = progress_at(100.0, epoch=0), pool_counts(200.0)
+    waited = progress_at(200.0, counts=learnt, waiting_seconds=40.0, pool_waiting_seconds=10.0)
     assert advise(Interval(begun, waited), FIXED) == "trainer waited 30% for real images: raise data.num_readers"
-    mostly_pool = looked(200.0, counts=worked(400.0), waiting_seconds=52.0, pool_waiting_seconds=41.0)
+    mostly_pool = progress_at(200.0, counts=pool_counts(400.0), waiting_seconds=52.0, pool_waiting_seconds=41.0)
     assert advise(Interval(begun, mostly_pool), FIXED) == "trainer waited 41%: add about 3 generators"
 
 
@@ -99,8 +99,8 @@ def test_pool_that_just_keeps_up_is_balanced():
 
 def test_advice_with_auto_reuse_names_the_actors_for_fresh_images():
     auto = dataclasses.replace(FIXED, training=TrainingConfig(reuse="auto"))
-    now = looked(200.0, counts=worked(380.0), waiting_seconds=0.0, reuse=3.2)
-    assert advise(Interval(looked(100.0, epoch=0), now), auto) == (
+    now = progress_at(200.0, counts=pool_counts(380.0), waiting_seconds=0.0, reuse=3.2)
+    assert advise(Interval(progress_at(100.0, epoch=0), now), auto) == (
         "trainer waited 0%, generators were busy 95% of the time: balanced, with images used 3.2 times; about 9 "
         "more generators would lower that to 1"  # 3.8 x 3.2 = 12.2
     )
@@ -123,8 +123,8 @@ def test_validation_time_is_excluded_from_advice():
 
 
 def test_waiting_for_held_out_images_is_excluded_from_advice():
-    begun = looked(100.0, epoch=0)
-    waited = looked(300.0, counts=worked(400.0), waiting_seconds=141.0, held_out_waiting_seconds=100.0)
+    begun = progress_at(100.0, epoch=0)
+    waited = progress_at(300.0, counts=pool_counts(400.0), waiting_seconds=141.0, held_out_waiting_seconds=100.0)
     assert advise(Interval(begun, waited), FIXED) == "trainer waited 41%: add about 3 generators"
 
 
@@ -139,13 +139,13 @@ def test_run_without_generators_is_advised_on_readers_only():
 def test_advice_is_given_per_epoch_and_for_the_whole_run():
     advice: list[str] = []
     adviser = Adviser(FIXED, advice.append)
-    adviser.observe(looked(90.0, counts=worked(30.0)))
+    adviser.observe(progress_at(90.0, counts=pool_counts(30.0)))
     assert adviser.run_advice() == NO_DATA
-    adviser.observe(looked(100.0, counts=worked(40.0), epoch=0))
-    adviser.observe(looked(150.0, counts=worked(240.0), epoch=0, waiting_seconds=25.0))
-    adviser.observe(looked(200.0, counts=worked(440.0), epoch=1, waiting_seconds=50.0))
-    adviser.observe(looked(201.0, counts=worked(440.0), epoch=1, waiting_seconds=50.0))
-    adviser.observe(looked(300.0, counts=worked(800.0), epoch=2, waiting_seconds=52.0))
+    adviser.observe(progress_at(100.0, counts=pool_counts(40.0), epoch=0))
+    adviser.observe(progress_at(150.0, counts=pool_counts(240.0), epoch=0, waiting_seconds=25.0))
+    adviser.observe(progress_at(200.0, counts=pool_counts(440.0), epoch=1, waiting_seconds=50.0))
+    adviser.observe(progress_at(201.0, counts=pool_counts(440.0), epoch=1, waiting_seconds=50.0))
+    adviser.observe(progress_at(300.0, counts=pool_counts(800.0), epoch=2, waiting_seconds=52.0))
     assert advice == [
         "epoch 1: trainer waited 50%: add about 4 generators",
         "epoch 2: trainer waited 2%, generators were busy 90% of the time: balanced",
@@ -156,10 +156,12 @@ def test_advice_is_given_per_epoch_and_for_the_whole_run():
 def test_advice_restarts_after_a_lost_worker():
     advice: list[str] = []
     adviser = Adviser(FIXED, advice.append)
-    adviser.observe(looked(100.0, counts=worked(0.0), epoch=2, waiting_seconds=70.0))
+    adviser.observe(progress_at(100.0, counts=pool_counts(0.0), epoch=2, waiting_seconds=70.0))
     again = {"first_batch_at": 6000.0, "num_trained_before": 512}
-    adviser.observe(looked(200.0, counts=worked(100.0), epoch=2, training_seconds=0.0, **again))
-    adviser.observe(looked(300.0, counts=worked(500.0), epoch=3, training_seconds=100.0, waiting_seconds=41.0, **again))
+    adviser.observe(progress_at(200.0, counts=pool_counts(100.0), epoch=2, training_seconds=0.0, **again))
+    adviser.observe(
+        progress_at(300.0, counts=pool_counts(500.0), epoch=3, training_seconds=100.0, waiting_seconds=41.0, **again)
+    )
     assert advice == ["epoch 3: trainer waited 41%: add about 3 generators"]
     assert adviser.run_advice() == "trainer waited 41%: add about 3 generators"
 
@@ -171,7 +173,7 @@ def test_overdue_generators_are_logged_once_until_one_starts():
     snapshots = [(0, 3, 2), (59, 3, 2), (60, 3, 2), (90, 3, 2)]  # seconds, pending actors, loaded actors
     snapshots += [(91, 1, 4), (150, 1, 4), (151, 1, 4), (170, 0, 5), (229, 1, 5), (230, 1, 5)]
     for at, num_pending, num_loads in snapshots:
-        snapshot = looked(float(at), num_loads, GenerationCounts(num_loads=Counter(a=num_loads)))
+        snapshot = progress_at(float(at), num_loads, GenerationCounts(num_loads=Counter(a=num_loads)))
         overdue.observe(dataclasses.replace(snapshot, num_pending=num_pending))
     assert advice == [
         "3 more generators did not start within 60 s; check that the cluster has nodes for them. Continuing with 2",

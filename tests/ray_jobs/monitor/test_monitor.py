@@ -24,7 +24,7 @@ from ray_jobs.monitor.monitor import POLL_SECONDS, RunMonitor
 from ray_jobs.monitor.observers import Observer
 from ray_jobs.monitor.progress import RunProgress
 from tests.support.fits import FORTY_STEPS, train_here
-from tests.support.looks import looked
+from tests.support.progress import progress_at
 from tests.support.waits import wait_until
 from training.config import TrainingConfig
 from training.progress import TrainingProgress
@@ -76,11 +76,11 @@ class Blocked(io.StringIO):
 
 def reported(**training: Any) -> Any:
     """A report of training."""
-    return looked(130.0, **training).training
+    return progress_at(130.0, **training).training
 
 
 def test_progress_line_shows_the_reservoir_when_images_are_reused():
-    run = looked(130.0, num_trained=64, num_in_reservoir=4096, batch_overlap=0.0625)
+    run = progress_at(130.0, num_trained=64, num_in_reservoir=4096, batch_overlap=0.0625)
     assert "drawn from 4,096  overlap 6%  " in progress_line(run, TrainingConfig(reuse=8))
     assert "drawn from" not in progress_line(run, TrainingConfig())
 

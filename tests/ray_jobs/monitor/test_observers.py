@@ -6,10 +6,10 @@ import pytest
 
 from ray_jobs.monitor.observers import MAX_QUEUED, Observer, close_all
 from ray_jobs.monitor.progress import RunProgress
-from tests.support.looks import looked
+from tests.support.progress import progress_at
 from tests.support.waits import wait_until
 
-SNAPSHOTS = [looked(100.0 + i) for i in range(5)]
+SNAPSHOTS = [progress_at(100.0 + i) for i in range(5)]
 
 
 def test_observer_gets_each_snapshot_and_ends_after_the_last():
@@ -52,7 +52,7 @@ def test_slow_observer_misses_snapshots_and_gets_the_newest():
     observer = Observer(observe_slowly)
     observer.show(SNAPSHOTS[0])
     wait_until(lambda: seen)
-    later = [looked(200.0 + i) for i in range(MAX_QUEUED + 3)]
+    later = [progress_at(200.0 + i) for i in range(MAX_QUEUED + 3)]
     for snapshot in later:
         observer.show(snapshot)
     is_free.set()

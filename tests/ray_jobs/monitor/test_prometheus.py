@@ -10,7 +10,7 @@ from generation.pool.keeper import GenerationCounts
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs.monitor.progress import Interval, RunProgress
 from ray_jobs.monitor.prometheus import METRICS, RateWindow, increase, values_of
-from tests.support.looks import looked, prometheus_name, worked
+from tests.support.progress import pool_counts, progress_at, prometheus_name
 
 NAMES = {prometheus_name(metric) for metric in METRICS}
 
@@ -21,15 +21,15 @@ def values(before: RunProgress, now: RunProgress) -> dict[str, Any]:
 
 
 def test_known_metrics_are_exported():
-    before = looked(100.0, counts=worked(10.0, num_made=100), epoch=0)
-    pool = worked(70.0, num_made=400, black=5, flat=2)
+    before = progress_at(100.0, counts=pool_counts(10.0, num_made=100), epoch=0)
+    pool = pool_counts(70.0, num_made=400, black=5, flat=2)
     pool.num_loads.update({"a:1": 1, "b:2": 2})
     pool.load_seconds = 45.0
     pool.batch_sizes = {"a:1": 16, "b:2": 8}
     pool.num_requests = {"a:1": 3, "b:2": 1}
     training = {"num_trained": 1240, "num_trained_before": 1000, "num_delivered": 120, "reuse": 2.0}
     drawn = {"num_in_reservoir": 96, "batch_overlap": 0.25, "num_window_classes": 9}
-    now = looked(
+    now = progress_at(
         130.0, 4, pool, **training, **drawn, waiting_seconds=9.0, held_out_waiting_seconds=3.0, validation_seconds=7.0
     )
     assert values(before, now) == {
@@ -56,7 +56,7 @@ def test_known_metrics_are_exported():
 
 
 def test_unknown_metrics_are_not_exported():
-    exported = values(looked(90.0, 0, GenerationCounts()), looked(91.0, 0, GenerationCounts()))
+    exported = values(progress_at(90.0, 0, GenerationCounts()), progress_at(91.0, 0, GenerationCounts()))
     assert not {"figment_images_trained", "figment_image_uses", "figment_trainer_waiting_fraction"} & exported.keys()
     assert "figment_generator_batch_images" not in exported
     assert exported["figment_generator_actors"] == 0
@@ -64,7 +64,7 @@ def test_unknown_metrics_are_not_exported():
 
 def test_rates_cover_the_last_30_seconds():
     last = RateWindow()
-    intervals = [last.until(looked(float(at))) for at in range(0, 100, 10)]
+    intervals = [last.until(progress_at(float(at))) for at in range(0, 100, 10)]
     assert [each.before.observed_at for each in intervals] == [0, 0, 0, 0, 10, 20, 30, 40, 50, 60]
 
 

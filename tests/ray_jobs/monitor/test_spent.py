@@ -11,7 +11,7 @@ from generation.config import GenerationConfig
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.spent import ZERO, Spent, SpentFile, SpentRow, read_spent, spent_at
-from tests.support.looks import looked
+from tests.support.progress import progress_at
 from training.config import TrainingConfig
 
 CONFIG = JobConfig(
@@ -24,7 +24,7 @@ TOTAL_COLUMNS = "seconds,num_trained,num_generated,generation_device_seconds,tra
 
 def run_at(seconds: float, num_trained: int, **training: Any) -> RunProgress:
     """Return a snapshot of a run with four actors running since second 0."""
-    return looked(seconds, 4, num_trained=num_trained, **training)
+    return progress_at(seconds, 4, num_trained=num_trained, **training)
 
 
 def totals(path: Path) -> list[tuple[float, ...]]:
@@ -44,7 +44,7 @@ def test_row_has_the_time_of_all_devices(tmp_path: Path):
 
 def test_row_has_the_state_of_training(tmp_path: Path):
     file = SpentFile(tmp_path / "spent.csv", CONFIG)
-    file.observe(looked(99.0))
+    file.observe(progress_at(99.0))
     file.observe(run_at(110.0, 256, waiting_seconds=4.0, held_out_waiting_seconds=1.0, validation_seconds=2.0))
     file.observe(run_at(120.0, 512, waiting_seconds=4.0, held_out_waiting_seconds=1.0, epoch=1, held_out_top1=0.25))
     first, second = read_spent(tmp_path / "spent.csv")

@@ -15,7 +15,7 @@ from ray_jobs.reports import run_page_file
 from ray_jobs.reports.run_page import RunFacts, run_page
 from ray_jobs.reports.run_page_file import RunPage, write_last_page
 from tests.support.browser import needs_browser, screenshot
-from tests.support.looks import looked
+from tests.support.progress import progress_at
 from training.config import TrainingConfig
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"$\\frac'"
@@ -134,9 +134,9 @@ def test_page_is_rewritten_at_an_epoch(tmp_path: Path, painted: Recipe):
     page = RunPage(tmp_path, CONFIG, painted, lambda: "balanced")
     states = []
     for seconds, num_trained, epoch in ((100, 0, 0), (120, 128, 0), (130, 256, 1), (135, 512, 2), (140, 600, 2)):
-        look = looked(seconds, num_trained=num_trained, epoch=epoch)
-        spent.observe(look)
-        page.observe(look)
+        run = progress_at(seconds, num_trained=num_trained, epoch=epoch)
+        spent.observe(run)
+        page.observe(run)
         states.append(re.findall(r"(\d+)%, ", (tmp_path / "report.html").read_text())[0])
     # after the first step; not in an epoch; at its end; not within 10 s of that; then
     assert states == ["0", "0", "25", "25", "59"]
@@ -144,13 +144,13 @@ def test_page_is_rewritten_at_an_epoch(tmp_path: Path, painted: Recipe):
 
 def test_last_step_is_left_to_the_end_of_the_job(tmp_path: Path, painted: Recipe):
     page = RunPage(tmp_path, CONFIG, painted, lambda: "balanced")
-    page.observe(looked(99.0))
-    page.observe(looked(200.0, num_trained=1024, epoch=4))
+    page.observe(progress_at(99.0))
+    page.observe(progress_at(200.0, num_trained=1024, epoch=4))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_end_of_the_job_replaces_the_page(tmp_path: Path, painted: Recipe):
-    RunPage(tmp_path, CONFIG, painted, lambda: "balanced").observe(looked(100.0, num_trained=0))
+    RunPage(tmp_path, CONFIG, painted, lambda: "balanced").observe(progress_at(100.0, num_trained=0))
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "report.html").touch()
     write_last_page(tmp_path, CONFIG, painted, SUMMARY, EVALUATION)

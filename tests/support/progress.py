@@ -11,7 +11,7 @@ from ray_jobs.monitor.prometheus import Metric
 from training.progress import TrainingProgress
 
 
-def looked(at: float, num_actors: int = 4, counts: GenerationCounts | None = None, **training: Any) -> RunProgress:
+def progress_at(at: float, num_actors: int = 4, counts: GenerationCounts | None = None, **training: Any) -> RunProgress:
     """Return a run's progress at a time; training began at second 100, or not yet without training values."""
     training = {"pool_waiting_seconds": training.get("waiting_seconds", 0.0), **training} if training else {}
     of_training = TrainingProgress(**{**BEGUN, "training_seconds": at - 100.0, **training}) if training else None
@@ -34,7 +34,7 @@ BEGUN: dict[str, Any] = {
 }
 
 
-def worked(seconds: float, num_made: int = 0, **refused: int) -> GenerationCounts:
+def pool_counts(seconds: float, num_made: int = 0, **refused: int) -> GenerationCounts:
     """Return the counts of a pool."""
     return GenerationCounts(num_images_made=num_made, num_refused=Counter(refused), working_seconds=seconds)
 
