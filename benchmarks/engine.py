@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock
+from benchmarks.makers import CUDA_GRAPHS, PLAIN, Engine, Maker, Processes, Stock, hide_torch_warnings
 from benchmarks.timer import Timer, seconds_of
 from generation.config import GenerationConfig
 from generation.engine.batch_size import MemoryMeter
@@ -114,6 +114,7 @@ def main(arguments: tuple[str, ...], weights: str | None, beside: str | None) ->
     with user_errors(), tempfile.TemporaryDirectory() as folder:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("generation").setLevel(logging.INFO)
+        hide_torch_warnings()
         random_weights_in = Path(folder) if weights else None
         case = open_case(arguments, random_weights_in)
         plans = [*plan_rows(case), *plan_processes(case)]

@@ -1,6 +1,7 @@
 """Ways to make the images of given plans, loaded once and called repeatedly."""
 
 import dataclasses
+import logging
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -124,7 +125,13 @@ class Processes(Maker):
             process.join()
 
 
+def hide_torch_warnings() -> None:
+    """Hide torch's warnings in this process, such as of a missing CUDA runtime when it compiles for the CPU."""
+    logging.getLogger("torch").setLevel(logging.ERROR)
+
+
 def _work(end: Connection, load: Callable[[], Maker]) -> None:
+    hide_torch_warnings()
     torch.set_num_threads(1)
     make = load()
     end.send(make.num_images)

@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from generation.config import GenerationConfig
 from generation.engine.batch_size import is_out_of_memory
@@ -53,6 +54,7 @@ LOAD_ERRORS = (OSError, ValueError, KeyError, AttributeError, ImportError, Runti
 def load_pipeline(recipe: Recipe, config: GenerationConfig, device: torch.device) -> Any:
     """Return the recipe's pipeline on `device`; ValueError in one line with the remedy if it cannot be loaded."""
     diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # diffusers warns of a safety checker that is off or absent
     with _explain_load_errors(recipe, device):
         pipeline = _from_files(recipe)
