@@ -59,7 +59,7 @@ def test_unknown_classes_are_refused_in_one_line():
 
 
 def test_ambiguous_name_requires_a_wnid():
-    with pytest.raises(ValueError, match=r"^The class 'crane' .* its wnid: n02012849 or n03126707\.$"):
+    with pytest.raises(ValueError, match=r"^The class 'crane' .* name of one class: n02012849 or n03126707\.$"):
         labels("puffin", "crane")
 
 
