@@ -20,7 +20,7 @@ from training.job import KEPT
 POLL_SECONDS = 10.0
 """Interval of checks for new checkpoints of an active run."""
 
-NO_LOCKS = "an active run cannot be detected. Kept checkpoints are evaluated now; run the command again for newer files."
+NO_LOCKS = "an active run cannot be detected. Kept checkpoints are evaluated now; run the command again later on."
 """End of the warning that the run's folder does not support file locks."""
 
 X_AXES = {
