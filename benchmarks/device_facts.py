@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def facts(on_gpu: bool, commit: str) -> dict[str, str]:
-    """Return commit, machine, date, device, driver and versions; an empty `commit` stands for the repository's."""
+    """Return the commit (if empty, that of the checkout), machine, date, device, driver and versions."""
     found = environment()
     return (
         found

@@ -94,7 +94,7 @@ BENCHMARKS: dict[str, Benchmark] = {"delivery": delivery, "shards": shards, "eng
 
 
 def main() -> None:
-    """Run all benchmarks and print the table; exit status 1 if a ratio misses its floor twice or one crashes."""
+    """Run all benchmarks, print the table; exit status 1 if a ratio misses its floor twice or a benchmark crashes."""
     with user_errors():
         floors = read_floors()
         check_names("benchmark", BENCHMARKS, floors)

@@ -27,7 +27,7 @@ from ray_jobs.job.command import start_pool_alone
 from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
-"""Number of samples that are searched for enough images per cell; this takes about 20 s."""
+"""Maximum number of samples that are searched to fill the cells; this takes about 20 s."""
 
 
 @dataclass(frozen=True)

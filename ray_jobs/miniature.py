@@ -113,7 +113,7 @@ def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
 def check_images(config: MiniatureConfig) -> None:
     """Raise ValueError for a recipe that does not suit the experiments.
 
-    This is a recipe file, images unlike the real digits, samples that may be left out, a missing prompt form, or more
+    Refuses a recipe file, images unlike the real digits, samples that may be left out, a missing prompt form, and more
     images per class than there are real digits.
     """
     if config.recipe_file:

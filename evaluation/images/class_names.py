@@ -13,7 +13,8 @@ NOT_SHARED = -1
 def labels_of_classes(names: Sequence[str], path: str, space: LabelSpace) -> np.ndarray:
     """Return the label of each class of the set at `path`, int64 [len(names)].
 
-    `names` are wnids and class names, or numbers only. ValueError for a name that does not match exactly one class.
+    `names` are wnids and class names, or numbers only. ValueError for a name that does not match exactly one class, and
+    for a number that is too high.
     """
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
@@ -41,8 +42,8 @@ def labels_of_titles(
 ) -> np.ndarray:
     """Return labels like `labels_of_classes` for a set that numbers its classes; `titles[number]` is a class's title.
 
-    The titles determine the labels. Only if a title does not match exactly one class, and the set is known to have the
-    order of the label space, the numbers do. Names that are no numbers of titles determine the labels themselves.
+    The titles determine the labels. The numbers determine them only if a title does not match exactly one class and the
+    set is known to have the label space's order. Other names, and sets without titles, go to `labels_of_classes`.
     """
     if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
         return labels_of_classes(names, path, space)

@@ -228,7 +228,7 @@ class StreamLoader:
         return room
 
     def _num_lacking(self, serials: np.ndarray) -> int:
-        """Return how many images the next batch lacks, by the uses that these images have left."""
+        """Return how many images the next batch still needs; `serials` are the images to come, in order."""
         missing = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
         num_uses = np.cumsum(self.ledger.uses_left(serials))
         num_for_uses = int(np.searchsorted(num_uses, missing)) + 1 if missing > 0 else 0
@@ -236,7 +236,7 @@ class StreamLoader:
 
 
 def pinned(images: torch.Tensor) -> torch.Tensor:
-    """Return the images, in pinned memory if there is a GPU, so that copies to it are asynchronous."""
+    """Return the images; if there is a GPU, in pinned memory, which allows asynchronous copies."""
     return images.pin_memory() if torch.cuda.is_available() else images
 
 
