@@ -1,9 +1,10 @@
 """Compare multi-crop augmentation with torchvision's transforms on a CPU: `python -m benchmarks.augment`.
 
-The references do what a data loader's worker does, image by image and crop by crop; they convert uint8 to float at
-the start, after the resized crop, or at the end. All alternate on the same images and threads and return float crops
-in 0..1, one tensor per size. Prints medians; exit status 1 if the ratio of ours to the fastest reference is below its
-floor in `benchmarks/floors.toml`.
+The references work like a data loader's worker: one image and one crop at a time. They differ in when they convert
+uint8 to float: at the start, after the resized crop, or at the end. Our implementation and the references take turns on
+the same images with the same number of threads; each returns float crops in 0..1, one tensor per size. Prints median
+rates. Exit status 1 if our rate, as a multiple of the fastest reference's, is below its floor in
+`benchmarks/floors.toml`.
 """
 
 import sys
@@ -29,7 +30,7 @@ from training.augmentation.operations import to_float
 from training.config import TrainingConfig
 
 Sizes = tuple[int, int, int]
-"""Size in pixels of an image, a global crop and a local crop."""
+"""Sides in pixels of an image, a global crop and a local crop."""
 
 SIZES: tuple[Sizes, ...] = ((256, 224, 96), (64, 64, 32))
 
@@ -41,8 +42,8 @@ NUM_ROUNDS = 7
 KERNEL = [2 * operations.BLUR_RADIUS + 1] * 2
 BICUBIC = v2.InterpolationMode.BICUBIC
 
-Ways = Mapping[str, Callable[[], object]]
-"""Our implementation (`ours`) and references by name; each makes the crops of `NUM_IMAGES` images."""
+Implementations = Mapping[str, Callable[[], object]]
+"""Our implementation (`ours`) and the references, by name. Each call processes `NUM_IMAGES` images."""
 
 Stage = Literal["first", "after the crop", "last"]
 """When a reference converts uint8 to float."""
@@ -51,24 +52,24 @@ STAGES: tuple[Stage, ...] = ("first", "after the crop", "last")
 
 
 def main() -> None:
-    """Measure whole augmentations, then the operations on a local crop."""
+    """For each entry of `SIZES`, measure the augmentation, then single operations on local crops; print a table."""
     with user_errors():
         floors = floors_of("augment")
     torch.set_num_threads(NUM_THREADS)
     rows: list[list[str]] = []
     measured = {}
     for sizes in SIZES:
-        images_nhwc, augmented = random_images(sizes), multi_crop(*sizes)
-        measured[title(sizes)] = measure(rows, title(sizes), all_crops(images_nhwc, augmented))
-        for name, ways in each_operation(images_nhwc, augmented.kinds[-1]).items():
-            measure(rows, f"{sizes[-1]} px, {name}", ways)
-    print_table("", ("crops", "way", "images/s", "ratio"), rows, text=("crops", "way"))
+        images_nhwc, augmentation = random_images(sizes), multi_crop(*sizes)
+        measured[title(sizes)] = measure(rows, title(sizes), all_crops(images_nhwc, augmentation))
+        for name, implementations in each_operation(images_nhwc, augmentation.kinds[-1]).items():
+            measure(rows, f"{sizes[-1]} px, {name}", implementations)
+    print_table("", ("crops", "implementation", "images/s", "ratio"), rows, text=("crops", "implementation"))
     if missed := below_floor(measured, floors):
         sys.exit(f"The speed-up over torchvision is below its floor for {', '.join(missed)}.")
 
 
 def ratios() -> dict[str, float]:
-    """Measure whole augmentations; return the speed-up over the fastest reference for each size."""
+    """Measure the augmentation for each entry of `SIZES`; return its speed-up over the fastest reference, by title."""
     torch.set_num_threads(NUM_THREADS)
     return {
         title(sizes): measure([], title(sizes), all_crops(random_images(sizes), multi_crop(*sizes))) for sizes in SIZES
@@ -76,18 +77,18 @@ def ratios() -> dict[str, float]:
 
 
 def title(sizes: Sizes) -> str:
-    """Return the name of the ratio for these sizes."""
+    """Return the name under which the ratio for these sizes is printed and has its floor."""
     image_size, crop_size, local_crop_size = sizes
     return f"{image_size} px to {crop_size} and {NUM_LOCAL_CROPS} x {local_crop_size} px"
 
 
 def random_images(sizes: Sizes) -> torch.Tensor:
-    """Return random images, uint8 [N, H, W, 3]."""
+    """Return images of random pixels, uint8 [N, H, W, 3]."""
     return torch.randint(256, (NUM_IMAGES, sizes[0], sizes[0], 3), dtype=torch.uint8)
 
 
 def multi_crop(image_size: int, crop_size: int, local_crop_size: int) -> RandomCrops:
-    """Return the paper's augmentation for these sizes."""
+    """Return the augmentation of arXiv 2212.08420 for these sizes."""
     config = TrainingConfig(
         augmentation="multi_crop",
         crop_size=crop_size,
@@ -97,21 +98,22 @@ def multi_crop(image_size: int, crop_size: int, local_crop_size: int) -> RandomC
     return cast(RandomCrops, build_augmentation(config, image_size))
 
 
-def all_crops(images_nhwc: torch.Tensor, augmented: RandomCrops) -> Ways:
-    """Return ways to make all crops; `ours` draws new parameters in each call."""
+def all_crops(images_nhwc: torch.Tensor, augmentation: RandomCrops) -> Implementations:
+    """Return the implementations of the whole augmentation; `ours` draws new parameters in each call."""
     indices, uses = np.arange(NUM_IMAGES), count()
 
     def ours() -> object:
-        return augmented(images_nhwc, draws(0, indices, np.full(NUM_IMAGES, next(uses)), augmented.num_draws))
+        numbers = draws(0, indices, np.full(NUM_IMAGES, next(uses)), augmentation.num_draws)
+        return augmentation(images_nhwc, numbers)
 
     references = {
-        f"torchvision, floats {stage}": partial(one_by_one, images_nhwc, augmented.kinds, stage) for stage in STAGES
+        f"torchvision, floats {stage}": partial(one_by_one, images_nhwc, augmentation.kinds, stage) for stage in STAGES
     }
     return {"ours": ours, **references}
 
 
 def one_by_one(images_nhwc: torch.Tensor, kinds: Sequence[CropKind], stage: Stage) -> list[torch.Tensor]:
-    """Return the crops of torchvision's transforms, one tensor per size."""
+    """Return the crops that torchvision's transforms make of one image after the other, one tensor per size."""
     images = to_float(images_nhwc) if stage == "first" else images_nhwc.permute(0, 3, 1, 2).contiguous()
     by_size: dict[int, list[torch.Tensor]] = {}
     for kind in kinds:
@@ -121,7 +123,7 @@ def one_by_one(images_nhwc: torch.Tensor, kinds: Sequence[CropKind], stage: Stag
 
 
 def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a kind of crop built from torchvision's transforms."""
+    """Return the torchvision transform of one image that makes a crop of this kind."""
     to_floats = v2.ToDtype(torch.float32, scale=True)
     crop = [v2.RandomResizedCrop(kind.size, kind.areas, interpolation=BICUBIC), v2.RandomHorizontalFlip()]
     colours = [
@@ -133,8 +135,12 @@ def torchvision_transform(kind: CropKind, stage: Stage) -> Callable[[torch.Tenso
     return v2.Compose([*crop, *colours, to_floats] if stage == "last" else [*crop, to_floats, *colours])
 
 
-def each_operation(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Ways]:
-    """Return ways to apply each operation to one crop of each image, with the same parameters."""
+def each_operation(images_nhwc: torch.Tensor, kind: CropKind) -> dict[str, Implementations]:
+    """Return the implementations of each operation, by name.
+
+    `crop and flip` works on the images, and torchvision draws its own boxes. The other operations work on random crops,
+    and all implementations use the same fixed parameter.
+    """
     images, numbers = to_float(images_nhwc), np.arange(NUM_IMAGES)
     drawn = draw_crops(kind, draws(0, numbers, numbers, DRAWS_PER_CROP), np.tile(images.shape[2:], (NUM_IMAGES, 1)))
     return {
@@ -160,8 +166,8 @@ def operation(
     ours: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     torchvisions: Callable[[torch.Tensor, float], torch.Tensor],
     parameter: float,
-) -> Ways:
-    """Return ways to change float crops; `ours` changes a copy, since it may work in place."""
+) -> Implementations:
+    """Return the implementations of an operation on float crops; `ours` gets a copy, because it may work in place."""
     crops, parameters = torch.rand(NUM_IMAGES, 3, size, size), torch.full((NUM_IMAGES, 1, 1, 1), parameter)
     return {
         "ours": lambda: ours(crops.clone(), parameters),
@@ -169,11 +175,14 @@ def operation(
     }
 
 
-def measure(rows: list[list[str]], title: str, ways: Ways) -> float:
-    """Time all ways alternately and append their median rates to `rows`; return ours over the fastest reference."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def measure(rows: list[list[str]], title: str, implementations: Implementations) -> float:
+    """Time the implementations in turns and append their median rates to `rows`.
+
+    Return our rate as a multiple of the fastest reference's.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
     for _ in range(1 + NUM_ROUNDS):
-        for name, make in ways.items():
+        for name, make in implementations.items():
             started_at = time.perf_counter()
             make()
             seconds[name].append(time.perf_counter() - started_at)

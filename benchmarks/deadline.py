@@ -1,4 +1,4 @@
-"""Time budget shared by the parts of a run: time left over by one part goes to the next ones."""
+"""Time budget shared by the parts of a run: time left over by one part goes to the next parts."""
 
 import time
 from collections.abc import Sequence

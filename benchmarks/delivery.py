@@ -68,7 +68,7 @@ class Delivery:
 
 
 def main() -> None:
-    """Compose the job: both ways to generate, one after the other, a table and an exit status."""
+    """Run the command: measure the stream, then the actor pool, and print a table; exit status 1 below the floor."""
     with user_errors():
         floors = floors_of("delivery")
         config, recipe, service = start_painters(sys.argv[1:], READER)

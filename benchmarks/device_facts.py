@@ -1,4 +1,4 @@
-"""Device, driver and package versions of a run. Knows no measurement."""
+"""Facts about the device, driver and packages with which a benchmark ran."""
 
 import platform
 import subprocess
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def facts(on_gpu: bool, commit: str) -> dict[str, str]:
-    """Return commit, machine, date, device, driver and versions; an empty commit is read from the repository."""
+    """Return the commit (if empty, that of the checkout), machine, date, device, driver and versions."""
     found = environment()
     return (
         found
@@ -35,7 +35,7 @@ def facts(on_gpu: bool, commit: str) -> dict[str, str]:
 
 
 def gpu_facts() -> dict[str, str]:
-    """Return the GPU's name and memory, its driver, and the CUDA and cuDNN that torch was built with."""
+    """Return the first GPU's name and size, and the versions of its driver, of torch's CUDA and of the loaded cuDNN."""
     properties = torch.cuda.get_device_properties(0)
     return {
         "device": f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {properties.multi_processor_count} SMs",
@@ -46,7 +46,7 @@ def gpu_facts() -> dict[str, str]:
 
 
 def driver() -> str:
-    """Return the NVIDIA driver's version; `unknown` if nvidia-smi fails."""
+    """Return the version of the NVIDIA driver, or `unknown` if nvidia-smi fails."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -56,7 +56,7 @@ def driver() -> str:
 
 
 def installed(name: str) -> str:
-    """Return a package's version, or `not installed`."""
+    """Return the version of a Python package, or `not installed`."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.device` and their sizes. Knows no result files."""
+"""The parts of `benchmarks.device` and their sizes. Writes no result files."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""The measurements on one device as JSON and as a Markdown table. Knows no torch and no measurement."""
+"""The measurements on one device as JSON and as a Markdown table. Uses no torch and measures nothing."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Floors of the benchmarks' ratios, read from `benchmarks/floors.toml`. Knows no benchmark."""
+"""Floors of the benchmarks' ratios, read from `benchmarks/floors.toml`."""
 
 import tomllib
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ def below_floor(ratios: Mapping[str, float], floors: Mapping[str, float]) -> lis
 
 def check_names(kind: str, measured: Mapping[str, object], floors: Mapping[str, object]) -> None:
     """Raise ValueError unless measurements and floors have the same names."""
-    without = [f"the {kind} '{name}' has no floor" for name in measured if name not in floors]
+    missing = [f"the {kind} '{name}' has no floor" for name in measured if name not in floors]
     unknown = [f"there is no {kind} '{name}'" for name in floors if name not in measured]
-    if without or unknown:
-        raise ValueError(f"Floors and benchmarks do not match: {'; '.join(without + unknown)}. Edit '{FLOORS_FILE}'.")
+    if missing or unknown:
+        raise ValueError(f"Floors and benchmarks do not match: {'; '.join(missing + unknown)}. Edit '{FLOORS_FILE}'.")
 
 
 def _checked(benchmark: str, floors: object) -> dict[str, float]:

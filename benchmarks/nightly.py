@@ -1,7 +1,7 @@
 """Check the benchmarks' ratios against their floors: `python -m benchmarks.nightly`.
 
-Each benchmark runs in its own process, and a second time only if a ratio is below its floor. Exit status 1 if a ratio
-is below its floor in both tries, or if a benchmark crashes. Needs an otherwise idle machine.
+Each benchmark runs in its own process. It runs a second time only if a ratio is below its floor in the first try. Exit
+status 1 if a ratio is below its floor in both tries, or if a benchmark crashes. Needs an otherwise idle machine.
 """
 
 import multiprocessing
@@ -30,7 +30,7 @@ END_SECONDS = 30.0
 """Time for a benchmark to terminate after its timeout, before it is killed."""
 
 PAINTED = ("ray_jobs/configs/benchmark.yaml", "training.num_images=6400")
-"""50 s at the nominal rate of 128 images/s."""
+"""Config and settings of the benchmarks with painted images: 50 s at the nominal rate of 128 images/s."""
 
 DIGITS = ("ray_jobs/configs/digits.yaml", "generation.threads_per_actor=2")
 
@@ -41,15 +41,18 @@ class CrashError(Exception):
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """The tries of one benchmark: a second one if the first missed a floor; none for a crash."""
+    """The ratios and the crash, if any, of one benchmark."""
 
     tries: tuple[Ratios, ...]
+    """Ratios of each try that did not crash. A second try follows only if the first missed a floor."""
+
     crash: str = ""
+    """Reason of the crash that ended the last try, or ''."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One ratio or one crash: a row of the table."""
+    """A row of the table, about one ratio or one crash."""
 
     name: str
     floor: float | None
@@ -91,7 +94,7 @@ BENCHMARKS: dict[str, Benchmark] = {"delivery": delivery, "shards": shards, "eng
 
 
 def main() -> None:
-    """Run all benchmarks and print the table; exit status 1 if a ratio missed twice or a benchmark crashed."""
+    """Run all benchmarks, print the table; exit status 1 if a ratio misses its floor twice or a benchmark crashes."""
     with user_errors():
         floors = read_floors()
         check_names("benchmark", BENCHMARKS, floors)
@@ -106,7 +109,7 @@ def main() -> None:
 
 
 def try_twice(name: str, benchmark: Benchmark, floors: Ratios) -> BenchmarkResult:
-    """Run a benchmark, and again if a ratio is below its floor; a crash is final."""
+    """Run a benchmark, and run it again if a ratio is below its floor. There is no try after a crash."""
     tries: list[Ratios] = []
     while len(tries) < 2 and (not tries or below_floor(tries[0], floors)):
         started_at = time.monotonic()
@@ -119,7 +122,7 @@ def try_twice(name: str, benchmark: Benchmark, floors: Ratios) -> BenchmarkResul
 
 
 def lines_of(benchmark: str, outcome: BenchmarkResult, floors: Ratios) -> Iterator[Line]:
-    """Yield a line for each measured ratio, and one for a crash."""
+    """Yield a line for each measured ratio, and a line for a crash."""
     misses = [below_floor(ratios, floors) for ratios in outcome.tries]
     for name, floor in floors.items() if outcome.tries else ():
         num_missed = sum(name in missed for missed in misses)
@@ -132,7 +135,7 @@ def lines_of(benchmark: str, outcome: BenchmarkResult, floors: Ratios) -> Iterat
 
 
 def table_of(lines: list[Line]) -> Table:
-    """Return a table of ratio, floor, both tries and verdict."""
+    """Return a table with the columns ratio, floor, first try, second try and verdict."""
     columns, rows = ("ratio", "floor", "first try", "second try", "verdict"), []
     for line in lines:
         floor = "" if line.floor is None else f"{line.floor:.2f}"
@@ -144,28 +147,28 @@ def table_of(lines: list[Line]) -> Table:
 def in_own_process(benchmark: Benchmark, timeout_seconds: float = TIMEOUT_SECONDS) -> Ratios:
     """Run a benchmark in a new process and return its ratios; CrashError if it crashes or times out."""
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(there, benchmark))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, benchmark))
     process.start()
-    there.close()  # so that poll() returns if the process dies
+    sender.close()  # so that poll() returns if the process dies
     try:
-        if not here.poll(timeout_seconds):
+        if not receiver.poll(timeout_seconds):
             process.terminate()
             process.join(END_SECONDS)
             process.kill()
             raise CrashError(f"not finished after {timeout_seconds:g} s")
-        return here.recv()
+        return receiver.recv()
     except EOFError as error:
         process.join()
         raise CrashError(f"exit status {process.exitcode}") from error
     finally:
-        here.close()
+        receiver.close()
         process.join()
 
 
-def _send(end: Connection, benchmark: Benchmark) -> None:
-    end.send(benchmark())
-    end.close()
+def _send(sender: Connection, benchmark: Benchmark) -> None:
+    sender.send(benchmark())
+    sender.close()
 
 
 if __name__ == "__main__":

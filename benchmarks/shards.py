@@ -36,7 +36,7 @@ Rates = dict[str, tuple[float, float]]
 
 
 def main() -> None:
-    """Compose the job: write, stream with and without the tee, read in both ways; a table and an exit status."""
+    """Run the command: measure all rates and print a table; exit status 1 if a ratio is below its floor."""
     with user_errors():
         floors = floors_of("shards")
     rates = measure(sys.argv[1:])

@@ -37,7 +37,7 @@ SCARCE_FRACTION = 0.1
 """Rate of scarce generators, as a fraction of the training rate."""
 
 MAX_OWN_FRACTION, MAX_WAITING_FRACTION, MAX_SCARCE_WAITING_FRACTION = 0.03, 0.01, 0.02
-"""Targets: loop overhead, waiting with fast generators, and waiting with scarce ones."""
+"""Targets: loop overhead, waiting with fast generators, and waiting with scarce generators."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Measured:
 
 
 def main() -> None:
-    """Compose the job: three runs, a table and an exit status."""
+    """Run the command: measure three runs and print a table; exit status 1 if a target is missed."""
     with user_errors():
         config = load_config(JobConfig, sys.argv[1:])
         recipe = config.opened_recipe

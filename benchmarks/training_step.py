@@ -102,7 +102,7 @@ def _measure(config: TrainingConfig, batch_size: int, image_size: int, num_class
 
 
 class StepClock(lightning.Callback):
-    """Times the steps, then the augmentation within the last ones."""
+    """Times the steps, then the augmentation within the last steps."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps

@@ -22,7 +22,7 @@ class ModelFacts(TypedDict):
     num_classes: int
     image_size: int
     num_images: int
-    """Distinct training images, without real ones that were mixed in."""
+    """Distinct training images, without real images that were mixed in."""
 
     num_trained: int
     """Uses of training images in all."""
@@ -125,7 +125,7 @@ class SetResult(Measures):
     num_unreadable: int
     unreadable: list[str]
     images: Annotated[str, Field(default="")]
-    """Identifies the images counted; two models are only compared on the same ones."""
+    """Identifies the images counted; two models are only compared on the same images."""
 
     top1_hits: Annotated[str, Field(default="")]
     """Which of these images have a correct top prediction, packed as text."""

@@ -2,4 +2,7 @@
 
 
 class FigmentError(RuntimeError):
-    """A failure during a job whose one-line message names the cause and the remedy; jobs print it without a trace."""
+    """A failure during a job, with a one-line message: the cause and, where there is one, the remedy.
+
+    Commands print the message without a traceback.
+    """

@@ -1,4 +1,4 @@
-"""Atomic file writes, with fallbacks for file systems that lack an operation. Knows local paths only.
+"""Atomic file writes, with fallbacks for file systems that lack an operation. For local paths only.
 
 Failures raise an `OSError` that names the file.
 """

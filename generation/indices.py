@@ -1,6 +1,6 @@
 """Sets of sample indices as ranges: consumed, remaining, or requested samples.
 
-Pure arithmetic; knows neither samples nor their consumers.
+Works on numbers only, without the samples.
 """
 
 from collections.abc import Iterable, Iterator

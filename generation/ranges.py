@@ -1,4 +1,4 @@
-"""Value ranges as types, such as `num_workers: AtLeastOne = 1`. Knows no particular setting."""
+"""Value ranges as types, such as `num_workers: AtLeastOne = 1`."""
 
 import dataclasses
 import math

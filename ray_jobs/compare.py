@@ -65,7 +65,7 @@ from training.progress import TrainingProgress
 
 
 def main(config: CompareConfig) -> None:
-    """Compose the job: each arm with each seed, a report."""
+    """Run the command: train each arm with each seed, and write a report."""
     with user_errors():
         recipe, run_dir = prepare(config)
         for note in check_recipe(recipe, config.recipe) if set(config.arms) != {"real"} else ():
@@ -201,7 +201,7 @@ class Comparison:
     def train(
         self, arm: Arm, images: TrainingSamples, pool: GenerationService | None, before: GeneratedShards | None = None
     ) -> ArmRun:
-        """Train on images with validation on real ones after each epoch, and return the measurements.
+        """Train on images with validation on real images after each epoch, and return the measurements.
 
         A pool's device time counts from the arm's start. `before` counts in full, although all seeds share it.
         """

@@ -39,7 +39,7 @@ from ray_jobs.reports.accuracy_curve import first_kept, follow
 
 
 def main(config: JobConfig) -> None:
-    """Compose the job: a checkpoint, real images, results."""
+    """Run the command: evaluate a checkpoint on real images, or each kept checkpoint of a run."""
     with user_errors():
         if not (config.evaluation.sets or config.evaluation.transfer):
             raise ValueError(

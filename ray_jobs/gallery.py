@@ -1,8 +1,9 @@
 """Show classes and prompts side by side: `python -m ray_jobs.gallery CONFIG --out DIR [section.key=value ...]`.
 
 Rows are classes; columns are the recipe's templates (`--columns templates`) or guidance scales (`--columns
-guidance_scale`). `--classes cat,dog` or `--classes 20` selects the classes, `--images 3` sets the number per cell. Each
-picture is a sample of the recipe written beside the page, and is shown with its index.
+guidance_scale`). `--classes cat,dog` or `--classes 20` selects the classes; `--images 3` sets the number of images per
+cell. Each picture is a sample of the recipe and is shown with its index. Writes `gallery.html`, `gallery.png` and
+`recipe.json` into DIR.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -26,12 +27,12 @@ from ray_jobs.job.command import start_pool_alone
 from ray_jobs.reports.gallery import Gallery, Picture, write_page, write_png
 
 MAX_PLANS = 1_000_000
-"""Limit of the samples searched to fill the cells: about 20 s."""
+"""Maximum number of samples that are searched to fill the cells; this takes about 20 s."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The gallery's rows, columns and number of images per cell."""
+    """The rows of the gallery, its kind of columns, and the number of images per cell."""
 
     labels: tuple[int, ...]
     by_guidance: bool
@@ -39,7 +40,7 @@ class Choice:
 
 
 def main(config: JobConfig, out: Path, columns: str, classes: str, images: int) -> None:
-    """Compose the job: samples, a pool, a page and a picture."""
+    """Run the command: choose samples, generate their images, write a page and a picture."""
     with user_errors():
         recipe = config.opened_recipe
         choice = choose(recipe, columns, classes, images)
@@ -66,7 +67,7 @@ def main(config: JobConfig, out: Path, columns: str, classes: str, images: int) 
 
 
 def choose(recipe: Recipe, columns: str, classes: str, num_images: int) -> Choice:
-    """Return the choice made by the options; ValueError if the recipe cannot show it."""
+    """Return the gallery that the options choose; ValueError for options that the recipe does not allow."""
     if columns == "guidance_scale" and recipe.guidance_draw == "between":
         raise ValueError(
             "--columns guidance_scale needs a list of scales, but recipe.guidance_draw is between. Set "
@@ -80,7 +81,7 @@ def choose(recipe: Recipe, columns: str, classes: str, num_images: int) -> Choic
 
 
 def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
-    """Return the labels of comma-separated class names, or of a number of evenly spread classes."""
+    """Return the labels of the classes in `text`: comma-separated names, or a number of evenly spread classes."""
     space = recipe.label_space
     if not text.isdecimal():
         return tuple(space.label_of(name.strip()) for name in text.split(","))
@@ -91,7 +92,7 @@ def choose_labels(recipe: Recipe, text: str) -> tuple[int, ...]:
 
 
 def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[SamplePlan]]:
-    """Return the recipe's first samples for each class and column; ValueError if a cell stays empty."""
+    """Return the recipe's first samples for each class and column; ValueError if a cell cannot be filled."""
     cells: dict[tuple[int, str], list[SamplePlan]] = {
         (label, column): [] for label in choice.labels for column in column_names(recipe, choice)
     }
@@ -115,11 +116,11 @@ def fill_cells(recipe: Recipe, choice: Choice) -> dict[tuple[int, str], list[Sam
 
 
 def check_weights(recipe: Recipe, choice: Choice) -> None:
-    """Raise ValueError for a class or a template that is never drawn."""
+    """Raise ValueError for a chosen class or template that the recipe never draws."""
     for label in choice.labels:
         if recipe.class_weights and not recipe.class_weights[label]:
             raise ValueError(
-                f"Class '{recipe.label_space.class_names[label]}' has weight 0. Choose others with --classes."
+                f"Class '{recipe.label_space.class_names[label]}' has weight 0. Choose other classes with --classes."
             )
     for template, weight in zip(recipe.templates, recipe.template_weights, strict=False):
         if not weight and not choice.by_guidance:
@@ -127,7 +128,7 @@ def check_weights(recipe: Recipe, choice: Choice) -> None:
 
 
 def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:
-    """Return the columns from left to right."""
+    """Return the names of the columns from left to right."""
     names = [f"{scale:g}" for scale in recipe.guidance_scale] if choice.by_guidance else recipe.templates
     return list(dict.fromkeys(names))
 
@@ -135,7 +136,7 @@ def column_names(recipe: Recipe, choice: Choice) -> Sequence[str]:
 def compose(
     recipe: Recipe, choice: Choice, cells: dict[tuple[int, str], list[SamplePlan]], pictures: dict[int, Picture]
 ) -> Gallery:
-    """Return the gallery with the pictures of each cell; samples that were left out are missing."""
+    """Return the gallery with the pictures of each cell, without samples that were left out."""
     columns = column_names(recipe, choice)
     return Gallery(
         title=f"{recipe.model or recipe.generator}, recipe {recipe.sha256[:12]}",

@@ -32,7 +32,7 @@ PROGRESS_SECONDS = 10.0
 
 
 def main(config: JobConfig, verify: bool) -> None:
-    """Compose the job: stored shards, missing shards, a pool that generates them, a data card."""
+    """Run the command: find the missing shards, generate them with a pool, and write a data card."""
     with ExitStack() as held:
         with user_errors():
             config, recipe, splits = prepare(config)

@@ -1,4 +1,4 @@
-"""Compare generated images with real ones: `python -m ray_jobs.judge CONFIG checkpoint=JUDGE [key=value ...]`.
+"""Compare generated images with real images: `python -m ray_jobs.judge CONFIG checkpoint=JUDGE [key=value ...]`.
 
 The judge is a classifier trained on real images (`data.source=real`). The generated images are the first of the
 config's recipe, or the first of `data.shards`. Writes `judgement.json` and `report.html`.
@@ -44,7 +44,7 @@ from ray_jobs.job.evaluation import RESUME_HINT, check_evaluation, open_checkpoi
 
 
 def main(config: JudgeConfig) -> None:
-    """Compose the job: a judge, real images, generated images."""
+    """Run the command: classify real and generated images, and write a report that compares them."""
     with user_errors():
         job = prepare(config)
         for note in job.notes:

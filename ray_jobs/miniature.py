@@ -1,8 +1,8 @@
 """The paper's experiments in miniature: `python -m ray_jobs.miniature CONFIG output=DIR [section.key=value]`.
 
-Trains a classifier for each prompt form, guidance scale, number of images and augmentation, all on one set of digits
-from the embedded model, and some on real digits; tests them on real digits, clean and shifted. Writes `README.md`,
-`results.json` and plots.
+Generates one set of digits with the embedded model. Trains one classifier per combination of prompt form, guidance
+scale, number of images and augmentation, each on a subset of that set, and four more on real digits. Tests all
+classifiers on real digits, clean and shifted. Writes `README.md`, `results.json` and plots.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -46,40 +46,40 @@ from training.config import TrainingConfig
 from training.model.network import check_architecture
 
 PROGRESS_SECONDS = 15.0
-"""Interval of progress lines."""
+"""Minimum interval of progress lines."""
 
 WITHOUT_EFFECT = (
     "ema_decay reuse num_workers accumulate_batches real_images compile deterministic checkpoint_every_steps "
     "early_stop_epochs keep_best loggers journal max_restarts min_reuse max_reuse label_selector"
 ).split()
-"""Settings of `training` that `training.in_memory` ignores."""
+"""Settings of `training` that do not affect training in memory; refused if they differ from their defaults."""
 
 EVALUATION_WITHOUT_EFFECT = ("transfer", "every_images", "representation")
-"""Settings of `evaluation` for anything but top-1 after training."""
+"""Settings of `evaluation` that do not affect top-1 after training; refused if they differ from their defaults."""
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """A classifier to train."""
+    """A classifier to train and test."""
 
     cell: Cell
-    """Its cell of the grid, still without accuracies."""
+    """Cell of the results table, without accuracies yet."""
 
     rows: np.ndarray
-    """int64: rows of its training images."""
+    """Rows of the training images in their set, int64 [N]."""
 
     config: TrainingConfig
 
 
 class Images(NamedTuple):
-    """Labelled images in memory: uint8 [N, H, W, 3], and int64 [N]."""
+    """Labelled images in memory: `images` uint8 [N, H, W, 3], `labels` int64 [N]."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def main(config: MiniatureConfig) -> None:
-    """Compose the job: images, experiments, findings."""
+    """Run the command: generate images, train and test the classifiers, write the findings."""
     with user_errors():
         recipe, run_dir, sets = prepare(config)
         for note in check_recipe(recipe, config.recipe):
@@ -95,11 +95,11 @@ def main(config: MiniatureConfig) -> None:
         cells = run_experiments(experiments, generated, test_sets)
         write_results(run_dir, config, cells, time.time() - STARTED_AT)
         unlock(run_lock)
-    announce(f"everything is in {run_dir}: README.md, results.json")
+    announce(f"README.md, results.json and plots are in {run_dir}")
 
 
 def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
-    """Return recipe, output folder and real sets, all checked."""
+    """Check the settings; return recipe, output folder and real sets."""
     run_dir = resolve(config.output)
     check_images(config)
     check_training(config.training)
@@ -111,7 +111,11 @@ def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
 
 
 def check_images(config: MiniatureConfig) -> None:
-    """Raise ValueError if generated images do not match the real digits, or a prompt form is missing."""
+    """Raise ValueError for a recipe that does not suit the experiments.
+
+    Refuses a recipe file, images unlike the real digits, samples that may be left out, a missing prompt form, and more
+    images per class than there are real digits.
+    """
     if config.recipe_file:
         raise ValueError(
             f"'{config.recipe_file}' is a recipe file, which does not record the templates' prompt forms. Use a config "
@@ -128,7 +132,7 @@ def check_images(config: MiniatureConfig) -> None:
     if missing := [form for form in FORMS if form not in config.recipe.templates]:
         raise ValueError(
             f"recipe.templates is {', '.join(config.recipe.templates)}, but the findings also need "
-            f"{', '.join(missing)}. Add the missing ones."
+            f"{', '.join(missing)}. Add the missing forms."
         )
     if config.images_per_class > (fewest := np.bincount(training_digits()[1]).min()):
         raise ValueError(
@@ -138,7 +142,7 @@ def check_images(config: MiniatureConfig) -> None:
 
 
 def check_training(training: TrainingConfig) -> None:
-    """Raise ValueError for an unknown architecture, and for settings without effect in memory on a CPU."""
+    """Raise ValueError for GPUs, changed settings without effect, and an unknown architecture."""
     if training.gpus_per_worker:
         raise ValueError(
             f"training.gpus_per_worker is {training.gpus_per_worker:g}; these classifiers train on CPUs. Use 0."
@@ -147,11 +151,11 @@ def check_training(training: TrainingConfig) -> None:
     check_architecture(training.architecture)
 
 
-def check_effect(section: str, given: TrainingConfig | EvaluationConfig, without: Sequence[str]) -> None:
-    """Raise ValueError for a setting without effect here that differs from its default."""
-    usual = type(given)()
-    for name in without:
-        if (value := getattr(given, name)) != getattr(usual, name):
+def check_effect(section: str, given: TrainingConfig | EvaluationConfig, ineffective: Sequence[str]) -> None:
+    """Raise ValueError if one of the `ineffective` settings of a section differs from its default."""
+    defaults = type(given)()
+    for name in ineffective:
+        if (value := getattr(given, name)) != getattr(defaults, name):
             raise ValueError(
                 f"{section}.{name} is {value}, but has no effect in miniature, which trains in memory and measures "
                 "only top-1 after training. Leave it out."
@@ -159,22 +163,26 @@ def check_effect(section: str, given: TrainingConfig | EvaluationConfig, without
 
 
 def check_sets(names: Sequence[str]) -> None:
-    """Raise ValueError unless these are the digits, followed by shifts of them."""
+    """Raise ValueError unless the first set is the digits and the others, at least one, are shifts of the digits."""
     shifts = [name.partition("/") for name in names[1:]]
     if names[:1] != (DIGITS,) or not shifts or not all(place == DIGITS and shift for place, _, shift in shifts):
         raise ValueError(
-            f"evaluation.sets is {', '.join(names) or 'empty'}; use digits followed by shifts of them, such as "
+            f"evaluation.sets is {', '.join(names) or 'empty'}; use digits followed by shifts of digits, such as "
             "[digits,digits/noisy]."
         )
 
 
 def check_kinds(recipe: Recipe) -> None:
-    """Raise ValueError unless all kinds of images are equally frequent, without which `choose_indices` may not end."""
+    """Raise ValueError unless the recipe draws two or more kinds of images equally often in all classes.
+
+    It must draw one of two or more different guidance scales, and have no repeated template and no weights. With a
+    weight of 0, `choose_indices` would not end.
+    """
     scales = recipe.guidance_scale
     if len(set(scales)) < max(2, len(scales)) or recipe.guidance_draw != "one_of":
         raise ValueError(
             f"recipe.guidance_scale is {', '.join(f'{scale:g}' for scale in scales)} and guidance_draw "
-            f"{recipe.guidance_draw}; use two or more different scales, and one_of."
+            f"{recipe.guidance_draw}; use two or more different scales with guidance_draw one_of."
         )
     if twice := {text for text in recipe.templates if recipe.templates.count(text) > 1}:
         raise ValueError(f"recipe.templates has '{min(twice)}' twice. Use each form once.")
@@ -182,7 +190,7 @@ def check_kinds(recipe: Recipe) -> None:
         if weights := getattr(recipe, name):
             raise ValueError(
                 f"recipe.{name} is {', '.join(f'{weight:g}' for weight in weights)}, but the grid needs equal numbers "
-                "of images per class and form. Leave it out."
+                "of images per class and prompt form. Leave it out."
             )
 
 
@@ -191,9 +199,9 @@ Kind = tuple[str, float]
 
 
 def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
-    """Return for each kind the recipe's first indices with `per_class` images of each class, int64.
+    """Return, for each kind, the lowest indices that give `per_class` images of each class, int64.
 
-    Every `num_classes` consecutive entries have each class once, so the start of an array is a smaller balanced set.
+    Each group of `num_classes` consecutive entries has every class once, so the first groups are a balanced subset.
     """
     num_classes = recipe.label_space.num_classes
     found: dict[Kind, list[list[int]]] = defaultdict(lambda: [[] for _ in range(num_classes)])
@@ -209,7 +217,7 @@ def choose_indices(recipe: Recipe, per_class: int) -> dict[Kind, np.ndarray]:
 
 
 def generate(recipe: Recipe, generation: GenerationConfig, indices: np.ndarray) -> Images:
-    """Return the images with these indices, in order."""
+    """Generate and return the images with these indices, in this order."""
     batches: list[SampleBatch] = []
     num_images, announced_at = 0, time.monotonic()
     with start_generation(recipe, generation) as service:
@@ -224,22 +232,22 @@ def generate(recipe: Recipe, generation: GenerationConfig, indices: np.ndarray) 
 
 
 def plan_experiments(config: MiniatureConfig, recipe: Recipe, chosen: dict[Kind, np.ndarray]) -> list[Experiment]:
-    """Return all experiments of the grid, those on real digits last.
+    """Return the experiments on generated images, then the experiments on real digits.
 
-    Their rows are rows of the real digits, or of the generated images in the order of their indices.
+    `Experiment.rows` refers to the generated images in ascending order of their indices, or to the real digits.
     """
     forms = dict(zip(recipe.templates, config.recipe.templates, strict=True))
-    one = config.images_per_class * recipe.label_space.num_classes
+    num_smallest = config.images_per_class * recipe.label_space.num_classes
     ordered = in_order(chosen)
     experiments = []
     for (template, guidance), indices in sorted(chosen.items()):
         rows = np.searchsorted(ordered, indices)
         for multiple in config.multiples:
-            cell = Cell("generated", forms[template], guidance, f"{multiple}x", "", multiple * one, {})
-            experiments += both_ways(cell, rows[: multiple * one], config)
+            cell = Cell("generated", forms[template], guidance, f"{multiple}x", "", multiple * num_smallest, {})
+            experiments += with_both_augmentations(cell, rows[: multiple * num_smallest], config)
     by_class = rows_by_class(training_digits()[1])
-    for size, rows in (("1x", by_class[:one]), ("all", by_class)):
-        experiments += both_ways(Cell("real", "", 0.0, size, "", len(rows), {}), rows, config)
+    for size, rows in (("1x", by_class[:num_smallest]), ("all", by_class)):
+        experiments += with_both_augmentations(Cell("real", "", 0.0, size, "", len(rows), {}), rows, config)
     return experiments
 
 
@@ -248,23 +256,23 @@ def in_order(chosen: dict[Kind, np.ndarray]) -> np.ndarray:
     return np.sort(np.concatenate(list(chosen.values())))
 
 
-def both_ways(cell: Cell, rows: np.ndarray, config: MiniatureConfig) -> Iterator[Experiment]:
+def with_both_augmentations(cell: Cell, rows: np.ndarray, config: MiniatureConfig) -> Iterator[Experiment]:
     """Yield an experiment with plain augmentation and one with strong augmentation."""
-    ways = (("plain", config.training.augmentation), ("strong", config.strong_augmentation))
-    for name, augmentation in ways:
+    augmentations = (("plain", config.training.augmentation), ("strong", config.strong_augmentation))
+    for name, augmentation in augmentations:
         training = dataclasses.replace(config.training, augmentation=augmentation)
         yield Experiment(dataclasses.replace(cell, augmentation=name), rows, training)
 
 
 def rows_by_class(labels: np.ndarray) -> np.ndarray:
-    """Return all rows in rounds of one per class, int64 [N]; later rounds lack the classes that are used up."""
+    """Return all rows in rounds of one row per class, int64 [N]; later rounds lack classes that have no rows left."""
     order = np.argsort(labels, kind="stable")
     rank = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
     return order[np.lexsort((labels[order], rank))]
 
 
 def read_sets(sets: Sequence[RealSet]) -> dict[str, Images]:
-    """Return the images of the real sets by name."""
+    """Return the images of each real set, by the set's name."""
     found = {}
     for each in sets:
         read = each.source.opener()
@@ -274,7 +282,7 @@ def read_sets(sets: Sequence[RealSet]) -> dict[str, Images]:
 
 
 def run_experiments(experiments: Sequence[Experiment], generated: Images, test_sets: dict[str, Images]) -> list[Cell]:
-    """Return all cells with their accuracies, in the order of the experiments; one experiment runs per core."""
+    """Train and test all classifiers, one per core at a time; return their cells in the order of the experiments."""
     training_sets = {"generated": ray.put(generated), "real": ray.put(Images(*training_digits()))}
     test_sets_ref = ray.put(test_sets)
     running = {
@@ -294,7 +302,7 @@ def run_experiments(experiments: Sequence[Experiment], generated: Images, test_s
 
 @ray.remote(num_cpus=1)
 def run_experiment(experiment: Experiment, training_set: Images, test_sets: dict[str, Images]) -> Cell:
-    """Return the cell with its classifier's top-1 accuracy on each real set."""
+    """Train a classifier, and return its cell with its top-1 accuracy on each real set."""
     import torch
 
     from training.in_memory import train_in_memory
@@ -312,7 +320,7 @@ def run_experiment(experiment: Experiment, training_set: Images, test_sets: dict
 
 
 def write_results(run_dir: Path, config: MiniatureConfig, cells: Sequence[Cell], seconds: float) -> None:
-    """Write the table, the findings and the plots."""
+    """Write `results.json`, the plots, and `README.md` with the table and the findings."""
     facts = {**environment(), "seconds": f"{seconds:.0f}", "config": "config.yaml"}
     results = {"circumstances": facts, "cells": [dataclasses.asdict(cell) for cell in cells]}
     write_json(run_dir / "results.json", results)

@@ -39,7 +39,7 @@ MAX_DIFFERENCES = 20
 def main(  # noqa: PLR0913, PLR0917 - one parameter per option
     config: JobConfig, arguments: Sequence[str], index: int | None, compare: str, out: str, cost: bool, like: str
 ) -> None:
-    """Compose the job: print a sample, a comparison or a prediction; or print the recipe and write its file."""
+    """Run the command: print a sample, a comparison or a prediction, or else print the recipe and write its file."""
     with user_errors():
         recipe = config.opened_recipe
         if index is not None:
@@ -72,7 +72,7 @@ def print_differences(ours: Recipe, theirs: dict[str, Any]) -> None:
     if not found:
         print(f"The recipes are equal: {ours.sha256}")
     for name, (a, b) in islice(found.items(), MAX_DIFFERENCES):
-        print(f"{name}: {_short(a)} here, {_short(b)} there")
+        print(f"{name}: {_short(a)} in this recipe, {_short(b)} in the other")
     if len(found) > MAX_DIFFERENCES:
         print(f"and {len(found) - MAX_DIFFERENCES:,} more")
 

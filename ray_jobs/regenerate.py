@@ -30,7 +30,7 @@ MAX_INDICES = 1_000_000
 
 
 def main(config: JobConfig, index: str, out: Path) -> None:
-    """Compose the job: indices, a pool, files."""
+    """Run the command: generate the samples with the given indices, and write each to files."""
     with user_errors():
         indices = parse_indices(index)
         recipe = config.opened_recipe

@@ -22,7 +22,7 @@ from ray_jobs.cli.run_folder import resolve, write_anew
 
 
 def main(places: Sequence[str], out: Path) -> None:
-    """Compose the job: evaluations, a page."""
+    """Run the command: read the evaluations and write a page that compares them."""
     with user_errors():
         paths = [find_evaluation(resolve(place)) for place in places]
         evaluations = [read_file(path) for path in paths]

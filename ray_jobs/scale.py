@@ -35,7 +35,7 @@ from ray_jobs.scaling.sweep import sweep_load, sweep_point
 
 
 def main(config: ScaleConfig) -> None:
-    """Compose the job: a cluster, the experiments, a report, and a status."""
+    """Run the command: start nodes, run the experiments and write a report; exit status 1 if a target is missed."""
     results = ScaleResults()
     with user_errors():
         recipe, run_dir = prepare(config)

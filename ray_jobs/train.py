@@ -70,7 +70,7 @@ NUM_SAMPLES_ON_SHEET = 20
 
 
 def main(config: JobConfig) -> None:
-    """Compose the job: settings, generation, training, evaluation, summary."""
+    """Run the command: start generation, train, evaluate, and write a summary."""
     with user_errors():
         job = prepare(config)
         recipe, run_dir, source = job.recipe, job.run_dir, job.source
@@ -199,7 +199,7 @@ def drawing_samples(recipe: Recipe, source: Source, sheet: Path) -> Iterator[Non
 
 
 def draw_samples(recipe: Recipe, source: Source, sheet: Path) -> None:
-    """Write a sheet of the first samples of a source that has generated ones."""
+    """Write a sheet of the first samples of a source that has generated samples."""
     samples = source.first_samples(NUM_SAMPLES_ON_SHEET)
     if samples is not None:
         write_whole(sheet, lambda file: write_contact_sheet(file, recipe, samples))

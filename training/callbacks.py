@@ -147,9 +147,9 @@ class KeepBest(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best accuracy, with paths of the current run folder, which may have moved."""
-        here = str(self.run_dir / "best.ckpt")
-        paths = {name: here for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
-        scores = dict.fromkeys([here], state_dict["best_model_score"]) if paths else {}
+        best_path = str(self.run_dir / "best.ckpt")
+        paths = {name: best_path for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
+        scores = dict.fromkeys([best_path], state_dict["best_model_score"]) if paths else {}
         super().load_state_dict(state_dict | paths | {"dirpath": str(self.run_dir), "best_k_models": scores})
 
 

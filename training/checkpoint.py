@@ -85,4 +85,4 @@ def check_resumable(
             different[f"training.{name}"] = (saved[name], getattr(config, name))
     if different:
         named = "; ".join(f"{name} was {a!r}, is {b!r}" for name, (a, b) in list(different.items())[:5])
-        raise ValueError(f"The run cannot resume with different settings: {named}. Use the original ones.")
+        raise ValueError(f"The run cannot resume with different settings: {named}. Use the original settings.")

@@ -1,6 +1,6 @@
 """Train a classifier on a stream: Ray Train starts the workers, which run `training.loop`.
 
-Knows nothing of generators and prompts: the job opens its samples.
+Uses no generators or prompts: the job opens its samples.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Loggers: CSV and TensorBoard always, Weights & Biases and MLflow if configured."""
+"""Loggers of a run: always CSV and TensorBoard; if configured, also Weights & Biases and MLflow."""
 
 import netrc
 import os
@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from training.config import TrainingConfig
 
 FORWARDED_PREFIXES = ("WANDB_", "MLFLOW_", "DATABRICKS_")
-"""Prefixes of the loggers' environment variables (servers and keys), which are forwarded to workers on other nodes."""
+"""Prefixes of environment variables with the loggers' servers and keys, which workers on other nodes need too."""
 
 LOCAL_VARIABLE = "WANDB_SERVICE"
-"""Variable that names a local Weights & Biases process, possibly of the driver's parent; not forwarded."""
+"""Variable that refers to a Weights & Biases process on the driver's machine; not forwarded to other nodes."""
 
 WANDB_KEY = "WANDB_API_KEY"
 WANDB_IDENTITY = "WANDB_IDENTITY_TOKEN_FILE"
@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 def check_loggers(config: TrainingConfig) -> None:
-    """Raise ValueError if a configured logger is not installed, has no key, or its server does not respond."""
+    """Raise ValueError if a configured logger is not installed, lacks its API key, or its server does not respond."""
     for name in config.loggers:
         if find_spec(name) is None:
             raise ValueError(f"training.loggers has '{name}', which is not installed. Run pip install {name}.")
@@ -41,13 +41,16 @@ def check_loggers(config: TrainingConfig) -> None:
 
 @dataclass(frozen=True)
 class LoggerEnvironment:
-    """Environment variables of loggers on any node; hidden from its repr, which Ray's dashboard shows."""
+    """Environment variables to set for the loggers on every node; hidden from the repr, which Ray's dashboard shows."""
 
     variables: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def logger_environment(config: TrainingConfig) -> LoggerEnvironment:
-    """Return the configured loggers' variables from this process's environment, and the key from netrc."""
+    """Return this process's variables with `FORWARDED_PREFIXES`, or none if no logger is configured.
+
+    With Weights & Biases, the variables include the API key, from the environment or from netrc.
+    """
     if not config.loggers:
         return LoggerEnvironment()
     passed = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED_PREFIXES)}
@@ -67,7 +70,7 @@ def _check_wandb() -> None:
 
 
 def _wandb_key() -> str:
-    """Return the API key from the environment, else from netrc, where `wandb login` writes it; '' without one."""
+    """Return the API key from the environment, else from netrc, where `wandb login` writes it; '' if neither has it."""
     if key := os.environ.get(WANDB_KEY):
         return key
     host = urlsplit(os.environ.get("WANDB_BASE_URL", WANDB_SERVER)).hostname or ""
@@ -83,7 +86,10 @@ def _wandb_key() -> str:
 
 
 def _check_mlflow(server: str) -> None:
-    """Raise ValueError if nothing listens at the server's address; skipped if a proxy is configured."""
+    """Raise ValueError if nothing listens at the address of an http or https server.
+
+    Other addresses are not checked, nor is a server if the environment sets a proxy for its scheme.
+    """
     url = urlsplit(server)
     if url.scheme not in PORTS or url.scheme in urllib.request.getproxies():
         return
@@ -98,10 +104,11 @@ def _check_mlflow(server: str) -> None:
 
 
 def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
-    """Return Lightning's loggers; imports only the configured ones.
+    """Return Lightning's loggers; imports Weights & Biases and MLflow only if they are configured.
 
-    MLflow logs to MLFLOW_TRACKING_URI, or to a database in the run's folder; Weights & Biases reads its own variables.
-    A resumed run writes its CSV into a new folder, because Lightning deletes an existing file.
+    MLflow logs to MLFLOW_TRACKING_URI or, if that is not set, to a database in the run's folder. Weights & Biases reads
+    its own environment variables. A resumed run writes its CSV into a new folder, because Lightning deletes
+    an existing CSV.
     """
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -122,7 +129,7 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
 
 
 def _new_version(run_dir: Path) -> str:
-    """Return the first subfolder without metrics: '' (the run's folder), `resumed-2`, `resumed-3`, ..."""
+    """Return the first of '' (the run's folder itself), `resumed-2`, `resumed-3`, ... that has no metrics.csv yet."""
     version, number = "", 2
     while (run_dir / version / "metrics.csv").exists():
         version, number = f"resumed-{number}", number + 1

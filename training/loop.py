@@ -1,4 +1,4 @@
-"""Lightning's training loop over one worker's share of the samples. Knows neither generators nor the cluster."""
+"""Lightning's training loop over one worker's share of the samples. Uses no generators."""
 
 import time
 from collections.abc import Callable

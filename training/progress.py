@@ -18,10 +18,10 @@ class TrainingProgress:
     """Logical epochs finished."""
 
     requested_at: float
-    """Time of the first batch's request, in seconds of `time.time()`."""
+    """Unix time of the request for the first batch, in seconds."""
 
     first_batch_at: float
-    """Time of the first batch's arrival, in seconds of `time.time()`."""
+    """Unix time of the arrival of the first batch, in seconds."""
 
     training_seconds: float = 0.0
     """Seconds since the first batch arrived."""

@@ -1,4 +1,4 @@
-"""Where a run starts or resumes, and one worker's share of the remaining samples. Knows no network and no steps."""
+"""Where a run starts or resumes, and one worker's share of the remaining samples."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ class ResumePoint:
     """Where a run starts or resumes; the same for all workers."""
 
     started_at: float
-    """Start time in seconds of `time.time()`."""
+    """Start time as Unix time, in seconds."""
 
     path: Path | None
     """Checkpoint to resume from; None for a new run."""
@@ -47,7 +47,7 @@ def resolve_resume_point(job: FitJob) -> ResumePoint:
 
 
 def choose_checkpoint(folder: Path) -> Path | None:
-    """Return the newest readable checkpoint, or None; rename newer, damaged ones, whose names this run will reuse."""
+    """Return the newest readable checkpoint, or None; rename newer, damaged files, whose names this run will reuse."""
     chosen, _, errors = newest_readable(folder)
     for leftover in chain(*(parent.glob(f"{TEMPORARY}*.ckpt-*") for parent in (folder, folder.parent))):
         leftover.unlink()  # from a worker killed while writing

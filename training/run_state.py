@@ -1,6 +1,6 @@
 """State of a run in its checkpoints besides weights: used samples and random states.
 
-A sample counts as used once an optimization step has used it. Knows Lightning, but neither Ray nor the samples' source.
+A sample counts as used once an optimization step has used it. Uses Lightning but no Ray, whatever the samples' source.
 """
 
 import csv
@@ -125,7 +125,7 @@ class CommitCallback(lightning.Callback):
 
 
 class Journal:
-    """One worker's log of the samples and use numbers of each step; later entries of a step replace earlier ones."""
+    """One worker's log of the samples and use numbers of each step; later entries of a step replace earlier entries."""
 
     def __init__(self, folder: Path, rank: int, started_at: float) -> None:
         """Open the worker's file for appending. `started_at`, equal on all workers, identifies this start."""

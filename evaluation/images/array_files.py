@@ -1,6 +1,6 @@
 """Labeled images in array files: MNIST's and Fashion-MNIST's idx files, gzipped or not, and CIFAR's binary version.
 
-Knows neither the meaning of classes nor Ray.
+Leaves class names uninterpreted, and uses no Ray.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""Map a set's class names to a classifier's labels. Knows names, but no files and no images."""
+"""Map the class names of an image set to the labels of a classifier. Reads no files and no images."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,13 +7,14 @@ import numpy as np
 from generation.recipes.labels import ClassEntry, LabelSpace, normalized_name
 
 NOT_SHARED = -1
-"""Label of classes that the classifier does not know."""
+"""Label of a class that the classifier lacks."""
 
 
 def labels_of_classes(names: Sequence[str], path: str, space: LabelSpace) -> np.ndarray:
-    """Return the label of each class of the set at `path`, named by wnid, class name or number, int64 [len(names)].
+    """Return the label of each class of the set at `path`, int64 [len(names)].
 
-    ValueError for names that match no class, or more than one.
+    `names` are wnids and class names, or numbers only. ValueError for a name that does not match exactly one class, and
+    for a number that is too high.
     """
     exact = _labels_by_name(space, str)
     if all(name.isdecimal() and name not in exact for name in names):
@@ -23,15 +24,15 @@ def labels_of_classes(names: Sequence[str], path: str, space: LabelSpace) -> np.
     if unknown := [name for name, labels in zip(names, found, strict=True) if not labels]:
         raise ValueError(
             f"{len(unknown)} of {len(names)} classes in '{path}' match no class of {space.name}: "
-            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name them by wnid or class name, remove "
-            "them, or use a label space that has them."
+            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else '.'} Name these by wnid or class name, "
+            "remove them, or use a label space that has them."
         )
     for name, labels in zip(names, found, strict=True):
         if len(labels) > 1:
             entries = [space.classes[label] for label in labels]
             raise ValueError(
-                f"The class '{name}' in '{path}' matches {len(labels)} classes of {space.name}. Name it by its wnid: "
-                f"{' or '.join(entry.wnid or entry.class_name for entry in entries)}."
+                f"The class '{name}' in '{path}' matches {len(labels)} classes of {space.name}. Use the wnid or exact "
+                f"name of one class: {' or '.join(entry.wnid or entry.class_name for entry in entries)}."
             )
     return np.array([labels[0] for labels in found], dtype=np.int64)
 
@@ -39,10 +40,10 @@ def labels_of_classes(names: Sequence[str], path: str, space: LabelSpace) -> np.
 def labels_of_titles(
     names: Sequence[str], titles: Sequence[str], path: str, space: LabelSpace, is_order_known: bool
 ) -> np.ndarray:
-    """Return labels like `labels_of_classes`, for numbers with the set's own titles, by number.
+    """Return labels like `labels_of_classes` for a set that numbers its classes; `titles[number]` is a class's title.
 
-    Titles take precedence over numbers, unless they match no classes and the set's order is known to be the label
-    space's.
+    The titles determine the labels. The numbers determine them only if a title does not match exactly one class and the
+    set is known to have the label space's order. Other names, and sets without titles, go to `labels_of_classes`.
     """
     if not titles or not all(name.isdecimal() and int(name) < len(titles) for name in names):
         return labels_of_classes(names, path, space)
@@ -55,9 +56,9 @@ def labels_of_titles(
 
 
 def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
-    """Return our label for each of their classes, int64 [num_classes]; `NOT_SHARED` for classes that we lack.
+    """Return the label in `ours` of each class of `theirs`, int64 [num_classes]; `NOT_SHARED` if `ours` lacks it.
 
-    Classes match by wnid, or by name if one of them has no wnid and the name is unique in both spaces.
+    Two classes match by wnid. If one of the two has no wnid, they match by a name that is unique in each label space.
     """
     if theirs == ours:
         return np.arange(ours.num_classes)
@@ -79,7 +80,10 @@ def matching_labels(theirs: LabelSpace, ours: LabelSpace) -> np.ndarray:
 
 
 def _labels_of_numbers(numbers: Sequence[int], path: str, space: LabelSpace) -> np.ndarray:
-    """Return numbers as labels: sets with numbered classes sort them by wnid, as the shipped label spaces do."""
+    """Return the numbers as labels; ValueError for a number that is too high.
+
+    Sets with numbered classes sort their classes by wnid, and so do the shipped label spaces.
+    """
     if (highest := max(numbers, default=0)) >= space.num_classes:
         raise ValueError(
             f"'{path}' has the class number {highest}, but {space.name} has {space.num_classes} classes, from 0. "
@@ -89,7 +93,7 @@ def _labels_of_numbers(numbers: Sequence[int], path: str, space: LabelSpace) -> 
 
 
 def _labels_by_name(space: LabelSpace, spelling: Callable[[str], str]) -> dict[str, list[int]]:
-    """Return the labels of each wnid, class name and list of all lemmas (`tench, Tinca tinca`), in a given spelling."""
+    """Return labels by name: each wnid, class name and list of all lemmas (`tench, Tinca tinca`), in one spelling."""
     return _labels_by(
         space,
         lambda entry: {spelling(entry.wnid), spelling(entry.class_name), spelling(", ".join(entry.lemmas))} - {""},

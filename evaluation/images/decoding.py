@@ -1,4 +1,4 @@
-"""Decode image files to RGB pixels, optionally upright, cropped to a square. Knows no folders, classes or Ray."""
+"""Decode image files to RGB pixels, optionally upright, cropped to a square. Uses no Ray."""
 
 import errno
 import os

@@ -1,6 +1,6 @@
 """List images in folders, such as one folder per class; hidden files and link loops are skipped.
 
-Knows neither the meaning of classes nor Ray.
+Leaves class names uninterpreted, and uses no Ray.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Immutable list of labeled images: the name and class of each, and how to open it.
 
-Knows neither layouts on disk, nor the meaning of classes, nor Ray.
+Leaves class names uninterpreted, and uses neither Ray nor a particular layout on disk.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Detect and open the layout of a real image set on disk: class folders, flat folders, Parquet, tars, arrays.
 
-Knows neither the meaning of classes nor Ray.
+Leaves class names uninterpreted, and uses no Ray.
 """
 
 import os

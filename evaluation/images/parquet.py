@@ -2,7 +2,7 @@
 
 In CIFAR these are `img` and `fine_label`.
 
-Knows neither the meaning of classes nor Ray.
+Leaves class names uninterpreted, and uses no Ray.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The real test digits under distribution shifts: a robustness suite of 540 images per shift that runs anywhere.
 
-A shifted image depends only on the shift's name, the digit and its position. Knows no classifier.
+A shifted image depends only on the shift's name, the digit and its position, not on a classifier.
 """
 
 import difflib

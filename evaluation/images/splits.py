@@ -62,7 +62,7 @@ def wanted_split(split: str, available: list[str]) -> str | None:
 def split_of(name: str) -> str:
     """Return the split in a file's name; empty if there is none.
 
-    Of several words for splits, the last before the part number counts: the first ones name the set.
+    Of several words for splits, the last before the part number counts: the first words name the set.
     """
     part = PART_OF_SPLIT.match(name)
     words = re.split(r"[^a-z]+", (part[1] if part else name).lower())

@@ -1,6 +1,6 @@
 """Labeled images in WebDataset's tars: each KEY.jpg with its KEY.cls, or KEY.json.
 
-Knows neither the meaning of classes, nor Ray, nor Figment's own shards (`generation.shards`).
+Leaves class names uninterpreted, and uses no Ray. Figment's own shards are read by `generation.shards`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Real labeled images as Ray Datasets, for training and validation. Knows no classifier."""
+"""Real labeled images as Ray Datasets, for training and validation. Uses no classifier."""
 
 import dataclasses
 from collections.abc import Iterator

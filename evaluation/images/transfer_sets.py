@@ -1,7 +1,7 @@
-"""Transfer sets as lists of images: arXiv 2212.08420's eight small ones and seven large ones.
+"""Transfer sets as lists of images: the eight small sets and seven large sets of arXiv 2212.08420.
 
-Knows no network and no metric, opens no image and downloads nothing. For sets that torchvision supports, `path` is
-its `root`, so that its downloads are found.
+Opens no image and downloads nothing. For sets that torchvision supports, `path` is torchvision's `root`, so that the
+files that torchvision downloads are found.
 """
 
 import difflib

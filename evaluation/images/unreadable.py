@@ -1,6 +1,6 @@
 """Undecodable real images that a training run skips: how many are allowed, and the file that lists them.
 
-Knows neither the images that replace them nor Ray.
+Does not replace the images, and uses no Ray.
 """
 
 from dataclasses import dataclass

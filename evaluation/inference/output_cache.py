@@ -1,6 +1,6 @@
 """Cache of network outputs as Parquet, written incrementally so that a stopped job continues where it ended.
 
-Knows rows and columns, but no networks and no images.
+Stores rows and columns of numbers; uses no networks and no images.
 """
 
 import hashlib

@@ -86,7 +86,7 @@ class ImageReader:
         self.opener_of = lru_cache(maxsize=2)(lambda number: self.sets[number].source.opener())
 
     def __call__(self, unit: dict[str, np.ndarray]) -> Iterator[Columns]:
-        """Yield one unit's images; undecodable ones are black.
+        """Yield one unit's images; undecodable images are black.
 
         A generator, because Ray Data wraps the exceptions of plain functions in its own.
         """

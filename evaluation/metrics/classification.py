@@ -1,6 +1,6 @@
 """Classification metrics of one set of real images: accuracies, calibration, confusions, intervals.
 
-Arrays in, numbers out. Knows no network, image or file. Counts are exact; accuracies divide once, at the very end.
+Works on arrays only. Counts are exact; accuracies divide once, at the very end.
 """
 
 from collections.abc import Sequence

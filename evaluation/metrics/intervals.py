@@ -1,4 +1,4 @@
-"""95% intervals and tests for fractions of images: of one model, or of two on the same images. Knows no model."""
+"""95% intervals and tests for fractions of images: of one model, or of two models on the same images."""
 
 import base64
 import math

@@ -1,7 +1,7 @@
-"""Quality of generated images: how close they are to real ones, and how much of the real variety they cover.
+"""Quality of generated images: how close they are to real images, and how much of the real variety they cover.
 
-Knows no generator, network or file; `quality_report` checks the arguments of the other functions. Distances are between
-features as given, not normalized, and are computed in blocks.
+Works on arrays only; `quality_report` checks the arguments of the other functions. Distances are between features as
+given, not normalized, and are computed in blocks.
 """
 
 from collections.abc import Sequence
@@ -88,8 +88,8 @@ def quality_report(
     every = real, generated = real.checked("real"), generated.checked("generated")
     if real.features.shape[1] != generated.features.shape[1]:
         raise ValueError(
-            f"Real features have {real.features.shape[1]} dimensions and generated ones {generated.features.shape[1]}. "
-            "Use one network for both."
+            f"Real features have {real.features.shape[1]} dimensions and generated features "
+            f"{generated.features.shape[1]}. Use one network for both."
         )
     labels = shared_classes(real.labels, generated.labels, num_neighbours)
     rows, generated_rows = equal_numbers(real.labels, generated.labels, seed)
@@ -143,7 +143,7 @@ def equal_numbers(labels: np.ndarray, other_labels: np.ndarray, seed: int) -> tu
 
 
 def shared_classes(real_labels: np.ndarray, generated_labels: np.ndarray, num_neighbours: int) -> list[int]:
-    """Return the classes; ValueError unless both sets have the same ones, with enough images of each."""
+    """Return the classes; ValueError unless both sets have the same classes, with enough images of each."""
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours is {num_neighbours}; use 1 or more, such as 5.")
     lonely = np.setxor1d(real_labels, generated_labels)

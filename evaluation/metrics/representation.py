@@ -1,7 +1,7 @@
-"""Metrics of a frozen network's features, without a classifier on top: the four of arXiv 2212.08420.
+"""The four metrics of arXiv 2212.08420 for the features of a frozen network; no classifier is trained on the features.
 
-Arrays in, numbers out; `describe` checks the arguments of the other functions. Knows no network, image or file, and
-computes distances in blocks, never all pairs at once.
+Works on arrays only. `describe` checks the arrays; the metrics' own functions expect valid arrays. Distances are
+computed in blocks, never for all pairs at once.
 """
 
 from collections.abc import Iterator
@@ -11,15 +11,20 @@ import numpy as np
 from evaluation.result import Representation
 
 BLOCK_MEBIBYTES = 64
-"""Maximum size of a block of distances."""
+"""Maximum size of a block of distances, in MiB."""
 
 NEXT_TO_ZERO = 1e-5
+"""Largest magnitude of an activation that `sparsity` counts as zero."""
+
 EPSILON_SQUARED = 0.5
-"""The `--eps` of the paper's code, which is the square."""
+"""eps^2 in `coding_length`. The option `--eps` of the paper's code is this square, not eps."""
 
 
 def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
-    """Return all four metrics for `features` float [N, D] and `labels` int [N]; ValueError for other arrays."""
+    """Return the four metrics of `features` float [N, D] with `labels` int [N].
+
+    ValueError for arrays of another shape or type, for values that are not finite, and if a metric is undefined.
+    """
     features = checked_features(features)
     labels = checked_labels(labels, len(features))
     return {
@@ -31,22 +36,22 @@ def describe(features: np.ndarray, labels: np.ndarray) -> Representation:
 
 
 def sparsity(features: np.ndarray) -> float:
-    """Return the fraction, 0..1, of activations with a magnitude of at most `NEXT_TO_ZERO`."""
+    """Return the fraction of activations with a magnitude of at most `NEXT_TO_ZERO`, 0..1."""
     return float(np.mean(np.abs(features) <= NEXT_TO_ZERO))
 
 
 def intra_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean L2 distance, 0..2, between two L2-normalized features of a class, averaged over classes.
+    """Return the mean L2 distance between the L2-normalized features of two images of a class, 0..2.
 
-    Zero vectors stay zero. Classes with one image have no pair and are skipped.
+    This is the mean over classes. Zero vectors stay zero. Classes with one image have no pair and are skipped.
     """
     return mean_distance_within_classes(_unit_rows(features), labels)
 
 
 def feature_redundancy(features: np.ndarray) -> float:
-    """Return the mean |Pearson correlation|, 0..1, over pairs of different dimensions.
+    """Return the mean |Pearson correlation| over pairs of different feature dimensions, 0..1.
 
-    Dimensions that are constant over the images have no correlation and are skipped.
+    Dimensions that have the same value in all images have no correlation and are skipped.
     """
     varying = features[:, np.ptp(features, axis=0) > 0]
     num_varying = varying.shape[1]
@@ -60,13 +65,13 @@ def feature_redundancy(features: np.ndarray) -> float:
 
 
 def coding_length(features: np.ndarray) -> float:
-    """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats, Z [d, m] the L2-normalized features (arXiv 2006.08558).
+    """Return 1/2 ln det(I + d / (m eps^2) Z Z^T) in nats (arXiv 2006.08558).
 
-    Like the paper's code, this projects features onto the unit sphere.
+    Z [d, m] is the matrix of the features, which are L2-normalized as in the code of arXiv 2212.08420.
     """
     rows = _unit_rows(features)
     num_images, num_dimensions = rows.shape
-    # det(I + A A^T) = det(I + A^T A): the smaller of the two.
+    # det(I + A A^T) = det(I + A^T A), so the smaller matrix is used.
     gram = rows @ rows.T if num_images < num_dimensions else rows.T @ rows
     scaled = gram * (num_dimensions / (num_images * EPSILON_SQUARED))
     return float(np.linalg.slogdet(np.eye(len(gram)) + scaled).logabsdet / 2)
@@ -78,28 +83,28 @@ def _unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 def mean_distance_within_classes(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean over classes of the mean L2 distance within a class; classes with one image are skipped."""
+    """Return the mean L2 distance within a class, averaged over classes; classes with one image are skipped."""
     classes = (features[labels == label] for label in np.unique(labels))
     means = [mean_pairwise_distance(points) for points in classes if len(points) > 1]
     if not means:
         raise ValueError(
-            f"None of the {len(features)} images shares its class with another. Pass two or more per class."
+            f"None of the {len(features)} images shares its class with another. Pass two or more images per class."
         )
     return float(np.mean(means))
 
 
 def mean_pairwise_distance(points: np.ndarray) -> float:
-    """Return the mean L2 distance over pairs of different rows of `points` [N, D], N at least 2."""
+    """Return the mean L2 distance over pairs of different rows of `points` [N, D]; N must be at least 2."""
     num_points = len(points)
     total = sum(float(block.sum()) for _, block in distance_blocks(points, points))
     return total / (num_points * (num_points - 1))
 
 
 def distance_blocks(points: np.ndarray, others: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield slices of rows of `points` [N, D] with their L2 distances to all `others` [M, D], float64 [rows, M].
+    """Yield slices of rows of `points` [N, D], each with the L2 distances to all `others` [M, D], float64 [rows, M].
 
-    Accurate to about 1e-8 of the vectors' lengths (|a|^2 - 2ab + |b|^2). If `others` is the same array, the distance of
-    a row to itself is exactly 0.
+    The squared distance is computed as |a|^2 - 2ab + |b|^2; errors are about 1e-8 of the vectors' lengths. If `others`
+    is `points` itself, the distance of a row to itself is exactly 0.
     """
     from sklearn.metrics import pairwise_distances_chunked
 
@@ -113,8 +118,8 @@ def checked_features(features: np.ndarray, name: str = "features") -> np.ndarray
     """Return `features` as float64 [N, D]; ValueError unless N and D are at least 1 and every value is finite."""
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise ValueError(
-            f"{name} has shape {list(np.shape(features))}; expected [N, D], both at least 1. Pass one feature vector "
-            "per image."
+            f"{name} has shape {list(np.shape(features))}; expected [N, D] with N and D at least 1. Pass one feature "
+            "vector per image."
         )
     values = np.asarray(features, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))

@@ -1,6 +1,6 @@
 """Transfer of a frozen network's features to other classes, as in arXiv 2212.08420.
 
-Arrays in, numbers out. Knows no network, image or file. The protocol follows the same authors' code for
+Works on arrays only. The protocol follows the same authors' code for
 arXiv 2206.15369 (github.com/naver/trex, folder transfer): settings are searched on a fifth of the training images, the
 classifier is refitted on all of them, and the test images are classified once.
 """

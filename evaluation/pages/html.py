@@ -1,6 +1,6 @@
 """Building blocks of evaluation pages: tables, numbers as text, shared sections.
 
-Knows no model, image or file.
+Returns text; reads and writes no files.
 """
 
 import re
@@ -44,7 +44,7 @@ def page(title: str, body: str, style: str = STYLE) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()) -> str:
-    """Return a table that scrolls if it is too wide; cells are text, `bold` lists (row, column) of bold ones."""
+    """Return a table that scrolls if it is too wide; cells are text, `bold` lists (row, column) of bold cells."""
     titles = f"<thead><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr></thead>\n" if head else ""
     lines = "".join(
         "<tr>" + "".join(_cell(text, (i, j) in bold) for j, text in enumerate(row)) + "</tr>\n"

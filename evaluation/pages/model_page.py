@@ -1,4 +1,4 @@
-"""An evaluation as one self-contained page, and as CSV. Knows no model, image or file."""
+"""An evaluation as one self-contained page, and as CSV. Uses only the results, no model or images."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""An evaluation's figures as inline SVG. Knows numbers and names; no HTML, no file, no pyplot."""
+"""An evaluation's figures as inline SVG, from numbers and names. Uses neither files nor pyplot."""
 
 import hashlib
 import io
@@ -89,7 +89,7 @@ def robustness_figure(models: Mapping[str, Mapping[str, Any]], sets: Sequence[st
         present = [(x, of_model[name]) for x, name in enumerate(sets) if name in of_model]
         if not present:
             continue
-        # Offset the models, or similar ones would hide each other's intervals.
+        # Offset the models, or similar models would hide each other's intervals.
         beside = (i - (len(models) - 1) / 2) * 0.6 / max(8, len(models))
         _dots(axes, [x + beside for x, _ in present], [row for _, row in present], i)
         if len(models) == 1:

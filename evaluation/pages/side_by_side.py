@@ -1,4 +1,4 @@
-"""Comparison of several evaluations on one self-contained page. Knows no model, image or file."""
+"""Comparison of several evaluations on one self-contained page. Uses only their results, no model or images."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:
         return "<p>No common set, or fewer than two models with a known number of training images.</p>"
     note = (
         "<p>A line joins models with the same architecture, label space and augmentation, all trained on real images, "
-        "or all on generated ones with the same guidance scales and templates.</p>"
+        "or all on generated images with the same guidance scales and templates.</p>"
     )
     return svg(plots.growth_figure(models, common)) + note
 
@@ -179,7 +179,7 @@ def _differences(models: Mapping[str, Evaluation], common: Sequence[str]) -> str
 def same_classes(first: Evaluation, last: Evaluation, name: str) -> list[tuple[Mapping, Mapping]]:
     """Return the pairs of a set's classes with images in both: matched by label if labels agree, else by unique name.
 
-    Labels agree if the common ones have the same names: label spaces with the same name may have different classes.
+    Labels agree if the common labels have the same names: label spaces with the same name may have different classes.
     """
     per_class = [one["sets"][name]["per_class"] for one in (first, last)]
     names = {row["label"]: row["class_name"] for row in per_class[0]}

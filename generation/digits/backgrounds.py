@@ -1,6 +1,6 @@
 """Procedural backgrounds for digits, by name.
 
-Pure numpy on one image at a time; knows no prompts, classes or models.
+Each function works on one image with numpy.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The training images of the embedded model, with their prompts.
 
-Made from `training_digits` alone. Knows nothing of the model or its training.
+The images are made from `training_digits` alone, independently of the model and its training.
 """
 
 import hashlib

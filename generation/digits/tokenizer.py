@@ -1,6 +1,6 @@
 """A CLIP tokenizer with a vocabulary learned from a few prompts.
 
-Knows text only: no classes, images or networks.
+Works on text only.
 """
 
 import json

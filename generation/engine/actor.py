@@ -144,7 +144,7 @@ class GeneratorActor:
 def refusals(generated: GeneratedImages) -> list[str]:
     """Return for each image why it must not reach training, or an empty string if it may.
 
-    diffusers replaces images that its safety checker flags by black ones, and a model in half precision may overflow to
+    diffusers replaces images that its safety checker flags by black images. A model in half precision may overflow to
     black or NaN. A classifier would learn these errors.
     """
     is_flat = generated.brightest.astype(int) - generated.darkest < MIN_CONTRAST

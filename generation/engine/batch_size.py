@@ -13,7 +13,7 @@ import torch
 MAX_BATCH_SIZE = 256
 
 NEAR_BEST_FRACTION = 0.95
-"""The smallest batch with this share of the best rate is used; larger ones cost memory and latency."""
+"""The smallest batch with this share of the best rate is used; larger batches cost memory and latency."""
 
 MEMORY_FRACTION = 0.9
 """Usable share of the free memory; allocators lose the rest to fragmentation."""

@@ -1,7 +1,7 @@
 """A generator without a model: the label's color, speckled by the plan's noise seed.
 
 For tests and load experiments, at a known rate. A classifier can learn these images, but that says nothing about real
-ones.
+images.
 """
 
 import colorsys

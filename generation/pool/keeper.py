@@ -19,7 +19,7 @@ It reports every `REPORT_SECONDS`, unless its imports block it.
 
 @dataclass
 class GenerationCounts(WorkCounts):
-    """Totals of the pool over all actors, dead ones included, and the state of its processes."""
+    """Totals of the pool over all actors, including dead actors, and the state of its processes."""
 
     num_loads: Counter[str] = field(default_factory=Counter)
     """Model loads by process (`host:pid`); a restarted actor is a new process."""

@@ -21,7 +21,7 @@ MAX_FAILED_POLLS = 3
 """A pool is ended once its keeper was not found this many times in a row."""
 
 NUM_KILL_ROUNDS = 10
-"""Rounds of killing an ended pool's actors: Serve may replace killed ones until it acts on the deletion."""
+"""Rounds of killing an ended pool's actors: Serve may replace killed actors until it acts on the deletion."""
 
 
 class KeeperPolicy:
@@ -66,7 +66,7 @@ def end_pool(app_name: str) -> None:
     """End a pool whose keeper has ended, for example because the driver was killed. Runs in the controller's process.
 
     Running actors end the pool too (`GeneratorReplica.check_health`), but while the pool waits for nodes there may be
-    none. Actors are killed because Serve would wait for unscheduled ones as long as for running batches.
+    none. Actors are killed because Serve would wait for unscheduled actors as long as for running batches.
     """
 
     def end() -> None:
@@ -80,7 +80,7 @@ def end_pool(app_name: str) -> None:
 
 
 def kill_actors(app_name: str) -> None:
-    """Kill all actors of a pool, including unscheduled ones; they are found by the names that Serve gives them."""
+    """Kill all actors of a pool, including unscheduled actors; they are found by the names that Serve gives them."""
     for actor in cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True)):
         if actor["name"].startswith(f"SERVE_REPLICA::{app_name}#"):
             with contextlib.suppress(ValueError):  # it has ended meanwhile

@@ -1,4 +1,4 @@
-"""A generator actor as a Ray Serve replica: it serves requests for samples and reports to the pool's keeper."""
+"""Ray Serve replica that runs a generator actor, answers requests for samples and reports to the pool's keeper."""
 
 import asyncio
 import dataclasses
@@ -25,23 +25,23 @@ from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 
 REQUESTS_AT_WORK = 2
-"""Requests that an actor processes at once: one on the device, and the next one ready in its thread."""
+"""Requests that an actor processes at once. One runs on the device; the next waits for the device in its own thread."""
 
 ACCELERATOR_TYPE = "ray.io/accelerator-type"
 """Ray's node label for the type of GPU."""
 
 REPORT_SECONDS = 1.0
-"""Interval of an actor's reports to the keeper while it is loading or working."""
+"""Interval of an actor's reports to the keeper while the actor loads its model or processes requests."""
 
 EXIT_DELAY_SECONDS = 1.0
-"""Delay before an actor exits after an error, so that its last results are still sent."""
+"""Delay between an error and the exit of the actor, which leaves time to send the last results."""
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}
-"""A node's loopback addresses, in gRPC's notation."""
+"""Loopback addresses of a node, each with its spelling in gRPC."""
 
 
 class GeneratorReplica:
-    """A `GeneratorActor` as a Serve replica: one request on the device, the others queued."""
+    """Serve replica that runs a `GeneratorActor`. One request at a time is on the device; the others wait."""
 
     def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
         listen_on_loopback()
@@ -51,8 +51,8 @@ class GeneratorReplica:
         loading_since = time.monotonic()
         self.actor = self._load(recipe, config)
         load_seconds = time.monotonic() - loading_since
-        # The next request waits in its own thread for the device. It starts while the previous one's images are
-        # copied and checked, without going through the event loop.
+        # The next request waits for the device in a second thread. Its work on the device starts without going through
+        # the event loop, while the images of the previous request are copied and checked.
         self.threads = ThreadPoolExecutor(max_workers=REQUESTS_AT_WORK)
         self.num_requests = 0
         ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds))
@@ -60,35 +60,35 @@ class GeneratorReplica:
 
     def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
         ray.get(self.keeper.report_loading.remote(self.process))
-        is_over = Event()
-        Thread(target=self._report_while_loading, args=(is_over,), daemon=True).start()
+        loading_ended = Event()
+        Thread(target=self._report_while_loading, args=(loading_ended,), daemon=True).start()
         try:
             labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
             batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
             return GeneratorActor(recipe, dataclasses.replace(config, batch_size=batch_size))
         except Exception as error:
-            is_over.set()
+            loading_ended.set()
             ray.get(self.keeper.add_load_error.remote(self.process, f"{error}"))
             raise
         finally:
-            is_over.set()
+            loading_ended.set()
 
-    def _report_while_loading(self, is_over: Event) -> None:
-        while not is_over.wait(REPORT_SECONDS):
+    def _report_while_loading(self, loading_ended: Event) -> None:
+        while not loading_ended.wait(REPORT_SECONDS):
             self.keeper.report_loading.remote(self.process)
 
     async def generate(self, indices: Sequence[int]) -> SampleBatch:
-        """Return the samples of these indices, without blocking health checks.
+        """Return the samples of these indices; works in a thread, so that health checks are answered meanwhile.
 
-        After an unexpected error this process exits and Serve starts another actor: to Serve, an actor whose device
-        fails at each call looks healthy.
+        After an unexpected error this process exits, and Serve starts another actor. Health checks would not detect a
+        device that fails at every call.
         """
         self.num_requests += 1
         try:
             batch = await asyncio.get_running_loop().run_in_executor(self.threads, self.actor.generate, indices)
         except GenerationFailedError:
             raise
-        except Exception as error:  # if the device is broken, every later call fails too
+        except Exception as error:  # the device may be broken, and then every later call fails too
             asyncio.get_running_loop().call_later(EXIT_DELAY_SECONDS, os._exit, 1)
             raise ActorFailedError(self.process, f"{type(error).__name__}: {error}") from error
         finally:
@@ -97,18 +97,18 @@ class GeneratorReplica:
         return batch
 
     def _report(self) -> None:
-        done = self.actor.take_counts()
-        self.keeper.add_work.remote(self.process, self.actor.batch_size, self.num_requests, done)
+        counts = self.actor.take_counts()
+        self.keeper.add_work.remote(self.process, self.actor.batch_size, self.num_requests, counts)
 
     def _report_while_working(self) -> None:
-        """Report during long batches, so that a working actor is not taken for idle."""
+        """Report during long batches, so that the keeper sees the pending requests."""
         while True:
             time.sleep(REPORT_SECONDS)
             if self.num_requests:
                 self._report()
 
     async def check_health(self) -> None:
-        """Stop the pool if its driver died: the keeper ends with the driver's job."""
+        """Stop the pool if its driver has died. The keeper ends with the driver's job, so its death shows this."""
         try:
             await cast(Awaitable[GenerationCounts], self.keeper.snapshot.remote())
         except ActorDiedError:
@@ -118,7 +118,8 @@ class GeneratorReplica:
 def listen_on_loopback() -> None:
     """Bind Serve's gRPC server in this process to loopback if Ray's node address is loopback.
 
-    Serve 2.60 starts this server in every replica on all interfaces, without a setting, and it unpickles its input.
+    Ray Serve 2.60 starts this server in every replica on all interfaces and has no setting for the address. The server
+    unpickles its input, so other machines must not reach it.
     """
     if (host := ray.util.get_node_ip_address()) not in LOOPBACK:
         return
@@ -128,7 +129,7 @@ def listen_on_loopback() -> None:
 
 
 def log_to_stderr() -> None:
-    """Write the generator's log messages, such as its batch size, to this process's stderr, which Ray stores."""
+    """Write log messages of `generation`, such as the batch size, to this process's stderr; Ray stores it in a file."""
     logger = logging.getLogger("generation")
     logger.setLevel(logging.INFO)
     logger.addHandler(logging.StreamHandler())

@@ -203,7 +203,7 @@ def waiting_fraction(earlier: PoolSnapshot, later: PoolSnapshot) -> float:
 
 
 def working_actors(earlier: PoolSnapshot, later: PoolSnapshot) -> float:
-    """Return the average number of busy actors between two snapshots, at most the number of running ones."""
+    """Return the average number of busy actors between two snapshots, at most the number of running actors."""
     working_seconds = later.working_seconds - earlier.working_seconds
     most = max(earlier.num_running, later.num_running)
     return min(working_seconds / (later.at - earlier.at), most)

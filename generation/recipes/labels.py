@@ -1,6 +1,6 @@
 """Label spaces: the classes, and the words that describe each label.
 
-A label space is plain data and knows no prompts, images or models. The built-in ones order classes by wnid, as
+A label space is plain data without prompts, images or models. The built-in label spaces order classes by wnid, as
 torchvision's ImageFolder does.
 """
 

@@ -1,4 +1,4 @@
-"""Locate a model's files and pin their exact version. Knows nothing of the files' contents.
+"""Locate a model's files and pin their exact version, whatever the files contain.
 
 huggingface_hub downloads each file once per node, guarded by its own locks.
 """

@@ -1,6 +1,6 @@
 """Plan a sample: label, prompt and noise from its index.
 
-A plan is a pure function of `(recipe, index)`. It knows no actor, no epoch and no clock, so sample 7 has the same
+A plan is a pure function of `(recipe, index)`. It depends on no actor, epoch or clock, so sample 7 has the same
 label, prompt and noise on one GPU or on sixty-four, live or from a shard, today or after a restart. Sets are nested:
 for every N, the first N indices are the N-image set.
 """

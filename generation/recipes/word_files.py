@@ -94,10 +94,10 @@ def _label(space: LabelSpace, name: Any, path: Path) -> int:
 
 
 def _check_each_has_some(by_label: Sequence[Sequence[str]], space: LabelSpace, path: Path, what: str) -> None:
-    without = [entry.class_name for entry, words in zip(space.classes, by_label, strict=True) if not words]
-    if without:
+    wordless = [entry.class_name for entry, words in zip(space.classes, by_label, strict=True) if not words]
+    if wordless:
         raise ValueError(
-            f"{path.name} has no {what} for {len(without)} classes of {space.name}, such as '{without[0]}'. Add them."
+            f"{path.name} has no {what} for {len(wordless)} classes of {space.name}, such as '{wordless[0]}'. Add them."
         )
 
 

@@ -1,4 +1,4 @@
-"""One shard: samples in a WebDataset tar, and its index. Handles bytes; knows neither storage nor Ray.
+"""One shard: samples in a WebDataset tar, and its index. Works on bytes; uses neither storage nor Ray.
 
 A sample is three members of the tar: `KEY.png` (or jpg, webp), `KEY.cls` (its label) and `KEY.json` (its full plan);
 the key is its index. A sample that the recipe leaves out has only a row in the index, without a label. The tar's bytes

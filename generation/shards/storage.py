@@ -1,6 +1,6 @@
 """Storage of a data set: a folder, S3, or any other fsspec file system. Files are written atomically.
 
-Handles file names and bytes only; knows nothing of their content.
+Handles file names and bytes, whatever the files contain.
 """
 
 import logging
@@ -187,5 +187,5 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "Install the package named above; s3:// needs the extra s3."
     if isinstance(error, OSError) and error.errno in FULL:
-        return "Free disk space and run again: complete files are kept, only missing ones are generated."
+        return "Free disk space and run again: complete files are kept, only missing files are generated."
     return "Check the path, its permissions and the network. For your own S3 server, set AWS_ENDPOINT_URL."

@@ -249,7 +249,7 @@ class StreamStage:
 
 
 class BatchRequester:
-    """Requests batches from the pool, several at a time, and yields them in order; retries lost ones."""
+    """Requests batches from the pool, several at a time, and yields them in order; retries lost batches."""
 
     def __init__(self, service: GenerationService, config: GenerationConfig, batch_size: int, window: int) -> None:
         """Request `window` batches at a time; `batch_size` must not change while a dataset runs."""

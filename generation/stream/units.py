@@ -60,7 +60,7 @@ def work_units(indices: IndexSet, batch_size: int, num_requesters: int, window: 
 
 
 def unit_sizes(num_batches: int, num_requesters: int, window: int) -> list[int]:
-    """Return the number of batches in each unit: long units first, to save overhead, then shorter and shorter ones.
+    """Return the number of batches in each unit: long units first, to save overhead, then shorter and shorter units.
 
     Request actors then finish at about the same time (guided self-scheduling: Polychronopoulos and Kuck, 1987). With
     many units this holds up to the last hundredth of the set, since units are grouped into `MAX_SOURCE_BLOCKS`.

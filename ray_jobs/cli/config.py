@@ -209,7 +209,7 @@ def _renamed_override(argument: str) -> str:
 
 
 def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
-    """Return the settings of `CONFIG section.key=value ...`; ValueError with a one-line message for invalid ones.
+    """Return the settings of `CONFIG section.key=value ...`; ValueError with a one-line message for invalid settings.
 
     CONFIG is a YAML file, which may name another as its `base`, or a recipe file, which leaves all else at defaults.
     """
@@ -255,7 +255,7 @@ def _find_config(name: str) -> Path:
     if shipped.is_file():
         return shipped
     near = nearest(path.stem, shipped_configs())
-    raise ValueError(f"There is no config '{name}'. {near} `figment configs` lists the shipped ones.")
+    raise ValueError(f"There is no config '{name}'. {near} `figment configs` lists the shipped configs.")
 
 
 def _check_text(arguments: Sequence[str]) -> None:
@@ -303,7 +303,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"There is no config '{path}'. `figment configs` lists the shipped ones.") from error
+        raise ValueError(f"There is no config '{path}'. `figment configs` lists the shipped configs.") from error
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"'{path}' is not a readable YAML file: {' '.join(str(error).split())}.") from error
     if content is None:

@@ -37,7 +37,7 @@ TextLoader.yaml_implicit_resolvers = {
 
 
 def read_yaml(text: str) -> Any:
-    """Return the content of YAML with values as text, empty ones as None; YAMLError for invalid YAML."""
+    """Return the content of YAML with values as text, empty values as None; YAMLError for invalid YAML."""
     return yaml.load(text, TextLoader)
 
 

@@ -24,7 +24,7 @@ SCHEMAS: dict[str, type[JobConfig]] = {
     "miniature": MiniatureConfig,
     "scale": ScaleConfig,
 }
-"""The common settings, and the additional ones of some commands."""
+"""The common settings, and the additional settings of some commands."""
 
 TITLE = """# Settings
 

@@ -1,4 +1,4 @@
-"""Settings of the scale experiments: pool sizes, steps of trainer speed, injected faults. Knows no cluster."""
+"""Settings of the scale experiments: pool sizes, steps of trainer speed, injected faults."""
 
 from dataclasses import dataclass, field
 from typing import Literal

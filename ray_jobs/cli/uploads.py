@@ -20,7 +20,7 @@ def in_package() -> bool:
 def not_uploaded(message: str) -> str:
     """Return a sentence about the first quoted path in an error message that was excluded from the upload; else ''.
 
-    Relative paths start at the working directory; absolute ones may be below it or, after `run_folder.resolve`, below
+    Relative paths start at the working directory; absolute paths may be below it or, after `run_folder.resolve`, below
     the home folder.
     """
     if not in_package() or message.startswith("output "):  # the job creates it

@@ -41,7 +41,7 @@ class Node:
     labels: dict[str, str] = field(default_factory=dict)
     cpus: float = field(init=False)
     gpus: list[float] = field(init=False)
-    """Free share of each GPU, 0..1: a fractional process takes part of one GPU, others take entirely free ones."""
+    """Free share of each GPU, 0..1: a fractional process takes part of one GPU, others take entirely free GPUs."""
 
     def __post_init__(self) -> None:
         self.cpus = self.resources.get("CPU", 0.0)

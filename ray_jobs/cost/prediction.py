@@ -1,6 +1,6 @@
 """Predicts a run's time and cost from rates, and measures the rates of a finished run.
 
-Numbers in, numbers out: independent of cluster, clock and files. Generation and training run at once and the slower
+Works on numbers only, without cluster, clock or files. Generation and training run at once and the slower
 side determines the run's time; startup comes before it and evaluation after it.
 """
 
@@ -20,7 +20,7 @@ class Prediction:
     """Prediction for a run that neither stops early nor loses nodes."""
 
     num_generated: int
-    """Images that the pool generates, including held-out ones."""
+    """Images that the pool generates, including held-out images."""
 
     num_trained: int
     generation_seconds: float
@@ -95,10 +95,10 @@ def num_generators(config: JobConfig) -> int:
 
 
 def num_images_needed(config: JobConfig, recipe: Recipe) -> tuple[int, int]:
-    """Return the minimum and maximum number of images requested from a stream, including held-out ones.
+    """Return the minimum and maximum number of images requested from a stream, including held-out images.
 
     They differ if `training.reuse` is auto: images are used up to `training.max_reuse` times rather than waiting for
-    new ones, except for those in the reservoirs at the end.
+    new images, except for those in the reservoirs at the end.
     """
     training, (train, held_out) = config.training, config.training.indices(config.data.replays)
     fewest = len(train)
@@ -126,7 +126,7 @@ def num_filled(config: JobConfig, recipe: Recipe) -> int:
 def num_left_uses(config: JobConfig, recipe: Recipe) -> float:
     """Return the expected number of remaining uses of the images in full reservoirs.
 
-    New images replace used-up ones, so each has 1 to `most_uses` uses left, all equally likely.
+    New images replace used-up images, so each has 1 to `most_uses` uses left, all equally likely.
     """
     return num_filled(config, recipe) * (config.training.most_uses + 1) / 2
 
@@ -159,7 +159,7 @@ def measured_rates(
     started_at: float,
     ended_at: float,
 ) -> Rates:
-    """Return the rates of a run since it last resumed; times are in seconds of `time.time()`.
+    """Return the rates of a run since it last resumed; times are Unix times in seconds.
 
     The startup time of a run that lost a worker is unknown.
     """

@@ -23,7 +23,7 @@ from training.config import TrainingConfig
 
 @dataclass
 class DataSplit:
-    """One split of a stored data set: the training samples or the held-out ones."""
+    """One split of a stored data set: the training samples or the held-out samples."""
 
     storage: Storage
     indices: range

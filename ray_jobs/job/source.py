@@ -272,7 +272,7 @@ def open_shards(config: JobConfig, recipe: Recipe) -> StoredSource:
 
 
 def open_real_alone(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> StoredSource:
-    """Return real images with a held-out split: the reference for training on generated ones."""
+    """Return real images with a held-out split: the reference for training on generated images."""
     if config.training.real_images:
         raise ValueError("data.source is real and training.real_images is set; use only one of them.")
     images = open_real(config.data.real, config, recipe, config.training.seed, unreadable, are_alone=True)

@@ -18,7 +18,7 @@ MAX_WAITING_FRACTION = 0.99
 """Cap on the waiting fraction: at 1 training would need infinitely many generators."""
 
 NOTABLE_REUSE = 1.05
-"""Reuse above this multiple of the minimum means that images are reused because new ones are missing."""
+"""Reuse above this multiple of the minimum means that images are reused because new images are missing."""
 
 NO_DATA = "not enough data for advice"
 

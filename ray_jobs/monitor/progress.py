@@ -54,7 +54,7 @@ class Interval:
 
     @property
     def generated_per_second(self) -> float:
-        """Images generated per second, including refused ones."""
+        """Images generated per second, including refused images."""
         made = self.now.counts.num_images_made - self.before.counts.num_images_made
         return made / max(self._seconds, 1e-9)
 

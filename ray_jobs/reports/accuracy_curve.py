@@ -1,4 +1,4 @@
-"""Accuracy on real images over a run: evaluate each kept checkpoint, also while the run is training."""
+"""Evaluate each kept checkpoint of a run on real images, also while the run is training."""
 
 import csv
 import io
@@ -18,53 +18,56 @@ from training.checkpoint import checkpoint_files
 from training.job import KEPT
 
 POLL_SECONDS = 10.0
-"""Polling interval for new checkpoints of an active run."""
+"""Interval of checks for new checkpoints of an active run."""
 
-NO_LOCKS = "an active run cannot be detected. Kept checkpoints are evaluated now; repeat the command for later ones."
-"""Consequence, for a warning, of file locks that do not work: an active run cannot be detected."""
+NO_LOCKS = "an active run cannot be detected. Kept checkpoints are evaluated now; run the command again later on."
+"""End of the warning that the run's folder does not support file locks."""
 
 X_AXES = {
     "num_trained": "images trained on",
     "num_generated": "images generated",
-    "device_seconds": "device seconds, generation and training",
+    "device_seconds": "device-seconds of generation and training",
     "seconds": "seconds",
 }
-"""Labels of the x axes, by what accuracy is plotted over."""
+"""Label of each plot's x axis, by its key in `Point.spent`."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """The accuracy of one checkpoint."""
+    """The results of one checkpoint."""
 
     spent: Mapping[str, float]
-    """Time and images spent, by the names of `Spent` and `X_AXES`."""
+    """Totals of the run at this checkpoint: the fields of `Spent`, and `device_seconds`."""
 
     sets: Mapping[str, SetResult]
-    """Results by real set, as in evaluation.json: `top1`, `top1_interval`, `num_images`."""
+    """Results by name of the real set; of each, `top1`, `top1_interval` and `num_images` are used."""
 
 
 def kept_checkpoints(run_dir: Path) -> Iterator[Path]:
-    """Yield a run's kept checkpoints, oldest first, then those written or rewritten while it is active.
+    """Yield a run's kept checkpoints, oldest first, then `checkpoint.ckpt` if there is one.
 
-    Includes `checkpoint.ckpt` once the run has finished.
+    While the run is active, wait for checkpoints that it writes or rewrites, and yield these too.
     """
     seen: dict[Path, int] = {}
     last = run_dir / "checkpoint.ckpt"
     while True:
-        was_at_work = is_in_use(run_dir, NO_LOCKS)  # before listing: a run may write one and end in between
+        was_active = is_in_use(run_dir, NO_LOCKS)  # before the listing: a run may write a checkpoint and then end
         kept = [*reversed(checkpoint_files(run_dir / KEPT)), *([last] if last.is_file() else [])]
         new = [path for path in kept if seen.get(path) != path.stat().st_mtime_ns]
         for path in new:
-            seen[path] = path.stat().st_mtime_ns  # a run resumed from before it writes it again
+            seen[path] = path.stat().st_mtime_ns  # a run that resumes from an earlier step rewrites the file
             yield path
-        if not (new or was_at_work):
+        if not (new or was_active):
             return
         if not new:
             time.sleep(POLL_SECONDS)
 
 
 def first_kept(run_dir: Path) -> Path:
-    """Return a run's oldest kept checkpoint, waiting for it while the run is active; ValueError if there is none."""
+    """Return a run's oldest kept checkpoint, else `checkpoint.ckpt`; ValueError if there is neither.
+
+    Waits for a checkpoint while the run is active.
+    """
     for path in kept_checkpoints(run_dir):
         return path
     raise ValueError(
@@ -77,8 +80,8 @@ def follow(
 ) -> Path:
     """Evaluate all kept checkpoints, following an active run to its end; return the folder with the results.
 
-    `evaluate` returns an evaluation's `sets`. `accuracy.csv`, one line per checkpoint and set, and `report.html` are
-    rewritten after each checkpoint.
+    `evaluate` returns the results of a model by name of the real set. `accuracy.csv`, with one line per checkpoint and
+    set, and `report.html` are rewritten after each checkpoint.
     """
     folder = new_path(run_dir, "curve", "")
     points: dict[int, Point] = {}
@@ -99,7 +102,7 @@ def follow(
 
 
 def curve_text(points: Sequence[Point]) -> str:
-    """Return CSV with the columns of `Spent`, then set, number of images, top-1 and its interval, 0..1."""
+    """Return CSV: the fields of `Spent`, device-seconds, set, number of images, top-1 and its 95% interval (0..1)."""
     file = io.StringIO()
     head = [*points[0].spent, "set", "num_images", "top1", "lo", "hi"]
     writer = csv.writer(file, lineterminator="\n")
@@ -112,7 +115,7 @@ def curve_text(points: Sequence[Point]) -> str:
 
 
 def curve_page(name: str, points: Sequence[Point]) -> str:
-    """Return an HTML page with a table and plots of accuracy over images, device time and time."""
+    """Return an HTML page with a table of all points, and a plot of top-1 over each of `X_AXES`."""
     sets = list(points[0].sets)
     rows = [
         [f"{value:,.0f}" for value in (point.spent[key] for key in X_AXES)]
@@ -128,8 +131,8 @@ def curve_page(name: str, points: Sequence[Point]) -> str:
         if points[-1].spent[key] > 0
     ]
     note = (
-        "<p>Top-1 with 95% Wilson intervals. Device-seconds count the time that generator actors and training workers "
-        "were running; an actor on CPUs counts as one device.</p>"
+        "<p>Top-1 with 95% Wilson intervals. Device-seconds are the running times of generator actors and training "
+        "workers, times their number of devices; an actor on CPUs counts as one device.</p>"
     )
     table = html_table([*X_AXES.values(), *sets], rows)
     return page(f"{name}: accuracy over the run", section("Top-1", table + note + "".join(map(svg, figures))))

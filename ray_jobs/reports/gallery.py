@@ -1,4 +1,4 @@
-"""Grid of generated images as one self-contained HTML page and as a PNG. Knows plans and pixels, no generator."""
+"""Grid of generated images as one self-contained HTML page and as a PNG, from plans and pixels."""
 
 import base64
 import io

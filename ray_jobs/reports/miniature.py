@@ -1,4 +1,4 @@
-"""Markdown page with plots for a grid of small experiments. Knows no images."""
+"""Markdown page with plots for a grid of small experiments. Uses their results only."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

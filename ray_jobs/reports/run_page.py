@@ -1,6 +1,6 @@
 """A run's own page, also while it is under way: samples, curves, accuracy, prediction, advice, settings.
 
-Rows and facts in, HTML out. Knows no clock, no file, no cluster.
+Works on rows and facts only. Uses no clock, file or cluster.
 """
 
 import base64

@@ -23,7 +23,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the run's results, with accuracies on the first real set; fractions are 0..1.
 
-    `started_at` is in seconds of `time.time()`. Predictions are included if the settings have rates.
+    `started_at` is a Unix time in seconds. Predictions are included if the settings have rates.
     """
     ended_at = time.time()
     training, counts = cast(TrainingProgress, progress.training), progress.counts  # a finished run has trained
@@ -73,7 +73,7 @@ def compare_with_prediction(
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print one row per number; nested ones are named `group.part`."""
+    """Print one row per number; nested numbers are named `group.part`."""
     facts: dict[str, str] = {}
     for name, value in summary.items():
         parts = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}

@@ -1,6 +1,6 @@
 """Run one pool with one fake trainer; record each delivery and sample the pool's state.
 
-Knows no table, page or target. Times are in seconds of `time.time()`.
+Writes no tables or pages. Times are Unix times in seconds.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Inject faults on a schedule while a pool generates: kill processes, kill nodes, pause nodes.
 
-The schedule is a function of the settings; the victims also depend on which processes and nodes exist at the time.
+The schedule depends on the settings only. The victims also depend on the processes and nodes that exist when a fault is
+injected.
 """
 
 import dataclasses
@@ -23,18 +24,18 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """A scheduled fault."""
+    """A fault to inject."""
 
     at_seconds: float
     """Time since the trainer's first batch."""
 
     kind: FaultKind
     position: float
-    """0..1: position of the victim in the list of possible ones."""
+    """Relative position of the victim in the list of possible victims, 0..1."""
 
 
 def schedule(config: FaultsConfig) -> list[Fault]:
-    """Return all faults in time order; those of a kind are evenly spaced, the first after half an interval."""
+    """Return all faults in time order. Faults of one kind are evenly spaced; the first comes after half an interval."""
     draw = random.Random(config.seed)
     faults = []
     for kind, rate in config.per_minute.items():
@@ -49,17 +50,17 @@ class FaultEvent:
 
     kind: FaultKind
     began_at: float
-    """In seconds of `time.time()`."""
+    """Unix time of the injection, in seconds."""
 
     victim: str
     num_actors: int = 0
     """Number of generator actors affected."""
 
     ended_at: float | None = None
-    """End of a pause, in seconds of `time.time()`; None for kills and lost nodes."""
+    """Unix time of the end of a pause, in seconds; None for kills and lost nodes."""
 
     def since(self, at: float) -> "FaultEvent":
-        """Return the event with its times relative to `at`."""
+        """Return the event with its times in seconds since the Unix time `at`."""
         ended_at = None if self.ended_at is None else self.ended_at - at
         return dataclasses.replace(self, began_at=self.began_at - at, ended_at=ended_at)
 
@@ -78,16 +79,16 @@ class FaultInjector:
 
     config: FaultsConfig
     generators: Callable[[], list[str]]
-    """Returns the generators' processes as `host:pid`; may include dead ones."""
+    """Returns the processes of generator actors as `host:pid`, possibly including dead processes."""
 
     trainer: Callable[[], str]
     """Returns the trainer's process as `host:pid`."""
 
     first_batch_at: Callable[[], float | None]
-    """Returns the time of the trainer's first batch in seconds of `time.time()`; None before it."""
+    """Returns the Unix time of the trainer's first batch, in seconds; None before that batch."""
 
     nodes: list[LocalNode]
-    """Nodes started by the job; the replacement of a lost node is appended."""
+    """Nodes that the job started. Lost nodes are removed, and their replacements are appended."""
 
     node_size: NodeSize
     events: list[FaultEvent] = field(default_factory=list)
@@ -97,7 +98,7 @@ class FaultInjector:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inject the scheduled faults while the body runs; at its end paused nodes are resumed."""
+        """Inject the scheduled faults while the body runs; when the body ends, paused nodes are resumed."""
         with self._background:
             self._background.start(self._run)
             yield
@@ -124,7 +125,7 @@ class FaultInjector:
             (self._drop if fault.kind == "node_drop" else self._delay)(node, event)
 
     def _actors(self) -> list[str]:
-        """Return the live processes of generators."""
+        """Return the running processes of generator actors as `host:pid`."""
         return sorted(process for process in self.generators() if is_running(process))
 
     def _num_actors_on(self, node: LocalNode) -> int:
@@ -143,7 +144,7 @@ class FaultInjector:
         self._background.start(self._add_node)
 
     def _add_node(self) -> None:
-        """Start a replacement node after `node_return_seconds`; runs in its own thread so that faults continue."""
+        """Start a replacement node after `node_return_seconds`; runs in its own thread, and does not delay faults."""
         if not self._background.stopped.wait(self.config.node_return_seconds):
             self.nodes.append(LocalNode(self.node_size))
 

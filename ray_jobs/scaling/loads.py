@@ -1,4 +1,4 @@
-"""The load of a scale experiment: pool, trainer speed over time, number of images. Knows no experiment."""
+"""The load of a scale experiment: pool, trainer speed over time, number of images."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A fake trainer: consumes images at a given rate, trains nothing and records each delivery.
 
 It runs in a Ray Train worker, as training does; after a crash its replacement continues with the remaining samples.
-Knows neither the pool nor the experiment that sets its rate.
+Uses neither the pool nor the experiment that sets the rate.
 """
 
 import tempfile
@@ -39,7 +39,7 @@ class DeliveryLedger:
 
     def __init__(self) -> None:
         self.begun: list[tuple[float, str]] = []
-        """Start of each trainer in seconds of `time.time()`, and its process as `host:pid`."""
+        """Start of each trainer as Unix time in seconds, and its process as `host:pid`."""
 
         self.delivered_at: list[float] = []
         self.indices: list[np.ndarray] = []
@@ -58,7 +58,7 @@ class DeliveryLedger:
         self.waiting_seconds.append(waiting_seconds)
 
     def first_batch_at(self) -> float | None:
-        """Return the time of the first batch in seconds of `time.time()`; None before it."""
+        """Return the Unix time of the first batch, in seconds; None before that batch."""
         return self.delivered_at[0] if self.delivered_at else None
 
     def trainer(self) -> str:
@@ -122,8 +122,8 @@ def take_all(settings: dict[str, PaintedJob]) -> None:
 
 def batches_of(job: PaintedJob, left: IndexSet) -> Iterator[dict[str, np.ndarray]]:
     """Return the batches of the remaining samples; the stream runs in its own process, as in training."""
-    here = [ray.get_runtime_context().get_node_id()]
-    (iterator,) = job.open(SampleRequest(left)).streaming_split(1, locality_hints=here)
+    own_node = [ray.get_runtime_context().get_node_id()]
+    (iterator,) = job.open(SampleRequest(left)).streaming_split(1, locality_hints=own_node)
     batches = iterator.iter_batches(batch_size=job.batch_size, batch_format="numpy", prefetch_batches=1)
     return cast(Iterator[dict[str, np.ndarray]], iter(batches))
 

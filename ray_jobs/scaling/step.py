@@ -55,7 +55,7 @@ class StepResult:
 
     most_actors: int
     device_seconds_per_image: float
-    """Device time of generators, starting ones included, from the first batch to the end of the last phase."""
+    """Device time of generators, including starting generators, from the first batch to the end of the last phase."""
 
     exactness: Exactness
     series: Series

@@ -1,6 +1,6 @@
 """Throughput from the arrival times of batches: rates, reaction to a step, lost capacity.
 
-Pure functions of numbers: knows no cluster and no clock. Times are in ascending seconds from any origin.
+Works on numbers only. Times are in ascending seconds from any origin.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ def test_crash_in_the_second_try_fails_and_keeps_the_first_ratios():
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run benchmarks in this process."""
     monkeypatch.setattr(nightly, "in_own_process", lambda benchmark: benchmark())
 
@@ -72,7 +72,7 @@ def one_by_one(*tries: Ratios | CrashError) -> partial[Ratios]:
 MET, MISSED, CRASH = {"brush": 0.5, "roller": 2.0}, {"brush": 0.4, "roller": 2.0}, CrashError("exit status 1")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("ends", "outcome"),
     [
@@ -87,7 +87,7 @@ def test_second_try_follows_a_miss_and_never_a_crash(ends, outcome: BenchmarkRes
     assert nightly.try_twice("painting", one_by_one(*ends), FLOORS) == outcome
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_this_process")
 def test_exit_message_names_ratios_missed_twice_and_crashes(monkeypatch, capsys):
     monkeypatch.setattr(nightly, "read_floors", lambda: {"painting": FLOORS, "sanding": {"belt": 1.0}})
     benchmarks = {"painting": one_by_one(MISSED, MISSED), "sanding": one_by_one(CRASH)}
@@ -100,7 +100,7 @@ def test_exit_message_names_ratios_missed_twice_and_crashes(monkeypatch, capsys)
     assert cells == ["painting: brush", "0.50", "0.400", "0.400", "missed twice"]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("in_this_process")
 def test_miss_then_pass_exits_with_status_0(monkeypatch):
     monkeypatch.setattr(nightly, "read_floors", lambda: {"painting": FLOORS})
     monkeypatch.setattr(nightly, "BENCHMARKS", {"painting": one_by_one(MISSED, MET)})

@@ -34,12 +34,12 @@ def lack(monkeypatch: pytest.MonkeyPatch, number: int, *names: str) -> None:
 def no_exclusive_creation(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
-    def without(path: Path, mode: str = "r", *others: Any, **named: Any) -> Any:
+    def refuse_exclusive(path: Path, mode: str = "r", *others: Any, **named: Any) -> Any:
         if "x" in mode:
             raise OSError(errno.EINVAL, "Invalid argument", str(path))
         return opened(path, mode, *others, **named)
 
-    monkeypatch.setattr(Path, "open", without)
+    monkeypatch.setattr(Path, "open", refuse_exclusive)
 
 
 @pytest.fixture

@@ -74,9 +74,9 @@ def test_classes_and_templates_that_cannot_fill_the_cells_are_named(mixed: Recip
     never = dataclasses.replace(mixed, template_weights=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"Template '<b>\{lemmas\}</b>' has weight 0"):
         fill_cells(never, Choice(labels=(3,), by_guidance=False, num_images=1))
-    without = dataclasses.replace(mixed, class_weights=(1.0, 0.0, *[1.0] * 8))
+    never_one = dataclasses.replace(mixed, class_weights=(1.0, 0.0, *[1.0] * 8))
     with pytest.raises(ValueError, match="Class 'one' has weight 0"):
-        fill_cells(without, Choice(labels=(0, 1), by_guidance=False, num_images=1))
+        fill_cells(never_one, Choice(labels=(0, 1), by_guidance=False, num_images=1))
     with pytest.raises(ValueError, match=r"Of the first 500 samples, only \d+ are 'three' with"):
         fill_cells(mixed, Choice(labels=(3,), by_guidance=False, num_images=400))
 

@@ -59,7 +59,10 @@ def test_plan_names_the_fields_in_which_recipes_differ(capsys, tmp_path: Path):
     path = tmp_path / "digits.json"
     printed(plan, capsys, DIGITS, f"--out={path}")
     out = printed(plan, capsys, DIGITS, "recipe.guidance_scale=7.5", "recipe.seed=3", f"--compare={path}")
-    assert out.splitlines() == ["seed: 3 here, 0 there", "guidance_scale: [7.5] here, [2.0] there"]
+    assert out.splitlines() == [
+        "seed: 3 in this recipe, 0 in the other",
+        "guidance_scale: [7.5] in this recipe, [2.0] in the other",
+    ]
     assert "The recipes are equal" in printed(plan, capsys, DIGITS, f"--compare={path}")
 
 

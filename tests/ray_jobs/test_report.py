@@ -120,9 +120,9 @@ def test_evaluation_of_an_earlier_version_is_read(tmp_path: Path):
     assert transfer is not None
     assert [dict(transfer["sets"]["flowers"])[name] for name in lacking] == ["", 1, 0, None]
     assert transfer["sets"]["pets"]["top1_interval"] == (0.75, 0.85)
-    without = read_file(written(tmp_path / "without", but("transfer", value={})))
-    assert not without.get("transfer")
-    assert set(side_by_side_files([read, without])) == {"report.html", "evaluations.json", "evaluations.csv"}
+    without_transfer = read_file(written(tmp_path / "without", but("transfer", value={})))
+    assert not without_transfer.get("transfer")
+    assert set(side_by_side_files([read, without_transfer])) == {"report.html", "evaluations.json", "evaluations.csv"}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Find and remove processes, shared memory and temporary folders left by a test session.
+"""Find processes and shared memory that a test session left behind, and remove the session's temporary folder.
 
-The session has its own temporary folder, also for Ray's sessions, and marks its processes with an environment variable,
-which their children inherit.
+The session and its Ray sessions use one temporary folder. An environment variable marks the session's processes; child
+processes inherit it.
 """
 
 import os
@@ -13,12 +13,14 @@ from pathlib import Path
 import psutil
 
 MARK = "FIGMENT_TEST_SESSION"
+"""Environment variable with the pid of the process that started the session."""
+
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_NAMES = ("plasma", "torch_", "psm_")
-"""Prefixes of the shared-memory files of Ray, torch and multiprocessing; semaphores end with this process."""
+"""Prefixes of the shared-memory files of Ray, torch and multiprocessing. Semaphores end with this process."""
 
 ENDS_WITH_US = "multiprocessing.resource_tracker"
-"""A helper process of Python that ends with its parent."""
+"""Part of the command line of a helper process of Python, which ends with its parent."""
 
 END_SECONDS = 30.0
 """Timeout for the processes of a cluster to end after its shutdown."""
@@ -27,26 +29,26 @@ END_SECONDS = 30.0
 def own_temp_folder() -> Path:
     """Create and return a temporary folder for this session and all its processes.
 
-    Its name is short, since it contains Ray's sockets and a socket's path has at most 107 bytes.
+    The folder has a short name, because Ray's sockets are in it and a socket's path has at most 107 bytes.
     """
     folder = tempfile.mkdtemp(prefix="figment-")
     os.environ |= {"TMPDIR": folder, "RAY_TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
-    tempfile.tempdir = None  # makes tempfile read the environment again
+    tempfile.tempdir = None  # makes tempfile read TMPDIR again
     return Path(folder)
 
 
 def mark_processes() -> None:
-    """Mark all processes started by this one from now on."""
+    """Mark all processes that this process starts from now on."""
     os.environ[MARK] = str(os.getpid())
 
 
 def shared_memory() -> set[Path]:
-    """Return the shared-memory files of these kinds on this machine."""
+    """Return the files in shared memory whose names start with `SHARED_MEMORY_NAMES`."""
     return {path for path in SHARED_MEMORY.iterdir() if path.name.startswith(SHARED_MEMORY_NAMES)}
 
 
 def marked_processes() -> list[str]:
-    """Return the command lines of processes with this session's mark, except this one."""
+    """Return pid and command line of each process with this session's mark, except this process."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -54,13 +56,13 @@ def marked_processes() -> list[str]:
             is_ours = process.pid != os.getpid() and process.environ().get(MARK) == str(os.getpid())
             if is_ours and ENDS_WITH_US not in command:
                 found.append(f"{process.pid}: {command[:200]}")
-        except psutil.Error:  # ended, a zombie, or another user's
+        except psutil.Error:  # the process has ended, is a zombie, or belongs to another user
             continue
     return found
 
 
 def wait_for_marked_processes() -> list[str]:
-    """Wait for marked processes to end; return those still running after `END_SECONDS`."""
+    """Wait for marked processes to end; return the processes that still run after `END_SECONDS`."""
     give_up_at = time.monotonic() + END_SECONDS
     while (found := marked_processes()) and time.monotonic() < give_up_at:
         time.sleep(0.2)
@@ -68,5 +70,5 @@ def wait_for_marked_processes() -> list[str]:
 
 
 def remove(folder: Path) -> None:
-    """Remove the session's temporary folder."""
+    """Remove the session's temporary folder, as far as possible."""
     shutil.rmtree(folder, ignore_errors=True)

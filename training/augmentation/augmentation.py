@@ -1,7 +1,6 @@
 """Batched augmentation on the images' device, as a function of the images and given random numbers.
 
-The CPU turns the random numbers into parameters, and no operation waits for a GPU. Knows no labels, samples or random
-state.
+The CPU turns the random numbers into parameters, and no operation waits for a GPU. Uses no labels and no random state.
 """
 
 from functools import partial
@@ -132,8 +131,8 @@ def build_augmentation(config: TrainingConfig, image_size: int) -> Augmentation:
         return Augmentation()
     if config.augmentation == "affine":
         return Affine()
-    usual, usual_local = SCALES[config.augmentation]
-    scale, local_scale = cast(Scale, config.crop_scale) or usual, cast(Scale, config.local_crop_scale) or usual_local
+    preset, local_preset = SCALES[config.augmentation]
+    scale, local_scale = cast(Scale, config.crop_scale) or preset, cast(Scale, config.local_crop_scale) or local_preset
     size = config.crop_size or image_size
     if config.augmentation == "crop_flip":
         return RandomCrops((CropKind(size, scale),), "bilinear")

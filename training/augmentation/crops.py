@@ -1,6 +1,6 @@
 """Parameters of random crops from given random numbers: their boxes and color changes.
 
-Knows no pixels: `training.augmentation.operations` changes those.
+Works on numbers only: `training.augmentation.operations` changes the pixels.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Batched image operations with parameters per image, on the images' device.
 
-Each operation matches its counterpart in torchvision.transforms.v2.functional on float tensors. Knows no random
+Each operation matches its counterpart in torchvision.transforms.v2.functional on float tensors. Uses no random
 numbers: `training.augmentation.crops` provides the parameters.
 """
 

@@ -1,7 +1,7 @@
 """Which samples a run has used, which remain, and how workers share them: part of every checkpoint.
 
 Each sample of a pass has a serial number (see `generation.indices.SampleRequest`) and is used `reuse` times.
-Checkpoints hold no images: a resumed run requests the same serials again. Knows numbers, but neither images nor files.
+Checkpoints hold no images: a resumed run requests the same serials again. Works on numbers only.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class Worker:
     def part(self, before: int, until: int) -> tuple[int, int]:
         """Return start and stop of this worker's part of the numbers `before .. until - 1`, relative to `before`.
 
-        Over successive calls, workers get equally many numbers in total; the first ones may have one more.
+        Over successive calls, workers get equally many numbers in total; the first workers may have one more.
         """
         start, stop = (
             rank * (until // self.count) + min(rank, until % self.count)

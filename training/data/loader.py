@@ -1,7 +1,7 @@
-"""Data loader from a Ray dataset shard to Lightning: one iterator for the whole run, and its waiting time.
+"""Data loaders from Ray dataset shards to Lightning. Each uses one iterator for the whole run, and counts waiting time.
 
-Each iteration over a Ray dataset is a new execution that regenerates everything, so the end of an epoch must not close
-it. One thread adds arriving images to the reservoir, another draws batches from it.
+A new iteration over a Ray dataset would generate all samples again, so the iterator stays open when an epoch ends. One
+thread adds arriving images to the reservoir; another thread draws batches from the reservoir.
 """
 
 import threading
@@ -25,10 +25,10 @@ from training.data.reservoir import Batch, Reservoir
 from training.data.variety import Variety
 
 POLL_SECONDS = 0.01
-"""Polling interval while waiting for new images is still allowed."""
+"""Interval of checks whether training may wait longer for new images."""
 
 IMAGES_AT_ONCE = 32
-"""Images added to the reservoir (and encoded, if set) under one lock, during which no batch is drawn."""
+"""Images that are added to the reservoir, and encoded if configured, under one lock; it blocks draws meanwhile."""
 
 
 def shard(name: str) -> DataIterator:
@@ -38,37 +38,38 @@ def shard(name: str) -> DataIterator:
 
 @dataclass(frozen=True)
 class Pace:
-    """When images are added to a reservoir, and drawn from it."""
+    """Settings that decide when images are added to a reservoir and when batches are drawn."""
 
     batch_size: int
     max_waiting_fraction: float = 0.0
-    """Fraction of the time since the first batch that training may wait for new images before it uses one beyond its
-    minimum number of uses; only for inexact reuse.
+    """Limit on waiting for new images, as a fraction of the time since the first batch. At the limit, images are used
+    more often than the minimum instead. Only for inexact reuse.
     """
 
     in_order: bool = False
     """Add only the images that the next batch needs, which makes batches independent of timing."""
 
     num_drawn_before: int = 0
-    """Batches drawn before the run was resumed."""
+    """Number of batches drawn before the run was resumed."""
 
 
 class EndedTooSoonError(RuntimeError):
-    """Samples or steps ended before the run was complete."""
+    """The samples or the training steps ended before the run was complete."""
 
 
 class StreamLoader:
-    """Batches from a reservoir, which one thread fills from the stream; another prefetches one batch from it.
+    """Iterator over batches from a reservoir. One thread fills the reservoir from the stream; another draws batches.
 
-    Each epoch continues where the previous one stopped.
+    Each epoch continues where the previous epoch stopped.
     """
 
     def __init__(
         self, shard: DataIterator | None, share: Share, reservoir: Reservoir, pace: Pace, num_images: int | None = None
     ) -> None:
-        """Load this worker's `share` from `shard`, None for an empty share.
+        """Prepare to load this worker's `share` from `shard`, which is None if the share is empty.
 
-        Nothing is generated until the first batch is requested. `num_images` is the number per pass of a repeated set.
+        Nothing is generated until the first batch is requested. `num_images` is the number of images in a set that is
+        repeated, and None if no image is repeated.
         """
         self.shard = shard
         self.reservoir = reservoir
@@ -76,19 +77,19 @@ class StreamLoader:
         self.ledger = Ledger(share, reservoir.uses.least, reservoir.uses.most)
         self.num_expected = len(share.serials)
         self.requested_at = 0.0
-        """Time of the first batch's request, in seconds of `time.time()`."""
+        """Unix time of the request for the first batch, in seconds."""
 
         self.first_batch_at: float | None = None
-        """Time when the first batch was ready, in seconds of `time.time()`; None before."""
+        """Unix time when the first batch was ready, in seconds; None before."""
 
         self.num_taken = 0
-        """Images received so far."""
+        """Number of images received so far."""
 
         self.variety = Variety(num_images)
-        """Overlap and classes of the drawn batches."""
+        """Overlap between drawn batches, and their number of classes."""
 
         self.num_given = 0
-        """Batches returned to training."""
+        """Number of batches returned to training."""
 
         self.threads: list[threading.Thread] = []
         self._changed = threading.Condition()
@@ -146,13 +147,13 @@ class StreamLoader:
             return self.ledger.state()
 
     def close(self) -> None:
-        """Stop both threads, and with them the stream's execution."""
+        """Stop both threads, which also ends the stream's execution."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
     def _run_thread(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; `__next__` re-raises its exception."""
+        """Run a thread's work. If the work raises an exception, `__next__` raises it again."""
         try:
             work()
         except BaseException as error:
@@ -161,7 +162,7 @@ class StreamLoader:
                 self._changed.notify_all()
 
     def _draw_ahead(self) -> None:
-        """Prefetch one batch."""
+        """Keep the next batch ready, until the samples are used up or the loader is closed."""
         num_drawn, batch_size = self.pace.num_drawn_before, self.pace.batch_size
         while not self._closing:
             with self._changed:
@@ -180,7 +181,7 @@ class StreamLoader:
                 self._changed.notify_all()
 
     def _may_draw(self) -> bool:
-        """Return whether to draw a batch now; False means to wait for new images."""
+        """Return whether to draw a batch now, or else to wait for new images."""
         if not self.reservoir.can_draw(self.pace.batch_size, self._ended):
             return False
         if self._ended or self.reservoir.uses.is_exact or self.first_batch_at is None:
@@ -190,7 +191,7 @@ class StreamLoader:
         return self.waiting_seconds >= self.pace.max_waiting_fraction * (time.time() - self.first_batch_at)
 
     def _fill(self) -> None:
-        """Add arriving images to the reservoir while it has room."""
+        """Add arriving images to the reservoir, waiting for room, until the stream ends or the loader is closed."""
         if self.shard is None:
             return
         for rows in self.shard.iter_batches(batch_size=IMAGES_AT_ONCE, batch_format="numpy", prefetch_batches=1):
@@ -227,7 +228,7 @@ class StreamLoader:
         return room
 
     def _num_lacking(self, serials: np.ndarray) -> int:
-        """Return how many of these images the next batch needs."""
+        """Return how many images the next batch still needs; `serials` are the images to come, in order."""
         missing = self.reservoir.uses.needed(self.pace.batch_size) - self.reservoir.num_uses_left
         num_uses = np.cumsum(self.ledger.uses_left(serials))
         num_for_uses = int(np.searchsorted(num_uses, missing)) + 1 if missing > 0 else 0
@@ -235,7 +236,7 @@ class StreamLoader:
 
 
 def pinned(images: torch.Tensor) -> torch.Tensor:
-    """Return images in pinned memory, for asynchronous copies, if there is a GPU."""
+    """Return the images; if there is a GPU, in pinned memory, which allows asynchronous copies."""
     return images.pin_memory() if torch.cuda.is_available() else images
 
 
@@ -246,14 +247,14 @@ def padded(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class MixedLoader:
-    """Batches of generated images, and real ones if configured, each domain from its own loader."""
+    """Iterator over batches of generated images and, if configured, real images; each domain has its own loader."""
 
     def __init__(self, loaders: Mapping[str, StreamLoader]) -> None:
         self.loaders = loaders
-        """Loaders by domain; rows of a batch are in this order."""
+        """Loaders by domain. The rows of a batch follow the order of the domains."""
 
         self.main = loaders["synthetic"]
-        """Loader of generated images, which measures reuse and the first batch's time."""
+        """Loader of the generated images. Reuse and the time of the first batch are read from this loader."""
 
     @property
     def waiting_seconds(self) -> float:
@@ -277,23 +278,23 @@ class MixedLoader:
         return batch | {"image": pinned(batch["image"])}
 
     def close(self) -> None:
-        """Stop all threads, and the streams' executions."""
+        """Stop all threads, which also ends the streams' executions."""
         for loader in self.loaders.values():
             loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return an empty dict, which makes Lightning resume within epochs; `training.run_state` has the state."""
+        """Return an empty dict. The method makes Lightning resume within epochs; `training.run_state` has the state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
+        """Ignore the empty state."""
 
 
 class HeldOutLoader:
-    """Held-out samples, read once and kept in memory, so that each epoch is validated on the same samples."""
+    """Loader of held-out samples. It reads them once and keeps them in memory, so each epoch uses the same samples."""
 
     def __init__(self, shard: DataIterator, batch_size: int) -> None:
-        """Load this worker's shard. Nothing is generated before `start` or the first batch's request."""
+        """Prepare to load this worker's shard. Nothing is generated before `start` or the first request for a batch."""
         self.shard = shard
         self.batch_size = batch_size
         self.reader = ThreadPoolExecutor(max_workers=1)
@@ -306,13 +307,13 @@ class HeldOutLoader:
         return self._waiting.seconds
 
     def start(self) -> Future[list[Batch]]:
-        """Start reading in the background, once, to avoid a wait at the end of the first epoch."""
+        """Start reading in the background unless it has started; this avoids a wait at the end of the first epoch."""
         if self.batches is None:
             self.batches = self.reader.submit(self._read)
         return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches; the last may be smaller. The first `next` waits for the samples, `iter` does not."""
+        """Yield all batches; the last batch may be smaller. The first `next` waits for the samples; `iter` does not."""
         with self._waiting:
             batches = self.start().result()
         yield from batches

@@ -1,4 +1,4 @@
-"""Reservoir of recent images, each used several times and then evicted. Knows no stream, no thread and no clock.
+"""Reservoir of recent images, each used several times and then evicted. Uses no stream, thread or clock.
 
 The number of uses per image is bounded: if `least == most`, each image is used exactly that often, as with Reverb's
 SampleToInsertRatio (arXiv 2102.04736); otherwise it is used until a new image replaces it.

@@ -1,4 +1,4 @@
-"""Overlap of successive batches, the cost of uniform draws from few images. Knows numbers, but no images."""
+"""Overlap of successive batches, the cost of uniform draws from few images. Works on serials and labels only."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""The classifier and its optimization. Knows batches, but not their source."""
+"""The classifier and its optimization. Gets batches, from any source."""
 
 import dataclasses
 from typing import Any

@@ -1,7 +1,7 @@
 """Batch normalization with separate statistics for real and synthetic images.
 
 AdvProp's auxiliary batch normalization (arXiv 1911.09665), but with shared weight and bias: only means and variances
-are separate. Knows no labels, no crops and no other workers.
+are separate. Statistics are not shared between workers.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Classifiers by name, from torchvision and timm, and their last layer. Knows no images and no optimization."""
+"""Classifiers by name, from torchvision and timm, and their last layer."""
 
 import difflib
 from collections.abc import Iterable

@@ -59,7 +59,7 @@ def test_unknown_classes_are_refused_in_one_line():
 
 
 def test_ambiguous_name_requires_a_wnid():
-    with pytest.raises(ValueError, match=r"^The class 'crane' .* its wnid: n02012849 or n03126707\.$"):
+    with pytest.raises(ValueError, match=r"^The class 'crane' .* name of one class: n02012849 or n03126707\.$"):
         labels("puffin", "crane")
 
 
@@ -96,8 +96,8 @@ def test_imagenet100_shares_its_hundred_classes_with_imagenet1k():
     ours = matching_labels(thousand, hundred)
     assert sorted(ours[ours != NOT_SHARED]) == list(range(100))
     assert (ours == NOT_SHARED).sum() == 900
-    there = matching_labels(hundred, thousand)
-    assert [thousand.classes[label] for label in there] == list(hundred.classes)
+    labels_in_thousand = matching_labels(hundred, thousand)
+    assert [thousand.classes[label] for label in labels_in_thousand] == list(hundred.classes)
 
 
 def test_titles_precede_numbers():

@@ -38,7 +38,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def write_tiff(path: Path, values: np.ndarray) -> None:
-    """Write a TIFF; PIL cannot write 32-bit unsigned integers, so the tag of signed ones is changed."""
+    """Write a TIFF; PIL cannot write 32-bit unsigned integers, so the tag of signed integers is changed."""
     is_unsigned = values.dtype == np.uint32
     Image.fromarray(values.view(np.int32) if is_unsigned else values).save(path, format="TIFF")
     if is_unsigned:

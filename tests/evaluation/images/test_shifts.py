@@ -1,4 +1,4 @@
-"""Shifts of the real digits: their effect on an image, and what determines it."""
+"""Shifts of the real digits: what each shift does to an image, and what the shifted image depends on."""
 
 import numpy as np
 import pytest
@@ -14,18 +14,19 @@ each_shift = pytest.mark.parametrize("name", SHIFTS)
 
 
 def grey(rows: list[list[int]]) -> np.ndarray:
-    """Return uint8 [H, W, 3], the same in all channels."""
+    """Return an image with these values in each of its three channels, uint8 [H, W, 3]."""
     return np.repeat(np.array(rows, dtype=np.uint8)[:, :, None], 3, axis=2)
 
 
 def dot(row: int, column: int, value: int = 255) -> np.ndarray:
+    """Return a black image with one pixel of another value."""
     image = BLACK.copy()
     image[row, column] = value
     return image
 
 
 @each_shift
-def test_shift_keeps_count_size_and_labels(name: str):
+def test_shift_keeps_the_number_size_and_labels_of_images(name: str):
     images, labels = shifted_digits(name)
     assert images.shape == (540, 32, 32, 3)
     assert images.dtype == np.uint8
@@ -40,7 +41,7 @@ def test_shift_is_deterministic(name: str):
 
 
 @each_shift
-def test_shifted_image_does_not_depend_on_others(name: str):
+def test_shifted_image_does_not_depend_on_other_images(name: str):
     alone = shift_image(name, evaluation_digits()[0][539], 539)
     np.testing.assert_array_equal(alone, shifted_digits(name)[0][539])
 
@@ -55,13 +56,13 @@ def test_shift_does_not_modify_the_original(name: str):
 
 
 @pytest.mark.parametrize("name", ["backgrounds", "noisy", "rotated"])
-def test_shift_depends_on_the_position(name: str):
+def test_random_shift_depends_on_the_position(name: str):
     digit = evaluation_digits()[0][0]
     assert (shift_image(name, digit, 0) != shift_image(name, digit, 1)).any()
 
 
 @pytest.mark.parametrize("name", ["inverted", "blurred", "thinned"])
-def test_deterministic_shifts_ignore_the_position(name: str):
+def test_shift_without_random_numbers_ignores_the_position(name: str):
     digit = evaluation_digits()[0][0]
     np.testing.assert_array_equal(shift_image(name, digit, 0), shift_image(name, digit, 1))
 
@@ -70,7 +71,7 @@ def test_shifts_use_different_random_numbers():
     assert shift_random("noisy", 3).random() != shift_random("rotated", 3).random()
 
 
-def test_random_numbers_are_the_same_on_every_machine():
+def test_random_numbers_have_known_values():
     words = [int(shift_random(name, 0).bit_generator.random_raw()) for name in ("noisy", "rotated")]
     assert words == [6535822134556162905, 5538451775705414167]
 
@@ -89,7 +90,7 @@ def test_full_ink_hides_the_background_and_no_ink_shows_it():
     np.testing.assert_array_equal(shifted[:, 16:], np.rint(field[:, 16:]))
 
 
-def test_ink_is_blended_by_its_brightness(monkeypatch: pytest.MonkeyPatch):
+def test_brightness_of_ink_is_its_opacity_over_the_background(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shifts, "texture", lambda height, width, random: np.full((height, width, 3), 100.0))
     assert shift_image("backgrounds", grey([[51]]), 0).ravel().tolist() == [51 + 80] * 3
 
@@ -103,20 +104,21 @@ def test_background_is_smooth_coloured_and_darker_than_ink():
     assert abs(fields[..., 0] - fields[..., 1]).mean() > 10
 
 
-def test_unclipped_noise_has_its_mean_and_deviation():
+def test_noise_has_zero_mean_and_a_standard_deviation_of_96():
     image = np.full((32, 32, 3), 128, dtype=np.uint8)
     noisy = np.stack([shift_image("noisy", image, position) for position in range(40)])
+    # quantiles of a normal distribution at -1, 0 and 1 standard deviations, which clipping does not change
     low, middle, high = np.quantile(noisy, [0.158655, 0.5, 0.841345])
     assert abs(middle - 128) <= 2
     assert abs((high - low) / 2 - 96) <= 2
 
 
-def test_noise_differs_from_channel_to_channel():
+def test_noise_differs_between_channels():
     noisy = shift_image("noisy", np.full((32, 32, 3), 128, dtype=np.uint8), 0)
     assert (noisy[..., 0] != noisy[..., 1]).mean() > 0.9
 
 
-def test_blurred_dot_is_a_gaussian_of_its_sigma():
+def test_blurred_dot_is_a_gaussian_with_sigma_2_5():
     blurred = shift_image("blurred", dot(16, 16), 0)
     offsets = np.arange(-15, 16)
     bell = np.exp(-(offsets**2) / (2 * 2.5**2))
@@ -125,7 +127,7 @@ def test_blurred_dot_is_a_gaussian_of_its_sigma():
     assert blurred[16, 16].tolist() == [6, 6, 6]  # 255 / (2 pi 2.5^2) = 6.49
 
 
-def test_blur_keeps_a_flat_image():
+def test_blur_keeps_an_image_of_one_color():
     image = np.full((32, 32, 3), [10, 120, 250], dtype=np.uint8)
     np.testing.assert_array_equal(shift_image("blurred", image, 0), image)
 
@@ -137,7 +139,7 @@ def test_rotation_matches_pil():
     np.testing.assert_array_equal(shift_image("rotated", digit, 7), np.asarray(expected))
 
 
-def test_angles_span_thirty_degrees_in_both_directions(monkeypatch: pytest.MonkeyPatch):
+def test_rotations_span_thirty_degrees_in_each_direction(monkeypatch: pytest.MonkeyPatch):
     angles: list[float] = []
     monkeypatch.setattr(Image.Image, "rotate", lambda image, degrees, _resample: angles.append(degrees) or image)
     for position in range(540):
@@ -147,17 +149,17 @@ def test_angles_span_thirty_degrees_in_both_directions(monkeypatch: pytest.Monke
     assert abs(np.mean(angles)) < 3
 
 
-def test_rotation_fills_with_black():
+def test_rotation_fills_the_corners_with_black():
     white = np.full((32, 32, 3), 255, dtype=np.uint8)
-    turned = [i for i in range(20) if abs(-30 + 60 * shift_random("rotated", i).random()) > 10]
-    assert len(turned) > 5
-    for position in turned:
+    rotated = [i for i in range(20) if abs(-30 + 60 * shift_random("rotated", i).random()) > 10]
+    assert len(rotated) > 5
+    for position in rotated:
         image = shift_image("rotated", white, position)
         assert image[[0, 0, 31, 31], [0, 31, 0, 31]].max() == 0
         assert image[8:24, 8:24].min() == 255
 
 
-def test_erosion_takes_the_darkest_of_a_diamond():
+def test_erosion_returns_the_darkest_value_in_a_diamond():
     image = np.full((7, 7, 3), 200, dtype=np.uint8)
     image[3, 3] = 10
     assert (erode(image)[:, :, 0] == 10).astype(int).tolist() == [
@@ -176,13 +178,13 @@ def test_erosion_never_adds_ink():
         assert (erode(digit) <= digit).all()
 
 
-def test_thinned_stroke_keeps_its_middle_in_white():
+def test_thinned_stroke_is_the_middle_of_the_stroke_in_white():
     stroke = [0, 0, 90, 90, 90, 90, 90, 90, 90, 0, 0]
     thin = shift_image("thinned", grey([stroke] * 9), 0)
     assert thin[4, :, 0].tolist() == [0, 0, 0, 0, 255, 255, 255, 0, 0, 0, 0]
 
 
-def test_strokes_are_not_thinned_at_the_border():
+def test_stroke_that_reaches_the_border_is_not_shortened():
     stroke = [0, 0, 255, 255, 255, 255, 255, 0, 0]
     assert shift_image("thinned", grey([stroke] * 9), 0)[:, 4, 0].tolist() == [255] * 9
 

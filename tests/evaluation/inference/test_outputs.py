@@ -154,10 +154,10 @@ def test_damaged_images_are_skipped_until_repaired(photos: Path, tmp_path: Path)
         StorageError, match=rf"^2 of the 60 images of 'birds' .* {named}\. .*allow_unreadable=2\. The outputs"
     ):
         run_inference([images], kept, ALONE, ("guesses",))
-    (without,), log = run_inference([images], kept, replace(ALONE, allow_unreadable=2), ("guesses",))
+    (outputs,), log = run_inference([images], kept, replace(ALONE, allow_unreadable=2), ("guesses",))
     assert log == ["birds: 58 of 60 images are already cached"]
-    assert without.unreadable == tuple(map(str, damaged))
-    assert without.rows.tolist() == [row for row in range(60) if row not in (3, 59)]
+    assert outputs.unreadable == tuple(map(str, damaged))
+    assert outputs.rows.tolist() == [row for row in range(60) if row not in (3, 59)]
     for path in damaged:
         shutil.copy(photos / path.relative_to(folder), path)
     shutil.rmtree(folder / "owl")  # cached images are not read again

@@ -230,7 +230,7 @@ def test_too_few_images_for_the_neighbours_are_refused_by_class():
 
 
 def test_features_of_two_networks_are_refused():
-    with pytest.raises(ValueError, match="2 dimensions and generated ones 3"):
+    with pytest.raises(ValueError, match="2 dimensions and generated features 3"):
         quality_report(seen(np.eye(2), 0, 0), seen(np.eye(3), 0, 0, 0), NAMES, 1)
 
 

@@ -85,17 +85,17 @@ def test_pool_warns_of_missing_nodes_and_works_with_the_others(own_recipe: Recip
 
 @pytest.mark.nightly
 def test_node_lost_during_loading_does_not_fail_the_start(own_recipe: Recipe):
-    there = {"ray.io/node-group": "pool"}
+    node_group = {"ray.io/node-group": "pool"}
     config = dataclasses.replace(
         UP_TO_SIX,
         min_actors=2,
         max_actors=2,
         initial_actors=0,
         gpus_per_actor=1,
-        label_selector=there,
+        label_selector=node_group,
         painted_start_seconds=8,
     )
-    with joined_node(1, 2, there), joined_node(1, 2, there) as kill:
+    with joined_node(1, 2, node_group), joined_node(1, 2, node_group) as kill:
         losing = threading.Timer(5, kill)  # Serve spreads the two over both nodes
         losing.start()
         with start_generation(own_recipe, config) as service:
@@ -140,11 +140,11 @@ def test_stopped_pool_leaves_no_actors(own_recipe: Recipe):
 
 @pytest.mark.nightly
 def test_actor_finishes_its_batch_after_a_sigterm_of_its_node(own_recipe: Recipe):
-    there = {"ray.io/node-group": "leaving"}
+    node_group = {"ray.io/node-group": "leaving"}
     config = dataclasses.replace(
-        UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=there
+        UP_TO_SIX, min_actors=1, max_actors=1, initial_actors=1, painted_batch_seconds=4, label_selector=node_group
     )
-    with leaving_node(there) as node, start_generation(own_recipe, config) as service:
+    with leaving_node(node_group) as node, start_generation(own_recipe, config) as service:
         response = service.request(range(4))
         time.sleep(1)
         node.send_signal(signal.SIGTERM)

@@ -219,10 +219,10 @@ def test_broken_link_is_named(tmp_path: Path):
 
 def test_pipe_among_model_files_is_ignored(tmp_path: Path):
     (tmp_path / "model_index.json").write_text("{}")
-    without = resolve_revision(MODEL, str(tmp_path), "")
+    revision = resolve_revision(MODEL, str(tmp_path), "")
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "folder.json").mkdir()
-    assert resolve_revision(MODEL, str(tmp_path), "") == without
+    assert resolve_revision(MODEL, str(tmp_path), "") == revision
 
 
 def test_local_path_prefers_the_drivers_folder(tmp_path: Path, monkeypatch):

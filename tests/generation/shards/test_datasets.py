@@ -65,7 +65,7 @@ def write_all(service: GenerationService, shards: ShardSet) -> None:
 
 
 def num_accepted(service: GenerationService) -> int:
-    """Return the number of images a pool has generated, without refused ones."""
+    """Return the number of images a pool has generated, without refused images."""
     counts = service.counts()
     return counts.num_images_made - counts.num_refused.total()
 

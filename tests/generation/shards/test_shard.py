@@ -239,10 +239,10 @@ def test_left_out_samples_are_only_in_the_index_and_have_no_label(left_out: tupl
 
 
 def test_sample_missing_from_the_tar_is_not_a_left_out_sample(painted: Recipe):
-    whole, without = shard_without(painted), shard_without(painted, 25)
-    assert find_problems(without.tar, whole.index_file(), painted, TEN, NAME) == [
+    whole, incomplete = shard_without(painted), shard_without(painted, 25)
+    assert find_problems(incomplete.tar, whole.index_file(), painted, TEN, NAME) == [
         f"{NAME} does not contain samples 20 to 29"
     ]
-    assert find_problems(whole.tar, without.index_file(), painted, TEN, NAME) == [
+    assert find_problems(whole.tar, incomplete.index_file(), painted, TEN, NAME) == [
         f"{NAME} does not contain samples 20 to 29"
     ]

@@ -1,4 +1,4 @@
-"""The service and the stream on a real local cluster."""
+"""The generation service and the sample stream on a local Ray cluster."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, np.ndarray]:
-    """Return all rows sorted by index; call `meanwhile` once after the first batch."""
+    """Return all rows of a dataset, sorted by index; call `meanwhile` once, after the first batch."""
     batches = []
     for batch in dataset.iter_batches(batch_size=16, prefetch_batches=0):
         batches.append(batch)
@@ -45,7 +45,7 @@ def rows_of(dataset, meanwhile: Callable[[], None] | None = None) -> dict[str, n
 
 
 def processes(service: GenerationService) -> list[int]:
-    """Return the process ids of running actors; earlier tests may have killed others."""
+    """Return the process ids of running actors, without actors that earlier tests killed."""
     loaded = [int(process.rsplit(":", 1)[1]) for process in service.counts().num_loads]
     return [process for process in loaded if psutil.pid_exists(process)]
 
@@ -84,12 +84,12 @@ def test_two_consumers_get_each_sample_once(painted: Recipe, painted_pool: Gener
 
     with ThreadPoolExecutor(2) as threads:
         parts = list(threads.map(part_of, range(2)))
-    assert [len(part) for part in parts] == [512, 498]  # 16 runs of 32, and 16 of which the last is of 18
+    assert [len(part) for part in parts] == [512, 498]  # 16 runs of 32, and 15 runs of 32 with one of 18
     assert sorted(parts[0] + parts[1]) == list(range(1010))
 
 
 @pytest.mark.nightly
-def test_two_consumers_share_slow_actors_from_the_start(painted: Recipe):
+def test_two_consumers_share_slow_actors_from_the_first_batches_on(painted: Recipe):
     slow, recipe = dataclasses.replace(TWO_ACTORS, painted_batch_seconds=1.0), dataclasses.replace(painted, seed=1)
     delivered: list[int] = []
     pending: list[int] = []
@@ -111,15 +111,15 @@ def test_two_consumers_share_slow_actors_from_the_start(painted: Recipe):
 def test_killed_actor_costs_a_retry_and_no_sample(guarded_digits: Recipe, digits_pool: GenerationService):
     stream = stream_samples(digits_pool, guarded_digits, TWO_ACTORS_OF_8, SampleRequest.all_of(range(240)))
     undisturbed, before = rows_of(stream), digits_pool.counts()
-    made_when_killed = []
+    num_made_at_kill = []
 
     def kill() -> None:
-        made_when_killed.append(digits_pool.counts().num_images_made - before.num_images_made)
+        num_made_at_kill.append(digits_pool.counts().num_images_made - before.num_images_made)
         os.kill(victim, signal.SIGKILL)
 
     victim = processes(digits_pool)[-1]
     disturbed = rows_of(stream, meanwhile=kill)
-    assert 0 < made_when_killed[0] < 240  # in mid-stream
+    assert 0 < num_made_at_kill[0] < 240  # the actor was killed during the stream
     assert not Path(f"/proc/{victim}").exists()
     assert disturbed["index"].tolist() == list(range(240))
     for name in ("label", "attempt", "image"):
@@ -130,7 +130,7 @@ def test_killed_actor_costs_a_retry_and_no_sample(guarded_digits: Recipe, digits
 def test_killed_actor_is_replaced(painted: Recipe):
     with start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS) as service:
         os.kill(processes(service)[0], signal.SIGKILL)
-        wait_until(lambda: service.counts().num_loads.total() == 3)  # two, and the replacement
+        wait_until(lambda: service.counts().num_loads.total() == 3)  # two actors and the replacement
         assert set(service.counts().num_loads.values()) == {1}
 
 
@@ -160,8 +160,8 @@ def test_left_out_samples_keep_their_rows_and_are_counted(guarded_digits: Recipe
     assert rows["index"].tolist() == list(range(120))
     assert 0 < num_left_out < 60
     np.testing.assert_array_equal(rows["attempt"], rows["label"] == NO_LABEL)
-    there = np.flatnonzero(rows["label"] != NO_LABEL)
-    assert rows["label"][there].tolist() == [plan_sample(recipe, index).label for index in there.tolist()]
+    kept = np.flatnonzero(rows["label"] != NO_LABEL)
+    assert rows["label"][kept].tolist() == [plan_sample(recipe, index).label for index in kept.tolist()]
 
 
 @pytest.mark.nightly
@@ -181,7 +181,7 @@ def test_lost_node_with_results_in_memory_costs_a_retry_and_no_sample(painted: R
 
 
 @pytest.mark.nightly
-def test_damaged_model_fails_the_start_within_seconds(digits: Recipe, tmp_path: Path):
+def test_damaged_model_fails_the_start_within_a_minute(digits: Recipe, tmp_path: Path):
     shutil.copytree(PROJECT_ROOT / "generation" / "digits" / "model", tmp_path / "model")
     (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
     model = tmp_path / "model"
@@ -194,30 +194,30 @@ def test_damaged_model_fails_the_start_within_seconds(digits: Recipe, tmp_path: 
 
 
 @pytest.mark.nightly
-def test_start_times_out_if_no_actor_comes_up(painted: Recipe):
+def test_start_times_out_if_no_actor_runs(painted: Recipe):
     too_large = dataclasses.replace(TWO_ACTORS, cpus_per_actor=1000.0, start_timeout_seconds=3.0)
     started_at = time.monotonic()
     with pytest.raises(
         GenerationFailedError, match=r"^No generator actor was running after 3 s: .*start_timeout_seconds"
     ):
         start_generation(dataclasses.replace(painted, seed=1), too_large)
-    assert time.monotonic() - started_at < 20  # does not wait for them to finish, which takes Serve 30 s
+    assert time.monotonic() - started_at < 20  # the pool stops before DRAIN_TIMEOUT_SECONDS are over
 
 
 def test_actor_error_ends_the_stream_with_its_message(painted: Recipe):
-    black = dataclasses.replace(painted, image_size=0)
-    with start_generation(black, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
-        rows_of(stream_samples(service, black, TWO_ACTORS, SampleRequest.all_of(range(4))))
+    empty = dataclasses.replace(painted, image_size=0)
+    with start_generation(empty, TWO_ACTORS) as service, pytest.raises(Exception, match="zero-size"):
+        rows_of(stream_samples(service, empty, TWO_ACTORS, SampleRequest.all_of(range(4))))
 
 
 @pytest.mark.nightly
 def test_pool_stops_itself_after_its_driver_died(painted: Recipe):
     service = start_generation(dataclasses.replace(painted, seed=1), TWO_ACTORS)
-    ray.kill(service.keeper)  # as if the driver's job, which owns it, had ended
+    ray.kill(service.keeper)  # the keeper also dies when the driver's job ends
     wait_until(lambda: service.app_name not in serve.status().applications)
 
 
-def test_fetched_samples_exceed_a_batch(painted_pool: GenerationService):
+def test_more_samples_than_a_batch_are_fetched_in_order(painted_pool: GenerationService):
     samples = fetch_samples(painted_pool, TWO_ACTORS, range(5, 45))
     assert samples["index"].tolist() == list(range(5, 45))
     assert samples["image"].shape == (40, 16, 16, 3)

@@ -83,7 +83,7 @@ def test_plan_receives_its_arguments_for_a_rehearsal():
         (["train"], "Missing argument 'CONFIG'. See figment train --help."),
         (
             ["train", "dgits"],
-            "There is no config 'dgits'. Did you mean digits? `figment configs` lists the shipped ones.",
+            "There is no config 'dgits'. Did you mean digits? `figment configs` lists the shipped configs.",
         ),
         (["train", "painted", "training.reus=2"], "There is no setting 'training.reus'. Did you mean training.reuse?"),
         (

@@ -113,7 +113,7 @@ def test_front_matter_lists_a_split_only_if_it_has_shards(painted: Recipe, tmp_p
 
 @pytest.fixture
 def data_set(painted: Recipe, tmp_path: Path) -> Path:
-    """A folder with a card, ten training images in shards of four, and six held-out ones."""
+    """A folder with a card, ten training images in shards of four, and six held-out images."""
     sets = []
     for folder, indices in ((tmp_path, range(10)), (tmp_path / HELD_OUT_FOLDER, range(2**40, 2**40 + 6))):
         shards = new_shard_set(Storage(str(folder)), painted, indices, 2, DataConfig(shard_size=4))

@@ -28,7 +28,7 @@ NUMBERS = {"1x": 100, "10x": 1000}
 def cell(
     form: str, guidance: float, size: str, way: str, clean: float, shifts: tuple[float, float] = (0.5, 0.5)
 ) -> Cell:
-    """Return a cell of generated images, or of real ones if `form` is empty; `shifts` are noisy, blurred."""
+    """Return a cell of generated images, or of real images if `form` is empty; `shifts` are noisy, blurred."""
     data, (noisy, blurred) = "generated" if form else "real", shifts
     top1 = {"digits": clean, "digits/noisy": noisy, "digits/blurred": blurred}
     return Cell(data, form, guidance, size, way, NUMBERS[size], top1)

@@ -27,7 +27,7 @@ def layer() -> tuple[DomainNorm, Domains]:
 
 
 def statistics(norm: DomainNorm) -> list[list[float]]:
-    """Return mean, variance and number of batches of the real rows, then of the synthetic ones."""
+    """Return mean, variance and number of batches of the real rows, then of the synthetic rows."""
     return [[buffer.item() for buffer in part.buffers()] for part in (norm.real, norm.synthetic)]
 
 
