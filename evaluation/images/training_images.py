@@ -21,9 +21,8 @@ from generation.indices import SampleRequest
 from generation.passes import Passes
 from generation.random_streams import Purpose, stream
 from generation.recipes.labels import LabelSpace, load_label_space
-from generation.shards.datasets import SLICE_BYTES
 from generation.shards.storage import StorageError
-from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, bound_memory, map_units
+from generation.stream.units import MAX_READING_BLOCKS, PARTS_PER_READER, UNIT_BYTES, bound_memory, map_units
 
 NUM_BLOCKS = 8
 """Number of blocks in the dataset of a small set."""
@@ -186,7 +185,7 @@ class RealTrainingImages:
     @property
     def images_per_unit(self) -> int:
         """Number of images that are read at once."""
-        return max(1, min(MAX_IMAGES_PER_UNIT, SLICE_BYTES // self.image_bytes))
+        return max(1, min(MAX_IMAGES_PER_UNIT, UNIT_BYTES // self.image_bytes))
 
     @property
     def image_bytes(self) -> int:

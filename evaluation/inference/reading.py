@@ -12,8 +12,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.images.decoding import Crop, UnreadableImageError
 from evaluation.images.image_list import ImageList
 from evaluation.inference.output_cache import ROW, Columns
-from generation.shards.datasets import SLICE_BYTES
-from generation.stream.units import PARTS_PER_READER, bound_memory, map_units
+from generation.stream.units import PARTS_PER_READER, UNIT_BYTES, bound_memory, map_units
 
 MAX_IMAGES_PER_UNIT = 512
 """Maximum number of images in a unit, which is read as a whole and becomes one block."""
@@ -74,7 +73,7 @@ def read_images(sets: Sequence[ReadRequest], config: EvaluationConfig) -> ray.da
 
 def _unit_size(num_images: int, image_bytes: int, config: EvaluationConfig) -> int:
     """Return the number of images per unit: whole batches of up to 16 MB, fewer for small sets, but at least one."""
-    most = min(MAX_IMAGES_PER_UNIT, SLICE_BYTES // image_bytes, num_images // (UNITS_PER_READER * config.num_readers))
+    most = min(MAX_IMAGES_PER_UNIT, UNIT_BYTES // image_bytes, num_images // (UNITS_PER_READER * config.num_readers))
     return max(1, most // config.batch_size) * config.batch_size
 
 

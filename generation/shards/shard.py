@@ -9,6 +9,7 @@ depend only on the samples: members have no timestamp and no owner.
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections import deque
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from generation.recipes.plan import describe_sample, plan_sample
 from generation.recipes.recipe import Recipe, canonical_json
 from generation.sample import NO_LABEL, SampleBatch, select_samples
 
-THREADS = 4
+THREADS = min(4, os.cpu_count() or 1)
 """Threads per process that encode or decode images: Pillow releases the GIL."""
 
 INDEX_SCHEMA = pa.schema(
@@ -235,18 +236,20 @@ def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBat
     images = np.zeros((len(hashes), image_size, image_size, 3), np.uint8)
     view, begin = memoryview(content), byte_range(rows)[0]
 
-    def decode(i: int) -> None:
-        if not columns["num_bytes"][i]:
-            return  # left out
-        start = columns["offset"][i] - begin
-        file = view[start : start + columns["num_bytes"][i]]
-        if sha256(file) != hashes[i]:
-            raise DamagedShardError(f"sample {columns['index'][i]}: the image does not match its SHA-256")
-        with Image.open(io.BytesIO(file)) as image:
-            images[i] = np.asarray(image)
+    def decode(first: int) -> None:
+        """Decode every `THREADS`-th image: a task per image costs up to a tenth more."""
+        for i in range(first, len(images), THREADS):
+            if not columns["num_bytes"][i]:
+                continue  # left out
+            start = columns["offset"][i] - begin
+            file = view[start : start + columns["num_bytes"][i]]
+            if sha256(file) != hashes[i]:
+                raise DamagedShardError(f"sample {columns['index'][i]}: the image does not match its SHA-256")
+            with Image.open(io.BytesIO(file)) as image:
+                images[i] = np.asarray(image)
 
     with ThreadPoolExecutor(THREADS) as threads:
-        deque(threads.map(decode, range(len(images))), maxlen=0)
+        deque(threads.map(decode, range(THREADS)), maxlen=0)
     return {"index": columns["index"], "label": columns["label"], "image": images, "attempt": columns["attempt"]}
 
 

@@ -73,8 +73,11 @@ def unit_sizes(num_batches: int, num_requesters: int, window: int) -> list[int]:
     return sizes
 
 
+UNIT_BYTES = 16_000_000
+"""Pixel bytes of a unit of real images, read at once into one block."""
+
 PARTS_PER_READER = 8
-"""Buffer for each reader, in shard parts; with less, Ray Data stalls some readers."""
+"""Buffer for each reader of real images, in units; with less, Ray Data stalls some readers."""
 
 
 MAX_READING_BLOCKS = 2_000
