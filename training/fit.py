@@ -133,7 +133,7 @@ def worker_resources(config: TrainingConfig) -> dict[str, float]:
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
-    """Run the training loop. Imports Lightning here, so that drivers and controllers start faster without it."""
+    """Run the training loop, imported here, so that drivers and controllers start faster without it."""
     from training.loop import run
 
     os.environ.update(settings["environment"].variables)

@@ -1,6 +1,6 @@
 """State of a run in its checkpoints besides weights: used samples and random states.
 
-A sample counts as used once an optimization step has used it. Uses Lightning but no Ray, whatever the samples' source.
+A sample counts as used once an optimization step has used it. Uses neither Lightning nor Ray.
 """
 
 import csv
@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import lightning
 import numpy as np
 import torch
-import torch.distributed
 
 from generation.files import name_in_errors
-from training.data.consumption import EMPTY_CONSUMPTION, Consumption, merged
-from training.data.loader import StreamLoader
-from training.data.reservoir import Batch
+from training.data.consumption import EMPTY_CONSUMPTION, Consumption
 
 JOURNAL_COLUMNS = ("started_at", "step", "domain", "serial", "use")
 
@@ -70,58 +66,6 @@ def restore_random_state(state: torch.Tensor) -> None:
     torch.set_rng_state(state[:num_bytes])
     if torch.cuda.is_available() and len(state) > num_bytes:
         torch.cuda.set_rng_state(state[num_bytes:])
-
-
-class CommitCallback(lightning.Callback):
-    """Counts samples as used after each optimizer step, and writes the run's state into checkpoints."""
-
-    def __init__(self, loaders: Mapping[str, StreamLoader], before: RunState, journal: "Journal | None") -> None:
-        self.loaders = loaders
-        """Loaders by domain."""
-
-        self.before = before
-        """State of the run when all workers started."""
-
-        self.journal = journal
-        self.pending: list[Batch] = []
-        self.step = 0
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Restore the random state, unless the number of workers has changed."""
-        self.step = trainer.global_step
-        if len(self.before.random) == trainer.world_size:
-            restore_random_state(self.before.random[trainer.global_rank])
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        """Commit all batches of a step after its optimizer step."""
-        self.pending.append(batch)
-        if trainer.global_step == self.step:
-            return
-        self.step = trainer.global_step
-        for each in self.pending:
-            serials, uses, is_real = (each[name].numpy() for name in ("serial", "use", "is_real"))
-            for domain, loader in self.loaders.items():
-                rows = is_real if domain == "real" else ~is_real
-                loader.commit(serials[rows])
-                if self.journal:
-                    self.journal.write(self.step, domain, serials[rows], uses[rows])
-        self.pending = []
-
-    def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the used samples of all workers; each of them calls this at the same step."""
-        mine = ({domain: loader.state() for domain, loader in self.loaders.items()}, random_state())
-        of_workers = [mine] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(of_workers, mine)
-        consumption = {
-            domain: merged(self.before.of(domain), [state[domain] for state, _ in of_workers])
-            for domain in self.loaders
-        }
-        random = tuple(random for _, random in of_workers)
-        state = RunState(consumption, self.before.sets, random, trainer.should_stop)
-        checkpoint["run"] = state.to_checkpoint()
 
 
 class Journal:

@@ -68,8 +68,8 @@ class StreamLoader:
     ) -> None:
         """Prepare to load this worker's `share` from `shard`, which is None if the share is empty.
 
-        Nothing is generated until the first batch is requested. `num_images` is the number of images in a set that is
-        repeated, and None if no image is repeated.
+        Nothing is generated before `start` or the request for the first batch. `num_images` is the number of images in
+        a set that is repeated, and None if no image is repeated.
         """
         self.shard = shard
         self.reservoir = reservoir
@@ -115,12 +115,8 @@ class StreamLoader:
 
     def __next__(self) -> Batch:
         """Return the next batch, in pinned memory if there is a GPU."""
-        if not self.threads:
-            self.requested_at = time.time()
-            loops = (self._fill, self._draw_ahead)
-            self.threads = [threading.Thread(target=self._run_thread, args=(loop,), daemon=True) for loop in loops]
-            for thread in self.threads:
-                thread.start()
+        self.requested_at = self.requested_at or time.time()
+        self.start()
         with self._changed:
             with self._waiting:
                 self._changed.notify_all()
@@ -135,6 +131,15 @@ class StreamLoader:
                 self.first_batch_at = time.time()
             self._changed.notify_all()
         return batch
+
+    def start(self) -> None:
+        """Start the stream and both threads, once."""
+        if self.threads:
+            return
+        loops = (self._fill, self._draw_ahead)
+        self.threads = [threading.Thread(target=self._run_thread, args=(loop,), daemon=True) for loop in loops]
+        for thread in self.threads:
+            thread.start()
 
     def commit(self, serials: np.ndarray) -> None:
         """Record one use of each serial by a completed optimization step."""
@@ -276,6 +281,11 @@ class MixedLoader:
         parts = [part | {"image": padded(part["image"], size)} for part in parts]
         batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return batch | {"image": pinned(batch["image"])}
+
+    def start(self) -> None:
+        """Start all streams."""
+        for loader in self.loaders.values():
+            loader.start()
 
     def close(self) -> None:
         """Stop all threads, which also ends the streams' executions."""

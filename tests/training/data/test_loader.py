@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from generation.indices import IndexSet
+from tests.support.waits import wait_until
 from training.data.consumption import Share
 from training.data.loader import HeldOutLoader, MixedLoader, Pace, StreamLoader
 from training.data.reservoir import PixelStore, Reservoir, Uses
@@ -64,6 +65,16 @@ def test_epochs_continue_in_one_execution():
     assert shard.num_opened == 1
     with pytest.raises(StopIteration):
         next(iter(loader))
+
+
+def test_started_stream_is_read_before_the_first_batch_is_requested():
+    shard = CountingShard(6)
+    loader = loader_of(shard, 1, Uses(1, 1), num_slots=1)
+    loader.start()
+    wait_until(lambda: shard.num_handed_out)
+    assert loader.requested_at == 0
+    assert [batch["serial"].item() for batch in loader] == [0, 1, 2, 3, 4, 5]
+    assert shard.num_opened == 1
 
 
 @pytest.mark.parametrize("reuse", [1, 3])
