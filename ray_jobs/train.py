@@ -112,7 +112,7 @@ def main(config: JobConfig) -> None:
                 }
                 print_summary(summary)
                 write_json(run_dir / "summary.json", summary)
-                write_last_page(run_dir, config, recipe, summary, evaluation)
+                write_last_page(run_dir, config, recipe, progress.counts.scores, summary, evaluation)
                 unlock(run_lock)
     print(f"Everything is in {run_dir}")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from generation.config import GenerationConfig
 from generation.engine.generator import GeneratedImages, GenerationFailedError, ImageGenerator
+from generation.engine.scores import OFF_CLASS, ScoreCounts, count_scores
 from generation.recipes.model_files import check_on_this_node
 from generation.recipes.plan import SamplePlan, plan_sample
 from generation.recipes.recipe import Recipe
@@ -29,7 +30,7 @@ MAX_LEFT_OUT = 20
 """End the run when an actor left out this many samples of a class and made no accepted image of it."""
 
 
-REMEDIES = {"flagged": ", set recipe.safety_checker=false", "off_class": ", lower recipe.keep_above"}
+REMEDIES = {"flagged": ", set recipe.safety_checker=false", OFF_CLASS: ", lower recipe.keep_above"}
 """Remedies for some of the guard's reasons."""
 
 
@@ -69,12 +70,16 @@ class WorkCounts:
     num_left_out: Counter[str] = field(default_factory=Counter)
     """Samples left out, by class name."""
 
+    scores: ScoreCounts = field(default_factory=ScoreCounts)
+    """Of the recipe's check."""
+
     def add(self, other: "WorkCounts") -> None:
         """Add the counts of `other`."""
         self.num_images_made += other.num_images_made
         self.num_refused.update(other.num_refused)
         self.num_left_out.update(other.num_left_out)
         self.working_seconds += other.working_seconds
+        self.scores.add(other.scores)
 
 
 class GeneratorActor:
@@ -89,6 +94,9 @@ class GeneratorActor:
         self._counts = WorkCounts()
         self._num_made_of, self._num_refused_of, self._num_left_out_of = Counter[int](), Counter[int](), Counter[int]()
         """By label."""
+
+        self._reported = ScoreCounts()
+        """The check's extreme images so far, each of which is reported once."""
 
         self._counts_lock = threading.Lock()
         self._clock = WorkClock()
@@ -125,8 +133,10 @@ class GeneratorActor:
         made = {"image": generated.images_nhwc, "attempt": np.array([plan.attempt for plan in plans], dtype=np.int8)}
         made |= self._scores(generated.images_nhwc, plans)
         reasons = refusals(generated, made.get("score"), self.recipe.keep_above)
+        scores = count_scores(self.recipe, plans, made["image"], made.get("score"), reasons)
         with self._counts_lock:
-            self._counts.add(WorkCounts(len(plans), Counter(reason for reason in reasons if reason)))
+            scores.leave_new(self._reported)
+            self._counts.add(WorkCounts(len(plans), Counter(reason for reason in reasons if reason), scores=scores))
             self._num_made_of.update(plan.label for plan in plans)
             self._num_refused_of.update(plan.label for plan, reason in zip(plans, reasons, strict=True) if reason)
         refused = [i for i, reason in enumerate(reasons) if reason]
@@ -185,7 +195,7 @@ def refusals(generated: GeneratedImages, scores: np.ndarray | None = None, keep_
     is_black = generated.brightest <= MAX_BLACK_LEVEL
     reasons = {"non_finite": ~generated.finite, "flagged": generated.flagged, "black": is_black, "flat": is_flat}
     if scores is not None:
-        reasons["off_class"] = scores < keep_above
+        reasons[OFF_CLASS] = scores < keep_above
     return np.select(list(reasons.values()), list(reasons), default="").tolist()
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from generation.engine.actor import GeneratorActor, ImagesRefusedError
+from generation.engine.actor import GeneratorActor, ImagesRefusedError, WorkCounts
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
@@ -70,3 +70,39 @@ def test_samples_without_a_check_have_no_score(painted: Recipe):
 def test_check_without_a_scorer_is_an_error(painted: Recipe):
     with pytest.raises(ValueError, match="this job cannot score images"):
         GeneratorActor(dataclasses.replace(painted, check="timm:resnet18"), ON_CPU)
+
+
+def test_scores_are_counted_by_class_and_template(painted: Recipe):
+    actor = checked_actor(painted, [0.9, 0.2, 0.5, 0.6, 0.8], keep_above=0.5)
+    batch = actor.generate(range(4))
+    scores = actor.take_counts().scores
+    second = painted.label_space.class_names[batch["label"][1]]
+    template = painted.templates[0]
+    assert (scores.num_scored["all images"], scores.num_scored[f"template {template}"]) == (5, 5)
+    assert scores.means()[f"class {second}"] == pytest.approx((0.2 + 0.8) / 2)
+    assert scores.means()["all images"] == pytest.approx(3.0 / 5)
+    shown = {kind: [(each.score, each.index, each.attempt) for each in images] for kind, images in scores.shown.items()}
+    accepted = [(0.9, 0, 0), (0.8, 1, 1), (0.6, 3, 0), (0.5, 2, 0)]
+    assert [[(pytest.approx(score), *rest) for score, *rest in each] for each in (accepted, [*reversed(accepted)])] == [
+        shown["highest scores"],
+        shown["lowest accepted scores"],
+    ]
+    assert shown["highest refused scores"] == [(pytest.approx(0.2), 1, 0)]
+    np.testing.assert_array_equal(scores.shown["highest scores"][1].image, batch["image"][1])
+
+
+def test_extreme_images_are_reported_once_and_add_up_over_actors(painted: Recipe):
+    counts = WorkCounts()
+    first, second = checked_actor(painted, [*[0.5] * 8, 0.9, 0.1, 0.5, 0.5]), checked_actor(painted, [0.95, 0.4])
+    first.generate(range(8))
+    counts.add(first.take_counts())
+    first.generate(range(8, 12))
+    reported = first.take_counts()
+    assert [each.score for each in reported.scores.shown["highest scores"]] == [pytest.approx(0.9)]
+    assert [each.score for each in reported.scores.shown["lowest accepted scores"]] == [pytest.approx(0.1)]
+    second.generate(range(12, 14))
+    counts.add(reported)
+    counts.add(second.take_counts())
+    best = [round(each.score, 3) for each in counts.scores.shown["highest scores"]]
+    assert best == [0.95, 0.9, *[0.5] * 6]
+    assert counts.scores.num_scored["all images"] == 14
