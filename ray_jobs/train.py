@@ -111,7 +111,7 @@ def main(config: JobConfig) -> None:
                     "advice": advice,
                 }
                 print_summary(summary)
-                write_json(run_dir / "summary.json", summary)
+                write_json(run_dir / "summary.json", summary | {"mean_scores": progress.counts.scores.means()})
                 write_last_page(run_dir, config, recipe, progress.counts.scores, summary, evaluation)
                 unlock(run_lock)
     print(f"Everything is in {run_dir}")

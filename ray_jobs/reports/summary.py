@@ -35,7 +35,6 @@ def summarize(
         "num_generated": counts.num_images_made,
         "num_refused": dict(counts.num_refused),
         "num_left_out": dict(counts.num_left_out),
-        "mean_scores": counts.scores.means(),
         "num_trained": training.num_trained,
         "num_model_loads": counts.num_loads.total(),
         "held_out_top1": training.held_out_top1,
