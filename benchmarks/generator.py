@@ -1,11 +1,13 @@
 """Images per second of one generator on one device: `python -m benchmarks.generator CONFIG [section.key=value ...]`.
 
-Needs no Ray. Prints one row per batch size, and the rate of planning.
+Needs no Ray. Prints one row per batch size, with the rate without `recipe.check` beside it, and the rate of planning.
 """
 
+import dataclasses
 import sys
 import time
 
+from evaluation.inference.check import build_scorer
 from generation.engine.actor import GeneratorActor
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
@@ -22,10 +24,14 @@ def main() -> None:
     """Measure the config's generator at several batch sizes."""
     config = load_config(JobConfig, sys.argv[1:])
     recipe = config.opened_recipe
-    actor = GeneratorActor(recipe, config.generation)
+    actors = [GeneratorActor(recipe, config.generation, build_scorer)]
+    if recipe.check:
+        unchecked = dataclasses.replace(recipe, check="", check_revision="", keep_above=0.0)
+        actors.append(GeneratorActor(unchecked, config.generation))
     title = f"{recipe.model or recipe.generator}, {config.generation.threads_per_actor} threads"
-    rows = [[str(batch_size), f"{images_per_second(actor, batch_size):.1f}"] for batch_size in BATCH_SIZES]
-    print_table(title, ("batch size", "images/s"), rows)
+    rates = [[images_per_second(actor, batch_size) for actor in actors] for batch_size in BATCH_SIZES]
+    rows = [[f"{n}", *(f"{rate:.1f}" for rate in row)] for n, row in zip(BATCH_SIZES, rates, strict=True)]
+    print_table(title, ("batch size", "images/s", "without the check")[: 1 + len(actors)], rows)
     print(f"planning alone: {plans_per_second(recipe):,.0f} plans/s")
 
 

@@ -10,6 +10,9 @@ import numpy as np
 NO_LABEL = -1
 """Label of a sample that was left out: a black image that keeps its row, and that training ignores."""
 
+SCORE_DECIMALS = 3
+"""Scores are rounded, since their last bits depend on the batch and the device."""
+
 
 class SampleBatch(TypedDict):
     """`N` samples as columns."""
@@ -26,6 +29,16 @@ class SampleBatch(TypedDict):
     attempt: np.ndarray
     """int8 [N]: number of refused attempts before the image was accepted or the sample left out."""
 
+    score: NotRequired[np.ndarray]
+    """float32 [N]: probability that `recipe.check` gives the image's class, 0 where the sample was left out; absent
+    without a check.
+    """
+
+    soft_label: NotRequired[np.ndarray]
+    """float16 [N, num_classes]: probabilities that `recipe.check` gives the recipe's classes, summing to 1; only in
+    streams to a trainer that asks for them.
+    """
+
 
 class PassBatch(SampleBatch):
     """Samples as training receives them, possibly in several passes."""
@@ -41,7 +54,7 @@ def select_samples(batch: SampleBatch, which: np.ndarray) -> SampleBatch:
     """Return the samples selected by a bool [N] mask or int64 positions; no copy if the mask selects all."""
     if which.dtype == np.bool_ and which.all():
         return batch
-    return cast(SampleBatch, {name: batch[name][which] for name in SampleBatch.__annotations__})
+    return cast(SampleBatch, {name: column[which] for name, column in cast(dict[str, np.ndarray], batch).items()})
 
 
 def drop_left_out(batch: SampleBatch) -> SampleBatch:

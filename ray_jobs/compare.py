@@ -24,6 +24,7 @@ from typing import cast
 from evaluation.images.real_sets import RealSet
 from evaluation.images.training_images import validation_images
 from evaluation.images.unreadable import Unreadable
+from evaluation.inference.check import check_scorer
 from generation.pool.service import GenerationService
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe
@@ -101,6 +102,7 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
         )
     run_dir = resolve(config.output)
     recipe = config.opened_recipe
+    check_scorer(recipe)
     check_batches(config.generation, config.data)
     validation_set(config, recipe)
     check_architecture(config.training.architecture)

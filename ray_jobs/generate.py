@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from evaluation.inference.check import build_scorer, check_scorer
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.checks import check_recipe
 from generation.recipes.recipe import Recipe
@@ -47,7 +48,7 @@ def main(config: JobConfig, verify: bool) -> None:
                 announce(f"nothing to generate: all images are in {splits[0].storage.url}")
                 return
             check_placement([generation_demand(config.generation)])
-            service = held.enter_context(start_generation(recipe, config.generation))
+            service = held.enter_context(start_generation(recipe, config.generation, build_scorer))
             announce(f"{service.num_loaded()} generator actors up, batches of {service.batch_size()}")
             sets = [split.create_or_extend(recipe, config.data, service.common_batch_size()) for split in splits]
         with errors_at_work("Complete shards are stored; run the same command to generate the rest."):
@@ -60,6 +61,7 @@ def main(config: JobConfig, verify: bool) -> None:
 def prepare(config: JobConfig) -> tuple[JobConfig, Recipe, list[DataSplit]]:
     """Return settings, recipe and splits with their stored shards, checked as far as possible without a cluster."""
     recipe = config.opened_recipe
+    check_scorer(recipe)
     config, splits = open_splits(config.output, recipe, config)
     return config, recipe, splits
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.images.real_sets import RealSet
+from evaluation.inference.check import build_scorer, check_scorer
 from evaluation.inference.network import KINDS
 from evaluation.inference.outputs import infer_generated, infer_sets
 from evaluation.inference.trained_model import EvaluatedModel
@@ -91,6 +92,7 @@ def prepare(config: JudgeConfig) -> Prepared:
     run_dir = resolve(config.output)
     recipe = config.opened_recipe
     notes = check_recipe(recipe, config.recipe) if config.data.source == "stream" else []
+    check_scorer(recipe)
     judge = open_checkpoint(config.checkpoint)
     judge_file = judge.facts["checkpoint"]
     if judge.label_space.sha256 != recipe.label_space.sha256:
@@ -137,7 +139,7 @@ def classify_generated(job: Prepared) -> ClassifiedImages:
             request = SampleRequest.all_of(range(job.shards.num_images))
             samples = read_shards(job.shards, 0, config.data.num_readers, request)
         else:
-            service = pool_up.enter_context(start_generation(job.recipe, config.generation))
+            service = pool_up.enter_context(start_generation(job.recipe, config.generation, build_scorer))
             request = SampleRequest.all_of(range(config.num_generated))
             samples = stream_samples(service, job.recipe, config.generation, request)
         columns = infer_generated(samples, job.judge, config.evaluation)

@@ -24,6 +24,7 @@ import ray
 from evaluation.config import EvaluationConfig
 from evaluation.images.digits import DIGITS
 from evaluation.images.real_sets import RealSet
+from evaluation.inference.check import build_scorer, check_scorer
 from generation.config import GenerationConfig
 from generation.digits.real_digits import IMAGE_SIZE, training_digits
 from generation.pool.service import start_generation
@@ -107,6 +108,7 @@ def prepare(config: MiniatureConfig) -> tuple[Recipe, Path, list[RealSet]]:
     check_effect("evaluation", config.evaluation, EVALUATION_WITHOUT_EFFECT)
     recipe = config.opened_recipe
     check_kinds(recipe)
+    check_scorer(recipe)
     return recipe, run_dir, plan(config.evaluation, recipe.label_space).sets
 
 
@@ -220,7 +222,7 @@ def generate(recipe: Recipe, generation: GenerationConfig, indices: np.ndarray) 
     """Generate and return the images with these indices, in this order."""
     batches: list[SampleBatch] = []
     num_images, announced_at = 0, time.monotonic()
-    with start_generation(recipe, generation) as service:
+    with start_generation(recipe, generation, build_scorer) as service:
         for batch in request_samples(service, generation, indices.tolist()):
             batches.append(batch)
             num_images += len(batch["index"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from evaluation.evaluate import EvaluationPlan
 from evaluation.images.unreadable import Unreadable
+from evaluation.inference.check import check_scorer
 from evaluation.inference.trained_model import crop_of, open_model
 from evaluation.result import Evaluation
 from generation.files import write_whole
@@ -110,8 +111,8 @@ def main(config: JobConfig) -> None:
                     "advice": advice,
                 }
                 print_summary(summary)
-                write_json(run_dir / "summary.json", summary)
-                write_last_page(run_dir, config, recipe, summary, evaluation)
+                write_json(run_dir / "summary.json", summary | {"mean_scores": progress.counts.scores.means()})
+                write_last_page(run_dir, config, recipe, progress.counts.scores, summary, evaluation)
                 unlock(run_lock)
     print(f"Everything is in {run_dir}")
 
@@ -148,6 +149,8 @@ def prepare(config: JobConfig) -> Prepared:
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     check_reservoir(config.training, array_size(config, recipe))
     check_loggers(config.training)
+    if config.data.source == "stream":
+        check_scorer(recipe)
     config.evaluation.check_step(config.training.global_batch_size)
     planned = plan(config.evaluation, recipe.label_space)
     trained_size = config.training.crop_size or recipe.image_size

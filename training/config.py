@@ -118,6 +118,16 @@ class TrainingConfig(Documented):
     those of real images.
     """
 
+    weight_by_score: bool = False
+    """Weight each image's loss by its score from `recipe.check`, divided by the mean score of its batch; real images
+    score 1.
+    """
+
+    soft_labels: NotNegative = 0.0
+    """Weight of a second loss term, the cross-entropy with the class probabilities of the model in `recipe.check`. 0
+    leaves it out; other values need `data.source: stream`, since shards store no probabilities.
+    """
+
     num_epochs: AtLeastOne = 100
     """Number of logical epochs: equal parts of the run, each ending with validation and a checkpoint."""
 

@@ -96,7 +96,7 @@ class OwnCodeReplica:
     """A `GeneratorReplica` that runs this job's own code."""
 
     def __init__(self, code: JobCode, keeper: ActorHandle, pickled: bytes) -> None:
-        """Take the job's code, the pool's keeper, and the recipe and settings pickled by the driver."""
+        """Take the job's code, the pool's keeper, and the replica's other arguments, pickled by the driver."""
         try:
             use(code)
         except Exception as error:

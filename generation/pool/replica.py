@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 
 from generation.config import GenerationConfig
-from generation.engine.actor import GeneratorActor
+from generation.engine.actor import GeneratorActor, ScorerBuilder
 from generation.engine.generator import ActorFailedError, GenerationFailedError
 from generation.pool.keeper import GenerationCounts
 from generation.recipes.recipe import Recipe
@@ -43,13 +43,15 @@ LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}
 class GeneratorReplica:
     """Serve replica that runs a `GeneratorActor`. One request at a time is on the device; the others wait."""
 
-    def __init__(self, recipe: Recipe, config: GenerationConfig, keeper: ActorHandle) -> None:
+    def __init__(
+        self, recipe: Recipe, config: GenerationConfig, build_scorer: ScorerBuilder | None, keeper: ActorHandle
+    ) -> None:
         listen_on_loopback()
         log_to_stderr()
         self.keeper = keeper
         self.process = f"{socket.gethostname()}:{os.getpid()}"
         loading_since = time.monotonic()
-        self.actor = self._load(recipe, config)
+        self.actor = self._load(recipe, config, build_scorer)
         load_seconds = time.monotonic() - loading_since
         # The next request waits for the device in a second thread. Its work on the device starts without going through
         # the event loop, while the images of the previous request are copied and checked.
@@ -58,14 +60,14 @@ class GeneratorReplica:
         ray.get(keeper.add_load.remote(self.process, self.actor.batch_size, load_seconds))
         Thread(target=self._report_while_working, daemon=True).start()
 
-    def _load(self, recipe: Recipe, config: GenerationConfig) -> GeneratorActor:
+    def _load(self, recipe: Recipe, config: GenerationConfig, build_scorer: ScorerBuilder | None) -> GeneratorActor:
         ray.get(self.keeper.report_loading.remote(self.process))
         loading_ended = Event()
         Thread(target=self._report_while_loading, args=(loading_ended,), daemon=True).start()
         try:
             labels = cast(dict[str, str], ray.get_runtime_context().get_node_labels())
             batch_size = config.batch_sizes.get(labels.get(ACCELERATOR_TYPE, ""), config.batch_size)
-            return GeneratorActor(recipe, dataclasses.replace(config, batch_size=batch_size))
+            return GeneratorActor(recipe, dataclasses.replace(config, batch_size=batch_size), build_scorer)
         except Exception as error:
             loading_ended.set()
             ray.get(self.keeper.add_load_error.remote(self.process, f"{error}"))

@@ -22,6 +22,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from generation.config import GenerationConfig
+from generation.engine.actor import ScorerBuilder
 from generation.engine.generator import GenerationFailedError
 from generation.pool import own_code, serve_controller
 from generation.pool.keeper import GenerationCounts, PoolKeeper
@@ -202,9 +203,12 @@ class GenerationService:
         self.stop()
 
 
-def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationService:
+def start_generation(
+    recipe: Recipe, config: GenerationConfig, build_scorer: ScorerBuilder | None = None
+) -> GenerationService:
     """Start a pool on the connected cluster; return when `min_actors` have loaded their models, or one if that is 0.
 
+    `build_scorer` opens the model in `recipe.check`.
     Raises GenerationFailedError, with the pool stopped again, if models cannot be loaded or the start times out.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # Serve warns of each slow start
@@ -230,7 +234,7 @@ def start_generation(recipe: Recipe, config: GenerationConfig) -> GenerationServ
         autoscaling_config=_autoscaling(config, {"name": keeper_name, "namespace": namespace}),
     )
     code = own_code.code_of_driver(runtime_env)
-    app = deployment(own_code.OwnCodeReplica).bind(code, keeper, pickle.dumps((recipe, config)))
+    app = deployment(own_code.OwnCodeReplica).bind(code, keeper, pickle.dumps((recipe, config, build_scorer)))
     target = serve.RunTarget(app, name=app_name, route_prefix=None, logging_config=QUIET)
     with ExitStack() as undo:
         undo.callback(stop_pool, app_name, keeper)

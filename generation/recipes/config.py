@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Attempts, Documented, Finite, NotNegative, Seed, check_ranges
+from generation.ranges import AtLeastOne, Attempts, BelowOne, Documented, Finite, NotNegative, Seed, check_ranges
 from generation.recipes.prompts import fields_of, template_text
 
 
@@ -58,6 +58,15 @@ class SharedSettings(Documented):
     """Leave out (and count) a sample after this many refused images; 0 fails the run after `generation.max_attempts`
     instead. Part of the recipe, because it decides which samples exist.
     """
+
+    check: str = ""
+    """Second model, which scores each image: a run's checkpoint.ckpt, `torchvision:NAME/WEIGHTS`, `timm:NAME`, or
+    `clip:NAME`, a folder or hub id (`@REVISION` pins it). Part of the recipe, as it decides which images are refused.
+    Empty means none.
+    """
+
+    keep_above: BelowOne = 0.0
+    """Refuse images whose score, the probability that `check` gives their class, is below this; 0 refuses none."""
 
     guidance_scale: tuple[float, ...] = (2.0,)
     """Guidance scales s in eps(null) + s * (eps(prompt) - eps(null)); 1 means no guidance, at half the cost."""
@@ -118,6 +127,11 @@ class RecipeConfig(SharedSettings):
             raise ValueError(
                 f"recipe.generated_size is {self.generated_size}, less than image_size {self.image_size}: images are "
                 "not enlarged. Lower image_size."
+            )
+        if self.keep_above and not self.check:
+            raise ValueError(
+                f"recipe.keep_above is {self.keep_above:g}, but recipe.check is empty. Set it to the model that scores "
+                "images, or keep_above to 0."
             )
         if not self.guidance_scale or not all(1 <= scale < math.inf for scale in self.guidance_scale):
             raise ValueError(f"recipe.guidance_scale is {_shown(self.guidance_scale)}; use 1 (no guidance) or more.")

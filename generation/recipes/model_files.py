@@ -67,6 +67,7 @@ MODEL = ModelSource(
 )
 VAE = ModelSource("recipe.vae", "config.json", ("",))
 LORA = ModelSource("recipe.loras", "*.safetensors", ("",), may_be_file=True)
+CHECK = ModelSource("recipe.check", "config.json", ("",), may_be_file=True)
 
 
 def find_local(name: str) -> Path | None:

@@ -17,12 +17,25 @@ from typing import Any, get_type_hints
 from generation.ranges import is_of_type
 from generation.recipes.config import RecipeConfig, SharedSettings
 from generation.recipes.labels import SHIPPED, LabelSpace, label_space_from_value, load_label_space
-from generation.recipes.model_files import LORA, MODEL, VAE, ModelSource, check_revision, local_path, resolve_revision
+from generation.recipes.model_files import (
+    CHECK,
+    LORA,
+    MODEL,
+    VAE,
+    ModelSource,
+    check_revision,
+    find_local,
+    local_path,
+    resolve_revision,
+)
 from generation.recipes.prompts import fields_of, template_text
 from generation.recipes.word_files import read_backgrounds, read_captions, read_text, with_places365
 
-LATER_FIELDS = {"leave_out_after": 0}
+LATER_FIELDS: dict[str, Any] = {"leave_out_after": 0, "check": "", "check_revision": "", "keep_above": 0.0}
 """Fields added later, with the value that older recipes imply; omitted at this value, so that old hashes stay valid."""
+
+LIBRARIES = ("torchvision", "timm")
+"""Prefixes of a `recipe.check` whose weights a library knows by name; they are not pinned."""
 
 SHORT_LIST = 8
 """Lists up to this length are compared as one value."""
@@ -53,6 +66,9 @@ class Recipe(SharedSettings):
     loras: tuple[tuple[str, str, float], ...]
     """Name, revision and scale of each LoRA."""
 
+    check_revision: str = ""
+    """Like `revision`, of the model in `check`; empty for a library's."""
+
     @cached_property
     def backgrounds_by_label(self) -> tuple[tuple[str, ...], ...]:
         """The possible texts of `{background}` per label."""
@@ -69,6 +85,11 @@ class Recipe(SharedSettings):
         """The external files that the recipe refers to: kind, name and revision."""
         chosen = ((MODEL, self.model, self.revision), (VAE, self.vae, self.vae_revision))
         return tuple(part for part in chosen if part[1]) + tuple((LORA, *lora[:2]) for lora in self.loras)
+
+    @property
+    def check_parts(self) -> tuple[tuple[ModelSource, str, str], ...]:
+        """Like `parts`, of the check: its file or folder, if it is not a library's."""
+        return ((CHECK, self.check.removeprefix("clip:"), self.check_revision),) if self.check_revision else ()
 
     def to_value(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -99,7 +120,7 @@ def build_recipe(config: RecipeConfig) -> Recipe:
     space = find_label_space(config.label_space)
     templates = tuple(" ".join([config.prefix, template_text(name)]).strip() for name in config.templates)
     fields = fields_of(*templates)
-    values = shared_settings(config) | pinned_model(config)
+    values = shared_settings(config) | pinned_model(config) | pinned_check(config.check)
     values |= {
         "label_space": space,
         "class_weights": class_weights(config.class_weights, space),
@@ -133,6 +154,23 @@ def pinned_model(config: RecipeConfig) -> dict[str, Any]:
         "vae_revision": resolve_revision(VAE, vae, vae_revision) if vae else "",
         "loras": tuple((name, resolve_revision(LORA, name, pin), scale) for (name, pin), scale in loras.items()),
     }
+
+
+def pinned_check(check: str) -> dict[str, Any]:
+    """Return the recipe fields that pin the model in `recipe.check`; ValueError if it is missing."""
+    kind, _, name = check.rpartition(":")
+    if not check or (kind in LIBRARIES and name):
+        return {}
+    name, _, pin = name.partition("@")
+    if kind == "clip" and name:
+        return {"check": f"clip:{name}", "check_revision": resolve_revision(CHECK, name, pin)}
+    path = find_local(check)
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"recipe.check is '{check}', which is no file. Use a run's checkpoint.ckpt, torchvision:NAME/WEIGHTS, "
+            "timm:NAME or clip:NAME."
+        )
+    return {"check_revision": resolve_revision(CHECK, check, "")}
 
 
 def find_label_space(name: str) -> LabelSpace:
@@ -174,7 +212,10 @@ def differences(ours: Any, theirs: Any, name: str = "") -> dict[str, tuple[Any, 
     """Return both values of each differing field of two recipes' JSON, such as `label_space.classes.3.definition`."""
     if isinstance(ours, dict) and isinstance(theirs, dict) and (ours.keys() == theirs.keys() or not name):
         keys = ours | theirs  # at the top level, fields may be omitted at their default
-        parts = [(f"{name}.{key}" if name else key, ours.get(key, 0), theirs.get(key, 0)) for key in keys]
+        parts = [
+            (f"{name}.{key}" if name else key, *(side.get(key, LATER_FIELDS.get(key)) for side in (ours, theirs)))
+            for key in keys
+        ]
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs) > SHORT_LIST:
         parts = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
     else:
@@ -245,7 +286,7 @@ def read_recipe(path: Path) -> Recipe:
         recipe = recipe_from_value(read_recipe_value(path))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"'{path}': {error}") from error
-    for part in recipe.parts:
+    for part in (*recipe.parts, *recipe.check_parts):
         check_revision(*part)
     return recipe
 

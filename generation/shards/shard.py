@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from PIL import Image
 
 from generation.recipes.plan import describe_sample, plan_sample
 from generation.recipes.recipe import Recipe, canonical_json
-from generation.sample import NO_LABEL, SampleBatch, select_samples
+from generation.sample import NO_LABEL, SCORE_DECIMALS, SampleBatch, select_samples
 
 THREADS = min(4, os.cpu_count() or 1)
 """Threads per process that encode or decode images: Pillow releases the GIL."""
@@ -41,6 +41,12 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 """One row per sample: offset, size and SHA-256 of its image's bytes in the shard."""
+
+SCORED_SCHEMA = INDEX_SCHEMA.append(pa.field("score", pa.float32()))
+"""The index of a recipe with a check."""
+
+SAMPLE_COLUMNS = ("index", "label", "attempt", "score")
+"""The index's columns that samples have."""
 
 
 class DamagedShardError(RuntimeError):
@@ -89,8 +95,8 @@ class ShardWriter:
         self.image_format = image_format
         self.threads = ThreadPoolExecutor(THREADS)
         self.members: list[Future[dict[str, bytes]]] = []
-        self.left_out: list[tuple[int, int]] = []
-        """Index and attempts of samples without members."""
+        self.left_out: list[tuple] = []
+        """Index rows of samples without members."""
 
     def add(self, batch: SampleBatch) -> None:
         """Wait until the previous batch is encoded, then encode this one in the background."""
@@ -98,10 +104,13 @@ class ShardWriter:
             future.result()
         is_left_out = batch["label"] == NO_LABEL
         left_out = select_samples(batch, is_left_out)
-        self.left_out += zip(left_out["index"].tolist(), left_out["attempt"].tolist(), strict=True)
+        rest = (self.name, 0, 0, "", *([0.0] if self.recipe.check else []))
+        numbers = zip(left_out["index"].tolist(), left_out["attempt"].tolist(), strict=True)
+        self.left_out += [(index, NO_LABEL, attempt, *rest) for index, attempt in numbers]
         kept = select_samples(batch, ~is_left_out)
-        for index, attempt, image in zip(kept["index"], kept["attempt"], kept["image"], strict=True):
-            self.members.append(self.threads.submit(self._members_of, int(index), int(attempt), image))
+        scores = kept.get("score", np.zeros(len(kept["index"])))
+        for index, attempt, image, score in zip(kept["index"], kept["attempt"], kept["image"], scores, strict=True):
+            self.members.append(self.threads.submit(self._members_of, int(index), int(attempt), image, float(score)))
 
     def finish(self) -> Shard:
         """Return the shard with all added samples, in the order they were added."""
@@ -114,20 +123,21 @@ class ShardWriter:
                     tar.addfile(member, io.BytesIO(content))
         self.threads.shutdown()
         content = file.getvalue()
-        index = index_from_tar(content, self.name) if self.members else _index([], self.recipe.sha256)
-        left_out = _index([(i, NO_LABEL, n, self.name, 0, 0, "") for i, n in self.left_out], self.recipe.sha256)
+        left_out = _index(self.left_out, self.recipe.sha256, bool(self.recipe.check))
+        index = index_from_tar(content, self.name) if self.members else left_out.slice(0, 0)
         return Shard(content, pa.concat_tables([index, left_out]).sort_by("index") if self.left_out else index)
 
-    def _members_of(self, index: int, attempt: int, image: np.ndarray) -> dict[str, bytes]:
-        label, described = cls_and_json(self.recipe, index, attempt)
+    def _members_of(self, index: int, attempt: int, image: np.ndarray, score: float) -> dict[str, bytes]:
+        label, described = cls_and_json(self.recipe, index, attempt, score)
         contents = {"cls": label, "json": described, self.image_format.name: self.image_format.encode(image)}
         return {f"{key_of(index)}.{kind}": content for kind, content in contents.items()}
 
 
-def cls_and_json(recipe: Recipe, index: int, attempt: int) -> tuple[bytes, bytes]:
-    """Return the contents of a sample's `.cls` and `.json` files."""
+def cls_and_json(recipe: Recipe, index: int, attempt: int, score: float = 0.0) -> tuple[bytes, bytes]:
+    """Return the contents of a sample's `.cls` and `.json` files; with a check, the latter has the score."""
     plan = plan_sample(recipe, index, attempt)
-    return str(plan.label).encode(), canonical_json(describe_sample(recipe, plan)).encode()
+    scored = {"score": round(score, SCORE_DECIMALS)} if recipe.check else {}
+    return str(plan.label).encode(), canonical_json(describe_sample(recipe, plan) | scored).encode()
 
 
 def key_of(index: int) -> str:
@@ -142,24 +152,26 @@ def sha256(content: bytes | memoryview) -> str:
 
 def index_from_tar(tar: bytes, name: str) -> pa.Table:
     """Return the index of a tar's samples, built from the tar itself; DamagedShardError if it is not a shard."""
-    rows, recipes = [], set()
+    rows, recipes, is_scored = [], set(), False
     try:
         for key, members in members_of(tar).items():
             label, described = int(members["cls"].content), json.loads(members["json"].content)
             (image,) = (member for kind, member in members.items() if kind not in ("cls", "json"))
             location = (name, image.offset, len(image.content), sha256(image.content))
-            rows.append((int(key), label, described["attempt"], *location))
+            is_scored = "score" in described
+            rows.append((int(key), label, described["attempt"], *location, described.get("score")))
             recipes.add(described["recipe_sha256"])
         if len(recipes) != 1:
             raise ValueError(f"its samples come from {len(recipes)} recipes")
     except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
         raise DamagedShardError(f"{name} is not a complete shard: {type(error).__name__}: {error}") from error
-    return _index(rows, recipes.pop())
+    return _index(rows, recipes.pop(), is_scored)
 
 
-def _index(rows: Sequence[tuple], recipe_sha256: str) -> pa.Table:
-    columns = [[row[i] for row in rows] for i in range(len(INDEX_SCHEMA))]
-    return pa.table(columns, schema=INDEX_SCHEMA.with_metadata({"recipe_sha256": recipe_sha256}))
+def _index(rows: Sequence[tuple], recipe_sha256: str, is_scored: bool) -> pa.Table:
+    schema = SCORED_SCHEMA if is_scored else INDEX_SCHEMA
+    columns = [[row[i] for row in rows] for i in range(len(schema))]
+    return pa.table(columns, schema=schema.with_metadata({"recipe_sha256": recipe_sha256}))
 
 
 @dataclass(frozen=True)
@@ -197,7 +209,9 @@ def _read_index(index_file: bytes, name: str) -> pa.Table:
     """Return an index of any recipe and samples; DamagedShardError if it is damaged."""
     try:
         index = pq.read_table(pa.BufferReader(index_file))
-        is_intact = index.schema.equals(INDEX_SCHEMA) and _has_hash(index, "rows_sha256", _hash_of_rows(index))
+        is_intact = index.schema in (INDEX_SCHEMA, SCORED_SCHEMA) and _has_hash(
+            index, "rows_sha256", _hash_of_rows(index)
+        )
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise DamagedShardError(f"The index of {name} cannot be read: {' '.join(str(error).split())}") from error
     if not is_intact:
@@ -231,7 +245,7 @@ def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBat
 
     DamagedShardError if an image does not match its SHA-256.
     """
-    columns = {name: rows[name].to_numpy() for name in ("index", "label", "attempt", "offset", "num_bytes")}
+    columns = {name: rows[name].to_numpy() for name in rows.column_names if name not in ("shard", "sha256")}
     hashes = rows["sha256"].to_pylist()
     images = np.zeros((len(hashes), image_size, image_size, 3), np.uint8)
     view, begin = memoryview(content), byte_range(rows)[0]
@@ -250,7 +264,7 @@ def decode_samples(content: bytes, rows: pa.Table, image_size: int) -> SampleBat
 
     with ThreadPoolExecutor(THREADS) as threads:
         deque(threads.map(decode, range(THREADS)), maxlen=0)
-    return {"index": columns["index"], "label": columns["label"], "image": images, "attempt": columns["attempt"]}
+    return cast(SampleBatch, {name: columns[name] for name in SAMPLE_COLUMNS if name in columns} | {"image": images})
 
 
 def find_problems(tar: bytes, index_file: bytes, recipe: Recipe, indices: range, name: str) -> list[str]:
@@ -280,7 +294,8 @@ def _sample_problems(members: dict[str, Member], recipe: Recipe, row: dict[str, 
     if len(members) != 3 or not {"cls", "json"} <= members.keys():
         return [f"{sample}: expected an image, .cls and .json, found .{', .'.join(members)}"]
     found = []
-    for kind, expected in zip(("cls", "json"), cls_and_json(recipe, row["index"], row["attempt"]), strict=True):
+    contents = cls_and_json(recipe, row["index"], row["attempt"], row.get("score", 0.0))
+    for kind, expected in zip(("cls", "json"), contents, strict=True):
         if members[kind].content != expected:
             found.append(f"{sample}: .{kind} does not match the recipe")
     image = next(member.content for kind, member in members.items() if kind not in ("cls", "json"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from evaluation.inference.check import build_scorer, check_scorer
 from generation.config import GenerationConfig
 from generation.pool.service import GenerationService, start_generation
 from generation.recipes.recipe import Recipe
@@ -28,6 +29,7 @@ def begin(config: JobConfig, *stages: Sequence[Demand], resume: bool = False) ->
 
 def start_pool_alone(recipe: Recipe, config: GenerationConfig) -> GenerationService:
     """Connect to Ray and start a pool for a job that only generates; ValueError if it can never fit."""
+    check_scorer(recipe)
     connect()
     check_placement([generation_demand(config)])
-    return start_generation(recipe, config)
+    return start_generation(recipe, config, build_scorer)

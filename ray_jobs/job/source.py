@@ -11,6 +11,7 @@ from ray.data import Dataset
 
 from evaluation.images.training_images import RealTrainingImages, missing_classes, real_training_images
 from evaluation.images.unreadable import Unreadable
+from evaluation.inference.check import build_scorer
 from generation.config import GenerationConfig
 from generation.files import new_path
 from generation.indices import SampleRequest
@@ -57,7 +58,8 @@ def start_pool(recipe: Recipe, generation: GenerationConfig, training: TrainingC
         # Request nodes for both at once, but get the trainers' resources before generators can take them.
         with reserved_resources(first_generators) if first_generators.wait_seconds else nullcontext():
             wait_for_training()
-        service = start_generation(recipe, generation)
+        scorer = partial(build_scorer, gives_soft_labels=training.soft_labels > 0)
+        service = start_generation(recipe, generation, scorer)
         try:
             if service.num_pending():
                 check_pending([dataclasses.replace(generators, may_start_late=True), trainers], nodes_alive())
@@ -116,6 +118,24 @@ def open_real(
 def real_path(path: str) -> str:
     """Return `digits` unchanged, and anything else as an absolute path."""
     return path if path == "digits" else str(resolve_input(path))
+
+
+def check_scores(config: JobConfig, recipe: Recipe) -> None:
+    """Raise ValueError if training uses scores or probabilities that its images lack."""
+    training, data = config.training, config.data
+    used = "soft_labels" if training.soft_labels else "weight_by_score"
+    if not (training.soft_labels or training.weight_by_score):
+        return
+    if not recipe.check or data.source == "real":
+        raise ValueError(
+            f"training.{used} is {getattr(training, used)}, but no model scores the images. Set recipe.check, and "
+            "data.source to stream or shards."
+        )
+    if training.soft_labels and (data.source != "stream" or data.tee):
+        raise ValueError(
+            f"training.soft_labels is {training.soft_labels:g}, but shards store no class probabilities. Use "
+            "data.source=stream without data.tee."
+        )
 
 
 def check_deterministic(recipe: Recipe, generation: GenerationConfig) -> None:
@@ -247,6 +267,7 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> So
 
     `unreadable` sets how many real images may be left out.
     """
+    check_scores(config, recipe)
     if config.data.source == "shards":
         return open_shards(config, recipe)
     if config.data.source == "real":

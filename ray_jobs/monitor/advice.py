@@ -41,7 +41,7 @@ class Adviser:
             self._run, self._epoch_began = Interval(progress, progress), progress
         self._run, epoch = Interval(self._run.before, progress), Interval(self._epoch_began, progress)
         if epoch.num_epochs:
-            self.log(f"epoch {progress.training.epoch}: {advise(epoch, self.config)}")
+            self.log(f"epoch {progress.training.epoch}: {advise(epoch, self.config)}{epoch.scores_in_words}")
             self._epoch_began = progress
 
     def run_advice(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from generation.engine.scores import ALL_IMAGES, OFF_CLASS
 from generation.pool.keeper import GenerationCounts
 from training.progress import TrainingProgress
 
@@ -62,6 +63,15 @@ class Interval:
     def trained_per_second(self) -> float:
         """Images trained on per second, including time spent on waiting and validation."""
         return self._grown(lambda training: training.num_trained_since_resume) / max(self._seconds, 1e-9)
+
+    @property
+    def scores_in_words(self) -> str:
+        """The mean score of `recipe.check`, and the share of images that it refused; empty without a check."""
+        before, now = self.before.counts, self.now.counts
+        number = now.scores.num_scored[ALL_IMAGES] - before.scores.num_scored[ALL_IMAGES]
+        total = now.scores.thousandths[ALL_IMAGES] - before.scores.thousandths[ALL_IMAGES]
+        num_refused = now.num_refused[OFF_CLASS] - before.num_refused[OFF_CLASS]
+        return f"; mean score {total / number / 1000:.3f}, {num_refused / number:.1%} off class" if number else ""
 
     @property
     def learning_seconds(self) -> float:

@@ -4,14 +4,16 @@ Works on rows and facts only. Uses no clock, file or cluster.
 """
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 from urllib.parse import quote
 
 from evaluation.pages.html import STYLE, html_table, number, page, percent, section
 from evaluation.result import Evaluation
+from generation.engine.scores import ALL_IMAGES, ScoreCounts, ScoredImage
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.reference import non_default_settings
@@ -28,6 +30,9 @@ PAGE_STYLE = f"""{STYLE}
 .facts td + td, .text td + td {{ overflow-wrap: anywhere; }}
 @media (max-width: 40rem) {{ th, td {{ padding: .3rem .4rem; }} td:first-child {{ min-width: 7rem; }} }}
 """
+
+MAX_GROUPS = 30
+"""Classes and templates whose mean scores are shown."""
 
 NO_RATES = (
     "The settings had no rates, so nothing was predicted. <code>figment plan CONFIG --like RUN</code> predicts the "
@@ -51,6 +56,9 @@ class RunFacts:
 
     advice: str
     written_at: str
+    scores: ScoreCounts = field(default_factory=ScoreCounts)
+    """Those of `recipe.check` since the run started or resumed."""
+
     samples_png: bytes | None = None
     summary: Mapping[str, Any] | None = None
     """That of summary.json; None while the run is under way."""
@@ -77,6 +85,7 @@ def run_page(run: RunFacts) -> str:
         section("Advice", f"<p>{escape(run.advice)}</p>"),
         section("Predicted and measured", _prediction(run)),
         section("Samples and their prompts", _samples(run.samples_png)) if run.samples_png else "",
+        section("Scores of the check", _scores(run.scores)) if run.scores.num_scored else "",
         section("Settings that differ from the defaults", _settings(run.config)),
     ]
     return page(run.name, "\n".join(part for part in parts if part), PAGE_STYLE)
@@ -180,8 +189,29 @@ def _measured(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _samples(png: bytes) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<div class="sheet"><img alt="Generated samples, each with its prompt" src="{source}"></div>'
+    return f'<div class="sheet"><img alt="Generated samples, each with its prompt" src="{_data_url(png)}"></div>'
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _scores(scores: ScoreCounts) -> str:
+    """Return the mean scores, those of the lowest `MAX_GROUPS` groups, and the images at the extremes."""
+    means = scores.means()
+    groups = [ALL_IMAGES, *(group for group in means if group != ALL_IMAGES)][: MAX_GROUPS + 1]
+    rows = [[group, number(scores.num_scored[group]), f"{means[group]:.3f}"] for group in groups]
+    shown = "".join(f"<h3>{kind}</h3><p>{''.join(map(_scored, images))}</p>" for kind, images in scores.shown.items())
+    return html_table(["", "images", "mean score"], rows) + shown
+
+
+def _scored(each: ScoredImage) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(each.image).save(file, "png")
+    words = escape(f"{each.class_name}, score {each.score:.3f}, sample {each.index}, attempt {each.attempt}")
+    return f'<img height="64" alt="{words}" title="{words}" src="{_data_url(file.getvalue())}">'
 
 
 def _settings(config: JobConfig) -> str:

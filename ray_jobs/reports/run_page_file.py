@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.result import Evaluation
+from generation.engine.scores import ScoreCounts
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import JobConfig
@@ -36,7 +37,7 @@ class RunPage:
         self._is_outdated |= run.training.epoch != self._epoch
         self._epoch = run.training.epoch
         if self._is_outdated and run.observed_at - self._written_at >= PAGE_SECONDS:
-            write_page(self.run_dir, self.config, self.recipe, self.advice())
+            write_page(self.run_dir, self.config, self.recipe, self.advice(), run.counts.scores)
             self._written_at, self._is_outdated = run.observed_at, False
 
 
@@ -45,10 +46,14 @@ def write_page(
     config: JobConfig,
     recipe: Recipe,
     advice: str,
-    summary: Mapping[str, Any] | None = None,
-    evaluation: Evaluation | None = None,
+    scores: ScoreCounts,
+    end: tuple[Mapping[str, Any], Evaluation | None] | None = None,
 ) -> None:
-    """Write or replace the page, from the files in the run's folder; without a summary the run is in progress."""
+    """Write or replace the page, from the files in the run's folder.
+
+    `end` is the summary and the evaluation of a finished run.
+    """
+    summary, evaluation = end or (None, None)
     sheet = run_dir / "samples.png"
     facts = RunFacts(
         name=run_dir.name,
@@ -56,6 +61,7 @@ def write_page(
         recipe=recipe,
         rows=read_spent(run_dir / SPENT_FILE),
         advice=advice,
+        scores=scores,
         written_at=time.strftime("%Y-%m-%d at %H:%M:%S"),
         samples_png=sheet.read_bytes() if sheet.is_file() else None,
         summary=summary,
@@ -66,11 +72,16 @@ def write_page(
 
 
 def write_last_page(
-    run_dir: Path, config: JobConfig, recipe: Recipe, summary: Mapping[str, Any], evaluation: Evaluation | None
+    run_dir: Path,
+    config: JobConfig,
+    recipe: Recipe,
+    scores: ScoreCounts,
+    summary: Mapping[str, Any],
+    evaluation: Evaluation | None,
 ) -> None:
     """Write the page of a finished run; an error is printed, and its trace kept."""
     try:
-        write_page(run_dir, config, recipe, summary["advice"], summary, evaluation)
+        write_page(run_dir, config, recipe, summary["advice"], scores, (summary, evaluation))
     except Exception as error:  # a failure here must not lose the trained model
         announce(f"report.html was not written: {error}. {keep_trace(error, run_dir)}")
 

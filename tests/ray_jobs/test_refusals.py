@@ -20,6 +20,9 @@ REFUSED = [
     (train, ["recipe.sede=1"], "Did you mean recipe.seed"),
     (train, ["recipe.image_size=30"], "Try 24"),
     (train, ["recipe.generator=diffusers", "recipe.model=no/such/model"], "not an existing file or folder"),
+    (train, ["recipe.check=no/such.ckpt"], "recipe.check is 'no/such.ckpt', which is no file"),
+    (train, ["recipe.keep_above=0.5"], "recipe.keep_above is 0.5, but recipe.check is empty"),
+    (train, ["training.weight_by_score=true"], "weight_by_score is True, but no model scores the images"),
     (train, ["training.architecture=resnet51"], "'resnet51'"),
     (
         train,

@@ -61,6 +61,27 @@ def tiny_clip(tokenizer: Any) -> Any:
     )
 
 
+def save_tiny_clip(folder: Path) -> Any:
+    """Write a CLIPModel for images of 16 px with its tokenizer, and return the model."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=8,
+        projection_dim=32,
+    )
+    text = tiny_clip(tokenizer)
+    config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=32)
+    model = transformers.CLIPModel(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
 def tiny_t5(tokenizer: Any) -> Any:
     """Return a T5 text encoder with 32 dimensions."""
     return transformers.T5EncoderModel(

@@ -30,6 +30,9 @@ POLL_SECONDS = 0.01
 IMAGES_AT_ONCE = 32
 """Images that are added to the reservoir, and encoded if configured, under one lock; it blocks draws meanwhile."""
 
+OPTIONAL_COLUMNS = {"extent", "score", "soft_label"}
+"""Columns that some sources have, which the reservoir keeps."""
+
 
 def shard(name: str) -> DataIterator:
     """Return this worker's shard of a dataset that was passed to `fit`."""
@@ -216,8 +219,9 @@ class StreamLoader:
                 serials = rows["serial"][part]
                 self.ledger.take(serials)
                 uses_left = self.ledger.uses_left(serials)
-                extents = rows["extent"][part] if "extent" in rows else None
-                self.reservoir.add(serials, rows["label"][part], rows["image"][part], uses_left, extents)
+                columns = cast(dict[str, np.ndarray], rows)
+                others = {name: columns[name][part] for name in OPTIONAL_COLUMNS & columns.keys()}
+                self.reservoir.add(serials, rows["label"][part], rows["image"][part], uses_left, others)
                 self.num_taken += room
                 self._ended = self.num_taken >= self.num_expected
                 self._changed.notify_all()
@@ -279,6 +283,9 @@ class MixedLoader:
             return parts[0]
         size = max(part["image"].shape[1] for part in parts)
         parts = [part | {"image": padded(part["image"], size)} for part in parts]
+        if "soft_label" in parts[0]:  # real images have none, and add nothing to that loss
+            zeros = torch.zeros_like(parts[0]["soft_label"][:1])
+            parts = [{"soft_label": zeros.expand(len(part["label"]), -1)} | part for part in parts]
         batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return batch | {"image": pinned(batch["image"])}
 

@@ -7,6 +7,7 @@ SampleToInsertRatio (arXiv 2102.04736); otherwise it is used until a new image r
 import dataclasses
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,7 +108,8 @@ ImageStore = PixelStore | EncodedStore
 
 Batch = dict[str, torch.Tensor]
 """A batch as columns: `serial`, `label`, and `use`, the image's use number from 0, int64 [B]; `image` uint8
-[B, H, W, 3]; `extent` int64 [B, 2], height and width of each image within its array, from the top left.
+[B, H, W, 3]; `extent` int64 [B, 2], height and width of each image within its array, from the top left; `score`
+float32 [B], 1 for images without one; `soft_label` float16 [B, num_classes], absent if the images have none.
 """
 
 MIN_BATCHES, MIN_IMAGES_OF_CLASS = 16, 16
@@ -211,6 +213,10 @@ class Reservoir:
 
         self.serials, self.labels = (np.zeros(store.num_slots, np.int64) for _ in range(2))
         self.extents = np.zeros((store.num_slots, 2), np.int64)
+        self.scores = np.zeros(store.num_slots, np.float32)
+        self.soft_labels: dict[int, np.ndarray] = {}
+        """By slot; empty if the images have none."""
+
         self.left = np.zeros(store.num_slots, np.int32)
         """Remaining uses of each slot's image."""
 
@@ -258,16 +264,21 @@ class Reservoir:
         labels: np.ndarray,
         images: np.ndarray,
         uses_left: np.ndarray,
-        extents: np.ndarray | None = None,
+        others: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Add `N` images, for which there must be room: int64 [N], int64 [N], uint8 [N, H, W, 3], int32 [N].
 
-        `extents`, int64 [N, 2], are needed for images that do not fill their array.
+        `others` may have the columns `extent`, needed for images that do not fill their array, `score`, and
+        `soft_label`, which all images have or none.
         """
+        others = others or {}
         slots = np.array([self._free_slot() for _ in serials], dtype=np.int64)
         self.store.put(slots, images)
         self.serials[slots], self.labels[slots], self.left[slots] = serials, labels, uses_left
-        self.extents[slots] = images.shape[1:3] if extents is None else extents
+        self.extents[slots] = others.get("extent", images.shape[1:3])
+        self.scores[slots] = others.get("score", 1.0)
+        if "soft_label" in others:
+            self.soft_labels.update(zip(slots.tolist(), np.array(others["soft_label"]), strict=True))
         self.order = np.concatenate([self.order, slots])
         self.num_uses_left += int(uses_left.sum())
 
@@ -291,7 +302,10 @@ class Reservoir:
             "label": self.labels[slots],
             "use": (self.uses.most - self.left[slots] + again).astype(np.int64),
             "extent": self.extents[slots],
+            "score": self.scores[slots],
         }
+        if self.soft_labels:
+            columns["soft_label"] = np.stack([self.soft_labels[slot] for slot in slots.tolist()])
         batch = {name: torch.from_numpy(column) for name, column in columns.items()}
         batch["image"] = self.store.get(slots)
         np.subtract.at(self.left, slots, 1)

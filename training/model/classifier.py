@@ -6,6 +6,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from torch.nn import functional
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -69,14 +70,15 @@ class Classifier(lightning.LightningModule):
         self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
     ) -> dict[str, torch.Tensor]:
         """Move images and labels; the inputs of augmentation draws stay on the CPU, which computes the draws."""
-        moved = {name: batch[name].to(device, non_blocking=True) for name in ("image", "label")}
+        names = batch.keys() & {"image", "label", "score", "soft_label"}
+        moved = {name: batch[name].to(device, non_blocking=True) for name in names}
         return batch | moved
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Return the mean cross-entropy over all crops. NonFiniteLossError names the step and the samples."""
+        """Return the mean loss over all crops. NonFiniteLossError names the step and the samples."""
         crops = self.augment(batch["image"], self._draws(batch), batch["extent"].numpy())
         logits = [self._logits(each, batch["is_real"].repeat(len(each) // len(batch["label"]))) for each in crops]
-        loss = torch.stack([self._loss_of(each, batch["label"]) for each in logits]).sum() / self.augment.num_crops
+        loss = torch.stack([self._loss_of(each, batch) for each in logits]).sum() / self.augment.num_crops
         if not torch.isfinite(loss):
             raise NonFiniteLossError(
                 f"The loss is {loss.item()} at step {self.global_step}, on samples {batch['serial'].tolist()}. Lower "
@@ -97,10 +99,18 @@ class Classifier(lightning.LightningModule):
         serials, uses, is_real = (batch[name].numpy() for name in ("serial", "use", "is_real"))
         return draws(self.config.seed, serials, uses, self.augment.num_draws, domains=is_real)
 
-    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss_of(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean loss of k crops of N images, times k; excluded samples count as 0."""
-        num_crops = len(logits) // len(labels)
-        return self.loss(logits, labels.repeat(num_crops)) / len(labels)
+        labels = batch["label"]
+        num_crops, is_labeled = len(logits) // len(labels), labels != NO_LABEL
+        if not (self.config.weight_by_score or self.config.soft_labels):
+            return self.loss(logits, labels.repeat(num_crops)) / len(labels)
+        losses = functional.cross_entropy(logits, labels.repeat(num_crops), ignore_index=NO_LABEL, reduction="none")
+        if self.config.soft_labels:
+            soft = batch["soft_label"].float().repeat(num_crops, 1)
+            losses = losses - self.config.soft_labels * (soft * logits.log_softmax(dim=1)).sum(dim=1)
+        weights = scores_as_weights(batch["score"], is_labeled) if self.config.weight_by_score else is_labeled
+        return (losses * weights.repeat(num_crops)).sum() / len(labels)
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Update accuracy and loss on held-out samples: whole images, or center crops if the crop size differs."""
@@ -131,6 +141,12 @@ class Classifier(lightning.LightningModule):
             "num_classes": self.num_classes,
             "image_size": self.image_size,
         }
+
+
+def scores_as_weights(scores: torch.Tensor, is_labeled: torch.Tensor) -> torch.Tensor:
+    """Return scores [N] scaled to a mean of 1 over labeled samples, and 0 for the others."""
+    scores = scores * is_labeled
+    return scores * is_labeled.sum() / scores.sum().clamp(min=torch.finfo(scores.dtype).tiny)
 
 
 def top1_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -246,3 +247,33 @@ def test_sample_missing_from_the_tar_is_not_a_left_out_sample(painted: Recipe):
     assert find_problems(whole.tar, incomplete.index_file(), painted, TEN, NAME) == [
         f"{NAME} does not contain samples 20 to 29"
     ]
+
+
+def scored_shard(painted: Recipe) -> tuple[Recipe, SampleBatch, Shard]:
+    """Return a recipe with a check, ten of its samples, the third left out, and their shard."""
+    recipe = dataclasses.replace(painted, check="timm:resnet18")
+    batch = painted_batch(painted, TEN)
+    batch["label"][2], batch["attempt"][2], batch["image"][2] = NO_LABEL, 3, 0
+    batch["score"] = np.array([0.1, 1, 0, 0.333, 0.5, 0.6, 0.7, 0.8, 0.9, 0], np.float32)
+    writer = ShardWriter(recipe, NAME, PNG)
+    writer.add(batch)
+    return recipe, batch, writer.finish()
+
+
+def test_scores_are_in_the_index_and_the_json(painted: Recipe):
+    recipe, batch, shard = scored_shard(painted)
+    assert find_problems(shard.tar, shard.index_file(), recipe, TEN, NAME) == []
+    shard = dataclasses.replace(shard, index=open_index(shard.index_file(), recipe, TEN, NAME))
+    samples = read(shard, [3, 2, 9])
+    assert samples.keys() == batch.keys()
+    np.testing.assert_array_equal(samples["score"], batch["score"][[3, 2, 9]])  # pyright: ignore
+    assert samples["score"].dtype == np.float32  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    assert json.loads(members_of(shard.tar)["0000000000023"]["json"].content)["score"] == 0.333
+
+
+def test_score_that_differs_from_the_json_is_a_problem(painted: Recipe):
+    recipe, _, shard = scored_shard(painted)
+    scores = shard.index["score"].to_pylist()
+    index = shard.index.set_column(7, "score", pa.array([0.2, *scores[1:]], pa.float32()))
+    changed = dataclasses.replace(shard, index=index).index_file()
+    assert find_problems(shard.tar, changed, recipe, TEN, NAME) == ["sample 20: .json does not match the recipe"]

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 
 from generation.config import GenerationConfig
+from generation.engine.scores import ScoreCounts
 from generation.pool.keeper import GenerationCounts
 from generation.shards.config import DataConfig
 from ray_jobs.cli.config import JobConfig
@@ -180,3 +181,15 @@ def test_overdue_generators_are_logged_once_until_one_starts():
         "1 more generator did not start within 60 s; check that the cluster has nodes for them. Continuing with 4",
         "1 more generator did not start within 60 s; check that the cluster has nodes for them. Continuing with 5",
     ]
+
+
+def test_epochs_line_has_the_scores_of_the_epoch():
+    def counts(num_images: int, thousandths: int, num_off_class: int) -> GenerationCounts:
+        scores = ScoreCounts(Counter({"all images": num_images}), Counter({"all images": thousandths}))
+        return GenerationCounts(num_refused=Counter(off_class=num_off_class), scores=scores)
+
+    lines: list[str] = []
+    adviser = Adviser(FIXED, lines.append)
+    adviser.observe(looked(100.0, 4, counts(100, 10_000, 50), epoch=1))
+    adviser.observe(looked(200.0, 4, counts(300, 110_000, 70), waiting_seconds=0.0, epoch=2))
+    assert lines[0].endswith("; mean score 0.500, 10.0% off class")

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from generation.engine.scores import ScoreCounts, count_scores
+from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig, Rates
 from ray_jobs.monitor.spent import SpentFile, SpentRow
@@ -153,7 +155,7 @@ def test_end_of_the_job_replaces_the_page(tmp_path: Path, painted: Recipe):
     RunPage(tmp_path, CONFIG, painted, lambda: "balanced").observe(progress_at(100.0, num_trained=0))
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "report.html").touch()
-    write_last_page(tmp_path, CONFIG, painted, SUMMARY, EVALUATION)
+    write_last_page(tmp_path, CONFIG, painted, ScoreCounts(), SUMMARY, EVALUATION)
     page = (tmp_path / "report.html").read_text()
     assert "Finished on" in page
     assert '<a href="evaluation/report.html">' in page
@@ -163,7 +165,7 @@ def test_end_of_the_job_replaces_the_page(tmp_path: Path, painted: Recipe):
 def test_page_that_is_not_the_runs_own_is_kept(tmp_path: Path, painted: Recipe):
     (tmp_path / "report.html").write_text("the user's")
     for _ in range(2):
-        write_last_page(tmp_path, CONFIG, painted, SUMMARY, None)
+        write_last_page(tmp_path, CONFIG, painted, ScoreCounts(), SUMMARY, None)
     assert (tmp_path / "report.html").read_text() == "the user's"
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report-2.html"}
 
@@ -173,7 +175,7 @@ def test_error_in_the_last_page_is_printed(tmp_path: Path, painted: Recipe, monk
         raise RuntimeError("no font")
 
     monkeypatch.setattr(run_page_file, "run_page", fails)
-    write_last_page(tmp_path, CONFIG, painted, SUMMARY, None)
+    write_last_page(tmp_path, CONFIG, painted, ScoreCounts(), SUMMARY, None)
     printed = capsys.readouterr().out
     assert "report.html was not written: no font." in printed
     assert "no font" in (tmp_path / "error.log").read_text()
@@ -188,3 +190,17 @@ def test_browser_shows_samples_and_curves(facts: RunFacts, tmp_path: Path):
     seen = screenshot(tmp_path / "page.html", 1000, 2400)
     assert (seen == (255, 0, 0)).all(axis=-1).sum() == pytest.approx(960 * 480, rel=0.05)  # as wide as 60 rem
     assert (seen == (31, 119, 180)).all(axis=-1).sum() > 1000  # the first line of each curve
+
+
+def test_page_shows_scores_by_class_and_template_and_the_extreme_images(facts: RunFacts, painted: Recipe):
+    plans, images = [plan_sample(painted, index) for index in range(3)], np.zeros((3, 16, 16, 3), np.uint8)
+    scores = count_scores(painted, plans, images, np.array([0.25, 0.5, 0.125]), ["", "", "off_class"])
+    page = run_page(dataclasses.replace(facts, scores=scores))
+    name = painted.label_space.class_names[plans[0].label]
+    text = text_of(page)
+    assert "Scores of the check images mean score all images 3 0.292" in text  # 0.25, 0.5 and 0.125 in thousandths
+    assert f"class {name} 1 0.250" in text
+    assert f"template {painted.templates[0]} 3 0.292" in text
+    assert page.count(f'title="{name}, score 0.250, sample 0, attempt 0"') == 2  # among the highest and the lowest
+    assert page.count('sample 2, attempt 0"') == 2  # title and alternative text of the refused one
+    assert "Scores of the check" not in run_page(facts)

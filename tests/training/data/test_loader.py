@@ -317,3 +317,22 @@ def test_prefetch_error_is_raised_in_consumer():
     loader.start()
     with pytest.raises(RuntimeError, match="no actor was up"):
         list(loader)
+
+
+def test_scores_and_soft_labels_stay_with_their_images():
+    class Scored(CountingShard):
+        def batch(self, i: int) -> dict[str, np.ndarray]:
+            rows = super().batch(i)
+            serial = rows["serial"]
+            soft = np.stack([serial / 100, 1 - serial / 100], axis=1).astype(np.float16)
+            return rows | {"score": (serial / 100).astype(np.float32), "soft_label": soft}
+
+    scored, real = (loader_of(kind(10, batch_size=4), 3, Uses(1, 1)) for kind in (Scored, CountingShard))
+    batch = next(MixedLoader({"synthetic": scored, "real": real}))
+    expected = batch["serial"][:3] / 100
+    torch.testing.assert_close(batch["score"], torch.cat([expected, torch.ones(3)]).float())
+    torch.testing.assert_close(batch["soft_label"][:3, 0], expected.half())
+    assert batch["soft_label"].dtype == torch.float16
+    assert not batch["soft_label"][3:].any()
+    scored.close()
+    real.close()

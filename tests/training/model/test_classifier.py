@@ -1,6 +1,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from generation.random_streams import draws
 from generation.sample import NO_LABEL
 from training.checkpoint import read_checkpoint
 from training.config import TrainingConfig
-from training.model.classifier import Classifier, NonFiniteLossError, load_classifier, top1_of
+from training.model.classifier import Classifier, NonFiniteLossError, load_classifier, scores_as_weights, top1_of
 
 RESNET18 = TrainingConfig(architecture="resnet18", num_images=64, num_epochs=1, global_batch_size=8, gpus_per_worker=0)
 
@@ -57,13 +58,45 @@ def test_loss_is_mean_over_all_crops():
     torch.testing.assert_close(loss, expected)
 
 
+def test_scores_become_weights_of_mean_one():
+    scores, labels = torch.tensor([0.2, 0.6, 0.9]), torch.tensor([0, 1, NO_LABEL])
+    torch.testing.assert_close(scores_as_weights(scores, labels != NO_LABEL), torch.tensor([0.5, 1.5, 0.0]))
+    assert scores_as_weights(torch.zeros(3), labels != NO_LABEL).tolist() == [0, 0, 0]
+
+
+def losses(**settings: Any) -> float:
+    """Return the loss of two crops of two images with labels 0 and 1 and logits (0, 0) and (ln 3, 0)."""
+    classifier = Classifier(dataclasses.replace(RESNET18, **settings), num_classes=2, image_size=32)
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]).repeat(2, 1)
+    columns = {
+        "label": torch.tensor([0, 1]),
+        "score": torch.tensor([0.2, 0.6]),
+        "soft_label": torch.tensor([[0.5, 0.5], [1.0, 0.0]], dtype=torch.float16),
+    }
+    return classifier._loss_of(logits, columns).item() / 2
+
+
+def test_scores_weight_each_images_loss():
+    of_first, of_second = math.log(2), math.log(4)  # probabilities 1/2 and 1/4
+    assert losses() == pytest.approx((of_first + of_second) / 2)
+    assert losses(weight_by_score=True) == pytest.approx((0.5 * of_first + 1.5 * of_second) / 2)
+
+
+def test_soft_labels_add_their_own_term():
+    soft = (math.log(2) + math.log(4 / 3)) / 2  # (1/2, 1/2) of (1/2, 1/2), and (1, 0) of (3/4, 1/4)
+    assert losses(soft_labels=0.1) == pytest.approx((math.log(2) + math.log(4)) / 2 + 0.1 * soft)
+
+
 def test_excluded_sample_has_no_loss():
     classifier = Classifier(RESNET18, num_classes=2, image_size=32)
     classifier.network = Means()
     logits = Means()(torch.randn(2, 3, 32, 32))
-    alone = classifier._loss_of(logits[:1], torch.tensor([0]))
-    torch.testing.assert_close(classifier._loss_of(logits, torch.tensor([0, NO_LABEL])), alone / 2)
-    assert classifier._loss_of(logits, torch.tensor([NO_LABEL] * 2)) == 0
+    alone = classifier._loss_of(logits[:1], {"label": torch.tensor([0])})
+    torch.testing.assert_close(classifier._loss_of(logits, {"label": torch.tensor([0, NO_LABEL])}), alone / 2)
+    assert classifier._loss_of(logits, {"label": torch.tensor([NO_LABEL] * 2)}) == 0
+    scored = {"label": torch.tensor([0, NO_LABEL]), "score": torch.tensor([0.3, 0.0])}
+    weighing = Classifier(dataclasses.replace(RESNET18, weight_by_score=True), num_classes=2, image_size=32)
+    torch.testing.assert_close(weighing._loss_of(logits, scored), alone / 2)
     classifier.held_out_top1.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, NO_LABEL]))
     assert classifier.held_out_top1.compute() == 1
 
