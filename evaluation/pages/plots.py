@@ -61,8 +61,11 @@ def pdf(figure: Figure) -> bytes:
 
 
 def _saved(figure: Figure, file_format: str, metadata: Mapping[str, None]) -> bytes:
-    file, fonts = io.BytesIO(), {"svg.fonttype": "none", "pdf.fonttype": 42}
-    with matplotlib.rc_context({**fonts, "svg.hashsalt": "figment"}), warnings.catch_warnings():
+    file = io.BytesIO()
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment", "pdf.fonttype": 42}),
+        warnings.catch_warnings(),
+    ):
         # The reader's fonts draw the text of an SVG; ours only estimate its width.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         figure.savefig(file, format=file_format, bbox_inches="tight", metadata=metadata)

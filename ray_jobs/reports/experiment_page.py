@@ -11,9 +11,8 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from evaluation.metrics.paired import paired_test
-from evaluation.pages.html import details, html_table, page, percent, section
+from evaluation.pages.html import details, html_table, page, percent, points, section
 from evaluation.pages.plots import svg
-from evaluation.result import Interval
 from ray_jobs.cli.config import JobConfig, to_yaml
 from ray_jobs.reports.experiment_plots import curve_kind
 from ray_jobs.reports.experiment_results import (
@@ -89,21 +88,15 @@ def title_of(measure: str) -> str:
 
 
 def cell(measure: str, values: Sequence[float]) -> str:
-    """Return the mean of a measure with its interval on a second line; `-` without values."""
-    how = COLUMNS.get(measure, ("", "%"))[1]
+    """Return the mean of a measure, and its interval on a second line unless all values are equal."""
     if not values:
         return "-"
-    mean, interval = fmean(values), interval_of(measure, values)
+    how, mean = COLUMNS.get(measure, ("", "%"))[1], fmean(values)
+    interval = interval_of(measure, values) if max(values) > min(values) else None
     if how == "%":
         return percent(mean, interval)
     ends = ",\N{NO-BREAK SPACE}".join(format(end, how) for end in interval or ())
     return f"{mean:{how}}" + (f"\n[{ends}]" if ends else "")
-
-
-def points(difference: float, interval: Interval | None) -> str:
-    """Return a difference in percentage points, with its interval on a second line."""
-    ends = ",\N{NO-BREAK SPACE}".join(f"{100 * end:.2f}" for end in interval or ())
-    return f"{100 * difference:+.2f}" + (f"\n[{ends}]" if ends else "")
 
 
 def arms_table(results: Results, currency: str) -> str:
@@ -137,8 +130,8 @@ def comparison_table(results: Results) -> str:
     note = (
         "<p>In percentage points of top-1 on real images, paired by seed, with Student's 95% interval. p is of the "
         f"paired t test; Holm's correction is for all {num} tests of this table. Better and worse: the corrected p is "
-        "below 0.05; not told apart does not mean equal. Intervals are not corrected. Pairs that all differ by the "
-        "same have no interval.</p>"
+        "below 0.05. Not told apart does not mean equal: fewer comparisons or more seeds tell more apart. Intervals "
+        "are not corrected; seeds that all differ by the same have none.</p>"
     )
     head = ["arms", "real images", "seeds", "difference", "p", "corrected p", "the first is"]
     return html_table(head, rows) + (note if num else f"<p>{UNTESTED}</p>")
@@ -180,8 +173,8 @@ def front_text(results: Results) -> str:
     """Return the arms on the Pareto front in a sentence."""
     names = "; ".join(results.front[1])
     return (
-        f"<p>On the front: {escape(names)}. No other arm is at least as accurate for as many device-seconds per image. "
-        "By means over seeds; bars are Student's 95% intervals.</p>"
+        f"<p>On the front: {escape(names)}. No other arm is as accurate for fewer device-seconds per image, or more "
+        "accurate for as many. By means over seeds; bars are Student's 95% intervals.</p>"
     )
 
 
@@ -198,11 +191,13 @@ def curves_note(results: Results) -> str:
 
 def sheets(run_dir: Path, records: Sequence[LearnerRecord]) -> str:
     """Return each distinct samples.png, named by the arms that have it."""
-    paths = {record.arm: run_dir / record.folder / "samples.png" for record in reversed(records)}
+    paths: dict[str, Path] = {}
+    for record in records:
+        if (path := run_dir / record.folder / "samples.png").is_file():
+            paths.setdefault(record.arm, path)
     arms: dict[bytes, list[str]] = {}
-    for arm, path in reversed(paths.items()):
-        if path.is_file():
-            arms.setdefault(path.read_bytes(), []).append(arm)
+    for arm, path in paths.items():
+        arms.setdefault(path.read_bytes(), []).append(arm)
     figures = (
         f'<figure><figcaption>{escape("; ".join(names))}</figcaption><img alt="Samples of {escape(names[0])}" '
         f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'

@@ -47,7 +47,7 @@ class LearnerRecord:
 
 
 @dataclass(frozen=True)
-class Learner:
+class LearnerResult:
     """A finished learner's numbers."""
 
     record: LearnerRecord
@@ -81,7 +81,7 @@ class Results:
     """All arms, and their learners that finished."""
 
     arms: list[str]
-    learners: list[Learner]
+    learners: list[LearnerResult]
     pairs: Sequence[tuple[str, str]]
     """Arms to compare: the first with the second."""
 
@@ -95,7 +95,7 @@ class Results:
         """Names of the accuracies on real images; the first ranks the arms."""
         return [name for name in self.measures if "/" in name]
 
-    def of_arm(self, arm: str) -> list[Learner]:
+    def of_arm(self, arm: str) -> list[LearnerResult]:
         """Return an arm's learners."""
         return [learner for learner in self.learners if learner.record.arm == arm]
 
@@ -166,7 +166,7 @@ def read_results(
     return Results(arms, learners, pairs or [(arm, arms[0]) for arm in arms[1:]])
 
 
-def read_learner(run_dir: Path, record: LearnerRecord, prices: Prices) -> Learner:
+def read_learner(run_dir: Path, record: LearnerRecord, prices: Prices) -> LearnerResult:
     """Return a finished learner's numbers, from its summary and its run's folder."""
     folder, summary = run_dir / record.folder, record.summary or {}
     rows, accuracies = read_spent(folder / SPENT_FILE), real_accuracies(folder)
@@ -196,7 +196,7 @@ def read_learner(run_dir: Path, record: LearnerRecord, prices: Prices) -> Learne
         measures["cost"] = prices.of_devices(*hours) + summary.get("stored_bytes", 0) / 1e9 * prices.stored_gb
     known = {name: value for name, value in measures.items() if value is not None}
     real = [each for each in real if each["num_trained"] < end["num_trained"]]
-    return Learner(record, known, held_out, [*real, end] if accuracies else [])
+    return LearnerResult(record, known, held_out, [*real, end] if accuracies else [])
 
 
 def real_accuracies(folder: Path) -> Values:
