@@ -9,14 +9,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from evaluation.pages.plots import pdf, svg
+from matplotlib.figure import Figure
+
+from evaluation.pages.plots import curve_figure, pareto_figure, pdf, svg
 from generation.files import write_whole
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.job.environment import environment
 from ray_jobs.reports.experiment_page import experiment_page
-from ray_jobs.reports.experiment_plots import figures_of
-from ray_jobs.reports.experiment_results import BUDGETS, LearnerRecord, Results, interval_of, read_results
+from ray_jobs.reports.experiment_results import (
+    BUDGETS,
+    LearnerRecord,
+    Results,
+    curve_kind,
+    interval_of,
+    mean_curve,
+    read_results,
+)
+
+CURVES = {**BUDGETS, "num_trained": "images trained on"}
+"""What accuracy is plotted over, and its titles."""
 
 
 def write_experiment(
@@ -32,6 +44,25 @@ def write_experiment(
         for suffix, content in (("svg", svg(figure).encode()), ("pdf", pdf(figure))):
             write_whole(run_dir / "figures" / f"{name}.{suffix}", lambda file, content=content: file.write(content))
     write_anew(run_dir / "report.html", experiment_page(run_dir, config, facts, results, records, figures))
+
+
+def figures_of(results: Results) -> dict[str, Figure]:
+    """Return the figures that there are data for, by their files' names."""
+    kind = curve_kind(results)
+    curves = {arm: mean_curve([getattr(each, kind) for each in results.of_arm(arm)]) for arm in results.arms}
+    figures = {}
+    for name, title in CURVES.items():
+        lines = [(arm, [row[name] for row in rows], rows) for arm, rows in curves.items() if rows and rows[-1][name]]
+        if lines:
+            accuracy = "top-1 on real images" if kind == "real" else "top-1 on held-out samples"
+            figures[f"top1_over_{name}"] = curve_figure(lines, title, accuracy)
+    points, front = results.front
+    if points:
+        values = {arm: list(results.by_seed(arm, results.accuracies[0]).values()) for arm in points}
+        rows = {arm: {"top1": fmean(top1), "top1_interval": interval_of("top1", top1)} for arm, top1 in values.items()}
+        drawn = {arm: (cost, rows[arm]) for arm, (cost, _) in points.items()}
+        figures["pareto"] = pareto_figure(drawn, front, "generator device-seconds per image")
+    return figures
 
 
 def numbers(results: Results, records: Sequence[LearnerRecord]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from evaluation.metrics.paired import paired_test
 from evaluation.pages.html import details, html_table, page, percent, points, section
 from evaluation.pages.plots import svg
 from ray_jobs.cli.config import JobConfig, to_yaml
-from ray_jobs.reports.experiment_plots import curve_kind
 from ray_jobs.reports.experiment_results import (
     BUDGETS,
     NEAR_FRACTION,
     LearnerRecord,
     Results,
+    curve_kind,
     differences,
     interval_of,
 )
@@ -44,6 +44,10 @@ STYLE = f"""{PAGE_STYLE}
 .sheets figure {{ margin: 0; }}
 .sheets img {{ width: 34rem; max-width: 92vw; height: auto; }}
 """
+FRONT = (
+    "<p>On the front: {}. No other arm is as accurate for fewer device-seconds per image, or more accurate for as "
+    "many. By means over seeds; bars are Student's 95% intervals.</p>"
+)
 UNTESTED = "There is one seed: means have no interval, and nothing is tested. Add seeds to the config."
 
 
@@ -64,7 +68,7 @@ def experiment_page(
         section("Arms", arms_table(results, config.prices.currency)),
         section("Comparisons", comparison_table(results)),
         section("Leaderboard", leaderboard(results)),
-        section("Pareto plot", pareto + front_text(results)) if pareto else "",
+        section("Pareto plot", pareto + FRONT.format(escape("; ".join(results.front[1])))) if pareto else "",
         section("Accuracy over what was spent", "".join(drawn.values()) + curves_note(results)) if drawn else "",
         section("Samples and their prompts", sheets(run_dir, records)),
         section("Learners", learner_list(run_dir, records)),
@@ -169,24 +173,13 @@ def ranked_cells(arm: str, top1: Mapping[str, Mapping[int, float]]) -> list[str]
     return [f"{place + 1}", cell("top1", list(top1[arm].values())), behind]
 
 
-def front_text(results: Results) -> str:
-    """Return the arms on the Pareto front in a sentence."""
-    names = "; ".join(results.front[1])
-    return (
-        f"<p>On the front: {escape(names)}. No other arm is as accurate for fewer device-seconds per image, or more "
-        "accurate for as many. By means over seeds; bars are Student's 95% intervals.</p>"
-    )
-
-
 def curves_note(results: Results) -> str:
     """Return what the curves show."""
+    is_real = curve_kind(results) == "real"
     shown = (
-        "on real images, of the runs' checkpoints"
-        if curve_kind(results) == "real"
-        else "on held-out samples, which each arm's own recipe generates: arms with different recipes compare only on "
-        "real images"
+        "real images, of the runs' checkpoints" if is_real else "held-out samples, which an arm's own recipe generates"
     )
-    return f"<p>Top-1 {shown}. Means over seeds; bars reach from the lowest seed to the highest.</p>"
+    return f"<p>Top-1 on {shown}. Means over seeds; bars reach from the lowest seed to the highest.</p>"
 
 
 def sheets(run_dir: Path, records: Sequence[LearnerRecord]) -> str:
@@ -211,9 +204,9 @@ def learner_list(run_dir: Path, records: Sequence[LearnerRecord]) -> str:
     found = []
     for arm in dict.fromkeys(record.arm for record in records):
         of_arm = [record for record in records if record.arm == arm]
-        lines = "".join(f"<li>{learner_link(run_dir, record)}: {record.status}</li>" for record in of_arm)
         overrides = escape(" ".join(of_arm[0].overrides)) or "none"
-        found.append(f"<h3>{escape(arm)}</h3>\n<p>Overrides: <code>{overrides}</code></p><ul>{lines}</ul>")
+        links = ", ".join(f"{learner_link(run_dir, record)} {record.status}" for record in of_arm)
+        found.append(f"<h3>{escape(arm)}</h3>\n<p>Overrides: <code>{overrides}</code><br>{links}</p>")
     return "\n".join(found)
 
 

@@ -151,6 +151,20 @@ def accuracy_at(points: Sequence[Values], budget: str, spent: float) -> float:
     return float(np.interp(spent, xs, [point["top1"] for point in points]))
 
 
+def curve_kind(results: Results) -> str:
+    """Return `real` if checkpoints of each learner were evaluated on real images, else `held_out`."""
+    return "real" if all(len(learner.real) > 1 for learner in results.learners) else "held_out"
+
+
+def mean_curve(curves: Sequence[Sequence[Values]]) -> list[dict[str, Any]]:
+    """Return the mean of each point over seeds, with the range of top-1 as its interval."""
+    return [
+        {name: fmean(point[name] for point in points) for name in points[0]}
+        | {"top1_interval": (min(point["top1"] for point in points), max(point["top1"] for point in points))}
+        for points in zip(*curves, strict=False)
+    ]
+
+
 def interval_of(measure: str, values: Sequence[float]) -> Interval | None:
     """Return Student's interval of a mean over seeds, within the measure's possible values; None for one seed."""
     is_fraction = "/" in measure or measure.endswith(("top1", "_fraction"))

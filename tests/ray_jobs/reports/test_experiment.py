@@ -11,8 +11,7 @@ from PIL import Image
 
 from ray_jobs.cli.config import JobConfig, Prices
 from ray_jobs.reports.experiment import write_experiment
-from ray_jobs.reports.experiment_plots import mean_curve
-from ray_jobs.reports.experiment_results import LearnerRecord, Results, accuracy_at, read_results
+from ray_jobs.reports.experiment_results import LearnerRecord, Results, accuracy_at, mean_curve, read_results
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"$\\frac'"
 SPENT = "seconds,num_trained,num_generated,generation_device_seconds,training_device_seconds,epoch,held_out_top1\n"
@@ -178,7 +177,7 @@ def test_page_says_what_the_experiment_found(tmp_path: Path, records: list[Learn
     assert "On the front: plain; slow." in text
     assert "Overrides: name=slow" in text
     assert page.count("<svg") == 4
-    assert page.count('<a href="slow/seed-1/report.html">seed 1</a>: finished') == 1
+    assert page.count('<a href="slow/seed-1/report.html">seed 1</a> finished') == 1
     assert page.count("data:image/png;base64") == 3
     assert re.findall(r'(?<!xmlns=")(?<!xmlns:xlink=")https?://', page) == []
 
