@@ -21,14 +21,20 @@ def wilson_interval(num_hits: int, num_images: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def student_interval(values: Sequence[float]) -> Interval | None:
-    """Return Student's t interval of the mean of fractions, 0..1, over independent repetitions; None for one."""
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Return Student's 95% t interval of the mean over independent repetitions; None for one."""
     from scipy.stats import sem, t  # takes a second to import
 
     if len(values) < 2:
         return None
     mean, half = float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * sem(values))
-    return max(0.0, mean - half), min(1.0, mean + half)
+    return mean - half, mean + half
+
+
+def student_interval(values: Sequence[float], most: float = 1.0) -> Interval | None:
+    """Return `mean_interval` within the possible values, 0 to `most`: by default those of fractions."""
+    found = mean_interval(values)
+    return found and (max(0.0, found[0]), min(most, found[1]))
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,12 @@ def percent(fraction: float | None, interval: Sequence[float] | None = None) -> 
     return f"{fraction:.2%}\n[{ends}]" if ends else f"{fraction:.2%}"
 
 
+def points(difference: float, interval: Sequence[float] | None) -> str:
+    """Return a difference of fractions in percentage points, with its interval on a second line."""
+    ends = ",\N{NO-BREAK SPACE}".join(f"{100 * end:.2f}" for end in interval or ())
+    return f"{100 * difference:+.2f}" + (f"\n[{ends}]" if ends else "")
+
+
 def number(value: float | None) -> str:
     """Return a count with thousands separators, or a float with four digits; `-` for None."""
     if value is None:

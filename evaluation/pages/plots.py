@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -42,19 +42,34 @@ MOST_MARKERS = 40
 MARKERS = "osD^vPX"
 """Seven, so that with ten colors 70 models look different."""
 
+LINES = ("-", "--", "-.", ":")
+"""Four, so that with seven markers 28 models look different without colors."""
+
 
 def svg(figure: Figure) -> str:
     """Return an `<svg>` element with text as text, ids unique to the figure, and no dependence on the clock."""
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment"}), warnings.catch_warnings():
-        # The reader's fonts draw the text; ours only estimate its width.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    element = file.getvalue()
+    element = _saved(figure, "svg", {"Date": None, "Creator": None}).decode()
     element = re.sub(r"<metadata>.*?</metadata>", "", element[element.index("<svg") :], flags=re.DOTALL)
     own = hashlib.sha256(element.encode()).hexdigest()[:8]
     # Figures must not share ids: one that used the clip paths of an SVG in a closed <details> would not be drawn.
     return re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>f{own}-", tag[0]), element)
+
+
+def pdf(figure: Figure) -> bytes:
+    """Return a PDF file with embedded fonts, and no dependence on the clock."""
+    return _saved(figure, "pdf", {"CreationDate": None})
+
+
+def _saved(figure: Figure, file_format: str, metadata: Mapping[str, None]) -> bytes:
+    file = io.BytesIO()
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figment", "pdf.fonttype": 42}),
+        warnings.catch_warnings(),
+    ):
+        # The reader's fonts draw the text of an SVG; ours only estimate its width.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        figure.savefig(file, format=file_format, bbox_inches="tight", metadata=metadata)
+    return file.getvalue()
 
 
 def label(name: str, num_letters: int = 32) -> str:
@@ -66,8 +81,8 @@ def label(name: str, num_letters: int = 32) -> str:
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Return the color and marker of model `i`, the same in all figures."""
-    return {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)]}
+    """Return the color, marker and line of model `i`, the same in all figures."""
+    return {"color": f"C{i % 10}", "marker": MARKERS[i % len(MARKERS)], "linestyle": LINES[i % len(LINES)]}
 
 
 def interval_bars(rows: Rows) -> np.ndarray:
@@ -111,16 +126,35 @@ def _dots(axes: Axes, xs: Sequence[float], rows: Rows, i: int) -> None:
     axes.errorbar(xs, values, yerr=interval_bars(rows), **line_style(i), linewidth=0.8, elinewidth=1.2, capsize=2.5)
 
 
-def curve_figure(lines: Sequence[tuple[str, Sequence[float], Rows]], along: str) -> Figure:
+def curve_figure(
+    lines: Sequence[tuple[str, Sequence[float], Rows]], along: str, accuracy: str = "top-1 on real images"
+) -> Figure:
     """Plot top-1 with intervals over training cost; lines are (name, x values, rows), one color per name."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for name, _, _ in lines))
     for name, columns, rows in lines:
         _dots(axes, columns, rows, names.index(name))
-    axes.set(xlabel=along, ylabel="top-1 on real images")
+    axes.set(xlabel=along, ylabel=accuracy)
     _in_percent(axes)
     _legend_below(figure, dict(enumerate(names)))
+    return figure
+
+
+def pareto_figure(points: Mapping[str, tuple[float, Mapping[str, Any]]], front: Collection[str], along: str) -> Figure:
+    """Plot top-1 with intervals over a cost, one numbered point per name; a dashed line joins the front's points."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, (cost, row)) in enumerate(points.items()):
+        _dots(axes, [cost], [row], i)
+        weight = "bold" if name in front else "normal"
+        axes.annotate(str(i + 1), (cost, row["top1"]), (5, 5), textcoords="offset points", weight=weight)
+    corners = sorted((cost, row["top1"]) for name, (cost, row) in points.items() if name in front)
+    axes.step(*zip(*corners, strict=True), where="post", color="gray", linestyle="--", linewidth=1, zorder=0)
+    costs = [cost for cost, _ in points.values()]
+    axes.set(xlabel=along, ylabel="top-1 on real images", xscale="log" if max(costs) > 10 * min(costs) else "linear")
+    _in_percent(axes)
+    _legend_below(figure, {i: f"{i + 1}: {name}" for i, name in enumerate(points)})
     return figure
 
 

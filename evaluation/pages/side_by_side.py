@@ -14,6 +14,7 @@ from evaluation.pages.html import (
     number,
     page,
     percent,
+    points,
     representation_table,
     robustness,
     section,
@@ -101,8 +102,7 @@ def _difference_table(models: Mapping[str, Evaluation], sets: Sequence[str]) -> 
 def _difference_cell(difference: Difference | None) -> str:
     if difference is None:
         return "-"
-    low, high = (100 * end for end in difference.interval)
-    return f"{100 * difference.points:+.2f}\n[{low:.2f},\N{NO-BREAK SPACE}{high:.2f}]\np {difference.p_value:.2g}"
+    return f"{points(difference.points, difference.interval)}\np {difference.p_value:.2g}"
 
 
 def _growth(models: Mapping[str, Evaluation], common: Sequence[str]) -> str:

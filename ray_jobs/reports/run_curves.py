@@ -65,10 +65,14 @@ def mean_losses(rows: Sequence[SpentRow]) -> Points:
     return [(part[-1].seconds, sum(row.loss or 0.0 for row in part) / len(part)) for part in parts]
 
 
+def epoch_ends(rows: Sequence[SpentRow]) -> list[SpentRow]:
+    """Return the rows at the ends of epochs."""
+    return [after for before, after in pairwise([ZERO, *rows]) if after.epoch > before.epoch]
+
+
 def held_out_points(rows: Sequence[SpentRow]) -> Points:
     """Return the accuracy at the end of each epoch."""
-    ended = [after for before, after in pairwise([ZERO, *rows]) if after.epoch > before.epoch]
-    return [(row.seconds, row.held_out_top1) for row in ended if row.held_out_top1 is not None]
+    return [(row.seconds, row.held_out_top1) for row in epoch_ends(rows) if row.held_out_top1 is not None]
 
 
 def actor_points(rows: Sequence[SpentRow]) -> Points:

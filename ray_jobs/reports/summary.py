@@ -23,11 +23,15 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the run's results, with accuracies on the first real set; fractions are 0..1.
 
+    The generators' device-seconds per accepted image are those of their work, without waiting; 0 without generators.
+
     `started_at` is a Unix time in seconds. Predictions are included if the settings have rates.
     """
     ended_at = time.time()
     training, counts = cast(TrainingProgress, progress.training), progress.counts  # a finished run has trained
     first_set = next(iter(evaluation["sets"].values()), None) if evaluation else None
+    rates = measured_rates(config, recipe, counts, training, started_at, ended_at)
+    devices, per_actor = config.generation.gpus_per_actor or 1.0, rates.generated_per_second
     return {
         "top1": first_set and first_set["top1"],
         "top5": first_set and first_set["top5"],
@@ -39,6 +43,7 @@ def summarize(
         "num_model_loads": counts.num_loads.total(),
         "held_out_top1": training.held_out_top1,
         "generated_per_second": progress.generated_per_second,
+        "generation_device_seconds_per_image": devices / per_actor if per_actor else 0.0,
         "trained_per_second": training.trained_per_second,
         "reuse": training.reuse,
         "batch_overlap": training.mean_batch_overlap,
@@ -47,7 +52,7 @@ def summarize(
         "training_seconds": training.training_seconds,
         "wall_seconds": ended_at - started_at,
         **compare_with_prediction(config, recipe, training, ended_at - started_at),
-        "rates": dataclasses.asdict(measured_rates(config, recipe, counts, training, started_at, ended_at)),
+        "rates": dataclasses.asdict(rates),
         "recipe_hash": recipe.sha256,
     }
 

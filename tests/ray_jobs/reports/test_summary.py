@@ -1,9 +1,17 @@
-"""The summary table in the terminal."""
+"""The summary of a run and its table in the terminal."""
 
+import dataclasses
+import time
 from typing import Any
 
+import pytest
+
+from generation.config import GenerationConfig
+from generation.recipes.recipe import Recipe
+from ray_jobs.cli.config import JobConfig
 from ray_jobs.job.evaluation import print_evaluation
-from ray_jobs.reports.summary import print_summary
+from ray_jobs.reports.summary import print_summary, summarize
+from tests.support.looks import looked, worked
 
 
 def test_brackets_and_colons_are_printed_verbatim(capsys):
@@ -15,3 +23,13 @@ def test_brackets_and_colons_are_printed_verbatim(capsys):
     shown = capsys.readouterr().out
     assert "runs/[/red] :smile:" in shown
     assert "birds/[/b]" in shown
+
+
+@pytest.mark.parametrize(("num_made", "expected"), [(400, 0.0125), (0, 0.0)])
+def test_device_seconds_per_image_are_of_the_generators_work(num_made: int, expected: float, painted: Recipe):
+    config = JobConfig(generation=GenerationConfig(gpus_per_actor=0.5))
+    # 400 images in 10 s of work are 40 a second; an actor is half a device
+    progress = looked(110.0, counts=worked(10.0 if num_made else 0.0, num_made), num_trained=256)
+    progress = dataclasses.replace(progress, num_generated=num_made)
+    found = summarize(config, painted, progress, None, time.time())
+    assert found["generation_device_seconds_per_image"] == pytest.approx(expected)
