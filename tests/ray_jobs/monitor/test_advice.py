@@ -190,6 +190,6 @@ def test_epochs_line_has_the_scores_of_the_epoch():
 
     lines: list[str] = []
     adviser = Adviser(FIXED, lines.append)
-    adviser.observe(looked(100.0, 4, counts(100, 10_000, 50), epoch=1))
-    adviser.observe(looked(200.0, 4, counts(300, 110_000, 70), waiting_seconds=0.0, epoch=2))
+    adviser.observe(progress_at(100.0, 4, counts(100, 10_000, 50), epoch=1))
+    adviser.observe(progress_at(200.0, 4, counts(300, 110_000, 70), waiting_seconds=0.0, epoch=2))
     assert lines[0].endswith("; mean score 0.500, 10.0% off class")

@@ -11,7 +11,7 @@ from generation.recipes.recipe import Recipe
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.job.evaluation import print_evaluation
 from ray_jobs.reports.summary import print_summary, summarize
-from tests.support.looks import looked, worked
+from tests.support.progress import pool_counts, progress_at
 
 
 def test_brackets_and_colons_are_printed_verbatim(capsys):
@@ -29,7 +29,7 @@ def test_brackets_and_colons_are_printed_verbatim(capsys):
 def test_device_seconds_per_image_are_of_the_generators_work(num_made: int, expected: float, painted: Recipe):
     config = JobConfig(generation=GenerationConfig(gpus_per_actor=0.5))
     # 400 images in 10 s of work are 40 a second; an actor is half a device
-    progress = looked(110.0, counts=worked(10.0 if num_made else 0.0, num_made), num_trained=256)
+    progress = progress_at(110.0, counts=pool_counts(10.0 if num_made else 0.0, num_made), num_trained=256)
     progress = dataclasses.replace(progress, num_generated=num_made)
     found = summarize(config, painted, progress, None, time.time())
     assert found["generation_device_seconds_per_image"] == pytest.approx(expected)
