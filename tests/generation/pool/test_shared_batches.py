@@ -1,0 +1,162 @@
+"""Learners that share a pool on a real local cluster. The rule itself: test_sharing.py."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from generation.config import GenerationConfig, SharingConfig
+from generation.engine.generator import GenerationFailedError
+from generation.indices import IndexSet, SampleRequest
+from generation.pool.service import GenerationService
+from generation.pool.shared_batches import SharedPool, SharedService, share
+from generation.recipes.recipe import Recipe
+from generation.sample import SampleBatch
+from generation.stream.stream import BatchRequester, fetch_samples, stream_samples
+from tests.support.settings import TWO_ACTORS, TWO_ACTORS_OF_8
+from tests.support.waits import wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+BATCH_BYTES = 16 * 16 * 16 * 3
+"""Bytes of the images of a batch of the session's painted pool."""
+
+
+@contextmanager
+def shared(service: GenerationService, recipe: Recipe, config: SharingConfig | None = None) -> Iterator[SharedPool]:
+    """Share a pool of the session, and leave it running."""
+    pool = share(service, recipe, config or SharingConfig())
+    try:
+        yield pool
+    finally:
+        ray.kill(pool.shared)
+
+
+def take(client: SharedService, number: int, seconds: float = 30.0) -> list[int]:
+    """Return the indices of a batch that a learner takes."""
+    return client.request(range(number * 16, (number + 1) * 16)).result(timeout_s=seconds)["index"].tolist()
+
+
+def rows_of(client: SharedService, config: GenerationConfig, num_samples: int) -> Iterator[SampleBatch]:
+    """Yield a learner's samples in order, without a Ray dataset."""
+    request = SampleRequest.all_of(range(num_samples))
+    requester = BatchRequester(client.registered(request), config, client.batch_size(), window=4)
+    return requester.request_set(request.serials)
+
+
+def test_learners_get_the_images_of_an_unshared_stream_and_each_is_made_once(
+    painted: Recipe, painted_pool: GenerationService
+):
+    made_before = painted_pool.counts().num_images_made
+    with shared(painted_pool, painted) as pool:
+        clients = [pool.learner(name, range(320), range(4000, 4032)) for name in "ab"]
+
+        def rows(client: SharedService) -> list[np.ndarray]:
+            first = fetch_samples(client, TWO_ACTORS, range(16))
+            held_out = stream_samples(client, painted, TWO_ACTORS, SampleRequest.all_of(range(4000, 4032)))
+            training = SampleRequest(IndexSet.of_ranges([range(320)]), in_order=True, rank=0)
+            streams = [stream_samples(client, painted, TWO_ACTORS, training), held_out]
+            batches = [batch for stream in streams for batch in stream.iter_batches(batch_size=16)]
+            indices = np.concatenate([batch["index"] for batch in batches])
+            order = np.argsort(indices)
+            return [first["image"], indices[order], np.concatenate([batch["image"] for batch in batches])[order]]
+
+        with ThreadPoolExecutor(2) as threads:
+            (first, indices, images), others = threads.map(rows, clients)
+        assert pool.counts().num_distinct == pool.counts().num_made == 22  # batches, 2 of them held out
+        assert ray.get(pool.shared.num_held.remote()) == 0
+    wait_until(lambda: painted_pool.counts().num_images_made - made_before == 22 * 16)
+    assert indices.tolist() == [*range(320), *range(4000, 4032)]
+    for mine, other in zip((first, indices, images), others, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    np.testing.assert_array_equal(images[:320], fetch_samples(painted_pool, TWO_ACTORS, range(320))["image"])
+    np.testing.assert_array_equal(images[:16], first)
+
+
+def test_fast_learner_waits_for_room_and_gets_its_batch_when_a_slow_one_takes_one(
+    painted: Recipe, painted_pool: GenerationService
+):
+    with shared(painted_pool, painted, SharingConfig(2 * BATCH_BYTES, max_waiting_fraction=0.999)) as pool:
+        fast, slow = (pool.learner(name, range(160)) for name in ("fast", "slow"))
+        assert [take(fast, number)[0] for number in range(2)] == [0, 16]
+        third = fast.request(range(32, 48))
+        with pytest.raises(TimeoutError):
+            third.result(timeout_s=0.3)
+        assert take(slow, 0)[0] == 0
+        assert third.result(timeout_s=30)["index"].tolist() == list(range(32, 48))
+        fourth = fast.request(range(48, 64))
+        with pytest.raises(TimeoutError):
+            fourth.result(timeout_s=0.1)
+        slow.stop()
+        assert fourth.result(timeout_s=30)["index"].tolist() == list(range(48, 64))
+        counts = pool.counts()
+        assert (counts.num_distinct, counts.num_made, counts.num_shared) == (4, 4, 1)
+        assert counts.waiting_seconds["fast"] > 0.3
+        assert counts.waiting_seconds["slow"] == 0.0
+
+
+def test_fast_learner_waits_no_longer_than_its_share(painted: Recipe, painted_pool: GenerationService):
+    with shared(painted_pool, painted, SharingConfig(2 * BATCH_BYTES, max_waiting_fraction=0.1)) as pool:
+        fast, slow = (pool.learner(name, range(160)) for name in ("fast", "slow"))
+        assert [take(fast, number)[0] for number in range(10)] == list(range(0, 160, 16))
+        assert [take(slow, number)[0] for number in range(10)] == list(range(0, 160, 16))
+        counts = pool.counts()
+        assert (counts.num_distinct, counts.num_made, counts.num_shared) == (10, 18, 2)  # 0 and 1 were kept
+
+
+def test_learner_that_ends_while_it_waits_is_refused(painted: Recipe, painted_pool: GenerationService):
+    with shared(painted_pool, painted, SharingConfig(BATCH_BYTES, max_waiting_fraction=0.999)) as pool:
+        ended, _ = (pool.learner(name, range(160)) for name in "ab")
+        take(ended, 0)
+        pending = ended.request(range(16, 32))
+        with pytest.raises(TimeoutError):
+            pending.result(timeout_s=0.1)
+        ended.stop()
+        for refused in (pending, ended.request(range(32, 48))):
+            with pytest.raises(GenerationFailedError, match="'a' has ended"):
+                refused.result(timeout_s=30)
+        assert pool.counts().num_made == 1
+
+
+def test_killed_actor_and_a_learner_that_ends_change_no_sample_of_another(
+    guarded_digits: Recipe, digits_pool: GenerationService
+):
+    undisturbed = fetch_samples(digits_pool, TWO_ACTORS_OF_8, range(160))
+    loaded = [int(process.rsplit(":", 1)[1]) for process in digits_pool.counts().num_loads]
+    victim = [process for process in loaded if psutil.pid_exists(process)][-1]
+    with shared(digits_pool, guarded_digits) as pool, ThreadPoolExecutor(2) as threads:
+        learners = [pool.learner(name, range(160)) for name in "abc"]
+        rows = [rows_of(client, TWO_ACTORS_OF_8, 160) for client in learners]
+        next(rows[2])
+        os.kill(victim, signal.SIGKILL)
+        learners[2].stop()
+        complete = list(threads.map(list, rows[:2]))
+        rows[2].close()  # pyright: ignore[reportAttributeAccessIssue]
+    for batches in complete:
+        for name in ("index", "label", "attempt", "image"):
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), undisturbed[name])
+
+
+def test_learners_end_with_one_line_if_the_sharing_process_is_lost(painted: Recipe, painted_pool: GenerationService):
+    with shared(painted_pool, painted) as pool:
+        client = pool.learner("a", range(160))
+        take(client, 0)
+        ray.kill(pool.shared)
+        with pytest.raises(GenerationFailedError, match=r"shares images between learners, .* was lost\. Start"):
+            take(client, 1)
+        client.stop()
+
+
+def test_failed_batch_is_an_error_of_each_learner_that_requests_it(painted: Recipe, painted_pool: GenerationService):
+    with shared(painted_pool, painted) as pool:
+        clients = [pool.learner(name, range(2**62, 2**62 + 16)) for name in "ab"]
+        for client in clients:
+            with pytest.raises(Exception, match="x"):
+                client.request(range(2**62, 2**62 + 16)).result(timeout_s=30)
