@@ -4,8 +4,8 @@ import asyncio
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +19,7 @@ from generation.config import SharingConfig
 from generation.engine.generator import GenerationFailedError
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import GenerationService, Response, beside_driver, quiet_serve_logs
-from generation.pool.sharing import Consumer, SharedBuffer, SharingCounts
+from generation.pool.sharing import EXPECTED, Consumer, SharedBuffer, SharingCounts
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
@@ -76,11 +76,7 @@ class SharedBatches:
         if made is not None and made.done() and [made.result()] == lost:
             self.buffer.forget(number)
 
-    async def expect(self, learner: str, numbers: IndexSet) -> None:
-        """Record which batches a learner will want."""
-        self.buffer.expect(learner, numbers)
-
-    async def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int) -> None:
+    async def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int = 0) -> None:
         """Record which batches a stream will request."""
         self.buffer.register(consumer, numbers, num_ranks)
         self._tell_waiting()
@@ -106,7 +102,7 @@ class SharedPool:
     def learner(self, name: str, *expected: range) -> "SharedService":
         """Return a learner's client. `expected` are the samples that it will want, kept for it until it asks."""
         numbers = IndexSet.of_ranges(expected).blocks(self.samples_per_batch)
-        ray.get(self.shared.expect.remote(name, numbers))
+        ray.get(self.shared.register.remote(Consumer(name, EXPECTED), numbers))
         pool = self.service
         return SharedService(pool.app_name, pool.handle, pool.keeper, self.shared, name, self.samples_per_batch)
 
@@ -114,24 +110,17 @@ class SharedPool:
         """Return the counts so far, in batches."""
         return cast(SharingCounts, ray.get(self.shared.counts.remote()))
 
-    def stop(self) -> None:
-        """Stop the pool."""
-        ray.kill(self.shared)
-        self.service.stop()
 
-    def __enter__(self) -> "SharedPool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def share(service: GenerationService, recipe: Recipe, config: SharingConfig) -> SharedPool:
-    """Return a running pool as one that several learners share; stopping it stops the pool."""
+@contextmanager
+def shared(service: GenerationService, recipe: Recipe, config: SharingConfig) -> Iterator[SharedPool]:
+    """Share a running pool between learners while the body runs."""
     batch_size = service.batch_size()
     options = SharedBatches.options(scheduling_strategy=beside_driver(), max_concurrency=MAX_REQUESTS)
-    shared = cast(ActorHandle, options.remote(service.handle, config, batch_size, recipe.image_bytes))
-    return SharedPool(service, shared, batch_size)
+    actor = cast(ActorHandle, options.remote(service.handle, config, batch_size, recipe.image_bytes))
+    try:
+        yield SharedPool(service, actor, batch_size)
+    finally:
+        ray.kill(actor)
 
 
 @dataclass(frozen=True)

@@ -104,21 +104,19 @@ class SharedBuffer(Generic[Batch]):
         self._made: set[int] = set()
         self._num_made = self._num_shared = 0
 
-    def expect(self, learner: str, numbers: IndexSet) -> None:
-        """Record which batches a learner will want; a training stream's registration replaces this."""
-        self._left.discard(learner)
-        self._waiting.setdefault(learner, WorkClock(self._now))
-        self._set(Consumer(learner, EXPECTED), numbers)
-
-    def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int) -> None:
+    def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int = 0) -> None:
         """Record which batches a stream will request, in place of what it requested before a restart.
 
-        Ranks that a restart with fewer workers no longer has are dropped.
+        The first of a learner's training streams also replaces what was expected, and ranks that it no longer has.
         """
+        if consumer.rank == EXPECTED:  # the learner starts, maybe again
+            self._left.discard(consumer.learner)
         if consumer.rank is not None:
             kept = (None, *range(num_ranks))
             self._wants = {each: self._wants[each] for each in self._wants if each[0] != consumer[0] or each[1] in kept}
-        self._set(consumer, numbers)
+        self._wants.pop(consumer, None)
+        if len(numbers):
+            self._wants[consumer] = Wants(numbers)
         self._drop_unwanted()
 
     def leave(self, learner: str) -> None:
@@ -170,16 +168,11 @@ class SharedBuffer(Generic[Batch]):
 
     def counts(self) -> SharingCounts:
         """Return the counts so far."""
-        waiting = {learner: clock.seconds for learner, clock in self._waiting.items()}
+        waiting = {learner: self.waiting(learner).seconds for learner in self._since}
         return SharingCounts(len(self._made), self._num_made, self._num_shared, waiting)
 
     def _of(self, consumer: Consumer) -> Wants | None:
         return self._wants.get(consumer, self._wants.get(Consumer(consumer.learner, EXPECTED)))
-
-    def _set(self, consumer: Consumer, numbers: IndexSet) -> None:
-        self._wants.pop(consumer, None)
-        if len(numbers):
-            self._wants[consumer] = Wants(numbers)
 
     def _drop_unwanted(self) -> None:
         wanted = self._wants.values()

@@ -1,22 +1,25 @@
 """Learners that share a pool on a real local cluster. The rule itself: test_sharing.py."""
 
-import dataclasses
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import ray
+from ray.serve.exceptions import ReplicaUnavailableError
 
 from generation.config import GenerationConfig, SharingConfig
 from generation.engine.generator import GenerationFailedError
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import GenerationService
-from generation.pool.shared_batches import SharedPool, SharedService, share
+from generation.pool.shared_batches import SharedBatches, SharedService, shared
+from generation.pool.sharing import EXPECTED, Consumer
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 from generation.stream.stream import BatchRequester, fetch_samples, stream_samples
@@ -27,16 +30,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 BATCH_BYTES = 16 * 16 * 16 * 3
 """Bytes of the images of a batch of the session's painted pool."""
-
-
-@contextmanager
-def shared(service: GenerationService, recipe: Recipe, config: SharingConfig | None = None) -> Iterator[SharedPool]:
-    """Share a pool of the session, and leave it running."""
-    pool = share(service, recipe, config or SharingConfig())
-    try:
-        yield pool
-    finally:
-        ray.kill(pool.shared)
 
 
 def take(client: SharedService, number: int, seconds: float = 30.0) -> list[int]:
@@ -55,7 +48,7 @@ def test_learners_get_the_images_of_an_unshared_stream_and_each_is_made_once(
     painted: Recipe, painted_pool: GenerationService
 ):
     made_before = painted_pool.counts().num_images_made
-    with shared(painted_pool, painted) as pool:
+    with shared(painted_pool, painted, SharingConfig()) as pool:
         clients = [pool.learner(name, range(320), range(4000, 4032)) for name in "ab"]
 
         def rows(client: SharedService) -> list[np.ndarray]:
@@ -71,7 +64,6 @@ def test_learners_get_the_images_of_an_unshared_stream_and_each_is_made_once(
         with ThreadPoolExecutor(2) as threads:
             (first, indices, images), others = threads.map(rows, clients)
         assert pool.counts().num_distinct == pool.counts().num_made == 22  # batches, 2 of them held out
-        assert ray.get(pool.shared.num_held.remote()) == 0
     wait_until(lambda: painted_pool.counts().num_images_made - made_before == 22 * 16)
     assert indices.tolist() == [*range(320), *range(4000, 4032)]
     for mine, other in zip((first, indices, images), others, strict=True):
@@ -131,7 +123,7 @@ def test_killed_actor_and_a_learner_that_ends_change_no_sample_of_another(
     undisturbed = fetch_samples(digits_pool, TWO_ACTORS_OF_8, range(160))
     loaded = [int(process.rsplit(":", 1)[1]) for process in digits_pool.counts().num_loads]
     victim = [process for process in loaded if psutil.pid_exists(process)][-1]
-    with shared(digits_pool, guarded_digits) as pool, ThreadPoolExecutor(2) as threads:
+    with shared(digits_pool, guarded_digits, SharingConfig()) as pool, ThreadPoolExecutor(2) as threads:
         learners = [pool.learner(name, range(160)) for name in "abc"]
         rows = [rows_of(client, TWO_ACTORS_OF_8, 160) for client in learners]
         next(rows[2])
@@ -145,7 +137,7 @@ def test_killed_actor_and_a_learner_that_ends_change_no_sample_of_another(
 
 
 def test_learners_end_with_one_line_if_the_sharing_process_is_lost(painted: Recipe, painted_pool: GenerationService):
-    with shared(painted_pool, painted) as pool:
+    with shared(painted_pool, painted, SharingConfig()) as pool:
         client = pool.learner("a", range(160))
         take(client, 0)
         ray.kill(pool.shared)
@@ -154,9 +146,34 @@ def test_learners_end_with_one_line_if_the_sharing_process_is_lost(painted: Reci
         client.stop()
 
 
-def test_failed_batch_is_an_error_of_each_learner_that_requests_it(painted: Recipe, painted_pool: GenerationService):
-    with shared(painted_pool, painted) as pool:
-        clients = [pool.learner(name, range(2**62, 2**62 + 16)) for name in "ab"]
-        for client in clients:
-            with pytest.raises(Exception, match="x"):
-                client.request(range(2**62, 2**62 + 16)).result(timeout_s=30)
+class FailingHandle:
+    """A handle of a pool whose requests fail until it is mended."""
+
+    def __init__(self) -> None:
+        self.generate = self
+        self.is_mended = False
+
+    def remote(self, indices: range) -> Any:
+        """Return a response that has failed, or the indices in the place of a reference."""
+
+        async def made() -> range:
+            if not self.is_mended:
+                raise ReplicaUnavailableError("no route")
+            return indices
+
+        return SimpleNamespace(_to_object_ref=made)
+
+
+def test_request_that_reaches_no_actor_is_made_again():
+    handle = FailingHandle()
+    actor: Any = SharedBatches.__ray_metadata__.modified_class(handle, SharingConfig(), 16, 768)  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def requests() -> list[range]:
+        await actor.register(Consumer("b", EXPECTED), IndexSet.of_ranges([range(10)]))
+        with pytest.raises(ReplicaUnavailableError):
+            await actor.take(Consumer("a", 0), 1)
+        handle.is_mended = True
+        return [(await actor.take(Consumer(name, 0), 1))[0] for name in "ab"]
+
+    assert asyncio.run(requests()) == [range(16, 32)] * 2
+    assert (actor.buffer.counts().num_made, actor.buffer.counts().num_shared) == (2, 1)

@@ -7,7 +7,7 @@ import pytest
 from generation.config import SharingConfig
 from generation.engine.generator import GenerationFailedError
 from generation.indices import IndexSet
-from generation.pool.sharing import Consumer, SharedBuffer, SharingCounts
+from generation.pool.sharing import EXPECTED, Consumer, SharedBuffer, SharingCounts
 
 
 @dataclass
@@ -110,7 +110,8 @@ def test_slow_learner_keeps_its_next_batches_and_has_later_ones_made_again():
     assert learners.take("b", 0, 1, 2, 3, 4, 5) == [3, 4, 5]
     assert learners.held == [5]
     assert learners.take("a", 5) == []
-    assert learners.buffer.counts() == SharingCounts(num_distinct=6, num_made=8, num_shared=4)
+    counts = learners.buffer.counts()
+    assert counts == SharingCounts(num_distinct=6, num_made=8, num_shared=4, waiting_seconds={"b": 0.0})
 
 
 def test_slow_learner_takes_no_room_from_two_that_are_close():
@@ -156,7 +157,7 @@ def test_batch_at_the_border_of_two_workers_is_made_once():
 
 def test_batches_are_kept_for_a_learner_that_is_still_starting():
     learners = Learners("a")
-    learners.buffer.expect("b", IndexSet.of_ranges([range(3), range(1000, 1001)]))
+    learners.buffer.register(Consumer("b", EXPECTED), IndexSet.of_ranges([range(3), range(1000, 1001)]))
     learners.take("a", 0, 1, 2, 3)
     assert learners.held == [0, 1, 2]
     assert learners.take("b", 0, rank=None) == []  # before its streams are open
@@ -191,7 +192,7 @@ def test_learner_that_has_left_is_refused_and_no_batch_is_kept_for_it():
     assert not learners.waits("a", 1)
     with pytest.raises(GenerationFailedError, match="'b' has ended"):
         learners.waits("b", 1)
-    learners.buffer.expect("b", IndexSet.of_ranges([range(1)]))  # it is started again
+    learners.buffer.register(Consumer("b", EXPECTED), IndexSet.of_ranges([range(1)]))  # it is started again
     assert not learners.waits("b", 1)
 
 
