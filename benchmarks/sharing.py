@@ -15,7 +15,7 @@ from benchmarks.delivery import nominal_rate, start_painters
 from benchmarks.floors import below_floor, floors_of
 from benchmarks.options import split_options
 from generation.config import GenerationConfig, SharingConfig
-from generation.indices import SampleRequest
+from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService
 from generation.pool.shared_batches import SharedService, shared
 from generation.recipes.recipe import Recipe
@@ -46,9 +46,9 @@ class Learner:
     def run(self, client: SharedService, config: GenerationConfig, num_samples: int) -> tuple[float, int]:
         """Return the seconds needed, and a checksum of the samples."""
         started_at, checksum = time.monotonic(), 0
-        request, size = SampleRequest.all_of(range(num_samples)), client.batch_size()
-        client = client.registered(request)
-        requester = BatchRequester(client, config, size, REQUESTS_PER_ACTOR * config.max_actors)
+        request, size = SampleRequest(IndexSet.of_ranges([range(num_samples)]), rank=0), client.batch_size()
+        window = REQUESTS_PER_ACTOR * config.max_actors
+        requester = BatchRequester(client.registered(request), config, size, window)
         for number, batch in enumerate(requester.request_set(request.serials), start=1):
             checksum = crc32(batch["image"][::8].tobytes(), checksum)
             if number * size >= self.share_taken * num_samples:

@@ -130,10 +130,10 @@ class SharedBuffer(Generic[Batch]):
         if consumer.learner in self._left:
             raise GenerationFailedError(f"The learner '{consumer.learner}' has ended and gets no more images.")
         self._since.setdefault(consumer.learner, self._now())
-        if len(self.held) < max(1, self._capacity) or number in self._made:
+        is_in_stream = consumer in self._wants  # else it is one of the few for a page, and is not kept waiting
+        if not is_in_stream or len(self.held) < max(1, self._capacity) or number in self._made:
             return False
-        mine = self._of(consumer)
-        is_for_others = any(number in wants for wants in self._wants.values() if wants is not mine)
+        is_for_others = any(number in wants for each, wants in self._wants.items() if each != consumer)
         return is_for_others and self.patience_seconds(consumer.learner) > 0
 
     def patience_seconds(self, learner: str) -> float:
@@ -147,8 +147,8 @@ class SharedBuffer(Generic[Batch]):
 
     def take(self, consumer: Consumer, number: int, make: Callable[[], Batch]) -> Batch:
         """Return a held batch, or make it; keep it while other consumers want it."""
-        if (mine := self._of(consumer)) is not None:
-            mine.discard(number)
+        if consumer in self._wants:
+            self._wants[consumer].discard(number)
         is_wanted = any(number in wants for wants in self._wants.values())
         if number in self.held:
             self._num_shared += 1
@@ -170,9 +170,6 @@ class SharedBuffer(Generic[Batch]):
         """Return the counts so far."""
         waiting = {learner: self.waiting(learner).seconds for learner in self._since}
         return SharingCounts(len(self._made), self._num_made, self._num_shared, waiting)
-
-    def _of(self, consumer: Consumer) -> Wants | None:
-        return self._wants.get(consumer, self._wants.get(Consumer(consumer.learner, EXPECTED)))
 
     def _drop_unwanted(self) -> None:
         wanted = self._wants.values()

@@ -18,7 +18,7 @@ from generation.config import GenerationConfig, SharingConfig
 from generation.engine.generator import GenerationFailedError
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import GenerationService
-from generation.pool.shared_batches import SharedBatches, SharedService, shared
+from generation.pool.shared_batches import SharedBatches, SharedPool, SharedService, shared
 from generation.pool.sharing import EXPECTED, Consumer
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
@@ -32,6 +32,13 @@ BATCH_BYTES = 16 * 16 * 16 * 3
 """Bytes of the images of a batch of the session's painted pool."""
 
 
+def learners_of(pool: SharedPool, *names: str) -> list[SharedService]:
+    """Return the clients of learners whose streams of ten batches are open."""
+    request = SampleRequest(IndexSet.of_ranges([range(160)]), rank=0)
+    clients = [pool.learner(name, range(160)) for name in names]
+    return [client.registered(request) for client in clients]
+
+
 def take(client: SharedService, number: int, seconds: float = 30.0) -> list[int]:
     """Return the indices of a batch that a learner takes."""
     return client.request(range(number * 16, (number + 1) * 16)).result(timeout_s=seconds)["index"].tolist()
@@ -39,9 +46,8 @@ def take(client: SharedService, number: int, seconds: float = 30.0) -> list[int]
 
 def rows_of(client: SharedService, config: GenerationConfig, num_samples: int) -> Iterator[SampleBatch]:
     """Yield a learner's samples in order, without a Ray dataset."""
-    request = SampleRequest.all_of(range(num_samples))
-    requester = BatchRequester(client.registered(request), config, client.batch_size(), window=4)
-    return requester.request_set(request.serials)
+    requester = BatchRequester(client, config, client.batch_size(), window=4)
+    return requester.request_set(IndexSet.of_ranges([range(num_samples)]))
 
 
 def test_learners_get_the_images_of_an_unshared_stream_and_each_is_made_once(
@@ -76,7 +82,7 @@ def test_fast_learner_waits_for_room_and_gets_its_batch_when_a_slow_one_takes_on
     painted: Recipe, painted_pool: GenerationService
 ):
     with shared(painted_pool, painted, SharingConfig(2 * BATCH_BYTES, max_waiting_fraction=0.999)) as pool:
-        fast, slow = (pool.learner(name, range(160)) for name in ("fast", "slow"))
+        fast, slow = learners_of(pool, "fast", "slow")
         assert [take(fast, number)[0] for number in range(2)] == [0, 16]
         third = fast.request(range(32, 48))
         with pytest.raises(TimeoutError):
@@ -96,7 +102,7 @@ def test_fast_learner_waits_for_room_and_gets_its_batch_when_a_slow_one_takes_on
 
 def test_fast_learner_waits_no_longer_than_its_share(painted: Recipe, painted_pool: GenerationService):
     with shared(painted_pool, painted, SharingConfig(2 * BATCH_BYTES, max_waiting_fraction=0.1)) as pool:
-        fast, slow = (pool.learner(name, range(160)) for name in ("fast", "slow"))
+        fast, slow = learners_of(pool, "fast", "slow")
         assert [take(fast, number)[0] for number in range(10)] == list(range(0, 160, 16))
         assert [take(slow, number)[0] for number in range(10)] == list(range(0, 160, 16))
         counts = pool.counts()
@@ -105,7 +111,7 @@ def test_fast_learner_waits_no_longer_than_its_share(painted: Recipe, painted_po
 
 def test_learner_that_ends_while_it_waits_is_refused(painted: Recipe, painted_pool: GenerationService):
     with shared(painted_pool, painted, SharingConfig(BATCH_BYTES, max_waiting_fraction=0.999)) as pool:
-        ended, _ = (pool.learner(name, range(160)) for name in "ab")
+        ended, _ = learners_of(pool, "a", "b")
         take(ended, 0)
         pending = ended.request(range(16, 32))
         with pytest.raises(TimeoutError):
@@ -124,7 +130,7 @@ def test_killed_actor_and_a_learner_that_ends_change_no_sample_of_another(
     loaded = [int(process.rsplit(":", 1)[1]) for process in digits_pool.counts().num_loads]
     victim = [process for process in loaded if psutil.pid_exists(process)][-1]
     with shared(digits_pool, guarded_digits, SharingConfig()) as pool, ThreadPoolExecutor(2) as threads:
-        learners = [pool.learner(name, range(160)) for name in "abc"]
+        learners = learners_of(pool, "a", "b", "c")
         rows = [rows_of(client, TWO_ACTORS_OF_8, 160) for client in learners]
         next(rows[2])
         os.kill(victim, signal.SIGKILL)
@@ -138,7 +144,7 @@ def test_killed_actor_and_a_learner_that_ends_change_no_sample_of_another(
 
 def test_learners_end_with_one_line_if_the_sharing_process_is_lost(painted: Recipe, painted_pool: GenerationService):
     with shared(painted_pool, painted, SharingConfig()) as pool:
-        client = pool.learner("a", range(160))
+        (client,) = learners_of(pool, "a")
         take(client, 0)
         ray.kill(pool.shared)
         with pytest.raises(GenerationFailedError, match=r"shares images between learners, .* was lost\. Start"):

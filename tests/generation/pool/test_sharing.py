@@ -160,10 +160,10 @@ def test_batches_are_kept_for_a_learner_that_is_still_starting():
     learners.buffer.register(Consumer("b", EXPECTED), IndexSet.of_ranges([range(3), range(1000, 1001)]))
     learners.take("a", 0, 1, 2, 3)
     assert learners.held == [0, 1, 2]
-    assert learners.take("b", 0, rank=None) == []  # before its streams are open
+    assert learners.take("b", 0, rank=None) == []  # for a page, before its streams are open
     held_out = IndexSet.of_ranges([range(1000, 1001)])
     learners.buffer.register(Consumer("b", None), held_out, num_ranks=1)
-    assert learners.held == [1, 2]
+    assert learners.held == [0, 1, 2]
     learners.buffer.register(Consumer("b", 0), IndexSet.of_ranges([range(2, 3)]), num_ranks=1)
     assert learners.held == [2]
     learners.buffer.register(Consumer("a", None), held_out, num_ranks=1)
