@@ -113,7 +113,11 @@ class SharedBuffer(Generic[Batch]):
             self._left.discard(consumer.learner)
         if consumer.rank is not None:
             kept = (None, *range(num_ranks))
-            self._wants = {each: self._wants[each] for each in self._wants if each[0] != consumer[0] or each[1] in kept}
+            self._wants = {
+                each: wants
+                for each, wants in self._wants.items()
+                if each.learner != consumer.learner or each.rank in kept
+            }
         self._wants.pop(consumer, None)
         if len(numbers):
             self._wants[consumer] = Wants(numbers)
@@ -122,7 +126,7 @@ class SharedBuffer(Generic[Batch]):
     def leave(self, learner: str) -> None:
         """Forget what a learner wants, and refuse its later requests."""
         self._left.add(learner)
-        self._wants = {consumer: wants for consumer, wants in self._wants.items() if consumer.learner != learner}
+        self._wants = {each: wants for each, wants in self._wants.items() if each.learner != learner}
         self._drop_unwanted()
 
     def must_wait(self, consumer: Consumer, number: int) -> bool:
@@ -130,8 +134,8 @@ class SharedBuffer(Generic[Batch]):
         if consumer.learner in self._left:
             raise GenerationFailedError(f"The learner '{consumer.learner}' has ended and gets no more images.")
         self._since.setdefault(consumer.learner, self._now())
-        is_in_stream = consumer in self._wants  # else it is one of the few for a page, and is not kept waiting
-        if not is_in_stream or len(self.held) < max(1, self._capacity) or number in self._made:
+        is_of_stream = consumer in self._wants  # and not one of a few for a page, which never wait
+        if not is_of_stream or len(self.held) < max(1, self._capacity) or number in self._made:
             return False
         is_for_others = any(number in wants for each, wants in self._wants.items() if each != consumer)
         return is_for_others and self.patience_seconds(consumer.learner) > 0
@@ -159,7 +163,8 @@ class SharedBuffer(Generic[Batch]):
         if is_wanted:
             self.held[number] = batch
             if len(self.held) > self._capacity:
-                del self.held[self._needed_last()]
+                numbers, num_before = self._needs()
+                del self.held[int(numbers[np.argmax(num_before)])]
         return batch
 
     def forget(self, number: int) -> None:
@@ -172,10 +177,14 @@ class SharedBuffer(Generic[Batch]):
         return SharingCounts(len(self._made), self._num_made, self._num_shared, waiting)
 
     def _drop_unwanted(self) -> None:
-        wanted = self._wants.values()
-        self.held = {number: batch for number, batch in self.held.items() if any(number in each for each in wanted)}
+        numbers, num_before = self._needs()
+        for number in numbers[np.isinf(num_before)].tolist():
+            del self.held[number]
 
-    def _needed_last(self) -> int:
-        """Return the batch that is furthest ahead of the consumers that want it."""
-        numbers = np.array(list(self.held))
-        return int(numbers[np.argmax(np.min([wants.num_before(numbers) for wants in self._wants.values()], axis=0))])
+    def _needs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the held batches, and how many batches the nearest consumer passes before each; infinite for none."""
+        numbers = np.fromiter(self.held, dtype=np.int64)
+        num_before = np.full(len(numbers), np.inf)
+        for wants in self._wants.values():
+            num_before = np.minimum(num_before, wants.num_before(numbers))
+        return numbers, num_before
