@@ -32,6 +32,9 @@ END_SECONDS = 30.0
 PAINTED = ("ray_jobs/configs/benchmark.yaml", "training.num_images=6400")
 """Config and settings of the benchmarks with painted images: 50 s at the nominal rate of 128 images/s."""
 
+SHARED = (PAINTED[0], "training.num_images=2560", "recipe.image_size=128")
+"""20 s at the nominal rate, with images that two cores can copy to eight learners."""
+
 DIGITS = ("ray_jobs/configs/digits.yaml", "generation.threads_per_actor=2")
 
 
@@ -75,6 +78,13 @@ def shards() -> Ratios:
     return ratios(PAINTED)
 
 
+def sharing() -> Ratios:
+    """Return images and time of one learner as fractions of those of eight that share a pool."""
+    from benchmarks.sharing import ratios
+
+    return ratios(SHARED)
+
+
 def engine() -> Ratios:
     """Return the engine's rates as multiples of the stock pipeline's."""
     from benchmarks.engine import ratios
@@ -89,7 +99,13 @@ def augment() -> Ratios:
     return ratios()
 
 
-BENCHMARKS: dict[str, Benchmark] = {"delivery": delivery, "shards": shards, "engine": engine, "augment": augment}
+BENCHMARKS: dict[str, Benchmark] = {
+    "delivery": delivery,
+    "shards": shards,
+    "sharing": sharing,
+    "engine": engine,
+    "augment": augment,
+}
 """Benchmarks in the order in which they run, by their section in the floors file."""
 
 

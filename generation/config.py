@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from generation.ranges import AtLeastOne, Count, Documented, Gpus, NotNegative, SomeAttempts, check_ranges
+from generation.ranges import AtLeastOne, BelowOne, Count, Documented, Gpus, NotNegative, SomeAttempts, check_ranges
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,19 @@ class GenerationConfig(Documented):
     def start_limit_seconds(self) -> float:
         """Timeout for the first running actor, including the wait for new nodes."""
         return self.start_timeout_seconds + self.wait_for_nodes_seconds
+
+
+@dataclass(frozen=True)
+class SharingConfig(Documented):
+    """How several learners share the images of one pool: see `generation.pool.sharing`."""
+
+    buffered_bytes: Count = 1_000_000_000
+    """Bytes of images to keep for learners that have yet to request them; 0 keeps nothing."""
+
+    max_waiting_fraction: BelowOne = 0.25
+    """Share of its time that a learner may wait for slower ones while the buffer is full; beyond it, dropped images are
+    generated again.
+    """
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "sharing")

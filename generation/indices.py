@@ -138,6 +138,9 @@ class SampleRequest:
     in_order: bool = False
     """Deliver samples in ascending order of serial, even if that is slower."""
 
+    rank: int | None = None
+    """Rank among the consumers; None for samples that are not trained on."""
+
     @staticmethod
     def all_of(*indices: range) -> "SampleRequest":
         """Return the request of a single consumer that takes each sample once."""

@@ -89,7 +89,7 @@ def open_domain_loader(job: FitJob, start: ResumePoint, part: BatchPart) -> Stre
     worker = Worker(context.get_world_rank(), context.get_world_size())
     share, shard = share_of(config, start, part, worker), None
     if len(share.serials):
-        dataset = samples.open(SampleRequest(share.serials, worker.count, config.deterministic))
+        dataset = samples.open(SampleRequest(share.serials, worker.count, config.deterministic, worker.rank))
         shard = dataset.streaming_split(1, locality_hints=[ray.get_runtime_context().get_node_id()])[0]
     num_drawn_before = start.step * config.accumulate_batches
     pace = Pace(part.batch_size, config.max_waiting_fraction, config.deterministic, num_drawn_before)

@@ -8,7 +8,7 @@ import ray
 
 from generation.config import GenerationConfig
 from generation.engine.actor import WorkCounts
-from generation.pool.sizing import PoolSizer, PoolSnapshot, TrainerTimes
+from generation.pool.sizing import PoolSizer, PoolSnapshot, TrainerTimes, total_times
 
 LOADING_TIMEOUT_SECONDS = 60.0
 """A loading process is considered dead after this long without a report.
@@ -51,7 +51,9 @@ class PoolKeeper:
         """Time of the last report of each loading process."""
 
         self.initial_size = config.num_initial_actors
-        self.trainer: TrainerTimes | None = None
+        self.trainers: dict[str, TrainerTimes] = {}
+        """By learner."""
+
         self.sizer = PoolSizer(config.min_actors, config.num_initial_actors, config.max_actors, config.idle_seconds)
 
     def report_loading(self, process: str) -> None:
@@ -80,9 +82,9 @@ class PoolKeeper:
         self.counts.load_errors.clear()  # an actor is working: earlier load errors no longer matter
         self.num_batches += done.num_images_made > 0
 
-    def report_trainer(self, trainer: TrainerTimes) -> None:
-        """Record the trainer's busy and waiting time."""
-        self.trainer = trainer
+    def report_trainer(self, trainer: TrainerTimes, learner: str = "") -> None:
+        """Record a trainer's busy and waiting time; learners that share the pool have a trainer each."""
+        self.trainers[learner] = trainer
 
     def size(self, num_running: int, num_requests: float) -> int:
         """Return the target number of actors, given the running actors and pending requests.
@@ -98,7 +100,7 @@ class PoolKeeper:
                 num_requests=num_requests,
                 num_batches=self.num_batches,
                 working_seconds=self.counts.working_seconds,
-                trainer=self.trainer,
+                trainer=total_times(list(self.trainers.values())),
             )
         )
 

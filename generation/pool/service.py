@@ -11,19 +11,20 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import ray
 from ray import cloudpickle, serve
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from generation.config import GenerationConfig
 from generation.engine.actor import ScorerBuilder
 from generation.engine.generator import GenerationFailedError
+from generation.indices import SampleRequest
 from generation.pool import own_code, serve_controller
 from generation.pool.keeper import GenerationCounts, PoolKeeper
 from generation.pool.policy import KeeperPolicy, kill_actors
@@ -31,6 +32,7 @@ from generation.pool.serve_controller import ControllerSilentError
 from generation.pool.sizing import TrainerTimes
 from generation.recipes.model_files import DRIVERS_FOLDER, HUB_SETTINGS
 from generation.recipes.recipe import Recipe
+from generation.sample import SampleBatch
 
 cloudpickle.register_pickle_by_value(own_code)
 
@@ -68,6 +70,14 @@ QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """Serve's logging without a line per batch."""
 
 
+class Response(Protocol):
+    """The pending result of a request; for example Serve's `DeploymentResponse`."""
+
+    def result(self, timeout_s: float) -> SampleBatch:
+        """Wait for the samples; TimeoutError if they take longer."""
+        ...
+
+
 @dataclass(frozen=True)
 class GenerationService:
     """A client of a running pool, usable from any process of the cluster."""
@@ -76,9 +86,13 @@ class GenerationService:
     handle: DeploymentHandle
     keeper: ActorHandle
 
-    def request(self, indices: Sequence[int]) -> DeploymentResponse:
+    def request(self, indices: Sequence[int]) -> Response:
         """Request the samples of these indices from any free actor."""
-        return cast(DeploymentResponse, self.handle.generate.remote(indices))
+        return cast(Response, self.handle.generate.remote(indices))
+
+    def registered(self, request: SampleRequest) -> "GenerationService":
+        """Return the client of a consumer that will request these samples; only learners that share a pool register."""
+        return self
 
     def counts(self) -> GenerationCounts:
         """Return the pool's counts; GenerationFailedError if its keeper was lost, which ends the pool."""
@@ -267,6 +281,21 @@ def stop_pool(app_name: str, keeper: ActorHandle) -> None:
 def beside_driver() -> NodeAffinitySchedulingStrategy:
     """Schedule an actor on this process's node, so that the loss of another node does not end the job."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def quiet_serve_logs() -> None:
+    """Limit Serve's log to warnings (errors in the driver) and drop its asyncio traces.
+
+    Serve warns for each request to a lost actor.
+    """
+    serve_log = logging.getLogger("ray.serve")
+    serve_log.setLevel(max(serve_log.level, logging.WARNING))
+    logging.getLogger("asyncio").addFilter(is_not_from_serve)
+
+
+def is_not_from_serve(record: logging.LogRecord) -> bool:
+    """Return False for asyncio's traces of Serve's own unawaited calls to a lost actor."""
+    return "/ray/serve/" not in record.getMessage()
 
 
 def _autoscaling(config: GenerationConfig, keeper: dict[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ idle and b is smaller than the pool. One formula therefore covers growing and sh
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -44,6 +45,13 @@ class TrainerTimes:
 
     waiting_seconds: float
     """The part of `seconds` spent waiting for images, including a wait in progress."""
+
+
+def total_times(trainers: Sequence[TrainerTimes]) -> TrainerTimes | None:
+    """Return the sum over the trainers of one pool; None without any."""
+    if not trainers:
+        return None
+    return TrainerTimes(sum(each.seconds for each in trainers), sum(each.waiting_seconds for each in trainers))
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,8 @@ def tee_samples(
     generation_units = [dict.fromkeys(UNIT_COLUMNS, 0) | {"number": number} for number in numbers]
     blocks = in_blocks(generation_units, MAX_SOURCE_BLOCKS) + in_blocks(to_read, MAX_READING_BLOCKS)
     stage = encoding_stage(Tee(shards, missing, ShardReader(first, seed, request)))
+    generated = IndexSet.of_ranges([shards.ranges[number] for number in missing.intersection(numbers)])
+    service = service.registered(dataclasses.replace(request, serials=generated))
     dataset = request_units(service, config, shards.batch_size, blocks, stage, request)
     batch_bytes = shards.batch_size * shards.recipe.image_bytes
     bound_memory(dataset, batch_bytes, config.max_buffered_bytes, request.num_consumers)

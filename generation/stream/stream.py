@@ -26,13 +26,12 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
-from ray.serve.handle import DeploymentResponse
 
 from generation.config import GenerationConfig
 from generation.engine.generator import ActorFailedError, GenerationFailedError
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.serve_controller import ControllerSilentError
-from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService
+from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService, Response, quiet_serve_logs
 from generation.recipes.recipe import Recipe
 from generation.sample import PassBatch, SampleBatch, select_samples
 from generation.stream.ordered import map_ordered
@@ -109,7 +108,8 @@ def stream_samples(
 
     Rows are ordered only if `request.in_order` is set.
     """
-    batch_size, stage = service.batch_size(), StageSpec(partial(samples_of_unit, request.serials))
+    service, batch_size = service.registered(request), service.batch_size()
+    stage = StageSpec(partial(samples_of_unit, request.serials))
     num_requesters = num_requesters_of(config, request, stage)
     units = work_units(request.serials, batch_size, num_requesters, _window(config, request, num_requesters))
     dataset = request_units(service, config, batch_size, in_blocks(units, MAX_SOURCE_BLOCKS), stage, request)
@@ -218,21 +218,6 @@ class BatchFailures:
         )
 
 
-def quiet_serve_logs() -> None:
-    """Limit Serve's log to warnings (errors in the driver) and drop its asyncio traces.
-
-    Serve warns for each request to a lost actor.
-    """
-    serve_log = logging.getLogger("ray.serve")
-    serve_log.setLevel(max(serve_log.level, logging.WARNING))
-    logging.getLogger("asyncio").addFilter(is_not_from_serve)
-
-
-def is_not_from_serve(record: logging.LogRecord) -> bool:
-    """Return False for asyncio's traces of Serve's own unawaited calls to a lost actor."""
-    return "/ray/serve/" not in record.getMessage()
-
-
 class StreamStage:
     """A stage as a Ray Data actor: a `BatchRequester` and the work done with it."""
 
@@ -282,10 +267,10 @@ class BatchRequester:
     def _map(self, batches: Sequence[Sequence[int]]) -> Iterator[SampleBatch]:
         return map_ordered(self._send, self._receive, batches, self.window)
 
-    def _send(self, indices: Sequence[int]) -> tuple[Sequence[int], DeploymentResponse]:
+    def _send(self, indices: Sequence[int]) -> tuple[Sequence[int], Response]:
         return indices, self.service.request(indices)
 
-    def _receive(self, request: tuple[Sequence[int], DeploymentResponse]) -> SampleBatch:
+    def _receive(self, request: tuple[Sequence[int], Response]) -> SampleBatch:
         """Wait for a batch; retry it if its result was lost. GenerationFailedError if a retry is pointless."""
         indices, response = request
         failures, requested_at = BatchFailures(indices), time.monotonic()

@@ -7,7 +7,14 @@ from typing import Any, cast
 import pytest
 
 from generation.pool.policy import KeeperPolicy
-from generation.pool.sizing import BATCHES_BEFORE_TRAINING, PoolSizer, PoolSnapshot, TrainerTimes, actors_needed
+from generation.pool.sizing import (
+    BATCHES_BEFORE_TRAINING,
+    PoolSizer,
+    PoolSnapshot,
+    TrainerTimes,
+    actors_needed,
+    total_times,
+)
 from ray_jobs.train import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
 
@@ -24,6 +31,11 @@ from tests.support.waits import wait_until
 )
 def test_actors_needed_by_waiting_time(working: float, waiting: float, needed: float):
     assert actors_needed(working, waiting) == needed
+
+
+def test_times_of_learners_that_share_a_pool_add_up():
+    assert total_times([]) is None
+    assert total_times([TrainerTimes(10.0, 1.0), TrainerTimes(30.0, 9.0)]) == TrainerTimes(40.0, 10.0)
 
 
 @dataclass

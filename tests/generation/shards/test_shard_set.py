@@ -7,6 +7,7 @@ import pytest
 
 from generation.config import GenerationConfig
 from generation.indices import IndexSet, SampleRequest
+from generation.pool.service import GenerationService
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
 from generation.shards import datasets
@@ -214,7 +215,8 @@ def units_of_tee(shards: ShardSet, num_images: int, wanted: SampleRequest, monke
     blocks: list[dict[str, list[int]]] = []
     monkeypatch.setattr(datasets, "request_units", lambda *arguments: blocks.extend(arguments[3]))
     monkeypatch.setattr(datasets, "bound_memory", lambda *arguments: None)
-    datasets.tee_samples(cast(Any, None), GenerationConfig(), shards, num_images, wanted, seed=5)
+    service = GenerationService("pool", cast(Any, None), cast(Any, None))
+    datasets.tee_samples(service, GenerationConfig(), shards, num_images, wanted, seed=5)
     return [
         {name: column[i] for name, column in block.items()} for block in blocks for i in range(len(block["number"]))
     ]

@@ -1,0 +1,189 @@
+"""The actor between a pool and the learners that share it, and their clients. The rule is in `sharing.py`."""
+
+import asyncio
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import cast
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from generation.config import SharingConfig
+from generation.engine.generator import GenerationFailedError
+from generation.indices import IndexSet, SampleRequest
+from generation.pool.service import GenerationService, Response, beside_driver, quiet_serve_logs
+from generation.pool.sharing import EXPECTED, Consumer, SharedBuffer, SharingCounts
+from generation.pool.sizing import TrainerTimes
+from generation.recipes.recipe import Recipe
+from generation.sample import SampleBatch
+
+MAX_REQUESTS = 100_000
+"""Requests that the actor holds at once: all windows of all learners."""
+
+
+@ray.remote(num_cpus=0)
+class SharedBatches:
+    """Requests each batch from the pool once; keeps references, as the images stay in Ray's object store."""
+
+    def __init__(self, handle: DeploymentHandle, config: SharingConfig, batch_size: int, image_bytes: int) -> None:
+        quiet_serve_logs()
+        self.handle = handle
+        self.batch_size = batch_size
+        self.buffer = SharedBuffer[asyncio.Task[ObjectRef]](config, batch_size * image_bytes)
+        self.changed = asyncio.Event()
+        self.turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """The waiting requests of a learner proceed one after the other."""
+
+    async def take(self, consumer: Consumer, number: int) -> list[ObjectRef]:
+        """Return a reference to a batch, which may still be in the making."""
+        if self.buffer.must_wait(consumer, number):
+            with self.buffer.waiting(consumer.learner):
+                async with self.turns[consumer.learner]:
+                    await self._wait_for_room(consumer, number)
+        made = self.buffer.take(consumer, number, lambda: asyncio.create_task(self._make(number)))
+        self._tell_waiting()
+        try:
+            return [await asyncio.shield(made)]
+        except Exception:
+            if self.buffer.held.get(number) is made:
+                self.buffer.forget(number)
+            raise
+
+    async def _wait_for_room(self, consumer: Consumer, number: int) -> None:
+        while self.buffer.must_wait(consumer, number):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), self.buffer.patience_seconds(consumer.learner))
+
+    async def _make(self, number: int) -> ObjectRef:
+        indices = range(number * self.batch_size, (number + 1) * self.batch_size)
+        response = cast(DeploymentResponse, self.handle.generate.remote(indices))
+        return await response._to_object_ref()
+
+    def _tell_waiting(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def forget(self, number: int, lost: list[ObjectRef]) -> None:
+        """Drop a batch whose result was lost, unless it is being made again already."""
+        made = self.buffer.held.get(number)
+        if made is not None and made.done() and [made.result()] == lost:
+            self.buffer.forget(number)
+
+    async def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int = 0) -> None:
+        """Record which batches a stream will request."""
+        self.buffer.register(consumer, numbers, num_ranks)
+        self._tell_waiting()
+
+    async def leave(self, learner: str) -> None:
+        """Forget what a learner wants."""
+        self.buffer.leave(learner)
+        self._tell_waiting()
+
+    async def counts(self) -> SharingCounts:
+        """Return the counts so far."""
+        return self.buffer.counts()
+
+
+@dataclass(frozen=True)
+class SharedPool:
+    """A running pool that several learners share, usable from any process of the cluster."""
+
+    service: GenerationService
+    shared: ActorHandle
+    samples_per_batch: int
+
+    def learner(self, name: str, *expected: range) -> "SharedService":
+        """Return a learner's client. `expected` are the samples that it will want, kept for it until it asks."""
+        numbers = IndexSet.of_ranges(expected).blocks(self.samples_per_batch)
+        ray.get(self.shared.register.remote(Consumer(name, EXPECTED), numbers))
+        pool = self.service
+        return SharedService(pool.app_name, pool.handle, pool.keeper, self.shared, name, self.samples_per_batch)
+
+    def counts(self) -> SharingCounts:
+        """Return the counts so far, in batches."""
+        return cast(SharingCounts, ray.get(self.shared.counts.remote()))
+
+
+@contextmanager
+def shared(service: GenerationService, recipe: Recipe, config: SharingConfig) -> Iterator[SharedPool]:
+    """Share a running pool between learners while the body runs."""
+    batch_size = service.batch_size()
+    options = SharedBatches.options(scheduling_strategy=beside_driver(), max_concurrency=MAX_REQUESTS)
+    actor = cast(ActorHandle, options.remote(service.handle, config, batch_size, recipe.image_bytes))
+    try:
+        yield SharedPool(service, actor, batch_size)
+    finally:
+        ray.kill(actor)
+
+
+@dataclass(frozen=True)
+class SharedService(GenerationService):
+    """A learner's client of a pool that it shares. Stopping it ends the learner's share, and not the pool."""
+
+    shared: ActorHandle
+    learner: str
+    samples_per_batch: int
+    rank: int | None = None
+
+    def batch_size(self) -> int:
+        """Return the number of samples per request, which is the same for all learners."""
+        return self.samples_per_batch
+
+    def registered(self, request: SampleRequest) -> "SharedService":
+        """Return the client of a consumer that will request these samples, each once."""
+        numbers = request.serials.blocks(self.samples_per_batch)
+        consumer = Consumer(self.learner, request.rank)
+        ray.get(self.shared.register.remote(consumer, numbers, request.num_consumers))
+        return dataclasses.replace(self, rank=request.rank)
+
+    def request(self, indices: Sequence[int]) -> Response:
+        """Request a batch through the shared buffer; other samples than a whole batch, from the pool."""
+        number = indices[0] // self.samples_per_batch
+        if indices != range(number * self.samples_per_batch, (number + 1) * self.samples_per_batch):
+            return super().request(indices)
+        return SharedResponse(self.shared, number, self.shared.take.remote(Consumer(self.learner, self.rank), number))
+
+    def report_trainer(self, trainer: TrainerTimes) -> None:
+        """Report the times of this learner's trainer; the sum over all learners decides the pool's size."""
+        self.keeper.report_trainer.remote(trainer, self.learner)
+
+    def stop(self) -> None:
+        """Leave the shared pool, which no longer keeps images for this learner."""
+        with suppress(RayActorError):  # the pool has ended
+            ray.get(self.shared.leave.remote(self.learner))
+
+
+@dataclass(frozen=True)
+class SharedResponse:
+    """A pending request of a shared batch."""
+
+    shared: ActorHandle
+    number: int
+    reply: ObjectRef
+
+    def result(self, timeout_s: float) -> SampleBatch:
+        """Wait for the samples. A failed batch is forgotten, so that the next request has it made again."""
+        give_up_at = time.monotonic() + timeout_s
+        try:
+            (made,) = ray.get(self.reply, timeout=timeout_s)
+        except ActorDiedError as error:
+            raise GenerationFailedError(
+                "The process that shares images between learners, on the driver's node, was lost. Start the command "
+                "again with resume=true."
+            ) from error
+        except RayTaskError as error:
+            raise error.cause from None
+        try:
+            return ray.get(made, timeout=max(0.0, give_up_at - time.monotonic()))
+        except TimeoutError:
+            raise
+        except Exception:
+            self.shared.forget.remote(self.number, [made])
+            raise
