@@ -8,7 +8,7 @@ import pytest
 
 from generation.pool.policy import KeeperPolicy
 from generation.pool.sizing import BATCHES_BEFORE_TRAINING, PoolSizer, PoolSnapshot, TrainerTimes, actors_needed
-from ray_jobs.train import NUM_SAMPLES_ON_SHEET
+from ray_jobs.experiments.run import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
 
 
