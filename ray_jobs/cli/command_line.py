@@ -264,7 +264,11 @@ def compare(config: CompareConfig) -> Work:
 
 
 @job(
-    ("arms", "grid", "seeds", "compare", "budget.images_generated", "stopping.reduction", *TRAINING[:2], "output"),
+    (
+        *("arms", "grid", "seeds", "compare"),
+        *("budget.images_trained", "budget.images_generated", "budget.generator_device_seconds"),
+        *("stopping.reduction", "stopping.first_images", "output"),
+    ),
     ExperimentConfig,
     (attrgetter("opened_recipe"), check_arms, check_run_folder),
 )

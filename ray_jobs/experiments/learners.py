@@ -1,6 +1,7 @@
 """Trains the learners of a group by Ray Tune, as many at once as the cluster holds beside their pool."""
 
 import dataclasses
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,7 @@ class Watch(FIFOScheduler):
 def train_learners(jobs: Mapping[str, Prepared], pool: GenerationService | None, rungs: Rungs | None) -> dict[str, str]:
     """Train learners by name on a running pool; return the errors of those that failed."""
     os.environ.update(QUIET)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it warns of the logs that it does not write
     reports = cast(ActorHandle, EpochReports.options(scheduling_strategy=beside_driver()).remote())
     learners = [
         (name, job.run_dir, ray.put(Assignment(name, job, client_of(pool, name), pool is None or number == 0)))

@@ -14,6 +14,7 @@ from evaluation.images.unreadable import Unreadable
 from evaluation.inference.reading import crop_for
 from generation.recipes.labels import load_label_space
 from ray_jobs import compare, train
+from ray_jobs.experiments.run import Prepared
 from ray_jobs.job.evaluation import plan
 from ray_jobs.job.source import StoredSource, real_path
 from tests.support.birds import BIRDS, write
@@ -29,7 +30,7 @@ def behind(samples: TrainingSamples) -> RealTrainingImages:
     return cast(RealTrainingImages, cast(MethodType, samples.open).__self__)
 
 
-def trained_on_and_held_out(job: train.Prepared) -> tuple[RealTrainingImages, RealTrainingImages]:
+def trained_on_and_held_out(job: Prepared) -> tuple[RealTrainingImages, RealTrainingImages]:
     source = cast(StoredSource, job.source)
     return behind(source.images), behind(source.held_out_images)
 

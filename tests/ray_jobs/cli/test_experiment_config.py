@@ -90,7 +90,7 @@ def test_measured_budget_is_each_arms_own():
         (["arms={a: []}", "seeds=[1, 1]"], r"seeds is \[1, 1\]; use each seed once"),
         (["arms={a: [training.sede=1]}"], "arm 'a': There is no setting 'training.sede'. Did you mean training.seed"),
         (["arms={a: [training.reuse]}"], "arm 'a': 'training.reuse' is not an override"),
-        (["arms={a: [training.reuse=-1]}"], "arm 'a': training.reuse is -1"),
+        (["arms={a: [training.reuse=-1]}"], "arm 'a': training.reuse is '-1'; use auto"),
         (["arms={a: [training.seed=1]}"], "arm 'a': an experiment sets training.seed itself"),
         (["arms={a: [output=x]}"], "arm 'a': an experiment sets output itself"),
         (["arms={a: [seeds=1]}"], "arm 'a': There is no setting 'seeds'"),
