@@ -2,7 +2,8 @@
 
 Prints the recipe and writes it to a file, which every command takes in place of a config. `--index N` explains one
 sample, `--compare RECIPE` lists the fields in which two recipes differ, `--out FILE` sets the recipe's file. `--cost`
-predicts a run's time and cost from the rates in the settings, of an earlier run (`--like RUN`), or of a rehearsal.
+predicts a run's time and cost from the rates in the settings, of an earlier run (`--like RUN`), or of a rehearsal. Of
+an experiment, it prints what each arm and all runs together need.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -24,7 +25,9 @@ from generation.recipes.recipe import Recipe, differences, read_recipe_value, re
 from generation.recipes.tokens import TokenCounter, open_token_counter
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.experiment_config import ExperimentConfig
 from ray_jobs.cli.run_folder import resolve, write_once
+from ray_jobs.cost.experiment import print_experiment
 from ray_jobs.cost.table import print_cost
 from ray_jobs.job.tables import print_facts, print_table
 
@@ -41,6 +44,9 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Run the command: print a sample, a comparison or a prediction, or else print the recipe and write its file."""
     with user_errors():
+        if isinstance(config, ExperimentConfig) and index is None and not compare:
+            print_experiment(config, like)
+            return
         recipe = config.opened_recipe
         if index is not None:
             print_sample(recipe, index)

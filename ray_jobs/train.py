@@ -5,236 +5,59 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     run_and_exit("train")
 
-import dataclasses
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
 
-from evaluation.evaluate import EvaluationPlan
-from evaluation.images.unreadable import Unreadable
-from evaluation.inference.check import check_scorer
-from evaluation.inference.trained_model import crop_of, open_model
 from evaluation.result import Evaluation
-from generation.files import write_whole
-from generation.pool.service import GenerationService
-from generation.recipes.checks import check_recipe
-from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs.cli.announce import STARTED_AT, announce
 from ray_jobs.cli.config import JobConfig
 from ray_jobs.cli.errors import errors_at_work, user_errors
-from ray_jobs.cli.run_folder import (
-    check_unfinished,
-    keep_checkpoint,
-    resolve,
-    undo_on_error,
-    unlock,
-    write_anew,
-    write_json,
+from ray_jobs.cli.run_folder import CHECKPOINT, undo_on_error, unlock
+from ray_jobs.experiments.run import (
+    drawing_samples,
+    evaluate,
+    finish,
+    keep,
+    prepare,
+    stages_of,
+    summary_of,
+    train,
+    write_data_card,
 )
-from ray_jobs.cluster.placement import Demand
-from ray_jobs.cluster.room import evaluation_demand, generation_demand, training_demand
-from ray_jobs.cost.prediction import predict_if_given
 from ray_jobs.job.command import begin
-from ray_jobs.job.contact_sheet import write_contact_sheet
-from ray_jobs.job.data_card import write_card
-from ray_jobs.job.evaluation import check_evaluation, plan, write_evaluation
-from ray_jobs.job.listeners import listeners_of
-from ray_jobs.job.source import (
-    Source,
-    StoredSource,
-    StreamSource,
-    array_size,
-    open_source,
-    real_samples,
-    unreadable_in,
-)
-from ray_jobs.monitor.advice import Adviser, OverdueActors
-from ray_jobs.monitor.display import ProgressLine
-from ray_jobs.monitor.monitor import RunMonitor
-from ray_jobs.monitor.observers import Observer
-from ray_jobs.monitor.progress import RunProgress
-from ray_jobs.monitor.prometheus import Exporter
-from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
-from ray_jobs.reports.run_page_file import RunPage, write_last_page
-from ray_jobs.reports.summary import print_summary, summarize
-from training.augmentation.augmentation import crop_sizes
-from training.checkpoint import check_resumable, newest_readable
-from training.data.reservoir import check_reservoir, reservoir_memory_warning
-from training.fit import fit
-from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
-from training.loggers import check_loggers
-from training.model.network import check_architecture, check_sizes
-
-NUM_SAMPLES_ON_SHEET = 20
+from ray_jobs.reports.summary import print_summary
 
 
 def main(config: JobConfig) -> None:
     """Run the command: start generation, train, evaluate, and write a summary."""
     with user_errors():
         job = prepare(config)
-        recipe, run_dir, source = job.recipe, job.run_dir, job.source
-        announce(f"recipe {recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
+        announce(f"recipe {job.recipe.sha256[:12]}: {config.training.num_samples:,} images to train on")
         for note in job.notes:
             announce(note)
         run_lock = begin(config, *stages_of(config), resume=config.resume)
         with undo_on_error(run_lock):
-            pool = source.start()
+            pool = job.source.start()
+    run_dir = job.run_dir
     with ExitStack() as pool_up:
         if pool:
             pool_up.enter_context(pool)
         with errors_at_work(
             f"Checkpoints are in {run_dir}; run the same command with resume=true to continue.", run_dir
         ):
-            announce(f"{source.describe()}; writing to {run_dir}")
-            if not (run_dir / "recipe.json").exists():
-                write_anew(run_dir / "recipe.json", recipe_file_text(recipe))
             announce("training starts; samples.png will show the first samples if they are generated")
-            with drawing_samples(recipe, source, run_dir / "samples.png"):
-                checkpoint_file, progress, advice = train(job, pool)
-        with errors_at_work(f"The run is trained but not evaluated: {run_dir / 'checkpoint.ckpt'}", run_dir):
-            checkpoint_file = keep_checkpoint(checkpoint_file, run_dir)
-            for line in (f"the whole run: {advice}", *job.unreadable.report_lines()):
-                announce(line)
+            with drawing_samples(job):
+                trained = train(job, pool)
+        with errors_at_work(f"The run is trained but not evaluated: {run_dir / CHECKPOINT}", run_dir):
+            keep(job)
             pool_up.close()  # evaluation may need its devices
             evaluation: Evaluation | None = None
             try:
                 with user_errors(folder=run_dir):
-                    if isinstance(source, StreamSource) and source.sets:
-                        write_card(source.sets)
-                    if job.planned.sets or job.planned.transfers:
-                        evaluation = write_evaluation(open_model(checkpoint_file), job.planned, config)
+                    write_data_card(job)
+                    evaluation = evaluate(job)
             finally:  # summarize the training even if the evaluation fails
-                summary = summarize(config, recipe, progress, evaluation, STARTED_AT) | {
-                    "num_unreadable": len(job.unreadable.names()),
-                    "advice": advice,
-                }
+                summary = summary_of(job, trained, evaluation, STARTED_AT)
                 print_summary(summary)
-                write_json(run_dir / "summary.json", summary | {"mean_scores": progress.counts.scores.means()})
-                write_last_page(run_dir, config, recipe, progress.counts.scores, summary, evaluation)
+                finish(job, summary, evaluation, trained.progress.counts.scores)
                 unlock(run_lock)
     print(f"Everything is in {run_dir}")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A job, checked as far as possible without a cluster."""
-
-    config: JobConfig
-    recipe: Recipe
-    run_dir: Path
-    source: Source
-    real: TrainingSamples | None
-    unreadable: Unreadable
-    """Real images that training could not read."""
-
-    planned: EvaluationPlan
-    """Sets for the evaluation after training."""
-
-    notes: list[str]
-    """Notes to the user before the job starts."""
-
-
-def prepare(config: JobConfig) -> Prepared:
-    """Return the job, checked as far as possible without a cluster."""
-    if config.checkpoint:
-        raise ValueError(
-            f"checkpoint is '{config.checkpoint}', but training does not read it. Continue a run with output=FOLDER "
-            "resume=true, or evaluate the checkpoint with figment evaluate."
-        )
-    run_dir = resolve(config.output)
-    recipe = config.opened_recipe
-    check_architecture(config.training.architecture)
-    check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
-    check_reservoir(config.training, array_size(config, recipe))
-    check_loggers(config.training)
-    if config.data.source == "stream":
-        check_scorer(recipe)
-    config.evaluation.check_step(config.training.global_batch_size)
-    planned = plan(config.evaluation, recipe.label_space)
-    trained_size = config.training.crop_size or recipe.image_size
-    check_evaluation(planned, config.evaluation, run_dir, crop_of(trained_size), config.training.architecture)
-    unreadable = unreadable_in(run_dir, config.training)
-    real = real_samples(config, recipe, config.training.seed, unreadable)
-    notes = [
-        *(check_recipe(recipe, config.recipe) if config.data.source == "stream" else ()),
-        *predicted(config, recipe),
-    ]
-    source = open_source(config, recipe, unreadable)
-    num_classes = recipe.label_space.num_classes
-    if note := reservoir_memory_warning(config.training, array_size(config, recipe), num_classes, source.num_images):
-        notes.append(note)
-    job = Prepared(config, recipe, run_dir, source, real, unreadable, planned, notes)
-    return dataclasses.replace(job, notes=[*check_resumed(job), *notes]) if config.resume else job
-
-
-def predicted(config: JobConfig, recipe: Recipe) -> list[str]:
-    """Return a line with the prediction from the settings' rates, if any are set; ValueError if one is missing."""
-    prediction = predict_if_given(config, recipe)
-    if prediction is None:
-        return []
-    first, whole = prediction.time_to_first_batch_seconds, prediction.wall_seconds
-    return [f"predicted: first batch at {first:.1f} s, end at {whole:.1f} s; {prediction.binding_side} binds"]
-
-
-def check_resumed(job: Prepared) -> list[str]:
-    """Return notes on the checkpoint that the run resumes from; ValueError if it cannot be resumed."""
-    check_unfinished(job.run_dir, job.recipe)
-    path, checkpoint, problems = newest_readable(job.run_dir / CHECKPOINTS)
-    if path is None:
-        return ["the run has no checkpoint yet and starts from the beginning"]
-    if isinstance(job.source, StoredSource):
-        job.source.limit_passes(checkpoint["run"]["sets"][SET_SIZE])
-    sets = sets_of(job.source.num_images, job.source.names_hash, job.real)
-    check_resumable(checkpoint, job.recipe, job.config.training, sets)
-    return [*problems, f"resuming from {path.name}"]
-
-
-@contextmanager
-def drawing_samples(recipe: Recipe, source: Source, sheet: Path) -> Iterator[None]:
-    """Write a sheet of the first samples in a thread while the body runs, unless it exists. Re-raises its error."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        written = None if sheet.exists() else thread.submit(draw_samples, recipe, source, sheet)
-        yield
-    if written:
-        written.result()
-
-
-def draw_samples(recipe: Recipe, source: Source, sheet: Path) -> None:
-    """Write a sheet of the first samples of a source that has generated samples."""
-    samples = source.first_samples(NUM_SAMPLES_ON_SHEET)
-    if samples is not None:
-        write_whole(sheet, lambda file: write_contact_sheet(file, recipe, samples))
-
-
-def stages_of(config: JobConfig) -> list[list[Demand]]:
-    """Return the resources of each stage: training beside a pool, then evaluation."""
-    wait_seconds, evaluation = config.generation.wait_for_nodes_seconds, config.evaluation
-    generation = [generation_demand(config.generation)] if config.data.source == "stream" else []
-    return [
-        [*generation, training_demand(config.training, wait_seconds)],
-        [evaluation_demand(evaluation, wait_seconds)] if evaluation.sets or evaluation.transfer else [],
-    ]
-
-
-def train(job: Prepared, pool: GenerationService | None) -> tuple[Path, RunProgress, str]:
-    """Train on all samples with monitoring; return the checkpoint, the last progress and scaling advice."""
-    training, adviser, missing = job.config.training, Adviser(job.config, announce), OverdueActors(job.config, announce)
-    exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
-    spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
-    line = ProgressLine(training)
-    page = RunPage(job.run_dir, job.config, job.recipe, adviser.run_advice)
-    others = (exporter.observe, adviser.observe, missing.observe, spent.observe, page.observe)
-    with RunMonitor(pool, Observer(line.observe, line.close), *map(Observer, others)) as monitor:
-        fit_job = FitJob(
-            training,
-            job.recipe,
-            job.run_dir,
-            job.source.samples(),
-            job.real,
-            (*listeners_of(pool), monitor.report),
-            keep_every_images=job.config.evaluation.every_images,
-        )
-        checkpoint_file = fit(fit_job, job.source.held_out())
-    return checkpoint_file, monitor.last(), adviser.run_advice()

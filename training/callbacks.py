@@ -27,7 +27,8 @@ from training.run_state import Journal, RunState, random_state, restore_random_s
 class ProgressCallback(lightning.Callback):
     """Reports progress after a step, at most once per `interval_seconds`, and at the end of each epoch.
 
-    During a longer step or wait, a thread repeats the last report with current times.
+    During a longer step or wait, a thread repeats the last report with current times. If the report of an epoch's end
+    returns True, the run ends there for all workers.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class ProgressCallback(lightning.Callback):
         self._validation.__exit__()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Report the epoch with its validation accuracy."""
-        self._report(trainer, pl_module, epoch=trainer.current_epoch + 1)
+        """Report the epoch with its validation accuracy; end the run if the first worker's report returns True."""
+        is_enough = self._report(trainer, pl_module, epoch=trainer.current_epoch + 1)
+        trainer.should_stop |= trainer.strategy.reduce_boolean_decision(is_enough, all=False)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Stop reporting."""
@@ -84,9 +86,9 @@ class ProgressCallback(lightning.Callback):
         """Stop reporting."""
         self._is_over.set()
 
-    def _report(self, trainer: lightning.Trainer, classifier: Any, epoch: int) -> None:
+    def _report(self, trainer: lightning.Trainer, classifier: Any, epoch: int) -> bool:
         if not trainer.is_global_zero or self.loader.main.first_batch_at is None:
-            return
+            return False
         top1 = trainer.callback_metrics.get("held_out/top1")
         progress = TrainingProgress(
             num_trained=trainer.global_step * classifier.config.global_batch_size,
@@ -104,7 +106,7 @@ class ProgressCallback(lightning.Callback):
             held_out_top1=None if top1 is None else float(top1),
         )
         with self._lock:
-            self._send(progress)
+            return self._send(progress)
 
     def _repeat(self) -> None:
         while not self._is_over.wait(self.interval_seconds):
@@ -112,8 +114,8 @@ class ProgressCallback(lightning.Callback):
                 if self._last is not None and time.time() - self.reported_at >= 2 * self.interval_seconds:
                     self._send(self._last)
 
-    def _send(self, progress: TrainingProgress) -> None:
-        """Report progress with current times."""
+    def _send(self, progress: TrainingProgress) -> bool:
+        """Report progress with current times; return whether the report returned True."""
         self.reported_at = time.time()
         self._last = dataclasses.replace(
             progress,
@@ -123,7 +125,7 @@ class ProgressCallback(lightning.Callback):
             held_out_waiting_seconds=self.held_out.waiting_seconds,
             validation_seconds=self._validation.seconds,
         )
-        self.report(self._last)
+        return self.report(self._last) is True
 
 
 NUM_CHECKPOINTS_KEPT = 2

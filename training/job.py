@@ -70,7 +70,9 @@ class FitJob:
     """Real images to mix in by `config.real_fraction`, or None."""
 
     listeners: tuple[Callable[[TrainingProgress], Any], ...] = ()
-    """Functions that the first worker calls with its progress, synchronously. Must be picklable."""
+    """Functions that the first worker calls with its progress, synchronously; one that returns True at the end of an
+    epoch ends the run there. Must be picklable.
+    """
 
     held_out_is_real: bool = False
     """Whether validation uses real images."""
@@ -78,13 +80,18 @@ class FitJob:
     keep_every_images: int = 0
     """Trained images between checkpoints in `KEPT`; 0 keeps none."""
 
-    def report(self, progress: TrainingProgress) -> None:
-        """Send progress to all listeners. A failing listener is logged and affects neither the others nor training."""
+    def report(self, progress: TrainingProgress) -> bool:
+        """Send progress to all listeners; return whether one returned True.
+
+        A failing listener is logged and affects neither the others nor training.
+        """
+        is_enough = False
         for listen in self.listeners:
             try:
-                listen(progress)
+                is_enough |= listen(progress) is True
             except Exception:
                 logger.exception("Progress listener %r failed; training continues.", listen)
+        return is_enough
 
     @property
     def trained_on(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -27,6 +27,7 @@ from ray_jobs.cli.config import (
 )
 from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.experiment_config import ExperimentConfig, is_experiment, learners
 from ray_jobs.cli.reference import find_settings, print_settings
 from ray_jobs.cli.run_folder import check_output, resolve
 from ray_jobs.cli.scale_config import ScaleConfig
@@ -46,6 +47,11 @@ def check_run_folder(config: JobConfig) -> None:
     """Raise ValueError if `output` cannot be the folder of a new run; a resumed run's is checked by its command."""
     if not config.resume:
         check_output(resolve(config.output), to_yaml(config))
+
+
+def check_arms(config: JobConfig) -> None:
+    """Raise ValueError for arms that cannot be run or compared."""
+    learners(cast(ExperimentConfig, config))
 
 
 Checks = tuple[Callable[[JobConfig], object], ...]
@@ -109,11 +115,15 @@ class Job(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Load the settings and call the function with them; ValueError for invalid settings."""
         ctx.obj = [ctx.params["config"], *ctx.params.pop("overrides")]
-        ctx.params["config"] = load_config(self.schema, ctx.obj)
+        ctx.params["config"] = load_config(self.schema_of(ctx.obj[0]), ctx.obj)
         CONSOLE.shows_libraries = ctx.params["config"].log_level == "debug"
         for check in self.checks:
             check(ctx.params["config"])
         return super().invoke(ctx)
+
+    def schema_of(self, config: str) -> type[JobConfig]:
+        """Return the settings of a config, given its name or path."""
+        return self.schema
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the most changed settings, and where to find the others."""
@@ -133,6 +143,14 @@ class Job(click.Command):
             )
 
 
+class PlanJob(Job):
+    """A command that also takes the config of an experiment."""
+
+    def schema_of(self, config: str) -> type[JobConfig]:
+        """Return the settings of an experiment or of a run."""
+        return ExperimentConfig if is_experiment(config) else self.schema
+
+
 @click.group(
     "figment",
     cls=Commands,
@@ -149,10 +167,13 @@ def figment(ctx: click.Context) -> None:
 
 
 def job(
-    often_changed: tuple[str, ...], schema: type[JobConfig] = JobConfig, checks: Checks = RUN_CHECKS
+    often_changed: tuple[str, ...],
+    schema: type[JobConfig] = JobConfig,
+    checks: Checks = RUN_CHECKS,
+    kind: type[Job] = Job,
 ) -> Callable[[Callable[..., Work]], click.Command]:
     """Return a decorator that makes a function a command with a config."""
-    return figment.command(cls=Job, schema=schema, often_changed=often_changed, checks=checks)
+    return figment.command(cls=kind, schema=schema, often_changed=often_changed, checks=checks)
 
 
 def recipe_job(*often_changed: str) -> Callable[[Callable[..., Work]], click.Command]:
@@ -244,6 +265,25 @@ def compare(config: CompareConfig) -> Work:
 
 @job(
     (
+        *("arms", "grid", "seeds", "compare"),
+        *("budget.images_trained", "budget.images_generated", "budget.generator_device_seconds"),
+        *("stopping.reduction", "stopping.first_images", "output"),
+    ),
+    ExperimentConfig,
+    (attrgetter("opened_recipe"), check_arms, check_run_folder),
+)
+def experiment(config: ExperimentConfig) -> Work:
+    """Train several arms with several seeds, and compare them.
+
+    Runs each arm (`arms`, `grid`) once per seed (`seeds`), as `train` does, in its own folder within `output`. Runs of
+    the same recipe share their generated images. Writes results.json; resume=true continues where it was. Exit status 1
+    if a run failed.
+    """
+    return work("experiment", config=config)
+
+
+@job(
+    (
         "images_per_class",
         "multiples",
         "strong_augmentation",
@@ -330,13 +370,17 @@ def regenerate(config: JobConfig, index: str, out: Path) -> Work:
     return work("regenerate", config=config, index=index, out=out)
 
 
-@recipe_job(
-    *IMAGES,
-    "recipe.seed",
-    "recipe.image_size",
-    "training.num_images",
-    "rates.generated_per_second",
-    "prices.generation_device_hour",
+@job(
+    (
+        *IMAGES,
+        "recipe.seed",
+        "recipe.image_size",
+        "training.num_images",
+        "rates.generated_per_second",
+        "prices.generation_device_hour",
+    ),
+    checks=RECIPE_CHECKS,
+    kind=PlanJob,
 )
 @click.option("--index", type=int, help="Explain the sample with this index, and exit.")
 @click.option("--compare", metavar="RECIPE", help="List the fields in which another recipe file differs, and exit.")
@@ -347,7 +391,8 @@ def regenerate(config: JobConfig, index: str, out: Path) -> Work:
 def plan(arguments: list[str], config: JobConfig, **options: Any) -> Work:
     """Show a data set before it is generated; write its recipe.
 
-    Prints classes, prompts, token counts and size. Needs no cluster, except to rehearse the run with --cost.
+    Prints classes, prompts, token counts and size. Needs no cluster, except to rehearse the run with --cost. Of an
+    experiment, predicts each arm's images, time and cost, and their sum.
     """
     return work("plan", needs_ray=False, config=config, arguments=arguments, **options)
 

@@ -7,7 +7,8 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -216,19 +217,42 @@ def load_config(schema: type[Config], arguments: Sequence[str]) -> Config:
     if not arguments or "=" in arguments[0]:
         raise ValueError("No config given. Usage: python -m ray_jobs.NAME CONFIG.yaml [section.key=value ...]")
     _check_text(arguments)
-    try:
+    with _one_line_errors():
         overrides = read_overrides([_renamed_override(argument) for argument in arguments[1:]], schema)
-        files = _read_files(_find_config(arguments[0]))
-        sources = [_fitted(source, schema, prefix="") for source in (*files, overrides)]
-        _check_one_recipe(sources)
-        _let_last_selector_count(sources)
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources))
+        return _merged([*read_config(arguments[0]), overrides], schema)
+
+
+def read_config(name: str) -> list[dict[str, Any]]:
+    """Return the content of a config, by its path or shipped name, preceded by its bases, the outermost first."""
+    return _read_files(_find_config(name))
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """Return settings with `section.key=value` overrides; ValueError with a one-line message for invalid ones."""
+    schema = type(config)
+    with _one_line_errors():
+        changes = read_overrides([_renamed_override(override) for override in overrides], schema)
+        return _merged([read_yaml(to_yaml(config)), changes], schema)
+
+
+def _merged(contents: Sequence[dict[str, Any]], schema: type[Config]) -> Config:
+    """Return the settings of several sources, of which later ones win."""
+    sources = [_fitted(content, schema, prefix="") for content in contents]
+    _check_one_recipe(sources)
+    _let_last_selector_count(sources)
+    return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *sources)))
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn errors of YAML and OmegaConf into ValueError with one line."""
+    try:
+        yield
     except YAMLError as error:
         raise ValueError(f"An override is not valid YAML: {' '.join(str(error).split())}.") from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}.") from error
-    return cast(Config, settings)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -321,7 +345,7 @@ def _fitted(content: Any, schema: Any, prefix: str) -> Any:
     name, origin = prefix.removesuffix("."), get_origin(schema)
     if dataclasses.is_dataclass(schema):
         return _fitted_section(content or {}, schema, prefix)
-    if origin is tuple:
+    if origin in (tuple, list):
         return _fitted_list([] if content in (None, "") else content, get_args(schema)[0], name)
     if origin is dict:
         return _fitted_mapping({} if content in (None, "") else content, get_args(schema)[1], name)

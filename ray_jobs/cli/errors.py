@@ -82,7 +82,19 @@ def keep_trace(error: BaseException, folder: Path | None = None) -> str:
     return f"{TRACE_NOTE} is in {path}."
 
 
-def first_line(error: Exception) -> str:
+def one_line(error: Exception, folder: Path) -> str:
+    """Return an error as one line; an unexpected one's traceback is written to a new file in `folder`."""
+    if found := _known(error):
+        return " ".join(str(found).partition(RAY_DATA_ADDS)[0].split())
+    if found := _of_a_disk(error):
+        return _place_and_remedy(found)
+    *_, cause = _chain(error, with_context=False)
+    if isinstance(cause, ValueError):
+        return " ".join(str(cause).split())
+    return f"{type(cause).__name__}: {first_line(cause)} {keep_trace(error, folder)}"
+
+
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 

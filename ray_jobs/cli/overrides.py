@@ -79,8 +79,9 @@ def _walk(key: str, schema: Any) -> tuple[list[str], Any]:
 
 def _value(text: str, kind: Any) -> Any:
     """Return an override's value: a list or a mapping parsed as YAML, anything else as typed."""
-    is_text = get_origin(kind) not in (tuple, dict) and not dataclasses.is_dataclass(kind)
-    if is_text or (get_origin(kind) is tuple and not text.lstrip().startswith(LIST_OR_MAPPING[0]) and text):
+    is_list = get_origin(kind) in (tuple, list)
+    is_text = not is_list and get_origin(kind) is not dict and not dataclasses.is_dataclass(kind)
+    if is_text or (is_list and not text.lstrip().startswith(LIST_OR_MAPPING[0]) and text):
         return _unquoted(text)
     return read_yaml(text)
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from generation.ranges import allowed_values
 from ray_jobs.cli.config import CompareConfig, JobConfig, JudgeConfig, MiniatureConfig, nearest
+from ray_jobs.cli.experiment_config import ExperimentConfig
 from ray_jobs.cli.scale_config import ScaleConfig
 
 SCHEMAS: dict[str, type[JobConfig]] = {
@@ -22,6 +23,7 @@ SCHEMAS: dict[str, type[JobConfig]] = {
     "compare": CompareConfig,
     "judge": JudgeConfig,
     "miniature": MiniatureConfig,
+    "experiment": ExperimentConfig,
     "scale": ScaleConfig,
 }
 """The common settings, and the additional settings of some commands."""
@@ -114,10 +116,10 @@ def reference() -> str:
 
 def _unique_settings() -> list[tuple[str, Setting]]:
     """Return each setting once, with the first command of `SCHEMAS` that has it."""
-    found: dict[str, tuple[str, Setting]] = {}
+    found: dict[tuple[str, str], tuple[str, Setting]] = {}
     for command, schema in SCHEMAS.items():
         for each in settings_of(schema):
-            found.setdefault(each.path, (command, each))
+            found.setdefault((each.path, each.meaning), (command, each))
     return list(found.values())
 
 
@@ -155,7 +157,7 @@ def _kind(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " | ".join(str(each) for each in arguments)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"list of {_kind(arguments[0])}"
     if origin is dict:
         return f"mapping to {_kind(arguments[1])}"

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 REMEDY = "Choose another folder with output=... (or --out)."
 
+CHECKPOINT = "checkpoint.ckpt"
+"""A finished run's checkpoint in its folder."""
+
 LOCK = "lock"
 """Lock file in a run's folder, locked by its job; a leftover file without a job means nothing."""
 
@@ -97,7 +100,7 @@ def _never_started(run_dir: Path, config_yaml: str | None) -> bool:
 def _contents_and_remedy(run_dir: Path) -> str:
     """Return what prevents a new run in a folder, and the remedy."""
     is_begun = (run_dir / "config.yaml").is_file() and (run_dir / "recipe.json").is_file()
-    if is_begun and not (run_dir / "checkpoint.ckpt").exists():
+    if is_begun and not (run_dir / CHECKPOINT).exists():
         return f"an unfinished run. Continue it with resume=true. {REMEDY.replace('Choose', 'Or choose')}"
     return f"files, which are not overwritten. {REMEDY}"
 
@@ -112,11 +115,16 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f"'{folder}' cannot be written: {error.strerror}. {remedy}") from error
 
 
-def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
-    """Raise ValueError if a folder has no run to resume, or one of another recipe."""
+def check_begun(run_dir: Path) -> None:
+    """Raise ValueError if a folder has no run to resume, or one that a job is using."""
     if not (run_dir / "config.yaml").is_file():
         raise ValueError(f"output '{run_dir}' contains no run to resume. Leave resume out, or choose a run's folder.")
     check_not_in_use(run_dir)
+
+
+def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
+    """Raise ValueError if a folder has no run to resume, or one of another recipe."""
+    check_begun(run_dir)
     _check_not_finished(run_dir)
     check_writable(run_dir)
     began = run_dir / "recipe.json"
@@ -126,7 +134,7 @@ def check_unfinished(run_dir: Path, recipe: Recipe) -> None:
 
 
 def _check_not_finished(run_dir: Path) -> None:
-    if (run_dir / "checkpoint.ckpt").exists():
+    if (run_dir / CHECKPOINT).exists():
         raise ValueError(
             f"The run in '{run_dir}' is finished: it has a checkpoint.ckpt. Evaluate it with ray_jobs.evaluate, or "
             "choose another folder."
@@ -324,7 +332,7 @@ def write_anew(path: Path, text: str) -> None:
 
 def keep_checkpoint(checkpoint: Path, run_dir: Path) -> Path:
     """Move the last checkpoint to its final path, and remove the folders of a run in progress."""
-    kept = run_dir / "checkpoint.ckpt"
+    kept = run_dir / CHECKPOINT
     files.move(checkpoint, kept)
     shutil.rmtree(run_dir / CHECKPOINTS)
     shutil.rmtree(run_dir / TRAIN_FOLDER, ignore_errors=True)

@@ -167,14 +167,20 @@ class StreamSource:
 
     def start(self) -> GenerationService:
         """Return the running pool, with resources reserved for training, and create the sets to store."""
-        self.service = start_pool(self.recipe, self.config.generation, self.config.training)
+        service = start_pool(self.recipe, self.config.generation, self.config.training)
         try:
-            batch_size = self.service.common_batch_size()
-            self.sets = [split.create_or_extend(self.recipe, self.config.data, batch_size) for split in self.splits]
+            self.use(service)
         except BaseException:
-            self.service.stop()
+            service.stop()
             raise
-        return self.service
+        return service
+
+    def use(self, service: GenerationService) -> None:
+        """Take the samples from a running pool of this recipe, and create the sets to store."""
+        self.service = service
+        if self.splits:
+            batch_size = service.common_batch_size()
+            self.sets = [split.create_or_extend(self.recipe, self.config.data, batch_size) for split in self.splits]
 
     def describe(self) -> str:
         """Return the number of actors and their batch size."""

@@ -31,6 +31,9 @@ Values = dict[str, float]
 """Numbers by measure; those on real images are named `top1/SET` and `transfer/SET`."""
 
 
+Status = Literal["finished", "stopped early", "failed", "missing"]
+
+
 @dataclass(frozen=True)
 class LearnerRecord:
     """One learner of an experiment: an arm with a seed."""
@@ -40,7 +43,7 @@ class LearnerRecord:
     folder: str
     """Its run's folder, relative to that of the experiment."""
 
-    status: Literal["finished", "stopped early", "failed", "missing"]
+    status: Status
     overrides: tuple[str, ...] = ()
     summary: Mapping[str, Any] | None = None
     """Content of its summary.json."""

@@ -29,13 +29,10 @@ def summarize(
     """
     ended_at = time.time()
     training, counts = cast(TrainingProgress, progress.training), progress.counts  # a finished run has trained
-    first_set = next(iter(evaluation["sets"].values()), None) if evaluation else None
     rates = measured_rates(config, recipe, counts, training, started_at, ended_at)
     devices, per_actor = config.generation.gpus_per_actor or 1.0, rates.generated_per_second
     return {
-        "top1": first_set and first_set["top1"],
-        "top5": first_set and first_set["top5"],
-        "num_real_images": first_set["num_images"] if first_set else 0,
+        **accuracies(evaluation),
         "num_generated": counts.num_images_made,
         "num_refused": dict(counts.num_refused),
         "num_left_out": dict(counts.num_left_out),
@@ -54,6 +51,16 @@ def summarize(
         **compare_with_prediction(config, recipe, training, ended_at - started_at),
         "rates": dataclasses.asdict(rates),
         "recipe_hash": recipe.sha256,
+    }
+
+
+def accuracies(evaluation: Evaluation | None) -> dict[str, Any]:
+    """Return the summary's results on the first real set; fractions are 0..1."""
+    first_set = next(iter(evaluation["sets"].values()), None) if evaluation else None
+    return {
+        "top1": first_set and first_set["top1"],
+        "top5": first_set and first_set["top5"],
+        "num_real_images": first_set["num_images"] if first_set else 0,
     }
 
 

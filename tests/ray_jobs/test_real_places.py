@@ -14,8 +14,10 @@ from evaluation.images.unreadable import Unreadable
 from evaluation.inference.reading import crop_for
 from generation.recipes.labels import load_label_space
 from ray_jobs import compare, train
+from ray_jobs.cli.config import JobConfig
+from ray_jobs.experiments.run import Prepared
 from ray_jobs.job.evaluation import plan
-from ray_jobs.job.source import StoredSource, real_path
+from ray_jobs.job.source import StoredSource, real_path, unreadable_in
 from tests.support.birds import BIRDS, write
 from tests.support.commands import prepared, settings
 from tests.support.settings import CONFIGS, PAINTED
@@ -29,7 +31,7 @@ def behind(samples: TrainingSamples) -> RealTrainingImages:
     return cast(RealTrainingImages, cast(MethodType, samples.open).__self__)
 
 
-def trained_on_and_held_out(job: train.Prepared) -> tuple[RealTrainingImages, RealTrainingImages]:
+def trained_on_and_held_out(job: Prepared) -> tuple[RealTrainingImages, RealTrainingImages]:
     source = cast(StoredSource, job.source)
     return behind(source.images), behind(source.held_out_images)
 
@@ -99,7 +101,7 @@ def test_mixed_in_real_images_may_be_unreadable_too(tmp_path: Path):
 
 def test_resumed_run_lists_unreadable_images_in_a_new_file(tmp_path: Path):
     (tmp_path / "unreadable.txt").write_text("repaired.png\n")
-    assert train.unreadable_in(tmp_path, train.JobConfig().training).file == tmp_path / "unreadable-2.txt"
+    assert unreadable_in(tmp_path, JobConfig().training).file == tmp_path / "unreadable-2.txt"
 
 
 @pytest.mark.parametrize("arm", ["stream", "real"])

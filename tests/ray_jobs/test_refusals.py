@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from generation.recipes.model_files import PROJECT_ROOT
-from ray_jobs import compare, evaluate, gallery, generate, regenerate, scale, train
+from ray_jobs import compare, evaluate, experiment, gallery, generate, regenerate, scale, train
 from tests.support.commands import error_line, forbid_cluster, prepared
 from tests.support.s3 import free_port
 from tests.support.settings import CONFIGS, PAINTED
@@ -51,6 +51,10 @@ REFUSED = [
         "data.shard_size is 100, which is not a multiple of the batch",
     ),
     (generate, ["--check"], "No such option '--check'"),
+    (experiment, ["arms={{a: [training.sede=1]}}"], "arm 'a': There is no setting 'training.sede'. Did you mean"),
+    (experiment, ["arms={{a: [], b: []}}"], "The arms 'a' and 'b' have the same settings"),
+    (experiment, ["arms={{a: [training.architecture=resnet51]}}"], "a, seed 0: "),
+    (experiment, ["arms={{a: []}}", "resume=true"], "contains no run to resume"),
     (compare, ["arms=[streams]"], "arms has streams. Choose from stream, generate_then_train"),
     (compare, ["seeds=[]"], "arms or seeds is empty"),
     (compare, ["training.keep_best=true"], "early_stop_epochs and keep_best would select by the real images"),

@@ -24,6 +24,7 @@ from training.callbacks import (
 )
 from training.checkpoint import checkpoint_files, checkpoint_name
 from training.data.variety import Variety
+from training.progress import TrainingProgress
 
 BATCHES = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
 
@@ -189,6 +190,22 @@ def test_wait_is_reported_while_it_lasts():
     num_reports = len(reports)
     time.sleep(0.2)
     assert len(reports) == num_reports  # no reports after the end
+
+
+@pytest.mark.parametrize(("answers_at", "num_epochs"), [("end", 2), ("steps", 3)])
+def test_report_at_an_epochs_end_may_end_the_run(answers_at: str, num_epochs: int):
+    ends: list[int] = []
+
+    def report(progress: TrainingProgress) -> bool:
+        is_end = progress.num_trained == 4 * progress.epoch  # two steps of two images
+        ends.extend([progress.epoch] if is_end and progress.epoch else [])
+        return (answers_at == "end") == is_end and progress.epoch == 2
+
+    loader = SimpleNamespace(main=fake_loader(waiting_seconds=0.0), waiting_seconds=0.0)
+    held_out = SimpleNamespace(waiting_seconds=0.0)
+    callback = ProgressCallback(cast(Any, loader), cast(Any, held_out), report, interval_seconds=0.0)
+    progress_trainer(callback).fit(TimedValidation([0.0]), BATCHES, BATCHES)
+    assert max(ends) == num_epochs
 
 
 def fake_loader(waiting_seconds: float) -> SimpleNamespace:

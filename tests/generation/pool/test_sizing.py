@@ -15,7 +15,7 @@ from generation.pool.sizing import (
     actors_needed,
     total_times,
 )
-from ray_jobs.train import NUM_SAMPLES_ON_SHEET
+from ray_jobs.experiments.run import NUM_SAMPLES_ON_SHEET
 from tests.support.waits import wait_until
 
 

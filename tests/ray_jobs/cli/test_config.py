@@ -7,6 +7,7 @@ from generation.recipes.prompts import PAPER_TEMPLATES
 from generation.recipes.recipe import Recipe, recipe_file_text
 from ray_jobs import train
 from ray_jobs.cli.config import CompareConfig, JobConfig, MiniatureConfig, load_config, to_yaml
+from ray_jobs.cli.experiment_config import ExperimentConfig, is_experiment
 from ray_jobs.cli.scale_config import ScaleConfig
 from tests.support.commands import prepared
 
@@ -17,7 +18,8 @@ PAINTED = str(FOLDER / "painted.yaml")
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_committed_configs_survive_a_round_trip(path: Path, tmp_path: Path):
-    schema = {"compare": CompareConfig, "miniature": MiniatureConfig, "scale": ScaleConfig}.get(path.stem, JobConfig)
+    commands = {"compare": CompareConfig, "miniature": MiniatureConfig, "scale": ScaleConfig}
+    schema = ExperimentConfig if is_experiment(str(path)) else commands.get(path.stem, JobConfig)
     config = load_config(schema, [str(path)])
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_config(schema, [str(tmp_path / "again.yaml")]) == config

@@ -14,7 +14,7 @@ import pytest
 from ray.exceptions import OutOfDiskError, RayTaskError
 
 from generation.shards.storage import StorageError
-from ray_jobs.cli.errors import errors_at_work, user_errors
+from ray_jobs.cli.errors import errors_at_work, one_line, user_errors
 from ray_jobs.cli.termination import TERMINATION, Termination
 
 
@@ -37,6 +37,17 @@ def test_text_added_by_ray_data_is_not_printed(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit), errors_at_work():
         raise StorageError(f"'a.tar' cannot be written. Make room.\n{added}")
     assert capsys.readouterr().err == "error: 'a.tar' cannot be written. Make room.\n"
+
+
+def test_error_that_does_not_end_the_job_is_one_line(tmp_path: Path):
+    lost = StorageError("'a.tar' cannot be written.\nMake room.")
+    assert one_line(RayTaskError("f", "trace", lost).as_instanceof_cause(), tmp_path) == (
+        "'a.tar' cannot be written. Make room."
+    )
+    assert one_line(ValueError("training.reuse is 0.\nUse 1."), tmp_path) == "training.reuse is 0. Use 1."
+    assert not list(tmp_path.iterdir())
+    line = one_line(ZeroDivisionError("nothing"), tmp_path)
+    assert line == f"ZeroDivisionError: nothing The full traceback is in {tmp_path / 'error.log'}."
 
 
 def test_unexpected_error_stores_its_traceback_in_the_runs_folder(tmp_path: Path):
