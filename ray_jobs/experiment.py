@@ -21,6 +21,7 @@ from generation.engine.scores import ScoreCounts
 from generation.errors import FigmentError
 from generation.pool.service import GenerationService
 from generation.pool.shared_batches import shared
+from generation.pool.sharing import SharingCounts
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import to_yaml
 from ray_jobs.cli.errors import errors_at_work, one_line, user_errors
@@ -146,6 +147,8 @@ class Experiment:
                 shared(pool, self.jobs[names[0]].recipe, self.config.sharing) if pool else nullcontext() as shared_pool
             ):
                 self.errors |= train_learners(jobs, shared_pool, rungs)
+                if shared_pool:
+                    announce(sharing_line(shared_pool.counts()))
             if pool:
                 self.scores |= dict.fromkeys(names, pool.counts().scores)
                 share_sheet([job.run_dir / SAMPLES for job in jobs.values()])
@@ -192,6 +195,13 @@ class Experiment:
             status = "finished" if is_whole else "stopped early"
         folder = str(path.parent.relative_to(self.run_dir))
         return LearnerRecord(learner.arm, learner.seed, folder, status, learner.overrides, summary)
+
+
+def sharing_line(counts: SharingCounts) -> str:
+    """Return what a group's runs shared, as text."""
+    per_distinct = counts.num_made / max(1, counts.num_distinct)
+    waited = max(counts.waiting_seconds.values(), default=0.0)
+    return f"images made per distinct image: {per_distinct:.3f}; a run waited for others for {waited:.0f} s at most"
 
 
 def share_sheet(sheets: Sequence[Path]) -> None:

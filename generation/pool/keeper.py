@@ -1,5 +1,6 @@
 """The actor that collects the reports of generator actors and decides the pool's size."""
 
+import dataclasses
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -38,6 +39,20 @@ class GenerationCounts(WorkCounts):
 
     num_requests: dict[str, int] = field(default_factory=dict)
     """Pending requests of each process at its last report; cleared when an actor starts."""
+
+    def scaled(self, factor: float) -> "GenerationCounts":
+        """Return the counts with the work times `factor`; the state of the processes is unchanged."""
+
+        def times(counts: Counter[str]) -> Counter[str]:
+            return Counter({name: round(factor * number) for name, number in counts.items()})
+
+        return dataclasses.replace(
+            self,
+            num_images_made=round(factor * self.num_images_made),
+            num_refused=times(self.num_refused),
+            num_left_out=times(self.num_left_out),
+            working_seconds=factor * self.working_seconds,
+        )
 
 
 @ray.remote(num_cpus=0)

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from generation.config import SharingConfig
 from generation.engine.generator import GenerationFailedError
 from generation.indices import IndexSet, SampleRequest
+from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService, Response, beside_driver, quiet_serve_logs
 from generation.pool.sharing import EXPECTED, Consumer, SharedBuffer, SharingCounts
 from generation.pool.sizing import TrainerTimes
@@ -135,6 +136,11 @@ class SharedService(GenerationService):
     def batch_size(self) -> int:
         """Return the number of samples per request, which is the same for all learners."""
         return self.samples_per_batch
+
+    def counts(self) -> GenerationCounts:
+        """Return the pool's counts with this learner's work: that of the batches it requested, each made once."""
+        counts = cast(SharingCounts, ray.get(self.shared.counts.remote()))
+        return super().counts().scaled(counts.num_taken[self.learner] / max(1, counts.num_made))
 
     def registered(self, request: SampleRequest) -> "SharedService":
         """Return the client of a consumer that will request these samples, each once."""

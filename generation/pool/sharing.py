@@ -12,6 +12,7 @@ So no learner waits forever, and a slow one costs at most its own images again.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -46,6 +47,9 @@ class SharingCounts:
 
     num_shared: int = 0
     """Requests answered without making a batch."""
+
+    num_taken: Counter[str] = field(default_factory=Counter)
+    """Requests by learner."""
 
     waiting_seconds: dict[str, float] = field(default_factory=dict)
     """Time spent waiting for room, by learner."""
@@ -103,6 +107,7 @@ class SharedBuffer(Generic[Batch]):
         self._waiting: dict[str, WorkClock] = {}
         self._made: set[int] = set()
         self._num_made = self._num_shared = 0
+        self._num_taken = Counter[str]()
 
     def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int = 0) -> None:
         """Record which batches a stream will request, in place of what it requested before a restart.
@@ -151,6 +156,7 @@ class SharedBuffer(Generic[Batch]):
 
     def take(self, consumer: Consumer, number: int, make: Callable[[], Batch]) -> Batch:
         """Return a held batch, or make it; keep it while other consumers want it."""
+        self._num_taken[consumer.learner] += 1
         if consumer in self._wants:
             self._wants[consumer].discard(number)
         is_wanted = any(number in wants for wants in self._wants.values())
@@ -174,7 +180,7 @@ class SharedBuffer(Generic[Batch]):
     def counts(self) -> SharingCounts:
         """Return the counts so far."""
         waiting = {learner: self.waiting(learner).seconds for learner in self._since}
-        return SharingCounts(len(self._made), self._num_made, self._num_shared, waiting)
+        return SharingCounts(len(self._made), self._num_made, self._num_shared, self._num_taken, waiting)
 
     def _drop_unwanted(self) -> None:
         numbers, num_before = self._needs()

@@ -66,6 +66,7 @@ def test_failed_run_ends_no_other_and_is_resumed_alone(tmp_path: Path, capsys):
     (failed,) = [line for line in printed.splitlines() if "mixed, seed 0 failed: " in line]
     assert "one/a.png" in failed
     assert "plain, seed 0: epoch 2 of 2, held-out top-1" in printed
+    assert "images made per distinct image: 1.000" in printed
     found = results(run_dir)
     assert {name: each["status"] for name, each in found.items()} == {
         "plain/seed-0": "finished",
@@ -85,7 +86,8 @@ def test_failed_run_ends_no_other_and_is_resumed_alone(tmp_path: Path, capsys):
         "training.real_fraction=0.25",
     ]
     assert sorted(path.name for path in run_dir.iterdir()) == [
-        *("config-2.yaml", "config.yaml", "mixed", "plain", "results.json")
+        *("arms.csv", "config-2.yaml", "config.yaml", "figures", "mixed", "plain"),
+        *("report.html", "results.csv", "results.json"),
     ]
     assert {path.name for path in (run_dir / "mixed" / "seed-0").iterdir()} >= {
         *("checkpoint.ckpt", "config.yaml", "recipe.json", "report.html", "samples.png", "spent.csv", "summary.json")

@@ -1,5 +1,6 @@
 """Who shares a batch, who waits and what is dropped, by a fake clock. With Ray: test_shared_batches.py."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -59,7 +60,7 @@ def test_batch_is_made_once_and_kept_until_all_have_it():
     assert learners.held == [0, 1]
     assert learners.take("c", 0) == []
     assert learners.held == [1]
-    assert learners.buffer.counts() == SharingCounts(num_distinct=2, num_made=2, num_shared=2)
+    assert learners.buffer.counts() == SharingCounts(2, num_made=2, num_shared=2, num_taken=Counter(a=2, b=1, c=1))
 
 
 def test_learner_alone_keeps_nothing():
@@ -111,7 +112,7 @@ def test_slow_learner_keeps_its_next_batches_and_has_later_ones_made_again():
     assert learners.held == [5]
     assert learners.take("a", 5) == []
     counts = learners.buffer.counts()
-    assert counts == SharingCounts(num_distinct=6, num_made=8, num_shared=4, waiting_seconds={"b": 0.0})
+    assert counts == SharingCounts(6, 8, 4, num_taken=Counter(a=6, b=6), waiting_seconds={"b": 0.0})
 
 
 def test_slow_learner_takes_no_room_from_two_that_are_close():
@@ -202,4 +203,4 @@ def test_lost_batch_is_made_again_for_the_next_that_asks():
     learners.buffer.forget(0)
     assert learners.take("b", 0) == [0]
     assert learners.take("c", 0) == []
-    assert learners.buffer.counts() == SharingCounts(num_distinct=1, num_made=2, num_shared=1)
+    assert learners.buffer.counts() == SharingCounts(1, num_made=2, num_shared=1, num_taken=Counter("abc"))
