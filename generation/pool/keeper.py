@@ -40,18 +40,18 @@ class GenerationCounts(WorkCounts):
     num_requests: dict[str, int] = field(default_factory=dict)
     """Pending requests of each process at its last report; cleared when an actor starts."""
 
-    def scaled(self, factor: float) -> "GenerationCounts":
-        """Return the counts with the work times `factor`; the state of the processes is unchanged."""
+    def share(self, before: WorkCounts, factor: float) -> "GenerationCounts":
+        """Return the counts with the work since `before`, times `factor`; the state of the processes is unchanged."""
 
-        def times(counts: Counter[str]) -> Counter[str]:
-            return Counter({name: round(factor * number) for name, number in counts.items()})
+        def times(now: Counter[str], then: Counter[str]) -> Counter[str]:
+            return Counter({name: round(factor * number) for name, number in (now - then).items()})
 
         return dataclasses.replace(
             self,
-            num_images_made=round(factor * self.num_images_made),
-            num_refused=times(self.num_refused),
-            num_left_out=times(self.num_left_out),
-            working_seconds=factor * self.working_seconds,
+            num_images_made=round(factor * (self.num_images_made - before.num_images_made)),
+            num_refused=times(self.num_refused, before.num_refused),
+            num_left_out=times(self.num_left_out, before.num_left_out),
+            working_seconds=factor * (self.working_seconds - before.working_seconds),
         )
 
 

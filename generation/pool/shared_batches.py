@@ -99,13 +99,16 @@ class SharedPool:
     service: GenerationService
     shared: ActorHandle
     samples_per_batch: int
+    before: GenerationCounts
+    """The pool's counts when sharing began."""
 
     def learner(self, name: str, *expected: range) -> "SharedService":
         """Return a learner's client. `expected` are the samples that it will want, kept for it until it asks."""
         numbers = IndexSet.of_ranges(expected).blocks(self.samples_per_batch)
         ray.get(self.shared.register.remote(Consumer(name, EXPECTED), numbers))
         pool = self.service
-        return SharedService(pool.app_name, pool.handle, pool.keeper, self.shared, name, self.samples_per_batch)
+        parts = pool.app_name, pool.handle, pool.keeper
+        return SharedService(*parts, self.shared, name, self.samples_per_batch, self.before)
 
     def counts(self) -> SharingCounts:
         """Return the counts so far, in batches."""
@@ -119,7 +122,7 @@ def shared(service: GenerationService, recipe: Recipe, config: SharingConfig) ->
     options = SharedBatches.options(scheduling_strategy=beside_driver(), max_concurrency=MAX_REQUESTS)
     actor = cast(ActorHandle, options.remote(service.handle, config, batch_size, recipe.image_bytes))
     try:
-        yield SharedPool(service, actor, batch_size)
+        yield SharedPool(service, actor, batch_size, service.counts())
     finally:
         ray.kill(actor)
 
@@ -131,6 +134,7 @@ class SharedService(GenerationService):
     shared: ActorHandle
     learner: str
     samples_per_batch: int
+    before: GenerationCounts
     rank: int | None = None
 
     def batch_size(self) -> int:
@@ -140,7 +144,7 @@ class SharedService(GenerationService):
     def counts(self) -> GenerationCounts:
         """Return the pool's counts with this learner's work: that of the batches it requested, each made once."""
         counts = cast(SharingCounts, ray.get(self.shared.counts.remote()))
-        return super().counts().scaled(counts.num_taken[self.learner] / max(1, counts.num_made))
+        return super().counts().share(self.before, counts.num_taken[self.learner] / max(1, counts.num_made))
 
     def registered(self, request: SampleRequest) -> "SharedService":
         """Return the client of a consumer that will request these samples, each once."""
