@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from zlib import crc32
 
+import click
+
 from benchmarks.delivery import nominal_rate, start_painters
 from benchmarks.floors import below_floor, floors_of
-from benchmarks.options import split_options
 from generation.config import GenerationConfig, SharingConfig
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.service import REQUESTS_PER_ACTOR, GenerationService
@@ -21,6 +22,7 @@ from generation.pool.shared_batches import SharedService, shared
 from generation.recipes.recipe import Recipe
 from generation.stream.stream import BatchRequester
 from ray_jobs.cli.config import JobConfig
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cli.errors import user_errors
 from ray_jobs.job.tables import print_table
 
@@ -73,12 +75,13 @@ class Outcome:
     """Of those learners' samples; one if all got the same."""
 
 
-def main() -> None:
-    """Compose the job: one learner, several, a slow one, a killed one, a table and an exit status."""
+@click.command()
+@click.argument("arguments", nargs=-1)
+@click.option("--learners", "num_learners", default=NUM_LEARNERS)
+def main(arguments: tuple[str, ...], num_learners: int) -> None:
+    """Measure one learner, several, a slow and a killed one; print a table; exit status 1 if a floor is missed."""
     with user_errors():
         floors = floors_of("sharing")
-        options, arguments = split_options(sys.argv[1:], ["learners"])
-        num_learners = int(options.get("learners", NUM_LEARNERS))
         config, recipe, service = start_painters(arguments)
     with service:
         buffer = SharingConfig(int(SMALL_BUFFER * config.training.num_trained * recipe.image_bytes))
@@ -153,4 +156,5 @@ def print_outcomes(outcomes: dict[str, Outcome]) -> None:
 
 
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()
