@@ -283,8 +283,9 @@ class MixedLoader:
             return parts[0]
         size = max(part["image"].shape[1] for part in parts)
         parts = [part | {"image": padded(part["image"], size)} for part in parts]
-        if "soft_label" in parts[0]:  # real images have none, and add nothing to that loss
-            zeros = torch.zeros_like(parts[0]["soft_label"][:1])
+        soft_label = next((part["soft_label"] for part in parts if "soft_label" in part), None)
+        if soft_label is not None:  # real images have none, and add nothing to that loss
+            zeros = torch.zeros_like(soft_label[:1])
             parts = [{"soft_label": zeros.expand(len(part["label"]), -1)} | part for part in parts]
         batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return batch | {"image": pinned(batch["image"])}

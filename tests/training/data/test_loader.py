@@ -328,11 +328,11 @@ def test_scores_and_soft_labels_stay_with_their_images():
             return rows | {"score": (serial / 100).astype(np.float32), "soft_label": soft}
 
     scored, real = (loader_of(kind(10, batch_size=4), 3, Uses(1, 1)) for kind in (Scored, CountingShard))
-    batch = next(MixedLoader({"synthetic": scored, "real": real}))
-    expected = batch["serial"][:3] / 100
-    torch.testing.assert_close(batch["score"], torch.cat([expected, torch.ones(3)]).float())
-    torch.testing.assert_close(batch["soft_label"][:3, 0], expected.half())
+    batch = next(MixedLoader({"real": real, "synthetic": scored}))
+    expected = batch["serial"][3:] / 100
+    torch.testing.assert_close(batch["score"], torch.cat([torch.ones(3), expected]).float())
+    torch.testing.assert_close(batch["soft_label"][3:, 0], expected.half())
     assert batch["soft_label"].dtype == torch.float16
-    assert not batch["soft_label"][3:].any()
+    assert not batch["soft_label"][:3].any()
     scored.close()
     real.close()
