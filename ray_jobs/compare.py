@@ -43,6 +43,7 @@ from ray_jobs.job.evaluation import plan
 from ray_jobs.job.listeners import listeners_of
 from ray_jobs.job.source import (
     as_samples,
+    check_scores,
     open_real,
     real_samples,
     shard_samples,
@@ -102,7 +103,9 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
         )
     run_dir = resolve(config.output)
     recipe = config.opened_recipe
-    check_scorer(recipe)
+    check_scores(config.training, is_scored=bool(recipe.check), is_streamed=set(config.arms) == {"stream"})
+    if set(config.arms) != {"real"}:
+        check_scorer(recipe)
     check_batches(config.generation, config.data)
     validation_set(config, recipe)
     check_architecture(config.training.architecture)

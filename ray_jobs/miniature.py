@@ -51,7 +51,8 @@ PROGRESS_SECONDS = 15.0
 
 WITHOUT_EFFECT = (
     "ema_decay reuse num_workers accumulate_batches real_images compile deterministic checkpoint_every_steps "
-    "early_stop_epochs keep_best loggers journal max_restarts min_reuse max_reuse label_selector"
+    "early_stop_epochs keep_best loggers journal max_restarts min_reuse max_reuse label_selector "
+    "weight_by_score soft_labels"
 ).split()
 """Settings of `training` that do not affect training in memory; refused if they differ from their defaults."""
 

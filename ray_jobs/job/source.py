@@ -120,21 +120,20 @@ def real_path(path: str) -> str:
     return path if path == "digits" else str(resolve_input(path))
 
 
-def check_scores(config: JobConfig, recipe: Recipe) -> None:
+def check_scores(training: TrainingConfig, is_scored: bool, is_streamed: bool) -> None:
     """Raise ValueError if training uses scores or probabilities that its images lack."""
-    training, data = config.training, config.data
     used = "soft_labels" if training.soft_labels else "weight_by_score"
-    if not (training.soft_labels or training.weight_by_score):
+    if not getattr(training, used):
         return
-    if not recipe.check or data.source == "real":
+    if not is_scored:
         raise ValueError(
             f"training.{used} is {getattr(training, used)}, but no model scores the images. Set recipe.check, and "
-            "data.source to stream or shards."
+            "train on generated images."
         )
-    if training.soft_labels and (data.source != "stream" or data.tee):
+    if training.soft_labels and not is_streamed:
         raise ValueError(
-            f"training.soft_labels is {training.soft_labels:g}, but shards store no class probabilities. Use "
-            "data.source=stream without data.tee."
+            f"training.soft_labels is {training.soft_labels:g}, but only streams carry class probabilities. Use "
+            "data.source=stream without data.tee; to compare, arms=[stream]."
         )
 
 
@@ -273,7 +272,12 @@ def open_source(config: JobConfig, recipe: Recipe, unreadable: Unreadable) -> So
 
     `unreadable` sets how many real images may be left out.
     """
-    check_scores(config, recipe)
+    data = config.data
+    check_scores(
+        config.training,
+        is_scored=bool(recipe.check) and data.source != "real",
+        is_streamed=data.source == "stream" and not data.tee,
+    )
     if config.data.source == "shards":
         return open_shards(config, recipe)
     if config.data.source == "real":

@@ -185,7 +185,14 @@ def test_miniature_refuses_a_recipe_file(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ema_decay", 0.9), ("reuse", 2), ("num_workers", 2), ("accumulate_batches", 2), ("real_images", "digits")],
+    [
+        ("ema_decay", 0.9),
+        ("reuse", 2),
+        ("num_workers", 2),
+        ("accumulate_batches", 2),
+        ("real_images", "digits"),
+        ("soft_labels", 0.5),
+    ],
 )
 def test_miniature_refuses_settings_without_effect(name: str, value: Any):
     mixed: dict[str, Any] = {"real_fraction": 0.25} if name == "real_images" else {}

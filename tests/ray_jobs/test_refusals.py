@@ -56,6 +56,12 @@ REFUSED = [
     (experiment, ["arms={{a: [training.architecture=resnet51]}}"], "a, seed 0: "),
     (experiment, ["arms={{a: []}}", "resume=true"], "contains no run to resume"),
     (compare, ["arms=[streams]"], "arms has streams. Choose from stream, generate_then_train"),
+    (compare, ["training.weight_by_score=true"], "weight_by_score is True, but no model scores the images"),
+    (
+        compare,
+        ["training.soft_labels=0.5", "recipe.check=timm:resnet18"],
+        "soft_labels is 0.5, but only streams carry class probabilities",
+    ),
     (compare, ["seeds=[]"], "arms or seeds is empty"),
     (compare, ["training.keep_best=true"], "early_stop_epochs and keep_best would select by the real images"),
     (train, ["training.architecture=vit_b_16"], "'vit_b_16' does not accept images of"),
