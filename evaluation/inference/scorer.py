@@ -3,6 +3,8 @@
 Images are resized whole to the model's input size on its device. Knows neither pools nor thresholds.
 """
 
+import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from evaluation.images.class_names import NOT_SHARED, matching_labels
 from evaluation.inference.external_models import is_external, open_external
 from evaluation.inference.trained_model import open_model
 from generation.config import GenerationConfig
+from generation.engine.batch_size import is_out_of_memory
+from generation.engine.generator import GenerationFailedError
 from generation.recipes.labels import LabelSpace
 from generation.recipes.model_files import find_local, local_path
 from generation.recipes.recipe import Recipe
@@ -28,7 +32,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 """The normalization of pixel values in 0..1 that all CLIP models share."""
 
 SCORED_AT_ONCE = 64
-"""Images per call of the model, which bounds its memory beside the generator's."""
+"""Images per call of the model, which bounds its memory beside the generator's; fewer after running out of it."""
 
 
 class CheckScorer:
@@ -37,7 +41,12 @@ class CheckScorer:
     def __init__(self, recipe: Recipe, config: GenerationConfig, gives_soft_labels: bool) -> None:
         """Load the model; ValueError with the remedy if that fails."""
         self.gives_soft_labels = gives_soft_labels
-        if not config.gpus_per_actor:
+        self.num_at_once = SCORED_AT_ONCE
+        if config.gpus_per_actor:
+            from generation.engine.diffusers_generator import prepare_gpu
+
+            prepare_gpu(recipe, config)
+        else:
             torch.set_num_threads(config.threads_per_actor)
         self.device = torch.device("cuda" if config.gpus_per_actor else "cpu")
         network, self.input_size, self.columns = open_check(recipe)
@@ -46,9 +55,37 @@ class CheckScorer:
     @torch.inference_mode()
     def probabilities(self, images_nhwc: np.ndarray) -> np.ndarray:
         """Return the probability of each of the recipe's classes, float32 [N, num_classes]."""
-        parts = torch.from_numpy(images_nhwc).split(SCORED_AT_ONCE)
-        logits = torch.cat([self.network(resized(part.to(self.device), self.input_size)) for part in parts])
-        return logits.float().softmax(dim=1).cpu().numpy()[:, self.columns]
+        left, made = torch.from_numpy(images_nhwc), list[torch.Tensor]()
+        while len(left):
+            part = left[: self.num_at_once]
+            logits = self._logits(part)
+            if logits is None:
+                self._halve(len(part))
+            else:
+                made.append(logits)
+                left = left[len(part) :]
+        return torch.cat(made).float().softmax(dim=1).cpu().numpy()[:, self.columns]
+
+    def _logits(self, images_nhwc: torch.Tensor) -> torch.Tensor | None:
+        """Return the network's logits; None if the device has too little memory."""
+        try:
+            return self.network(resized(images_nhwc.to(self.device), self.input_size))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _halve(self, num_images: int) -> None:
+        """Score half as many images at once as did not fit; GenerationFailedError if that was one."""
+        if num_images == 1:
+            raise GenerationFailedError(
+                "Not even one image fits into memory for the model in recipe.check. Use a smaller one, lower "
+                "generation.batch_size, or use a device with more memory."
+            )
+        self.num_at_once = num_images // 2
+        logging.getLogger(__name__).warning("Out of memory: %d images are scored at once now.", self.num_at_once)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def open_check(recipe: Recipe) -> tuple[torch.nn.Module, int, np.ndarray]:
@@ -112,6 +149,21 @@ class ClipClassifier(torch.nn.Module):
         return self.scale * functional.normalize(features, dim=1) @ self.directions.T
 
 
+def class_prompts(space: LabelSpace) -> list[str]:
+    """Return CLIP's prompt of each class, with definitions where names repeat; ValueError if prompts still repeat."""
+    num_named = Counter(space.class_names)
+    definitions = [each.definition if num_named[each.class_name] > 1 else "" for each in space.classes]
+    words = [", ".join(filter(None, each)) for each in zip(space.class_names, definitions, strict=True)]
+    prompts = [CLIP_PROMPT.format(each) for each in words]
+    prompt, number = Counter(prompts).most_common(1)[0]
+    if number > 1:
+        raise ValueError(
+            f"recipe.check is a CLIP model, for which {number} classes of {space.name} have the prompt '{prompt}'. "
+            "Give them different names or definitions."
+        )
+    return prompts
+
+
 @torch.inference_mode()
 def open_clip(recipe: Recipe) -> ClipClassifier:
     """Return a CLIP model that knows the recipe's classes; ValueError if the folder or hub id is none."""
@@ -123,7 +175,9 @@ def open_clip(recipe: Recipe) -> ClipClassifier:
         kind = CLIPConfig.get_config_dict(source, revision=revision)[0].get("model_type")
         if kind != "clip":  # else transformers would draw missing weights at random
             raise ValueError(f"its model_type is {kind}")
-        model: Any = CLIPModel.from_pretrained(source, revision=revision, use_safetensors=True).eval()
+        model: Any = CLIPModel.from_pretrained(
+            source, revision=revision, use_safetensors=True, dtype=torch.float32
+        ).eval()
         tokenize: Any = CLIPTokenizer.from_pretrained(source, revision=revision)
     except Exception as error:  # damaged files and foreign models raise errors of many kinds
         reason = " ".join(str(error).split())[:200]
@@ -131,7 +185,7 @@ def open_clip(recipe: Recipe) -> ClipClassifier:
             f"recipe.check is '{recipe.check}', which cannot be loaded as a CLIP model: {reason}. Use one in "
             "transformers' layout with safetensors, as save_pretrained writes it."
         ) from error
-    prompts = [CLIP_PROMPT.format(each) for each in recipe.label_space.class_names]
+    prompts = class_prompts(recipe.label_space)
     limit = model.config.text_config.max_position_embeddings
     tokens = tokenize(prompts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
     features = model.text_projection(model.text_model(**tokens).pooler_output)

@@ -11,10 +11,12 @@ import torch
 import torchvision
 
 from evaluation.inference.check import build_scorer, check_scorer
-from evaluation.inference.scorer import resized
+from evaluation.inference.scorer import CheckScorer, class_prompts, resized
 from generation.engine.actor import GeneratorActor
+from generation.engine.generator import GenerationFailedError
 from generation.pool.service import start_generation
 from generation.recipes.config import RecipeConfig
+from generation.recipes.labels import ClassEntry, LabelSpace, load_label_space
 from generation.recipes.recipe import Recipe, build_recipe, read_recipe, recipe_file_text
 from generation.stream.stream import fetch_samples
 from tests.support.fits import FORTY_STEPS, train_here
@@ -55,6 +57,66 @@ def test_clip_scores_match_transformers(clip: tuple[str, Any]):
     with torch.inference_mode():
         expected = model(**texts, pixel_values=pixels).logits_per_image.softmax(dim=1)
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+
+
+def test_clip_in_half_precision_is_loaded_in_full(clip: tuple[str, Any], tmp_path: Path):
+    save_tiny_clip(tmp_path).half().save_pretrained(tmp_path)
+    recipe = recipe_with(f"clip:{tmp_path}")
+    images = painted_images(recipe, 3)
+    expected = build_scorer(recipe_with(clip[0]), ON_CPU).probabilities(images)
+    np.testing.assert_allclose(build_scorer(recipe, ON_CPU).probabilities(images), expected, atol=0.01)
+
+
+def test_repeated_class_names_get_their_definition():
+    prompts = class_prompts(load_label_space("imagenet1k"))
+    assert len(set(prompts)) == 1000
+    assert [each for each in prompts if each.startswith("a photo of a crane")] == [
+        "a photo of a crane, large long-necked wading bird of marshes and plains in many parts of the world.",
+        "a photo of a crane, lifts and moves heavy objects; lifting tackle is suspended from a pivoted boom that "
+        "rotates around a vertical axis.",
+    ]
+    twins = LabelSpace("twins", (ClassEntry("crane"), ClassEntry("crane")))
+    with pytest.raises(ValueError, match=r"2 classes of twins have the prompt 'a photo of a crane\.'\. Give them"):
+        class_prompts(twins)
+
+
+class SmallNetwork(torch.nn.Module):
+    """Has memory for some images at once, whose mean color it returns."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.sizes: list[int] = []
+
+    def forward(self, images_nhwc: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images_nhwc))
+        if len(images_nhwc) > self.most:
+            raise torch.OutOfMemoryError
+        return images_nhwc.float().mean(dim=(1, 2)).repeat(1, 4)
+
+
+def test_fewer_images_are_scored_at_once_after_running_out_of_memory(clip: tuple[str, Any]):
+    recipe = recipe_with(clip[0])
+    images = painted_images(recipe, 100)
+    scorer = CheckScorer(recipe, ON_CPU, gives_soft_labels=False)
+    scorer.network = SmallNetwork(most=100)
+    expected = scorer.probabilities(images)
+    assert scorer.network.sizes == [64, 36]
+    scorer.network = SmallNetwork(most=20)
+    np.testing.assert_allclose(scorer.probabilities(images), expected, rtol=1e-6)
+    assert scorer.network.sizes == [64, 32, *[16] * 6, 4]
+    scorer.network = SmallNetwork(most=0)
+    with pytest.raises(
+        GenerationFailedError, match=r"Not even one image fits into memory for the model in recipe\.check"
+    ):
+        scorer.probabilities(images)
+
+
+def test_scorer_without_its_gpu_names_the_remedy(clip: tuple[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_gpu = dataclasses.replace(ON_CPU, gpus_per_actor=1)
+    with pytest.raises(ValueError, match=r"^generation\.gpus_per_actor is 1, but torch finds no GPU here"):
+        GeneratorActor(recipe_with(clip[0]), on_gpu, build_scorer)
 
 
 def test_actor_scores_each_image_by_its_own_class(clip: tuple[str, Any]):
