@@ -59,6 +59,13 @@ class ScoreCounts:
             kind: [each for each in images if each in self.shown.get(kind, ())] for kind, images in before.shown.items()
         }
 
+    def share(self, before: "ScoreCounts", factor: float) -> "ScoreCounts":
+        """Return `factor` times the images since `before`, with their mean scores; the images shown are unchanged."""
+        made, total = self.num_scored - before.num_scored, self.thousandths - before.thousandths
+        shared = {group: share for group, number in made.items() if (share := round(factor * number))}
+        thousandths = {group: round(total[group] * share / made[group]) for group, share in shared.items()}
+        return ScoreCounts(Counter(shared), Counter(thousandths), self.shown)
+
     def means(self) -> dict[str, float]:
         """Return the mean score of each group, ascending."""
         means = {group: self.thousandths[group] / 1000 / number for group, number in self.num_scored.items()}

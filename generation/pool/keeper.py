@@ -52,6 +52,7 @@ class GenerationCounts(WorkCounts):
             num_refused=times(self.num_refused, before.num_refused),
             num_left_out=times(self.num_left_out, before.num_left_out),
             working_seconds=factor * (self.working_seconds - before.working_seconds),
+            scores=self.scores.share(before.scores, factor),
         )
 
 

@@ -71,7 +71,7 @@ class Interval:
         number = now.scores.num_scored[ALL_IMAGES] - before.scores.num_scored[ALL_IMAGES]
         total = now.scores.thousandths[ALL_IMAGES] - before.scores.thousandths[ALL_IMAGES]
         num_refused = now.num_refused[OFF_CLASS] - before.num_refused[OFF_CLASS]
-        return f"; mean score {total / number / 1000:.3f}, {num_refused / number:.1%} off class" if number else ""
+        return f"; mean score {total / number / 1000:.3f}, {num_refused / number:.1%} off class" if number > 0 else ""
 
     @property
     def learning_seconds(self) -> float:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from generation.engine.actor import GeneratorActor, ImagesRefusedError, WorkCounts
+from generation.engine.scores import ScoreCounts, ScoredImage
+from generation.pool.keeper import GenerationCounts
 from generation.recipes.plan import plan_sample
 from generation.recipes.recipe import Recipe
 from generation.sample import NO_LABEL
@@ -106,3 +108,17 @@ def test_extreme_images_are_reported_once_and_add_up_over_actors(painted: Recipe
     best = [round(each.score, 3) for each in counts.scores.shown["highest scores"]]
     assert best == [0.95, 0.9, *[0.5] * 6]
     assert counts.scores.num_scored["all images"] == 14
+
+
+def test_share_of_the_scores_is_that_since_sharing_began_with_the_same_means():
+    shown = {"highest scores": [ScoredImage(0.9, 0, 0, "zero", np.zeros((1, 1, 3), np.uint8))]}
+    before = GenerationCounts(scores=ScoreCounts(Counter({"all images": 10}), Counter({"all images": 1000})))
+    now = ScoreCounts(
+        Counter({"all images": 30, "class zero": 7, "class one": 1}),
+        Counter({"all images": 13_000, "class zero": 700, "class one": 900}),
+        shown,
+    )
+    scores = GenerationCounts(scores=now).share(before, 0.5).scores
+    assert scores.num_scored == {"all images": 10, "class zero": 4}  # half of an image is none
+    assert scores.means() == {"class zero": 0.1, "all images": 0.6}
+    assert scores.shown is shown
