@@ -14,8 +14,10 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
+
+from ray.exceptions import RayError
 
 from generation.engine.scores import ScoreCounts
 from generation.errors import FigmentError
@@ -31,7 +33,7 @@ from ray_jobs.cli.termination import TERMINATION
 from ray_jobs.cluster.placement import Demand
 from ray_jobs.experiments.learners import Rungs, train_learners
 from ray_jobs.experiments.rate import images_per_device_second
-from ray_jobs.experiments.run import SAMPLES, SUMMARY, Prepared, evaluate, finish, keep, prepare, stages_of
+from ray_jobs.experiments.run import SAMPLES, SUMMARY, Prepared, evaluate, finish, keep, last_scores, prepare, stages_of
 from ray_jobs.experiments.trial import TRAINED
 from ray_jobs.job.command import begin
 from ray_jobs.job.source import StreamSource, start_pool
@@ -148,9 +150,10 @@ class Experiment:
             ):
                 self.errors |= train_learners(jobs, shared_pool, rungs)
                 if shared_pool:
-                    announce(sharing_line(shared_pool.counts()))
+                    with suppress(RayError):  # the process that shares images is lost, after training
+                        announce(sharing_line(shared_pool.counts()))
             if pool:
-                self.scores |= dict.fromkeys(names, pool.counts().scores)
+                self.scores |= dict.fromkeys(names, last_scores(pool) or ScoreCounts())
                 share_sheet([job.run_dir / SAMPLES for job in jobs.values()])
 
     def _set_budget(self, names: Sequence[str], pool: GenerationService) -> None:

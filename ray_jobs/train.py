@@ -58,6 +58,6 @@ def main(config: JobConfig) -> None:
             finally:  # summarize the training even if the evaluation fails
                 summary = summary_of(job, trained, evaluation, STARTED_AT)
                 print_summary(summary)
-                finish(job, summary, evaluation, trained.progress.counts.scores)
+                finish(job, summary, evaluation, trained.scores)
                 unlock(run_lock)
     print(f"Everything is in {run_dir}")

@@ -2,7 +2,11 @@
 
 from generation.config import GenerationConfig
 from generation.engine.actor import Scorer
+from generation.recipes.labels import LabelSpace
 from generation.recipes.recipe import Recipe
+
+OPENED: set[tuple[str, str, LabelSpace]] = set()
+"""Checks that this process has opened, each with its revision and the recipe's classes."""
 
 
 def build_scorer(recipe: Recipe, config: GenerationConfig, gives_soft_labels: bool = False) -> Scorer:
@@ -14,7 +18,9 @@ def build_scorer(recipe: Recipe, config: GenerationConfig, gives_soft_labels: bo
 
 def check_scorer(recipe: Recipe) -> None:
     """Raise ValueError with the remedy if the recipe has a check that cannot be opened or lacks a class."""
-    if recipe.check:
+    key = recipe.check, recipe.check_revision, recipe.label_space
+    if recipe.check and key not in OPENED:
         from evaluation.inference.scorer import open_check
 
         open_check(recipe)
+        OPENED.add(key)

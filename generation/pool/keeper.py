@@ -9,6 +9,7 @@ import ray
 
 from generation.config import GenerationConfig
 from generation.engine.actor import WorkCounts
+from generation.engine.scores import ScoreCounts
 from generation.pool.sizing import PoolSizer, PoolSnapshot, TrainerTimes, total_times
 
 LOADING_TIMEOUT_SECONDS = 60.0
@@ -121,7 +122,11 @@ class PoolKeeper:
         )
 
     def snapshot(self) -> GenerationCounts:
-        """Return the current counts."""
+        """Return the current counts, without the images in `scores`."""
         reported_since = time.monotonic() - LOADING_TIMEOUT_SECONDS
         self.counts.loading = {process for process, at in self.loading_at.items() if at >= reported_since}
-        return self.counts
+        return dataclasses.replace(self.counts, scores=dataclasses.replace(self.counts.scores, shown={}))
+
+    def scores(self) -> ScoreCounts:
+        """Return the scores of the recipe's check, with images."""
+        return self.counts.scores

@@ -20,7 +20,6 @@ from ray.exceptions import ActorDiedError
 from generation.config import GenerationConfig
 from generation.engine.actor import GeneratorActor, ScorerBuilder
 from generation.engine.generator import ActorFailedError, GenerationFailedError
-from generation.pool.keeper import GenerationCounts
 from generation.recipes.recipe import Recipe
 from generation.sample import SampleBatch
 
@@ -112,7 +111,7 @@ class GeneratorReplica:
     async def check_health(self) -> None:
         """Stop the pool if its driver has died. The keeper ends with the driver's job, so its death shows this."""
         try:
-            await cast(Awaitable[GenerationCounts], self.keeper.snapshot.remote())
+            await cast(Awaitable[bool], self.keeper.__ray_ready__.remote())
         except ActorDiedError:
             serve.delete(serve.get_replica_context().app_name, _blocking=False)
 

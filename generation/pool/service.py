@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from generation.config import GenerationConfig
 from generation.engine.actor import ScorerBuilder
 from generation.engine.generator import GenerationFailedError
+from generation.engine.scores import ScoreCounts
 from generation.indices import SampleRequest
 from generation.pool import own_code, serve_controller
 from generation.pool.keeper import GenerationCounts, PoolKeeper
@@ -95,9 +96,16 @@ class GenerationService:
         return self
 
     def counts(self) -> GenerationCounts:
-        """Return the pool's counts; GenerationFailedError if its keeper was lost, which ends the pool."""
+        """Return the pool's counts, without images; GenerationFailedError if its keeper was lost, which ends it."""
+        return cast(GenerationCounts, self._from_keeper("snapshot"))
+
+    def scores(self) -> ScoreCounts:
+        """Return the scores of the recipe's check, with images; GenerationFailedError if the keeper was lost."""
+        return cast(ScoreCounts, self._from_keeper("scores"))
+
+    def _from_keeper(self, method: str) -> Any:
         try:
-            return cast(GenerationCounts, ray.get(self.keeper.snapshot.remote()))
+            return ray.get(getattr(self.keeper, method).remote())
         except ActorUnavailableError:
             raise
         except (OutOfMemoryError, RayActorError) as error:

@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from generation.config import SharingConfig
 from generation.engine.generator import GenerationFailedError
+from generation.engine.scores import ScoreCounts
 from generation.indices import IndexSet, SampleRequest
 from generation.pool.keeper import GenerationCounts
 from generation.pool.service import GenerationService, Response, beside_driver, quiet_serve_logs
@@ -143,8 +144,16 @@ class SharedService(GenerationService):
 
     def counts(self) -> GenerationCounts:
         """Return the pool's counts with this learner's work: that of the batches it requested, each made once."""
+        return super().counts().share(self.before, self._factor())
+
+    def scores(self) -> ScoreCounts:
+        """Return this learner's share of the pool's scores, with the pool's images."""
+        return super().scores().share(self.before.scores, self._factor())
+
+    def _factor(self) -> float:
+        """Return the batches that this learner requested, per batch that the pool made."""
         counts = cast(SharingCounts, ray.get(self.shared.counts.remote()))
-        return super().counts().share(self.before, counts.num_taken[self.learner] / max(1, counts.num_made))
+        return counts.num_taken[self.learner] / max(1, counts.num_made)
 
     def registered(self, request: SampleRequest) -> "SharedService":
         """Return the client of a consumer that will request these samples, each once."""

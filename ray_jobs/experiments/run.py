@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
+
 from evaluation.evaluate import EvaluationPlan
 from evaluation.images.unreadable import Unreadable
 from evaluation.inference.check import check_scorer
 from evaluation.inference.trained_model import crop_of, open_model
 from evaluation.result import Evaluation
+from generation.engine.generator import GenerationFailedError
 from generation.engine.scores import ScoreCounts
 from generation.files import write_whole
 from generation.pool.service import GenerationService
@@ -45,7 +48,7 @@ from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.prometheus import Exporter
 from ray_jobs.monitor.spent import SPENT_FILE, SpentFile
 from ray_jobs.reports.run_page_file import RunPage, write_last_page
-from ray_jobs.reports.summary import summarize
+from ray_jobs.reports.summary import MEAN_SCORES, summarize
 from training.augmentation.augmentation import crop_sizes
 from training.checkpoint import check_resumable, checkpoint_files, newest_readable
 from training.data.reservoir import check_reservoir, reservoir_memory_warning
@@ -181,6 +184,9 @@ class Trained:
     advice: str
     """Scaling advice for the whole run."""
 
+    scores: ScoreCounts
+    """Of the recipe's check, with images."""
+
 
 def train(job: Prepared, pool: GenerationService | None, *listeners: Callable[[TrainingProgress], Any]) -> Trained:
     """Train on all samples with monitoring; a listener that returns True at an epoch's end ends the run there.
@@ -194,7 +200,8 @@ def train(job: Prepared, pool: GenerationService | None, *listeners: Callable[[T
     exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
     line = ProgressLine(training)
-    page = RunPage(job.run_dir, job.config, job.recipe, adviser.run_advice)
+    scores = pool.scores if pool else ScoreCounts
+    page = RunPage(job.run_dir, job.config, job.recipe, adviser.run_advice, scores)
     others = (exporter.observe, adviser.observe, missing.observe, spent.observe, page.observe)
     with RunMonitor(pool, Observer(line.observe, line.close), *map(Observer, others)) as monitor:
         fit_job = FitJob(
@@ -210,7 +217,16 @@ def train(job: Prepared, pool: GenerationService | None, *listeners: Callable[[T
     advice = adviser.run_advice()
     for text in (f"the whole run: {advice}", *job.unreadable.report_lines()):
         announce(text)
-    return Trained(monitor.last(), advice)
+    last = monitor.last()
+    return Trained(last, advice, last_scores(pool) or last.counts.scores)
+
+
+def last_scores(pool: GenerationService | None) -> ScoreCounts | None:
+    """Return the scores of a pool, with images; None if it has ended, which must not fail a trained run."""
+    try:
+        return pool.scores() if pool else None
+    except (GenerationFailedError, RayError):
+        return None
 
 
 def keep(job: Prepared) -> None:
@@ -237,10 +253,11 @@ def summary_of(job: Prepared, trained: Trained, evaluation: Evaluation | None, s
     return summarize(job.config, job.recipe, trained.progress, evaluation, started_at) | {
         "num_unreadable": len(job.unreadable.names()),
         "advice": trained.advice,
+        MEAN_SCORES: trained.scores.means(),
     }
 
 
 def finish(job: Prepared, summary: dict[str, Any], evaluation: Evaluation | None, scores: ScoreCounts) -> None:
     """Write the summary and the run's last page; `scores` are those of the recipe's check."""
-    write_json(job.run_dir / SUMMARY, summary | {"mean_scores": scores.means()})
+    write_json(job.run_dir / SUMMARY, summary)
     write_last_page(job.run_dir, job.config, job.recipe, scores, summary, evaluation)

@@ -24,8 +24,15 @@ PAGE_SECONDS = 10.0
 class RunPage:
     """Rewrites the page of a run in progress, as an observer of `ray_jobs.monitor.monitor`."""
 
-    def __init__(self, run_dir: Path, config: JobConfig, recipe: Recipe, advice: Callable[[], str]) -> None:
-        self.run_dir, self.config, self.recipe, self.advice = run_dir, config, recipe, advice
+    def __init__(
+        self,
+        run_dir: Path,
+        config: JobConfig,
+        recipe: Recipe,
+        advice: Callable[[], str],
+        scores: Callable[[], ScoreCounts],
+    ) -> None:
+        self.run_dir, self.config, self.recipe, self.advice, self.scores = run_dir, config, recipe, advice, scores
         self._epoch = -1
         self._written_at = -PAGE_SECONDS
         self._is_outdated = False
@@ -37,7 +44,7 @@ class RunPage:
         self._is_outdated |= run.training.epoch != self._epoch
         self._epoch = run.training.epoch
         if self._is_outdated and run.observed_at - self._written_at >= PAGE_SECONDS:
-            write_page(self.run_dir, self.config, self.recipe, self.advice(), run.counts.scores)
+            write_page(self.run_dir, self.config, self.recipe, self.advice(), self.scores())
             self._written_at, self._is_outdated = run.observed_at, False
 
 

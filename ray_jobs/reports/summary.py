@@ -13,6 +13,9 @@ from ray_jobs.monitor.advice import LITTLE_WAITING_FRACTION
 from ray_jobs.monitor.progress import RunProgress
 from training.progress import TrainingProgress
 
+MEAN_SCORES = "mean_scores"
+"""Entry of the summary with the check's mean scores by class and template."""
+
 
 def summarize(
     config: JobConfig,
@@ -85,9 +88,11 @@ def compare_with_prediction(
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print one row per number; nested numbers are named `group.part`."""
+    """Print one row per number, without the many mean scores; nested numbers are named `group.part`."""
     facts: dict[str, str] = {}
     for name, value in summary.items():
+        if name == MEAN_SCORES:
+            continue
         parts = {f"{name}.{part}": number for part, number in value.items()} if isinstance(value, dict) else {}
         for each, number in (parts or {name: value}).items():
             facts[each] = f"{number:.4g}" if isinstance(number, float) else str(number)

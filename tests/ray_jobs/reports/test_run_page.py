@@ -134,7 +134,7 @@ def test_texts_are_escaped(finished: RunFacts, painted: Recipe):
 
 def test_page_is_rewritten_at_an_epoch(tmp_path: Path, painted: Recipe):
     spent = SpentFile(tmp_path / "spent.csv", CONFIG)
-    page = RunPage(tmp_path, CONFIG, painted, lambda: "balanced")
+    page = RunPage(tmp_path, CONFIG, painted, lambda: "balanced", ScoreCounts)
     states = []
     for seconds, num_trained, epoch in ((100, 0, 0), (120, 128, 0), (130, 256, 1), (135, 512, 2), (140, 600, 2)):
         run = progress_at(seconds, num_trained=num_trained, epoch=epoch)
@@ -146,14 +146,14 @@ def test_page_is_rewritten_at_an_epoch(tmp_path: Path, painted: Recipe):
 
 
 def test_last_step_is_left_to_the_end_of_the_job(tmp_path: Path, painted: Recipe):
-    page = RunPage(tmp_path, CONFIG, painted, lambda: "balanced")
+    page = RunPage(tmp_path, CONFIG, painted, lambda: "balanced", ScoreCounts)
     page.observe(progress_at(99.0))
     page.observe(progress_at(200.0, num_trained=1024, epoch=4))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_end_of_the_job_replaces_the_page(tmp_path: Path, painted: Recipe):
-    RunPage(tmp_path, CONFIG, painted, lambda: "balanced").observe(progress_at(100.0, num_trained=0))
+    RunPage(tmp_path, CONFIG, painted, lambda: "balanced", ScoreCounts).observe(progress_at(100.0, num_trained=0))
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "report.html").touch()
     write_last_page(tmp_path, CONFIG, painted, ScoreCounts(), SUMMARY, EVALUATION)
