@@ -47,6 +47,7 @@ def main(config: JobConfig, verify: bool) -> None:
                 finish([split.found for split in splits if split.found is not None])
                 announce(f"nothing to generate: all images are in {splits[0].storage.url}")
                 return
+            check_scorer(recipe)  # not yet checked if shards were complete, but damaged
             check_placement([generation_demand(config.generation)])
             service = held.enter_context(start_generation(recipe, config.generation, build_scorer))
             announce(f"{service.num_loaded()} generator actors up, batches of {service.batch_size()}")
@@ -61,8 +62,9 @@ def main(config: JobConfig, verify: bool) -> None:
 def prepare(config: JobConfig) -> tuple[JobConfig, Recipe, list[DataSplit]]:
     """Return settings, recipe and splits with their stored shards, checked as far as possible without a cluster."""
     recipe = config.opened_recipe
-    check_scorer(recipe)
     config, splits = open_splits(config.output, recipe, config)
+    if not all(split.is_complete for split in splits):
+        check_scorer(recipe)
     return config, recipe, splits
 
 

@@ -91,8 +91,10 @@ def prepare(config: JudgeConfig) -> Prepared:
     """Return the job, checked as far as possible without a cluster."""
     run_dir = resolve(config.output)
     recipe = config.opened_recipe
-    notes = check_recipe(recipe, config.recipe) if config.data.source == "stream" else []
-    check_scorer(recipe)
+    notes: list[str] = []
+    if config.data.source == "stream":
+        notes = check_recipe(recipe, config.recipe)
+        check_scorer(recipe)
     judge = open_checkpoint(config.checkpoint)
     judge_file = judge.facts["checkpoint"]
     if judge.label_space.sha256 != recipe.label_space.sha256:

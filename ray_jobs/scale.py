@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ray
 
+from evaluation.inference.check import check_scorer
 from generation.recipes.recipe import Recipe
 from ray_jobs.cli.announce import announce
 from ray_jobs.cli.config import to_yaml
@@ -63,6 +64,7 @@ def prepare(config: ScaleConfig) -> tuple[Recipe, Path]:
     run_dir = resolve(config.output)
     recipe = config.opened_recipe
     rate_per_actor(config, recipe)
+    check_scorer(recipe)
     return recipe, run_dir
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-PACKAGE = "generation"
+PACKAGES = ("evaluation", "generation", "training")
+"""What generator actors import; all three decide which images they accept."""
 
 PACKAGES_OF_ENVIRONMENT = ("pip", "uv", "conda", "py_modules", "container", "image_uri")
 """Runtime environment keys that decide which package versions a process imports."""
@@ -30,7 +31,7 @@ class JobCode:
     """A job's code and runtime environment, taken from its driver."""
 
     root: str
-    """The folder that contains the package `generation`."""
+    """The folder that contains `PACKAGES`."""
 
     sha256: str
     runtime_env: dict[str, Any]
@@ -39,13 +40,13 @@ class JobCode:
 def code_of_driver(runtime_env: dict[str, Any]) -> JobCode:
     """Return the code of this process, with the runtime environment for its actors."""
     root = Path(__file__).parents[2]
-    return JobCode(str(root), package_sha256(root), runtime_env)
+    return JobCode(str(root), packages_sha256(root), runtime_env)
 
 
-def package_sha256(root: Path) -> str:
-    """Return a hash of the package's Python files, including their names."""
+def packages_sha256(root: Path) -> str:
+    """Return a hash of the packages' Python files, including their names."""
     digest = hashlib.sha256()
-    for path in sorted((root / PACKAGE).rglob("*.py")):
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n{path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -65,7 +66,7 @@ def use(code: JobCode) -> None:
             )
     _restore({*(runtime_env.get("env_vars") or {})} - {*(code.runtime_env.get("env_vars") or {})})
     roots = [code.root, *([os.getcwd()] if runtime_env.get("working_dir") else [])]
-    root = next((root for root in roots if package_sha256(Path(root)) == code.sha256), None)
+    root = next((root for root in roots if packages_sha256(Path(root)) == code.sha256), None)
     if root is None:
         raise ValueError(
             f"Figment's code in '{roots[-1]}' on {socket.gethostname()} differs from the driver's in '{code.root}' and "
@@ -73,7 +74,7 @@ def use(code: JobCode) -> None:
             "--working-dir."
         )
     sys.path.insert(0, root)
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
         del sys.modules[name]
 
 

@@ -36,8 +36,10 @@ CONFIGS = ("model_index.json", "unet/config.json", "transformer/config.json", "s
 
 HUB_TIMEOUT_SECONDS = 10.0
 
-HUB_SETTINGS = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
-"""Environment variables that select the hub's mirror, its cache and offline mode. The token is not among them."""
+HUB_SETTINGS = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME")
+"""Environment variables that select the hub's mirror, its cache and offline mode, and torchvision's cache. The hub's
+token is not among them.
+"""
 
 
 DRIVERS_FOLDER = "FIGMENT_DRIVERS_FOLDER"

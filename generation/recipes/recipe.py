@@ -161,6 +161,11 @@ def pinned_check(check: str) -> dict[str, Any]:
     kind, _, name = check.rpartition(":")
     if not check or (kind in LIBRARIES and name):
         return {}
+    if check.endswith(".safetensors"):
+        raise ValueError(
+            f"recipe.check is '{check}', weights without their classes and preprocessing. Use a run's checkpoint.ckpt, "
+            "or clip:FOLDER."
+        )
     name, _, pin = name.partition("@")
     if kind == "clip" and name:
         return {"check": f"clip:{name}", "check_revision": resolve_revision(CHECK, name, pin)}

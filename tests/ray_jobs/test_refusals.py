@@ -69,6 +69,7 @@ REFUSED = [
     (compare, ["evaluation.sets=[]"], "evaluation.sets is empty, but every epoch needs real images"),
     (scale, ["training.num_workers=2"], "training.num_workers is 2; the fake trainer needs 1"),
     (scale, ["generation.painted_batch_seconds=0"], "painted_batch_seconds and generation.batch_size above 0"),
+    (scale, ["recipe.check=timm:no_such_model"], "timm has no pretrained model 'no_such_model'"),
     (scale, ["generation.batch_sizes={{L4: 8}}"], "scale experiments need one rate for all actors"),
     (scale, ["num_local_nodes=-1"], "num_local_nodes is -1; use 0 or more"),
     (scale, ["fault.seconds=1"], "no setting 'fault'. Did you mean faults"),

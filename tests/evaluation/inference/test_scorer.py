@@ -180,6 +180,10 @@ def test_images_are_resized_whole():
         ("resnet:50", "is no file. Use a run's checkpoint.ckpt, torchvision:NAME/WEIGHTS"),
         ("clip:", "is no file"),
         (
+            "generation/digits/model/vae/diffusion_pytorch_model.safetensors",
+            "model.safetensors', weights without their classes and preprocessing",
+        ),
+        (
             "torchvision:resnet51/X",
             "recipe.check: checkpoint is 'torchvision:resnet51/X', but torchvision has no model",
         ),
@@ -194,6 +198,18 @@ def test_missing_check_is_one_line(check: str, message: str):
     with pytest.raises(ValueError, match=message) as refused:
         check_scorer(recipe_with(check))
     assert "\n" not in str(refused.value)
+
+
+def test_check_of_several_recipes_is_opened_once(clip: tuple[str, Any], monkeypatch: pytest.MonkeyPatch):
+    opened: list[Recipe] = []
+    monkeypatch.setattr("evaluation.inference.check.OPENED", set())
+    monkeypatch.setattr("evaluation.inference.scorer.open_check", opened.append)
+    first, other, imagenet = (
+        recipe_with(clip[0], **settings) for settings in ({}, {"seed": 1}, {"label_space": "imagenet100"})
+    )
+    for recipe in (first, other, imagenet):
+        check_scorer(recipe)
+    assert opened == [first, imagenet]
 
 
 def test_threshold_needs_a_check():

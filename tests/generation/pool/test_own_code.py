@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from generation.pool import own_code
-from generation.pool.own_code import code_of_driver, package_sha256, use
+from generation.pool.own_code import code_of_driver, packages_sha256, use
 from generation.pool.service import GenerationService
 from generation.recipes.model_files import PROJECT_ROOT
 from generation.stream.stream import fetch_samples
@@ -71,7 +71,7 @@ def restored_modules():
     yield
     os.chdir(folder)
     sys.path[:] = path
-    for name in [name for name in sys.modules if name.partition(".")[0] == "generation"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in own_code.PACKAGES]:
         del sys.modules[name]
     sys.modules.update({name: module for name, module in modules.items() if name not in sys.modules})
 
@@ -84,9 +84,10 @@ def in_environment(monkeypatch: pytest.MonkeyPatch, **runtime_env: object) -> No
 
 @pytest.fixture
 def other_code(tmp_path: Path) -> Path:
-    """Return a folder with an empty package `generation`."""
-    (tmp_path / "generation").mkdir()
-    (tmp_path / "generation" / "__init__.py").touch()
+    """Return a folder with empty packages."""
+    for package in own_code.PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
     return tmp_path
 
 
@@ -97,10 +98,11 @@ def imported_from() -> Path:
 @pytest.mark.usefixtures("restored_modules")
 def test_actor_imports_the_drivers_code(monkeypatch: pytest.MonkeyPatch, other_code: Path):
     in_environment(monkeypatch)
-    code = own_code.JobCode(str(other_code), package_sha256(other_code), {})
+    code = own_code.JobCode(str(other_code), packages_sha256(other_code), {})
     use(code)
     assert imported_from() == other_code
-    (other_code / "generation" / "new.py").touch()
+    assert "training.config" not in sys.modules
+    (other_code / "evaluation" / "new.py").touch()
     with pytest.raises(ValueError, match=r"^Figment's code in .* differs from the driver's .* Install the same"):
         use(code)
 

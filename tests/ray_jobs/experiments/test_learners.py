@@ -1,15 +1,19 @@
 """Which learners train at once, and which stop early."""
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
+from generation.engine.generator import GenerationFailedError
+from generation.engine.scores import ScoreCounts
 from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.experiment_config import ExperimentConfig, Learner, StoppingConfig, learners
 from ray_jobs.cluster.placement import Node
 from ray_jobs.experiments.learners import Rungs, num_at_once
+from ray_jobs.experiments.run import last_scores
 from tests.support.settings import PAINTED
 
 HALVING = StoppingConfig(reduction=2, first_images=64)
@@ -53,3 +57,12 @@ def test_as_many_learners_train_as_fit_beside_the_pool(num_cpus: float, expected
     monkeypatch.setattr("ray_jobs.experiments.learners.nodes_alive", lambda: [Node({"CPU": num_cpus})])
     job = SimpleNamespace(config=load_config(JobConfig, [PAINTED]))
     assert num_at_once(cast(Any, [job] * 4)) == expected
+
+
+def test_pool_that_has_ended_has_no_last_scores():
+    def fail() -> NoReturn:
+        raise GenerationFailedError("the keeper was lost")
+
+    assert last_scores(cast(Any, SimpleNamespace(scores=fail))) is None
+    scores = ScoreCounts(Counter({"all images": 1}), Counter({"all images": 900}))
+    assert last_scores(cast(Any, SimpleNamespace(scores=lambda: scores))) is scores

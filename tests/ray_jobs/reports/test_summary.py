@@ -17,12 +17,13 @@ from tests.support.progress import pool_counts, progress_at
 def test_brackets_and_colons_are_printed_verbatim(capsys):
     numbers = dict.fromkeys(("top1", "top5", "mean_per_class_top1", "ece"), 0.5)
     of_set: Any = {"num_images": 10, "num_shared_classes": 2, "top1_interval": [0.4, 0.6], **numbers}
-    print_summary({"output": "runs/[/red] :smile:"})
+    print_summary({"output": "runs/[/red] :smile:", "mean_scores": {"class of many": 0.5}})
     evaluation: Any = {"sets": {"birds/[/b]": of_set}}
     print_evaluation(evaluation)
     shown = capsys.readouterr().out
     assert "runs/[/red] :smile:" in shown
     assert "birds/[/b]" in shown
+    assert "class of many" not in shown
 
 
 @pytest.mark.parametrize(("num_made", "expected"), [(400, 0.0125), (0, 0.0)])
