@@ -26,7 +26,7 @@ from ray_jobs.job.tables import print_table
 from training.config import TrainingConfig
 from training.data.consumption import Share
 from training.data.loader import Pace, StreamLoader
-from training.data.reservoir import Uses, build_reservoir, min_images
+from training.data.reservoir import Reservoir, Uses, build_store, min_images
 from training.data.variety import Variety
 from training.model.classifier import Classifier
 
@@ -132,7 +132,7 @@ def draw(config: TrainingConfig, labels: np.ndarray) -> Drawn:
     labels = labels[: config.num_samples]
     share = Share(IndexSet.of_ranges([range(len(labels))]), np.zeros(0, np.int64), np.zeros(0, np.int32))
     uses, fill = Uses(config.least_uses, config.most_uses), min_images(config, 1, NUM_CLASSES, len(labels))
-    reservoir = build_reservoir(config, uses, BATCH_SIZE, 1, (config.seed, 0, 0), fill)
+    reservoir = Reservoir(build_store(config, uses, BATCH_SIZE, 1, NUM_CLASSES), uses, (config.seed, 0, 0), fill)
     loader = StreamLoader(
         cast(Any, SlowStream(labels)), share, reservoir, Pace(BATCH_SIZE, config.max_waiting_fraction)
     )

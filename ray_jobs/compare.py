@@ -112,7 +112,7 @@ def prepare(config: CompareConfig) -> tuple[Recipe, Path]:
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
     has_real = "real" in config.arms or config.training.real_images
     largest = max(recipe.image_size, config.training.real_image_size if has_real else 0)
-    check_reservoir(config.training, largest)
+    check_reservoir(config.training, largest, recipe.label_space.num_classes)
     check_loggers(config.training)
     if config.training.early_stop_epochs or config.training.keep_best:
         raise ValueError(

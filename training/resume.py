@@ -16,7 +16,7 @@ from training.checkpoint import checkpoint_files, newest_readable, read_checkpoi
 from training.config import TrainingConfig
 from training.data.consumption import RunSerials, Share, Worker, exact_share, loose_share, step_share
 from training.data.loader import MixedLoader, Pace, StreamLoader
-from training.data.reservoir import Uses, build_reservoir, min_images
+from training.data.reservoir import Reservoir, Uses, build_store, min_images
 from training.job import FitJob, TrainingSamples, sets_of
 from training.run_state import RunState
 
@@ -96,7 +96,8 @@ def open_domain_loader(job: FitJob, start: ResumePoint, part: BatchPart) -> Stre
     image_size, num_classes = samples.image_size or job.recipe.image_size, job.recipe.label_space.num_classes
     fill = min_images(config, image_size, num_classes, samples.num_images) if part.uses.most > 1 else 0
     key = (config.seed, worker.rank, int(part.domain == "real"))
-    reservoir = build_reservoir(config, part.uses, part.batch_size, image_size, key, fill)
+    store = build_store(config, part.uses, part.batch_size, image_size, num_classes)
+    reservoir = Reservoir(store, part.uses, key, fill)
     return StreamLoader(shard, share, reservoir, pace, samples.num_images)
 
 

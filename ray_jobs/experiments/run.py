@@ -94,7 +94,8 @@ def prepare(config: JobConfig) -> Prepared:
     recipe = config.opened_recipe
     check_architecture(config.training.architecture)
     check_sizes(config.training.architecture, crop_sizes(config.training, recipe.image_size))
-    check_reservoir(config.training, array_size(config, recipe))
+    num_classes = recipe.label_space.num_classes
+    check_reservoir(config.training, array_size(config, recipe), num_classes)
     check_loggers(config.training)
     if config.data.source == "stream":
         check_scorer(recipe)
@@ -109,7 +110,6 @@ def prepare(config: JobConfig) -> Prepared:
         *predicted(config, recipe),
     ]
     source = open_source(config, recipe, unreadable)
-    num_classes = recipe.label_space.num_classes
     if note := reservoir_memory_warning(config.training, array_size(config, recipe), num_classes, source.num_images):
         notes.append(note)
     job = Prepared(config, recipe, run_dir, source, real, unreadable, planned, notes)

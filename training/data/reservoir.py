@@ -45,9 +45,9 @@ class Uses:
 class PixelStore:
     """Uncompressed images in one array."""
 
-    def __init__(self, num_bytes: int, image_size: int) -> None:
-        """Create as many slots as fit into `num_bytes`; the OS allocates memory at the first write."""
-        self.num_slots = num_bytes // (image_size**2 * 3)
+    def __init__(self, num_bytes: int, image_size: int, label_bytes: int = 0) -> None:
+        """Create the slots that fit into `num_bytes` with their soft labels; the OS allocates at the first write."""
+        self.num_slots = num_bytes // (image_size**2 * 3 + label_bytes)
         self.images = torch.empty((self.num_slots, image_size, image_size, 3), dtype=torch.uint8)
 
     def room(self, num_images: int) -> int:
@@ -76,10 +76,11 @@ MAX_FILE_OVERHEAD_BYTES = 4096
 class EncodedStore:
     """Images as PNG: several times as many in the same memory, decoded at every use."""
 
-    def __init__(self, num_bytes: int, image_size: int) -> None:
-        self.num_slots = num_bytes // MIN_FILE_BYTES
+    def __init__(self, num_bytes: int, image_size: int, label_bytes: int = 0) -> None:
+        self.num_slots = num_bytes // (MIN_FILE_BYTES + label_bytes)
         self.room_bytes = num_bytes
-        self.most_bytes = image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES
+        self.label_bytes = label_bytes
+        self.most_bytes = image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES + label_bytes
         self.files: dict[int, bytes] = {}
 
     def room(self, num_images: int) -> int:
@@ -90,7 +91,7 @@ class EncodedStore:
         """Store images uint8 [N, H, W, 3] in slots int64 [N]."""
         for slot, image in zip(slots.tolist(), images, strict=True):
             self.files[slot] = PNG.encode(image)
-            self.room_bytes -= len(self.files[slot])
+            self.room_bytes -= len(self.files[slot]) + self.label_bytes
 
     def get(self, slots: np.ndarray) -> torch.Tensor:
         """Return the slots' images, uint8 [N, H, W, 3]."""
@@ -99,7 +100,7 @@ class EncodedStore:
 
     def clear(self, slots: np.ndarray) -> None:
         """Delete the slots' images."""
-        self.room_bytes += sum(len(self.files.pop(slot)) for slot in slots.tolist())
+        self.room_bytes += sum(len(self.files.pop(slot)) + self.label_bytes for slot in slots.tolist())
 
 
 ImageStore = PixelStore | EncodedStore
@@ -134,7 +135,7 @@ def min_images(config: TrainingConfig, image_size: int, num_classes: int, num_im
     num_uses = config.num_steps * config.accumulate_batches * num_drawn
     uses_of_image = max(config.least_uses, min(EXPECTED_USES, config.most_uses))
     its_images = min(num_uses // uses_of_image, num_images // config.num_workers)
-    return min(wanted, its_images // 2, room_for(config, image_size))
+    return min(wanted, its_images // 2, room_for(config, image_size, num_classes))
 
 
 def reservoir_memory_warning(config: TrainingConfig, image_size: int, num_classes: int, num_images: int) -> str:
@@ -145,7 +146,7 @@ def reservoir_memory_warning(config: TrainingConfig, image_size: int, num_classe
     )
     if held == wanted:
         return ""
-    image_bytes = config.reservoir_bytes / room_for(config, image_size)
+    image_bytes = config.reservoir_bytes / room_for(config, image_size, num_classes)
     num_drawn = config.num_generated_per_batch
     return (
         f"each worker's reservoir holds {held:,} images, so {min(1, num_drawn / held):.0%} of each batch repeats in "
@@ -153,39 +154,40 @@ def reservoir_memory_warning(config: TrainingConfig, image_size: int, num_classe
     )
 
 
-def room_for(config: TrainingConfig, image_size: int) -> int:
+def soft_label_bytes(config: TrainingConfig, num_classes: int) -> int:
+    """Return the memory of an image's soft label, float16 [num_classes]; 0 if training uses none."""
+    return 2 * num_classes if config.soft_labels else 0
+
+
+def room_for(config: TrainingConfig, image_size: int, num_classes: int) -> int:
     """Return how many images fit into a worker's reservoir, even if they do not compress."""
     overhead = MAX_FILE_OVERHEAD_BYTES if config.reservoir_format == "png" else 0
-    return config.reservoir_bytes // (image_size**2 * 3 + overhead)
+    return config.reservoir_bytes // (image_size**2 * 3 + overhead + soft_label_bytes(config, num_classes))
 
 
-def build_reservoir(
-    config: TrainingConfig, uses: Uses, batch_size: int, image_size: int, key: tuple[int, int, int], fill: int = 0
-) -> "Reservoir":
-    """Return an empty reservoir that must hold `fill` images before a step draws `batch_size` of them."""
+def build_store(config: TrainingConfig, uses: Uses, batch_size: int, image_size: int, num_classes: int) -> ImageStore:
+    """Return the empty storage of a reservoir from which a step draws `batch_size` images."""
     if uses.most == 1:  # no reuse: the stream does the buffering
-        store = PixelStore(2 * batch_size * image_size**2 * 3, image_size)
-    elif config.reservoir_format == "pixels":
-        store = PixelStore(config.reservoir_bytes, image_size)
-    else:
-        store = EncodedStore(config.reservoir_bytes, image_size)
-    return Reservoir(store, uses, key, fill)
+        return PixelStore(2 * batch_size * image_size**2 * 3, image_size)
+    store = PixelStore if config.reservoir_format == "pixels" else EncodedStore
+    return store(config.reservoir_bytes, image_size, soft_label_bytes(config, num_classes))
 
 
-def check_reservoir(config: TrainingConfig, image_size: int) -> None:
+def check_reservoir(config: TrainingConfig, image_size: int, num_classes: int) -> None:
     """Raise ValueError if a worker's reservoir cannot hold the images that it needs."""
     uses = Uses(config.least_uses, config.most_uses)
     least = uses.needed(config.batch_size_per_worker) if uses.is_exact else 2 * config.batch_size_per_worker
-    least_bytes = least * (image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES)
+    label_bytes, room = soft_label_bytes(config, num_classes), room_for(config, image_size, num_classes)
+    least_bytes = least * (image_size**2 * 3 + MAX_FILE_OVERHEAD_BYTES + label_bytes)
     if config.most_uses > 1 and config.reservoir_bytes < least_bytes:
         raise ValueError(
             f"training.reservoir_bytes is {config.reservoir_bytes}, but must hold {least} images for worker batches of "
             f"{config.batch_size_per_worker} and training.reuse {config.reuse}. Use {least_bytes} or more."
         )
-    if config.most_uses > 1 and config.reservoir_min_images > room_for(config, image_size):
+    if config.most_uses > 1 and config.reservoir_min_images > room:
         raise ValueError(
             f"training.reservoir_min_images is {config.reservoir_min_images}, but training.reservoir_bytes "
-            f"{config.reservoir_bytes} holds {room_for(config, image_size)}. Lower the first or raise the second."
+            f"{config.reservoir_bytes} holds {room}. Lower the first or raise the second."
         )
 
 
@@ -278,7 +280,9 @@ class Reservoir:
         self.extents[slots] = others.get("extent", images.shape[1:3])
         self.scores[slots] = others.get("score", 1.0)
         if "soft_label" in others:
-            self.soft_labels.update(zip(slots.tolist(), np.array(others["soft_label"]), strict=True))
+            self.soft_labels |= {
+                slot: row.copy() for slot, row in zip(slots.tolist(), others["soft_label"], strict=True)
+            }
         self.order = np.concatenate([self.order, slots])
         self.num_uses_left += int(uses_left.sum())
 
@@ -332,5 +336,7 @@ class Reservoir:
         slots = self.order[chosen]
         self.store.clear(slots)
         self.num_uses_left -= int(self.left[slots].sum())
+        for slot in slots.tolist():
+            self.soft_labels.pop(slot, None)
         self.free += slots.tolist()
         self.order = np.delete(self.order, chosen)

@@ -1,5 +1,6 @@
 import dataclasses
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from training.data.reservoir import (
     PixelStore,
     Reservoir,
     Uses,
+    build_store,
     check_reservoir,
     min_images,
     reservoir_memory_warning,
@@ -167,7 +169,7 @@ def test_min_images_beyond_memory_is_rejected():
     with pytest.raises(
         ValueError, match=r"reservoir_min_images is 1001, but training\.reservoir_bytes 192000 holds 1000"
     ):
-        check_reservoir(config, SIZE)
+        check_reservoir(config, SIZE, num_classes=10)
 
 
 def test_most_used_images_are_evicted_first():
@@ -210,3 +212,26 @@ def test_image_with_too_many_uses_repeats_in_a_batch():
     of_the_first = [use for step in (first, second) for use in step["use"][step["serial"] == 0].tolist()]
     assert of_the_first == [0, 1, 2, 3, 4]  # each with a different augmentation
     assert len(reservoir) == reservoir.num_uses_left == 0
+
+
+@pytest.mark.parametrize(("image_format", "file_bytes"), [("pixels", 0), ("png", 4096)])
+def test_soft_labels_count_as_memory(image_format: Literal["pixels", "png"], file_bytes: int):
+    per_image = IMAGE_BYTES + file_bytes + 2 * 1000
+    config = TrainingConfig(
+        reuse="auto", reservoir_format=image_format, reservoir_bytes=30 * per_image, soft_labels=0.5
+    )
+    assert build_store(config, Uses(1, 64), 4, SIZE, num_classes=1000).room(0) == 30
+    few = dataclasses.replace(config, global_batch_size=64, num_workers=1)  # 128 images are needed
+    with pytest.raises(ValueError, match=rf"Use {128 * (IMAGE_BYTES + 4096 + 2000)} or more"):
+        check_reservoir(few, SIZE, num_classes=1000)
+
+
+def test_soft_labels_are_held_as_long_as_their_image():
+    reservoir, numbers = reservoir_of(8, Uses(1, 2)), np.arange(4)
+    soft = np.eye(4, dtype=np.float16)
+    reservoir.add(numbers, numbers, images_of(numbers), np.full(4, 2, np.int32), {"soft_label": soft})
+    assert all(row.base is None for row in reservoir.soft_labels.values())  # else one row keeps its whole block
+    reservoir.draw(0, 4, is_last=True)
+    batch = reservoir.draw(1, 4, is_last=True)
+    assert torch.equal(batch["soft_label"], torch.eye(4, dtype=torch.float16)[batch["serial"]])
+    assert reservoir.soft_labels == {}
