@@ -11,9 +11,9 @@ NO_LABEL = -1
 """Label of a sample that was left out: a black image that keeps its row, and that training ignores."""
 
 SCORE_DECIMALS = 3
-"""Scores are rounded, since their last bits depend on batch size and device; so may the rounded digit, if rarely.
+"""Scores are rounded, since their last bits depend on batch size and kind of device. Rarely, a rounded score does too.
 
-A score may then fall on the other side of `recipe.keep_above`, and the index gets its next attempt: another image.
+It may then fall on the other side of `recipe.keep_above`, and the index gets its next attempt: another image.
 """
 
 

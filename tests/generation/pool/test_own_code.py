@@ -99,9 +99,10 @@ def imported_from() -> Path:
 def test_actor_imports_the_drivers_code(monkeypatch: pytest.MonkeyPatch, other_code: Path):
     in_environment(monkeypatch)
     code = own_code.JobCode(str(other_code), packages_sha256(other_code), {})
+    monkeypatch.setitem(sys.modules, "training.anothers", os)
     use(code)
     assert imported_from() == other_code
-    assert "training.config" not in sys.modules
+    assert "training.anothers" not in sys.modules
     (other_code / "evaluation" / "new.py").touch()
     with pytest.raises(ValueError, match=r"^Figment's code in .* differs from the driver's .* Install the same"):
         use(code)
