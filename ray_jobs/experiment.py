@@ -20,7 +20,6 @@ from pathlib import Path
 from ray.exceptions import RayError
 
 from generation.engine.scores import ScoreCounts
-from generation.errors import FigmentError
 from generation.pool.service import GenerationService
 from generation.pool.shared_batches import shared
 from generation.pool.sharing import SharingCounts
@@ -31,10 +30,10 @@ from ray_jobs.cli.experiment_config import ExperimentConfig, Learner, comparison
 from ray_jobs.cli.run_folder import check_begun, lock_run_folder, resolve, unlock, write_anew
 from ray_jobs.cli.termination import TERMINATION
 from ray_jobs.cluster.placement import Demand
-from ray_jobs.experiments.learners import Rungs, train_learners
+from ray_jobs.experiments.learners import rungs_of, train_learners
 from ray_jobs.experiments.rate import images_per_device_second
 from ray_jobs.experiments.run import SAMPLES, SUMMARY, Prepared, evaluate, finish, keep, last_scores, prepare, stages_of
-from ray_jobs.experiments.trial import TRAINED
+from ray_jobs.experiments.trial import STOPPED_EARLY, TRAINED
 from ray_jobs.job.command import begin
 from ray_jobs.job.source import StreamSource, start_pool
 from ray_jobs.job.tables import print_table
@@ -122,29 +121,32 @@ class Experiment:
         if to_train := [name for name in names if not (self.folder(name) / TRAINED).exists()]:
             try:
                 self._train(to_train)
-            except (FigmentError, ValueError) as error:  # of their pool
+            except Exception as error:  # of their pool
+                if TERMINATION.has_begun:
+                    raise
                 for name in to_train:
-                    self._fail(name, error)
+                    if name not in self.errors and not (self.folder(name) / TRAINED).exists():
+                        self._fail(name, error)
         for name in names:
             if (self.folder(name) / TRAINED).exists():
                 self._evaluate(self.jobs[name], name)
 
     def _train(self, names: Sequence[str]) -> None:
         """Train runs on a pool of their own."""
-        source, stopping = self.jobs[names[0]].source, self.config.stopping
+        source = self.jobs[names[0]].source
         announce(f"training {len(names)} runs of recipe {self.jobs[names[0]].recipe.sha256[:12]}")
         is_streamed = isinstance(source, StreamSource)
         pool = start_pool(source.recipe, source.config.generation, source.config.training) if is_streamed else None
         with pool or nullcontext(), ExitStack() as locked:
             if pool and self.config.budget.is_measured:
                 self._set_budget(names, pool)
-            jobs = {name: self.jobs[name] for name in names}
+            jobs = {name: self.jobs[name] for name in names if name not in self.errors}
+            if not jobs:
+                return
             for job in jobs.values():
                 is_begun = (job.run_dir / "config.yaml").exists()
                 locked.callback(unlock, lock_run_folder(job.run_dir, to_yaml(job.config), is_begun))
-            group = group_of(self.learners[names[0]].config)
-            others = [each for each in self.learners.values() if group_of(each.config) == group]
-            rungs = Rungs(stopping, others) if stopping.reduction else None
+            rungs = rungs_of(self.config.stopping, self._group(names[0]))
             with (
                 shared(pool, self.jobs[names[0]].recipe, self.config.sharing) if pool else nullcontext() as shared_pool
             ):
@@ -157,16 +159,27 @@ class Experiment:
                 share_sheet([job.run_dir / SAMPLES for job in jobs.values()])
 
     def _set_budget(self, names: Sequence[str], pool: GenerationService) -> None:
-        """Set the number of images of a group's runs, from the rate of its devices."""
-        arms = {self.learners[name].arm for name in names}
-        if not arms <= self.rates.keys():
-            rate = images_per_device_second(pool, self.jobs[names[0]].config.generation)
-            announce(f"a generator device makes {rate:.4g} images/s")
-            rates = self.rates | dict.fromkeys(arms, rate)
-            self.learners = {learner.name: learner for learner in learners(self.config, rates)}
-            self.rates = rates
-            write_anew(self.run_dir / RATES, json.dumps(rates, indent=2) + "\n")
-        self._prepare(names)
+        """Set the number of images of a group's runs, from the rate of its devices. Arms that get too few fail."""
+        known = [self.rates[each.arm] for each in self._group(names[0]) if each.arm in self.rates]
+        if not known:
+            known = [images_per_device_second(pool, self.jobs[names[0]].config.generation)]
+            announce(f"a generator device makes {known[0]:.4g} images/s")
+        for arm in dict.fromkeys(self.learners[name].arm for name in names):
+            of_arm = [name for name in names if self.learners[name].arm == arm]
+            rates = {arm: known[0]} | self.rates
+            try:
+                self.learners = {learner.name: learner for learner in learners(self.config, rates)}
+                self._prepare(of_arm)
+                self.rates = rates
+            except ValueError as error:
+                for name in of_arm:
+                    self._fail(name, error)
+        write_anew(self.run_dir / RATES, json.dumps(self.rates, indent=2) + "\n")
+
+    def _group(self, name: str) -> list[Learner]:
+        """Return all runs of a run's group, also those that are finished."""
+        group = group_of(self.learners[name].config)
+        return [each for each in self.learners.values() if group_of(each.config) == group]
 
     def _evaluate(self, job: Prepared, name: str) -> None:
         """Evaluate a trained run, and write its summary and last page."""
@@ -194,8 +207,7 @@ class Experiment:
         status: Status = "failed"
         summary = json.loads(path.read_text()) if path.exists() else None
         if summary:
-            is_whole = summary["num_trained"] == learner.config.training.num_trained
-            status = "finished" if is_whole else "stopped early"
+            status = "stopped early" if summary.get(STOPPED_EARLY) else "finished"
         folder = str(path.parent.relative_to(self.run_dir))
         return LearnerRecord(learner.arm, learner.seed, folder, status, learner.overrides, summary)
 

@@ -1,6 +1,7 @@
 """The job description sent to each training worker. Light to import: it crosses processes."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ def sets_of(num_images: int, names_hash: int, real: TrainingSamples | None) -> d
     return (
         {SET_SIZE: num_images} | names | ({REAL_SET_SIZE: real.num_images, REAL_NAMES: real.names_hash} if real else {})
     )
+
+
+def run_name(run_dir: Path) -> str:
+    """Return a run's name for people: its folder's, with the arm before the seed for a run of an experiment."""
+    is_of_arm = re.fullmatch(r"seed-\d+", run_dir.name) is not None
+    return f"{run_dir.parent.name}/{run_dir.name}" if is_of_arm else run_dir.name
 
 
 CHECKPOINTS, TRAIN_FOLDER = "checkpoints", "ray_train"

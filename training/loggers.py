@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from training.config import TrainingConfig
+from training.job import run_name
 
 FORWARDED_PREFIXES = ("WANDB_", "MLFLOW_", "DATABRICKS_")
 """Prefixes of environment variables with the loggers' servers and keys, which workers on other nodes need too."""
@@ -119,12 +120,12 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list:
     if "wandb" in config.loggers:
         from lightning.pytorch.loggers import WandbLogger
 
-        loggers.append(WandbLogger(name=run_dir.name, save_dir=run_dir, project="figment"))
+        loggers.append(WandbLogger(name=run_name(run_dir), save_dir=run_dir, project="figment"))
     if "mlflow" in config.loggers:
         from lightning.pytorch.loggers import MLFlowLogger
 
         server = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{run_dir}/mlflow.db")
-        loggers.append(MLFlowLogger(experiment_name="figment", run_name=run_dir.name, tracking_uri=server))
+        loggers.append(MLFlowLogger(experiment_name="figment", run_name=run_name(run_dir), tracking_uri=server))
     return loggers
 
 

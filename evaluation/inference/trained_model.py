@@ -13,7 +13,7 @@ from generation.errors import FigmentError
 from generation.recipes.labels import LabelSpace
 from training.checkpoint import read_checkpoint, recipe_of
 from training.data.consumption import Consumption
-from training.job import CHECKPOINTS, KEPT, SET_SIZE
+from training.job import CHECKPOINTS, KEPT, SET_SIZE, run_name
 
 
 class EvaluationError(FigmentError):
@@ -55,7 +55,7 @@ def model_of(path: Path, sha256: str, checkpoint: dict[str, Any]) -> EvaluatedMo
     run_dir = path.parent.parent if path.parent.name in (CHECKPOINTS, KEPT) else path.parent
     num_taken = len(Consumption.from_checkpoint(run["consumption"]["synthetic"]).taken)
     facts: ModelFacts = {
-        "name": run_dir.name if path.parent == run_dir else f"{run_dir.name}, {path.stem}",
+        "name": run_name(run_dir) if path.parent == run_dir else f"{run_name(run_dir)}, {path.stem}",
         "architecture": settings["architecture"],
         "checkpoint": str(path),
         "label_space": recipe.label_space.name,

@@ -12,7 +12,7 @@ from typing import cast
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from generation.config import SharingConfig
@@ -143,23 +143,31 @@ class SharedService(GenerationService):
         return self.samples_per_batch
 
     def counts(self) -> GenerationCounts:
-        """Return the pool's counts with this learner's work: that of the batches it requested, each made once."""
-        return super().counts().share(self.before, self._factor())
+        """Return the pool's counts with this learner's work: that of the batches it requested, each made once.
+
+        It grows as the learner's requests do: others' batches in the making do not lower it.
+        """
+        counts = super().counts()
+        return counts.share(self.before, self._factor(counts))
 
     def scores(self) -> ScoreCounts:
         """Return this learner's share of the pool's scores, with the pool's images."""
-        return super().scores().share(self.before.scores, self._factor())
+        return super().scores().share(self.before.scores, self._factor(super().counts()))
 
-    def _factor(self) -> float:
-        """Return the batches that this learner requested, per batch that the pool made."""
-        counts = cast(SharingCounts, ray.get(self.shared.counts.remote()))
-        return counts.num_taken[self.learner] / max(1, counts.num_made)
+    def _factor(self, counts: GenerationCounts) -> float:
+        """Return the samples that this learner requested, as a fraction 0..1 of those that the pool has finished."""
+        with errors_of_sharing():
+            shared_counts = cast(SharingCounts, ray.get(self.shared.counts.remote()))
+        num_requested = shared_counts.num_taken[self.learner] * self.samples_per_batch
+        num_finished = num_samples_finished(counts) - num_samples_finished(self.before)
+        return min(1.0, num_requested / max(1, num_finished))
 
     def registered(self, request: SampleRequest) -> "SharedService":
         """Return the client of a consumer that will request these samples, each once."""
         numbers = request.serials.blocks(self.samples_per_batch)
         consumer = Consumer(self.learner, request.rank)
-        ray.get(self.shared.register.remote(consumer, numbers, request.num_consumers))
+        with errors_of_sharing():
+            ray.get(self.shared.register.remote(consumer, numbers, request.num_consumers))
         return dataclasses.replace(self, rank=request.rank)
 
     def request(self, indices: Sequence[int]) -> Response:
@@ -175,8 +183,27 @@ class SharedService(GenerationService):
 
     def stop(self) -> None:
         """Leave the shared pool, which no longer keeps images for this learner."""
-        with suppress(RayActorError):  # the pool has ended
+        with suppress(RayError):  # the pool has ended
             ray.get(self.shared.leave.remote(self.learner))
+
+
+def num_samples_finished(counts: GenerationCounts) -> int:
+    """Return how many samples are through: delivered, or left out."""
+    return counts.num_images_made - counts.num_refused.total() + counts.num_left_out.total()
+
+
+@contextmanager
+def errors_of_sharing() -> Iterator[None]:
+    """Raise errors in the sharing actor as they are, and GenerationFailedError if it was lost."""
+    try:
+        yield
+    except RayTaskError as error:  # first: it is also of its cause's class, which may be a lost generator actor
+        raise error.cause from None
+    except (ActorDiedError, OutOfMemoryError) as error:
+        raise GenerationFailedError(
+            "The process that shares images between learners, on the driver's node, was lost. Start the command "
+            "again with resume=true."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -190,15 +217,8 @@ class SharedResponse:
     def result(self, timeout_s: float) -> SampleBatch:
         """Wait for the samples. A failed batch is forgotten, so that the next request has it made again."""
         give_up_at = time.monotonic() + timeout_s
-        try:
+        with errors_of_sharing():
             (made,) = ray.get(self.reply, timeout=timeout_s)
-        except ActorDiedError as error:
-            raise GenerationFailedError(
-                "The process that shares images between learners, on the driver's node, was lost. Start the command "
-                "again with resume=true."
-            ) from error
-        except RayTaskError as error:
-            raise error.cause from None
         try:
             return ray.get(made, timeout=max(0.0, give_up_at - time.monotonic()))
         except TimeoutError:

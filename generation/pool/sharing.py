@@ -7,6 +7,7 @@ kept until all that want it have taken it, within `SharingConfig.buffered_bytes`
   at most `max_waiting_fraction` of the time since its first request.
 - Then its batch is made, and of all batches the one needed last is dropped: the one that is furthest ahead of the
   learners that want it (Belady, 1966). They have it made again, and do not wait for room.
+- Batches that are wanted only by learners that have not begun are dropped first, and nobody waits for those learners.
 
 So no learner waits forever, and a slow one costs at most its own images again.
 """
@@ -27,7 +28,10 @@ from generation.work_clock import WorkClock
 Batch = TypeVar("Batch")
 
 EXPECTED = -1
-"""Rank that stands for a learner's streams until they are opened."""
+"""Rank that stands for a learner's training streams until all of them are opened."""
+
+AFTER_ALL = 1e15
+"""Added to the number of batches before one that is only expected, so that it is dropped first."""
 
 
 class Consumer(NamedTuple):
@@ -101,6 +105,9 @@ class SharedBuffer(Generic[Batch]):
         self._left: set[str] = set()
         """Learners that have ended."""
 
+        self._opened: dict[str, set[int]] = {}
+        """Ranks of each learner's training streams that are opened."""
+
         self._since: dict[str, float] = {}
         """Time of each learner's first request."""
 
@@ -112,12 +119,16 @@ class SharedBuffer(Generic[Batch]):
     def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int = 0) -> None:
         """Record which batches a stream will request, in place of what it requested before a restart.
 
-        The first of a learner's training streams also replaces what was expected, and ranks that it no longer has.
+        The last of a learner's training streams also replaces what was expected; each one, ranks that it no longer has.
         """
         if consumer.rank == EXPECTED:  # the learner starts, maybe again
             self._left.discard(consumer.learner)
+            self._opened[consumer.learner] = set()
+        elif consumer.rank is not None:
+            self._opened.setdefault(consumer.learner, set()).add(consumer.rank)
         if consumer.rank is not None:
-            kept = (None, *range(num_ranks))
+            is_open = self._opened[consumer.learner].issuperset(range(num_ranks))
+            kept = (None, *range(num_ranks), *(() if is_open else (EXPECTED,)))
             self._wants = {
                 each: wants
                 for each, wants in self._wants.items()
@@ -142,8 +153,10 @@ class SharedBuffer(Generic[Batch]):
         is_of_stream = consumer in self._wants  # and not one of a few for a page, which never wait
         if not is_of_stream or len(self.held) < max(1, self._capacity) or number in self._made:
             return False
-        is_for_others = any(number in wants for each, wants in self._wants.items() if each != consumer)
-        return is_for_others and self.patience_seconds(consumer.learner) > 0
+        others = (wants for each, wants in self._wants.items() if each != consumer and each.rank != EXPECTED)
+        if not any(number in wants for wants in others) or self.patience_seconds(consumer.learner) <= 0:
+            return False
+        return np.count_nonzero(self._needs()[1] < AFTER_ALL) >= max(1, self._capacity)  # without those only expected
 
     def patience_seconds(self, learner: str) -> float:
         """Return how long a learner may still wait from now on, without a break."""
@@ -157,8 +170,10 @@ class SharedBuffer(Generic[Batch]):
     def take(self, consumer: Consumer, number: int, make: Callable[[], Batch]) -> Batch:
         """Return a held batch, or make it; keep it while other consumers want it."""
         self._num_taken[consumer.learner] += 1
-        if consumer in self._wants:
-            self._wants[consumer].discard(number)
+        if consumer in self._wants and number in self._wants[consumer]:
+            for each in (consumer, Consumer(consumer.learner, EXPECTED)):
+                if each in self._wants:
+                    self._wants[each].discard(number)
         is_wanted = any(number in wants for wants in self._wants.values())
         if number in self.held:
             self._num_shared += 1
@@ -191,6 +206,7 @@ class SharedBuffer(Generic[Batch]):
         """Return the held batches, and how many batches the nearest consumer passes before each; infinite for none."""
         numbers = np.fromiter(self.held, dtype=np.int64)
         num_before = np.full(len(numbers), np.inf)
-        for wants in self._wants.values():
-            num_before = np.minimum(num_before, wants.num_before(numbers))
+        for each, wants in self._wants.items():
+            later = AFTER_ALL if each.rank == EXPECTED else 0.0
+            num_before = np.minimum(num_before, wants.num_before(numbers) + later)
         return numbers, num_before

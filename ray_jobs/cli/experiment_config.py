@@ -45,7 +45,8 @@ class BudgetConfig(Documented):
 
     def num_images(self, config: JobConfig, images_per_device_second: float = 0.0) -> int:
         """Return `training.num_images` of a learner; its own while the rate of a device is unknown."""
-        num_generated = self.images_generated or int(self.generator_device_seconds * images_per_device_second)
+        measured = self.generator_device_seconds * images_per_device_second
+        num_generated = self.images_generated or (max(1, int(measured)) if measured else 0)
         if not num_generated:
             return self.images_trained or config.training.num_images
         training = config.training
@@ -59,8 +60,8 @@ class StoppingConfig(Documented):
     """Stopping learners early by asynchronous successive halving (ASHA, arXiv 1810.05934).
 
     At `first_images`, and then each time `reduction` times as many images are trained on, a learner goes on only if its
-    held-out accuracy is in the best `1 / reduction` of those that have got there. Only learners of the same recipe and
-    generation settings are compared: their held-out images are the same.
+    held-out accuracy is in the best `1 / reduction` of those that have got there. Only learners with the same held-out
+    images are compared: of the same recipe and generation settings, or of the same shards or real images.
     """
 
     reduction: Count = 0

@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from generation.pool.service import GenerationService, beside_driver
 from generation.pool.shared_batches import SharedPool
 from ray_jobs.cli.announce import announce
-from ray_jobs.cli.experiment_config import Learner, StoppingConfig
+from ray_jobs.cli.experiment_config import Learner, StoppingConfig, group_of
 from ray_jobs.cli.run_folder import resolve
 from ray_jobs.cluster.placement import place
 from ray_jobs.cluster.room import generation_demand, nodes_alive, training_demand
@@ -36,7 +36,7 @@ SMALL = 0.001
 
 
 class Rungs:
-    """Decides which learners stop early, by asynchronous successive halving of their held-out accuracy."""
+    """Decides which learners stop early, by asynchronous successive halving of their accuracy on the same images."""
 
     def __init__(self, config: StoppingConfig, learners: Sequence[Learner]) -> None:
         """Start with what the learners have reported in earlier jobs."""
@@ -50,16 +50,35 @@ class Rungs:
             reduction_factor=config.reduction,
             stop_last_trials=False,
         )
+        self.stopped: set[str] = set()
+        """Learners that this job has stopped; one that was lost before it heard of it stops at its next report."""
+
         for learner in learners:
             self.asha.on_trial_add(cast(Any, None), trial_of(learner.name))
             rows = read_spent(resolve(learner.config.output) / SPENT_FILE)
             ends = {row.epoch: row for row in reversed(rows) if row.held_out_top1 is not None}
             for epoch in sorted(ends):
-                self.stops(learner.name, dataclasses.asdict(ends[epoch]))
+                self._is_worse(learner.name, dataclasses.asdict(ends[epoch]))
 
     def stops(self, name: str, report: Mapping[str, Any]) -> bool:
         """Return whether a learner is to stop after this report."""
+        if self._is_worse(name, report):
+            self.stopped.add(name)
+        return name in self.stopped
+
+    def _is_worse(self, name: str, report: Mapping[str, Any]) -> bool:
         return self.asha.on_trial_result(cast(Any, None), trial_of(name), dict(report)) == TrialScheduler.STOP
+
+
+def rungs_of(config: StoppingConfig, learners: Sequence[Learner]) -> dict[str, Rungs]:
+    """Return the rungs of each learner by name: those with the same held-out images share them; empty if none stop."""
+    found: dict[str, list[Learner]] = {}
+    for learner in learners if config.reduction else ():
+        data = learner.config.data
+        images = f"{group_of(learner.config)} {data.source} {data.shards} {data.real}"
+        found.setdefault(images, []).append(learner)
+    shared = [(alike, Rungs(config, alike)) for alike in found.values()]
+    return {learner.name: rungs for alike, rungs in shared for learner in alike}
 
 
 def trial_of(name: str) -> Any:
@@ -77,7 +96,7 @@ class Watch(FIFOScheduler):
         self,
         jobs: Mapping[str, Prepared],
         clients: Mapping[str, GenerationService],
-        rungs: Rungs | None,
+        rungs: Mapping[str, Rungs],
         reports: ActorHandle,
     ) -> None:
         super().__init__()
@@ -89,8 +108,8 @@ class Watch(FIFOScheduler):
         """Decide about a learner at the end of an epoch, or record its end."""
         name, job = self.jobs[trial.config["learner"]]
         if "error" not in result:
-            is_stopped = self.rungs is not None and self.rungs.stops(name, result)
-            self.reports.decide.remote(name, is_stopped)
+            is_stopped = name in self.rungs and self.rungs[name].stops(name, result)
+            self.reports.decide.remote(name, result["epoch"], is_stopped)
             epochs = f"epoch {result['epoch']} of {job.config.training.num_epochs}"
             stopped = "; stopped early" if is_stopped else ""
             announce(f"{name}: {epochs}, held-out top-1 {result['held_out_top1']:.4f}{stopped}")
@@ -111,7 +130,7 @@ class Watch(FIFOScheduler):
             announce(f"{name} failed: {error}")
 
 
-def train_learners(jobs: Mapping[str, Prepared], pool: SharedPool | None, rungs: Rungs | None) -> dict[str, str]:
+def train_learners(jobs: Mapping[str, Prepared], pool: SharedPool | None, rungs: Mapping[str, Rungs]) -> dict[str, str]:
     """Train learners by name on a pool that they share; return the errors of those that failed."""
     os.environ.update(QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it warns of the logs that it does not write

@@ -53,7 +53,7 @@ from training.augmentation.augmentation import crop_sizes
 from training.checkpoint import check_resumable, checkpoint_files, newest_readable
 from training.data.reservoir import check_reservoir, reservoir_memory_warning
 from training.fit import fit
-from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, sets_of
+from training.job import CHECKPOINTS, SET_SIZE, FitJob, TrainingSamples, run_name, sets_of
 from training.loggers import check_loggers
 from training.model.network import check_architecture, check_sizes
 from training.progress import TrainingProgress
@@ -138,12 +138,10 @@ def check_resumed(job: Prepared) -> list[str]:
     return [*problems, f"resuming from {path.name}"]
 
 
-def start_on(job: Prepared, pool: GenerationService | None) -> None:
-    """Let the job use a running pool of its recipe, or wait for its training workers' nodes if it generates nothing."""
+def use_pool(job: Prepared, pool: GenerationService | None) -> None:
+    """Let the job use a running pool of its recipe, if it generates; Ray Train waits for its workers' nodes."""
     if isinstance(job.source, StreamSource) and pool is not None:
         job.source.use(pool)
-    else:
-        job.source.start()
 
 
 @contextmanager
@@ -197,7 +195,7 @@ def train(job: Prepared, pool: GenerationService | None, *listeners: Callable[[T
     announce(f"{job.source.describe()}; writing to {job.run_dir}")
     if not (job.run_dir / "recipe.json").exists():
         write_anew(job.run_dir / "recipe.json", recipe_file_text(job.recipe))
-    exporter = Exporter(job.run_dir.name, job.recipe.sha256[:12])
+    exporter = Exporter(run_name(job.run_dir), job.recipe.sha256[:12])
     spent = SpentFile(job.run_dir / SPENT_FILE, job.config)
     line = ProgressLine(training)
     scores = pool.scores if pool else ScoreCounts

@@ -24,6 +24,9 @@ from training.progress import TrainingProgress
 TRAINED = "trained.json"
 """File in the folder of a learner that is trained but not evaluated: its summary so far."""
 
+STOPPED_EARLY = "stopped_early"
+"""Key of the summary: whether Tune stopped the learner."""
+
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 60.0
 """How long a learner waits for Tune's decision at the end of an epoch; then it goes on."""
@@ -35,13 +38,15 @@ class EpochReports:
 
     def __init__(self) -> None:
         self.reports: dict[str, asyncio.Queue[TrainingProgress]] = defaultdict(asyncio.Queue)
-        self.decisions: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
+        self.decisions: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        """By learner and epoch."""
 
     async def ask(self, learner: str, progress: TrainingProgress) -> bool:
-        """Pass on a report; return whether the learner stops."""
-        self.decisions.pop(learner, None)  # of a report whose learner was lost
-        await self.reports[learner].put(progress)
-        return await self.decisions[learner].get()
+        """Pass on a report; return whether the learner stops. A repeated report gets the answer of the first."""
+        if (asked := (learner, progress.epoch)) not in self.decisions:
+            self.decisions[asked] = asyncio.get_running_loop().create_future()
+            await self.reports[learner].put(progress)
+        return await asyncio.shield(self.decisions[asked])
 
     async def next(self, learner: str) -> TrainingProgress | None:
         """Return a learner's next report; None if there is none for `POLL_SECONDS`."""
@@ -50,9 +55,13 @@ class EpochReports:
         except TimeoutError:
             return None
 
-    async def decide(self, learner: str, is_stopped: bool) -> None:
+    async def decide(self, learner: str, epoch: int, is_stopped: bool) -> None:
         """Answer a learner's report."""
-        await self.decisions[learner].put(is_stopped)
+        self.decisions[learner, epoch].set_result(is_stopped)
+
+    async def has_stopped(self, learner: str) -> bool:
+        """Return whether a learner was told to stop."""
+        return any(made.done() and made.result() for (name, _), made in self.decisions.items() if name == learner)
 
 
 class AskAtEpochEnds:
@@ -92,14 +101,16 @@ class Assignment:
 @ray.remote(num_cpus=0)
 def train_learner(assignment: Assignment, reports: ActorHandle) -> None:
     """Train as `figment train` does, on a running pool, and write `TRAINED`. A process lost is replaced by Ray."""
-    from ray_jobs.experiments.run import drawing_samples, start_on, summary_of, train, write_data_card
+    from ray_jobs.experiments.run import drawing_samples, summary_of, train, use_pool, write_data_card
 
     began_at, job, pool = time.time(), assignment.job, assignment.pool
-    start_on(job, pool)
+    use_pool(job, pool)
     with drawing_samples(job) if assignment.draws_samples else nullcontext():
         trained = train(job, pool, AskAtEpochEnds(reports, assignment.name))
     write_data_card(job)
     summary = summary_of(job, trained, None, began_at)
+    is_whole = summary["num_trained"] >= job.config.training.num_trained
+    summary[STOPPED_EARLY] = not is_whole and ray.get(reports.has_stopped.remote(assignment.name))
     write_anew(job.run_dir / TRAINED, json.dumps(summary, indent=2) + "\n")
 
 

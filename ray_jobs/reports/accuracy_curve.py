@@ -15,7 +15,7 @@ from generation.files import new_path
 from ray_jobs.cli.run_folder import is_in_use, write_anew
 from ray_jobs.monitor.spent import SPENT_FILE, read_spent, spent_at
 from training.checkpoint import checkpoint_files
-from training.job import KEPT
+from training.job import KEPT, run_name
 
 POLL_SECONDS = 10.0
 """Interval of checks for new checkpoints of an active run."""
@@ -96,7 +96,7 @@ def follow(
         curve = [points[number] for number in sorted(points)]
         folder.mkdir(exist_ok=True)
         write_anew(folder / "accuracy.csv", curve_text(curve))
-        write_anew(folder / "report.html", curve_page(run_dir.name, curve))
+        write_anew(folder / "report.html", curve_page(run_name(run_dir), curve))
         log(f"{num_trained:,} images trained on: wrote {folder}/report.html, accuracy.csv")
     return folder
 

@@ -25,7 +25,7 @@ BUDGETS = {"num_images": "images generated", "generation_device_seconds": "gener
 NEAR_FRACTION = 0.05
 """A final accuracy counts for a budget that differs from what was spent by up to this fraction."""
 
-FROM_SUMMARY = ("held_out_top1", "waiting_fraction", "time_to_first_batch_seconds", "wall_seconds")
+FROM_SUMMARY = ("held_out_top1", "time_to_first_batch_seconds")
 
 Values = dict[str, float]
 """Numbers by measure; those on real images are named `top1/SET` and `transfer/SET`."""
@@ -187,6 +187,7 @@ def read_learner(run_dir: Path, record: LearnerRecord, prices: Prices) -> Learne
     """Return a finished learner's numbers, from its summary and its run's folder."""
     folder, summary = run_dir / record.folder, record.summary or {}
     rows, accuracies = read_spent(folder / SPENT_FILE), real_accuracies(folder)
+    last = rows[-1]  # its totals include the jobs before a resume; the summary is of the last job
     accepted_fraction = 1 - sum(summary["num_refused"].values()) / max(1, summary["num_generated"])
     seconds_per_image = summary["generation_device_seconds_per_image"]
 
@@ -196,7 +197,7 @@ def read_learner(run_dir: Path, record: LearnerRecord, prices: Prices) -> Learne
         return {"num_trained": num_trained, **spent, "top1": top1}
 
     main = next(iter(accuracies), "")
-    end = point(summary["num_trained"], rows[-1].num_generated, accuracies.get(main, math.nan))
+    end = point(summary["num_trained"], last.num_generated, accuracies.get(main, math.nan))
     ends = [row for row in epoch_ends(rows) if row.held_out_top1 is not None]
     held_out = [point(row.num_trained, row.num_generated, row.held_out_top1 or 0.0) for row in ends]
     kept = [row for row in accuracy_rows(folder) if f"top1/{row['set']}" == main]
@@ -205,11 +206,15 @@ def read_learner(run_dir: Path, record: LearnerRecord, prices: Prices) -> Learne
         **accuracies,
         **{name: end[name] for name in ("num_trained", *BUDGETS)},
         "device_seconds_per_image": seconds_per_image or None,
-        "training_device_seconds": rows[-1].training_device_seconds,
+        "training_device_seconds": last.training_device_seconds,
         **{name: summary[name] for name in FROM_SUMMARY},
+        "waiting_fraction": last.waiting_seconds / max(last.learning_seconds, 1e-9),
+        "wall_seconds": last.seconds,
     }
-    if prices != Prices(currency=prices.currency):
-        hours = end["generation_device_seconds"] / 3600, rows[-1].training_device_seconds / 3600
+    if last.num_generated and not seconds_per_image:  # the last job had no images to make
+        measures["generation_device_seconds"] = None
+    elif prices != Prices(currency=prices.currency):
+        hours = end["generation_device_seconds"] / 3600, last.training_device_seconds / 3600
         measures["cost"] = prices.of_devices(*hours) + summary.get("stored_bytes", 0) / 1e9 * prices.stored_gb
     known = {name: value for name, value in measures.items() if value is not None}
     real = [each for each in real if each["num_trained"] < end["num_trained"]]

@@ -16,6 +16,7 @@ from ray_jobs.cli.run_folder import write_anew
 from ray_jobs.monitor.progress import RunProgress
 from ray_jobs.monitor.spent import SPENT_FILE, read_spent
 from ray_jobs.reports.run_page import RunFacts, mark_of, run_page
+from training.job import run_name
 
 PAGE_SECONDS = 10.0
 """Shortest time between two pages of a run in progress; drawing one takes a second or two."""
@@ -63,7 +64,7 @@ def write_page(
     summary, evaluation = end or (None, None)
     sheet = run_dir / "samples.png"
     facts = RunFacts(
-        name=run_dir.name,
+        name=run_name(run_dir),
         config=config,
         recipe=recipe,
         rows=read_spent(run_dir / SPENT_FILE),

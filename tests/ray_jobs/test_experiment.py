@@ -13,6 +13,8 @@ from PIL import Image
 
 from generation.recipes.model_files import PROJECT_ROOT
 from ray_jobs import experiment
+from ray_jobs.cli.config import load_config
+from ray_jobs.cli.experiment_config import ExperimentConfig, Learner
 from tests.support.commands import call
 from tests.support.processes import in_own_group
 from tests.support.settings import PAINTED
@@ -51,6 +53,60 @@ def write_images(folder: Path) -> Path:
         Image.new("RGB", (16, 16), "white").save(folder / name / "a.png")
     (folder / "one" / "a.png").write_bytes(b"damaged")
     return folder / "one" / "a.png"
+
+
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[experiment.Experiment, list[str]]:
+    """Return an experiment in `out`, and the names of its runs that are prepared from here on."""
+    config = tmp_path / "arms.yaml"
+    config.write_text(CONFIG + "arms: {one: [], other: [training.reuse=2]}\nseeds: [0]\n")
+    (tmp_path / "out").mkdir()
+    prepared: list[str] = []
+    monkeypatch.setattr(experiment.Experiment, "_prepare", lambda self, names: prepared.extend(names))
+    settings = load_config(ExperimentConfig, [str(config), f"output={tmp_path / 'out'}", *arguments])
+    return experiment.Experiment(settings, tmp_path / "out"), prepared
+
+
+def test_status_is_stopped_early_only_if_tune_stopped_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runs, _ = begun(tmp_path, monkeypatch)
+    for name, is_stopped in (("one, seed 0", True), ("other, seed 0", False)):
+        runs.folder(name).mkdir(parents=True)
+        summary = json.dumps({"num_trained": 64, "stopped_early": is_stopped})
+        (runs.folder(name) / "summary.json").write_text(summary)
+    assert [record.status for record in runs.records()] == ["stopped early", "finished"]
+
+
+def test_error_of_any_kind_fails_only_runs_that_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runs, _ = begun(tmp_path, monkeypatch)
+    runs.jobs = dict.fromkeys(runs.learners)  # pyright: ignore[reportAttributeAccessIssue]
+    evaluated: list[str] = []
+
+    def train(names: list[str]) -> None:
+        runs.folder(names[0]).mkdir(parents=True)
+        (runs.folder(names[0]) / "trained.json").touch()
+        raise RuntimeError("the sharing actor died")
+
+    monkeypatch.setattr(runs, "_train", train)
+    monkeypatch.setattr(runs, "_evaluate", lambda job, name: evaluated.append(name))
+    runs.run_group(list(runs.learners))
+    assert evaluated == ["one, seed 0"]
+    assert list(runs.errors) == ["other, seed 0"]
+
+
+@pytest.mark.parametrize(("seconds", "failed"), [(8.0, []), (1.0, ["one, seed 0"])])
+def test_new_arm_takes_the_known_rate_of_its_group(
+    seconds: float, failed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """At 40 images/s, 1 s buys 40 images: one step of two epochs, or two with reuse."""
+    runs, prepared = begun(tmp_path, monkeypatch, f"budget.generator_device_seconds={seconds:g}")
+    runs.rates = {"finished": 40.0}
+    group = [Learner("finished", 0, (), runs.learners["one, seed 0"].config), *runs.learners.values()]
+    monkeypatch.setattr(runs, "_group", lambda name: group)
+    pool: Any = None
+    runs._set_budget(list(runs.learners), pool)
+    assert list(runs.errors) == failed
+    assert prepared == [name for name in ("one, seed 0", "other, seed 0") if name not in failed]
+    saved = json.loads((tmp_path / "out" / "rates.json").read_text())
+    assert saved == {"finished": 40.0} | {name.partition(",")[0]: 40.0 for name in prepared}
 
 
 @pytest.mark.ray

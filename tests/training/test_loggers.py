@@ -12,6 +12,7 @@ import pytest
 
 from training.config import TrainingConfig
 from training.fit import train_on_worker
+from training.job import run_name
 from training.loggers import LoggerEnvironment, build_loggers, check_loggers, logger_environment
 
 WANDB, MLFLOW = TrainingConfig(loggers=("wandb",)), TrainingConfig(loggers=("mlflow",))
@@ -25,6 +26,11 @@ names = [type(logger).__name__ for logger in build_loggers(TrainingConfig(), Pat
 assert names == ["CSVLogger", "TensorBoardLogger"], names
 assert "wandb" not in sys.modules and "mlflow" not in sys.modules
 """
+
+
+def test_run_of_an_experiment_is_named_with_its_arm():
+    assert run_name(Path("/runs/out/strong/seed-0")) == "strong/seed-0"
+    assert run_name(Path("/runs/out")) == "out"
 
 
 @pytest.mark.nightly

@@ -164,12 +164,42 @@ def test_batches_are_kept_for_a_learner_that_is_still_starting():
     assert learners.take("b", 0, rank=None) == []  # for a page, before its streams are open
     held_out = IndexSet.of_ranges([range(1000, 1001)])
     learners.buffer.register(Consumer("b", None), held_out, num_ranks=1)
+    assert learners.take("b", 1, rank=None) == []  # for a page
     assert learners.held == [0, 1, 2]
     learners.buffer.register(Consumer("b", 0), IndexSet.of_ranges([range(2, 3)]), num_ranks=1)
     assert learners.held == [2]
     learners.buffer.register(Consumer("a", None), held_out, num_ranks=1)
     assert learners.take("a", 1000, rank=None) == [1000]
     assert learners.take("b", 1000, rank=None) == []
+
+
+def test_batches_are_kept_until_all_workers_of_a_learner_have_begun():
+    learners = Learners("a")
+    learners.buffer.register(Consumer("b", EXPECTED), IndexSet.of_ranges([range(6)]))
+    learners.take("a", 0, 3)
+    learners.buffer.register(Consumer("b", 0), IndexSet.of_ranges([range(3)]), num_ranks=2)
+    assert learners.held == [0, 3]
+    assert learners.take("b", 0) == []
+    assert learners.held == [3]
+    learners.buffer.register(Consumer("b", 1), IndexSet.of_ranges([range(4, 6)]), num_ranks=2)
+    assert learners.held == []
+
+
+def test_nobody_waits_for_a_learner_that_has_not_begun():
+    learners = Learners("ab", buffered_bytes=20)
+    learners.buffer.register(Consumer("c", EXPECTED), IndexSet.of_ranges([range(100)]))
+    assert not learners.waits("a", 0)
+    learners.take("a", 0, 1)
+    learners.take("b", 0, 1)
+    learners.at += 10
+    assert learners.held == [0, 1]  # for c
+    assert not learners.waits("a", 2)
+    assert learners.take("a", 2) == [2]
+    assert learners.held == [0, 2]  # b comes before c
+    assert not learners.waits("a", 3)
+    assert learners.take("a", 3) == [3]
+    assert learners.held == [2, 3]
+    assert learners.waits("a", 4)  # for b
 
 
 def test_batches_are_kept_for_the_one_that_needs_them_soonest():

@@ -67,6 +67,7 @@ def test_arms_are_compared_with_the_first_or_in_the_given_pairs():
         # 640 / 48 = 13 steps, of 48 generated and 16 real images
         ({"images_generated": 640}, ["training.real_images=digits", "training.real_fraction=0.25"], 13 * 64),
         ({"images_generated": 640}, ["data.tee=x", "data.replays=1"], 1280),
+        ({"generator_device_seconds": 0.01}, [], 0),  # less than one image
         ({"generator_device_seconds": 8.0}, [], 320),  # at 40.5 images/s: 324, in whole steps
     ],
 )

@@ -12,7 +12,7 @@ from generation.engine.scores import ScoreCounts
 from ray_jobs.cli.config import JobConfig, load_config
 from ray_jobs.cli.experiment_config import ExperimentConfig, Learner, StoppingConfig, learners
 from ray_jobs.cluster.placement import Node
-from ray_jobs.experiments.learners import Rungs, num_at_once
+from ray_jobs.experiments.learners import Rungs, num_at_once, rungs_of
 from ray_jobs.experiments.run import last_scores
 from tests.support.settings import PAINTED
 
@@ -38,6 +38,22 @@ def test_learner_below_the_best_half_at_a_rung_stops(tmp_path: Path):
     assert rungs.stops("a, seed 0", report(128, 0.65))
     assert not rungs.stops("a, seed 2", report(192, 0.1))  # no rung
     assert not rungs.stops("a, seed 2", report(256, 0.1))  # the only one at the last
+
+
+def test_learner_that_was_lost_before_it_heard_of_its_stop_stops_at_its_next_report(tmp_path: Path):
+    rungs = Rungs(HALVING, three_learners(tmp_path))
+    assert not rungs.stops("a, seed 0", report(64, 0.5))
+    assert rungs.stops("a, seed 1", report(64, 0.3))
+    assert rungs.stops("a, seed 1", report(96, 0.9))
+
+
+def test_only_learners_with_the_same_held_out_images_are_compared(tmp_path: Path):
+    arms = "arms={s: [], one: [data.source=shards, data.shards=1], two: [data.source=shards, data.shards=2]}"
+    found = learners(load_config(ExperimentConfig, [PAINTED, arms, "seeds=[0, 1]", f"output={tmp_path}"]))
+    rungs = rungs_of(HALVING, found)
+    assert [each.name for each in found if rungs[each.name] is rungs["one, seed 0"]] == ["one, seed 0", "one, seed 1"]
+    assert len({id(each) for each in rungs.values()}) == 3
+    assert rungs_of(StoppingConfig(), found) == {}
 
 
 def test_learners_are_compared_with_reports_of_an_earlier_job(tmp_path: Path):

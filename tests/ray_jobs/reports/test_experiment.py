@@ -87,6 +87,16 @@ def test_measures_of_a_learner(tmp_path: Path):
     assert measures["cost"] == pytest.approx(8 * 0.01 + 20 * 0.02)  # an hour costs 36 and 72
 
 
+def test_measures_of_a_resumed_learner_span_its_jobs(tmp_path: Path):
+    record = learner(tmp_path, "plain", 0, 0.5, seconds_per_image=0.0)  # the last job had no images to make
+    columns = f"{SPENT.strip()},waiting_seconds,learning_seconds\n"
+    (tmp_path / record.folder / "spent.csv").write_text(f"{columns}90,2000,1000,50,90,2,0.5,8,80\n")
+    measures = results_of(tmp_path, [record], prices=PRICED.prices).learners[0].measures
+    assert (measures["wall_seconds"], measures["waiting_fraction"]) == (90, 0.1)
+    assert measures["num_images"] == 1000
+    assert measures.keys().isdisjoint({"generation_device_seconds", "device_seconds_per_image", "cost"})
+
+
 def test_comparisons_are_corrected_together(tmp_path: Path, records: list[LearnerRecord]):
     found = {(each.arm, each.measure): each for each in results_of(tmp_path, records).comparisons}
     assert list(found) == [
