@@ -156,7 +156,8 @@ class SharedBuffer(Generic[Batch]):
         others = (wants for each, wants in self._wants.items() if each != consumer and each.rank != EXPECTED)
         if not any(number in wants for wants in others) or self.patience_seconds(consumer.learner) <= 0:
             return False
-        return np.count_nonzero(self._needs()[1] < AFTER_ALL) >= max(1, self._capacity)  # without those only expected
+        num_held = int(np.count_nonzero(self._needs()[1] < AFTER_ALL))  # without those only expected
+        return num_held >= max(1, self._capacity)
 
     def patience_seconds(self, learner: str) -> float:
         """Return how long a learner may still wait from now on, without a break."""
