@@ -167,11 +167,9 @@ class Simulation:
 def simulate(num_replicas: int, num_requesters: int, batch_seconds: float, num_batches_each: int = 12) -> Routing:
     """Route batches of `batch_seconds` from several requesters to fake replicas for so many batches each."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # Serve warns of requests that wait for a replica
-    loop, began_at = VirtualTimeLoop(), time.process_time()
-    try:
-        simulation = loop.run_until_complete(_simulated(num_replicas, num_requesters, batch_seconds, num_batches_each))
-    finally:
-        loop.close()
+    began_at = time.process_time()
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        simulation = runner.run(_simulated(num_replicas, num_requesters, batch_seconds, num_batches_each))
     return Routing(
         busy_fraction=simulation.busy_seconds / (num_replicas * (simulation.ends_at - simulation.warm_at)),
         num_batches=simulation.num_batches,
