@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 
 from generation.config import GenerationConfig
 from generation.engine.actor import WorkCounts
+from generation.indices import SampleRequest
 from generation.pool.keeper import GenerationCounts, PoolKeeper
 from generation.pool.service import DEPLOYMENT, QUIET, REQUESTS_PER_ACTOR, GenerationService, _autoscaling, stop_pool
 from generation.sample import SampleBatch
@@ -93,6 +94,10 @@ class LocalPool:
         with self.sending:
             done_at, _ = self.devices.finish_at(time.monotonic())
         return LocalResponse(self.spec, indices, done_at)
+
+    def registered(self, request: SampleRequest) -> "LocalPool":
+        """Return this pool, which no learners share."""
+        return self
 
     def batch_size(self) -> int:
         """Return the number of samples per request."""

@@ -3,19 +3,11 @@
 One process stands for hundreds of generator actors, so that each part of the stream can be measured at sizes for which
 this machine has neither devices nor memory: alone, with everything else taken away, and together with the others.
 
-    --parts requester,take     only these; see PARTS
-    --actors 256,1024          sizes of the pool
-    --processes 1,8,16,32      replicas of Ray Serve, for the part `replicas`
-    --seconds 10               time of each measurement, after a warm-up
-    --batch-size 8             images in a batch
-    --image-size 32            height and width of an image, in pixels
-
 A rate in batches per second is the number of devices that make a batch in one second, which that part can serve.
 """
 
 import itertools
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import click
 import numpy as np
 import psutil
 import ray
 from ray.data import DataIterator, Dataset
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from benchmarks.options import split_options
 from benchmarks.virtual_devices import LocalPool, PoolSpec, virtual_pool
 from benchmarks.virtual_router import simulate
 from generation.engine.actor import WorkCounts
@@ -41,7 +33,7 @@ from generation.recipes.config import RecipeConfig
 from generation.recipes.recipe import build_recipe
 from generation.sample import PassBatch
 from generation.stream.stream import BatchRequester, StageSpec, num_requesters_of, stream_samples
-from ray_jobs.cli.errors import user_errors
+from ray_jobs.cli.console import CONSOLE
 from ray_jobs.cluster.connect import start_local
 from ray_jobs.job.tables import print_table
 from training.data.consumption import Share
@@ -114,42 +106,6 @@ class Rate:
 
 
 RATE_COLUMNS = ("batches/s", "CPU ms/batch", "a core's batches/s")
-
-
-def main() -> None:
-    """Measure the parts, one after the other, and print their tables."""
-    with user_errors():
-        parts, sizes = parse(sys.argv[1:])
-    with ExitStack() as stack:
-        if set(parts) & NEED_RAY:
-            start_local()
-            stack.callback(ray.shutdown)
-        for part in parts:
-            PARTS[part](sizes)
-
-
-def parse(arguments: Sequence[str]) -> tuple[list[str], Sizes]:
-    """Return the parts and sizes to measure; ValueError for an unknown part, option or size."""
-    names = ("parts", "actors", "processes", "seconds", "batch-size", "image-size")
-    options, others = split_options(arguments, names)
-    parts = options.get("parts", ",".join(PARTS)).split(",")
-    if unknown := [*others, *(part for part in parts if part not in PARTS)]:
-        raise ValueError(f"'{unknown[0]}' is not a part. Parts are {', '.join(PARTS)}.")
-    try:
-        sizes = Sizes(
-            actors=_numbers(options.get("actors", "256,1024")),
-            processes=_numbers(options.get("processes", "1,8,16,32")),
-            seconds=float(options.get("seconds", "10")),
-            batch_size=int(options.get("batch-size", "8")),
-            image_size=int(options.get("image-size", "32")),
-        )
-    except ValueError as error:
-        raise ValueError(f"{error}. Sizes are numbers, such as --actors 256,1024.") from error
-    return parts, sizes
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def requesters_of(spec: PoolSpec) -> tuple[int, int]:
@@ -410,5 +366,32 @@ PARTS: dict[str, Callable[[Sizes], None]] = {
 NEED_RAY = {"keeper", "handle", "replicas", "executor", "together"}
 
 
+def numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
+    """Return comma-separated numbers."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text} is not a list of numbers, such as 256,1024.") from error
+
+
+@click.command()
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this part; may be repeated.")
+@click.option("--actors", default="256,1024", callback=numbers, help="Sizes of the pool.")
+@click.option("--processes", default="1,8,16,32", callback=numbers, help="Replicas of Ray Serve, for `replicas`.")
+@click.option("--seconds", default=10.0, help="Time of each measurement, after a warm-up.")
+@click.option("--batch-size", default=8, help="Images in a batch.")
+@click.option("--image-size", default=32, help="Height and width of an image, in pixels.")
+def main(parts: tuple[str, ...], **sizes: Any) -> None:
+    """Measure the parts, one after the other, and print their tables."""
+    chosen = parts or tuple(PARTS)
+    with ExitStack() as stack:
+        if set(chosen) & NEED_RAY:
+            start_local()
+            stack.callback(ray.shutdown)
+        for part in chosen:
+            PARTS[part](Sizes(**sizes))
+
+
 if __name__ == "__main__":
+    CONSOLE.detach_stderr()
     main()

@@ -6,9 +6,21 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.virtual_devices import Devices, LocalPool, PoolSpec
-from benchmarks.virtual_pool import CONTROLLER, DRIVER, LocalRows, kind_of, parse, rate_of, requesters_of, taken
+from benchmarks.virtual_pool import (
+    CONTROLLER,
+    DRIVER,
+    PARTS,
+    LocalRows,
+    Sizes,
+    kind_of,
+    main,
+    rate_of,
+    requesters_of,
+    taken,
+)
 from benchmarks.virtual_router import simulate
 from generation.config import GenerationConfig
 from generation.sample import SampleBatch
@@ -28,7 +40,7 @@ def test_batch_goes_to_the_device_that_is_free_first():
 
 def test_batch_has_the_columns_and_types_of_a_generators():
     batch = PoolSpec(1, 0.0, image_size=4).batch(range(8, 11))
-    assert list(batch) == list(SampleBatch.__annotations__)
+    assert batch.keys() == SampleBatch.__required_keys__
     assert batch["index"].tolist() == [8, 9, 10]
     assert batch["image"].shape == (3, 4, 4, 3)
     assert [column.dtype for column in cast(dict[str, np.ndarray], batch).values()] == [
@@ -103,11 +115,12 @@ def test_process_is_known_by_its_title(title: str, kind: str):
     assert kind_of(title) == kind
 
 
-def test_options_select_parts_and_sizes():
-    parts, sizes = parse(["--parts", "take,router", "--actors=4,8", "--seconds", "0.5"])
-    assert parts == ["take", "router"]
-    assert (sizes.actors, sizes.processes, sizes.seconds) == ([4, 8], [1, 8, 16, 32], 0.5)
-    with pytest.raises(ValueError, match=r"^'loader' is not a part\. Parts are requester, take"):
-        parse(["--parts", "take,loader"])
-    with pytest.raises(ValueError, match=r"Sizes are numbers, such as --actors 256,1024"):
-        parse(["--actors", "many"])
+def test_options_select_parts_and_sizes(monkeypatch: pytest.MonkeyPatch):
+    measured: list[Sizes] = []
+    monkeypatch.setitem(PARTS, "take", measured.append)
+    ended = CliRunner().invoke(main, ["--part", "take", "--actors=4,8", "--seconds", "0.5"])
+    assert ended.exit_code == 0, ended.output
+    assert measured == [Sizes([4, 8], [1, 8, 16, 32], 0.5, 8, 32)]
+    ended = CliRunner().invoke(main, ["--part", "take", "--actors", "many"])
+    assert (ended.exit_code, len(measured)) == (2, 1)
+    assert "many is not a list of numbers, such as 256,1024." in ended.output
