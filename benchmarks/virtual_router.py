@@ -37,7 +37,7 @@ class Routing:
     """Requests sent to a replica, including those that it rejected."""
 
     num_probes: int
-    """Queue lengths asked of replicas."""
+    """Requests for the queue lengths of replicas."""
 
     longest_routing_seconds: float
     """The longest time until a replica accepted a batch."""

@@ -1,4 +1,4 @@
-"""The model in `recipe.check`, which scores images in a generator actor: a classifier, or CLIP told the class names.
+"""The model in `recipe.check`, which scores images in a generator actor: a classifier, or CLIP with a prompt per class.
 
 Images are resized whole to the model's input size on its device. Knows neither pools nor thresholds.
 """

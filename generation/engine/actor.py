@@ -73,6 +73,11 @@ class WorkCounts:
     scores: ScoreCounts = field(default_factory=ScoreCounts)
     """Of the recipe's check."""
 
+    @property
+    def num_accepted(self) -> int:
+        """Images that the guard did not refuse."""
+        return self.num_images_made - self.num_refused.total()
+
     def add(self, other: "WorkCounts") -> None:
         """Add the counts of `other`."""
         self.num_images_made += other.num_images_made

@@ -50,7 +50,7 @@ class SharedBatches:
                 async with self.turns[consumer.learner]:
                     await self._wait_for_room(consumer, number)
         made = self.buffer.take(consumer, number, lambda: asyncio.create_task(self._make(number)))
-        self._tell_waiting()
+        self._wake_waiting()
         try:
             return [await asyncio.shield(made)]
         except Exception:
@@ -68,7 +68,7 @@ class SharedBatches:
         response = cast(DeploymentResponse, self.handle.generate.remote(indices))
         return await response._to_object_ref()
 
-    def _tell_waiting(self) -> None:
+    def _wake_waiting(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -81,12 +81,12 @@ class SharedBatches:
     async def register(self, consumer: Consumer, numbers: IndexSet, num_ranks: int = 0) -> None:
         """Record which batches a stream will request."""
         self.buffer.register(consumer, numbers, num_ranks)
-        self._tell_waiting()
+        self._wake_waiting()
 
     async def leave(self, learner: str) -> None:
         """Forget what a learner wants."""
         self.buffer.leave(learner)
-        self._tell_waiting()
+        self._wake_waiting()
 
     async def counts(self) -> SharingCounts:
         """Return the counts so far."""
@@ -104,7 +104,7 @@ class SharedPool:
     """The pool's counts when sharing began."""
 
     def learner(self, name: str, *expected: range) -> "SharedService":
-        """Return a learner's client. `expected` are the samples that it will want, kept for it until it asks."""
+        """Return a learner's client. `expected` are the samples that it will want, kept until it requests them."""
         numbers = IndexSet.of_ranges(expected).blocks(self.samples_per_batch)
         ray.get(self.shared.register.remote(Consumer(name, EXPECTED), numbers))
         pool = self.service
@@ -189,7 +189,7 @@ class SharedService(GenerationService):
 
 def num_samples_finished(counts: GenerationCounts) -> int:
     """Return how many samples are through: delivered, or left out."""
-    return counts.num_images_made - counts.num_refused.total() + counts.num_left_out.total()
+    return counts.num_accepted + counts.num_left_out.total()
 
 
 @contextmanager

@@ -168,8 +168,7 @@ def measured_rates(
     num_trained_since_resume = progress.num_trained - progress.num_trained_before
     lost_worker = progress.num_trained_before > 0 and not config.resume
     num_epochs = progress.epoch - progress.num_trained_before // (training.steps_per_epoch * training.global_batch_size)
-    num_accepted = counts.num_images_made - counts.num_refused.total()
-    generated_per_second = per_second(num_accepted, counts.working_seconds)
+    generated_per_second = per_second(counts.num_accepted, counts.working_seconds)
     made_per_second = num_generators(config) * generated_per_second
     first_batch_seconds = num_before_first_batch(config, recipe) / made_per_second if made_per_second else 0.0
     first_batch_seconds = min(first_batch_seconds, progress.first_batch_at - progress.requested_at)

@@ -28,7 +28,7 @@ def _counts(service: GenerationService, num_accepted: int) -> tuple[int, float]:
     give_up_at = time.monotonic() + ARRIVAL_SECONDS
     while True:
         counts = service.counts()
-        num_reported = counts.num_images_made - counts.num_refused.total()
+        num_reported = counts.num_accepted
         if num_reported >= num_accepted or time.monotonic() > give_up_at:
             return num_reported, counts.working_seconds
         time.sleep(0.1)
